@@ -1,0 +1,92 @@
+"""The authors' checkpoints: flat state dicts, classifiers of both papers.
+
+The 2021 weights of v1 expect blue-green-red pixels, since the code of that time read images with
+OpenCV. The code behind v2's weights read red-green-blue; that is taken for v2, and said to be
+assumed, because no file states it.
+"""
+
+from __future__ import annotations
+
+from mobilevit.checkpoints.keymap import Layout, Row
+from mobilevit.data.preprocessing import Preprocessing
+
+_SHARED = (
+    Row("conv_norm", "backbone.stem", "conv_1"),
+    Row("conv_norm", "backbone.stage{s}.{i}.expand", "layer_{s}.{i}.block.exp_1x1"),
+    Row("conv_norm", "backbone.stage{s}.{i}.depthwise", "layer_{s}.{i}.block.conv_3x3"),
+    Row("conv_norm", "backbone.stage{s}.{i}.project", "layer_{s}.{i}.block.red_1x1"),
+)
+# A transformer's last norm is numbered after its layers, of which the stages have 2, 4 and 3.
+_LAST_NORMS = (
+    Row("same", "backbone.stage3.1.norm", "layer_3.1.global_rep.2"),
+    Row("same", "backbone.stage4.1.norm", "layer_4.1.global_rep.4"),
+    Row("same", "backbone.stage5.1.norm", "layer_5.1.global_rep.3"),
+)
+_BLOCK = "backbone.stage{s}.1"
+_LAYER = "backbone.stage{s}.1.transformer.{t}"
+_THEIR_LAYER = "layer_{s}.1.global_rep.{t}"
+
+V1 = Layout(
+    name="authors'",
+    version=1,
+    conv=".block.conv",
+    norm=".block.norm",
+    rows=(
+        Row("conv_norm", f"{_BLOCK}.local_conv", "layer_{s}.1.local_rep.conv_3x3"),
+        Row("same", f"{_BLOCK}.local_project", "layer_{s}.1.local_rep.conv_1x1.block.conv"),
+        Row("same", f"{_LAYER}.attention_norm", f"{_THEIR_LAYER}.pre_norm_mha.0"),
+        Row("same", f"{_LAYER}.attention.qkv", f"{_THEIR_LAYER}.pre_norm_mha.1.qkv_proj"),
+        Row("same", f"{_LAYER}.attention.out", f"{_THEIR_LAYER}.pre_norm_mha.1.out_proj"),
+        Row("same", f"{_LAYER}.feed_forward_norm", f"{_THEIR_LAYER}.pre_norm_ffn.0"),
+        Row("same", f"{_LAYER}.feed_forward.expand", f"{_THEIR_LAYER}.pre_norm_ffn.1"),
+        Row("same", f"{_LAYER}.feed_forward.project", f"{_THEIR_LAYER}.pre_norm_ffn.4"),
+        *_LAST_NORMS,
+        Row("conv_norm", f"{_BLOCK}.global_project", "layer_{s}.1.conv_proj"),
+        Row("conv_norm", f"{_BLOCK}.fusion", "layer_{s}.1.fusion"),
+        *_SHARED,
+        Row("conv_norm", "expand", "conv_1x1_exp"),
+        Row("same", "head", "classifier.fc"),
+    ),
+)
+
+V2 = Layout(
+    name="authors'",
+    version=2,
+    conv=".block.conv",
+    norm=".block.norm",
+    rows=(
+        Row("conv_norm", f"{_BLOCK}.local_conv", "layer_{s}.1.local_rep.0"),
+        Row("same", f"{_BLOCK}.local_project", "layer_{s}.1.local_rep.1.block.conv"),
+        Row("same", f"{_LAYER}.attention_norm", f"{_THEIR_LAYER}.pre_norm_attn.0"),
+        Row(
+            "pointwise",
+            f"{_LAYER}.attention.qkv",
+            f"{_THEIR_LAYER}.pre_norm_attn.1.qkv_proj.block.conv",
+        ),
+        Row(
+            "pointwise",
+            f"{_LAYER}.attention.out",
+            f"{_THEIR_LAYER}.pre_norm_attn.1.out_proj.block.conv",
+        ),
+        Row("same", f"{_LAYER}.feed_forward_norm", f"{_THEIR_LAYER}.pre_norm_ffn.0"),
+        Row(
+            "pointwise",
+            f"{_LAYER}.feed_forward.expand",
+            f"{_THEIR_LAYER}.pre_norm_ffn.1.block.conv",
+        ),
+        Row(
+            "pointwise",
+            f"{_LAYER}.feed_forward.project",
+            f"{_THEIR_LAYER}.pre_norm_ffn.3.block.conv",
+        ),
+        *_LAST_NORMS,
+        Row("conv_norm", f"{_BLOCK}.global_project", "layer_{s}.1.conv_proj"),
+        *_SHARED,
+        Row("same", "head", "classifier.1"),
+    ),
+)
+
+PREPROCESSING = {
+    1: Preprocessing(channel_order="bgr"),
+    2: Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
+}

@@ -1,0 +1,72 @@
+"""From an upright RGB picture to the tensor that given weights expect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+ChannelOrder = Literal["rgb", "bgr"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What happens to a picture before the network sees it; it belongs to the weights.
+
+    The picture is resized until its short side is `resize`, the long side rounded down; then a
+    square of `crop` pixels is cut from its centre (offsets at half a pixel round to even, as
+    torchvision's do: 288x289 gives rows 16 to 271 and columns 16 to 271). Values become
+    `(v / 255 - mean) / std`, v in 0..255; the authors use neither mean nor std.
+    """
+
+    channel_order: ChannelOrder = "rgb"
+    resize: int = 288
+    crop: int = 256
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    assumed: tuple[str, ...] = ()
+    """Fields that the weights' file did not state, filled by their layout's documented custom."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be done.
+
+        Raises:
+            ValueError: a crop larger than the resized picture, or a value of no meaning.
+        """
+        if not 0 < self.crop <= self.resize:
+            raise ValueError(f"crop must lie in 1..resize ({self.resize}), not {self.crop}")
+        if self.channel_order not in ("rgb", "bgr"):
+            raise ValueError(f"channel_order must be rgb or bgr, not {self.channel_order!r}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"interpolation must be bilinear or bicubic, not {self.interpolation!r}"
+            )
+
+    def at(self, size: int) -> Preprocessing:
+        """The same rule for another input size: the margin around the crop keeps its share."""
+        return replace(self, crop=size, resize=max(size, round(size * self.resize / self.crop)))
+
+    def frame(self, image: Image.Image) -> Image.Image:
+        """Resize and crop: any RGB picture to one of `crop` x `crop` pixels."""
+        mode = v2.InterpolationMode(self.interpolation)
+        return TF.center_crop(TF.resize(image, [self.resize], mode), [self.crop, self.crop])
+
+    def to_tensor(self, image: Image.Image) -> Tensor:
+        """Values only: an RGB picture of H x W pixels to a float32 tensor `[3, H, W]`."""
+        x = TF.pil_to_tensor(image).to(torch.float32).div_(255)
+        if self.channel_order == "bgr":
+            x = x.flip(0)
+        if self.mean != (0.0, 0.0, 0.0) or self.std != (1.0, 1.0, 1.0):
+            x = TF.normalize(x, list(self.mean), list(self.std), inplace=True)
+        return x
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Frame an RGB picture of any size and make it a float32 tensor `[3, crop, crop]`."""
+        return self.to_tensor(self.frame(image))

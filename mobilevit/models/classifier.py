@@ -1,0 +1,39 @@
+"""Image classification: a backbone, a global mean and a linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mobilevit.models.layers import ConvNormAct
+from mobilevit.models.mobilevit import Backbone
+
+
+class Classifier(nn.Module):
+    """A backbone whose last map is averaged and classified."""
+
+    name: str
+    options: dict[str, Any]
+    config: Any  # set by create_model; its type lives where model folders do
+
+    def __init__(
+        self, backbone: Backbone, *, num_classes: int, channels: int | None, dropout: float
+    ) -> None:
+        """`channels`: width of a 1x1 convolution before the mean; None leaves it out, as v2 does.
+
+        Raises:
+            ValueError: fewer than one class.
+        """
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+        self.backbone = backbone
+        self.expand = nn.Identity() if channels is None else ConvNormAct(backbone.channels, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels or backbone.channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `[B, C, H, W]`, values in [0, 1], to logits `[B, num_classes]`."""
+        x = self.expand(self.backbone(images)[-1])
+        return self.head(self.dropout(x.mean(dim=(2, 3))))

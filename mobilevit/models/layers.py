@@ -1,0 +1,214 @@
+"""The layers that MobileViT is built of.
+
+Maps are `[B, C, H, W]` tensors, kept channels-last in memory; tokens are `[..., N, d]`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, batch norm and, unless `act=False`, SiLU.
+
+    Padding keeps the size at stride 1; stride 2 maps a side of n to ceil(n / 2).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        act: bool = True,
+    ) -> None:
+        """Build the three parts; `groups=in_channels` makes the convolution depthwise."""
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=(kernel_size - 1) // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C_in, H, W]` -> `[B, C_out, H', W']`."""
+        x = self.norm(self.conv(x))
+        # In place only without a graph: autograd needs the value that SiLU would overwrite.
+        return F.silu(x, inplace=not x.requires_grad) if self.act else x
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block ("MV2" in the paper's Table 4): widen, filter per channel, narrow."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        expansion: int,
+        dilation: int = 1,
+    ) -> None:
+        """Build the block; the shortcut exists only where input and output have one shape."""
+        super().__init__()
+        hidden = make_divisible(in_channels * expansion, 8)
+        self.expand = ConvNormAct(in_channels, hidden)
+        self.depthwise = ConvNormAct(
+            hidden, hidden, kernel_size=3, stride=stride, dilation=dilation, groups=hidden
+        )
+        self.project = ConvNormAct(hidden, out_channels, act=False)
+        self.shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C_in, H, W]` -> `[B, C_out, H / stride, W / stride]`, sides rounded up."""
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class PointwiseConv(nn.Linear):
+    """A 1x1 convolution held as a linear layer over the last axis.
+
+    The authors' MobileViTv2 runs 1x1 convolutions over `[B, d, P, N]`; over tokens `[B, P, N, d]`
+    the same product is one matrix multiplication. A type of its own, because it starts from a
+    convolution's initial weights and is stored with two more axes in other layouts.
+    """
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over N tokens, cost O(N^2 d)."""
+
+    def __init__(self, dim: int, *, heads: int, dropout: float = 0.0) -> None:
+        """Raise `ValueError` where `heads` does not divide `dim`; `dropout` is on the weights."""
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{heads} attention heads do not divide a width of {dim} channels")
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, N, d]` -> `[B, N, d]`."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, N, d / heads]
+            for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class SeparableSelfAttention(nn.Module):
+    """MobileViTv2's attention, cost O(N d): N scores weigh the keys into one context vector."""
+
+    def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
+        """`dropout` is on the scores."""
+        super().__init__()
+        self.dim = dim
+        self.dropout = dropout
+        self.qkv = PointwiseConv(dim, 1 + 2 * dim)
+        self.out = PointwiseConv(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, P, N, d]` -> `[B, P, N, d]`; tokens of one P see each other."""
+        query, key, value = self.qkv(x).split([1, self.dim, self.dim], dim=-1)
+        scores = F.dropout(query.softmax(dim=2), self.dropout, self.training)  # [B, P, N, 1]
+        context = scores.transpose(2, 3) @ key  # [B, P, 1, d]
+        return self.out(F.relu(value) * context)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with SiLU between them, on each token alone."""
+
+    def __init__(
+        self, dim: int, hidden: int, *, dropout: float = 0.0, linear: type[nn.Linear] = nn.Linear
+    ) -> None:
+        """`dropout` is on the hidden layer; `linear` is the kind of both layers."""
+        super().__init__()
+        self.expand = linear(dim, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.project = linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d]` -> `[..., d]`."""
+        x = self.expand(x)
+        return self.project(self.dropout(F.silu(x, inplace=not x.requires_grad)))
+
+
+class SampleNorm(nn.GroupNorm):
+    """Normalise each sample over channels and positions together, then scale each channel.
+
+    MobileViTv2's "LayerNorm2d", a group norm with one group: not a norm over each token.
+    """
+
+    def __init__(self, dim: int) -> None:
+        """`dim` channels, each with its scale and shift."""
+        super().__init__(1, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, P, N, d]` -> `[B, P, N, d]`."""
+        # The permuted view is a channels-last map [B, d, P, N]; nothing is copied.
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer: attention, then feed-forward, each added to its input."""
+
+    def __init__(
+        self,
+        attention_norm: nn.Module,
+        attention: nn.Module,
+        feed_forward_norm: nn.Module,
+        feed_forward: nn.Module,
+        *,
+        dropout: float,
+    ) -> None:
+        """Join the parts; `dropout` is on what attention and feed-forward add."""
+        super().__init__()
+        self.attention_norm = attention_norm
+        self.attention = attention
+        self.feed_forward_norm = feed_forward_norm
+        self.feed_forward = feed_forward
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., N, d]` -> `[..., N, d]`."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+def make_divisible(value: float, divisor: int, minimum: int | None = None) -> int:
+    """Round to a multiple of `divisor`, at least `minimum`, never more than 10% below `value`."""
+    rounded = max(minimum or divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def initialise(model: nn.Module) -> None:
+    """Draw initial weights as the paper's 2021 code did, from torch's global generator.
+
+    Convolutions: normal with variance 2 / fan_out, where fan_out counts all output channels even
+    of a depthwise convolution. Linear layers: normal with standard deviation 0.02. Biases 0,
+    norms 1 and 0.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | PointwiseConv):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)  # the cut at +-2 is 100 sigma away
+        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,181 @@
+"""Names to networks: the variants of the two papers, and the options that their ablations vary."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Sequence
+
+import torch
+
+from mobilevit.models.classifier import Classifier
+from mobilevit.models.layers import initialise, make_divisible
+from mobilevit.models.mobilevit import Architecture, Backbone, BlockOptions
+
+
+def _v1(
+    channels: tuple[int, int, int, int, int],
+    dims: tuple[int, int, int],
+    *,
+    expansion: int,
+    dropout: float,
+) -> Architecture:
+    return Architecture(
+        version=1,
+        stem=16,
+        channels=channels,
+        dims=dims,
+        expansion=expansion,
+        stage2_blocks=3,
+        dropout=dropout,
+        classifier_dropout=0.1,
+        classifier_channels=min(4 * channels[-1], 960),
+    )
+
+
+def _v2(width: float) -> Architecture:
+    return Architecture(
+        version=2,
+        stem=make_divisible(min(max(32 * width, 16), 64), 8, 16),
+        channels=(
+            make_divisible(64 * width, 16),
+            make_divisible(128 * width, 8),
+            make_divisible(256 * width, 8),
+            make_divisible(384 * width, 8),
+            make_divisible(512 * width, 8),
+        ),
+        dims=(
+            make_divisible(128 * width, 8),
+            make_divisible(192 * width, 8),
+            make_divisible(256 * width, 8),
+        ),
+        expansion=2,
+        stage2_blocks=2,
+        dropout=0.0,
+        classifier_dropout=0.0,
+        classifier_channels=None,
+    )
+
+
+VARIANTS: dict[str, Architecture] = {
+    "mobilevit_xxs": _v1((16, 24, 48, 64, 80), (64, 80, 96), expansion=2, dropout=0.05),
+    "mobilevit_xs": _v1((32, 48, 64, 80, 96), (96, 120, 144), expansion=4, dropout=0.1),
+    "mobilevit_s": _v1((32, 64, 96, 128, 160), (144, 192, 240), expansion=4, dropout=0.1),
+    **{f"mobilevitv2_{width:03d}": _v2(width / 100) for width in range(50, 201, 25)},
+}
+"""MobileViT: Table 4 of the paper. MobileViTv2: all channels scale with the width."""
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` takes."""
+    return list(VARIANTS)
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture of variant `name`.
+
+    Raises:
+        ValueError: there is no such variant; the message names near ones, or all.
+    """
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(VARIANTS)}"
+        raise ValueError(f"there is no model named {name!r}; {hint}")
+    return VARIANTS[name]
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    features_only: bool = False,
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+    output_stride: int = 32,
+    patch_sizes: Sequence[int] = (2, 2, 2),
+    heads: int | Sequence[int] = 4,
+    kernel_size: int = 3,
+    fusion: bool = True,
+    dropout: float | None = None,
+    attention_dropout: float = 0.0,
+    ffn_dropout: float = 0.0,
+    classifier_dropout: float | None = None,
+) -> Classifier | Backbone:
+    """Build a network with the paper's initial weights, in training mode, channels-last.
+
+    Args:
+        name: a variant; see `list_models`.
+        num_classes: length of the logits.
+        in_channels: channels of an image.
+        features_only: return the backbone alone, which lists maps in place of logits.
+        out_indices: which of the five stages' maps a backbone lists, 0 to 4.
+        output_stride: 8, 16 or 32, the coarsest stride (for segmentation and detection).
+        patch_sizes: patch side h = w in the last three stages; the paper's configuration A is
+            (2, 2, 2), B is (8, 4, 2).
+        heads: attention heads, one number or one for each of the last three stages (v1 only).
+        kernel_size: side n of a MobileViT block's local convolutions, odd.
+        fusion: whether a block's input is joined to its output (v1 only; paper, Figure 12).
+        dropout: on what attention and feed-forward add; None: the authors' (0.1 for S and XS,
+            0.05 for XXS, 0 for v2).
+        attention_dropout: on attention weights.
+        ffn_dropout: inside the feed-forward layers.
+        classifier_dropout: before the classifier; None: the authors' (0.1 for v1, 0 for v2).
+
+    Raises:
+        ValueError: an unknown name, or an option out of its range or of no meaning to the variant.
+    """
+    given = {key: value for key, value in locals().items() if key not in ("name", "features_only")}
+    arch = architecture(name)
+    if arch.version == 2 and (heads != 4 or not fusion):
+        raise ValueError(f"{name} has one attention head and no fusion: neither is an option of it")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+    stage_heads = (heads,) * 3 if isinstance(heads, int) else tuple(heads)
+    for option, values in (("patch_sizes", tuple(patch_sizes)), ("heads", stage_heads)):
+        if len(values) != 3 or min(values) < 1:
+            raise ValueError(f"{option} needs three numbers of at least 1, not {values}")
+    first, second, third = (
+        BlockOptions(
+            patch=patch,
+            heads=count,
+            kernel_size=kernel_size,
+            fusion=fusion,
+            dropout=arch.dropout if dropout is None else dropout,
+            attention_dropout=attention_dropout,
+            ffn_dropout=ffn_dropout,
+        )
+        for patch, count in zip(patch_sizes, stage_heads, strict=True)
+    )
+    backbone = Backbone(
+        arch,
+        in_channels=in_channels,
+        output_stride=output_stride,
+        blocks=(first, second, third),
+        out_indices=tuple(out_indices) if features_only else (4,),
+    )
+    model: Classifier | Backbone = backbone
+    if not features_only:
+        model = Classifier(
+            backbone,
+            num_classes=num_classes,
+            channels=arch.classifier_channels,
+            dropout=arch.classifier_dropout if classifier_dropout is None else classifier_dropout,
+        )
+    initialise(model)
+    model.name = name
+    model.options = _changed(given)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _changed(given: dict[str, object]) -> dict[str, object]:
+    """The options that differ from `build`'s defaults, tuples as lists, as JSON has them."""
+    parameters = inspect.signature(build).parameters
+    plain = {
+        key: list(value) if isinstance(value, Sequence) else value for key, value in given.items()
+    }
+    return {
+        key: value
+        for key, value in plain.items()
+        if key != "num_classes"
+        and (list(d) if isinstance(d := parameters[key].default, tuple) else d) != value
+    }
