@@ -1,0 +1,43 @@
+"""Who works on which processor core: the network's threads, and the processes that decode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
+    """Divide cores between computing and loading: (compute threads, loader workers).
+
+    On a CPU the network is the brake, at about ten times the cost of decoding, so one core in four
+    loads, and at least one. More threads and workers than cores is the worst choice of all: threads
+    that wait for each other spin, and keep the workers from running. With a GPU the cores load.
+    """
+    if on_gpu:
+        return 1, max(1, min(available - 1, 16))
+    workers = max(1, available // 4) if available > 1 else 0
+    return max(1, available - workers), workers
+
+
+@contextmanager
+def computing_on(threads: int) -> Iterator[None]:
+    """Let torch compute on so many threads of a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread(_: int) -> None:
+    """Set up a loader's worker: it decodes on one core."""
+    torch.set_num_threads(1)

@@ -1,0 +1,143 @@
+"""Labelled pictures, and the data sets that training and evaluation read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mobilevit.data.folder import Split
+from mobilevit.data.images import open_image
+from mobilevit.data.multiscale import SampleKey
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.transforms import BatchMix, TrainTransform, seeded
+
+
+class Samples(Protocol):
+    """Pictures with one label each."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; labels are positions in it."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The label of each sample."""
+
+    def source(self, index: int) -> Path | Image.Image:
+        """The picture, as `open_image` takes it."""
+
+    def name(self, index: int) -> str:
+        """What to call a sample in messages and reports."""
+
+
+class FolderSamples:
+    """The samples of a folder of class folders."""
+
+    def __init__(self, split: Split) -> None:
+        """Wrap what `scan` or `splits` found."""
+        self.split = split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; labels are positions in it."""
+        return self.split.classes
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The label of each sample."""
+        return self.split.labels
+
+    def source(self, index: int) -> Path:
+        """The file."""
+        return self.split.paths[index]
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.split.paths[index])
+
+
+class SomeSamples:
+    """Chosen samples of others."""
+
+    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
+        """Keep the samples at `indices`, in this order."""
+        self.samples, self.indices = samples, indices
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; labels are positions in it."""
+        return self.samples.classes
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The label of each sample."""
+        return [self.samples.labels[index] for index in self.indices]
+
+    def source(self, index: int) -> Path | Image.Image:
+        """The picture, as `open_image` takes it."""
+        return self.samples.source(self.indices[index])
+
+    def name(self, index: int) -> str:
+        """What to call a sample."""
+        return self.samples.name(self.indices[index])
+
+
+class TrainingSet(Dataset[tuple[Tensor, int]]):
+    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and targets.
+
+    Targets are labels `[B]`, or shares `[B, K]` where batches are mixed.
+    """
+
+    def __init__(
+        self, samples: Samples, transform: TrainTransform, mix: BatchMix, *, seed: int
+    ) -> None:
+        """All random numbers are drawn under `seed` and the keys."""
+        self.samples, self.transform, self.mix, self.seed = samples, transform, mix, seed
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.samples.labels)
+
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+        """One augmented picture `[3, H, W]` and its label."""
+        index, height, width, epoch = key
+        shrink_to = self.transform.decoded_size(height, width)
+        image = open_image(self.samples.source(index), shrink_to=shrink_to)
+        with seeded(self.seed, epoch, index):
+            return self.transform(image, height, width), self.samples.labels[index]
+
+    def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
+        """One batch; all keys are of one size."""
+        pairs = [self[key] for key in keys]
+        images = torch.stack([image for image, _ in pairs])
+        labels = torch.tensor([label for _, label in pairs])
+        with seeded(self.seed, keys[0].epoch, *(key.sample for key in keys)):
+            return self.mix(images, labels)
+
+
+class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
+    """Pictures as a network is judged on them."""
+
+    def __init__(self, samples: Samples, preprocessing: Preprocessing) -> None:
+        """Preprocess as the weights want it."""
+        self.samples, self.preprocessing = samples, preprocessing
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.samples.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        """One picture `[3, crop, crop]`, its label and its index."""
+        image = open_image(self.samples.source(index))
+        return self.preprocessing(image), self.samples.labels[index], index
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """One batch: images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`."""
+        images, labels, kept = zip(*(self[index] for index in indices), strict=True)
+        return torch.stack(images), torch.tensor(labels), torch.tensor(kept)

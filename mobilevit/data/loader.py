@@ -1,0 +1,152 @@
+"""Loaders: data sets read by worker processes, batch by batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mobilevit.data.cores import one_thread
+from mobilevit.data.datasets import EvaluationSet, Samples, TrainingSet
+from mobilevit.data.images import ImageError
+from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler, SampleKey
+from mobilevit.data.preprocessing import Preprocessing
+
+T = TypeVar("T")
+
+
+def as_is(batch: T) -> T:
+    """Collate what the data set has made into a batch already."""
+    return batch
+
+
+class _Reporting(Dataset[Any]):
+    """A data set of batches; a picture that can not be read comes back as its error.
+
+    What a worker raises, torch wraps into a text with the worker's traceback.
+    """
+
+    def __init__(self, batches: TrainingSet | EvaluationSet) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitems__(self, keys: list[Any]) -> Any:
+        try:
+            return self.batches.__getitems__(keys)
+        except ImageError as error:
+            return error
+
+
+def _loader(batches: TrainingSet | EvaluationSet, workers: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(
+        _Reporting(batches),
+        num_workers=workers,
+        collate_fn=as_is,
+        worker_init_fn=one_thread,
+        generator=torch.Generator(),  # not the global one, which draws dropout
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
+
+
+def _delivered(batches: Iterable[T | ImageError]) -> Iterator[T]:
+    for batch in batches:
+        if isinstance(batch, ImageError):
+            raise batch
+        yield batch
+
+
+class EvaluationLoader:
+    """Batches of (images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`), all in order."""
+
+    def __init__(
+        self, samples: Samples, preprocessing: Preprocessing, *, batch_size: int, workers: int
+    ) -> None:
+        """`workers` processes decode ahead; 0 decodes in this one."""
+        dataset = EvaluationSet(samples, preprocessing)
+        self._loader = _loader(dataset, workers, batch_size=batch_size)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The batches.
+
+        Raises:
+            ImageError: a picture can not be read.
+        """
+        return _delivered(self._loader)
+
+
+class EpochLoader:
+    """Training batches of one epoch after another, from a position that can be saved.
+
+    Iterating gives what is left of the sampler's epoch: all of it, or after `load_state_dict` what
+    follows the batches that were taken before.
+    """
+
+    def __init__(
+        self, dataset: TrainingSet, batches: MultiScaleBatchSampler, *, workers: int
+    ) -> None:
+        """`workers` processes decode ahead; 0 decodes in this one."""
+        self.batches = batches
+        self._position = {"epoch": 0, "taken": 0}
+        self._left = _Left(batches)
+        self._loader = _loader(
+            dataset,
+            workers,
+            batch_sampler=self._left,
+            persistent_workers=workers > 0,
+        )
+
+    @property
+    def sampler(self) -> EpochOrder:
+        """The order of samples; Lightning calls its `set_epoch`."""
+        return self.batches.sampler
+
+    def __len__(self) -> int:
+        """Batches in the epoch, those before a resumed position included."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that are left of the epoch; workers start with the first of them.
+
+        Raises:
+            ImageError: a picture can not be read.
+        """
+        epoch = self.sampler.epoch
+        if self._position["epoch"] != epoch:
+            self._position = {"epoch": epoch, "taken": 0}
+        self._left.skip = self._position["taken"]
+        for batch in _delivered(self._loader):
+            self._position["taken"] += 1
+            yield batch
+        self._position = {"epoch": epoch, "taken": 0}
+
+    def state_dict(self) -> dict[str, int]:
+        """The position: an epoch, and how many of its batches were taken."""
+        return dict(self._position)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start at a saved position, if the next iteration is of its epoch."""
+        self._position = dict(state)
+
+
+class _Left:
+    """A batch sampler without its first `skip` batches."""
+
+    def __init__(self, batches: MultiScaleBatchSampler) -> None:
+        self.batches, self.skip = batches, 0
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return itertools.islice(iter(self.batches), self.skip, None)
+
+    def __len__(self) -> int:
+        return len(self.batches) - self.skip

@@ -1,0 +1,116 @@
+"""Training transforms: an upright picture and a size -> what the network trains on.
+
+Random numbers are drawn under a seed of (run, epoch, sample), so that a picture's augmentation
+does not depend on which worker makes it, on how many there are, or on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from mobilevit.data.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """What training does to pictures; the defaults are the paper's "basic augmentation"."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the picture's area that a random crop takes."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratios of a random crop."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    rand_augment: int = 0
+    """Operations that RandAugment applies to a picture; 0: none (MobileViTv2's recipe: 2)."""
+    rand_augment_magnitude: int = 9
+    """Strength of RandAugment's operations, 0 to 30."""
+    erase: float = 0.0
+    """Probability that a random rectangle is erased (MobileViTv2's recipe: 0.25)."""
+    mixup: float = 0.0
+    """Alpha of MixUp; 0: none (MobileViTv2's recipe: 0.2)."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0: none (MobileViTv2's recipe: 1.0)."""
+    mix_probability: float = 0.5
+    """Share of the batches that MixUp or CutMix, one of the two at random, is applied to."""
+
+
+@contextmanager
+def seeded(*parts: int) -> Iterator[None]:
+    """Draw from torch's generator under a seed of its own, and give it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(repr(parts).encode()))
+        yield
+
+
+class TrainTransform:
+    """Random resized crop and flip, and the options' further augmentation."""
+
+    def __init__(self, options: AugmentOptions, preprocessing: Preprocessing) -> None:
+        """`preprocessing` gives interpolation and values; its sizes play no part."""
+        self.options = options
+        self.preprocessing = preprocessing
+        self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
+        self.rand_augment = (
+            v2.RandAugment(options.rand_augment, options.rand_augment_magnitude)
+            if options.rand_augment
+            else None
+        )
+        self.erase = v2.RandomErasing(options.erase) if options.erase else None
+
+    def decoded_size(self, height: int, width: int) -> tuple[int, int]:
+        """How large a picture must at least be decoded, so that no crop of it is enlarged more."""
+        margin = math.sqrt(self.options.scale[0])
+        return math.ceil(height / margin), math.ceil(width / margin)
+
+    def __call__(self, image: Image.Image, height: int, width: int) -> Tensor:
+        """Map an RGB picture to a float32 tensor `[3, height, width]`, values as the network's."""
+        size = (height, width)
+        crop = v2.RandomResizedCrop(
+            size, self.options.scale, self.options.ratio, interpolation=self.interpolation
+        )
+        image = crop(image)
+        if torch.rand(()) < self.options.flip:
+            image = TF.hflip(image)
+        if self.rand_augment:
+            image = self.rand_augment(image)
+        x = self.preprocessing.to_tensor(image)
+        return self.erase(x) if self.erase else x
+
+
+class BatchMix:
+    """MixUp or CutMix on a share of the batches."""
+
+    def __init__(self, options: AugmentOptions, num_classes: int) -> None:
+        """`num_classes` is the length of the mixed targets."""
+        self.probability = options.mix_probability
+        self.num_classes = num_classes
+        self.mixes: list[v2.Transform] = []
+        if options.mixup:
+            self.mixes.append(v2.MixUp(alpha=options.mixup, num_classes=num_classes))
+        if options.cutmix:
+            self.mixes.append(v2.CutMix(alpha=options.cutmix, num_classes=num_classes))
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix images `[B, 3, H, W]` and labels `[B]`; the labels become shares `[B, K]`.
+
+        Where no mix is chosen at all, labels stay as they are.
+        """
+        if not self.mixes:
+            return images, labels
+        if torch.rand(()) < self.probability:
+            mix = self.mixes[int(torch.randint(len(self.mixes), ()))]
+            mixed, shares = mix(images, labels)
+            return mixed, shares
+        return images, F.one_hot(labels, self.num_classes).float()

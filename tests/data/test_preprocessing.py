@@ -1,0 +1,78 @@
+"""From a picture to the tensor that weights expect."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevit.data.images import open_image
+from mobilevit.data.preprocessing import Preprocessing
+
+
+def test_solid_red_is_blue_green_red_for_the_authors_weights():  # A7
+    red = Image.new("RGB", (40, 30), (255, 0, 0))
+    rgb = Preprocessing(resize=32, crop=32)(red)
+    bgr = Preprocessing(resize=32, crop=32, channel_order="bgr")(red)
+    assert rgb.shape == bgr.shape == (3, 32, 32)
+    assert rgb.amax((1, 2)).tolist() == rgb.amin((1, 2)).tolist() == [1, 0, 0]
+    assert bgr.amax((1, 2)).tolist() == bgr.amin((1, 2)).tolist() == [0, 0, 1]
+
+
+def test_three_forms_of_a_picture_give_one_tensor():  # A8
+    hwc = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14
+    forms = [
+        open_image(np.ascontiguousarray(hwc.transpose(2, 0, 1)), layout="CHW"),
+        open_image(hwc, layout="HWC"),
+        open_image(Image.fromarray(hwc)),
+    ]
+    for order, channels in (("rgb", [0, 1, 2]), ("bgr", [2, 1, 0])):
+        rule = Preprocessing(channel_order=order)
+        expected = torch.from_numpy(hwc[:, :, channels].copy()).permute(2, 0, 1) / 255
+        for form in forms:
+            assert torch.equal(rule.to_tensor(form), expected)
+
+
+def _columns(width: int, height: int) -> Image.Image:
+    """A picture whose red is the column and whose green is the row, modulo 256."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return Image.fromarray(np.uint8(np.stack((columns % 256, rows % 256, rows * 0), -1)))
+
+
+def test_short_side_288_then_the_centre():  # A9: 400x300 becomes 384x288, of which 64..319
+    picture = _columns(384, 288)
+    framed = np.asarray(Preprocessing().frame(picture))
+    assert framed.shape == (256, 256, 3)
+    assert framed[0, :, 0].tolist() == [column % 256 for column in range(64, 320)]
+    assert framed[:, 0, 1].tolist() == [row % 256 for row in range(16, 272)]
+    assert Preprocessing().frame(_columns(400, 300)).size == (256, 256)
+
+
+def test_an_odd_margin_is_rounded_to_even():  # A9
+    framed = np.asarray(Preprocessing().frame(_columns(289, 288)))
+    assert framed[0, 0].tolist() == [16, 16, 0]  # 16.5 -> 16
+    framed = np.asarray(Preprocessing().frame(_columns(291, 288)))
+    assert framed[0, 0].tolist() == [18, 16, 0]  # 17.5 -> 18
+
+
+def test_another_size_keeps_the_margins_share():
+    assert Preprocessing().at(160) == Preprocessing(resize=180, crop=160)
+    assert Preprocessing(resize=384, crop=384).at(200) == Preprocessing(resize=200, crop=200)
+
+
+def test_small_and_narrow_pictures_are_framed():
+    for size in ((1, 1), (1, 300), (2000, 3)):
+        assert Preprocessing(resize=36, crop=32).frame(Image.new("RGB", size)).size == (32, 32)
+
+
+def test_mean_and_std():
+    grey = Image.new("RGB", (32, 32), (51, 102, 153))
+    rule = Preprocessing(resize=32, crop=32, mean=(0.2, 0.2, 0.2), std=(0.5, 0.5, 0.1))
+    assert torch.allclose(rule(grey)[:, 0, 0], torch.tensor([0.0, 0.4, 4.0]))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"crop": 300}, {"crop": 0}, {"channel_order": "gbr"}, {"interpolation": "cubic"}]
+)
+def test_rules_without_meaning_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Preprocessing(**wrong)
