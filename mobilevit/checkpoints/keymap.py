@@ -124,10 +124,10 @@ def _rename(key: str, rules: list[tuple[re.Pattern[str], str, str]]) -> tuple[st
             group[0]: int(value) + (1 if group.endswith("_m") else 0)
             for group, value in groups.items()
         }
-        name = _SLOT.sub(
-            lambda slot, numbers=numbers: str(numbers[slot[1]] - (1 if slot[2] else 0)), target
-        )
-        return name.replace("{leaf}", leaf), kind == "pointwise"
+        for name, number in numbers.items():
+            target = target.replace(f"{{{name}}}", str(number))
+            target = target.replace(f"{{{name}-1}}", str(number - 1))
+        return target.replace("{leaf}", leaf), kind == "pointwise"
     return None
 
 

@@ -1,0 +1,104 @@
+"""What belongs to a network's weights, and its form in `config.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.data.preprocessing import Preprocessing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """All that `config.json` holds: enough to rebuild a network, feed it and read its answer."""
+
+    model: str
+    """A model name; see `list_models`."""
+    num_classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The options of `create_model` that differ from its defaults."""
+    task: Literal["classification"] = "classification"
+    classes: tuple[str, ...] | None = None
+    """Class names in the order of the logits; None where nobody has stated them."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    source: str = "new weights"
+    """Where the weights come from, in words."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Figures measured on these weights, by name."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that do not count up to the classes.
+
+        Raises:
+            ValueError: another number of names than of logits, or a name given twice.
+        """
+        if self.classes is None:
+            return
+        if len(self.classes) != self.num_classes:
+            off_by_one = abs(len(self.classes) - self.num_classes) == 1
+            raise ValueError(
+                f"{len(self.classes)} class names for {self.num_classes} outputs"
+                + ("; does one of the two count a background class?" if off_by_one else "")
+            )
+        if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
+            raise ValueError(f"class names given twice: {', '.join(twice)}")
+
+    def to_json(self, *, weights: str) -> str:
+        """The text of `config.json`; `weights` is the digest of the tensors beside it."""
+        return json.dumps({"format": FORMAT, **asdict(self), "weights": weights}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, file: str) -> tuple[ModelConfig, str]:
+        """Read `config.json`: the configuration, and the digest of the weights it belongs to.
+
+        Raises:
+            CheckpointError: no such JSON, of a later format, or with unknown or missing fields.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{file} is not JSON: {error}") from error
+        if not isinstance(values, dict) or "format" not in values:
+            raise CheckpointError(f"{file} is not the configuration of a MobileViT model folder")
+        if values.pop("format") != FORMAT:
+            raise CheckpointError(f"{file} is of a format that this version does not know")
+        weights = values.pop("weights", "")
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise CheckpointError(f"{file} has unknown fields: {', '.join(unknown)}")
+        try:
+            preprocessing: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values.pop("preprocessing", {}).items()
+            }
+            classes = values.pop("classes", None)
+            config = cls(
+                preprocessing=Preprocessing(**preprocessing),
+                classes=None if classes is None else tuple(classes),
+                **values,
+            )
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{file}: {error}") from error
+        return config, weights
+
+
+def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names as people state them: a sequence, names with commas between, or a file with one a line.
+
+    Raises:
+        ValueError: a file without names.
+    """
+    if value is None or not isinstance(value, str):
+        return None if value is None else tuple(value)
+    if Path(value).is_file():
+        value = Path(value).read_text(encoding="utf-8").replace("\n", ",")
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    if not names:
+        raise ValueError(f"no class names in {value!r}")
+    return names

@@ -1,0 +1,209 @@
+"""Networks with weights: `create_model`, `load`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mobilevit.checkpoints import authors, timm
+from mobilevit.checkpoints.config import ModelConfig
+from mobilevit.checkpoints.files import is_model_folder, read_folder, read_tensors
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.classifier import Classifier
+from mobilevit.models.mobilevit import Backbone
+from mobilevit.models.variants import VARIANTS, build
+
+log = logging.getLogger(__name__)
+
+_LAYOUTS: tuple[tuple[Layout, Preprocessing], ...] = (
+    *((layout, authors.PREPROCESSING[layout.version]) for layout in (authors.V1, authors.V2)),
+    *((layout, timm.PREPROCESSING[layout.version]) for layout in (timm.V1, timm.V2)),
+)
+
+
+class _Weights(NamedTuple):
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    new_head: bool = True,
+    features_only: bool = False,
+    **options: Any,
+) -> Classifier | Backbone:
+    """Build a network, with new weights or with those of a file, in training mode.
+
+    Where the weights come from a file, its configuration (preprocessing, and its class names where
+    the classes are kept) goes into `model.config`. A head for other classes than the file's is new,
+    and a logged warning names its tensors.
+
+    Args:
+        name: a model name; see `list_models`.
+        num_classes: length of the logits; by default that of `classes`, or the weights', or 1000.
+        classes: names of the classes, in the order of the logits.
+        weights: a model folder, or an authors' or timm checkpoint (`.pt`, `.pth`, `.safetensors`).
+        new_head: whether a head may be new where `weights` are given; if not, that is an error.
+        features_only: return the backbone alone, which lists maps in place of logits.
+        options: `in_channels`, `out_indices`, `output_stride`, `patch_sizes`, `heads`,
+            `kernel_size`, `fusion`, `dropout`, `attention_dropout`, `ffn_dropout`,
+            `classifier_dropout`; see `mobilevit.models.variants.build`.
+
+    Raises:
+        ValueError: an unknown name, or an option that does not fit.
+        TypeError: an unknown option.
+        FileNotFoundError: no file at `weights`.
+        CheckpointError: the weights can not be read, or do not fit; the message names what.
+    """
+    classes = None if classes is None else tuple(classes)
+    found = None if weights is None else _read(Path(weights))
+    if num_classes is None:
+        num_classes = len(classes) if classes else found.config.num_classes if found else 1000
+    config = ModelConfig(model=name, num_classes=num_classes, classes=classes)
+    if found:
+        if found.config.model != name:
+            raise CheckpointError(f"{weights} holds {found.config.model}, not {name}")
+        options = {**found.config.options, **options}
+        if classes is None and num_classes == found.config.num_classes:
+            classes = found.config.classes
+        config = replace(found.config, num_classes=num_classes, classes=classes, metrics={})
+    model = build(name, num_classes=num_classes, features_only=features_only, **options)
+    model.config = replace(config, options=model.options)
+    if found:
+        _fill(model, found, file=str(weights), new_head=new_head)
+    return model
+
+
+def load(
+    path: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """Read a network with its weights, in evaluation mode.
+
+    Args:
+        path: a model folder, an authors' checkpoint or a timm one (`.pt`, `.pth`, `.safetensors`).
+        classes: names of the classes in the order of the logits, where the file has none.
+        preprocessing: fields of `Preprocessing` that differ from the file's or its layout's.
+
+    Raises:
+        FileNotFoundError: nothing at `path`.
+        CheckpointError: the file can not be read, has no classifier, or does not fit.
+        ValueError: another number of names than of logits.
+    """
+    path = Path(path)
+    found = _read(path)
+    if "head.weight" not in found.tensors:
+        raise CheckpointError(
+            f"{path} holds a backbone without a classifier; create_model({found.config.model!r}, "
+            "num_classes=..., weights=...) puts a new one on it, to be trained"
+        )
+    config = found.config
+    if classes is not None:
+        config = replace(config, classes=tuple(classes))
+    if preprocessing:
+        stated = {**preprocessing}
+        assumed = tuple(name for name in config.preprocessing.assumed if name not in stated)
+        config = replace(
+            config, preprocessing=replace(config.preprocessing, **stated, assumed=assumed)
+        )
+    model = build(config.model, num_classes=config.num_classes, **config.options)
+    assert isinstance(model, Classifier)
+    model.config = config
+    _fill(model, found, file=str(path), new_head=False)
+    return model.eval()
+
+
+def _read(path: Path) -> _Weights:
+    """Read a model folder or a file of one of the layouts, under our names."""
+    if path.is_dir():
+        if is_model_folder(path):
+            return _Weights(*read_folder(path))
+        hint = f"; did you mean {path / 'model'}?" if is_model_folder(path / "model") else ""
+        raise CheckpointError(f"{path} is a folder, but not a model folder{hint}")
+    tensors = read_tensors(path)
+    known = next((entry for entry in _LAYOUTS if entry[0].matches(tensors)), None)
+    if known is None:
+        raise CheckpointError(
+            f"{path} is of no layout that is known (the authors' or timm's MobileViT classifiers); "
+            f"its tensors are called {shorten(sorted(tensors), 3)}"
+        )
+    layout, preprocessing = known
+    ours = layout.to_ours(tensors)
+    head = ours.get("head.bias")
+    config = ModelConfig(
+        model=_variant(ours, layout.version, path),
+        num_classes=1000 if head is None else len(head),
+        preprocessing=preprocessing,
+        source=f"{path.name}, {layout.name} layout",
+    )
+    return _Weights(config, ours)
+
+
+def _variant(tensors: Mapping[str, Tensor], version: int, path: Path) -> str:
+    """The variant that has this version and last width: no two share both."""
+    last = tensors.get("backbone.stage5.0.project.conv.weight")
+    for name, architecture in VARIANTS.items():
+        if last is not None and (version, len(last)) == (
+            architecture.version,
+            architecture.channels[-1],
+        ):
+            return name
+    raise CheckpointError(f"{path} is a MobileViT v{version} of a width that has no variant here")
+
+
+def _fill(model: Classifier | Backbone, found: _Weights, *, file: str, new_head: bool) -> None:
+    """Copy weights into a network, all or nothing.
+
+    New are at most the head and the convolution ahead of it, where the file lacks them, and the
+    head where it is for other classes.
+    """
+    own = model.state_dict()
+    tensors = dict(found.tensors)
+    if isinstance(model, Backbone):
+        prefix = "backbone."
+        tensors = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+    else:
+        renamed = model.config.classes != found.config.classes and None not in (
+            model.config.classes,
+            found.config.classes,
+        )
+        theirs, wanted = found.config.num_classes, model.config.num_classes
+        if "head.bias" in tensors and (renamed or theirs != wanted):
+            if not new_head:
+                kept = f"{theirs} classes, not {wanted}" if theirs != wanted else "other classes"
+                background = "; is one of them background?" if abs(theirs - wanted) == 1 else ""
+                raise CheckpointError(
+                    f"{file} does not fit: head.weight and head.bias are for {kept}{background}"
+                )
+            del tensors["head.weight"], tensors["head.bias"]
+    missing = [key for key in own if key not in tensors]
+    extra = [key for key in tensors if key not in own]
+    wrong = [
+        f"{key} {list(tensors[key].shape)} where the model has {list(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    lost = [key for key in missing if not new_head or not key.startswith(("head.", "expand."))]
+    for fault, names in (("lacks", lost), ("has no place for", extra), ("has", wrong)):
+        if names:
+            subject = "the model" if fault == "has no place for" else file
+            raise CheckpointError(f"{file} does not fit: {subject} {fault} {shorten(names)}")
+    model.load_state_dict({**own, **tensors})
+    if missing:
+        log.warning("new tensors, not from %s: %s", file, ", ".join(missing))

@@ -1,0 +1,156 @@
+"""Networks with weights of model folders and of other layouts."""
+
+import logging
+
+import pytest
+import torch
+
+from mobilevit.checkpoints import authors, timm
+from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.files import save
+from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.models.variants import build
+
+
+@pytest.fixture(scope="module")
+def xxs():
+    torch.manual_seed(0)
+    return build("mobilevit_xxs", num_classes=10).state_dict()
+
+
+@pytest.fixture
+def authors_file(xxs, tmp_path):
+    torch.save(authors.V1.from_ours(xxs), tmp_path / "mobilevit_xxs.pt")
+    return tmp_path / "mobilevit_xxs.pt"
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "order", "assumed"),
+    [
+        ("mobilevit_xxs", authors.V1, "bgr", ()),
+        ("mobilevit_s", timm.V1, "rgb", ("resize", "crop", "interpolation")),
+        ("mobilevitv2_050", authors.V2, "rgb", ("channel_order",)),
+        ("mobilevitv2_075", timm.V2, "rgb", ("channel_order", "resize", "crop", "interpolation")),
+    ],
+)
+def test_variant_layout_and_preprocessing_are_read_from_the_tensors(
+    name, layout, order, assumed, tmp_path
+):
+    model = build(name, num_classes=3)
+    torch.save(layout.from_ours(model.state_dict()), tmp_path / "some.pth")
+    loaded = load(tmp_path / "some.pth", classes=["a", "b", "c"])
+    assert loaded.config.model == loaded.name == name
+    assert loaded.config.preprocessing.channel_order == order
+    assert loaded.config.preprocessing.assumed == assumed
+    assert layout.name in loaded.config.source
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+
+
+def test_stated_preprocessing_is_not_assumed(tmp_path):
+    state = build("mobilevitv2_050", num_classes=3).state_dict()
+    torch.save(authors.V2.from_ours(state), tmp_path / "v2.pt")
+    config = load(tmp_path / "v2.pt", preprocessing={"channel_order": "bgr"}).config
+    assert config.preprocessing.channel_order == "bgr"
+    assert config.preprocessing.assumed == ()
+    assert config.classes is None
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+def test_wrapped_state_dicts_are_seen_through(xxs, tmp_path, wrapper):
+    torch.save({wrapper: timm.V1.from_ours(xxs), "epoch": 3}, tmp_path / "wrapped.pt")
+    assert torch.equal(load(tmp_path / "wrapped.pt").head.bias, xxs["head.bias"])
+
+
+def test_other_classes_give_a_new_head_and_say_so(authors_file, xxs, caplog):  # A13
+    with caplog.at_level(logging.WARNING):
+        model = create_model("mobilevit_xxs", num_classes=7, weights=authors_file)
+    assert "head.weight, head.bias" in caplog.text
+    state = model.state_dict()
+    changed = [key for key in state if not torch.equal(state[key], xxs.get(key, torch.empty(0)))]
+    assert changed == ["head.weight", "head.bias"]
+    assert state["head.weight"].shape[0] == 7
+    assert model.config.preprocessing.channel_order == "bgr"
+
+
+def test_without_a_new_head_the_same_is_an_error(authors_file):  # A13, A14
+    with pytest.raises(CheckpointError, match=r"head\.weight and head\.bias are for 10 .* not 7"):
+        create_model("mobilevit_xxs", num_classes=7, weights=authors_file, new_head=False)
+    with pytest.raises(CheckpointError, match=r"10 classes, not 9.*background"):
+        create_model("mobilevit_xxs", num_classes=9, weights=authors_file, new_head=False)
+
+
+def test_the_same_count_of_other_classes_is_another_head(xxs, tmp_path, caplog):
+    model = create_model("mobilevit_xxs", classes=["a", "b"])
+    save(model, tmp_path)
+    again = create_model("mobilevit_xxs", classes=["a", "b"], weights=tmp_path)
+    assert torch.equal(again.head.weight, model.head.weight)
+    assert create_model("mobilevit_xxs", weights=tmp_path).config.classes == ("a", "b")
+    assert not caplog.text
+    other = create_model("mobilevit_xxs", classes=["b", "a"], weights=tmp_path)
+    assert "head.weight" in caplog.text
+    assert not torch.equal(other.head.weight, model.head.weight)
+
+
+def test_a_backbone_file_needs_a_new_classifier(xxs, tmp_path, caplog):
+    path = tmp_path / "backbone.pt"
+    tensors = {key: value for key, value in xxs.items() if not key.startswith(("head", "expand"))}
+    torch.save(timm.V1.from_ours(tensors), path)
+    with pytest.raises(CheckpointError, match="without a classifier; create_model"):
+        load(path)
+    model = create_model("mobilevit_xxs", num_classes=4, weights=path)
+    assert "expand.conv.weight" in caplog.text and "head.bias" in caplog.text
+    assert torch.equal(model.backbone.stem.conv.weight, xxs["backbone.stem.conv.weight"])
+    with pytest.raises(CheckpointError, match="lacks expand"):
+        create_model("mobilevit_xxs", num_classes=4, weights=path, new_head=False)
+
+
+def test_a_backbone_alone_takes_a_classifiers_weights(authors_file, xxs, caplog):
+    backbone = create_model("mobilevit_xxs", weights=authors_file, features_only=True)
+    assert not caplog.text
+    assert len(backbone.eval()(torch.rand(1, 3, 64, 64))) == 5
+    for key, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, xxs[f"backbone.{key}"]), key
+
+
+def test_options_of_a_model_folder_are_kept_unless_others_are_given(tmp_path):
+    save(create_model("mobilevit_xxs", num_classes=2, patch_sizes=(8, 4, 2)), tmp_path)
+    same = create_model("mobilevit_xxs", weights=tmp_path)
+    assert same.options == {"patch_sizes": [8, 4, 2]} == same.config.options
+    other = create_model("mobilevit_xxs", weights=tmp_path, patch_sizes=(2, 2, 2), dropout=0.0)
+    assert other.options == {"dropout": 0.0}
+
+
+def test_what_does_not_fit_is_named(authors_file, xxs, tmp_path):
+    with pytest.raises(CheckpointError, match="holds mobilevit_xxs, not mobilevit_xs"):
+        create_model("mobilevit_xs", weights=authors_file)
+    with pytest.raises(CheckpointError, match=r"stem\.conv\.weight \[16, 3, 3, 3\] where .* 1, 3"):
+        create_model("mobilevit_xxs", weights=authors_file, in_channels=1)
+    theirs = timm.V1.from_ours(xxs)
+    torch.save({**theirs, "extra.weight": torch.ones(1)}, tmp_path / "more.pt")
+    with pytest.raises(CheckpointError, match=r"no place .*extra\.weight"):
+        load(tmp_path / "more.pt")
+    del theirs["stages.3.1.norm.bias"]
+    torch.save(theirs, tmp_path / "less.pt")
+    with pytest.raises(CheckpointError, match=r"less\.pt lacks backbone\.stage4\.1\.norm\.bias"):
+        load(tmp_path / "less.pt")
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "resnet.pt")
+    with pytest.raises(CheckpointError, match=r"of no layout that is known.*conv1\.weight"):
+        load(tmp_path / "resnet.pt")
+
+
+def test_classes_and_their_number_must_agree(authors_file):
+    with pytest.raises(ValueError, match="2 class names for 3 outputs"):
+        create_model("mobilevit_xxs", num_classes=3, classes=["a", "b"])
+    with pytest.raises(ValueError, match="2 class names for 10 outputs"):
+        load(authors_file, classes=["a", "b"])
+    with pytest.raises(TypeError, match="colour"):
+        create_model("mobilevit_xxs", colour="red")
+
+
+def test_published_backbone_descends_to_a_classifier(shared, caplog):
+    path = shared / "data" / "weights" / "timm_mobilevit_xxs_backbone.pth"
+    model = create_model("mobilevit_xxs", num_classes=5, weights=path)
+    assert "new tensors" in caplog.text
+    assert caplog.text.rstrip().endswith("head.weight, head.bias")
+    assert model.config.preprocessing.channel_order == "rgb"

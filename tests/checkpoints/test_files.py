@@ -1,0 +1,204 @@
+"""Files of weights and model folders."""
+
+import json
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mobilevit.checkpoints import files
+from mobilevit.checkpoints.config import ModelConfig, class_names
+from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.files import digest, read_tensors, replacing, save
+from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.data.preprocessing import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = create_model("mobilevit_xxs", classes=["ant", "bée", "猫"], patch_sizes=(4, 2, 2))
+    model.config = replace(
+        model.config,
+        preprocessing=Preprocessing(channel_order="bgr", resize=180, crop=160),
+        metrics={"top1": 0.5},
+    )
+    return model.eval()
+
+
+def test_a_model_folder_gives_back_the_network_and_all_that_belongs_to_it(model, tmp_path):
+    assert save(model, tmp_path / "new" / "flowers") == tmp_path / "new" / "flowers"
+    loaded = load(tmp_path / "new" / "flowers")
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert loaded.backbone.stage3[1].patch == 4
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor), key
+    images = torch.rand(2, 3, 70, 64)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_config_json_is_for_people(model, tmp_path):
+    save(model, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["model"] == "mobilevit_xxs"
+    assert values["classes"] == ["ant", "bée", "猫"]
+    assert values["options"] == {"patch_sizes": [4, 2, 2]}
+    assert values["preprocessing"]["channel_order"] == "bgr"
+    values["classes"][0] = "wasp"  # and may be edited
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert load(tmp_path).config.classes == ("wasp", "bée", "猫")
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "within"])
+def test_a_save_that_is_killed_leaves_the_old_model_or_the_new_one(
+    model, tmp_path, monkeypatch, moment
+):
+    save(model, tmp_path)
+    torch.manual_seed(1)
+    other = create_model("mobilevit_xxs", classes=["x", "y"])
+    calls = []
+
+    def dying(source, target):
+        calls.append(target)
+        if (moment, len(calls)) in (("before", 1), ("between", 2)):
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    monkeypatch.setattr(files.os, "replace", dying)
+    if moment == "within":
+
+        def torn(tensors, path, metadata):
+            path.write_bytes(b"half of it")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(files, "save_file", torn)
+    with pytest.raises(KeyboardInterrupt):
+        save(other, tmp_path)
+    monkeypatch.undo()
+    expected = other if moment == "between" else model
+    loaded = load(tmp_path)
+    assert loaded.config == expected.config
+    assert digest(loaded.state_dict()) == digest(expected.state_dict())
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+
+
+def test_replacing_keeps_the_old_file_when_the_writer_fails(tmp_path):
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(target) as fresh:  # noqa: PT012
+        fresh.write_text("half")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+    with replacing(target) as fresh:
+        fresh.write_text("new")
+    assert target.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_weights_that_are_not_those_of_the_config_are_refused(model, tmp_path):
+    save(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["head.bias"] += 1
+    text = model.config.to_json(weights=digest(model.state_dict()))
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"config": text})
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(tmp_path)
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_that_would_run_code_is_refused(tmp_path, writer):  # A15
+    mark, path = tmp_path / "mark", tmp_path / "weights.pt"
+    content = {"head.weight": torch.zeros(2), "evil": Hostile(str(mark))}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"weights\.pt was refused.*save_file"):
+        read_tensors(path)
+    assert not mark.exists()
+
+
+def test_the_same_weights_as_safetensors_load(model, tmp_path):  # A15
+    save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
+    assert read_tensors(tmp_path / "w.safetensors")["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut off", os.urandom(99)])
+def test_unreadable_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        read_tensors(tmp_path / name)
+
+
+def test_missing_files_and_other_contents_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        load(tmp_path / "nothing.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match="no plain table of tensors"):
+        read_tensors(tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match="not a model folder"):
+        load(tmp_path)
+
+
+def test_a_run_folder_points_to_its_model(model, tmp_path):
+    save(model, tmp_path / "run" / "model")
+    with pytest.raises(CheckpointError, match=r"did you mean .*run/model"):
+        load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "later|does not know"),
+        ({"colour": "red"}, "unknown fields: colour"),
+        ({"classes": ["a"]}, "1 class names for 3 outputs"),
+        ({"model": "mobilevit_m"}, "no model named"),
+        ({"preprocessing": {"crop": 999}}, "crop"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(model, tmp_path, change, message):
+    save(model, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path)
+
+
+def test_class_names_one_too_many_mention_background():  # A25
+    with pytest.raises(ValueError, match=r"1001 class names for 1000 outputs.*background"):
+        ModelConfig(model="mobilevit_s", num_classes=1000, classes=tuple(map(str, range(1001))))
+    with pytest.raises(ValueError, match="given twice: b"):
+        ModelConfig(model="mobilevit_s", num_classes=3, classes=("a", "b", "b"))
+
+
+def test_class_names_are_stated_in_three_ways(tmp_path):
+    (tmp_path / "names.txt").write_text("tench\n gold fish \n\n", encoding="utf-8")
+    assert class_names(str(tmp_path / "names.txt")) == ("tench", "gold fish")
+    assert class_names("tench, gold fish") == class_names(["tench", "gold fish"])
+    assert class_names(None) is None
+    with pytest.raises(ValueError, match="no class names"):
+        class_names(" , ")
+
+
+def test_a_digest_depends_on_every_byte():
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1)}
+    same = {"b": torch.tensor(1), "a": torch.arange(6.0).reshape(2, 3).T.contiguous().T}
+    assert digest(tensors) == digest(same)
+    for change in ({"a": np.zeros((2, 3))}, {"a": np.arange(6.0).reshape(3, 2)}, {"b": 2}):
+        changed = tensors | {key: torch.tensor(value) for key, value in change.items()}
+        assert digest(changed) != digest(tensors)
