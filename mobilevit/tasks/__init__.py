@@ -1,0 +1,1 @@
+"""What differs between tasks: loss, metrics, reading the answer, drawing it."""

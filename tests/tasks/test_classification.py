@@ -1,0 +1,91 @@
+"""How a classifier is judged."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_score, recall_score
+from torch import nn
+
+from mobilevit.tasks.classification import judge
+
+CLASSES = tuple("abcdefg")
+
+
+def answered(logits, labels, batch=4):
+    """A model that answers with given logits, and batches that ask for them."""
+    rows = torch.arange(len(labels))
+    batches = [
+        (logits[part], labels[part], rows[part]) for part in rows.split(batch)
+    ]  # the "images" are the logits themselves
+    return nn.Identity(), batches
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 6, (21,))  # nobody is a "g"
+    logits = 2 * torch.randn(21, 7)
+    logits[range(15), labels[:15]] += 3
+    return logits, labels
+
+
+def test_figures_equal_scikit_learns(case):
+    logits, labels = case
+    metrics = judge(*answered(logits, labels), classes=CLASSES)
+    predicted = logits.argmax(1)
+    assert metrics.samples == 21
+    assert metrics.top1 == pytest.approx((predicted == labels).double().mean().item())
+    in_five = [label in row for label, row in zip(labels, logits.topk(5).indices, strict=True)]
+    assert metrics.top5 == pytest.approx(np.mean(in_five))
+    assert metrics.loss == pytest.approx(
+        log_loss(labels, logits.double().softmax(1), labels=range(7)), rel=1e-5
+    )
+    everyone = list(range(7))
+    confusion = confusion_matrix(labels, predicted, labels=everyone)
+    assert metrics.confusion.tolist() == confusion.tolist()
+    rows = metrics.per_class()
+    assert [row.name for row in rows] == list(CLASSES)
+    assert [row.samples for row in rows] == confusion.sum(1).tolist()
+    assert [row.right for row in rows] == confusion.diagonal().tolist()
+    for column, score in ((3, recall_score), (4, precision_score), (5, f1_score)):
+        expected = score(labels, predicted, labels=everyone, average=None, zero_division=np.nan)
+        for name, row, value in zip(CLASSES, rows, expected, strict=True):
+            assert row[column] == pytest.approx(value, nan_ok=True), (name, column)
+
+
+def test_batches_do_not_matter(case):
+    one, other = (judge(*answered(*case, batch=batch), classes=CLASSES) for batch in (1, 21))
+    assert (one.top1, one.top5, one.samples) == (other.top1, other.top5, other.samples)
+    assert one.confusion.tolist() == other.confusion.tolist()
+    assert one.loss == pytest.approx(other.loss)
+    assert one.calibration_error == pytest.approx(other.calibration_error)
+    assert one.mistakes == other.mistakes
+
+
+def test_calibration_error_of_a_known_case():
+    # ten answers at 80% confidence of which six are right
+    logits = torch.zeros(10, 2)
+    logits[:, 0] = math.log(4)
+    labels = torch.tensor([0] * 6 + [1] * 4)
+    metrics = judge(*answered(logits, labels), classes=("yes", "no"))
+    assert metrics.calibration_error == pytest.approx(0.2, abs=1e-6)
+    assert metrics.top5 == 1  # of two classes
+
+
+def test_the_worst_mistakes_come_first(case):
+    logits, labels = case
+    metrics = judge(*answered(logits, labels), classes=CLASSES, worst=3)
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    wrong = (logits.argmax(1) != labels).nonzero().flatten().tolist()
+    expected = sorted(wrong, key=lambda row: -losses[row])[:3]
+    assert [mistake.sample for mistake in metrics.mistakes] == expected
+    first = metrics.mistakes[0]
+    assert first.label == labels[expected[0]] and first.predicted == logits[expected[0]].argmax()
+    assert first.probability == pytest.approx(logits[expected[0]].softmax(0).max().item())
+
+
+def test_nothing_to_judge_is_an_error():
+    with pytest.raises(ValueError, match="no samples"):
+        judge(nn.Identity(), [], classes=CLASSES)
