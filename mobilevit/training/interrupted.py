@@ -1,0 +1,18 @@
+"""How a run that was asked to stop says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Interrupted(Exception):  # noqa: N818 as KeyboardInterrupt, it is no error
+    """Training was asked to stop by Ctrl-C or SIGTERM, and its state is saved."""
+
+    exit_code = 130
+
+    def __init__(self, checkpoint: Path) -> None:
+        """`checkpoint` is where the state is."""
+        super().__init__(
+            f"interrupted; the state is in {checkpoint}: the same command with --resume goes on"
+        )
+        self.checkpoint = checkpoint

@@ -1,0 +1,75 @@
+"""AdamW with the paper's learning-rate curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from mobilevit.training.options import OptimOptions
+
+MAX_WARMUP_STEPS = 3000
+"""The authors' warm-up on ImageNet."""
+WARMUP_START = 0.1
+"""Where the warm-up starts, as a share of the peak rate (the authors: 0.0002 of 0.002)."""
+
+
+def rate_factor(steps: int, options: OptimOptions) -> Callable[[int], float]:
+    """The learning rate at each of `steps` optimiser steps, as a share of its peak.
+
+    Linear from a tenth to one during warm-up, then a cosine down to `final_lr`, per step.
+    """
+    warmup = min(round(options.warmup * steps), MAX_WARMUP_STEPS)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return WARMUP_START + (1 - WARMUP_START) * step / warmup
+        done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+        return options.final_lr + (1 - options.final_lr) * (1 + math.cos(math.pi * done)) / 2
+
+    return factor
+
+
+def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate (the head has its own) and weight decay."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = options.decay_norms or parameter.ndim > 1
+            groups.setdefault((name.startswith("head."), decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * (options.head_lr if in_head else 1.0),
+            "weight_decay": options.weight_decay if decayed else 0.0,
+        }
+        for (in_head, decayed), parameters in groups.items()
+    ]
+
+
+def adamw(model: nn.Module, options: OptimOptions, lr: float) -> AdamW:
+    """AdamW over the trainable parameters; in its fused form, which no clipping can precede."""
+    return AdamW(parameter_groups(model, options, lr), lr=lr, fused=options.clip is None)
+
+
+def averaged(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], int], None]:
+    """An exponential moving average for `torch.optim.swa_utils.AveragedModel`, buffers included.
+
+    The decay grows from 2/11 as (1 + n) / (10 + n), so that a short run is not held back by its
+    initial weights. Integer buffers are counters: they are copied.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[torch.Tensor], values: list[torch.Tensor], count: int) -> None:
+        if not averages[0].is_floating_point():
+            for average, value in zip(averages, values, strict=True):
+                average.copy_(value)
+            return
+        n = int(count)
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update

@@ -1,0 +1,66 @@
+"""What to train on: options -> samples that are known to be readable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from mobilevit.data.check import readable
+from mobilevit.data.datasets import FolderSamples, Samples
+from mobilevit.data.folder import splits
+from mobilevit.data.multiscale import MultiScaleSchedule, scales
+from mobilevit.data.named import named_samples
+from mobilevit.training.options import DataOptions, SamplerOptions
+
+
+def samples(options: DataOptions, *, seed: int, console: Console) -> tuple[Samples, Samples]:
+    """Find what to train on and what to validate on, and look at its files.
+
+    Raises:
+        DataError: there is nothing to train on, the two do not fit together, or files can not be
+            read; the message names all of them.
+    """
+    if options.name is not None:
+        train, val = named_samples(options.name, options.root)
+        counts = f"{len(train.labels)} to train, {len(val.labels)} to validate"
+        console.print(f"data: {options.name}, {counts}", highlight=False)
+        return train, val
+    found = splits(options.root, val_fraction=options.val_fraction, seed=seed)
+    console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
+    both = found.train, found.val
+    if options.check or options.on_bad == "skip":
+        both = readable(*both, on_bad=options.on_bad)
+    return FolderSamples(both[0]), FolderSamples(both[1])
+
+
+def plan(
+    options: SamplerOptions, *, samples: int, size: int, batch_size: int, seed: int
+) -> MultiScaleSchedule:
+    """The schedule of a run whose base is `batch_size` pictures of `size` pixels.
+
+    Raises:
+        ValueError: sizes that are no range around `size`.
+    """
+    if options.kind == "standard":
+        if (options.min_size, options.max_size) != (None, None):
+            raise ValueError("the standard sampler has one size: min_size and max_size have no use")
+        sizes: Sequence[int] = (size,)
+    elif options.kind == "multiscale":
+        sizes = scales(
+            options.min_size or round(0.625 * size),
+            options.max_size or round(1.25 * size),
+            size,
+            count=options.scales,
+            multiple=options.multiple,
+        )
+    else:
+        raise ValueError(f"sampler.kind must be multiscale or standard, not {options.kind!r}")
+    return MultiScaleSchedule(
+        samples=samples,
+        sizes=tuple(sizes),
+        base_size=size,
+        base_batch=batch_size,
+        rule=options.rule,
+        seed=seed,
+    )

@@ -1,0 +1,299 @@
+"""`mobilevit train`: from pictures to a run folder with a model folder in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+
+from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.files import replacing
+from mobilevit.data.cores import computing_on, cores, share_cores
+from mobilevit.data.datasets import Samples, SomeSamples, TrainingSet
+from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler
+from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.models.classifier import Classifier
+from mobilevit.models.fuse import fuse
+from mobilevit.tasks.classification import judge
+from mobilevit.training.optim import rate_factor
+from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
+from mobilevit.training.prepare import plan, samples
+from mobilevit.training.result import TrainingResult
+
+LR_NEW, LR_GIVEN = 0.002, 0.001
+GAP_SAMPLES = 1000
+"""How many training pictures are judged, at most, to see the gap to validation."""
+PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+class TrainingError(ValueError):
+    """A run that can not start or go on as asked; the message says what to do."""
+
+
+def train(
+    *,
+    data: DataOptions,
+    out: str,
+    model: str = "mobilevit_xs",
+    weights: str | None = None,
+    epochs: int = 30,
+    size: int | None = None,
+    batch_size: int = 64,
+    sampler: SamplerOptions = SamplerOptions(),
+    augment: AugmentOptions = AugmentOptions(),
+    optim: OptimOptions = OptimOptions(),
+    network: NetworkOptions = NetworkOptions(),
+    label_smoothing: float = 0.1,
+    ema: float = 0.9995,
+    freeze_backbone: bool = False,
+    patience: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    checkpoint_minutes: float = 10.0,
+    resume: bool = False,
+) -> TrainingResult:
+    """Train or fine-tune a classifier on a folder of pictures.
+
+    Args:
+        data: where the pictures are.
+        out: run folder to write; must be new, or of the run to resume.
+        model: variant to train; see `mobilevit models`.
+        weights: start from these: a model folder, an authors' checkpoint or a timm one. The head is
+            new where the classes are others.
+        epochs: how often every picture is seen.
+        size: base picture size in pixels, at which validation judges; by default that of the
+            weights, or 256.
+        batch_size: pictures in a batch at the base size.
+        sampler: how pictures are batched.
+        augment: what training does to pictures.
+        optim: optimiser and learning rate.
+        network: options of the network.
+        label_smoothing: share of the target that is spread over all classes.
+        ema: decay of the weights' moving average, which is what is judged and kept; 0 turns it off.
+        freeze_backbone: train the classifier's layers alone.
+        patience: stop after this many epochs without a better top-1.
+        precision: number format of the network's arithmetic.
+        device: where to train; auto takes a GPU where there is one.
+        threads: compute threads on a CPU; by default from the number of cores.
+        seed: of everything that is random.
+        checkpoint_minutes: how often, at most, to save in the middle of an epoch.
+        resume: go on with the run in `out`.
+
+    Raises:
+        DataError: the pictures can not be used as they lie; the message names which and why.
+        CheckpointError: the weights do not fit.
+        TrainingError: `out` holds a run already, or none to resume.
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        ValueError: an option out of its range.
+    """
+    options = {key: value for key, value in locals().items() if key != "resume"}
+    # Here, because Lightning takes seconds to import, and only training needs it.
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import Callback, EarlyStopping
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from mobilevit.training.callbacks import (
+        Checkpoints,
+        History,
+        Meter,
+        ModelFolders,
+        moving_average,
+    )
+    from mobilevit.training.module import Batches, ClassifierTraining
+    from mobilevit.training.progress import ProgressBar
+    from mobilevit.training.report import write_report
+
+    console = Console()
+    if epochs < 1 or batch_size < 1:
+        raise TrainingError("epochs and batch_size must be at least 1")
+    run = Path(out)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    _claim(run, checkpoint, resume=resume)
+
+    on_gpu = device in ("cuda", "mps") or (device == "auto" and torch.cuda.is_available())
+    default_threads, default_workers = share_cores(cores(), on_gpu=on_gpu)
+    threads = threads or default_threads
+    workers = default_workers if data.workers is None else data.workers
+    console.print(
+        f"{cores()} cores: {threads} compute thread{'s' * (threads != 1)}, "
+        f"{workers} loader worker{'s' * (workers != 1)} (--threads, --data.workers)",
+        highlight=False,
+    )
+
+    train_samples, val_samples = samples(data, seed=seed, console=console)
+    torch.manual_seed(seed)
+    net = create_model(
+        model,
+        classes=train_samples.classes,
+        weights=weights,
+        **{key: value for key, value in asdict(network).items() if value is not None},
+    )
+    assert isinstance(net, Classifier)
+    size = size or net.config.preprocessing.crop
+    net.config = replace(net.config, preprocessing=net.config.preprocessing.at(size))
+    source = weights or "new weights"
+    net.config = replace(net.config, source=f"trained on {data.name or data.root} from {source}")
+
+    count = len(train_samples.labels)
+    schedule = plan(sampler, samples=count, size=size, batch_size=batch_size, seed=seed)
+    lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
+    steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
+    lr = optim.lr or (LR_GIVEN if weights else LR_NEW)
+    batches = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
+    console.print(
+        f"{model}: {count} pictures, {epochs} epochs, {steps} steps of {batches}; "
+        f"peak learning rate {lr:g}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if resume:
+        factor = rate_factor(steps, optim)
+        _note_another_curve(run, checkpoint, epochs, lambda step: lr * factor(step), console)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    _write_config(run, options)
+
+    transform = TrainTransform(augment, net.config.preprocessing)
+    dataset = TrainingSet(
+        train_samples, transform, BatchMix(augment, len(train_samples.classes)), seed=seed
+    )
+    order = EpochOrder(count, seed=seed)
+    loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
+    val_loader = EvaluationLoader(
+        val_samples, net.config.preprocessing, batch_size=batch_size, workers=workers
+    )
+
+    module = ClassifierTraining(
+        net,
+        optim=optim,
+        lr=lr,
+        steps=steps,
+        label_smoothing=label_smoothing,
+        freeze_backbone=freeze_backbone,
+    )
+    meter = Meter()
+    history = History(run, meter, steps=steps)
+    callbacks: list[Callback] = [meter, ModelFolders(run)]
+    if ema:
+        callbacks.append(moving_average(ema))
+    callbacks += [ProgressBar(meter, steps=sum(lengths), console=console), history]
+    if patience is not None:
+        callbacks.append(EarlyStopping("val_top1", mode="max", patience=patience))
+    callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
+    with computing_on(threads), _quiet():
+        trainer = Trainer(
+            accelerator={"cuda": "gpu"}.get(device, device),
+            devices=1,
+            precision=PRECISION[precision],
+            max_epochs=epochs,
+            accumulate_grad_batches=optim.accumulate,
+            gradient_clip_val=optim.clip,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(run, name="", version="tensorboard"),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        trainer.fit(
+            module,
+            datamodule=Batches(loader, val_loader),
+            ckpt_path=checkpoint if resume else None,
+            weights_only=True,
+        )
+        root = trainer.strategy.root_device
+        best = fuse(load(run / "model")).to(root)
+        metrics = judge(best, val_loader, classes=best.config.classes, device=root)
+        gap = EvaluationLoader(
+            _some(train_samples, seed),
+            net.config.preprocessing,
+            batch_size=batch_size,
+            workers=workers,
+        )
+        train_metrics = judge(best, gap, classes=best.config.classes, device=root)
+    result = TrainingResult(folder=run, metrics=metrics, train_top1=train_metrics.top1)
+    write_report(run / "report.html", result, history, val_samples, config=best.config)
+    return result
+
+
+def _claim(run: Path, checkpoint: Path, *, resume: bool) -> None:
+    """See that the run folder is free, or holds what `resume` asks for."""
+    if resume and not checkpoint.is_file():
+        raise TrainingError(f"{run} holds no run to resume: there is no {checkpoint}")
+    if not resume and run.exists() and any(run.iterdir()):
+        raise TrainingError(f"{run} is not empty; resume the run in it, or choose another out")
+
+
+def _write_config(run: Path, options: dict[str, Any]) -> None:
+    """Write all options as the recipe that repeats the run."""
+    with replacing(run / "config.yaml") as fresh:
+        fresh.write_text(yaml.safe_dump(_plain(options), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    """Options as YAML has them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items() if key != "out"}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _note_another_curve(
+    run: Path, checkpoint: Path, epochs: int, rate: Callable[[int], float], console: Console
+) -> None:
+    """Warn where a resumed run is of another length, since its learning rates then differ."""
+    before = yaml.safe_load((run / "config.yaml").read_text())["epochs"]
+    if before == epochs:
+        return
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    step = state["global_step"]
+    console.print(
+        f"warning: the run was planned for {before} epochs and now has {epochs}, so its learning "
+        f"rate follows another curve: it goes on at {rate(step):.3g} (step {step})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _some(everything: Samples, seed: int) -> Samples:
+    """At most `GAP_SAMPLES` samples, drawn at random."""
+    count = len(everything.labels)
+    if count <= GAP_SAMPLES:
+        return everything
+    chosen = np.random.default_rng((seed, 2)).choice(count, GAP_SAMPLES, replace=False)
+    return SomeSamples(everything, chosen.tolist())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what Lightning says of things that are chosen here on purpose."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",
+            ".*smaller than the logging interval.*",
+            ".*eval mode at the start of training.*",  # a frozen backbone
+            ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of a torch function
+        ):
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,78 @@
+"""Learning rates, parameter groups and the moving average."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from mobilevit.models.variants import build
+from mobilevit.training.optim import averaged, parameter_groups, rate_factor
+from mobilevit.training.options import OptimOptions
+
+
+def test_warm_up_then_cosine_per_step():
+    factor = rate_factor(1000, OptimOptions())
+    assert factor(0) == pytest.approx(0.1)
+    assert factor(25) == pytest.approx(0.55)
+    assert factor(50) == pytest.approx(1.0)
+    assert factor(525) == pytest.approx(0.55, abs=0.01)
+    assert factor(999) == pytest.approx(0.1)
+    assert factor(2000) == pytest.approx(0.1)  # never rises again
+
+
+def test_warm_up_is_at_most_the_authors():
+    factor = rate_factor(375_000, OptimOptions())
+    assert factor(2999) < 1 <= factor(3000)
+
+
+def test_a_run_of_one_step_has_a_rate():
+    assert 0 < rate_factor(1, OptimOptions())(0) <= 1
+
+
+def test_heads_rate_and_what_is_decayed():
+    model = build("mobilevit_xxs", num_classes=3)
+    everything = parameter_groups(model, OptimOptions(head_lr=10.0), 0.1)
+    assert [(group["lr"], group["weight_decay"]) for group in everything] == [
+        (0.1, 0.01),
+        (1.0, 0.01),
+    ]
+    spared = parameter_groups(model, OptimOptions(decay_norms=False), 0.1)
+    by_decay = {0.0: 0, 0.01: 0}
+    for group in spared:
+        for parameter in group["params"]:
+            assert (parameter.ndim > 1) == (group["weight_decay"] == 0.01)
+            by_decay[group["weight_decay"]] += parameter.numel()
+    assert sum(by_decay.values()) == sum(p.numel() for p in model.parameters())
+    model.backbone.requires_grad_(False)
+    left = parameter_groups(model, OptimOptions(), 0.1)
+    assert sum(p.numel() for group in left for p in group["params"]) < 40_000
+
+
+def ema_of(model, decay=0.9995):
+    return AveragedModel(model, multi_avg_fn=averaged(decay), use_buffers=True)
+
+
+def test_constant_weights_are_averaged_exactly():  # A43
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5))
+    ema = ema_of(model)
+    for step in range(1, 1001):
+        model[1].num_batches_tracked += 1
+        ema.update_parameters(model)
+        if step in (1, 10, 1000):
+            for own, other in zip(
+                ema.module.state_dict().values(), model.state_dict().values(), strict=True
+            ):
+                assert torch.equal(own, other)
+
+
+def test_the_average_follows_its_decay():
+    model = nn.Linear(1, 1, bias=False)
+    ema = ema_of(model, decay=0.9)
+    expected = None
+    for step in range(200):
+        nn.init.constant_(model.weight, float(step % 7))
+        ema.update_parameters(model)
+        decay = min(0.9, (1 + step) / (10 + step))
+        value = float(step % 7)
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert float(ema.module.weight.detach()) == pytest.approx(expected, rel=1e-5, abs=1e-6)

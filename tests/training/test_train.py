@@ -1,0 +1,280 @@
+"""Training runs: small, but whole ones."""
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.files import digest, save
+from mobilevit.data.folder import DataError
+from mobilevit.data.transforms import AugmentOptions
+from mobilevit.training.interrupted import Interrupted
+from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
+from mobilevit.training.train import TrainingError, train
+
+COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three classes that differ by colour: learnt in a few steps."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        for number in range(30):
+            noise = draw.normal(0, 40, (36, 40, 3))
+            values = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            file = root / name / f"{number:02}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(values).save(file)
+    return root
+
+
+def small(pictures, out, **options):
+    """A run of seconds: 32 and 48 px pictures, some twenty steps an epoch."""
+    defaults = {
+        "model": "mobilevit_xxs",
+        "epochs": 2,
+        "size": 32,
+        "batch_size": 6,
+        "sampler": SamplerOptions(min_size=32, max_size=48, multiple=16),
+        "optim": OptimOptions(lr=0.01),
+        "threads": 1,
+    }
+    data = options.pop("data", DataOptions(root=str(pictures), workers=0))
+    return train(**{**defaults, "data": data, "out": str(out), **options})
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole_run(pictures, tmp_path_factory):
+    """One uninterrupted run of four epochs."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return small(pictures, out, epochs=4), out
+
+
+def test_a_run_learns_and_leaves_everything_behind(whole_run):
+    result, out = whole_run
+    assert result.metrics.top1 > 0.9
+    assert result.metrics.samples == 18  # six of thirty held out in each class
+    assert result.train_top1 > 0.9
+    assert str(out / "model") in str(result)
+    model = load(out / "model")
+    assert model.config.classes == ("blue", "green", "red")
+    assert model.config.preprocessing.crop == 32
+    assert model.config.metrics["top1"] == pytest.approx(result.metrics.top1, abs=0.12)
+    assert load(out / "model_last").config.metrics["epoch"] == 4
+    epochs, steps = rows(out / "metrics.csv"), rows(out / "steps.csv")
+    assert [row["epoch"] for row in epochs] == ["1", "2", "3", "4"]
+    assert {row["height"] for row in steps} == {"32", "48"}
+    assert int(epochs[-1]["step"]) == int(steps[-1]["step"]) == len(steps)
+    assert float(epochs[-1]["train_loss"]) < float(epochs[0]["train_loss"])
+    assert list((out / "tensorboard").glob("events*"))
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_the_learning_rate_rises_and_falls_over_the_whole_run(whole_run):
+    rates = [float(row["lr"]) for row in rows(whole_run[1] / "steps.csv")]
+    top = int(np.argmax(rates))
+    assert max(rates) == pytest.approx(0.01, rel=0.02)
+    assert top <= 0.1 * len(rates)
+    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+    assert rates[-1] == pytest.approx(0.001, rel=0.05)
+
+
+def test_config_yaml_repeats_the_run(whole_run, tmp_path):  # A47
+    out = whole_run[1]
+    command = [sys.executable, "-m", "mobilevit", "train", "--config", str(out / "config.yaml")]
+    again = tmp_path / "again"
+    subprocess.run([*command, "--out", str(again)], check=True, capture_output=True)
+    assert (again / "steps.csv").read_text() == (out / "steps.csv").read_text()
+    weights = [digest(load(folder / "model_last").state_dict()) for folder in (out, again)]
+    assert weights[0] == weights[1]
+    config = yaml.safe_load((again / "config.yaml").read_text())
+    assert config == yaml.safe_load((out / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("stop_at", [3, 30])
+def test_an_interrupted_run_resumes_to_the_same_end(
+    whole_run, pictures, tmp_path, stop_at, monkeypatch
+):
+    """Ctrl-C in the first and in a later epoch; then the same weights as without it."""
+    from mobilevit.training import callbacks
+
+    counted = callbacks.Checkpoints.on_train_batch_end
+
+    def press(self, trainer, *arguments, **options):
+        if trainer.global_step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        counted(self, trainer, *arguments, **options)
+
+    monkeypatch.setattr(callbacks.Checkpoints, "on_train_batch_end", press)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted, match="--resume"):
+        small(pictures, out, epochs=4)
+    monkeypatch.undo()
+    result = small(pictures, out, epochs=4, resume=True)
+    expected, whole = whole_run
+    assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+    for name in ("model", "model_last"):
+        ours, theirs = load(out / name), load(whole / name)
+        assert digest(ours.state_dict()) == digest(theirs.state_dict())
+        assert ours.config.metrics == theirs.config.metrics
+    assert result.metrics.loss == expected.metrics.loss
+
+
+def test_a_killed_command_resumes(pictures, tmp_path):
+    """SIGTERM to the process, as a scheduler sends it; `--out RUN --resume` says it all."""
+    out = tmp_path / "run"
+    words = [
+        *("train", "--model", "mobilevit_xxs", "--data.root", str(pictures), "--out", str(out)),
+        *("--epochs", "60", "--size", "32", "--batch_size", "6", "--sampler.kind", "standard"),
+        *("--threads", "1", "--data.workers", "1"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mobilevit", *words], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "--resume" in err
+    assert "Traceback" not in err
+    done = len(rows(out / "metrics.csv"))
+    resume = [sys.executable, "-m", "mobilevit", "train", "--out", str(out), "--resume"]
+    finished = subprocess.run(
+        [*resume, "--epochs", str(done + 1)], check=True, capture_output=True, text=True
+    )
+    assert f"planned for 60 epochs and now has {done + 1}" in finished.stdout  # A17
+    assert len(rows(out / "metrics.csv")) == done + 1
+
+
+def test_a_run_folder_is_not_overwritten_and_resume_needs_one(whole_run, pictures, tmp_path):
+    with pytest.raises(TrainingError, match="not empty; resume"):
+        small(pictures, whole_run[1])
+    with pytest.raises(TrainingError, match="no run to resume"):
+        small(pictures, tmp_path / "none", resume=True)
+    with pytest.raises(TrainingError, match="epochs"):
+        small(pictures, tmp_path / "none", epochs=0)
+
+
+def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(pictures, tmp_path):
+    torch.manual_seed(0)
+    start = create_model("mobilevit_xxs", num_classes=9)
+    start.config = replace(
+        start.config, preprocessing=replace(start.config.preprocessing, channel_order="bgr")
+    )
+    save(start, tmp_path / "start")
+    small(
+        pictures,
+        tmp_path / "run",
+        epochs=1,
+        weights=str(tmp_path / "start"),
+        freeze_backbone=True,
+        ema=0.0,
+        network=NetworkOptions(dropout=0.3),
+    )
+    trained = load(tmp_path / "run" / "model")
+    assert trained.config.preprocessing.channel_order == "bgr"
+    assert trained.options == {"dropout": 0.3}
+    before, after = start.state_dict(), trained.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if "backbone" in key)
+    assert not torch.equal(before["expand.conv.weight"], after["expand.conv.weight"])
+
+
+def test_the_recipe_of_v2_runs(pictures, tmp_path):
+    """Everything that is off by default, at once: each part really runs."""
+    result = small(
+        pictures,
+        tmp_path / "run",
+        model="mobilevitv2_050",
+        epochs=1,
+        precision="bf16",
+        augment=AugmentOptions(rand_augment=2, erase=0.25, mixup=0.2, cutmix=1.0),
+        optim=OptimOptions(clip=10.0, accumulate=2, decay_norms=False, head_lr=10.0),
+        patience=3,
+    )
+    assert math.isfinite(result.metrics.loss)
+    steps = rows(tmp_path / "run" / "steps.csv")  # each of two batches
+    assert [int(row["step"]) for row in steps] == [*range(1, len(steps) + 1)]
+    assert sum(int(row["batch"]) for row in steps) < 0.7 * 72
+
+
+def test_early_stopping(pictures, tmp_path):
+    small(pictures, tmp_path / "run", epochs=30, patience=2, optim=OptimOptions(lr=1e-9))
+    assert len(rows(tmp_path / "run" / "metrics.csv")) < 10
+
+
+def broken_copies(pictures, root):
+    """Two good pictures a class and, in one, three files that are none (A26)."""
+    for name in COLOURS:
+        (root / name).mkdir(parents=True)
+        for number in range(4):
+            content = (pictures / name / f"{number:02}.png").read_bytes()
+            (root / name / f"{number:02}.png").write_bytes(content)
+    good = (root / "red" / "00.png").read_bytes()
+    (root / "red" / "cut.png").write_bytes(good[: len(good) // 2])
+    (root / "red" / "empty.jpg").write_bytes(b"")
+    (root / "red" / "text.jpg").write_text("not a picture")
+    return root
+
+
+def test_bad_files_stop_a_run_and_are_all_named(pictures, tmp_path):  # A26
+    root = broken_copies(pictures, tmp_path / "data")
+    with pytest.raises(DataError) as caught:
+        small(root, tmp_path / "run")
+    assert all(name in str(caught.value) for name in ("cut.png", "empty.jpg", "text.jpg"))
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_bad_files_are_left_out_on_request(pictures, tmp_path, caplog):  # A26
+    root = broken_copies(pictures, tmp_path / "data")
+    small(
+        root,
+        tmp_path / "run",
+        epochs=1,
+        data=DataOptions(root=str(root), on_bad="skip", workers=0, val_fraction=0.3),
+    )
+    assert "3 skipped" in caplog.text
+    seen = sum(int(row["batch"]) for row in rows(tmp_path / "run" / "steps.csv"))
+    assert seen <= 9
+
+
+def test_a_class_that_train_lacks_stops_a_run(pictures, tmp_path):  # A23
+    for split, names in (("train", ["red", "blue"]), ("val", ["red", "green"])):
+        for name in names:
+            (tmp_path / split).mkdir(exist_ok=True)
+            (tmp_path / split / name).symlink_to(pictures / name)
+    with pytest.raises(DataError, match="green"):
+        small(tmp_path, tmp_path / "run")
+    with pytest.raises(DataError, match="nowhere"):
+        small(Path("nowhere"), tmp_path / "run")
+
+
+def test_few_pictures_train(pictures, tmp_path):  # A21
+    for name in ("red", "blue"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(2):
+            os.link(
+                pictures / name / f"{number:02}.png", tmp_path / "data" / name / f"{number}.png"
+            )
+    result = small(tmp_path / "data", tmp_path / "run", epochs=1, batch_size=128)
+    assert result.metrics.samples == 2
