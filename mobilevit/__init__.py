@@ -1,1 +1,56 @@
-"""MobileViT."""
+"""MobileViT: light-weight, general-purpose, mobile-friendly vision transformers.
+
+Names are imported when they are used, so that `import mobilevit` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mobilevit.checkpoints.create import create_model, load
+    from mobilevit.checkpoints.files import save
+    from mobilevit.commands.demo import demo
+    from mobilevit.commands.describe import describe
+    from mobilevit.commands.evaluate import evaluate
+    from mobilevit.commands.predict import predict
+    from mobilevit.data.check import check
+    from mobilevit.models.fuse import fuse
+    from mobilevit.models.variants import list_models
+    from mobilevit.training.train import train
+
+_HOMES = {
+    "check": "mobilevit.data.check",
+    "create_model": "mobilevit.checkpoints.create",
+    "demo": "mobilevit.commands.demo",
+    "evaluate": "mobilevit.commands.evaluate",
+    "fuse": "mobilevit.models.fuse",
+    "list_models": "mobilevit.models.variants",
+    "load": "mobilevit.checkpoints.create",
+    "describe": "mobilevit.commands.describe",
+    "predict": "mobilevit.commands.predict",
+    "save": "mobilevit.checkpoints.files",
+    "train": "mobilevit.training.train",
+}
+
+__all__ = [
+    "check",
+    "create_model",
+    "demo",
+    "describe",
+    "evaluate",
+    "fuse",
+    "list_models",
+    "load",
+    "predict",
+    "save",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it lives."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mobilevit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,171 @@
+"""The command line: a table of functions; their signatures are their options.
+
+What stands before the `*` of a signature is a positional argument, what stands behind it is an
+option. `--config FILE` reads options from YAML; options given beside it win.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import itertools
+import logging
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilevit.training.interrupted import Interrupted
+
+COMMANDS = {
+    "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of pictures"),
+    "evaluate": ("mobilevit.commands.evaluate:evaluate", "judge a model on labelled pictures"),
+    "predict": ("mobilevit.commands.predict:predict", "say what a model sees in pictures"),
+    "check": ("mobilevit.data.check:check", "look at a data set before training on it"),
+    "models": ("mobilevit.commands.describe:describe", "list the networks and what they cost"),
+    "demo": ("mobilevit.commands.demo:demo", "train, judge and use a small model, in minutes"),
+}
+"""Command -> where its function is, and what it does."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command and its arguments; by default the process's own.
+
+    Returns:
+        Exit code: 0, 1 for an error or a result that says so, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("mobilevit"))
+        return 0
+    command, *words = words
+    if command not in COMMANDS:
+        print(f"mobilevit: there is no command {command!r}\n\n{_overview()}", file=sys.stderr)
+        return 2
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    module, function = COMMANDS[command][0].split(":")
+    try:
+        result = _call(command, getattr(importlib.import_module(module), function), words)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, Interrupted) as error:
+        if os.environ.get("MOBILEVIT_TRACEBACK"):
+            raise
+        print(f"mobilevit {command}: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    if result is not None:
+        print(result)
+    return int(getattr(result, "exit_code", 0))
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return (
+        "usage: mobilevit COMMAND ...\n\n"
+        + "\n".join(lines)
+        + "\n\n'mobilevit COMMAND --help' lists a command's options; "
+        "set MOBILEVIT_TRACEBACK=1 to see where an error comes from"
+    )
+
+
+def _call(command: str, function: Callable[..., Any], words: list[str]) -> Any:
+    """Read a function's arguments from the command line, and call it."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"mobilevit {command}", description=_summary(function))
+    texts = _argument_texts(function)
+    positional = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            continue
+        many = parameter.kind is parameter.VAR_POSITIONAL
+        parser.add_argument(name, nargs="+" if many else None, type=str, help=texts.get(name, ""))
+        positional.append((name, many))
+    parser.add_argument("--config", action="config", help="YAML file of options; flags win over it")
+    parser.add_function_arguments(
+        function, skip={name for name, _ in positional}, fail_untyped=False
+    )
+    words = list(_as_yaml(words, _options(function)))
+    if "--resume" in words:
+        words = [*_recipe_of_run(words), *words]
+    values = parser.instantiate(parser.parse_args(words)).as_dict()
+    values.pop("config", None)
+    arguments: list[Any] = []
+    for name, many in positional:
+        value = values.pop(name)
+        arguments += value if many else [value]
+    return function(*arguments, **values)
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
+
+
+def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
+    from docstring_parser import parse
+
+    return {item.arg_name: item.description or "" for item in parse(function.__doc__ or "").params}
+
+
+def _options(function: Callable[..., Any]) -> dict[str, Any]:
+    """Flag -> type, those of nested dataclasses included."""
+    flags: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(function).items():
+        if dataclasses.is_dataclass(kind):
+            inner = typing.get_type_hints(kind)
+            flags |= {
+                f"--{name}.{field.name}": inner[field.name] for field in dataclasses.fields(kind)
+            }
+        else:
+            flags[f"--{name}"] = kind
+    return flags
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether a type is of a list or tuple (or None), and not also of plain text."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [inner for inner in typing.get_args(kind) if inner is not type(None)]
+        return all(_is_list(inner) for inner in kinds)
+    return isinstance(origin, type) and issubclass(origin, Sequence)
+
+
+def _as_yaml(words: Sequence[str], flags: Mapping[str, Any]) -> Iterator[str]:
+    """Values as the parser takes them: `--sizes 192,256` as a list, `--resume` alone as true."""
+    expected = ""
+    for word in [*words, ""]:
+        if expected and flags[expected] is bool and (not word or word.startswith("--")):
+            yield "true"
+        if expected and _is_list(flags[expected]) and not word.startswith("["):
+            word = f"[{word}]"
+        flag, equals, value = word.partition("=")
+        if equals and flag in flags and _is_list(flags[flag]) and not value.startswith("["):
+            word = f"{flag}=[{value}]"
+        expected = word if word in flags else ""
+        if word:
+            yield word
+
+
+def _recipe_of_run(words: list[str]) -> list[str]:
+    """The recipe that lies in the run folder, so that `--out RUN --resume` says it all."""
+    outs = [word.partition("=")[2] for word in words if word.startswith("--out=")]
+    outs += [after for word, after in itertools.pairwise(words) if word == "--out"]
+    recipe = Path(outs[-1]) / "config.yaml" if outs else None
+    return ["--config", str(recipe)] if recipe is not None and recipe.is_file() else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Pictures and a model that several commands are tried on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevit.checkpoints.create import create_model
+from mobilevit.checkpoints.files import save
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three classes of seven noisy pictures of one colour each."""
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        for number in range(7):
+            values = draw.integers(0, 120, (40, 50, 3), np.uint8)
+            values[:, :, 2 - label] += 130
+            file = tmp_path / "pictures" / name / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(file)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    """A model folder that tells the colours apart by luck or not, and always the same."""
+    torch.manual_seed(0)
+    model = create_model("mobilevit_xxs", classes=["red", "green", "blue", "grey"])
+    torch.nn.init.normal_(model.head.weight, std=3.0)
+    model.config = torch_config(model)
+    return save(model.eval(), tmp_path / "colours")
+
+
+def torch_config(model: torch.nn.Module) -> object:
+    """The model's configuration for 32 px."""
+    from dataclasses import replace
+
+    return replace(model.config, preprocessing=model.config.preprocessing.at(32))

@@ -1,0 +1,161 @@
+"""The command line."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import mobilevit
+from mobilevit import __main__ as cli
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+    sizes: tuple[int, int] | None = None
+    dry: bool = False
+
+
+@dataclass
+class Said:
+    text: str
+    exit_code: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def command(
+    model: str,
+    *photos: str,
+    inner: Inner = Inner(),
+    sizes: Sequence[int] | None = None,
+    names: str | Sequence[str] | None = None,
+    resume: bool = False,
+    out: str | None = None,
+    fail: str | None = None,
+) -> Said:
+    """Do something.
+
+    Args:
+        model: the model.
+        photos: the photos.
+        inner: more.
+        sizes: some sizes.
+        names: names.
+        resume: whether to go on.
+        out: where to.
+        fail: how to fail.
+    """
+    if fail == "value":
+        raise ValueError("photo.jpg: 7 is too many; use 6")
+    if fail == "bug":
+        raise ZeroDivisionError
+    return Said(repr((model, photos, inner, sizes, names, resume, out)), exit_code=len(photos) > 2)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "try", (f"{__name__}:command", "try it"))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        code: Any
+        try:
+            code = cli.main(["try", *words])
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out.strip(), captured.err
+
+    return call
+
+
+def test_positional_arguments_and_options_come_from_the_signature(run):
+    code, out, _ = run("m", "a.jpg", "b c.jpg", "--inner.rate", "2", "--out", "x")
+    assert code == 0
+    assert out == repr(("m", ("a.jpg", "b c.jpg"), Inner(rate=2.0), None, None, False, "x"))
+
+
+@pytest.mark.parametrize("words", [("--sizes", "1,2"), ("--sizes=1,2",), ("--sizes", "[1, 2]")])
+def test_lists_are_written_with_commas(run, words):
+    _, out, _ = run("m", "a", *words, "--inner.sizes", "3,4", "--names", "x,y")
+    assert out == repr(("m", ("a",), Inner(sizes=(3, 4)), [1, 2], "x,y", False, None))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [(["--resume"], True), (["--resume", "--out", "x"], True), (["--resume", "false"], False)],
+)
+def test_a_switch_needs_no_value(run, words, expected):
+    _, out, _ = run("m", "a", "--inner.dry", *words)
+    assert f", {expected}, " in out and "dry=True" in out
+
+
+def test_flags_win_over_the_config_file_and_unknown_keys_are_errors(run, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("inner: {rate: 3, dry: true}\nout: there\n")
+    _, out, _ = run("m", "a", "--config", str(recipe), "--out", "here")
+    assert out == repr(("m", ("a",), Inner(rate=3.0, dry=True), None, None, False, "here"))
+    _, out, _ = run("m", "a", "--out", "here", "--config", str(recipe), "--inner.rate", "4")
+    assert "rate=4.0" in out
+    recipe.write_text("inner: {speed: 3}\n")
+    code, _, err = run("m", "a", "--config", str(recipe))
+    assert code == 2 and "speed" in err
+
+
+def test_errors_are_messages_and_exit_codes(run):
+    code, out, err = run("m", "a", "--fail", "value")
+    assert (code, out) == (1, "")
+    assert err == "mobilevit try: photo.jpg: 7 is too many; use 6\n"
+    assert run("m", "a", "b", "c")[0] == 1  # the result says so
+    assert run("m")[0] == 2
+    assert run("m", "a", "--colour", "red")[0] == 2
+    assert run("m", "a", "--inner.rate", "fast")[0] == 2
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours is not hidden
+        run("m", "a", "--fail", "bug")
+
+
+def test_a_traceback_is_shown_on_request(run, monkeypatch):
+    monkeypatch.setenv("MOBILEVIT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="too many"):
+        run("m", "a", "--fail", "value")
+
+
+def test_overview_version_and_unknown_commands(capsys):
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in cli.COMMANDS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+    assert cli.main(["trian"]) == 2
+    assert "no command 'trian'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: mobilevit {name}" in capsys.readouterr().out
+
+
+def test_public_names_are_what_they_say():
+    for name in mobilevit.__all__:
+        assert callable(getattr(mobilevit, name)), name
+        assert getattr(mobilevit, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        mobilevit.nothing  # noqa: B018
+
+
+def test_importing_is_quick_and_pulls_in_no_heavy_part():
+    code = (
+        "import sys, torch, time; start = time.perf_counter(); import mobilevit;"
+        "mobilevit.create_model, mobilevit.load, mobilevit.save, mobilevit.list_models();"
+        "heavy = {'lightning', 'matplotlib', 'sklearn', 'tensorboard', 'jsonargparse'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
