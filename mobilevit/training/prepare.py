@@ -22,16 +22,17 @@ def samples(options: DataOptions, *, seed: int, console: Console) -> tuple[Sampl
             read; the message names all of them.
     """
     if options.name is not None:
-        train, val = named_samples(options.name, options.root)
-        counts = f"{len(train.labels)} to train, {len(val.labels)} to validate"
+        named = named_samples(options.name, options.root)
+        to_train, to_validate = (len(part.labels) for part in named)
+        counts = f"{to_train} to train, {to_validate} to validate"
         console.print(f"data: {options.name}, {counts}", highlight=False)
-        return train, val
+        return named
     found = splits(options.root, val_fraction=options.val_fraction, seed=seed)
     console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-    both = found.train, found.val
+    train, val = found.train, found.val
     if options.check or options.on_bad == "skip":
-        both = readable(*both, on_bad=options.on_bad)
-    return FolderSamples(both[0]), FolderSamples(both[1])
+        train, val = readable(train, val, on_bad=options.on_bad)
+    return FolderSamples(train), FolderSamples(val)
 
 
 def plan(

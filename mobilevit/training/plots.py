@@ -1,0 +1,167 @@
+"""The pictures of a report: curves as SVG to stand inside a page, heat maps as PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Readable on white and on black alike.
+TRAINING, VALIDATION = "#d97706", "#3b82f6"
+INK = "#010203"
+"""Stands for the page's own text colour, which matplotlib has no name for."""
+MARKED = 40
+"""Up to so many points each has a mark; a single one could not be seen without."""
+
+
+class Curve(NamedTuple):
+    """A line of a plot; NaN and infinite values leave gaps."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = VALIDATION
+    dashed: bool = False
+    faint: bool = False
+    """Drawn lightly, behind, without a mark."""
+
+
+def svg(
+    curves: Sequence[Curve],
+    *,
+    x: str,
+    y: str,
+    name: str,
+    percent: bool = False,
+    mark: float | None = None,
+) -> str:
+    """Draw curves as an `<svg>` that takes font and text colour from the page around it.
+
+    Args:
+        curves: what to draw; those of no points are left out.
+        x: what the horizontal axis shows.
+        y: what the vertical axis shows.
+        name: one word that no other plot of the page has; identifiers in the SVG start with it.
+        percent: whether the values are shares, to be shown as percent.
+        mark: where to draw a vertical line.
+    """
+    # Here, because matplotlib takes long to import.
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    look = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": name,  # or identifiers would be random
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+    }
+    # "default" first: a page must not depend on the settings of whoever makes it.
+    with style.context(["default", look]):
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for curve in curves:
+            _draw(axes, curve)
+        if mark is not None:
+            axes.axvline(mark, color=INK, linestyle=":", linewidth=1, alpha=0.6)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        _scale(axes, percent=percent)
+        if len(curves) > 1:
+            axes.legend()
+        text = StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return _inline(text.getvalue(), name)
+
+
+def _draw(axes: Axes, curve: Curve) -> None:
+    """One line, without the points that can not be shown."""
+    values = np.asarray(curve.y, dtype=float)
+    if not len(values):
+        return
+    axes.plot(
+        np.asarray(curve.x, dtype=float),
+        np.where(np.isfinite(values), values, np.nan),
+        label=curve.name,
+        color=curve.colour,
+        linestyle="--" if curve.dashed else "-",
+        linewidth=0.8 if curve.faint else 1.8,
+        alpha=0.35 if curve.faint else 1.0,
+        zorder=1 if curve.faint else 2,
+        marker="o" if len(values) <= MARKED and not curve.faint else None,
+        markersize=4,
+    )
+
+
+def _scale(axes: Axes, *, percent: bool) -> None:
+    """Ticks, grid and frame."""
+    from matplotlib.ticker import MaxNLocator
+
+    def number(value: float, _: float) -> str:
+        return f"{value:g}"
+
+    def share(value: float, _: float) -> str:
+        return f"{100 * value:g} %"
+
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(number)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.yaxis.set_major_formatter(share if percent else number)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    if percent:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.01), min(high, 1.01))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _inline(text: str, name: str) -> str:
+    """From a file of SVG to an element of a page."""
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+    # Without the width and height of its head the plot is as wide as its place.
+    text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r"(\bid=\"|href=\"#|url\(#)", rf"\1{name}-", text)
+    return text.replace(INK, "currentColor")
+
+
+def shares(confusion: np.ndarray) -> np.ndarray:
+    """Counts `[K, K]` -> the share of its row that each cell has; 0 in a row of nothing."""
+    counts = confusion.astype(float)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def strength(share: np.ndarray) -> np.ndarray:
+    """How strongly a share of a row is coloured, in [0, 1]: its root, or rare ones would vanish."""
+    return np.sqrt(share)
+
+
+def heat_map(confusion: np.ndarray) -> bytes:
+    """Counts `[K, K]` -> a PNG of K x K pixels: right answers in one colour, wrong in another.
+
+    The weaker a cell, the more of the page shows through.
+    """
+    count = len(confusion)
+    pixels = np.empty((count, count, 4), np.uint8)
+    pixels[..., :3] = _rgb(TRAINING)
+    pixels[np.arange(count), np.arange(count), :3] = _rgb(VALIDATION)
+    pixels[..., 3] = np.rint(255 * strength(shares(confusion)))
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    """`#rrggbb` as numbers."""
+    return tuple(bytes.fromhex(colour[1:]))

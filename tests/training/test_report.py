@@ -1,0 +1,187 @@
+"""The report of a training run."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevit.checkpoints.config import ModelConfig
+from mobilevit.data.datasets import FolderSamples
+from mobilevit.data.folder import scan
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.tasks.classification import ClassificationMetrics, Mistake
+from mobilevit.training.report import write_report
+from mobilevit.training.result import TrainingResult
+
+
+@pytest.fixture
+def samples(tmp_path):
+    for number in range(4):
+        file = tmp_path / "pictures" / "ab"[number % 2] / f"{number}<i>.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 60, 3), 60 * number, np.uint8)).save(file)
+    return FolderSamples(scan(tmp_path / "pictures"))
+
+
+def history(epochs=3, every=1):
+    names = ("train_loss", "train_top1", "train_top5", "val_loss", "val_top1", "val_top5")
+    return SimpleNamespace(
+        every=every,
+        epochs=[
+            {
+                **{"epoch": epoch, "step": 10 * epoch, "lr": 0.001, "seconds": 3.0},
+                **{name: 0.2 * number / epoch for number, name in enumerate(names, 1)},
+                **{"images_per_second": 87.4, "loader_share": 0.43},
+            }
+            for epoch in range(1, epochs + 1)
+        ],
+        steps=[
+            {
+                **{"step": step, "epoch": (step - 1) // 10, "height": 96 + 32 * (step % 2)},
+                **{"width": 128, "batch": 8, "lr": 0.001 / step, "loss": 2.0 / step},
+            }
+            for step in range(1, 10 * epochs + 1, every)
+        ],
+    )
+
+
+def metrics(classes, mistakes=2):
+    count = len(classes)
+    confusion = torch.eye(count, dtype=torch.long) * 8
+    confusion[0, 1] = 2
+    confusion[-1] = 0  # a class without pictures: its figures are undefined
+    total = int(confusion.sum())
+    return ClassificationMetrics(
+        classes=tuple(classes),
+        samples=total,
+        top1=int(confusion.diag().sum()) / total,
+        top5=0.99,
+        loss=0.5,
+        calibration_error=0.0421,
+        confusion=confusion,
+        mistakes=tuple(Mistake(number, 0, 1, 0.87, 2.04) for number in range(mistakes)),
+    )
+
+
+def report(tmp_path, samples, classes, *, mistakes=2, train_top1=0.99, **figures):
+    figures_of_run = history(**figures)
+    config = ModelConfig(
+        model="mobilevit_xxs",
+        num_classes=len(classes),
+        classes=tuple(classes),
+        preprocessing=Preprocessing().at(32),
+        source="trained on <photos>",
+        metrics={"epoch": 2},
+    )
+    result = TrainingResult(
+        folder=tmp_path, metrics=metrics(classes, mistakes), train_top1=train_top1
+    )
+    path = tmp_path / "report.html"
+    write_report(path, result, figures_of_run, samples, config=config)
+    return path.read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: open tags that are closed, and what it would fetch."""
+
+    VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.fetched, self.alts, self.tags = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        if tag == "img":
+            self.alts.append(values.get("alt"))
+        self.fetched += [
+            values[name]
+            for name in ("src", "href", "xlink:href")
+            if name in values and not values[name].startswith(("data:", "#"))
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+HOSTILE = ["<script>alert(1)</script>", 'a"b', "猫", "قط"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "options"),
+    [
+        (["yes", "no"], {"epochs": 1}),
+        (HOSTILE, {}),
+        ([f"class {number}" for number in range(30)], {"every": 7}),
+        ([f"class {number}" for number in range(120)], {}),
+        (["yes", "no"], {"mistakes": 0}),
+        (["yes", "no"], {"epochs": 0}),
+    ],
+)
+def test_every_report_is_whole_and_needs_nothing_beside_it(tmp_path, samples, classes, options):
+    text = report(tmp_path, samples, classes, **options)
+    page = Page(text)
+    assert page.open == []
+    assert page.fetched == []
+    assert "script" not in page.tags
+    assert not re.search(r"url\(\s*['\"]?(?!#|data:)", text)
+    assert all(page.alts)
+    assert len(text) < 1_500_000
+
+
+def test_the_figures_are_in_it(tmp_path, samples):
+    text = report(tmp_path, samples, ["ant", "bee", "cat"])
+    for figure in ("88.9%", "0.042", "99.0%", "+10.1 points", "87 images/s", "43%"):
+        assert figure in text, figure
+    assert "The loader is the brake" in text
+    assert "128 × 128" in text and "96 × 128" in text
+    assert text.count("<svg") == 3
+    assert text.index("80.0%") < text.index("100.0%", text.index("<h2>Classes"))
+
+
+def test_mistakes_are_shown_as_pictures_even_if_one_is_gone(tmp_path, samples):
+    samples.split.paths[1].unlink()
+    text = report(tmp_path, samples, ["ant", "bee", "cat"])
+    assert text.count("data:image/jpeg;base64,") == 1
+    assert "can not be read any more" in text
+    assert "taken for" in text and "87.0%" in text
+
+
+def test_names_are_escaped(tmp_path, samples):
+    text = report(tmp_path, samples, HOSTILE)
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<i>.png" not in text and "0&lt;i&gt;.png" in text
+    assert "trained on &lt;photos&gt;" in text
+    assert "猫" in text
+
+
+def test_the_same_run_gives_the_same_file(tmp_path, samples):
+    assert report(tmp_path, samples, ["a", "b"]) == report(tmp_path, samples, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("train_top1", "meaning"),
+    [
+        (0.9999, "small: what the model has learned holds"),
+        (0.9975, "no more than chance"),
+        (0.5, "better on pictures it has not learned from"),
+    ],
+)
+def test_the_gap_is_explained(tmp_path, samples, train_top1, meaning):
+    classes = [str(number) for number in range(120)]  # 99.8% of the validation pictures are right
+    assert meaning in report(tmp_path, samples, classes, train_top1=train_top1)
