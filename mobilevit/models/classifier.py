@@ -29,7 +29,9 @@ class Classifier(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.backbone = backbone
-        self.expand = nn.Identity() if channels is None else ConvNormAct(backbone.channels, channels)
+        self.expand = (
+            nn.Identity() if channels is None else ConvNormAct(backbone.channels, channels)
+        )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels or backbone.channels, num_classes)
 

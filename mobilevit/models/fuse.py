@@ -24,5 +24,5 @@ def fuse(model: Network) -> Network:
     for module in model.modules():
         if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm).requires_grad_(False)
-            module.norm = nn.Identity()
+            module.norm = nn.Identity().eval()
     return model.to(memory_format=torch.channels_last)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobilevit.checkpoints import authors, timm
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
+from mobilevit.models.variants import build
+
+LAYOUTS = (authors.V1, authors.V2, timm.V1, timm.V2)
+NAMES = {1: ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s"), 2: ("mobilevitv2_050",)}
+
+
+def layout_id(layout: Layout) -> str:
+    return f"{layout.name}-v{layout.version}"
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[key].shape == b[key].shape and torch.equal(a[key], b[key]) for key in a
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+def test_there_and_back(layout: Layout) -> None:
+    for name in NAMES[layout.version]:
+        ours = build(name).state_dict()
+        theirs = layout.from_ours(ours)
+        assert theirs.keys().isdisjoint(ours)
+        assert len(theirs) == len(ours)
+        assert equal(layout.to_ours(theirs), ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [(f"mobilevit_{size}", authors.V1) for size in ("xxs", "xs", "s")]
+    + [(f"mobilevitv2_{width}", authors.V2) for width in ("050", "100", "200")],
+)
+def test_authors_keys_and_shapes(name: str, layout: Layout, shared: Path) -> None:
+    """Exactly the tensors of the original checkpoint, and back to them."""
+    expected = json.loads((shared / "reference" / f"{name}.keys.json").read_text())
+    with torch.device("meta"):
+        theirs = layout.from_ours(build(name).state_dict())
+    assert sorted([key, list(tensor.shape)] for key, tensor in theirs.items()) == sorted(expected)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+@pytest.mark.parametrize(
+    "name", ["mobilevit_xxs", "mobilevit_xs", "mobilevit_s", "mobilevitv2_050", "mobilevitv2_100"]
+)
+def test_timm_weights_give_timm_logits(name: str) -> None:
+    create = pytest.importorskip("timm").create_model
+    layout = timm.V1 if name.startswith("mobilevit_") else timm.V2
+    torch.manual_seed(0)
+    theirs = create(name).eval()
+    with torch.no_grad():  # initial ones and zeros would hide a wrong name
+        for key, tensor in theirs.state_dict().items():
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                positive = key.endswith(("weight", "running_var"))
+                tensor.uniform_(0.5, 1.5) if positive else tensor.normal_(std=0.1)
+    tensors = layout.to_ours(theirs.state_dict())
+    assert equal(layout.from_ours(tensors), theirs.state_dict())
+    ours = build(name).eval()
+    ours.load_state_dict(tensors)
+    for size in ((256, 256), (224, 224), (160, 250)):
+        x = torch.rand(1, 3, *size)
+        with torch.inference_mode():
+            expected = theirs(x)
+            assert (ours(x) - expected).abs().max() < 1e-4 * expected.abs().max(), size
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+def test_each_layout_knows_its_own(layout: Layout) -> None:
+    with torch.device("meta"):
+        theirs = layout.from_ours(build(NAMES[layout.version][0]).state_dict())
+    assert [other for other in LAYOUTS if other.matches(theirs)] == [layout]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
+def test_unknown_names_are_named(layout: Layout) -> None:
+    tensors = {"layer_9.weight": torch.zeros(1), "ema.decay": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"2 tensors .* layout: layer_9.weight, ema.decay"):
+        layout.to_ours(tensors)
+    with pytest.raises(CheckpointError, match=r"no place for layer_9\.weight"):
+        layout.from_ours(tensors)
+
+
+def test_a_number_must_be_the_same_wherever_it_stands() -> None:
+    """`stages.{s-1}` of timm counts from nought."""
+    key = "backbone.stage4.0.project.conv.weight"
+    assert list(timm.V1.from_ours({key: torch.zeros(1)})) == ["stages.3.0.conv3_1x1.conv.weight"]
+    assert list(authors.V1.from_ours({key: torch.zeros(1)})) == [
+        "layer_4.0.block.red_1x1.block.conv.weight"
+    ]
+
+
+def test_long_lists_are_cut() -> None:
+    assert shorten(list("abc"), 3) == "a, b, c"
+    assert shorten(list("abcd"), 3) == "a, b, c and 1 more"
