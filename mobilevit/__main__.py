@@ -101,6 +101,7 @@ def _call(command: str, function: Callable[..., Any], words: list[str]) -> Any:
     words = list(_as_yaml(words, _options(function)))
     if "--resume" in words:
         words = [*_recipe_of_run(words), *words]
+    words = list(_recipes_first(words))
     values = parser.instantiate(parser.parse_args(words)).as_dict()
     values.pop("config", None)
     arguments: list[Any] = []
@@ -157,6 +158,16 @@ def _as_yaml(words: Sequence[str], flags: Mapping[str, Any]) -> Iterator[str]:
         expected = word if word in flags else ""
         if word:
             yield word
+
+
+def _recipes_first(words: list[str]) -> Iterator[str]:
+    """The same words with recipes ahead of all flags: what comes later wins."""
+    recipes: list[str] = []
+    flags: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        is_recipe = "--config" in (before, word) or word.startswith("--config=")
+        (recipes if is_recipe else flags).append(word)
+    return itertools.chain(recipes, flags)
 
 
 def _recipe_of_run(words: list[str]) -> list[str]:

@@ -101,6 +101,7 @@ def test_flags_win_over_the_config_file_and_unknown_keys_are_errors(run, tmp_pat
     assert out == repr(("m", ("a",), Inner(rate=3.0, dry=True), None, None, False, "here"))
     _, out, _ = run("m", "a", "--out", "here", "--config", str(recipe), "--inner.rate", "4")
     assert "rate=4.0" in out
+    assert out.endswith("'here')")
     recipe.write_text("inner: {speed: 3}\n")
     code, _, err = run("m", "a", "--config", str(recipe))
     assert code == 2 and "speed" in err

@@ -1,0 +1,105 @@
+"""`mobilevit evaluate`."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from mobilevit.__main__ import main
+from mobilevit.checkpoints.create import load
+from mobilevit.commands.evaluate import evaluate
+from mobilevit.data.folder import DataError
+from mobilevit.data.images import open_image
+from mobilevit.training.options import DataOptions
+
+
+def data(root, **options):
+    return DataOptions(root=str(root), **{"workers": 0, **options})
+
+
+def expected(model, pictures):
+    """Top-1 by hand: every picture alone, the network as it was saved."""
+    right = 0
+    files = sorted(pictures.rglob("*.png"))
+    for file in files:
+        with torch.inference_mode():
+            logits = model(model.config.preprocessing(open_image(file))[None])
+        right += model.config.classes[int(logits.argmax())] == file.parent.name
+    return right / len(files)
+
+
+def test_figures_are_those_of_single_pictures_by_name(colours, pictures):
+    """The model's order of classes is not the folders', and it has one more."""
+    result = evaluate(colours, data=data(pictures))
+    metrics = result.metrics
+    assert metrics.classes == ("red", "green", "blue", "grey")
+    assert metrics.samples == 21
+    assert metrics.top1 == pytest.approx(expected(load(colours), pictures))
+    assert [row.samples for row in metrics.per_class()] == [7, 7, 7, 0]
+
+
+def test_several_sizes_at_once_from_the_command_line(colours, pictures, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    words = ["evaluate", str(colours), "--data.root", str(pictures), "--sizes", "32,48,40"]
+    assert main([*words, "--data.workers", "1", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{size} px" in text for size in (32, 48, 40))
+    assert "label / answer" in text
+    figures = json.loads(out.read_text())["sizes"]
+    assert list(figures) == ["32", "48", "40"]
+    assert figures["32"]["top1"] == pytest.approx(
+        evaluate(colours, data=data(pictures)).metrics.top1
+    )
+    assert sum(map(sum, figures["48"]["confusion"])) == 21
+
+
+def test_the_held_out_part_is_judged_where_there_is_one(colours, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "set" / "train")
+    shutil.copytree(pictures / "red", tmp_path / "set" / "val" / "red")
+    assert evaluate(colours, data=data(tmp_path / "set")).metrics.samples == 7
+
+
+def test_a_network_in_hand_is_judged_and_left_as_it_was(colours, pictures):
+    model = load(colours)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    result = evaluate(model.train(), data=data(pictures))
+    assert result.metrics.top1 == evaluate(colours, data=data(pictures)).metrics.top1
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_unknown_classes_and_bad_files_are_named(colours, pictures, capsys):
+    (pictures / "yellow").mkdir()
+    shutil.copy(pictures / "red" / "0.png", pictures / "yellow" / "0.png")
+    with pytest.raises(DataError, match=r"yellow.*known are: red, green, blue, grey"):
+        evaluate(colours, data=data(pictures))
+    shutil.rmtree(pictures / "yellow")
+    (pictures / "red" / "bad.png").write_bytes(b"")
+    assert main(["evaluate", str(colours), "--data.root", str(pictures)]) == 1
+    assert "bad.png: empty file" in capsys.readouterr().err
+    assert evaluate(colours, data=data(pictures, on_bad="skip")).metrics.samples == 21
+
+
+def test_unstated_classes_are_asked_for(shared, pictures, capsys):
+    weights = shared / "data" / "weights" / "timm_mobilevit_xxs_corn_leaf.pth"
+    assert main(["evaluate", str(weights), "--data.root", str(pictures)]) == 1
+    assert "does not say what its 5 classes are called; state them by --classes" in (
+        capsys.readouterr().err
+    )
+
+
+def test_corn_leaves_get_the_published_answers(shared):
+    """151 of 160, from weights of another library and their class names by option."""
+    result = evaluate(
+        shared / "data" / "weights" / "timm_mobilevit_xxs_corn_leaf.pth",
+        data=data(shared / "data" / "corn_leaf"),
+        classes="Blight,Common_Rust,Gray_Leaf_Spot,Healthy,Other",
+    )
+    assert sum(row.right for row in result.metrics.per_class()) == 151
+    assert result.metrics.samples == 160
+
+
+def test_preprocessing_can_be_overridden(colours, pictures):
+    swapped = evaluate(colours, data=data(pictures), preprocessing={"channel_order": "bgr"})
+    assert swapped.metrics.loss != evaluate(colours, data=data(pictures)).metrics.loss

@@ -1,0 +1,144 @@
+"""`mobilevit predict`."""
+
+import csv
+import http.server
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mobilevit
+from mobilevit.__main__ import main
+from mobilevit.checkpoints.create import load
+from mobilevit.commands.predict import predict
+from mobilevit.data.folder import DataError
+from mobilevit.data.images import ImageError, open_image
+
+
+def by_hand(model, file):
+    """Class names by probability, of one picture alone."""
+    with torch.inference_mode():
+        logits = model(model.config.preprocessing(open_image(file))[None])[0]
+    order = logits.argsort(descending=True).tolist()
+    return [(model.config.classes[index], float(logits.softmax(0)[index])) for index in order]
+
+
+def test_a_folder_gives_each_picture_its_own_answer(colours, pictures):
+    model = load(colours)
+    found = predict(colours, pictures, batch_size=4, workers=2)
+    files = sorted(pictures.rglob("*.png"))
+    assert [item.source for item in found] == [str(file) for file in files]
+    for item, file in zip(found, files, strict=True):
+        for answer, (name, probability) in zip(item.answers, by_hand(model, file), strict=True):
+            assert answer.name == name
+            assert answer.probability == pytest.approx(probability, abs=1e-5)
+
+
+def test_one_picture_in_python(colours, pictures):
+    model = load(colours)
+    file = pictures / "red" / "0.png"
+    top = mobilevit.predict(model, file).top(2)
+    assert [name for name, _ in top] == [name for name, _ in by_hand(model, file)][:2]
+    with Image.open(file) as picture:
+        pixels = np.array(picture)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for form in (file.read_bytes(), Image.fromarray(pixels), pixels, tensor):
+        assert mobilevit.predict(model, form).top(2) == top
+    with pytest.raises(ValueError, match="2 pictures"):
+        mobilevit.predict(model, file, file).top(1)
+
+
+@pytest.fixture
+def broken(pictures):
+    file = pictures / "red" / "3b.jpg"
+    file.write_text("no picture")
+    return file
+
+
+def test_a_bad_file_is_reported_and_the_others_are_done(colours, pictures, broken, capsys):
+    found = predict(colours, pictures / "red")
+    assert [item.source for item in found.failed] == [str(broken)]
+    assert [item.error is None for item in found] == [True] * 4 + [False] + [True] * 3
+    with pytest.raises(ImageError, match=r"3b\.jpg"):
+        found.failed[0].top(1)
+    assert main(["predict", str(colours), str(pictures / "red")]) == 1
+    assert "not an image" in capsys.readouterr().out
+
+
+def test_table_json_lines_and_csv(colours, pictures, broken, capsys):
+    names = [str(pictures / "red" / "0.png"), str(broken)]
+    answers = by_hand(load(colours), names[0])
+    main(["predict", str(colours), *names, "--format", "jsonl", "--top", "2"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["file"] == names[0]
+    assert [answer["class"] for answer in first["answers"]] == [name for name, _ in answers[:2]]
+    assert second["file"] == names[1] and "not an image" in second["error"]
+    main(["predict", str(colours), *names, "--format", "csv", "--top", "1"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert list(rows[0]) == ["file", "error", "class_1", "probability_1"]
+    assert rows[0]["class_1"] == answers[0][0]
+    assert float(rows[0]["probability_1"]) == pytest.approx(answers[0][1], abs=1e-5)
+    assert rows[1]["error"] and not rows[1]["class_1"]
+    main(["predict", str(colours), *names])
+    table = capsys.readouterr().out
+    assert answers[0][0] in table and f"{answers[0][1]:.1%}" in table
+
+
+def test_answers_are_drawn(colours, pictures, broken, tmp_path):
+    found = predict(colours, pictures / "red", out=str(tmp_path / "out"))
+    drawn = sorted(file.name for file in (tmp_path / "out").glob("*.jpg"))
+    assert drawn == [f"{number}-{name}.jpg" for number, name in
+                     ((1, 0), (2, 1), (3, 2), (4, 3), (6, 4), (7, 5), (8, 6))]  # fmt: skip
+    with Image.open(tmp_path / "out" / drawn[0]) as picture:
+        assert picture.width >= 320
+    lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
+    assert len(lines) == len(found) == 8
+
+
+def test_patterns_are_expanded(colours, pictures):
+    assert len(predict(colours, str(pictures / "*" / "[12].png"))) == 6
+    assert len(predict(colours, str(pictures / "**" / "*.png"))) == 21
+
+
+def test_names_that_stand_for_nothing_are_errors(colours, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for name in ("none.jpg", "*.jpg", "empty"):
+        with pytest.raises(DataError, match="no "):
+            predict(colours, str(tmp_path / name))
+    assert main(["predict", str(colours), str(tmp_path / "none.jpg")]) == 1
+    assert "none.jpg: no such file" in capsys.readouterr().err
+
+
+def test_a_model_that_is_none_is_an_error(pictures, capsys):
+    assert main(["predict", str(pictures), str(pictures)]) == 1
+    assert "not a model folder" in capsys.readouterr().err
+    assert main(["predict", "nothing", str(pictures)]) == 1
+    assert "nothing" in capsys.readouterr().err
+
+
+@pytest.fixture
+def server(pictures):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(pictures))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_addresses_are_fetched(colours, pictures, server, tmp_path):
+    found = predict(
+        colours, f"{server}/red/0.png", f"{server}/red/none.png", out=str(tmp_path / "o")
+    )
+    assert found[0].answers[0].name == by_hand(load(colours), pictures / "red" / "0.png")[0][0]
+    assert "404" in found[1].error
+    assert (tmp_path / "o" / "1-0.jpg").exists()
