@@ -125,6 +125,31 @@ def load(
     return model.eval()
 
 
+def read_config(path: Path) -> ModelConfig:
+    """What `create_model` and `load` would take a model folder or a file of weights for.
+
+    Raises:
+        FileNotFoundError: nothing at `path`.
+        CheckpointError: it can not be read, or is of no known layout.
+    """
+    return _read(path).config
+
+
+def stated_classes(model: Classifier, name: str) -> tuple[str, ...]:
+    """The class names of a network; `name` is what to call it in the message.
+
+    Raises:
+        ValueError: nobody has stated them.
+    """
+    classes: tuple[str, ...] | None = model.config.classes
+    if classes is None:
+        raise ValueError(
+            f"{name} does not say what its {model.config.num_classes} classes are called; state "
+            "them by --classes (names in the order of the outputs, or a file of them)"
+        )
+    return classes
+
+
 def _read(path: Path) -> _Weights:
     """Read a model folder or a file of one of the layouts, under our names."""
     if path.is_dir():

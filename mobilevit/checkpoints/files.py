@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     fresh = Path(name)
     try:
         yield fresh
-        with fresh.open("rb") as file:
+        with fresh.open("r+b") as file:
             os.fsync(file.fileno())
         os.chmod(fresh, 0o666 & ~_umask())
         os.replace(fresh, path)

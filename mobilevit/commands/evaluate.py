@@ -6,19 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from mobilevit.checkpoints.config import class_names
-from mobilevit.checkpoints.create import load
+from mobilevit.checkpoints.create import load, stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.tables import render
 from mobilevit.data.check import readable
-from mobilevit.data.cores import computing_on, cores, share_cores
+from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.datasets import FolderSamples, Samples
 from mobilevit.data.folder import evaluation_split, relabel
 from mobilevit.data.loader import EvaluationLoader
@@ -80,7 +79,7 @@ def evaluate(
     preprocessing: dict[str, Any] | None = None,
     batch_size: int = 64,
     threads: int | None = None,
-    device: str = "cpu",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     out: str | None = None,
 ) -> Evaluation:
     """Judge a classifier on a folder of class folders; every picture counts once.
@@ -98,7 +97,7 @@ def evaluate(
         preprocessing: fields of the model's preprocessing to override, such as channel_order.
         batch_size: pictures at a time.
         threads: compute threads on a CPU; by default from the number of cores.
-        device: where to compute: cpu, cuda, mps.
+        device: where to compute; auto takes a GPU where there is one.
         out: JSON file to write all figures to.
 
     Raises:
@@ -111,22 +110,18 @@ def evaluate(
     else:
         network = load(model, classes=class_names(classes), preprocessing=preprocessing)
         name = str(model)
-    known = network.config.classes
-    if known is None:
-        raise ValueError(
-            f"{name} does not say what its {network.config.num_classes} classes are called; "
-            "state them by --classes (names in the order of the outputs, or a file of them)"
-        )
-    default_threads, default_workers = share_cores(cores(), on_gpu=device != "cpu")
+    known = stated_classes(network, name)
+    on = compute_device(device)
+    default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
     workers = default_workers if data.workers is None else data.workers
     samples = _samples(data, known)
-    fused = fuse(network).to(device)
+    fused = fuse(network).to(on)
     by_size = {}
     with computing_on(threads or default_threads):
         for size in sizes or [network.config.preprocessing.crop]:
             rule = network.config.preprocessing.at(size)
             loader = EvaluationLoader(samples, rule, batch_size=batch_size, workers=workers)
-            by_size[size] = judge(fused, loader, classes=known, device=torch.device(device))
+            by_size[size] = judge(fused, loader, classes=known, device=on)
     result = Evaluation(model=name, by_size=by_size)
     if out is not None:
         with replacing(Path(out)) as fresh:

@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mobilevit.checkpoints.config import class_names
-from mobilevit.checkpoints.create import load
+from mobilevit.checkpoints.create import load, stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.tables import render
-from mobilevit.data.cores import computing_on, cores, one_thread, share_cores
+from mobilevit.data.cores import compute_device, computing_on, cores, one_thread, share_cores
 from mobilevit.data.folder import DataError
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
 from mobilevit.data.loader import as_is
@@ -175,7 +175,7 @@ def predict(
     batch_size: int = 32,
     workers: int | None = None,
     threads: int | None = None,
-    device: str = "cpu",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> Predictions:
     """Classify pictures, with the preprocessing that belongs to the model.
 
@@ -194,7 +194,7 @@ def predict(
         batch_size: pictures at a time.
         workers: processes that decode; by default from the numbers of cores and pictures.
         threads: compute threads on a CPU; by default from the number of cores.
-        device: where to compute: cpu, cuda, mps.
+        device: where to compute; auto takes a GPU where there is one.
 
     Raises:
         DataError: a name that stands for nothing: no such file, an empty folder.
@@ -206,15 +206,11 @@ def predict(
         if isinstance(model, Classifier)
         else load(model, classes=class_names(classes), preprocessing=preprocessing)
     )
-    names = network.config.classes
-    if names is None:
-        raise ValueError(
-            f"{model} does not say what its {network.config.num_classes} classes are called; "
-            "state them by --classes (names in the order of the outputs, or a file of them)"
-        )
+    names = stated_classes(network, network.name if isinstance(model, Classifier) else str(model))
+    on = compute_device(device)
     sources = [source for photo in photos for source in _expand(photo)]
     few = len(sources) <= batch_size
-    default_threads, default_workers = share_cores(cores(), on_gpu=device != "cpu")
+    default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
     if workers is None:
         workers = 0 if few else default_workers
     threads = threads or (cores() if few and workers == 0 else default_threads)
@@ -225,7 +221,7 @@ def predict(
         collate_fn=as_is,
         worker_init_fn=one_thread,
     )
-    fused = fuse(network).to(device)
+    fused = fuse(network).to(on)
     items: list[Prediction] = []
     console = Console(stderr=True)
     with (
@@ -235,7 +231,7 @@ def predict(
     ):
         task = bar.add_task("predicting", total=len(sources))
         for batch in loader:
-            items += _answers(fused, batch, names, device)
+            items += _answers(fused, batch, names, on)
             bar.advance(task, len(batch))
     items = [replace(item, source=_name(s)) for item, s in zip(items, sources, strict=True)]
     result = Predictions(items=tuple(items), shown=top, format=format)
@@ -261,7 +257,7 @@ class _Pictures(Dataset[Tensor | str]):
 
 
 def _answers(
-    model: torch.nn.Module, batch: list[Tensor | str], names: Sequence[str], device: str
+    model: torch.nn.Module, batch: list[Tensor | str], names: Sequence[str], device: torch.device
 ) -> list[Prediction]:
     """Predictions for a batch of tensors, with the failed ones where they stood."""
     tensors = [item for item in batch if isinstance(item, Tensor)]

@@ -27,6 +27,26 @@ def share_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
     return max(1, available - workers), workers
 
 
+def compute_device(name: str) -> torch.device:
+    """The device to compute on; `auto` takes a GPU where there is one.
+
+    Raises:
+        ValueError: an unknown device, or one that this machine or this PyTorch does not have.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if name not in available:
+        raise ValueError(f"device must be auto, cpu, cuda or mps, not {name!r}")
+    if not available[name]:
+        raise ValueError(f"there is no {name} device here that PyTorch can use; try --device cpu")
+    return torch.device(name)
+
+
 @contextmanager
 def computing_on(threads: int) -> Iterator[None]:
     """Let torch compute on so many threads of a CPU."""

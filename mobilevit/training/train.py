@@ -16,9 +16,9 @@ import torch
 import yaml
 from rich.console import Console
 
-from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.create import create_model, load, read_config
 from mobilevit.checkpoints.files import replacing
-from mobilevit.data.cores import computing_on, cores, share_cores
+from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.datasets import Samples, SomeSamples, TrainingSet
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler
@@ -31,6 +31,7 @@ from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions
 from mobilevit.training.prepare import plan, samples
 from mobilevit.training.result import TrainingResult
 
+DEFAULT_MODEL = "mobilevit_xs"
 LR_NEW, LR_GIVEN = 0.002, 0.001
 GAP_SAMPLES = 1000
 """How many training pictures are judged, at most, to see the gap to validation."""
@@ -45,7 +46,7 @@ def train(
     *,
     data: DataOptions,
     out: str,
-    model: str = "mobilevit_xs",
+    model: str | None = None,
     weights: str | None = None,
     epochs: int = 30,
     size: int | None = None,
@@ -70,7 +71,8 @@ def train(
     Args:
         data: where the pictures are.
         out: run folder to write; must be new, or of the run to resume.
-        model: variant to train; see `mobilevit models`.
+        model: variant to train, see `mobilevit models`; by default that of the weights, or
+            mobilevit_xs.
         weights: start from these: a model folder, an authors' checkpoint or a timm one. The head is
             new where the classes are others.
         epochs: how often every picture is seen.
@@ -123,7 +125,10 @@ def train(
     checkpoint = run / "checkpoints" / "last.ckpt"
     _claim(run, checkpoint, resume=resume)
 
-    on_gpu = device in ("cuda", "mps") or (device == "auto" and torch.cuda.is_available())
+    on = compute_device(device)
+    if precision == "fp16" and on.type == "cpu":
+        raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
+    on_gpu = on.type != "cpu"
     default_threads, default_workers = share_cores(cores(), on_gpu=on_gpu)
     threads = threads or default_threads
     workers = default_workers if data.workers is None else data.workers
@@ -135,6 +140,8 @@ def train(
 
     train_samples, val_samples = samples(data, seed=seed, console=console)
     torch.manual_seed(seed)
+    if model is None:
+        model = read_config(Path(weights)).model if weights else DEFAULT_MODEL
     net = create_model(
         model,
         classes=train_samples.classes,
@@ -194,7 +201,7 @@ def train(
     callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
     with computing_on(threads), _quiet():
         trainer = Trainer(
-            accelerator={"cuda": "gpu"}.get(device, device),
+            accelerator=on.type,
             devices=1,
             precision=PRECISION[precision],
             max_epochs=epochs,

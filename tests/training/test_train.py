@@ -218,6 +218,22 @@ def test_the_recipe_of_v2_runs(pictures, tmp_path):
     assert sum(int(row["batch"]) for row in steps) < 0.7 * 72
 
 
+def test_the_variant_comes_from_the_weights(pictures, tmp_path):
+    save(create_model("mobilevitv2_050", num_classes=3), tmp_path / "start")
+    small(pictures, tmp_path / "run", model=None, epochs=1, weights=str(tmp_path / "start"))
+    assert load(tmp_path / "run" / "model").config.model == "mobilevitv2_050"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which may do all of it")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"device": "cuda"}, "no cuda device"), ({"precision": "fp16"}, "fp16 needs a GPU")],
+)
+def test_what_needs_a_gpu_says_so(pictures, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        small(pictures, tmp_path / "run", **options)
+
+
 def test_early_stopping(pictures, tmp_path):
     small(pictures, tmp_path / "run", epochs=30, patience=2, optim=OptimOptions(lr=1e-9))
     assert len(rows(tmp_path / "run" / "metrics.csv")) < 10
