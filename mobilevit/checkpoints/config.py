@@ -96,9 +96,10 @@ def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """
     if value is None or not isinstance(value, str):
         return None if value is None else tuple(value)
-    if Path(value).is_file():
-        value = Path(value).read_text(encoding="utf-8").replace("\n", ",")
-    names = tuple(name.strip() for name in value.split(",") if name.strip())
+    # A file's names may hold commas; it may begin with a byte order mark.
+    is_file = Path(value).is_file()
+    parts = Path(value).read_text("utf-8-sig").splitlines() if is_file else value.split(",")
+    names = tuple(name.strip() for name in parts if name.strip())
     if not names:
         raise ValueError(f"no class names in {value!r}")
     return names

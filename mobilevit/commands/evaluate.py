@@ -18,7 +18,7 @@ from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.tables import render
 from mobilevit.data.check import readable
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
-from mobilevit.data.datasets import FolderSamples, Samples
+from mobilevit.data.datasets import FolderSamples, RelabelledSamples, Samples
 from mobilevit.data.folder import evaluation_split, relabel
 from mobilevit.data.loader import EvaluationLoader
 from mobilevit.data.named import named_samples
@@ -131,7 +131,7 @@ def evaluate(
 
 def _samples(data: DataOptions, classes: tuple[str, ...]) -> Samples:
     if data.name is not None:
-        return named_samples(data.name, data.root)[1]
+        return RelabelledSamples(named_samples(data.name, data.root)[1], classes)
     split = relabel(evaluation_split(data.root), classes)
     if data.check or data.on_bad == "skip":
         (split,) = readable(split, on_bad=data.on_bad)

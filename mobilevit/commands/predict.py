@@ -29,7 +29,7 @@ from mobilevit.checkpoints.config import class_names
 from mobilevit.checkpoints.create import load, stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.tables import render
-from mobilevit.data.cores import compute_device, computing_on, cores, one_thread, share_cores
+from mobilevit.data.cores import compute_device, computing_on, cores, set_up_worker, share_cores
 from mobilevit.data.folder import DataError
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
 from mobilevit.data.loader import as_is
@@ -219,7 +219,7 @@ def predict(
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=as_is,
-        worker_init_fn=one_thread,
+        worker_init_fn=set_up_worker,
     )
     fused = fuse(network).to(on)
     items: list[Prediction] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,6 +59,11 @@ def computing_on(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def one_thread(_: int) -> None:
-    """Set up a loader's worker: it decodes on one core."""
+def set_up_worker(_: int) -> None:
+    """Set up a loader's worker: it decodes on one core, and leaves Ctrl-C to the main process.
+
+    A terminal sends Ctrl-C to the workers too; one that died of it would take the run with it
+    before its state is saved.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

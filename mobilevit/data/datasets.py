@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mobilevit.data.folder import Split
+from mobilevit.data.folder import DataError, Split
 from mobilevit.data.images import open_image
 from mobilevit.data.multiscale import SampleKey
 from mobilevit.data.preprocessing import Preprocessing
@@ -86,6 +86,40 @@ class SomeSamples:
     def name(self, index: int) -> str:
         """What to call a sample."""
         return self.samples.name(self.indices[index])
+
+
+class RelabelledSamples:
+    """The samples of others, labelled by the places of their classes' names in other names."""
+
+    def __init__(self, samples: Samples, classes: tuple[str, ...]) -> None:
+        """Match classes by name.
+
+        Raises:
+            DataError: a class of `samples` is not among `classes`.
+        """
+        if unknown := [name for name in samples.classes if name not in classes]:
+            raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
+        self.samples, self._classes = samples, classes
+        places = [classes.index(name) for name in samples.classes]
+        self._labels = [places[label] for label in samples.labels]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; labels are positions in it."""
+        return self._classes
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The label of each sample."""
+        return self._labels
+
+    def source(self, index: int) -> Path | Image.Image:
+        """The picture, as `open_image` takes it."""
+        return self.samples.source(index)
+
+    def name(self, index: int) -> str:
+        """What to call a sample."""
+        return self.samples.name(index)
 
 
 class TrainingSet(Dataset[tuple[Tensor, int]]):

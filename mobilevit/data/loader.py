@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mobilevit.data.cores import one_thread
+from mobilevit.data.cores import set_up_worker
 from mobilevit.data.datasets import EvaluationSet, Samples, TrainingSet
 from mobilevit.data.images import ImageError
 from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler, SampleKey
@@ -48,7 +48,7 @@ def _loader(batches: TrainingSet | EvaluationSet, workers: int, **options: Any) 
         _Reporting(batches),
         num_workers=workers,
         collate_fn=as_is,
-        worker_init_fn=one_thread,
+        worker_init_fn=set_up_worker,
         generator=torch.Generator(),  # not the global one, which draws dropout
         pin_memory=torch.cuda.is_available(),
         **options,

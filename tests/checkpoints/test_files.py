@@ -187,8 +187,8 @@ def test_class_names_one_too_many_mention_background():  # A25
 
 
 def test_class_names_are_stated_in_three_ways(tmp_path):
-    (tmp_path / "names.txt").write_text("tench\n gold fish \n\n", encoding="utf-8")
-    assert class_names(str(tmp_path / "names.txt")) == ("tench", "gold fish")
+    (tmp_path / "names.txt").write_text("tench, Tinca\n gold fish \n\n", encoding="utf-8-sig")
+    assert class_names(str(tmp_path / "names.txt")) == ("tench, Tinca", "gold fish")
     assert class_names("tench, gold fish") == class_names(["tench", "gold fish"])
     assert class_names(None) is None
     with pytest.raises(ValueError, match="no class names"):

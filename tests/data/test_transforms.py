@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.datasets import FolderSamples, SomeSamples, TrainingSet
-from mobilevit.data.folder import scan
+from mobilevit.data.datasets import FolderSamples, RelabelledSamples, SomeSamples, TrainingSet
+from mobilevit.data.folder import DataError, scan
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.multiscale import (
     EpochOrder,
@@ -149,6 +149,14 @@ def test_evaluation_gives_every_sample_once_in_order(samples):
     assert torch.cat(indices).tolist() == list(range(12))
     assert torch.cat(labels).tolist() == list(samples.labels)
     assert [len(batch) for batch in images] == [5, 5, 2] == [5] * (len(loader) - 1) + [2]
+
+
+def test_labels_follow_names(samples):
+    other = RelabelledSamples(samples, ("b", "x", "a"))
+    assert list(other.labels) == [{"a": 2, "b": 0}[samples.classes[i]] for i in samples.labels]
+    assert other.name(3) == samples.name(3)
+    with pytest.raises(DataError, match="unknown classes: b; known: a, c"):
+        RelabelledSamples(samples, ("a", "c"))
 
 
 def test_some_samples_keep_names_labels_and_sources(samples):

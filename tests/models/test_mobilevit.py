@@ -173,8 +173,7 @@ def test_every_parameter_learns(name: str) -> None:
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
-        # A bias ahead of a softmax over positions moves nothing; all others must move.
-        assert name.startswith("mobilevitv2") or parameter.grad.any(), key
+        assert parameter.grad.any(), key
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

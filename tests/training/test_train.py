@@ -139,8 +139,12 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     assert result.metrics.loss == expected.metrics.loss
 
 
-def test_a_killed_command_resumes(pictures, tmp_path):
-    """SIGTERM to the process, as a scheduler sends it; `--out RUN --resume` says it all."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_killed_command_resumes(pictures, tmp_path, number):
+    """SIGTERM to the command, as schedulers send it; Ctrl-C to its workers too, as terminals do.
+
+    `--out RUN --resume` says all that is needed to go on.
+    """
     out = tmp_path / "run"
     words = [
         *("train", "--model", "mobilevit_xxs", "--data.root", str(pictures), "--out", str(out)),
@@ -148,12 +152,15 @@ def test_a_killed_command_resumes(pictures, tmp_path):
         *("--threads", "1", "--data.workers", "1"),
     ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mobilevit", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "mobilevit", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "--resume" in err
