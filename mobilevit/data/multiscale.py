@@ -32,7 +32,8 @@ def scales(
     if not 0 < minimum <= base <= maximum or count < 1:
         raise ValueError(f"sizes from {minimum} to {maximum} do not hold the base size {base}")
     sizes = [*np.linspace(minimum, maximum, count), base]
-    return sorted({max(1, round(size / multiple)) * multiple for size in sizes})
+    # Halves go up: to even, as `round` has them, 80 would become 64, below any range from 80 on.
+    return sorted({max(1, int(size / multiple + 0.5)) * multiple for size in sizes})
 
 
 class Step(NamedTuple):

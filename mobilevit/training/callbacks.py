@@ -217,7 +217,8 @@ class Checkpoints(Callback):
             signal.signal(*self._previous.popitem())
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
+        with replacing(self.path) as fresh:  # Lightning's own writing is not atomic across disks
+            trainer.save_checkpoint(fresh)
         self._saved = time.monotonic()
         if self._asked:
             raise Interrupted(self.path)
