@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.models.classifier import Classifier
-from mobilevit.models.mobilevit import Backbone
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def save(model: Classifier | Backbone, folder: str | Path) -> Path:
+def save(model: Classifier, folder: str | Path) -> Path:
     """Write a network as a model folder: `config.json` and `model.safetensors`.
 
     The weights' file carries the configuration too. It is replaced first and in one step, so a
@@ -113,7 +112,15 @@ def save(model: Classifier | Backbone, folder: str | Path) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: the network is a backbone alone, or one that `fuse` made: `load` could not
+            rebuild it.
     """
+    if not isinstance(model, Classifier):
+        raise ValueError("only a classifier can be saved; a backbone alone has no model folder")
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        raise ValueError("a fused network can not be saved; save the one that it was made of")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -11,6 +11,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+LONGEST = 16
+"""A picture longer than so many times its short side loses its ends before it is resized.
+
+They would be cut off anyway, and a strip of 1 x 1500 pixels would take gigabytes until then.
+"""
+
 ChannelOrder = Literal["rgb", "bgr"]
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -56,6 +62,10 @@ class Preprocessing:
     def frame(self, image: Image.Image) -> Image.Image:
         """Resize and crop: any RGB picture to one of `crop` x `crop` pixels."""
         mode = v2.InterpolationMode(self.interpolation)
+        longest = LONGEST * min(image.size)
+        if max(image.size) > longest:
+            sides = [min(side, longest) for side in (image.height, image.width)]
+            image = TF.center_crop(image, sides)
         return TF.center_crop(TF.resize(image, [self.resize], mode), [self.crop, self.crop])
 
     def to_tensor(self, image: Image.Image) -> Tensor:

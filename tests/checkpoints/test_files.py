@@ -16,6 +16,7 @@ from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.files import digest, read_tensors, replacing, save
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.fuse import fuse
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,14 @@ def test_a_model_folder_gives_back_the_network_and_all_that_belongs_to_it(model,
     images = torch.rand(2, 3, 70, 64)
     with torch.inference_mode():
         assert torch.equal(loaded(images), model(images))
+
+
+def test_what_could_not_be_loaded_is_not_saved(model, tmp_path):
+    with pytest.raises(ValueError, match="fused network"):
+        save(fuse(model), tmp_path)
+    with pytest.raises(ValueError, match="backbone alone"):
+        save(model.backbone, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_config_json_is_for_people(model, tmp_path):

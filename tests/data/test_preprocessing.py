@@ -60,8 +60,15 @@ def test_another_size_keeps_the_margins_share():
 
 
 def test_small_and_narrow_pictures_are_framed():
-    for size in ((1, 1), (1, 300), (2000, 3)):
+    for size in ((1, 1), (1, 300), (2000, 3), (1, 60_000)):
         assert Preprocessing(resize=36, crop=32).frame(Image.new("RGB", size)).size == (32, 32)
+
+
+def test_the_ends_of_a_strip_do_not_matter():
+    strip = _columns(400, 10)
+    rule = Preprocessing(resize=36, crop=32)
+    short = rule.frame(strip.crop((120, 0, 280, 10)))
+    assert np.array_equal(np.asarray(rule.frame(strip)), np.asarray(short))
 
 
 def test_mean_and_std():
