@@ -86,6 +86,7 @@ thead { position: sticky; top: 0; background: var(--paper); }
   min-width: 6rem;
 }
 .matrix { width: auto; }
+.scroll:has(.matrix) { max-height: none; }
 .matrix td {
   text-align: center;
   padding: 0 .3rem;
@@ -127,5 +128,6 @@ thead { position: sticky; top: 0; background: var(--paper); }
 .mistakes li { break-inside: avoid; min-width: 0; overflow-wrap: anywhere; }
 .mistakes img { display: block; width: 100%; border-radius: 4px; margin-bottom: .4rem; }
 .mistakes p { margin: 0; line-height: 1.4; }
+@media screen and (max-width: 32rem) { tbody th bdi { max-width: 7.5rem; } }
 @media print { .scroll { overflow: visible; max-height: none; } }
 """

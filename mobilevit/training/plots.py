@@ -114,7 +114,8 @@ def _scale(axes: Axes, *, percent: bool) -> None:
     def share(value: float, _: float) -> str:
         return f"{100 * value:g} %"
 
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    # min_n_ticks, or a single epoch would stand among fractions of epochs.
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(number)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(share if percent else number)

@@ -137,7 +137,7 @@ def _meaning(result: TrainingResult) -> str:
     gap, metrics = _gap(result), result.metrics
     low, high = _interval(metrics.top1, metrics.samples)
     if low <= result.train_top1 <= high:
-        return "no more than chance would make of so many pictures; nothing was learned by heart."
+        return "no more than chance would make of so many pictures: no sign of learning by heart."
     if gap < 0:
         return (
             "it does better on pictures it has not learned from; the validation pictures may be "
@@ -242,7 +242,7 @@ def _sizes(history: History) -> str:
         )
         for height, width in sorted(pictures, key=lambda size: (size[0] * size[1], size))
     )
-    sampled = f" Counted at every {history.every}th step." if history.every > 1 else ""
+    sampled = f" Counted at one step in {history.every}." if history.every > 1 else ""
     table = _table("Sizes seen", ("Height × width", "Batches", "Pictures"), rows)
     return f"<figure>{table}<figcaption>Sizes seen in training.{sampled}</figcaption></figure>"
 
@@ -342,7 +342,7 @@ def _mistakes(metrics: ClassificationMetrics, samples: Samples, seen: Preprocess
     if not metrics.mistakes:
         return _section("Worst mistakes", "<p>There are none.</p>")
     about = (
-        f"<p>The {len(metrics.mistakes)} worst of {wrong:,}, as the network saw them. A label "
+        f"<p>{len(metrics.mistakes)} of {wrong:,}, worst first, as the network saw them. A label "
         "that is wrong itself shows up here too.</p>"
     )
     cards = "".join(_mistake(mistake, metrics, samples, seen) for mistake in metrics.mistakes)

@@ -14,6 +14,7 @@ from mobilevit.data.datasets import FolderSamples
 from mobilevit.data.folder import scan
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.tasks.classification import ClassificationMetrics, Mistake
+from mobilevit.training.plots import Curve, svg
 from mobilevit.training.report import write_report
 from mobilevit.training.result import TrainingResult
 
@@ -159,6 +160,31 @@ def test_mistakes_are_shown_as_pictures_even_if_one_is_gone(tmp_path, samples):
     assert text.count("data:image/jpeg;base64,") == 1
     assert "can not be read any more" in text
     assert "taken for" in text and "87.0%" in text
+
+
+def test_a_file_name_need_not_be_text(tmp_path, samples):
+    name = "caf\udce9.png"  # what Python makes of a byte that is no UTF-8
+    samples.name = lambda index: name
+    assert "caf\\udce9.png" in report(tmp_path, samples, ["ant", "bee"])
+
+
+def test_figures_that_are_not_finite_leave_gaps():
+    values = [2.0, float("nan"), float("inf"), 1.0]
+    drawn = svg([Curve("loss", [1, 2, 3, 4], values)], x="epoch", y="loss", name="loss")
+    assert "nan" not in drawn and "inf" not in drawn
+    assert drawn.count("<use") >= 2
+
+
+def test_a_single_epoch_stands_at_a_whole_number():
+    drawn = svg([Curve("top-1", [1], [0.5])], x="epoch", y="top-1", name="top1")
+    across = drawn[drawn.index("axis_1") : drawn.index("axis_2")]
+    assert re.findall(r">([\d.]+)</text>", across) == ["1"]
+
+
+def test_sampled_steps_are_said_to_be_so(tmp_path, samples):
+    text = report(tmp_path, samples, ["ant", "bee"], every=7)
+    assert "Counted at one step in 7." in text
+    assert "Counted at" not in report(tmp_path, samples, ["ant", "bee"])
 
 
 def test_names_are_escaped(tmp_path, samples):
