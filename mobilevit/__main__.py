@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilevit.training.interrupted import Interrupted
+from mobilevit.training.errors import Interrupted
 
 COMMANDS = {
     "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of pictures"),
@@ -148,7 +148,7 @@ def _as_yaml(words: Sequence[str], flags: Mapping[str, Any]) -> Iterator[str]:
     """Values as the parser takes them: `--sizes 192,256` as a list, `--resume` alone as true."""
     expected = ""
     for word in [*words, ""]:
-        if expected and flags[expected] is bool and (not word or word.startswith("--")):
+        if expected and flags[expected] is bool and word not in ("true", "false"):
             yield "true"
         if expected and _is_list(flags[expected]) and not word.startswith("["):
             word = f"[{word}]"

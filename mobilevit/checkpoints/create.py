@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,6 +114,11 @@ def load(
         config = replace(config, classes=tuple(classes))
     if preprocessing:
         stated = {**preprocessing}
+        known = {field.name for field in fields(Preprocessing)} - {"assumed"}
+        if unknown := sorted(stated.keys() - known):
+            raise ValueError(
+                f"preprocessing has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            )
         assumed = tuple(name for name in config.preprocessing.assumed if name not in stated)
         config = replace(
             config, preprocessing=replace(config.preprocessing, **stated, assumed=assumed)

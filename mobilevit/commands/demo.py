@@ -12,8 +12,9 @@ from sklearn.datasets import load_digits
 from mobilevit.commands.evaluate import Evaluation, evaluate
 from mobilevit.commands.predict import Predictions, predict
 from mobilevit.data.transforms import AugmentOptions
+from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
-from mobilevit.training.train import TrainingError, train
+from mobilevit.training.train import train
 
 SIZE = 64
 """Side in pixels that the 8x8 digits are enlarged to."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median_low
 from typing import Literal
 
+from mobilevit.data.cores import cores
 from mobilevit.data.folder import DataError, Split, TrainVal, splits
 from mobilevit.data.images import ImageError, ImageFacts, image_facts, open_image
 
@@ -188,7 +189,7 @@ def check(
         DataError: the folders do not make a data set; see `splits`.
         ValueError: `workers` is less than 1.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     data = splits(root, val_fraction=val_fraction, seed=seed)
@@ -241,7 +242,7 @@ def readable(
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be error or skip, not {on_bad!r}")
     paths = [path for split in splits for path in split.paths]
-    workers = workers or os.cpu_count() or 1
+    workers = cores() if workers is None else workers
     findings = _examine_all(paths, workers=workers, quick=on_bad == "error", progress=progress)
     bad = {found.path: found.reason for found in findings if isinstance(found, BadFile)}
     if not bad:

@@ -41,17 +41,7 @@ class FolderSamples:
 
     def __init__(self, split: Split) -> None:
         """Wrap what `scan` or `splits` found."""
-        self.split = split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; labels are positions in it."""
-        return self.split.classes
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """The label of each sample."""
-        return self.split.labels
+        self.split, self.classes, self.labels = split, split.classes, split.labels
 
     def source(self, index: int) -> Path:
         """The file."""
@@ -67,17 +57,8 @@ class SomeSamples:
 
     def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
         """Keep the samples at `indices`, in this order."""
-        self.samples, self.indices = samples, indices
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; labels are positions in it."""
-        return self.samples.classes
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """The label of each sample."""
-        return [self.samples.labels[index] for index in self.indices]
+        self.samples, self.indices, self.classes = samples, indices, samples.classes
+        self.labels = [samples.labels[index] for index in indices]
 
     def source(self, index: int) -> Path | Image.Image:
         """The picture, as `open_image` takes it."""
@@ -99,19 +80,9 @@ class RelabelledSamples:
         """
         if unknown := [name for name in samples.classes if name not in classes]:
             raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
-        self.samples, self._classes = samples, classes
+        self.samples, self.classes = samples, classes
         places = [classes.index(name) for name in samples.classes]
-        self._labels = [places[label] for label in samples.labels]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; labels are positions in it."""
-        return self._classes
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """The label of each sample."""
-        return self._labels
+        self.labels = [places[label] for label in samples.labels]
 
     def source(self, index: int) -> Path | Image.Image:
         """The picture, as `open_image` takes it."""

@@ -56,18 +56,8 @@ class TorchvisionSamples:
 
     def __init__(self, name: str, dataset: Any, classes: tuple[str, ...]) -> None:
         """Wrap a data set whose items are (PIL image, label)."""
-        self._name, self._dataset, self._classes = name, dataset, classes
-        self._labels = _labels(dataset)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; labels are positions in it."""
-        return self._classes
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """The label of each sample."""
-        return self._labels
+        self._name, self._dataset, self.classes = name, dataset, classes
+        self.labels = _labels(dataset)
 
     def source(self, index: int) -> Image.Image:
         """The picture."""

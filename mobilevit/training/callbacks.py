@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from mobilevit.checkpoints.files import replacing, save
-from mobilevit.training.interrupted import Interrupted
+from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.module import ClassifierTraining
 from mobilevit.training.optim import averaged
 
@@ -168,6 +169,11 @@ class ModelFolders(Callback):
         figures = {
             name.removeprefix("val_"): value for name, value in pl_module.figures("val").items()
         }
+        if not math.isfinite(figures["loss"]):
+            raise TrainingError(
+                f"the loss is {figures['loss']} after epoch {trainer.current_epoch + 1}: training "
+                "has diverged; try a smaller optim.lr, or optim.clip 1"
+            )
         model = pl_module.model
         kept = model.config
         model.config = replace(kept, metrics={**figures, "epoch": trainer.current_epoch + 1})
@@ -215,6 +221,12 @@ class Checkpoints(Callback):
         """Listen no longer."""
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no longer either: Lightning tears callbacks down only after a good end."""
+        self.teardown(trainer, pl_module, "fit")
 
     def _save(self, trainer: Trainer) -> None:
         with replacing(self.path) as fresh:  # Lightning's own writing is not atomic across disks

@@ -39,7 +39,8 @@ class ClassifierTraining(LightningModule):
         if freeze_backbone:
             model.backbone.requires_grad_(False)
         count = model.config.num_classes
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        # A loss that is no number must show in the mean, not be left out of it.
+        self.train_loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.train_rates, self.val_rates = accuracies(count), accuracies(count)
         self.train()  # Lightning keeps the modes that it finds
 

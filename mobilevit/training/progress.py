@@ -54,7 +54,9 @@ class ProgressBar(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
         self.bar.start()
-        self.task = self.bar.add_task("training", total=self.batches, figures="")
+        self.task = self.bar.add_task(
+            "training", total=self.batches, completed=self.done, figures=""
+        )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,6 +94,12 @@ class ProgressBar(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the bar away."""
         self.bar.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Take the bar away here too: Lightning tears callbacks down only after a good end."""
+        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, int]:
         """How far the run is."""

@@ -26,20 +26,23 @@ from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
 from mobilevit.models.classifier import Classifier
 from mobilevit.models.fuse import fuse
 from mobilevit.tasks.classification import judge
+from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.prepare import plan, samples
 from mobilevit.training.result import TrainingResult
 
+CONFIG = "config.yaml"
 DEFAULT_MODEL = "mobilevit_xs"
 LR_NEW, LR_GIVEN = 0.002, 0.001
+FREE_TO_CHANGE = (
+    *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
+    *("data.root", "data.workers", "data.check"),
+)
+"""Options that a resumed run may change: none of them touches what the state in it means."""
 GAP_SAMPLES = 1000
 """How many training pictures are judged, at most, to see the gap to validation."""
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-class TrainingError(ValueError):
-    """A run that can not start or go on as asked; the message says what to do."""
 
 
 def train(
@@ -119,18 +122,20 @@ def train(
     from mobilevit.training.report import write_report
 
     console = Console()
-    if epochs < 1 or batch_size < 1:
-        raise TrainingError("epochs and batch_size must be at least 1")
+    if min(epochs, batch_size, optim.accumulate, 1 if threads is None else threads) < 1:
+        raise TrainingError("epochs, batch_size, threads and optim.accumulate must be at least 1")
     run = Path(out)
     checkpoint = run / "checkpoints" / "last.ckpt"
     _claim(run, checkpoint, resume=resume)
+    if resume:
+        _same_run(run, options)
 
     on = compute_device(device)
     if precision == "fp16" and on.type == "cpu":
         raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
     on_gpu = on.type != "cpu"
     default_threads, default_workers = share_cores(cores(), on_gpu=on_gpu)
-    threads = threads or default_threads
+    threads = default_threads if threads is None else threads
     workers = default_workers if data.workers is None else data.workers
     console.print(
         f"{cores()} cores: {threads} compute thread{'s' * (threads != 1)}, "
@@ -158,7 +163,7 @@ def train(
     schedule = plan(sampler, samples=count, size=size, batch_size=batch_size, seed=seed)
     lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
     steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
-    lr = optim.lr or (LR_GIVEN if weights else LR_NEW)
+    lr = (LR_GIVEN if weights else LR_NEW) if optim.lr is None else optim.lr
     batches = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
     console.print(
         f"{model}: {count} pictures, {epochs} epochs, {steps} steps of {batches}; "
@@ -241,13 +246,46 @@ def _claim(run: Path, checkpoint: Path, *, resume: bool) -> None:
     """See that the run folder is free, or holds what `resume` asks for."""
     if resume and not checkpoint.is_file():
         raise TrainingError(f"{run} holds no run to resume: there is no {checkpoint}")
-    if not resume and run.exists() and any(run.iterdir()):
+    # A run that failed ahead of its first checkpoint has left nothing worth keeping.
+    begun = (run / CONFIG).is_file() and not checkpoint.is_file()
+    if not resume and run.exists() and any(run.iterdir()) and not begun:
         raise TrainingError(f"{run} is not empty; resume the run in it, or choose another out")
+
+
+def _same_run(run: Path, options: dict[str, Any]) -> None:
+    """See that a resumed run is asked for what it was begun with.
+
+    Its position counts batches of a plan that any other option might change.
+    """
+    before, after = (
+        _flat(values) for values in (yaml.safe_load((run / CONFIG).read_text()), _plain(options))
+    )
+    changed = [
+        f"{name} {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted(before.keys() | after.keys())
+        if name not in FREE_TO_CHANGE and before.get(name) != after.get(name)
+    ]
+    if changed:
+        raise TrainingError(
+            f"the run in {run} was begun with other options: {'; '.join(changed)}. A resumed run "
+            f"may change {', '.join(FREE_TO_CHANGE)}; for the rest, begin one from its weights"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options under names with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _write_config(run: Path, options: dict[str, Any]) -> None:
     """Write all options as the recipe that repeats the run."""
-    with replacing(run / "config.yaml") as fresh:
+    with replacing(run / CONFIG) as fresh:
         fresh.write_text(yaml.safe_dump(_plain(options), sort_keys=False))
 
 
@@ -264,7 +302,7 @@ def _note_another_curve(
     run: Path, checkpoint: Path, epochs: int, rate: Callable[[int], float], console: Console
 ) -> None:
     """Warn where a resumed run is of another length, since its learning rates then differ."""
-    before = yaml.safe_load((run / "config.yaml").read_text())["epochs"]
+    before = yaml.safe_load((run / CONFIG).read_text())["epochs"]
     if before == epochs:
         return
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)

@@ -54,6 +54,8 @@ def test_stated_preprocessing_is_not_assumed(tmp_path):
     assert config.preprocessing.channel_order == "bgr"
     assert config.preprocessing.assumed == ()
     assert config.classes is None
+    with pytest.raises(ValueError, match=r"no chanel_order; it has channel_order"):
+        load(tmp_path / "v2.pt", preprocessing={"chanel_order": "bgr"})
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])

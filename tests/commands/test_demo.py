@@ -3,7 +3,7 @@
 import pytest
 
 from mobilevit.commands.demo import demo
-from mobilevit.training.train import TrainingError
+from mobilevit.training.errors import TrainingError
 
 
 def test_the_whole_path_runs_and_says_where_to_look(tmp_path):

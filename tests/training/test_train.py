@@ -20,9 +20,9 @@ from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.files import digest, save
 from mobilevit.data.folder import DataError
 from mobilevit.data.transforms import AugmentOptions
-from mobilevit.training.interrupted import Interrupted
+from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
-from mobilevit.training.train import TrainingError, train
+from mobilevit.training.train import train
 
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 
@@ -181,6 +181,22 @@ def test_a_run_folder_is_not_overwritten_and_resume_needs_one(whole_run, picture
         small(pictures, tmp_path / "none", resume=True)
     with pytest.raises(TrainingError, match="epochs"):
         small(pictures, tmp_path / "none", epochs=0)
+    with pytest.raises(TrainingError, match="accumulate"):
+        small(pictures, tmp_path / "none", optim=OptimOptions(accumulate=0))
+
+
+def test_a_resumed_run_is_the_same_run(whole_run, pictures):
+    before = (whole_run[1] / "config.yaml").read_text()
+    with pytest.raises(TrainingError, match=r"other options: batch_size 6 -> 8; seed 0 -> 1"):
+        small(pictures, whole_run[1], epochs=4, resume=True, batch_size=8, seed=1)
+    assert (whole_run[1] / "config.yaml").read_text() == before
+
+
+def test_a_run_that_failed_at_once_does_not_block_its_folder(pictures, tmp_path):
+    """A loss that is no number is an error, and leaves the folder free."""
+    with pytest.raises(TrainingError, match="diverged"):
+        small(pictures, tmp_path / "run", epochs=1, optim=OptimOptions(lr=1e30))
+    small(pictures, tmp_path / "run", epochs=1)
 
 
 def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(pictures, tmp_path):
@@ -278,7 +294,7 @@ def test_bad_files_are_left_out_on_request(pictures, tmp_path, caplog):  # A26
     )
     assert "3 skipped" in caplog.text
     seen = sum(int(row["batch"]) for row in rows(tmp_path / "run" / "steps.csv"))
-    assert seen <= 9
+    assert 0 < seen <= 9
 
 
 def test_a_class_that_train_lacks_stops_a_run(pictures, tmp_path):  # A23

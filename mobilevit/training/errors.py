@@ -1,8 +1,12 @@
-"""How a run that was asked to stop says so."""
+"""How a run says that it did not come to its end."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+
+class TrainingError(ValueError):
+    """A run that can not start or go on as asked; the message says what to do."""
 
 
 class Interrupted(Exception):  # noqa: N818 as KeyboardInterrupt, it is no error
