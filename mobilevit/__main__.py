@@ -99,7 +99,7 @@ def _call(command: str, function: Callable[..., Any], words: list[str]) -> Any:
         function, skip={name for name, _ in positional}, fail_untyped=False
     )
     words = list(_as_yaml(words, _options(function)))
-    if "--resume" in words:
+    if "--resume" in words or "--resume=true" in words:
         words = [*_recipe_of_run(words), *words]
     words = list(_recipes_first(words))
     values = parser.instantiate(parser.parse_args(words)).as_dict()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mobilevit.checkpoints import authors, timm
-from mobilevit.checkpoints.config import ModelConfig
+from mobilevit.checkpoints.config import ModelConfig, class_names
 from mobilevit.checkpoints.files import is_model_folder, read_folder, read_tensors
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
 from mobilevit.data.preprocessing import Preprocessing
@@ -128,6 +128,28 @@ def load(
     model.config = config
     _fill(model, found, file=str(path), new_head=False)
     return model.eval()
+
+
+def opened(
+    model: str | Path | Classifier,
+    *,
+    classes: str | Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None,
+) -> tuple[Classifier, str]:
+    """The network that a command is given, and what to call it in messages.
+
+    Raises:
+        ValueError: `classes` or `preprocessing` beside a network, which has its own.
+        CheckpointError: see `load`.
+    """
+    if not isinstance(model, Classifier):
+        return load(model, classes=class_names(classes), preprocessing=preprocessing), str(model)
+    if classes is not None or preprocessing:
+        raise ValueError(
+            "classes and preprocessing are for a model that is read from a file; those of a "
+            "network are in its config: model.config = dataclasses.replace(model.config, ...)"
+        )
+    return model, model.name
 
 
 def read_config(path: Path) -> ModelConfig:

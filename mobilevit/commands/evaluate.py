@@ -12,8 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from mobilevit.checkpoints.config import class_names
-from mobilevit.checkpoints.create import load, stated_classes
+from mobilevit.checkpoints.create import opened, stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.tables import render
 from mobilevit.data.check import readable
@@ -105,12 +104,10 @@ def evaluate(
         CheckpointError: the model can not be read.
         ValueError: the model's classes are not known.
     """
-    if isinstance(model, Classifier):
-        network, name = model, model.name
-    else:
-        network = load(model, classes=class_names(classes), preprocessing=preprocessing)
-        name = str(model)
+    network, name = opened(model, classes=classes, preprocessing=preprocessing)
     known = stated_classes(network, name)
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     on = compute_device(device)
     default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
     workers = default_workers if data.workers is None else data.workers

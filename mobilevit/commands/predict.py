@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import glob
+import http.client
 import io
 import itertools
 import json
+import re
+import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,12 +29,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mobilevit.checkpoints.config import class_names
-from mobilevit.checkpoints.create import load, stated_classes
+from mobilevit.checkpoints.create import opened, stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.tables import render
 from mobilevit.data.cores import compute_device, computing_on, cores, set_up_worker, share_cores
-from mobilevit.data.folder import DataError
+from mobilevit.data.folder import DataError, images_below
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
 from mobilevit.data.loader import as_is
 from mobilevit.data.preprocessing import Preprocessing
@@ -52,16 +55,23 @@ class Answer(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
     """What a model sees in one picture."""
 
     source: str
     """The file, the address, or what the picture is called in messages."""
-    answers: tuple[Answer, ...]
-    """All classes, likeliest first; none where the picture could not be read."""
+    classes: tuple[str, ...] = ()
+    """Names of all classes, in the order of the model's outputs."""
+    probabilities: np.ndarray | None = None
+    """For each class its probability, float32 `[K]`; None where the picture could not be read."""
     error: str | None = None
     """Why the picture could not be read."""
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All classes, likeliest first; none where the picture could not be read."""
+        return [] if self.error is not None else self.top(len(self.classes))
 
     def top(self, count: int) -> list[Answer]:
         """The likeliest classes.
@@ -71,7 +81,9 @@ class Prediction:
         """
         if self.error is not None:
             raise ImageError(self.source, self.error)
-        return list(self.answers[:count])
+        assert self.probabilities is not None
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [Answer(self.classes[index], float(self.probabilities[index])) for index in order]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +144,7 @@ class Predictions(Sequence[Prediction]):
         """A table with a head: file, error, class_1, probability_1, class_2, ..."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        width = max((len(item.answers[: self.shown]) for item in self.items), default=0)
+        width = max((min(len(item.classes), self.shown) for item in self.items), default=0)
         ranks = range(1, width + 1)
         head = [f"{column}_{rank}" for rank in ranks for column in ("class", "probability")]
         writer.writerow(["file", "error", *head])
@@ -179,7 +191,8 @@ def predict(
 ) -> Predictions:
     """Classify pictures, with the preprocessing that belongs to the model.
 
-    A picture that can not be read is reported; the others are done.
+    A picture that can not be read is reported, as is a name that stands for nothing; the others
+    are done.
 
     Args:
         model: a model folder, an authors' checkpoint or a timm one; in Python also a network.
@@ -197,63 +210,87 @@ def predict(
         device: where to compute; auto takes a GPU where there is one.
 
     Raises:
-        DataError: a name that stands for nothing: no such file, an empty folder.
+        DataError: no name stands for a picture: no such file, an empty folder.
         CheckpointError: the model can not be read.
-        ValueError: the model's classes are not known.
+        ValueError: the model's classes are not known; an option out of its range.
     """
-    network = (
-        model
-        if isinstance(model, Classifier)
-        else load(model, classes=class_names(classes), preprocessing=preprocessing)
-    )
-    names = stated_classes(network, network.name if isinstance(model, Classifier) else str(model))
+    if min(top, batch_size) < 1 or format not in ("table", "jsonl", "csv"):
+        raise ValueError("top and batch_size are at least 1, format is table, jsonl or csv")
+    network, name = opened(model, classes=classes, preprocessing=preprocessing)
+    names = stated_classes(network, name)
     on = compute_device(device)
-    sources = [source for photo in photos for source in _expand(photo)]
+    sources = _sources(photos)
     few = len(sources) <= batch_size
     default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
     if workers is None:
         workers = 0 if few else default_workers
     threads = threads or (cores() if few and workers == 0 else default_threads)
-    loader = DataLoader(
-        _Pictures(sources, network.config.preprocessing),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=as_is,
-        worker_init_fn=set_up_worker,
-    )
     fused = fuse(network).to(on)
     items: list[Prediction] = []
     console = Console(stderr=True)
     with (
+        tempfile.TemporaryDirectory() as downloads,
         computing_on(threads),
         torch.inference_mode(),
         Progress(transient=True, console=console, disable=few or not console.is_terminal) as bar,
     ):
+        pictures = _Pictures(sources, network.config.preprocessing, Path(downloads))
+        loader = DataLoader(
+            pictures,
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=as_is,
+            worker_init_fn=set_up_worker,
+        )
         task = bar.add_task("predicting", total=len(sources))
         for batch in loader:
             items += _answers(fused, batch, names, on)
             bar.advance(task, len(batch))
-    items = [replace(item, source=_name(s)) for item, s in zip(items, sources, strict=True)]
-    result = Predictions(items=tuple(items), shown=top, format=format)
-    if out is not None:
-        _write(Path(out), result, sources)
+        items = [replace(item, source=_name(s)) for item, s in zip(items, sources, strict=True)]
+        result = Predictions(items=tuple(items), shown=top, format=format)
+        if out is not None:
+            _write(Path(out), result, pictures)
     return result
+
+
+class _Nothing(NamedTuple):
+    """A name that stands for no picture."""
+
+    name: str
+    reason: str
 
 
 class _Pictures(Dataset[Tensor | str]):
     """Pictures as tensors `[3, crop, crop]`, or the reason why one can not be read."""
 
-    def __init__(self, sources: Sequence[Photo], preprocessing: Preprocessing) -> None:
-        self.sources, self.preprocessing = sources, preprocessing
+    def __init__(
+        self, sources: Sequence[Photo | _Nothing], preprocessing: Preprocessing, downloads: Path
+    ) -> None:
+        self.sources, self.preprocessing, self.downloads = sources, preprocessing, downloads
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return self.preprocessing(open_image(_fetched(self.sources[index])))
+            return self.preprocessing(self.picture(index))
         except ImageError as error:
             return error.reason
+
+    def picture(self, index: int) -> Image.Image:
+        """The upright picture; one from the network is fetched once.
+
+        Raises:
+            ImageError: it can not be read, or the server does not give it.
+        """
+        source = self.sources[index]
+        if isinstance(source, _Nothing):
+            raise ImageError(source.name, source.reason)
+        if _is_url(source):
+            address, source = str(source), self.downloads / str(index)
+            if not source.exists():
+                _download(address, source)
+        return open_image(source)
 
 
 def _answers(
@@ -261,24 +298,37 @@ def _answers(
 ) -> list[Prediction]:
     """Predictions for a batch of tensors, with the failed ones where they stood."""
     tensors = [item for item in batch if isinstance(item, Tensor)]
-    rows: Iterator[list[Answer]] = iter(())
+    rows: Iterator[np.ndarray] = iter(())
     if tensors:
-        shares = model(torch.stack(tensors).to(device)).float().softmax(-1).cpu()
-        ordered, order = shares.sort(dim=-1, descending=True, stable=True)
-        rows = (
-            [Answer(names[index], share) for index, share in zip(*pair, strict=True)]
-            for pair in zip(order.tolist(), ordered.tolist(), strict=True)
-        )
+        rows = iter(model(torch.stack(tensors).to(device)).float().softmax(-1).cpu().numpy())
     return [
-        Prediction(source="", answers=(), error=item)
+        Prediction(source="", error=item)
         if isinstance(item, str)
-        else Prediction(source="", answers=tuple(next(rows)))
+        else Prediction(source="", classes=tuple(names), probabilities=next(rows))
         for item in batch
     ]
 
 
-def _is_url(photo: Photo) -> bool:
+def _is_url(photo: Photo | _Nothing) -> bool:
     return isinstance(photo, str) and photo.startswith(("http://", "https://"))
+
+
+def _sources(photos: Sequence[Photo]) -> list[Photo | _Nothing]:
+    """The pictures that names stand for, and the names that stand for none.
+
+    Raises:
+        DataError: all stand for none.
+    """
+    sources: list[Photo | _Nothing] = []
+    for photo in photos:
+        try:
+            sources += _expand(photo)
+        except DataError as error:
+            sources.append(_Nothing(str(photo), str(error)))
+    nothing = [source for source in sources if isinstance(source, _Nothing)]
+    if len(nothing) == len(sources):
+        raise DataError("\n".join(source.reason for source in nothing) or "no pictures are named")
+    return sources
 
 
 def _expand(photo: Photo) -> Sequence[Photo]:
@@ -287,50 +337,63 @@ def _expand(photo: Photo) -> Sequence[Photo]:
         return [photo]
     path = Path(photo)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_EXTENSIONS)
+        found = images_below(path)
         if not found:
             raise DataError(f"{path} has no pictures in it")
         return found
     if path.exists():
         return [path]
     matches = [Path(name) for name in sorted(glob.glob(str(photo), recursive=True))]
-    if not matches:
-        raise DataError(f"{photo}: no such file, folder or pattern with a match")
-    return matches
+    pictures = [
+        match
+        for match in matches
+        if match.suffix.lower() in IMAGE_EXTENSIONS and not match.is_dir()
+    ]
+    if not pictures:
+        raise DataError(f"{photo}: no such file, folder or pattern that a picture matches")
+    return pictures
 
 
-def _fetched(photo: Photo) -> Photo:
-    """The picture, or its bytes from the network.
+def _download(address: str, file: Path) -> None:
+    """Fetch a picture from the network.
 
     Raises:
-        ImageError: the server does not give it.
+        ImageError: the server does not give it, or too much.
     """
-    if not _is_url(photo):
-        return photo
-    name = str(photo)
     try:
-        with urllib.request.urlopen(name, timeout=URL_TIMEOUT) as answer:
+        with urllib.request.urlopen(address, timeout=URL_TIMEOUT) as answer:
             content: bytes = answer.read(MAX_DOWNLOAD + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise ImageError(name, f"can not be downloaded: {error}") from error
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        raise ImageError(address, f"can not be downloaded: {error}") from error
     if len(content) > MAX_DOWNLOAD:
-        raise ImageError(name, f"larger than {MAX_DOWNLOAD // 2**20} MiB")
-    return content
+        raise ImageError(address, f"larger than {MAX_DOWNLOAD // 2**20} MiB")
+    file.write_bytes(content)
 
 
-def _name(photo: Photo) -> str:
-    return str(photo) if isinstance(photo, str | Path) else f"<{type(photo).__name__}>"
+def _name(source: Photo | _Nothing) -> str:
+    if isinstance(source, _Nothing):
+        return source.name
+    return str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
 
 
-def _write(folder: Path, predictions: Predictions, sources: Sequence[Photo]) -> None:
+def _stem(source: Photo | _Nothing) -> str:
+    """What to call the drawn picture: a short name that every file system takes."""
+    if not isinstance(source, str | Path):
+        return "picture"
+    path = (
+        urllib.parse.unquote(urllib.parse.urlsplit(str(source)).path) if _is_url(source) else source
+    )
+    return re.sub(r"[^\w.-]+", "_", Path(path).stem)[:60] or "picture"
+
+
+def _write(folder: Path, predictions: Predictions, pictures: _Pictures) -> None:
     """Write `answers.jsonl`, and each picture with its answer as `NUMBER-NAME.jpg`."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "answers.jsonl") as fresh:
         fresh.write_text(predictions.to_jsonl() + "\n", encoding="utf-8")
-    digits = len(str(len(sources)))
-    for number, (item, source) in enumerate(zip(predictions, sources, strict=True), 1):
-        if item.error is not None:
-            continue
-        stem = "picture" if item.source.startswith("<") else Path(item.source).stem
-        picture = draw_classes(open_image(_fetched(source)), item.top(min(3, predictions.shown)))
-        picture.save(folder / f"{number:0{digits}}-{stem}.jpg", quality=90)
+    digits = len(str(len(pictures)))
+    for index, item in enumerate(predictions):
+        if item.error is None:
+            drawn = draw_classes(pictures.picture(index), item.top(min(3, predictions.shown)))
+            stem = _stem(pictures.sources[index])
+            drawn.save(folder / f"{index + 1:0{digits}}-{stem}.jpg", quality=90)

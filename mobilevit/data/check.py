@@ -254,7 +254,13 @@ def readable(
             f"out by --data.on_bad skip:\n{listing}"
         )
     log.warning("%d skipped:\n%s", len(bad), listing)
-    return tuple(_without(split, bad) for split in splits)
+    left = tuple(_without(split, bad) for split in splits)
+    for before, after in zip(splits, left, strict=True):
+        counts = after.counts()
+        lost = [name for name, count in before.counts().items() if count and not counts[name]]
+        if lost:
+            log.warning("no readable image is left in %s of: %s", before.root, ", ".join(lost))
+    return left
 
 
 def _without(split: Split, bad: Container[Path]) -> Split:

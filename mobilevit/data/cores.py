@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,10 @@ import torch
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores that this process may use, by its affinity and its container's limit."""
+    from joblib import cpu_count  # slow to import
+
+    return int(cpu_count())
 
 
 def share_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:

@@ -76,12 +76,13 @@ def scan(root: str | os.PathLike[str]) -> Split:
     files: dict[str, list[str]] = {}
     ignored: list[str] = []
     loose_images = 0
+    above = _identity(str(root))  # a link back to it would make every class part of this one
     for entry in _visible(root):
         if _is_folder(entry):
             # A name may be stored composed or decomposed (é as one or two characters), depending
             # on the system that wrote it; it is the same class.
             name = unicodedata.normalize("NFC", entry.name)
-            files.setdefault(name, []).extend(_images_below(entry.path, root, ignored))
+            files.setdefault(name, []).extend(_images_below(entry.path, above, ignored))
         else:
             loose_images += _has_image_extension(entry.name)
             ignored.append(entry.path)
@@ -249,9 +250,18 @@ def _why_no_classes(folders: dict[str, list[str]], loose_images: int) -> str:
     return "holds no class folders; one folder of images per class is needed"
 
 
-def _images_below(folder: str, root: Path, ignored: list[str]) -> Iterator[str]:
-    """Paths of the images of a class, at any depth; visible other files go to `ignored`."""
-    seen = {_identity(str(root))}  # a link back to the root would make every class part of this one
+def images_below(folder: str | os.PathLike[str]) -> list[Path]:
+    """List the images in a folder and the folders in it, passing over what `scan` passes over.
+
+    Raises:
+        DataError: a folder can not be listed.
+    """
+    return [Path(path) for path in _images_below(os.fspath(folder), None, [])]
+
+
+def _images_below(folder: str, above: tuple[int, int] | None, ignored: list[str]) -> Iterator[str]:
+    """Paths of images, at any depth; `above` is not entered; other files go to `ignored`."""
+    seen = {above}
     waiting = [folder]
     while waiting:
         current = waiting.pop()

@@ -45,6 +45,34 @@ class AugmentOptions:
     mix_probability: float = 0.5
     """Share of the batches that MixUp or CutMix, one of the two at random, is applied to."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            ValueError: such an option.
+        """
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"augment.scale takes two shares, 0 < low <= high <= 1, not {self.scale}"
+            )
+        low, high = self.ratio
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"augment.ratio takes 0 < low <= high, not {self.ratio}")
+        for name in ("flip", "erase", "mix_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"augment.{name} is a probability in [0, 1], not {getattr(self, name)}"
+                )
+        for name in ("rand_augment", "mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"augment.{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.rand_augment_magnitude <= 30:
+            raise ValueError(
+                "augment.rand_augment_magnitude must be from 0 to 30, "
+                f"not {self.rand_augment_magnitude}"
+            )
+
 
 @contextmanager
 def seeded(*parts: int) -> Iterator[None]:

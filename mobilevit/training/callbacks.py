@@ -41,6 +41,16 @@ class Meter(Callback):
         self.images, self.waited, self.computed = 0, 0.0, 0.0
         self._mark = time.perf_counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the epoch has taken so far."""
+        return {"images": self.images, "waited": self.waited, "computed": self.computed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on measuring, from now."""
+        self.start()
+        self.images = state_dict["images"]
+        self.waited, self.computed = state_dict["waited"], state_dict["computed"]
+
     def _lap(self) -> float:
         now = time.perf_counter()
         lap, self._mark = now - self._mark, now
@@ -141,12 +151,14 @@ class History(Callback):
                 writer.writerows(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both tables."""
-        return {"epochs": self.epochs, "steps": self.steps}
+        """Both tables, and how long the epoch has taken so far."""
+        elapsed = time.perf_counter() - self._begun
+        return {"epochs": self.epochs, "steps": self.steps, "elapsed": elapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with both tables."""
         self.epochs, self.steps = state_dict["epochs"], state_dict["steps"]
+        self._begun = time.perf_counter() - state_dict["elapsed"]
 
 
 class ModelFolders(Callback):

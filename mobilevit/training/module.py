@@ -42,6 +42,9 @@ class ClassifierTraining(LightningModule):
         # A loss that is no number must show in the mean, not be left out of it.
         self.train_loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
         self.train_rates, self.val_rates = accuracies(count), accuracies(count)
+        # In checkpoints, so that the figures of an epoch that was interrupted are of all of it.
+        self.train_loss.persistent(True)
+        self.train_rates.persistent(True)
         self.train()  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> ClassifierTraining:
@@ -53,7 +56,8 @@ class ClassifierTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, its rates set anew at each step."""
-        optimizer = adamw(self.model, self.optim, self.lr)
+        mixed = self.trainer.precision != "32-true"
+        optimizer = adamw(self.model, self.optim, self.lr, mixed=mixed)
         schedule = LambdaLR(optimizer, rate_factor(self.steps, self.optim))
         return {
             "optimizer": optimizer,

@@ -51,9 +51,13 @@ def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list
     ]
 
 
-def adamw(model: nn.Module, options: OptimOptions, lr: float) -> AdamW:
-    """AdamW over the trainable parameters; in its fused form, which no clipping can precede."""
-    return AdamW(parameter_groups(model, options, lr), lr=lr, fused=options.clip is None)
+def adamw(model: nn.Module, options: OptimOptions, lr: float, *, mixed: bool = False) -> AdamW:
+    """AdamW over the trainable parameters, fused where it can be.
+
+    In mixed precision the fused form undoes the loss scale itself, too late for clipping.
+    """
+    fused = not (mixed and options.clip is not None)
+    return AdamW(parameter_groups(model, options, lr), lr=lr, fused=fused)
 
 
 def averaged(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], int], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,20 @@ class DataOptions:
     workers: int | None = None
     """Processes that decode; by default from the number of cores."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, and what would be ignored.
+
+        Raises:
+            ValueError: such an option.
+        """
+        _within("data.val_fraction", self.val_fraction, 0, 1, inclusive=False)
+        _at_least("data.workers", self.workers, 0)
+        if self.name is not None and (self.val_fraction, self.on_bad) != (0.2, "error"):
+            raise ValueError(
+                "data.val_fraction and data.on_bad are for folders of pictures: a data set that "
+                "is opened by data.name has its own splits"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:
@@ -44,6 +59,15 @@ class SamplerOptions:
     rule: BatchRule = "area"
     """How the batch follows the size; see `MultiScaleSchedule`."""
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            ValueError: such an option.
+        """
+        for name in ("min_size", "max_size", "scales", "multiple"):
+            _at_least(f"sampler.{name}", getattr(self, name), 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimOptions:
@@ -61,10 +85,27 @@ class OptimOptions:
     """On all parameters, as the authors' v1 recipe."""
     decay_norms: bool = True
     """Whether the decay is on norms and biases too; the authors' v2 recipe leaves them out."""
-    clip: float | None = None
-    """Largest norm of the gradient."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient; null: any. The paper has none, in batches of 1024; in small
+    batches of changing size single large gradients spoil a run, see docs/training.md."""
     accumulate: int = 1
     """Batches whose gradients are averaged before a step."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            ValueError: such an option.
+        """
+        _at_least("optim.accumulate", self.accumulate, 1)
+        _within("optim.final_lr", self.final_lr, 0, 1)
+        _within("optim.warmup", self.warmup, 0, 1)
+        for name in ("lr", "head_lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"optim.{name} must be above 0, not {value}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"optim.weight_decay must be at least 0, not {self.weight_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +128,13 @@ class NetworkOptions:
     """Inside feed-forward layers."""
     classifier_dropout: float | None = None
     """Before the classifier."""
+
+
+def _within(name: str, value: float, low: float, high: float, *, inclusive: bool = True) -> None:
+    if not (low <= value <= high if inclusive else low < value < high):
+        raise ValueError(f"{name} must be between {low:g} and {high:g}, not {value}")
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")

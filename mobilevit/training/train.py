@@ -122,8 +122,15 @@ def train(
     from mobilevit.training.report import write_report
 
     console = Console()
-    if min(epochs, batch_size, optim.accumulate, 1 if threads is None else threads) < 1:
-        raise TrainingError("epochs, batch_size, threads and optim.accumulate must be at least 1")
+    counts = {"epochs": epochs, "size": size, "batch_size": batch_size, "threads": threads}
+    for name, value in {**counts, "patience": patience}.items():
+        if value is not None and value < 1:
+            raise TrainingError(f"{name} must be at least 1, not {value}")
+    for name, share in (("label_smoothing", label_smoothing), ("ema", ema)):
+        if not 0 <= share < 1:
+            raise TrainingError(f"{name} must be at least 0 and below 1, not {share}")
+    if checkpoint_minutes < 0:
+        raise TrainingError(f"checkpoint_minutes must be at least 0, not {checkpoint_minutes}")
     run = Path(out)
     checkpoint = run / "checkpoints" / "last.ckpt"
     _claim(run, checkpoint, resume=resume)

@@ -40,7 +40,7 @@ def test_figures_are_those_of_single_pictures_by_name(colours, pictures):
 
 
 def test_several_sizes_at_once_from_the_command_line(colours, pictures, tmp_path, capsys):
-    out = tmp_path / "figures.json"
+    out = tmp_path / "new" / "figures.json"
     words = ["evaluate", str(colours), "--data.root", str(pictures), "--sizes", "32,48,40"]
     assert main([*words, "--data.workers", "1", "--out", str(out)]) == 0
     text = capsys.readouterr().out
@@ -103,3 +103,9 @@ def test_corn_leaves_get_the_published_answers(shared):
 def test_preprocessing_can_be_overridden(colours, pictures):
     swapped = evaluate(colours, data=data(pictures), preprocessing={"channel_order": "bgr"})
     assert swapped.metrics.loss != evaluate(colours, data=data(pictures)).metrics.loss
+
+
+def test_options_that_a_network_would_ignore_are_refused(colours, pictures):
+    for ignored in ({"classes": "a,b,c,d"}, {"preprocessing": {"crop": 64}}):
+        with pytest.raises(ValueError, match=r"model\.config"):
+            evaluate(load(colours), data=data(pictures), **ignored)

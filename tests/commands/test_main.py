@@ -149,6 +149,7 @@ def test_every_command_explains_itself(name, capsys):
 
 
 def test_public_names_are_what_they_say():
+    assert set(mobilevit.__all__) <= set(dir(mobilevit))
     for name in mobilevit.__all__:
         assert callable(getattr(mobilevit, name)), name
         assert getattr(mobilevit, name).__name__ == name

@@ -113,6 +113,40 @@ def test_names_that_stand_for_nothing_are_errors(colours, tmp_path, capsys):
     assert "none.jpg: no such file" in capsys.readouterr().err
 
 
+def test_a_mistyped_name_does_not_stop_the_others(colours, pictures, tmp_path, capsys):
+    good, bad = str(pictures / "red" / "0.png"), str(tmp_path / "none.jpg")
+    found = predict(colours, bad, good, out=str(tmp_path / "out"))
+    assert [item.source for item in found] == [bad, good]
+    assert "no such file" in found[0].error and found[1].error is None
+    assert main(["predict", str(colours), bad, good, "--format", "csv"]) == 1
+    assert "no such file" in capsys.readouterr().out
+
+
+def test_folders_and_patterns_give_pictures_alone(colours, pictures):
+    folder = pictures / "red"
+    expected = sorted(str(file) for file in folder.glob("*.png"))
+    (folder / ".hidden.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "album.png").mkdir()
+    for name in (folder, folder / "*"):
+        assert [item.source for item in predict(colours, str(name))] == expected
+
+
+def test_all_classes_stay_at_hand(colours, pictures):
+    found = predict(colours, pictures / "red" / "0.png", top=1)[0]
+    assert len(found.answers) == len(found.classes) == len(found.top(9)) == 4
+    assert sum(answer.probability for answer in found.answers) == pytest.approx(1, abs=1e-5)
+
+
+def test_options_that_a_network_would_ignore_are_refused(colours, pictures):
+    network = load(colours)
+    for ignored in ({"classes": "a,b,c"}, {"preprocessing": {"crop": 64}}):
+        with pytest.raises(ValueError, match=r"model\.config"):
+            predict(network, pictures, **ignored)
+    with pytest.raises(ValueError, match="at least 1"):
+        predict(network, pictures, top=0)
+
+
 def test_a_model_that_is_none_is_an_error(pictures, capsys):
     assert main(["predict", str(pictures), str(pictures)]) == 1
     assert "not a model folder" in capsys.readouterr().err
@@ -122,6 +156,9 @@ def test_a_model_that_is_none_is_an_error(pictures, capsys):
 
 @pytest.fixture
 def server(pictures):
+    """Address of a server of the pictures, and the requests that reach it."""
+    requests = []
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments):
             super().__init__(*arguments, directory=str(pictures))
@@ -129,16 +166,21 @@ def server(pictures):
         def log_message(self, *_):
             pass
 
+        def do_GET(self):
+            requests.append(self.path)
+            super().do_GET()
+
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
+        yield f"http://127.0.0.1:{running.server_address[1]}", requests
         running.shutdown()
 
 
 def test_addresses_are_fetched(colours, pictures, server, tmp_path):
-    found = predict(
-        colours, f"{server}/red/0.png", f"{server}/red/none.png", out=str(tmp_path / "o")
-    )
+    server, requests = server
+    address = f"{server}/red/0.png?a=%2F" + "x" * 300
+    found = predict(colours, address, f"{server}/red/none.png", out=str(tmp_path / "o"))
+    assert len(requests) == 2  # once each
     assert found[0].answers[0].name == by_hand(load(colours), pictures / "red" / "0.png")[0][0]
     assert "404" in found[1].error
     assert (tmp_path / "o" / "1-0.jpg").exists()

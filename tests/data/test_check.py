@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.check import check
-from mobilevit.data.folder import DataError
+from mobilevit.data.check import check, readable
+from mobilevit.data.folder import DataError, scan
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP"}
 
@@ -165,6 +165,16 @@ def test_nothing_readable_is_still_a_report(tmp_path: Path) -> None:
     assert len(report.bad) == 2
     assert report.sizes is None
     assert "2 of 2 files cannot be read" in str(report)
+
+
+def test_a_class_that_skipping_empties_is_named(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(root, "train/emu/1.jpg", b"")
+    split = scan(root / "train")
+    (left,) = readable(split, on_bad="skip", workers=1, progress=False)
+    assert left.counts()["emu"] == 0 and len(left) == len(split) - 1
+    assert "no readable image is left" in caplog.text and caplog.text.rstrip().endswith("emu")
 
 
 def test_workers_and_progress(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,9 @@ def test_an_interrupted_run_resumes_to_the_same_end(
         ours, theirs = load(out / name), load(whole / name)
         assert digest(ours.state_dict()) == digest(theirs.state_dict())
         assert ours.config.metrics == theirs.config.metrics
+    for ours, theirs in zip(rows(out / "metrics.csv"), rows(whole / "metrics.csv"), strict=True):
+        for figure in ("train_loss", "train_top1", "train_top5", "val_loss"):
+            assert float(ours[figure]) == pytest.approx(float(theirs[figure]), rel=1e-6)
     assert result.metrics.loss == expected.metrics.loss
 
 
@@ -181,8 +184,16 @@ def test_a_run_folder_is_not_overwritten_and_resume_needs_one(whole_run, picture
         small(pictures, tmp_path / "none", resume=True)
     with pytest.raises(TrainingError, match="epochs"):
         small(pictures, tmp_path / "none", epochs=0)
-    with pytest.raises(TrainingError, match="accumulate"):
-        small(pictures, tmp_path / "none", optim=OptimOptions(accumulate=0))
+    for name in ("size", "batch_size", "threads", "patience"):
+        with pytest.raises(TrainingError, match=f"{name} must be at least 1"):
+            small(pictures, tmp_path / "none", **{name: 0})
+    for name in ("ema", "label_smoothing"):
+        with pytest.raises(TrainingError, match=name):
+            small(pictures, tmp_path / "none", **{name: 1.0})
+
+
+def test_clipping_works_in_mixed_precision(pictures, tmp_path):
+    small(pictures, tmp_path / "run", epochs=1, precision="bf16", optim=OptimOptions(clip=1.0))
 
 
 def test_a_resumed_run_is_the_same_run(whole_run, pictures):
