@@ -76,6 +76,11 @@ def create_model(
         options = {**found.config.options, **options}
         if classes is None and num_classes == found.config.num_classes:
             classes = found.config.classes
+        elif classes and found.config.classes is None and num_classes == found.config.num_classes:
+            log.warning(
+                "%s does not name its %d classes: the head is kept, and its outputs taken to be %s",
+                *(weights, num_classes, shorten(list(classes), 3)),
+            )
         config = replace(found.config, num_classes=num_classes, classes=classes, metrics={})
     model = build(name, num_classes=num_classes, features_only=features_only, **options)
     model.config = replace(config, options=model.options)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
+GRACE = 30
+"""Seconds that a worker told to terminate goes on."""
+
 
 def cores() -> int:
     """Processor cores that this process may use, by its affinity and its container's limit."""
@@ -61,10 +64,13 @@ def computing_on(threads: int) -> Iterator[None]:
 
 
 def set_up_worker(_: int) -> None:
-    """Set up a loader's worker: it decodes on one core, and leaves Ctrl-C to the main process.
+    """Set up a loader's worker: it decodes on one core, and leaves signals to the main process.
 
-    A terminal sends Ctrl-C to the workers too; one that died of it would take the run with it
-    before its state is saved.
+    A terminal sends Ctrl-C to the workers too, and many a scheduler SIGTERM; a worker that died of
+    it would take the run with it before its state is saved. SIGTERM is obeyed after a while all the
+    same: it is also how the main process, at its own end, gets rid of a worker that still waits.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):  # not on Windows, which has no SIGTERM to obey either
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -93,6 +93,8 @@ class History(Callback):
         self.every = max(1, steps // STEP_ROWS)
         self.epochs: list[dict[str, float]] = []
         self.steps: list[dict[str, float]] = []
+        self.seen: dict[tuple[int, int], tuple[int, int]] = {}
+        """(height, width) -> how many batches, and pictures in them."""
         self._begun, self._lr, self._step = 0.0, 0.0, 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,15 +111,18 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step."""
+        """Count the batch; note the step."""
+        images = batch[0]
+        height, width = images.shape[2:]
+        batches, pictures = self.seen.get((height, width), (0, 0))
+        self.seen[height, width] = (batches + 1, pictures + len(images))
         if trainer.global_step == self._step or trainer.global_step % self.every:
             return
-        images = batch[0]
         row = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
-            "height": images.shape[2],
-            "width": images.shape[3],
+            "height": height,
+            "width": width,
             "batch": len(images),
             "lr": self._lr,
             "loss": float(outputs["loss"]) * trainer.accumulate_grad_batches,
@@ -151,13 +156,19 @@ class History(Callback):
                 writer.writerows(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both tables, and how long the epoch has taken so far."""
+        """The tables, and how long the epoch has taken so far."""
         elapsed = time.perf_counter() - self._begun
-        return {"epochs": self.epochs, "steps": self.steps, "elapsed": elapsed}
+        return {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "seen": self.seen,
+            "elapsed": elapsed,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with both tables."""
         self.epochs, self.steps = state_dict["epochs"], state_dict["steps"]
+        self.seen = state_dict["seen"]
         self._begun = time.perf_counter() - state_dict["elapsed"]
 
 
@@ -219,7 +230,7 @@ class Checkpoints(Callback):
 
     def _ask(self, number: int, frame: Any) -> None:
         if self._asked:
-            raise KeyboardInterrupt
+            raise Interrupted(self.path)
         self._asked = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,13 +10,18 @@ class TrainingError(ValueError):
 
 
 class Interrupted(Exception):  # noqa: N818 as KeyboardInterrupt, it is no error
-    """Training was asked to stop by Ctrl-C or SIGTERM, and its state is saved."""
+    """Training was asked to stop by Ctrl-C or SIGTERM.
+
+    Its state is saved, or at the second Ctrl-C the state of the last time that it was.
+    """
 
     exit_code = 130
 
     def __init__(self, checkpoint: Path) -> None:
-        """`checkpoint` is where the state is."""
+        """`checkpoint` is where the state is, if there is one."""
         super().__init__(
             f"interrupted; the state is in {checkpoint}: the same command with --resume goes on"
+            if checkpoint.is_file()
+            else "interrupted before any state was saved"
         )
         self.checkpoint = checkpoint

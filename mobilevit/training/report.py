@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from io import BytesIO
@@ -227,24 +226,19 @@ def _training(history: History, best: float | None) -> str:
 
 def _sizes(history: History) -> str:
     """How many batches and pictures there were of each size."""
-    batches: Counter[tuple[float, float]] = Counter()
-    pictures: Counter[tuple[float, float]] = Counter()
-    for row in history.steps:
-        size = (row["height"], row["width"])
-        batches[size] += history.every
-        pictures[size] += int(row["batch"]) * history.every
-    total = max(pictures.total(), 1)
+    total = max(sum(pictures for _, pictures in history.seen.values()), 1)
     rows = (
         (
-            f'<th scope="row">{height:.0f} × {width:.0f}</th>',
-            f"<td>{batches[height, width]:,}</td>",
-            _bar(f"{pictures[height, width]:,}", pictures[height, width] / total),
+            f'<th scope="row">{height} × {width}</th>',
+            f"<td>{batches:,}</td>",
+            _bar(f"{pictures:,}", pictures / total),
         )
-        for height, width in sorted(pictures, key=lambda size: (size[0] * size[1], size))
+        for (height, width), (batches, pictures) in sorted(
+            history.seen.items(), key=lambda entry: (entry[0][0] * entry[0][1], entry[0])
+        )
     )
-    sampled = f" Counted at one step in {history.every}." if history.every > 1 else ""
     table = _table("Sizes seen", ("Height × width", "Batches", "Pictures"), rows)
-    return f"<figure>{table}<figcaption>Sizes seen in training.{sampled}</figcaption></figure>"
+    return f"<figure>{table}<figcaption>Sizes seen in training.</figcaption></figure>"
 
 
 def _confusion(metrics: ClassificationMetrics) -> str:

@@ -75,6 +75,14 @@ def test_other_classes_give_a_new_head_and_say_so(authors_file, xxs, caplog):  #
     assert model.config.preprocessing.channel_order == "bgr"
 
 
+def test_a_head_whose_classes_have_no_names_is_kept_aloud(authors_file, xxs, caplog):
+    names = [f"class {number}" for number in range(10)]
+    with caplog.at_level(logging.WARNING):
+        model = create_model("mobilevit_xxs", classes=names, weights=authors_file)
+    assert torch.equal(model.head.weight, xxs["head.weight"])
+    assert "does not name its 10 classes" in caplog.text and "class 0, class 1" in caplog.text
+
+
 def test_without_a_new_head_the_same_is_an_error(authors_file):  # A13, A14
     with pytest.raises(CheckpointError, match=r"head\.weight and head\.bias are for 10 .* not 7"):
         create_model("mobilevit_xxs", num_classes=7, weights=authors_file, new_head=False)

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,11 +141,19 @@ def test_an_interrupted_run_resumes_to_the_same_end(
         for figure in ("train_loss", "train_top1", "train_top5", "val_loss"):
             assert float(ours[figure]) == pytest.approx(float(theirs[figure]), rel=1e-6)
     assert result.metrics.loss == expected.metrics.loss
+    seen = [
+        re.findall(r">(\d+ × \d+<.*?</tr>)", (run / "report.html").read_text(), re.DOTALL)
+        for run in (out, whole)
+    ]
+    assert seen[0] == seen[1] and len(seen[0]) == 2  # 32 and 48 px
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_killed_command_resumes(pictures, tmp_path, number):
-    """SIGTERM to the command, as schedulers send it; Ctrl-C to its workers too, as terminals do.
+@pytest.mark.parametrize(
+    ("number", "kill"),
+    [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
+)
+def test_a_killed_command_resumes(pictures, tmp_path, number, kill):
+    """SIGTERM to the command alone or to its workers too, as schedulers do; Ctrl-C to both.
 
     `--out RUN --resume` says all that is needed to go on.
     """
@@ -163,7 +172,7 @@ def test_a_killed_command_resumes(pictures, tmp_path, number):
     deadline = time.monotonic() + 120
     while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
+    kill(process.pid, number)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "--resume" in err
