@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit.checkpoints.create import create_model, load
     from mobilevit.checkpoints.files import save
+    from mobilevit.commands.convert import convert
     from mobilevit.commands.demo import demo
     from mobilevit.commands.describe import describe
     from mobilevit.commands.evaluate import evaluate
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "check": "mobilevit.data.check",
+    "convert": "mobilevit.commands.convert",
     "create_model": "mobilevit.checkpoints.create",
     "demo": "mobilevit.commands.demo",
     "evaluate": "mobilevit.commands.evaluate",
@@ -36,6 +38,7 @@ _HOMES = {
 
 __all__ = [
     "check",
+    "convert",
     "create_model",
     "demo",
     "describe",

@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": ("mobilevit.commands.evaluate:evaluate", "judge a model on labelled pictures"),
     "predict": ("mobilevit.commands.predict:predict", "say what a model sees in pictures"),
     "check": ("mobilevit.data.check:check", "look at a data set before training on it"),
+    "convert": ("mobilevit.commands.convert:convert", "write a model as others keep theirs"),
     "models": ("mobilevit.commands.describe:describe", "list the networks and what they cost"),
     "demo": ("mobilevit.commands.demo:demo", "train, judge and use a small model, in minutes"),
 }
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mobilevit: there is no command {command!r}\n\n{_overview()}", file=sys.stderr)
         return 2
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("mobilevit").setLevel(logging.INFO)
     module, function = COMMANDS[command][0].split(":")
     try:
         result = _call(command, getattr(importlib.import_module(module), function), words)

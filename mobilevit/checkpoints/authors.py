@@ -2,10 +2,16 @@
 
 The 2021 weights of v1 expect blue-green-red pixels, since the code of that time read images with
 OpenCV. The code behind v2's weights read red-green-blue; that is taken for v2, and said to be
-assumed, because no file states it.
+assumed, because no file states it. So did the code behind v1's later weights, whose files look like
+those of 2021; only the ones that were trained with RangeAugment can be told, by its scalars.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
 
 from mobilevit.checkpoints.keymap import Layout, Row
 from mobilevit.data.preprocessing import Preprocessing
@@ -90,3 +96,16 @@ PREPROCESSING = {
     1: Preprocessing(channel_order="bgr"),
     2: Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
 }
+
+
+def generation(
+    tensors: Mapping[str, Tensor], preprocessing: Preprocessing
+) -> tuple[dict[str, Tensor], Preprocessing]:
+    """Leave out what RangeAugment added, and correct the preprocessing where it did."""
+    kept = {key: value for key, value in tensors.items() if not key.startswith(_RANGE_AUGMENT)}
+    if len(kept) == len(tensors):
+        return kept, preprocessing
+    return kept, replace(preprocessing, channel_order="rgb")
+
+
+_RANGE_AUGMENT = "neural_augmentor."

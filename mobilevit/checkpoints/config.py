@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.data.preprocessing import Preprocessing
@@ -88,14 +89,47 @@ class ModelConfig:
         return config, weights
 
 
+class Stated(NamedTuple):
+    """What a folder of another layout says beside its weights."""
+
+    options: dict[str, Any]
+    """Options of `create_model`."""
+    classes: tuple[str, ...] | None
+    """None where it names none."""
+    preprocessing: Preprocessing | None
+    """None where it says nothing."""
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1000 class names of ImageNet-1k in the usual order, from tench to toilet tissue."""
+    from torchvision.models import MobileNet_V2_Weights
+
+    return tuple(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The same names, with its number behind each that is given more than once.
+
+    ImageNet's lists often have two cranes, a bird and a machine.
+    """
+    counts = Counter(names)
+    return tuple(
+        f"{name} [{index}]" if counts[name] > 1 else name for index, name in enumerate(names)
+    )
+
+
 def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Names as people state them: a sequence, names with commas between, or a file with one a line.
+
+    `imagenet1k` stands for the 1000 names of ImageNet-1k.
 
     Raises:
         ValueError: a file without names.
     """
     if value is None or not isinstance(value, str):
         return None if value is None else tuple(value)
+    if value == "imagenet1k":
+        return imagenet_classes()
     # A file's names may hold commas; it may begin with a byte order mark.
     is_file = Path(value).is_file()
     parts = Path(value).read_text("utf-8-sig").splitlines() if is_file else value.split(",")

@@ -6,30 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor
-
-from mobilevit.checkpoints import authors, timm
 from mobilevit.checkpoints.config import ModelConfig, class_names
-from mobilevit.checkpoints.files import is_model_folder, read_folder, read_tensors
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
+from mobilevit.checkpoints.keymap import CheckpointError, shorten
+from mobilevit.checkpoints.read import Weights, read
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.classifier import Classifier
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.variants import VARIANTS, build
+from mobilevit.models.variants import build
 
 log = logging.getLogger(__name__)
-
-_LAYOUTS: tuple[tuple[Layout, Preprocessing], ...] = (
-    *((layout, authors.PREPROCESSING[layout.version]) for layout in (authors.V1, authors.V2)),
-    *((layout, timm.PREPROCESSING[layout.version]) for layout in (timm.V1, timm.V2)),
-)
-
-
-class _Weights(NamedTuple):
-    config: ModelConfig
-    tensors: dict[str, Tensor]
 
 
 def create_model(
@@ -38,6 +25,7 @@ def create_model(
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
     weights: str | Path | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     new_head: bool = True,
     features_only: bool = False,
     **options: Any,
@@ -52,7 +40,8 @@ def create_model(
         name: a model name; see `list_models`.
         num_classes: length of the logits; by default that of `classes`, or the weights', or 1000.
         classes: names of the classes, in the order of the logits.
-        weights: a model folder, or an authors' or timm checkpoint (`.pt`, `.pth`, `.safetensors`).
+        weights: whatever `load` reads, or a backbone alone.
+        preprocessing: fields of `Preprocessing` that differ from the weights'.
         new_head: whether a head may be new where `weights` are given; if not, that is an error.
         features_only: return the backbone alone, which lists maps in place of logits.
         options: `in_channels`, `out_indices`, `output_stride`, `patch_sizes`, `heads`,
@@ -62,11 +51,10 @@ def create_model(
     Raises:
         ValueError: an unknown name, or an option that does not fit.
         TypeError: an unknown option.
-        FileNotFoundError: no file at `weights`.
-        CheckpointError: the weights can not be read, or do not fit; the message names what.
+        FileNotFoundError, DownloadError, CheckpointError: see `load`.
     """
     classes = None if classes is None else tuple(classes)
-    found = None if weights is None else _read(Path(weights))
+    found = None if weights is None else read(weights)
     if num_classes is None:
         num_classes = len(classes) if classes else found.config.num_classes if found else 1000
     config = ModelConfig(model=name, num_classes=num_classes, classes=classes)
@@ -83,14 +71,14 @@ def create_model(
             )
         config = replace(found.config, num_classes=num_classes, classes=classes, metrics={})
     model = build(name, num_classes=num_classes, features_only=features_only, **options)
-    model.config = replace(config, options=model.options)
+    model.config = _stating(replace(config, options=model.options), preprocessing)
     if found:
         _fill(model, found, file=str(weights), new_head=new_head)
     return model
 
 
 def load(
-    path: str | Path,
+    source: str | Path,
     *,
     classes: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -98,41 +86,50 @@ def load(
     """Read a network with its weights, in evaluation mode.
 
     Args:
-        path: a model folder, an authors' checkpoint or a timm one (`.pt`, `.pth`, `.safetensors`).
+        source: a model folder; a checkpoint of the authors, timm or transformers (a `.pt`, `.pth`
+            or `.safetensors` file, or a folder with its `config.json`); a name that
+            `mobilevit models --pretrained` lists; a Hub id, `owner/name` or `owner/name@revision`;
+            or an address, `https://...`, at whose end `#sha256=` may state the file's digest.
+            What is not here yet is downloaded.
         classes: names of the classes in the order of the logits, where the file has none.
         preprocessing: fields of `Preprocessing` that differ from the file's or its layout's.
 
     Raises:
-        FileNotFoundError: nothing at `path`.
-        CheckpointError: the file can not be read, has no classifier, or does not fit.
+        FileNotFoundError: there is no such file or folder, and it is none of the others.
+        DownloadError: it could not be downloaded.
+        CheckpointError: it can not be read, has no classifier, or does not fit; the message names
+            what.
         ValueError: another number of names than of logits.
     """
-    path = Path(path)
-    found = _read(path)
+    found = read(source)
     if "head.weight" not in found.tensors:
         raise CheckpointError(
-            f"{path} holds a backbone without a classifier; create_model({found.config.model!r}, "
+            f"{source} holds a backbone without a classifier; create_model({found.config.model!r}, "
             "num_classes=..., weights=...) puts a new one on it, to be trained"
         )
     config = found.config
     if classes is not None:
         config = replace(config, classes=tuple(classes))
-    if preprocessing:
-        stated = {**preprocessing}
-        known = {field.name for field in fields(Preprocessing)} - {"assumed"}
-        if unknown := sorted(stated.keys() - known):
-            raise ValueError(
-                f"preprocessing has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
-            )
-        assumed = tuple(name for name in config.preprocessing.assumed if name not in stated)
-        config = replace(
-            config, preprocessing=replace(config.preprocessing, **stated, assumed=assumed)
-        )
+    config = _stating(config, preprocessing)
     model = build(config.model, num_classes=config.num_classes, **config.options)
     assert isinstance(model, Classifier)
     model.config = config
-    _fill(model, found, file=str(path), new_head=False)
+    _fill(model, found, file=str(source), new_head=False)
     return model.eval()
+
+
+def _stating(config: ModelConfig, stated: Mapping[str, Any] | None) -> ModelConfig:
+    """The same with these fields of its preprocessing, which are then no longer assumed."""
+    if not stated:
+        return config
+    known = {field.name for field in fields(Preprocessing)} - {"assumed"}
+    if unknown := sorted(stated.keys() - known):
+        raise ValueError(
+            f"preprocessing has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    rule = config.preprocessing
+    assumed = tuple(name for name in rule.assumed if name not in stated)
+    return replace(config, preprocessing=replace(rule, **stated, assumed=assumed))
 
 
 def opened(
@@ -157,16 +154,6 @@ def opened(
     return model, model.name
 
 
-def read_config(path: Path) -> ModelConfig:
-    """What `create_model` and `load` would take a model folder or a file of weights for.
-
-    Raises:
-        FileNotFoundError: nothing at `path`.
-        CheckpointError: it can not be read, or is of no known layout.
-    """
-    return _read(path).config
-
-
 def stated_classes(model: Classifier, name: str) -> tuple[str, ...]:
     """The class names of a network; `name` is what to call it in the message.
 
@@ -177,50 +164,12 @@ def stated_classes(model: Classifier, name: str) -> tuple[str, ...]:
     if classes is None:
         raise ValueError(
             f"{name} does not say what its {model.config.num_classes} classes are called; state "
-            "them by --classes (names in the order of the outputs, or a file of them)"
+            "them by --classes: names in the order of the outputs, a file of them, or imagenet1k"
         )
     return classes
 
 
-def _read(path: Path) -> _Weights:
-    """Read a model folder or a file of one of the layouts, under our names."""
-    if path.is_dir():
-        if is_model_folder(path):
-            return _Weights(*read_folder(path))
-        hint = f"; did you mean {path / 'model'}?" if is_model_folder(path / "model") else ""
-        raise CheckpointError(f"{path} is a folder, but not a model folder{hint}")
-    tensors = read_tensors(path)
-    known = next((entry for entry in _LAYOUTS if entry[0].matches(tensors)), None)
-    if known is None:
-        raise CheckpointError(
-            f"{path} is of no layout that is known (the authors' or timm's MobileViT classifiers); "
-            f"its tensors are called {shorten(sorted(tensors), 3)}"
-        )
-    layout, preprocessing = known
-    ours = layout.to_ours(tensors)
-    head = ours.get("head.bias")
-    config = ModelConfig(
-        model=_variant(ours, layout.version, path),
-        num_classes=1000 if head is None else len(head),
-        preprocessing=preprocessing,
-        source=f"{path.name}, {layout.name} layout",
-    )
-    return _Weights(config, ours)
-
-
-def _variant(tensors: Mapping[str, Tensor], version: int, path: Path) -> str:
-    """The variant that has this version and last width: no two share both."""
-    last = tensors.get("backbone.stage5.0.project.conv.weight")
-    for name, architecture in VARIANTS.items():
-        if last is not None and (version, len(last)) == (
-            architecture.version,
-            architecture.channels[-1],
-        ):
-            return name
-    raise CheckpointError(f"{path} is a MobileViT v{version} of a width that has no variant here")
-
-
-def _fill(model: Classifier | Backbone, found: _Weights, *, file: str, new_head: bool) -> None:
+def _fill(model: Classifier | Backbone, found: Weights, *, file: str, new_head: bool) -> None:
     """Copy weights into a network, all or nothing.
 
     New are at most the head and the convolution ahead of it, where the file lacks them, and the

@@ -1,25 +1,24 @@
-"""Files of weights, and model folders. Nothing here runs code from a file."""
+"""Model folders: a network's weights and all that belongs to them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
-import pickle
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.checkpoints.tensors import read_tensors
 from mobilevit.models.classifier import Classifier
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -49,44 +48,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, or of a file that `torch.save` wrote, on the CPU.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is neither, or would have to run code to be read.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of weights at {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-    try:
-        with warnings.catch_warnings():
-            # torch warns that it might refuse other pickle protocols; if so, that is said below
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} was refused: reading it would run code that it carries. If you trust where it "
-            "comes from, load it with the program that wrote it and save its tensors alone, by "
-            "safetensors.torch.save_file(tensors, 'weights.safetensors')"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a readable PyTorch file: {error}") from error
-    if isinstance(content, Mapping):
-        for wrapper in ("state_dict", "model"):
-            if isinstance(inner := content.get(wrapper), Mapping):
-                content = inner
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
-        raise CheckpointError(f"{path} holds no plain table of tensors")
-    return dict(content)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -135,7 +96,19 @@ def save(model: Classifier, folder: str | Path) -> Path:
 
 def is_model_folder(path: Path) -> bool:
     """Whether `save` wrote here."""
-    return (path / WEIGHTS).is_file()
+    if not (path / WEIGHTS).is_file():
+        return False
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except (FileNotFoundError, ValueError):
+        config = None
+    if isinstance(config, dict) and "format" in config:
+        return True
+    try:
+        with safe_open(path / WEIGHTS, framework="pt") as file:
+            return "config" in (file.metadata() or {})
+    except SafetensorError:
+        return False
 
 
 def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -144,9 +117,8 @@ def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     Raises:
         CheckpointError: a part is missing, damaged or of another model folder.
     """
-    tensors = read_tensors(folder / WEIGHTS)
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        carried = (file.metadata() or {}).get("config")
+    tensors, _, metadata = read_tensors(folder / WEIGHTS)
+    carried = metadata.get("config")
     path = folder / CONFIG
     if path.is_file():
         config, weights = ModelConfig.from_json(path.read_text(), file=str(path))
@@ -155,7 +127,16 @@ def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         log.warning("%s was left by an earlier save; what %s carries is used", path, WEIGHTS)
     if carried is None:
         raise CheckpointError(f"{folder} has no {CONFIG}: nothing says what its weights are")
-    config, weights = ModelConfig.from_json(carried, file=f"{folder / WEIGHTS} (its metadata)")
+    return read_carried(carried, tensors, file=folder / WEIGHTS), tensors
+
+
+def read_carried(carried: str, tensors: Mapping[str, Tensor], *, file: Path) -> ModelConfig:
+    """The configuration that a file of weights carries in its metadata.
+
+    Raises:
+        CheckpointError: it is not that of these tensors.
+    """
+    config, weights = ModelConfig.from_json(carried, file=f"{file} (its metadata)")
     if weights != digest(tensors):
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged: its tensors are not those it names")
-    return config, tensors
+        raise CheckpointError(f"{file} is damaged: its tensors are not those it names")
+    return config

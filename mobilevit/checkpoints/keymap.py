@@ -1,22 +1,25 @@
 """Translate the tensor names of one layout into another's, by a table that a person can check.
 
 A table's row pairs our name of a module with theirs. `{s}` stands for any number, the same on
-both sides; `{s-1}` for that number less one. What kind of module it is says how the names of its
-tensors follow:
+both sides; `{s-1}` for that number less one. Of rows that fit the same name the first counts. What
+kind of module it is says how the names of its tensors follow:
 
 * `conv_norm`: convolution and batch norm; each layout names the two parts in its own way;
 * `same`: the tensors' own names (`weight`, `bias`) are the same on both sides;
 * `pointwise`: as `same`, but theirs is a 1x1 convolution, `[out, in, 1, 1]`, where ours is a
-  linear layer, `[out, in]`.
+  linear layer, `[out, in]`;
+* `query_key_value`: as `same`, but theirs are three layers, `query`, `key` and `value`, where ours
+  is one, whose rows are theirs in that order.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -27,9 +30,12 @@ class CheckpointError(ValueError):
 class Row(NamedTuple):
     """One kind of module in both layouts."""
 
-    kind: Literal["conv_norm", "same", "pointwise"]
+    kind: Literal["conv_norm", "same", "pointwise", "query_key_value"]
     ours: str
     theirs: str
+
+
+PARTS = ("query", "key", "value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +51,37 @@ class Layout:
     rows: tuple[Row, ...]
 
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename tensors from this layout to ours; the tensors themselves are not copied.
+        """Rename tensors from this layout to ours; only those that are joined are copied.
 
         Raises:
-            CheckpointError: a name that the table does not have.
+            CheckpointError: a name that the table does not have, or a part of a layer without
+                its others.
         """
-        rules = self._rules(reverse=True)
-        result, unknown = {}, []
+        rules = self._rules(self.rows, reverse=True)
+        result: dict[str, Tensor] = {}
+        parts: dict[str, dict[str, Tensor]] = {}
+        unknown = []
         for key, tensor in tensors.items():
             renamed = _rename(key, rules)
             if renamed is None:
                 unknown.append(key)
                 continue
-            name, pointwise = renamed
-            result[name] = tensor.flatten(1) if pointwise and tensor.ndim == 4 else tensor
+            name, kind, part = renamed
+            if kind == "query_key_value":
+                result[name] = tensor  # holds the place until its parts are joined
+                parts.setdefault(name, {})[part] = tensor
+            else:
+                is_conv = kind == "pointwise" and tensor.ndim == 4
+                result[name] = tensor.flatten(1) if is_conv else tensor
         if unknown:
             raise CheckpointError(
                 f"{len(unknown)} tensors have no place in a MobileViT classifier of the "
                 f"{self.name} layout: {shorten(unknown)}"
             )
+        for name, three in parts.items():
+            if lost := [part for part in PARTS if part not in three]:
+                raise CheckpointError(f"{name} is without its {' and '.join(lost)}")
+            result[name] = torch.cat([three[part] for part in PARTS])
         return result
 
     def from_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -72,50 +90,71 @@ class Layout:
         Raises:
             CheckpointError: a name that the table does not have.
         """
-        rules = self._rules(reverse=False)
+        rules = self._rules(self.rows, reverse=False)
         result = {}
         for key, tensor in tensors.items():
             renamed = _rename(key, rules)
             if renamed is None:
                 raise CheckpointError(f"the {self.name} layout has no place for {key}")
-            name, pointwise = renamed
-            result[name] = tensor[:, :, None, None] if pointwise and tensor.ndim == 2 else tensor
+            name, kind, _ = renamed
+            if kind == "query_key_value":
+                layer, leaf = name.rsplit(".", 1)
+                for part, rows in zip(PARTS, tensor.chunk(3), strict=True):
+                    result[f"{layer}.{part}.{leaf}"] = rows.contiguous()
+            else:
+                is_linear = kind == "pointwise" and tensor.ndim == 2
+                result[name] = tensor[:, :, None, None] if is_linear else tensor
         return result
 
-    def matches(self, tensors: Mapping[str, Tensor]) -> bool:
+    def matches(self, tensors: Iterable[str]) -> bool:
         """Whether any tensor that only this version's blocks have carries this layout's name."""
         mark = "transformer.{t}.attention.qkv"
-        rules = [
-            _rule(row.theirs, row.ours, row.kind) for row in self.rows if row.ours.endswith(mark)
-        ]
+        rows = [row for row in self.rows if row.ours.endswith(mark)]
+        rules = self._rules(rows, reverse=True)
         return any(_rename(key, rules) is not None for key in tensors)
 
-    def _rules(self, *, reverse: bool) -> list[tuple[re.Pattern[str], str, str]]:
+    def _rules(self, rows: Iterable[Row], *, reverse: bool) -> list[_Rule]:
         rules = []
-        for kind, ours, theirs in self.rows:
-            pairs = [(ours, theirs)]
+        for kind, ours, theirs in rows:
+            pairs = [(ours, theirs, "")]
             if kind == "conv_norm":
-                pairs = [(f"{ours}.conv", theirs + self.conv), (f"{ours}.norm", theirs + self.norm)]
-            rules += [_rule(b, a, kind) if reverse else _rule(a, b, kind) for a, b in pairs]
+                pairs = [
+                    (f"{ours}.conv", theirs + self.conv, ""),
+                    (f"{ours}.norm", theirs + self.norm, ""),
+                ]
+            elif kind == "query_key_value" and reverse:
+                pairs = [(ours, f"{theirs}.{part}", part) for part in PARTS]
+            rules += [
+                _Rule(_pattern(b), a, kind, part) if reverse else _Rule(_pattern(a), b, kind, part)
+                for a, b, part in pairs
+            ]
         return rules
+
+
+class _Rule(NamedTuple):
+    """A pattern for a tensor's full name in one layout, and the template of the other's."""
+
+    pattern: re.Pattern[str]
+    target: str
+    kind: str
+    part: str
 
 
 _SLOT = re.compile(r"\{([a-z])(-1)?\}")
 
 
-def _rule(source: str, target: str, kind: str) -> tuple[re.Pattern[str], str, str]:
-    """A pattern for a tensor's full name in one layout, and the template of the other's."""
+def _pattern(source: str) -> re.Pattern[str]:
     pattern, end = "", 0
     for slot in _SLOT.finditer(source):
         shift = "m" if slot[2] else "p"
         pattern += re.escape(source[end : slot.start()]) + f"(?P<{slot[1]}_{shift}>\\d+)"
         end = slot.end()
-    pattern += re.escape(source[end:]) + r"\.(?P<leaf>[a-z_]+)"
-    return re.compile(pattern), target + ".{leaf}", kind
+    return re.compile(pattern + re.escape(source[end:]) + r"\.(?P<leaf>[a-z_]+)")
 
 
-def _rename(key: str, rules: list[tuple[re.Pattern[str], str, str]]) -> tuple[str, bool] | None:
-    for pattern, target, kind in rules:
+def _rename(key: str, rules: list[_Rule]) -> tuple[str, str, str] | None:
+    """The other layout's name, and kind and part of the rule that gave it."""
+    for pattern, target, kind, part in rules:
         if not (match := pattern.fullmatch(key)):
             continue
         groups = match.groupdict()
@@ -127,7 +166,7 @@ def _rename(key: str, rules: list[tuple[re.Pattern[str], str, str]]) -> tuple[st
         for name, number in numbers.items():
             target = target.replace(f"{{{name}}}", str(number))
             target = target.replace(f"{{{name}-1}}", str(number - 1))
-        return target.replace("{leaf}", leaf), kind == "pointwise"
+        return f"{target}.{leaf}", kind, part
     return None
 
 

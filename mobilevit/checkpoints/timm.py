@@ -2,13 +2,21 @@
 
 timm's conversion of the authors' v1 weights reversed the input channels of the first convolution,
 so all of its weights take red-green-blue pixels in [0, 1] without mean or std. A file of weights
-does not say how its pictures were resized: the paper's rule is assumed.
+does not say how its pictures were resized: the paper's rule is assumed. In a folder, as on the Hub,
+`config.json` says it.
 """
 
 from __future__ import annotations
 
-from mobilevit.checkpoints.keymap import Layout, Row
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mobilevit.checkpoints.config import ModelConfig, Stated, distinct, imagenet_classes
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.variants import VARIANTS
 
 _SHARED = (
     Row("conv_norm", "backbone.stem", "stem"),
@@ -68,3 +76,101 @@ PREPROCESSING = {
         interpolation="bicubic", assumed=("channel_order", "resize", "crop", "interpolation")
     ),
 }
+
+_IMAGENET = re.compile(r"_in1k(_\d+)?$")
+"""What the tag of weights that end on ImageNet-1k ends with, and perhaps their size in pixels."""
+
+
+def stated(config: Mapping[str, Any], *, version: int, file: str) -> Stated:
+    """What a folder's `config.json` says beside the weights.
+
+    Args:
+        config: its content.
+        version: 1 or 2, of the network.
+        file: what to call the folder in messages.
+
+    Raises:
+        CheckpointError: it asks for what this library's networks or pictures' preparation are not.
+    """
+    arguments = config.get("model_args") or {}
+    if unknown := [
+        key for key in arguments if key not in ("in_chans", "num_classes") and "drop" not in key
+    ]:
+        raise CheckpointError(f"{file}: model_args {', '.join(unknown)} are not known here")
+    own = config.get("pretrained_cfg") or config
+    found: dict[str, Any] = {}
+    if (size := own.get("input_size")) is not None:
+        channels, height, width = size
+        if height != width:
+            raise CheckpointError(f"{file}: input_size {height} x {width} is not square")
+        found["crop"] = width
+        if (share := own.get("crop_pct")) is not None:
+            found["resize"] = math.floor(width / share)  # as timm rounds
+    else:
+        channels = 3
+    if own.get("crop_mode", "center") != "center":
+        raise CheckpointError(f"{file}: crop_mode {own['crop_mode']} is not known here")
+    if (interpolation := own.get("interpolation")) is not None:
+        found["interpolation"] = interpolation
+    for key in ("mean", "std"):
+        if (values := own.get(key)) is not None:
+            found[key] = tuple(map(float, values))
+    fallback = PREPROCESSING[version]
+    if "crop" in found and "resize" not in found:
+        found["resize"] = fallback.at(found["crop"]).resize
+    try:
+        preprocessing = Preprocessing(
+            **{
+                "interpolation": fallback.interpolation,
+                **found,
+                "assumed": tuple(name for name in fallback.assumed if name not in found),
+            }
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    classes = None
+    if labels := config.get("label_names") or own.get("label_names"):
+        names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) else labels
+        classes = distinct([str(name) for name in names])
+    elif config.get("num_classes", own.get("num_classes")) == 1000 and _IMAGENET.search(
+        str(own.get("tag"))
+    ):
+        classes = imagenet_classes()
+    return Stated(
+        options={"in_channels": arguments.get("in_chans", channels)},
+        classes=classes,
+        preprocessing=preprocessing,
+    )
+
+
+def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """File name -> JSON content, of a folder for a network with this configuration.
+
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` opens it.
+    """
+    rule = config.preprocessing
+    arch = VARIANTS[config.model]
+    content: dict[str, Any] = {
+        "architecture": config.model,
+        "num_classes": config.num_classes,
+        "num_features": arch.classifier_channels or arch.channels[-1],
+        "global_pool": "avg",
+    }
+    if config.classes is not None:
+        content["label_names"] = list(config.classes)
+    content["pretrained_cfg"] = {
+        "custom_load": False,
+        "input_size": [3, rule.crop, rule.crop],
+        "fixed_input_size": False,
+        "interpolation": rule.interpolation,
+        # rounded down after division by it: half a pixel more keeps it on the right side
+        "crop_pct": rule.crop / (rule.resize + 0.5) if rule.resize > rule.crop else 1.0,
+        "crop_mode": "center",
+        "mean": list(rule.mean),
+        "std": list(rule.std),
+        "num_classes": config.num_classes,
+        "pool_size": [-(-rule.crop // 32)] * 2,
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+    }
+    return {"config.json": content}

@@ -1,4 +1,4 @@
-"""The command `mobilevit models`: what each network costs, known before it runs.
+"""The command `mobilevit models`: what each network costs, known before it runs; whose weights.
 
 Networks are built on torch's meta device, where a tensor has a shape and no data, so that even the
 largest at 1024 px takes a moment and next to no memory.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -21,6 +21,7 @@ from rich.table import Column, Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobilevit.checkpoints.published import BASE, MIRROR, PUBLISHED, Published
 from mobilevit.commands.memory import STAGES, peak_activations
 from mobilevit.models.classifier import Classifier
 from mobilevit.models.mobilevit import Backbone, MobileViTBlock, MobileViTv2Block, round_up
@@ -176,17 +177,52 @@ class ModelTable:
         return _text(title, _table(("model", *FIGURES), rows), MACS, PEAK)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """The checkpoints that the authors published; `str()` gives a table in plain text."""
+
+    entries: tuple[Published, ...]
+
+    def __str__(self) -> str:
+        """One row for each, and how to use them."""
+        known = list_models()
+        rows = [
+            (
+                entry.name,
+                entry.task,
+                entry.data,
+                f"{entry.metric} {entry.value:g}",
+                f"{entry.size or ''}",
+                "" if entry.parameters is None else f"{entry.parameters:g}",
+                "yes" if entry.model in known and entry.preprocessing else "no",
+                entry.url.removeprefix(BASE),
+            )
+            for entry in self.entries
+        ]
+        heads = ("name", "task", "trained on", "as published, %", "px", "M parameters", "loads")
+        licences = " or ".join(sorted({entry.licence for entry in self.entries}))
+        return _text(
+            "Weights that the authors of MobileViT published, with their own figures",
+            _table((*heads, "source"), rows, left=(0, 1, 2, len(heads))),
+            f"Sources lie under {BASE}, or where the environment variable {MIRROR} says.",
+            f"Licence: {licences}; it holds for these weights and what descends from them.",
+            "A name that loads can stand wherever a model or weights are asked for.",
+        )
+
+
 def describe(
     *,
+    pretrained: bool = False,
     model: str | None = None,
     size: int = 256,
     patch_sizes: tuple[int, int, int] | None = None,
     output_stride: int = 32,
     num_classes: int = 1000,
-) -> ModelTable | ModelSummary:
+) -> ModelTable | ModelSummary | PublishedTable:
     """Say what networks cost: parameters, multiply-accumulates, peak activation memory.
 
     Args:
+        pretrained: list the published checkpoints instead; with `model`, those of this name.
         model: a variant, to see its stages; without it, a table of all variants.
         size: image height and width in pixels, at least 32.
         patch_sizes: patch side in the last three stages; without it, (2, 2, 2).
@@ -196,6 +232,11 @@ def describe(
     Raises:
         ValueError: an unknown model, or an option out of its range.
     """
+    if pretrained:
+        entries = tuple(e for e in PUBLISHED.values() if model is None or e.model == model)
+        if not entries:
+            raise ValueError(f"no published checkpoint is of a model named {model!r}")
+        return PublishedTable(entries=entries)
     if size < 32:
         raise ValueError(f"size must be at least 32 (pixels of an image's side), not {size}")
     measure = partial(
@@ -275,10 +316,13 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:,.1f}"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that is Markdown as well; the first column to the left, the others to the right."""
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)
+) -> str:
+    """A table that is Markdown as well; some columns to the left, the others to the right."""
     columns = (
-        Column(head, justify="right" if index else "left") for index, head in enumerate(heads)
+        Column(head, justify="left" if index in left else "right")
+        for index, head in enumerate(heads)
     )
     table = Table(*columns, box=box.MARKDOWN)
     for row in rows:

@@ -16,8 +16,9 @@ import torch
 import yaml
 from rich.console import Console
 
-from mobilevit.checkpoints.create import create_model, load, read_config
+from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.files import replacing
+from mobilevit.checkpoints.read import read
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.datasets import Samples, SomeSamples, TrainingSet
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
@@ -51,6 +52,7 @@ def train(
     out: str,
     model: str | None = None,
     weights: str | None = None,
+    preprocessing: dict[str, Any] | None = None,
     epochs: int = 30,
     size: int | None = None,
     batch_size: int = 64,
@@ -76,8 +78,10 @@ def train(
         out: run folder to write; must be new, or of the run to resume.
         model: variant to train, see `mobilevit models`; by default that of the weights, or
             mobilevit_xs.
-        weights: start from these: a model folder, an authors' checkpoint or a timm one. The head is
-            new where the classes are others.
+        weights: start from these: a model folder, a checkpoint of the authors, timm or
+            transformers, a published name, a Hub id or a URL. The head is new where the classes are
+            others.
+        preprocessing: fields that differ from the weights' preprocessing, such as channel_order.
         epochs: how often every picture is seen.
         size: base picture size in pixels, at which validation judges; by default that of the
             weights, or 256.
@@ -153,18 +157,19 @@ def train(
     train_samples, val_samples = samples(data, seed=seed, console=console)
     torch.manual_seed(seed)
     if model is None:
-        model = read_config(Path(weights)).model if weights else DEFAULT_MODEL
+        model = read(weights).config.model if weights else DEFAULT_MODEL
     net = create_model(
         model,
         classes=train_samples.classes,
         weights=weights,
+        preprocessing=preprocessing,
         **{key: value for key, value in asdict(network).items() if value is not None},
     )
     assert isinstance(net, Classifier)
     size = size or net.config.preprocessing.crop
     net.config = replace(net.config, preprocessing=net.config.preprocessing.at(size))
-    source = weights or "new weights"
-    net.config = replace(net.config, source=f"trained on {data.name or data.root} from {source}")
+    trained = f"trained on {data.name or data.root} from {net.config.source}"
+    net.config = replace(net.config, source=trained)
 
     count = len(train_samples.labels)
     schedule = plan(sampler, samples=count, size=size, batch_size=batch_size, seed=seed)

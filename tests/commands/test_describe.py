@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mobilevit.checkpoints.published import PUBLISHED
 from mobilevit.commands.describe import ModelSummary, ModelTable, describe
 from mobilevit.commands.memory import ActivationMemory, peak_activations
 from mobilevit.models.variants import build, list_models
@@ -262,3 +263,25 @@ def test_options_out_of_range_are_refused(options, reason):
 def test_results_can_not_be_changed():
     with pytest.raises(FrozenInstanceError):
         summary("mobilevit_xxs", size=32).size = 64
+
+
+def test_published_checkpoints_are_listed_with_their_licence():
+    text = str(describe(pretrained=True))
+    rows = [row for row in text.splitlines() if ".apple_" in row]
+    assert len(rows) == len(PUBLISHED)
+    row = next(row for row in rows if "mobilevit_s.apple_in1k " in row)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [
+        "mobilevit_s.apple_in1k",
+        "classification",
+        "ImageNet-1k",
+        "top-1 78.3",
+        "256",
+        "5.6",
+        "yes",
+        "cvnets/classification/mobilevit_s.pt",
+    ]
+    assert "Apple sample code licence" in text
+    assert len(describe(pretrained=True, model="mobilevit_s").entries) == 4
+    with pytest.raises(ValueError, match="'mobilevit_m'"):
+        describe(pretrained=True, model="mobilevit_m")

@@ -1,0 +1,109 @@
+"""Networks written as the authors', timm or transformers keep theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mobilevit.checkpoints import authors, timm, transformers
+from mobilevit.checkpoints.config import ModelConfig
+from mobilevit.checkpoints.files import WEIGHTS, replacing, save
+from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.models.classifier import Classifier
+from mobilevit.models.variants import VARIANTS
+
+Target = Literal["folder", "authors", "timm", "transformers"]
+
+# Options that change nothing about a trained network's answer.
+_HARMLESS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
+
+
+def write(model: Classifier, out: str | Path, *, to: Target) -> list[str]:
+    """Write a network with its weights, in one step each file.
+
+    Reading it back gives the same tensors, bit for bit, and the same answers: where a layout has
+    one fixed order of channels and the network another, its first convolution's input channels
+    are reversed.
+
+    Args:
+        model: a network of `create_model` or `load`.
+        out: a folder, or a file for `authors`, or for `timm` if it ends in `.safetensors`, `.pt`
+            or `.pth`.
+        to: the layout: `folder` is this library's model folder.
+
+    Returns:
+        What the layout has no place for, in words: its reader has to be told.
+
+    Raises:
+        CheckpointError: the layout can not hold this network.
+        ValueError: `out` has the wrong form for this layout, or see `save`.
+    """
+    out = Path(out)
+    if to == "folder":
+        save(model, out)
+        return []
+    config: ModelConfig = model.config
+    home: Any = {"authors": authors, "timm": timm, "transformers": transformers}[to]
+    is_file = out.suffix in (".safetensors", ".pt", ".pth")
+    if to == "authors" and not is_file:
+        raise ValueError(f"the authors' checkpoints are files: {out} must end in .pt")
+    if to == "transformers" and is_file:
+        raise ValueError(f"transformers keeps a network in a folder, not in a file like {out}")
+    version = VARIANTS[model.name].version
+    if to != "transformers" and (lost := [key for key in config.options if key not in _HARMLESS]):
+        raise CheckpointError(
+            f"{model.name} with {', '.join(lost)} can not be written: its reader would not know"
+        )
+    tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    notes = []
+    custom: str = config.preprocessing.channel_order
+    if to != "transformers":
+        custom = home.PREPROCESSING[version].channel_order
+    if custom != config.preprocessing.channel_order:
+        tensors["backbone.stem.conv.weight"] = tensors["backbone.stem.conv.weight"].flip(1)
+        notes.append(
+            f"channel order {config.preprocessing.channel_order}: the first convolution was "
+            f"reversed for {custom}, which this layout's readers take"
+        )
+    layout = home.V1 if version == 1 else home.V2
+    theirs = {key: value.contiguous() for key, value in layout.from_ours(tensors).items()}
+    if to == "authors" or is_file:
+        notes += _unsaid(config, home.PREPROCESSING[version])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_tensors(theirs, out)
+        return notes
+    described = home.files(config)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_tensors(theirs, out / WEIGHTS)
+    for name, content in described.items():
+        with replacing(out / name) as fresh:
+            fresh.write_text(json.dumps(content, indent=2) + "\n")
+    return notes
+
+
+def _unsaid(config: ModelConfig, custom: Any) -> list[str]:
+    """What a file of tensors alone does not say, or says otherwise by its layout's custom."""
+    rule = config.preprocessing
+    plain = replace(rule, channel_order=custom.channel_order, assumed=custom.assumed)
+    notes = []
+    if config.classes is not None:
+        notes.append(f"the names of its {len(config.classes)} classes")
+    for field in ("resize", "crop", "interpolation", "mean", "std"):
+        if (value := getattr(plain, field)) != getattr(custom, field):
+            notes.append(f"{field} {value}, where its reader takes {getattr(custom, field)}")
+    return notes
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    with replacing(path) as fresh:
+        if path.suffix == ".safetensors":
+            save_file(dict(tensors), fresh, metadata={"format": "pt"})
+        else:
+            torch.save(dict(tensors), fresh)

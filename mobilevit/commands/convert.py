@@ -1,0 +1,58 @@
+"""The command `mobilevit convert`: the same network in another layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilevit.checkpoints.create import opened
+from mobilevit.checkpoints.write import Target, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What was written, and what it does not say."""
+
+    out: Path
+    to: Target
+    model: str
+    source: str
+    """Where the weights come from, in words."""
+    notes: tuple[str, ...]
+    """What the layout has no place for, or was changed to fit it."""
+
+    def __str__(self) -> str:
+        """A few lines."""
+        lines = [f"{self.model} ({self.source}) as {self.to}: {self.out}"]
+        return "\n".join([*lines, *(f"  not in it: {note}" for note in self.notes)])
+
+
+def convert(
+    source: str,
+    out: str,
+    *,
+    to: Target,
+    classes: str | None = None,
+    preprocessing: dict[str, Any] | None = None,
+) -> Conversion:
+    """Write a model in this library's form, or as the authors, timm or transformers keep theirs.
+
+    Args:
+        source: a model folder; a checkpoint or folder of the authors, timm or transformers; a
+            published name, a Hub id or a URL.
+        out: a folder; for `authors` a file (`.pt`), for `timm` either.
+        to: `folder` (a model folder of this library), `authors`, `timm` or `transformers`.
+        classes: names of the classes in the order of the logits, or a file of them, one a line, or
+            `imagenet1k`; where the source has none.
+        preprocessing: fields that differ from the source's, such as `channel_order`.
+
+    Raises:
+        FileNotFoundError: there is no source.
+        ValueError: it can not be read, or the layout can not hold it.
+    """
+    model, _ = opened(source, classes=classes, preprocessing=preprocessing)
+    notes = write(model, out, to=to)
+    return Conversion(
+        out=Path(out), to=to, model=model.name, source=model.config.source, notes=tuple(notes)
+    )

@@ -1,0 +1,285 @@
+"""Downloads from a server that these tests run, through every mishap that a network has."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+
+from mobilevit.checkpoints import download, source, transformers
+from mobilevit.checkpoints.config import imagenet_classes
+from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.download import DownloadError, fetch, from_hub
+from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.checkpoints.published import BASE, MIRROR, PUBLISHED
+from mobilevit.checkpoints.source import located
+from mobilevit.checkpoints.write import write
+
+CONTENT = os.urandom(100_000)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(download, "PAUSE", 0.001)
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    return tmp_path / "hub" / "checkpoints" / "mobilevit"
+
+
+@pytest.fixture
+def url(server) -> str:
+    server.files["/some/weights.pt"] = CONTENT
+    return f"{server.address}/some/weights.pt"
+
+
+def leftovers(cache: Path) -> list[str]:
+    return sorted(
+        path.name for path in cache.rglob("*") if path.is_file() if "lock" not in path.name
+    )
+
+
+def test_a_file_is_fetched_once(server, url, cache, caplog):
+    with caplog.at_level(logging.INFO):
+        path = fetch(url, sha256=DIGEST)
+    assert path.read_bytes() == CONTENT
+    assert path.is_relative_to(cache)
+    assert f"downloading {url}" in caplog.text
+    server.files.clear()
+    assert fetch(url) == fetch(url, sha256=DIGEST) == path
+    assert len(server.requests) == 1
+    assert leftovers(cache) == ["weights.pt"]
+
+
+def test_files_of_one_name_at_two_addresses_are_two(server, url):
+    server.files["/other/weights.pt"] = b"others"
+    assert fetch(url).read_bytes() == CONTENT
+    assert fetch(f"{server.address}/other/weights.pt").read_bytes() == b"others"
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_cut_connection_goes_on_where_it_stopped(server, url, cache, ranges):
+    server.cut_after, server.ranges = 30_000, ranges
+    if not ranges:  # nothing ever gets further than the first bytes
+        with pytest.raises(DownloadError, match=r"connection was cut.*is kept"):
+            fetch(url)
+        server.cut_after = None
+    assert fetch(url, sha256=DIGEST).read_bytes() == CONTENT
+    if ranges:
+        begun = [wanted for _, _, wanted in server.requests]
+        assert begun == [None, "bytes=30000-", "bytes=60000-", "bytes=90000-"]
+    assert leftovers(cache) == ["weights.pt"]
+
+
+def test_a_later_call_goes_on_too(server, url, monkeypatch):
+    server.cut_after = 30_000
+    with monkeypatch.context() as impatient:
+        impatient.setattr(download, "ATTEMPTS", 0)
+        with pytest.raises(DownloadError, match="goes on with it"):
+            fetch(url)
+    server.cut_after = None
+    assert fetch(url).read_bytes() == CONTENT
+    assert server.requests[-1][2] == "bytes=30000-"
+
+
+def test_a_file_that_changes_meanwhile_is_begun_anew(server, url, monkeypatch):
+    server.cut_after = 30_000
+    with monkeypatch.context() as impatient:
+        impatient.setattr(download, "ATTEMPTS", 0)
+        with pytest.raises(DownloadError):
+            fetch(url)
+    server.cut_after = None
+    server.files["/some/weights.pt"] = CONTENT[::-1]
+    assert fetch(url).read_bytes() == CONTENT[::-1]
+
+
+def test_a_server_without_tags_is_begun_anew(server, url, monkeypatch):
+    server.tags = False
+    server.cut_after = 30_000
+    with pytest.raises(DownloadError, match="connection was cut"):
+        fetch(url)
+    server.cut_after = None
+    assert fetch(url).read_bytes() == CONTENT
+    assert {wanted for _, _, wanted in server.requests} == {None}
+
+
+def test_the_wrong_file_is_not_kept(server, url, cache):
+    wrong = "0" * 64
+    with pytest.raises(DownloadError, match=f"its SHA-256 is {DIGEST}, not {wrong}"):
+        fetch(url, sha256=wrong)
+    assert leftovers(cache) == []
+
+
+def test_a_file_that_was_damaged_here_is_fetched_again(server, url, caplog):
+    path = fetch(url, sha256=DIGEST)
+    path.write_bytes(CONTENT[:-1])
+    assert fetch(url, sha256=DIGEST).read_bytes() == CONTENT
+    assert "is fetched again" in caplog.text
+
+
+def test_a_refusal_says_what_to_do(server, url, cache):
+    server.failures["/some/weights.pt"] = [403]
+    with pytest.raises(DownloadError, match=r"was refused: 403 .*save it as .*MOBILEVIT_MIRROR"):
+        fetch(url)
+    assert len(server.requests) == 1
+    assert leftovers(cache) == []
+    with pytest.raises(DownloadError, match="404"):
+        fetch(f"{server.address}/nothing.pt")
+
+
+def test_a_busy_server_is_asked_again(server, url):
+    server.failures["/some/weights.pt"] = [503, 429, 500]
+    assert fetch(url).read_bytes() == CONTENT
+    assert len(server.requests) == 4
+
+
+def test_no_server_is_an_error_that_says_so(server, url):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DownloadError, match=r"could not be downloaded: .*refused"):
+        fetch(url)
+
+
+def xxs(tmp_path, to: str, out: str, num_classes: int = 1000) -> Path:
+    torch.manual_seed(0)
+    model = create_model("mobilevit_xxs", num_classes=num_classes)
+    write(model, tmp_path / out, to=to)
+    return tmp_path / out
+
+
+def test_a_published_name_is_all_it_takes(server, tmp_path, monkeypatch, caplog):
+    entry = PUBLISHED["mobilevit_xxs.apple_in1k"]
+    content = xxs(tmp_path, "authors", "w.pt").read_bytes()
+    server.files[f"/mirror/{entry.path}"] = content
+    monkeypatch.setenv(MIRROR, f"{server.address}/mirror/")
+    with caplog.at_level(logging.INFO):
+        model = load(entry.name)
+    assert "Apple sample code licence" in caplog.text
+    assert model.config.classes == imagenet_classes()
+    assert model.config.preprocessing.channel_order == "bgr"
+    assert model.config.source == f"{entry.name}, {BASE}{entry.path}, Apple sample code licence"
+    server.files.clear()  # works offline afterwards, without the mirror too
+    monkeypatch.delenv(MIRROR)
+    assert load(entry.name).config == model.config
+    tuned = create_model("mobilevit_xxs", num_classes=3, weights=entry.name)
+    assert torch.equal(tuned.backbone.stem.conv.weight, model.backbone.stem.conv.weight)
+
+
+def test_the_file_of_another_network_is_refused(server, tmp_path, monkeypatch):
+    entry = PUBLISHED["mobilevit_s.apple_in1k"]
+    server.files[f"/{entry.path}"] = xxs(tmp_path, "authors", "w.pt").read_bytes()
+    monkeypatch.setenv(MIRROR, server.address)
+    with pytest.raises(CheckpointError, match=r"of mobilevit_s\.apple_in1k holds mobilevit_xxs"):
+        load(entry.name)
+
+
+def test_an_address_is_enough_and_may_state_the_digest(server, tmp_path):
+    content = xxs(tmp_path, "timm", "w.safetensors", 3).read_bytes()
+    server.files["/w.safetensors"] = content
+    address = f"{server.address}/w.safetensors"
+    assert load(address, classes="abc").config.model == "mobilevit_xxs"
+    digest = hashlib.sha256(content).hexdigest()
+    assert load(f"{address}#sha256={digest}", classes="abc").config.num_classes == 3
+    with pytest.raises(DownloadError, match="not the expected file"):
+        load(f"{address}#sha256={digest[::-1]}")
+    with pytest.raises(ValueError, match="64 digits"):
+        load(f"{address}#md5=3")
+
+
+@pytest.fixture
+def hub(server, tmp_path, monkeypatch):
+    """A Hub with one model in transformers' form, and an empty cache."""
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    folder = xxs(tmp_path, "transformers", "theirs", 3)
+    for path in folder.iterdir():
+        server.files[f"/someone/flowers/resolve/main/{path.name}"] = path.read_bytes()
+    return server
+
+
+def test_a_hub_id_is_enough(hub, monkeypatch):
+    model = load("someone/flowers")
+    assert model.config.model == "mobilevit_xxs"
+    assert model.config.preprocessing.assumed == ()
+    asked = len(hub.requests)
+    assert load("someone/flowers").config == model.config
+    assert len(hub.requests) == asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load("someone/flowers").config == model.config
+    with pytest.raises(DownloadError, match=r"neither in the cache nor to be reached"):
+        load("someone/trees")
+
+
+def test_an_older_hub_model_without_a_processor_is_read(hub, tmp_path):
+    base = "/someone/flowers/resolve/main"
+    del hub.files[f"{base}/model.safetensors"], hub.files[f"{base}/preprocessor_config.json"]
+    state = load(tmp_path / "theirs").state_dict()
+    torch.save(transformers.V1.from_ours(state), tmp_path / "w.bin")
+    hub.files[f"{base}/pytorch_model.bin"] = (tmp_path / "w.bin").read_bytes()
+    model = load("someone/flowers")
+    assert model.config.preprocessing.assumed != ()
+    asked = len(hub.requests)
+    assert load("someone/flowers").config == model.config
+    assert len(hub.requests) == asked
+
+
+def test_a_damaged_hub_file_is_found_out(hub):
+    path = from_hub("someone/flowers") / "model.safetensors"
+    blob = path.resolve()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"?")
+    with pytest.raises(DownloadError, match="was damaged"):
+        from_hub("someone/flowers")
+    assert load("someone/flowers").config.num_classes == 3
+
+
+def test_hub_errors_say_what_was_asked(hub):
+    with pytest.raises(DownloadError, match=r"neither model\.safetensors nor"):
+        load("someone/trees")
+    hub.failures["/someone/flowers/resolve/main/config.json"] = [403]
+    with pytest.raises(DownloadError, match=r"no file or folder someone/flowers here.*403"):
+        load("someone/flowers")
+
+
+def test_slips_are_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "from_hub", lambda *_, **__: pytest.fail("asked the Hub"))
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/photos", "weights/mobilevit_s.pt", "./runs/photos", "mobilevit_s", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+            located(name)
+    with pytest.raises(FileNotFoundError):
+        located(Path("someone/flowers"))
+    with pytest.raises(FileNotFoundError, match=r"did you mean mobilevit_s\.apple_in1k"):
+        located("mobilevit_s.aple_in1k")
+
+
+def test_published_networks_that_are_not_here_say_so():
+    with pytest.raises(CheckpointError, match="no such network"):
+        located("maskrcnn_mobilevit_s.apple_coco")
+
+
+@pytest.mark.skipif(
+    "MOBILEVIT_TEST_DOWNLOADS" not in os.environ,
+    reason="downloads 22 MB of published weights; MOBILEVIT_TEST_DOWNLOADS=1 allows it",
+)
+@pytest.mark.parametrize("name", ["mobilevit_s", "mobilevit_xxs"])
+def test_published_weights_of_three_sources_agree(name, monkeypatch):  # A10, A11
+    monkeypatch.undo()  # the usual cache
+    hub = {"mobilevit_s": "apple/mobilevit-small", "mobilevit_xxs": "apple/mobilevit-xx-small"}
+    authors, theirs = load(f"{name}.apple_in1k"), load(hub[name])
+    timm = load(f"timm/{name}.cvnets_in1k")
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        expected = authors(images)
+        assert (theirs(images) - expected).abs().max() < 1e-3
+        assert (timm(images.flip(1)) - expected).abs().max() < 1e-3
+    stem = authors.backbone.stem.conv.weight
+    assert torch.equal(timm.backbone.stem.conv.weight.flip(1), stem)
+    orders = [model.config.preprocessing.channel_order for model in (authors, theirs, timm)]
+    assert orders == ["bgr", "bgr", "rgb"]

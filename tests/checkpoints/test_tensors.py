@@ -1,0 +1,121 @@
+"""Tensors out of files of all kinds."""
+
+import argparse
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.checkpoints.tensors import read_tensors
+
+NEW, OLD = {"a": torch.ones(2)}, {"a": torch.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (NEW, ()),
+        ({"state_dict": NEW, "epoch": 3}, ("its state_dict",)),
+        ({"model": NEW, "optimizer": {}}, ("its model",)),
+        # averaged weights come first: the authors', timm's, torchvision's
+        (
+            {"model_state_dict": OLD, "ema_state_dict": NEW, "best_metric": np.float64(69.0)},
+            ("its ema_state_dict",),
+        ),
+        (
+            {"state_dict": OLD, "state_dict_ema": NEW, "args": argparse.Namespace(lr=0.1)},
+            ("its state_dict_ema",),
+        ),
+        (
+            {"model": OLD, "model_ema": {"n_averaged": torch.tensor(3), "module.a": NEW["a"]}},
+            ("its model_ema", "without the prefix module."),
+        ),
+        ({"ema": {"state_dict": NEW}}, ("its ema", "its state_dict")),
+        ({"state_dict": NEW, "state_dict_ema": None}, ("its state_dict",)),
+        (
+            {"module._orig_mod.a": NEW["a"]},
+            ("without the prefix module.", "without the prefix _orig_mod."),
+        ),
+    ],
+)
+def test_wrappers_and_prefixes_are_seen_through_and_said(tmp_path, content, seen):
+    torch.save(content, tmp_path / "w.pt")
+    found = read_tensors(tmp_path / "w.pt")
+    assert found.tensors.keys() == {"a"}
+    assert found.tensors["a"].tolist() == [1, 1]
+    assert found.seen == seen
+
+
+def test_a_name_that_only_some_tensors_begin_with_stays(tmp_path):
+    save_file({"module.a": NEW["a"], "b": NEW["a"].clone()}, tmp_path / "w.safetensors")
+    found = read_tensors(tmp_path / "w.safetensors")
+    assert found.tensors.keys() == {"module.a", "b"}
+    assert found.seen == ()
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_file_that_would_run_code_is_refused(tmp_path, writer):  # A15
+    mark, path = tmp_path / "mark", tmp_path / "weights.pt"
+    content = {"head.weight": torch.zeros(2), "evil": Hostile(str(mark))}
+    if writer == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match=r"weights\.pt was refused.*save_file"):
+        read_tensors(path)
+    assert not mark.exists()
+
+
+def test_the_same_weights_as_safetensors_load(tmp_path):  # A15
+    save_file(NEW, tmp_path / "w.safetensors", metadata={"format": "pt"})
+    found = read_tensors(tmp_path / "w.safetensors")
+    assert found.tensors["a"].tolist() == [1, 1]
+    assert found.metadata == {"format": "pt"}
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut off", bytes(range(99))])
+def test_unreadable_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        read_tensors(tmp_path / name)
+
+
+def test_a_pickle_within_a_plain_value_is_refused(tmp_path):
+    mark = tmp_path / "mark"
+    inner = argparse.Namespace(evil=Hostile(str(mark)))
+    torch.save({"state_dict": NEW, "args": inner}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="was refused"):
+        read_tensors(tmp_path / "w.pt")
+
+    class Scalar:
+        """A numpy scalar of dtype object, whose bytes are a pickle."""
+
+        def __reduce__(self):
+            scalar = np.float64(0).__reduce__()[0]
+            return scalar, (np.dtype("O"), pickle.dumps(Hostile(str(mark))))
+
+    torch.save({"state_dict": NEW, "best": Scalar()}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"was refused|not a readable"):
+        read_tensors(tmp_path / "w.pt")
+    assert not mark.exists()
+
+
+def test_other_contents_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        read_tensors(tmp_path / "nothing.pt")
+    for content in ([1, 2], {"a": 1}, {"state_dict": {"a": {"b": 3}}}):
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(CheckpointError, match="no plain table of tensors"):
+            read_tensors(tmp_path / "w.pt")
