@@ -1,4 +1,4 @@
-"""The authors' checkpoints: flat state dicts, classifiers of both papers.
+"""The authors' checkpoints: flat state dicts, classifiers and detectors of both papers.
 
 The 2021 weights of v1 expect blue-green-red pixels, since the code of that time read images with
 OpenCV. The code behind v2's weights read red-green-blue; that is taken for v2, and said to be
@@ -92,10 +92,42 @@ V2 = Layout(
     ),
 )
 
+
+def _encoder(layout: Layout) -> tuple[Row, ...]:
+    """A classifier's rows for its backbone, as it stands inside the authors' other networks."""
+    return tuple(
+        row._replace(theirs=f"encoder.{row.theirs}")
+        for row in layout.rows
+        if row.ours.startswith("backbone.")
+    )
+
+
+_SSD_ROWS = (
+    *(
+        Row("conv_norm", f"extra.{index}.{part}", f"extra_layers.os_{stride}.{theirs}")
+        for index, stride in enumerate((64, 128, 256))
+        for part, theirs in (("depthwise", "dw_conv"), ("pointwise", "pw_conv"))
+    ),
+    Row("same", "pool", "extra_layers.os_-1.1.block.conv"),
+    Row("conv_norm", "heads.{h}.project", "ssd_heads.{h}.proj_layer"),
+    Row("conv_norm", "heads.{h}.depthwise", "ssd_heads.{h}.loc_cls_layer.dw_conv"),
+    Row("same", "heads.5.predict", "ssd_heads.5.loc_cls_layer.block.conv"),
+    Row("same", "heads.{h}.predict", "ssd_heads.{h}.loc_cls_layer.pw_conv.block.conv"),
+)
+SSD_V1, SSD_V2 = (
+    replace(layout, head="ssdlite_", rows=(*_encoder(layout), *_SSD_ROWS)) for layout in (V1, V2)
+)
+LAYOUTS = (V1, V2, SSD_V1, SSD_V2)
+
 PREPROCESSING = {
-    1: Preprocessing(channel_order="bgr"),
-    2: Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
+    ("", 1): Preprocessing(channel_order="bgr"),
+    ("", 2): Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
+    ("ssdlite_", 1): Preprocessing(channel_order="bgr", fit="squash", resize=320, crop=320),
+    ("ssdlite_", 2): Preprocessing(
+        interpolation="bicubic", fit="squash", resize=320, crop=320, assumed=("channel_order",)
+    ),
 }
+"""By task's head and version."""
 
 
 def generation(

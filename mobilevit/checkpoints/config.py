@@ -7,12 +7,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.variants import Task
 
 FORMAT = 1
+
+CUSTOM: dict[Task, Preprocessing] = {
+    "classification": Preprocessing(),
+    "detection": Preprocessing(fit="squash", resize=320, crop=320),
+}
+"""How pictures are prepared for new weights: as the papers did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +31,11 @@ class ModelConfig:
     num_classes: int
     options: Mapping[str, Any] = field(default_factory=dict)
     """The options of `create_model` that differ from its defaults."""
-    task: Literal["classification"] = "classification"
+    task: Task = "classification"
     classes: tuple[str, ...] | None = None
     """Class names in the order of the logits; None where nobody has stated them."""
+    category_ids: tuple[int, ...] | None = None
+    """Detection: the classes' numbers in the source's own annotations, such as COCO's."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     source: str = "new weights"
     """Where the weights come from, in words."""
@@ -39,6 +48,10 @@ class ModelConfig:
         Raises:
             ValueError: another number of names than of logits, or a name given twice.
         """
+        if self.category_ids is not None and len(self.category_ids) != self.num_classes:
+            raise ValueError(
+                f"{len(self.category_ids)} category_ids for {self.num_classes} classes"
+            )
         if self.classes is None:
             return
         if len(self.classes) != self.num_classes:
@@ -78,12 +91,10 @@ class ModelConfig:
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in values.pop("preprocessing", {}).items()
             }
-            classes = values.pop("classes", None)
-            config = cls(
-                preprocessing=Preprocessing(**preprocessing),
-                classes=None if classes is None else tuple(classes),
-                **values,
-            )
+            for key in ("classes", "category_ids"):
+                if values.get(key) is not None:
+                    values[key] = tuple(values[key])
+            config = cls(preprocessing=Preprocessing(**preprocessing), **values)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: {error}") from error
         return config, weights
@@ -107,6 +118,15 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])
 
 
+def coco_classes() -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The 80 class names of COCO, and their numbers in its annotations, 1 to 90 with gaps."""
+    from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
+
+    every = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
+    kept = [(name, i) for i, name in enumerate(every) if name not in ("__background__", "N/A")]
+    return tuple(name for name, _ in kept), tuple(number for _, number in kept)
+
+
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
     """The same names, with its number behind each that is given more than once.
 
@@ -121,7 +141,7 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
 def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Names as people state them: a sequence, names with commas between, or a file with one a line.
 
-    `imagenet1k` stands for the 1000 names of ImageNet-1k.
+    `imagenet1k` stands for the 1000 names of ImageNet-1k, `coco` for COCO's 80.
 
     Raises:
         ValueError: a file without names.
@@ -130,6 +150,8 @@ def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
         return None if value is None else tuple(value)
     if value == "imagenet1k":
         return imagenet_classes()
+    if value == "coco":
+        return coco_classes()[0]
     # A file's names may hold commas; it may begin with a byte order mark.
     is_file = Path(value).is_file()
     parts = Path(value).read_text("utf-8-sig").splitlines() if is_file else value.split(",")

@@ -8,15 +8,31 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from mobilevit.checkpoints.config import ModelConfig, class_names
+from torch import Tensor
+
+from mobilevit.checkpoints.config import CUSTOM, ModelConfig, class_names
 from mobilevit.checkpoints.keymap import CheckpointError, shorten
-from mobilevit.checkpoints.read import Weights, read
+from mobilevit.checkpoints.read import Weights, output_count, read
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.classifier import Classifier
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.variants import build
+from mobilevit.models.variants import TASKS, Network, Task, build, split_name
 
 log = logging.getLogger(__name__)
+
+CLASSES: dict[Task, int] = {"classification": 1000, "detection": 80}
+"""Of ImageNet-1k and COCO: what a network is made for where nothing is said."""
+
+CLASS_TENSORS: dict[Task, tuple[str, ...]] = {
+    "classification": ("head.",),
+    "detection": tuple(f"heads.{index}.predict." for index in range(6)),
+}
+"""What the names of the tensors begin with whose shapes count classes."""
+
+MOST_NAMES = 12
+"""Up to so many new tensors are named one by one."""
+
+FRAME = ("fit", "resize", "crop")
+"""The fields of `Preprocessing` that belong to a task more than to weights."""
 
 
 def create_model(
@@ -29,7 +45,7 @@ def create_model(
     new_head: bool = True,
     features_only: bool = False,
     **options: Any,
-) -> Classifier | Backbone:
+) -> Network | Backbone:
     """Build a network, with new weights or with those of a file, in training mode.
 
     Where the weights come from a file, its configuration (preprocessing, and its class names where
@@ -38,7 +54,7 @@ def create_model(
 
     Args:
         name: a model name; see `list_models`.
-        num_classes: length of the logits; by default that of `classes`, or the weights', or 1000.
+        num_classes: by default that of `classes`, or the weights', or ImageNet's 1000 or COCO's 80.
         classes: names of the classes, in the order of the logits.
         weights: whatever `load` reads, or a backbone alone.
         preprocessing: fields of `Preprocessing` that differ from the weights'.
@@ -55,21 +71,37 @@ def create_model(
     """
     classes = None if classes is None else tuple(classes)
     found = None if weights is None else read(weights)
+    head, variant = split_name(name)
+    if found and split_name(found.config.model)[1] != variant:
+        raise CheckpointError(f"{weights} holds {found.config.model}, not {name}")
+    same_head = found is not None and found.config.model == name
     if num_classes is None:
-        num_classes = len(classes) if classes else found.config.num_classes if found else 1000
-    config = ModelConfig(model=name, num_classes=num_classes, classes=classes)
+        theirs = found.config.num_classes if found and same_head else None
+        num_classes = len(classes) if classes else theirs or CLASSES[TASKS[head]]
+    config = ModelConfig(
+        model=name,
+        num_classes=num_classes,
+        classes=classes,
+        task=TASKS[head],
+        preprocessing=CUSTOM[TASKS[head]],
+    )
     if found:
-        if found.config.model != name:
-            raise CheckpointError(f"{weights} holds {found.config.model}, not {name}")
-        options = {**found.config.options, **options}
-        if classes is None and num_classes == found.config.num_classes:
-            classes = found.config.classes
-        elif classes and found.config.classes is None and num_classes == found.config.num_classes:
+        theirs = found.config.num_classes
+        options = {**_kept(found.config.options, same_head), **options}
+        if same_head and classes is None and num_classes == theirs:
+            config = replace(config, classes=found.config.classes)
+        elif same_head and classes and not found.config.classes and num_classes == theirs:
             log.warning(
                 "%s does not name its %d classes: the head is kept, and its outputs taken to be %s",
                 *(weights, num_classes, shorten(list(classes), 3)),
             )
-        config = replace(found.config, num_classes=num_classes, classes=classes, metrics={})
+        rule = found.config.preprocessing
+        if not same_head:  # another task: the pixels as they were, the frame as the task has it
+            custom = config.preprocessing
+            kept = tuple(field for field in rule.assumed if field not in FRAME)
+            frame = {field: getattr(custom, field) for field in FRAME}
+            rule = replace(rule, **frame, assumed=kept)
+        config = replace(config, preprocessing=rule, source=found.config.source)
     model = build(name, num_classes=num_classes, features_only=features_only, **options)
     model.config = _stating(replace(config, options=model.options), preprocessing)
     if found:
@@ -77,12 +109,17 @@ def create_model(
     return model
 
 
+def _kept(options: Mapping[str, Any], same_head: bool) -> dict[str, Any]:
+    """The options of weights that a network of another task has as well."""
+    return {k: v for k, v in options.items() if same_head or k != "classifier_dropout"}
+
+
 def load(
     source: str | Path,
     *,
     classes: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-) -> Classifier:
+) -> Network:
     """Read a network with its weights, in evaluation mode.
 
     Args:
@@ -102,9 +139,10 @@ def load(
         ValueError: another number of names than of logits.
     """
     found = read(source)
-    if "head.weight" not in found.tensors:
+    head = split_name(found.config.model)[0]
+    if output_count(found.tensors, head) is None:
         raise CheckpointError(
-            f"{source} holds a backbone without a classifier; create_model({found.config.model!r}, "
+            f"{source} holds a backbone without a head; create_model({found.config.model!r}, "
             "num_classes=..., weights=...) puts a new one on it, to be trained"
         )
     config = found.config
@@ -112,7 +150,7 @@ def load(
         config = replace(config, classes=tuple(classes))
     config = _stating(config, preprocessing)
     model = build(config.model, num_classes=config.num_classes, **config.options)
-    assert isinstance(model, Classifier)
+    assert not isinstance(model, Backbone)
     model.config = config
     _fill(model, found, file=str(source), new_head=False)
     return model.eval()
@@ -133,18 +171,18 @@ def _stating(config: ModelConfig, stated: Mapping[str, Any] | None) -> ModelConf
 
 
 def opened(
-    model: str | Path | Classifier,
+    model: str | Path | Network,
     *,
     classes: str | Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
-) -> tuple[Classifier, str]:
+) -> tuple[Network, str]:
     """The network that a command is given, and what to call it in messages.
 
     Raises:
         ValueError: `classes` or `preprocessing` beside a network, which has its own.
         CheckpointError: see `load`.
     """
-    if not isinstance(model, Classifier):
+    if isinstance(model, str | Path):
         return load(model, classes=class_names(classes), preprocessing=preprocessing), str(model)
     if classes is not None or preprocessing:
         raise ValueError(
@@ -154,7 +192,7 @@ def opened(
     return model, model.name
 
 
-def stated_classes(model: Classifier, name: str) -> tuple[str, ...]:
+def stated_classes(model: Network, name: str) -> tuple[str, ...]:
     """The class names of a network; `name` is what to call it in the message.
 
     Raises:
@@ -169,35 +207,21 @@ def stated_classes(model: Classifier, name: str) -> tuple[str, ...]:
     return classes
 
 
-def _fill(model: Classifier | Backbone, found: Weights, *, file: str, new_head: bool) -> None:
+def _fill(model: Network | Backbone, found: Weights, *, file: str, new_head: bool) -> None:
     """Copy weights into a network, all or nothing.
 
-    New are at most the head and the convolution ahead of it, where the file lacks them, and the
-    head where it is for other classes.
+    New are at most all that is not backbone, where the file is of another task or a backbone alone,
+    and the tensors that count classes, where it is for others.
     """
     own = model.state_dict()
     tensors = dict(found.tensors)
+    prefix = "backbone."
     if isinstance(model, Backbone):
-        prefix = "backbone."
-        tensors = {
-            key.removeprefix(prefix): value
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
+        tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    elif model.config.model != found.config.model:
+        tensors = {k: v for k, v in tensors.items() if k.startswith(prefix)}
     else:
-        renamed = model.config.classes != found.config.classes and None not in (
-            model.config.classes,
-            found.config.classes,
-        )
-        theirs, wanted = found.config.num_classes, model.config.num_classes
-        if "head.bias" in tensors and (renamed or theirs != wanted):
-            if not new_head:
-                kept = f"{theirs} classes, not {wanted}" if theirs != wanted else "other classes"
-                background = "; is one of them background?" if abs(theirs - wanted) == 1 else ""
-                raise CheckpointError(
-                    f"{file} does not fit: head.weight and head.bias are for {kept}{background}"
-                )
-            del tensors["head.weight"], tensors["head.bias"]
+        _without_other_classes(tensors, model.config, found.config, file=file, new_head=new_head)
     missing = [key for key in own if key not in tensors]
     extra = [key for key in tensors if key not in own]
     wrong = [
@@ -205,11 +229,47 @@ def _fill(model: Classifier | Backbone, found: Weights, *, file: str, new_head: 
         for key in own
         if key in tensors and tensors[key].shape != own[key].shape
     ]
-    lost = [key for key in missing if not new_head or not key.startswith(("head.", "expand."))]
+    is_backbone = isinstance(model, Backbone)
+    lost = [k for k in missing if not new_head or is_backbone or k.startswith(prefix)]
     for fault, names in (("lacks", lost), ("has no place for", extra), ("has", wrong)):
         if names:
             subject = "the model" if fault == "has no place for" else file
             raise CheckpointError(f"{file} does not fit: {subject} {fault} {shorten(names)}")
     model.load_state_dict({**own, **tensors})
     if missing:
-        log.warning("new tensors, not from %s: %s", file, ", ".join(missing))
+        every = {key.partition(".")[0] for key in own} - {"backbone"}
+        whole = [key for key in own if not key.startswith(prefix)] == missing
+        whole = whole and len(missing) > MOST_NAMES
+        named = f"all of {', '.join(sorted(every))}" if whole else ", ".join(missing)
+        log.warning("new tensors, not from %s: %s", file, named)
+
+
+def _without_other_classes(
+    tensors: dict[str, Tensor],
+    wanted: ModelConfig,
+    found: ModelConfig,
+    *,
+    file: str,
+    new_head: bool,
+) -> None:
+    """Take out the tensors that count classes, where the weights are for others than wanted.
+
+    Raises:
+        CheckpointError: no head may be new.
+    """
+    marks = CLASS_TENSORS[wanted.task]
+    keys = [key for key in tensors if key.startswith(marks)]
+    named = None not in (wanted.classes, found.classes) and wanted.classes != found.classes
+    ours, theirs = wanted.num_classes, found.num_classes
+    if not keys or not (named or ours != theirs):
+        return
+    if not new_head:
+        what = f"{theirs} classes, not {ours}" if ours != theirs else "other classes"
+        background = "; is one of them background?" if abs(ours - theirs) == 1 else ""
+        if wanted.task == "detection" and ours != theirs:
+            what = f"{1 + theirs} outputs ({theirs} classes and background), not {1 + ours}"
+        raise CheckpointError(
+            f"{file} does not fit: {' and '.join(keys[-2:])} are for {what}{background}"
+        )
+    for key in keys:
+        del tensors[key]

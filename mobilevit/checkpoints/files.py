@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.tensors import read_tensors
-from mobilevit.models.classifier import Classifier
+from mobilevit.models.mobilevit import Backbone
+from mobilevit.models.variants import Network
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def save(model: Classifier, folder: str | Path) -> Path:
+def save(model: Network, folder: str | Path) -> Path:
     """Write a network as a model folder: `config.json` and `model.safetensors`.
 
     The weights' file carries the configuration too. It is replaced first and in one step, so a
@@ -78,8 +79,8 @@ def save(model: Classifier, folder: str | Path) -> Path:
         ValueError: the network is a backbone alone, or one that `fuse` made: `load` could not
             rebuild it.
     """
-    if not isinstance(model, Classifier):
-        raise ValueError("only a classifier can be saved; a backbone alone has no model folder")
+    if isinstance(model, Backbone):
+        raise ValueError("a backbone alone has no model folder; save the network that it is in")
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise ValueError("a fused network can not be saved; save the one that it was made of")
     folder = Path(folder)

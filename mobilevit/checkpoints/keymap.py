@@ -44,11 +44,18 @@ class Layout:
 
     name: str
     version: int
+    head: str = ""
+    """What stands ahead of the variant in the model's name: nothing, `ssdlite_`."""
     conv: str
     """What a `conv_norm` module is called ahead of its convolution's tensors."""
     norm: str
     """The same for its batch norm."""
     rows: tuple[Row, ...]
+
+    @property
+    def what(self) -> str:
+        """What such a network is called in messages."""
+        return self.head.rstrip("_") or "classifier"
 
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename tensors from this layout to ours; only those that are joined are copied.
@@ -75,7 +82,7 @@ class Layout:
                 result[name] = tensor.flatten(1) if is_conv else tensor
         if unknown:
             raise CheckpointError(
-                f"{len(unknown)} tensors have no place in a MobileViT classifier of the "
+                f"{len(unknown)} tensors have no place in a MobileViT {self.what} of the "
                 f"{self.name} layout: {shorten(unknown)}"
             )
         for name, three in parts.items():

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from mobilevit.checkpoints.config import ModelConfig, imagenet_classes
+from mobilevit.checkpoints import authors
+from mobilevit.checkpoints.config import ModelConfig, coco_classes, imagenet_classes
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.data.preprocessing import Preprocessing
 
@@ -20,9 +22,11 @@ MIRROR = "MOBILEVIT_MIRROR"
 
 LICENCE = "Apple sample code licence"
 
-_V1_2021 = Preprocessing(channel_order="bgr")
+_V1_2021 = authors.PREPROCESSING["", 1]
 _V1_LATER = Preprocessing()
-_V2 = Preprocessing(interpolation="bicubic", assumed=("channel_order",))
+_V2 = authors.PREPROCESSING["", 2]
+_SSD_V1 = authors.PREPROCESSING["ssdlite_", 1]
+_SSD_V2 = authors.PREPROCESSING["ssdlite_", 2]
 _V2_384 = replace(_V2, resize=384, crop=384)
 
 
@@ -44,9 +48,9 @@ class Published:
     path: str
     """Behind `BASE`."""
     preprocessing: Preprocessing | None = None
-    """Of classifiers."""
-    imagenet: bool = False
-    """Whether its classes are ImageNet-1k's."""
+    """None where this library has no such network."""
+    classes: Literal["imagenet1k", "coco"] | None = None
+    """Whose classes it has."""
     sha256: str | None = None
     """Of the file, where it is known."""
     licence: str = LICENCE
@@ -83,9 +87,15 @@ class Published:
         """
         if config.model != self.model:
             raise CheckpointError(f"the file of {self.name} holds {config.model}")
+        classes, numbers = config.classes, config.category_ids
+        if self.classes == "imagenet1k":
+            classes = imagenet_classes()
+        elif self.classes == "coco":
+            classes, numbers = coco_classes()
         return replace(
             config,
-            classes=imagenet_classes() if self.imagenet else config.classes,
+            classes=classes,
+            category_ids=numbers,
             preprocessing=self.preprocessing or config.preprocessing,
             source=f"{self.name}, {self.url}, {self.licence}",
         )
@@ -107,7 +117,7 @@ def _classifiers() -> Iterable[Published]:
             name=name,
             data="ImageNet-1k",
             metric="top-1",
-            imagenet=True,
+            classes="imagenet1k",
             value=value,
             size=256,
             parameters=parameters,
@@ -143,7 +153,7 @@ def _classifiers() -> Iterable[Published]:
                     name=f"{_v2(width)}.apple_{tag}" + ("_384" if pixels == 384 else ""),
                     data=data,
                     metric="top-1",
-                    imagenet=True,
+                    classes="imagenet1k",
                     value=value,
                     size=pixels,
                     parameters=_V2_PARAMETERS[width],
@@ -153,7 +163,9 @@ def _classifiers() -> Iterable[Published]:
 
 
 def _detectors() -> Iterable[Published]:
-    def coco(name: str, value: float, parameters: float, path: str) -> Published:
+    def coco(
+        name: str, value: float, parameters: float, path: str, rule: Preprocessing | None
+    ) -> Published:
         return Published(
             name=f"{name}.apple_coco",
             data="COCO 2017",
@@ -162,11 +174,13 @@ def _detectors() -> Iterable[Published]:
             size=320,
             parameters=parameters,
             path=path,
+            preprocessing=rule,
+            classes="coco",
         )
 
     for size, value, parameters in (("xxs", 19.9, 1.8), ("xs", 24.8, 2.7), ("s", 27.9, 5.7)):
         path = f"cvnets/detection/ssd_mobilevit_{size}_320.pt"
-        yield coco(f"ssdlite_mobilevit_{size}", value, parameters, path)
+        yield coco(f"ssdlite_mobilevit_{size}", value, parameters, path, _SSD_V1)
     for width, value, parameters in (
         ("0.5", 21.24, 2.0),
         ("0.75", 24.57, 3.6),
@@ -177,9 +191,9 @@ def _detectors() -> Iterable[Published]:
         ("2.0", 30.21, 19.1),
     ):
         path = f"cvnets-v2/detection/mobilevitv2/coco-ssd-mobilevitv2-{width}.pt"
-        yield coco(f"ssdlite_{_v2(width)}", value, parameters, path)
+        yield coco(f"ssdlite_{_v2(width)}", value, parameters, path, _SSD_V2)
     path = "cvnets-v2/examples/range_augment/detection/maskrcnn_mobilevit.pt"
-    yield replace(coco("maskrcnn_mobilevit_s", 42.0, 27.35, path), size=None)
+    yield replace(coco("maskrcnn_mobilevit_s", 42.0, 27.35, path, None), size=None)
 
 
 def _segmenters() -> Iterable[Published]:

@@ -27,11 +27,11 @@ from mobilevit.checkpoints.files import (
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
 from mobilevit.checkpoints.source import located
 from mobilevit.checkpoints.tensors import read_tensors
-from mobilevit.models.variants import VARIANTS, build
+from mobilevit.models.variants import VARIANTS, build, task_of
 
 log = logging.getLogger(__name__)
 
-HOMES = {layout: home for home in (authors, timm, transformers) for layout in (home.V1, home.V2)}
+HOMES = {layout: home for home in (authors, timm, transformers) for layout in home.LAYOUTS}
 """Layout -> the module that it is in."""
 
 PROCESSOR = "preprocessor_config.json"
@@ -70,7 +70,9 @@ def _read_folder(path: Path) -> Weights:
     weights = next((path / name for name in _FILES if (path / name).is_file()), None)
     if weights is None:
         hint = f"; did you mean {path / 'model'}?" if is_model_folder(path / "model") else ""
-        raise CheckpointError(f"{path} is a folder without weights ({' or '.join(_FILES)}){hint}")
+        raise CheckpointError(
+            f"{path} is not a model folder: it has no {' or '.join(_FILES)}{hint}"
+        )
     config = _json(path / CONFIG)
     processor = _json(path / PROCESSOR)
     return _read_file(weights, config=config, processor=processor)
@@ -102,12 +104,11 @@ def _read_file(
         log.info("%s: read %s", path, ", ".join(seen))
     layout, tensors = _recognised(tensors, path)
     home = HOMES[layout]
-    preprocessing = home.PREPROCESSING[layout.version]
+    preprocessing = home.PREPROCESSING[layout.head, layout.version]
     if home is authors:
         tensors, preprocessing = authors.generation(tensors, preprocessing)
     ours = layout.to_ours(tensors)
-    head = ours.get("head.bias")
-    count = 1000 if head is None else len(head)
+    count = output_count(ours, layout.head)
     stated = Stated(options={}, classes=None, preprocessing=None)
     if config is not None and home is timm:
         stated = timm.stated(config, version=layout.version, file=str(path.parent))
@@ -115,10 +116,10 @@ def _read_file(
         stated = transformers.stated(
             config, processor, version=layout.version, file=str(path.parent)
         )
-    name = _variant(ours, layout.version, path)
-    architecture = VARIANTS[name]
+    variant = _variant(ours, layout.version, path)
+    name, architecture = layout.head + variant, VARIANTS[variant]
     with torch.device("meta"):  # leaves the options that differ from this library's own
-        options = build(name, num_classes=count, **stated.options).options
+        options = build(name, num_classes=count or 1, **stated.options).options
     for key in ("dropout", "classifier_dropout"):
         if options.get(key) == getattr(architecture, key):
             del options[key]
@@ -127,14 +128,24 @@ def _read_file(
     return Weights(
         ModelConfig(
             model=name,
-            num_classes=count,
+            num_classes=count or 1000,
+            task=task_of(name),
             options=options,
-            classes=classes if head is not None else None,
+            classes=classes if count else None,
             preprocessing=stated.preprocessing or preprocessing,
             source=", ".join([where.name, f"{layout.name} layout", *seen]),
         ),
         ours,
     )
+
+
+def output_count(tensors: Mapping[str, Tensor], head: str) -> int | None:
+    """The classes of tensors under our names, background not counted; None without a head."""
+    if head == "ssdlite_":
+        last = tensors.get("heads.5.predict.bias")
+        return None if last is None else len(last) // 4 - 5
+    last = tensors.get("head.bias")
+    return None if last is None else len(last)
 
 
 def _recognised(tensors: dict[str, Tensor], path: Path) -> tuple[Layout, dict[str, Tensor]]:
@@ -147,7 +158,7 @@ def _recognised(tensors: dict[str, Tensor], path: Path) -> tuple[Layout, dict[st
     if any(key.startswith("backbone.stage") for key in tensors):
         hint = "; they are this library's own, and only a model folder says what they are"
     raise CheckpointError(
-        f"{path} is of no layout that is known (MobileViT classifiers of the authors, timm or "
+        f"{path} is of no layout that is known (MobileViT networks of the authors, timm or "
         f"transformers); its tensors are called {shorten(sorted(tensors), 3)}{hint}"
     )
 

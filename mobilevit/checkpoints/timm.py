@@ -70,9 +70,11 @@ V2 = Layout(
     ),
 )
 
+LAYOUTS = (V1, V2)
+
 PREPROCESSING = {
-    1: Preprocessing(assumed=("resize", "crop", "interpolation")),
-    2: Preprocessing(
+    ("", 1): Preprocessing(assumed=("resize", "crop", "interpolation")),
+    ("", 2): Preprocessing(
         interpolation="bicubic", assumed=("channel_order", "resize", "crop", "interpolation")
     ),
 }
@@ -115,7 +117,7 @@ def stated(config: Mapping[str, Any], *, version: int, file: str) -> Stated:
     for key in ("mean", "std"):
         if (values := own.get(key)) is not None:
             found[key] = tuple(map(float, values))
-    fallback = PREPROCESSING[version]
+    fallback = PREPROCESSING["", version]
     if "crop" in found and "resize" not in found:
         found["resize"] = fallback.at(found["crop"]).resize
     try:

@@ -80,11 +80,13 @@ V2 = Layout(
     ),
 )
 
+LAYOUTS = (V1, V2)
+
 PREPROCESSING = {
-    1: Preprocessing(
+    ("", 1): Preprocessing(
         channel_order="bgr", assumed=("channel_order", "resize", "crop", "interpolation")
     ),
-    2: Preprocessing(
+    ("", 2): Preprocessing(
         interpolation="bicubic", assumed=("channel_order", "resize", "crop", "interpolation")
     ),
 }
@@ -206,7 +208,7 @@ def _preprocessing(values: Mapping[str, Any], version: int, file: str) -> Prepro
         found["interpolation"] = _RESAMPLE[resample]
     if (flip := values.get("do_flip_channel_order")) is not None:
         found["channel_order"] = "bgr" if flip else "rgb"
-    fallback = PREPROCESSING[version]
+    fallback = PREPROCESSING["", version]
     assumed = tuple(name for name in fallback.assumed if name not in found)
     try:
         return Preprocessing(

@@ -16,8 +16,7 @@ from mobilevit.checkpoints import authors, timm, transformers
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.files import WEIGHTS, replacing, save
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.models.classifier import Classifier
-from mobilevit.models.variants import VARIANTS
+from mobilevit.models.variants import Network, architecture, split_name
 
 Target = Literal["folder", "authors", "timm", "transformers"]
 
@@ -25,7 +24,7 @@ Target = Literal["folder", "authors", "timm", "transformers"]
 _HARMLESS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
 
 
-def write(model: Classifier, out: str | Path, *, to: Target) -> list[str]:
+def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
     """Write a network with its weights, in one step each file.
 
     Reading it back gives the same tensors, bit for bit, and the same answers: where a layout has
@@ -56,7 +55,10 @@ def write(model: Classifier, out: str | Path, *, to: Target) -> list[str]:
         raise ValueError(f"the authors' checkpoints are files: {out} must end in .pt")
     if to == "transformers" and is_file:
         raise ValueError(f"transformers keeps a network in a folder, not in a file like {out}")
-    version = VARIANTS[model.name].version
+    version, head = architecture(model.name).version, split_name(model.name)[0]
+    layout = next((one for one in home.LAYOUTS if (one.head, one.version) == (head, version)), None)
+    if layout is None:
+        raise CheckpointError(f"{to} has no {head.rstrip('_')} networks")
     if to != "transformers" and (lost := [key for key in config.options if key not in _HARMLESS]):
         raise CheckpointError(
             f"{model.name} with {', '.join(lost)} can not be written: its reader would not know"
@@ -65,17 +67,16 @@ def write(model: Classifier, out: str | Path, *, to: Target) -> list[str]:
     notes = []
     custom: str = config.preprocessing.channel_order
     if to != "transformers":
-        custom = home.PREPROCESSING[version].channel_order
+        custom = home.PREPROCESSING[head, version].channel_order
     if custom != config.preprocessing.channel_order:
         tensors["backbone.stem.conv.weight"] = tensors["backbone.stem.conv.weight"].flip(1)
         notes.append(
             f"channel order {config.preprocessing.channel_order}: the first convolution was "
             f"reversed for {custom}, which this layout's readers take"
         )
-    layout = home.V1 if version == 1 else home.V2
     theirs = {key: value.contiguous() for key, value in layout.from_ours(tensors).items()}
     if to == "authors" or is_file:
-        notes += _unsaid(config, home.PREPROCESSING[version])
+        notes += _unsaid(config, home.PREPROCESSING[head, version])
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_tensors(theirs, out)
         return notes
@@ -95,7 +96,7 @@ def _unsaid(config: ModelConfig, custom: Any) -> list[str]:
     notes = []
     if config.classes is not None:
         notes.append(f"the names of its {len(config.classes)} classes")
-    for field in ("resize", "crop", "interpolation", "mean", "std"):
+    for field in ("fit", "resize", "crop", "interpolation", "mean", "std"):
         if (value := getattr(plain, field)) != getattr(custom, field):
             notes.append(f"{field} {value}, where its reader takes {getattr(custom, field)}")
     return notes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -22,10 +22,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevit.checkpoints.published import BASE, MIRROR, PUBLISHED, Published
-from mobilevit.commands.memory import STAGES, peak_activations
-from mobilevit.models.classifier import Classifier
+from mobilevit.commands.memory import HEAD, STAGES, peak_activations
 from mobilevit.models.mobilevit import Backbone, MobileViTBlock, MobileViTv2Block, round_up
-from mobilevit.models.variants import architecture, build, list_models
+from mobilevit.models.variants import VARIANTS, architecture, build, list_models
 
 MACS = (
     "MACs: multiplications, each with its addition, in convolutions, linear layers and attention "
@@ -100,13 +99,13 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of the backbone, or the classifier."""
+    """A stage of the backbone, or the head."""
 
     name: str
     shape: tuple[int, ...]
-    """Channels, height and width of the map that it gives; of the classifier, logits alone."""
+    """Channels, height and width of the map that it gives; of the head, its logits."""
     stride: int | None
-    """How many image pixels a map pixel stands for along a side; None for the classifier."""
+    """How many image pixels a map pixel stands for along a side; None for the head."""
     tokens: Tokens | None
     """None where there is no MobileViT block."""
     cost: Cost
@@ -223,7 +222,7 @@ def describe(
 
     Args:
         pretrained: list the published checkpoints instead; with `model`, those of this name.
-        model: a variant, to see its stages; without it, a table of all variants.
+        model: a model name, to see its stages; without it, a table of all variants' classifiers.
         size: image height and width in pixels, at least 32.
         patch_sizes: patch side in the last three stages; without it, (2, 2, 2).
         output_stride: 8, 16 or 32, the coarsest stride.
@@ -246,7 +245,7 @@ def describe(
         output_stride=output_stride,
     )
     if model is None:
-        costs = {name: _total(measure(name, size)) for name in list_models()}
+        costs = {name: _total(measure(name, size)) for name in VARIANTS}
         return ModelTable(size=size, costs=costs)
     stages, doubled = measure(model, size), measure(model, 2 * size)
     return ModelSummary(name=model, size=size, stages=stages, doubled=doubled)
@@ -258,31 +257,46 @@ def _measure(name: str, size: int, *, num_classes: int, **options: Any) -> tuple
         network = build(name, num_classes=num_classes, **options).eval()
         backbone = build(name, features_only=True, **options).eval()
         images = torch.empty(1, 3, size, size)
-    assert isinstance(network, Classifier)
     assert isinstance(backbone, Backbone)
+    assert not isinstance(network, Backbone)
     # Not in inference mode, where attention would reach the counter as one unknown operator.
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(images)
+        said = network(images)
     flops, peaks = counter.get_flop_counts(), peak_activations(network, images)
     with torch.no_grad():
-        shapes = [*(tuple(x.shape[1:]) for x in backbone(images)), (num_classes,)]
-    strides = [*(info.stride for info in backbone.feature_info), None]
+        shapes = [tuple(x.shape[1:]) for x in backbone(images)]
 
-    stages = []
-    for (stage, paths), shape, stride in zip(STAGES.items(), shapes, strides, strict=True):
+    stages: list[Stage] = []
+    kind = type(network).__name__
+    for (stage, paths), shape, info in zip(
+        STAGES.items(), shapes, backbone.feature_info, strict=True
+    ):
         parts = [network.get_submodule(path) for path in paths]
-        macs: Counter[str] = Counter()
-        for path in paths:
-            for operator, count in flops.get(f"Classifier.{path}", {}).items():
-                macs[KINDS[operator]] += count // 2  # a FLOP is a multiplication or an addition
         cost = Cost(
             parameters=sum(weight.numel() for part in parts for weight in part.parameters()),
-            **{kind: macs[kind] for kind in KINDS.values()},
+            **_macs(*(flops.get(f"{kind}.{path}", {}) for path in paths)),
             peak_bytes=peaks[stage],
         )
         tokens = _tokens(parts[-1], shape)
-        stages.append(Stage(name=stage, shape=shape, stride=stride, tokens=tokens, cost=cost))
+        stages.append(Stage(name=stage, shape=shape, stride=info.stride, tokens=tokens, cost=cost))
+    whole, before = _macs(flops["Global"]), _total(stages)
+    head = Cost(
+        parameters=sum(weight.numel() for weight in network.parameters()) - before.parameters,
+        **{kind: count - getattr(before, kind) for kind, count in whole.items()},
+        peak_bytes=peaks[HEAD],
+    )
+    shape = tuple(said.logits.shape[1:]) if hasattr(said, "logits") else tuple(said.shape[1:])
+    stages.append(Stage(name=HEAD, shape=shape, stride=None, tokens=None, cost=head))
     return tuple(stages)
+
+
+def _macs(*flops: Mapping[Any, int]) -> dict[str, int]:
+    """Multiply-accumulates by kind, of counts by operator."""
+    macs: Counter[str] = Counter()
+    for counts in flops:
+        for operator, count in counts.items():
+            macs[KINDS[operator]] += count // 2  # a FLOP is a multiplication or an addition
+    return {kind: macs[kind] for kind in KINDS.values()}
 
 
 def _tokens(stage: nn.Module, shape: tuple[int, ...]) -> Tokens | None:

@@ -11,15 +11,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mobilevit.models.classifier import Classifier
 from mobilevit.models.fuse import fuse
+from mobilevit.models.variants import Network
 
 STAGES = {
     "stem, stage1": ("backbone.stem", "backbone.stage1"),
     **{f"stage{number}": (f"backbone.stage{number}",) for number in (2, 3, 4, 5)},
-    "classifier": ("expand", "head"),
 }
-"""Rows of a summary -> the parts of a `Classifier` that each covers, in the order they run."""
+"""Rows of a summary -> the parts of a network that each covers, in the order they run."""
+HEAD = "head"
+"""The last row: all that follows the backbone."""
 
 
 class ActivationMemory(TorchDispatchMode):
@@ -61,14 +62,17 @@ def _storages(tree: object) -> dict[int, torch.UntypedStorage]:
     return {id(storage): storage for storage in storages}
 
 
-def peak_activations(network: Classifier, images: Tensor) -> dict[str, int]:
-    """The most bytes alive at once in each of `STAGES`; `PEAK` of `describe` is the definition.
+def peak_activations(network: Network, images: Tensor) -> dict[str, int]:
+    """The most bytes alive at once in each of `STAGES` and in the `HEAD`.
+
+    `PEAK` of `describe` is the definition.
 
     Meta tensors take no memory; on other devices this runs the network, with the same answer.
     """
     network, memory = fuse(network), ActivationMemory(images.nbytes)
     for stage, paths in STAGES.items():
         network.get_submodule(paths[0]).register_forward_pre_hook(partial(memory.begin, stage))
+    network.backbone.register_forward_hook(partial(memory.begin, HEAD))
     with torch.inference_mode(), memory:
         network(images)
     return memory.peaks

@@ -18,6 +18,7 @@ They would be cut off anyway, and a strip of 1 x 1500 pixels would take gigabyte
 """
 
 ChannelOrder = Literal["rgb", "bgr"]
+Fit = Literal["crop", "squash"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -25,13 +26,18 @@ Interpolation = Literal["bilinear", "bicubic"]
 class Preprocessing:
     """What happens to a picture before the network sees it; it belongs to the weights.
 
-    The picture is resized until its short side is `resize`, the long side rounded down; then a
-    square of `crop` pixels is cut from its centre (offsets at half a pixel round to even, as
-    torchvision's do: 288x289 gives rows 16 to 271 and columns 16 to 271). Values become
-    `(v / 255 - mean) / std`, v in 0..255; the authors use neither mean nor std.
+    How it gets its size is called `fit`:
+
+    * `crop`: the picture is resized until its short side is `resize`, the long side rounded down;
+      then a square of `crop` pixels is cut from its centre (offsets at half a pixel round to even,
+      as torchvision's do: 288x289 gives rows 16 to 271 and columns 16 to 271);
+    * `squash`: the whole picture becomes a square of `crop` pixels, whatever its shape.
+
+    Values become `(v / 255 - mean) / std`, v in 0..255; the authors use neither mean nor std.
     """
 
     channel_order: ChannelOrder = "rgb"
+    fit: Fit = "crop"
     resize: int = 288
     crop: int = 256
     interpolation: Interpolation = "bilinear"
@@ -48,6 +54,8 @@ class Preprocessing:
         """
         if not 0 < self.crop <= self.resize:
             raise ValueError(f"crop must lie in 1..resize ({self.resize}), not {self.crop}")
+        if self.fit not in ("crop", "squash"):
+            raise ValueError(f"fit must be crop or squash, not {self.fit!r}")
         if self.channel_order not in ("rgb", "bgr"):
             raise ValueError(f"channel_order must be rgb or bgr, not {self.channel_order!r}")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -62,6 +70,8 @@ class Preprocessing:
     def frame(self, image: Image.Image) -> Image.Image:
         """Resize and crop: any RGB picture to one of `crop` x `crop` pixels."""
         mode = v2.InterpolationMode(self.interpolation)
+        if self.fit == "squash":
+            return TF.resize(image, [self.crop, self.crop], mode)
         longest = LONGEST * min(image.size)
         if max(image.size) > longest:
             sides = [min(side, longest) for side in (image.height, image.width)]

@@ -5,12 +5,17 @@ Maps are `[B, C, H, W]` tensors, kept channels-last in memory; tokens are `[...,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Activation = Callable[..., Tensor]
+"""A function of torch.nn.functional with an `inplace` argument: `silu`, `relu`."""
+
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm and, unless `act=False`, SiLU.
+    """Convolution without bias, batch norm and, unless `act` is None, an activation.
 
     Padding keeps the size at stride 1; stride 2 maps a side of n to ceil(n / 2).
     """
@@ -24,7 +29,7 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        act: bool = True,
+        act: Activation | None = F.silu,
     ) -> None:
         """Build the three parts; `groups=in_channels` makes the convolution depthwise."""
         super().__init__()
@@ -45,7 +50,7 @@ class ConvNormAct(nn.Module):
         """`[B, C_in, H, W]` -> `[B, C_out, H', W']`."""
         x = self.norm(self.conv(x))
         # In place only without a graph: autograd needs the value that SiLU would overwrite.
-        return F.silu(x, inplace=not x.requires_grad) if self.act else x
+        return x if self.act is None else self.act(x, inplace=not x.requires_grad)
 
 
 class InvertedResidual(nn.Module):
@@ -67,7 +72,7 @@ class InvertedResidual(nn.Module):
         self.depthwise = ConvNormAct(
             hidden, hidden, kernel_size=3, stride=stride, dilation=dilation, groups=hidden
         )
-        self.project = ConvNormAct(hidden, out_channels, act=False)
+        self.project = ConvNormAct(hidden, out_channels, act=None)
         self.shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class MobileViTv2Block(nn.Module):
             )
         )
         self.norm = SampleNorm(dim)
-        self.global_project = ConvNormAct(dim, channels, act=False)
+        self.global_project = ConvNormAct(dim, channels, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, C, H', W']`, both sides rounded up to whole patches."""

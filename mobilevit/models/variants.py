@@ -1,16 +1,25 @@
-"""Names to networks: the variants of the two papers, and the options that their ablations vary."""
+"""Names to networks: the variants of the two papers, and the options that their ablations vary.
+
+A variant's own name is its classifier; `ssdlite_` ahead of it makes a detector.
+"""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 
 from mobilevit.models.classifier import Classifier
 from mobilevit.models.layers import initialise, make_divisible
 from mobilevit.models.mobilevit import Architecture, Backbone, BlockOptions
+from mobilevit.models.ssdlite import SSDLite, initialise_heads
+
+Task: TypeAlias = Literal["classification", "detection"]
+Network: TypeAlias = Classifier | SSDLite
+"""A network that does a task, as model folders hold it."""
 
 
 def _v1(
@@ -66,22 +75,45 @@ VARIANTS: dict[str, Architecture] = {
 """MobileViT: Table 4 of the paper. MobileViTv2: all channels scale with the width."""
 
 
+TASKS: dict[str, Task] = {"": "classification", "ssdlite_": "detection"}
+"""What stands ahead of a variant's name -> what the network does."""
+
+
 def list_models() -> list[str]:
     """The names that `create_model` takes."""
-    return list(VARIANTS)
+    return [head + variant for head in TASKS for variant in VARIANTS]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """A model name -> the head ahead of it (a key of `TASKS`) and the variant.
+
+    Raises:
+        ValueError: there is no such model; the message names near ones, or all variants.
+    """
+    for head in TASKS:
+        if (variant := name.removeprefix(head)) in VARIANTS and name == head + variant:
+            return head, variant
+    near = difflib.get_close_matches(name, list_models(), n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(VARIANTS)}"
+    raise ValueError(f"there is no model named {name!r}; {hint}")
+
+
+def task_of(name: str) -> Task:
+    """What the network of this name does.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    return TASKS[split_name(name)[0]]
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of variant `name`.
+    """The architecture of a model's backbone.
 
     Raises:
-        ValueError: there is no such variant; the message names near ones, or all.
+        ValueError: there is no such model; the message names near ones, or all variants.
     """
-    if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(VARIANTS)}"
-        raise ValueError(f"there is no model named {name!r}; {hint}")
-    return VARIANTS[name]
+    return VARIANTS[split_name(name)[1]]
 
 
 def build(
@@ -100,12 +132,12 @@ def build(
     attention_dropout: float = 0.0,
     ffn_dropout: float = 0.0,
     classifier_dropout: float | None = None,
-) -> Classifier | Backbone:
+) -> Network | Backbone:
     """Build a network with the paper's initial weights, in training mode, channels-last.
 
     Args:
-        name: a variant; see `list_models`.
-        num_classes: length of the logits.
+        name: see `list_models`.
+        num_classes: length of the logits; in detection, background comes on top.
         in_channels: channels of an image.
         features_only: return the backbone alone, which lists maps in place of logits.
         out_indices: which of the five stages' maps a backbone lists, 0 to 4.
@@ -125,7 +157,10 @@ def build(
         ValueError: an unknown name, or an option out of its range or of no meaning to the variant.
     """
     given = {key: value for key, value in locals().items() if key not in ("name", "features_only")}
-    arch = architecture(name)
+    head, variant = split_name(name)
+    arch = VARIANTS[variant]
+    if head and classifier_dropout is not None:
+        raise ValueError(f"{name} has no classifier: classifier_dropout is no option of it")
     if arch.version == 2 and (heads != 4 or not fusion):
         raise ValueError(f"{name} has one attention head and no fusion: neither is an option of it")
     if kernel_size < 1 or kernel_size % 2 == 0:
@@ -146,22 +181,29 @@ def build(
         )
         for patch, count in zip(patch_sizes, stage_heads, strict=True)
     )
+    listed = {"": (4,), "ssdlite_": (3, 4)}[head]
     backbone = Backbone(
         arch,
         in_channels=in_channels,
         output_stride=output_stride,
         blocks=(first, second, third),
-        out_indices=tuple(out_indices) if features_only else (4,),
+        out_indices=tuple(out_indices) if features_only else listed,
     )
-    model: Classifier | Backbone = backbone
-    if not features_only:
+    model: Network | Backbone = backbone
+    if features_only:
+        initialise(model)
+    elif head == "ssdlite_":
+        model = SSDLite(backbone, num_classes=num_classes)
+        initialise(backbone)
+        initialise_heads(model)
+    else:
         model = Classifier(
             backbone,
             num_classes=num_classes,
             channels=arch.classifier_channels,
             dropout=arch.classifier_dropout if classifier_dropout is None else classifier_dropout,
         )
-    initialise(model)
+        initialise(model)
     model.name = name
     model.options = _changed(given)
     return model.to(memory_format=torch.channels_last)

@@ -106,7 +106,7 @@ def test_a_backbone_file_needs_a_new_classifier(xxs, tmp_path, caplog):
     path = tmp_path / "backbone.pt"
     tensors = {key: value for key, value in xxs.items() if not key.startswith(("head", "expand"))}
     torch.save(timm.V1.from_ours(tensors), path)
-    with pytest.raises(CheckpointError, match="without a classifier; create_model"):
+    with pytest.raises(CheckpointError, match="without a head; create_model"):
         load(path)
     model = create_model("mobilevit_xxs", num_classes=4, weights=path)
     assert "expand.conv.weight" in caplog.text and "head.bias" in caplog.text

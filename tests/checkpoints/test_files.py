@@ -122,7 +122,7 @@ def test_weights_that_are_not_those_of_the_config_are_refused(model, tmp_path):
 def test_missing_folders_and_others_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         load(tmp_path / "nothing.pt")
-    with pytest.raises(CheckpointError, match="a folder without weights"):
+    with pytest.raises(CheckpointError, match="not a model folder"):
         load(tmp_path)
 
 

@@ -18,7 +18,7 @@ from transformers import (
 from mobilevit.checkpoints import authors, timm, transformers
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
-from mobilevit.models.variants import build, list_models
+from mobilevit.models.variants import VARIANTS, build
 
 LAYOUTS = tuple(home for module in (authors, timm, transformers) for home in (module.V1, module.V2))
 NAMES = {1: ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s"), 2: ("mobilevitv2_050",)}
@@ -76,7 +76,7 @@ def check_same_logits(name: str, layout: Layout, theirs: nn.Module, sizes: Seque
             assert (ours(x) - expected).abs().max() < 1e-4 * expected.abs().max(), size
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list(VARIANTS))
 def test_timm_weights_give_timm_logits(name: str) -> None:
     layout = timm.V1 if name.startswith("mobilevit_") else timm.V2
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ def test_timm_weights_give_timm_logits(name: str) -> None:
     check_same_logits(name, layout, theirs, [(256, 256), (224, 224), (160, 250)])
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list(VARIANTS))
 def test_transformers_weights_give_transformers_logits(name: str) -> None:
     described = transformers.files(ModelConfig(model=name, num_classes=1000))["config.json"]
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mobilevit.checkpoints.published import PUBLISHED
 from mobilevit.commands.describe import ModelSummary, ModelTable, describe
 from mobilevit.commands.memory import ActivationMemory, peak_activations
-from mobilevit.models.variants import build, list_models
+from mobilevit.models.variants import VARIANTS, build
 
 
 @functools.cache
@@ -85,7 +85,7 @@ def test_macs_explain_what_fvcore_counts_in_the_authors_networks(name, size, mil
     assert (cost.macs - context + extra) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list(VARIANTS))
 def test_parameters_add_up_to_the_networks(name):
     with torch.device("meta"):
         expected = sum(weight.numel() for weight in build(name, num_classes=7).parameters())
@@ -224,8 +224,8 @@ def test_summary_as_text():
 
 
 def test_table_as_text():
-    assert list(table(64).costs) == list_models()
-    for name in list_models():
+    assert list(table(64).costs) == list(VARIANTS)
+    for name in list(VARIANTS):
         assert f"| {name} " in str(table(64))
     assert table(64).costs["mobilevit_xs"] == summary("mobilevit_xs", size=64).cost
 

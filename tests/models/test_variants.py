@@ -10,7 +10,7 @@ from torch import nn
 from mobilevit.checkpoints import authors
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import ConvNormAct, PointwiseConv, SelfAttention
-from mobilevit.models.variants import architecture, build, list_models
+from mobilevit.models.variants import TASKS, VARIANTS, architecture, build, list_models
 
 PARAMETERS = {
     "mobilevit_xxs": 1_272_024,
@@ -45,7 +45,8 @@ def count(model: nn.Module) -> int:
 
 
 def test_every_variant_is_listed_once() -> None:
-    assert sorted(list_models()) == sorted(PARAMETERS)
+    assert list(VARIANTS) == list(PARAMETERS)
+    assert list_models() == [head + name for head in TASKS for name in VARIANTS]
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

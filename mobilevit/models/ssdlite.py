@@ -1,0 +1,187 @@
+"""SSDLite: object detection by one pass over six maps (MobileViT paper, section 4.2).
+
+The two coarsest maps of a backbone and four smaller ones that follow them each propose boxes around
+every position: anchors, of which the network says what they hold and how they must be moved.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_convert
+
+from mobilevit.models.layers import ConvNormAct
+from mobilevit.models.mobilevit import Backbone
+
+EXTRA_CHANNELS = (256, 128, 128)
+"""Channels of the maps at strides 64, 128 and 256."""
+GLOBAL_CHANNELS = 64
+"""Channels of the last map, which is one position for the whole picture."""
+HEAD_CHANNELS = (512, 256, 256, 128, 128, 64)
+"""Channels that the six heads work on."""
+ASPECT_RATIOS = ([2, 3], [2, 3], [2, 3], [2, 3], [2, 3], [2])
+"""Of the anchors of each map, beside the square ones; each stands for itself and its reciprocal."""
+SCALES = torch.linspace(0.1, 1.05, len(HEAD_CHANNELS) + 1).tolist()
+"""Sides of the square anchors, as shares of the picture's; the last only ends the row."""
+CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
+"""What the network's offsets are multiplied by."""
+
+
+class RawDetections(NamedTuple):
+    """What the network says of each of A anchors."""
+
+    logits: Tensor
+    """`[B, A, 1 + num_classes]`; the first is background."""
+    offsets: Tensor
+    """`[B, A, 4]`: centre x, y relative to the anchor's sides, log of width and height."""
+
+
+class SeparableConv(nn.Sequential):
+    """A depthwise 3x3 convolution and a pointwise one; the SSD parts use ReLU, not SiLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Stride 2: a side of n becomes ceil(n / 2)."""
+        super().__init__()
+        self.depthwise = ConvNormAct(
+            in_channels, in_channels, kernel_size=3, stride=2, groups=in_channels, act=F.relu
+        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, act=F.relu)
+
+
+class Head(nn.Module):
+    """What one map says: at each position, for each anchor, four offsets, then the logits."""
+
+    def __init__(self, in_channels: int, channels: int, outputs: int, *, pointwise: bool) -> None:
+        """`pointwise`: one 1x1 convolution, as the map of one position has it."""
+        super().__init__()
+        self.project = (
+            nn.Identity()
+            if in_channels == channels
+            else ConvNormAct(in_channels, channels, act=F.relu)
+        )
+        self.depthwise = (
+            nn.Identity()
+            if pointwise
+            else ConvNormAct(channels, channels, kernel_size=3, groups=channels, act=None)
+        )
+        self.predict = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, outputs, H, W]`."""
+        return self.predict(self.depthwise(self.project(x)))
+
+
+class SSDLite(nn.Module):
+    """A backbone that lists the maps of its last two stages, and the six heads."""
+
+    name: str
+    options: dict[str, Any]
+    config: Any  # set by create_model; its type lives where model folders do
+
+    def __init__(self, backbone: Backbone, *, num_classes: int) -> None:
+        """`num_classes`: kinds of objects, background not counted.
+
+        Raises:
+            ValueError: fewer than one class.
+        """
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+        self.backbone = backbone
+        self.num_classes = num_classes
+        widths = [info.channels for info in backbone.feature_info]
+        self.extra = nn.ModuleList()
+        for channels in EXTRA_CHANNELS:
+            self.extra.append(SeparableConv(widths[-1], channels))
+            widths.append(channels)
+        self.pool = nn.Conv2d(widths[-1], GLOBAL_CHANNELS, 1, bias=False)
+        widths.append(GLOBAL_CHANNELS)
+        counts = [2 + 2 * len(ratios) for ratios in ASPECT_RATIOS]
+        last = len(counts) - 1
+        self.heads = nn.ModuleList(
+            Head(width, channels, count * (5 + num_classes), pointwise=index == last)
+            for index, (width, channels, count) in enumerate(
+                zip(widths, HEAD_CHANNELS, counts, strict=True)
+            )
+        )
+        self._anchors: dict[tuple[int, int], Tensor] = {}
+
+    def forward(self, images: Tensor) -> RawDetections:
+        """Map images `[B, C, H, W]`, values in [0, 1], to what is said of each anchor."""
+        maps = list(self.backbone(images))
+        for layer in self.extra:
+            maps.append(layer(maps[-1]))
+        maps.append(F.relu(self.pool(maps[-1].mean(dim=(2, 3), keepdim=True))))
+        said = [
+            head(x).permute(0, 2, 3, 1).reshape(len(x), -1, 5 + self.num_classes)
+            for head, x in zip(self.heads, maps, strict=True)
+        ]
+        offsets, logits = torch.cat(said, dim=1).split([4, 1 + self.num_classes], dim=-1)
+        return RawDetections(logits, offsets)
+
+    def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The (height, width) of the six maps of an image of this size."""
+        sizes = self.backbone.feature_sizes(height, width)
+        for _ in EXTRA_CHANNELS:
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        return [*sizes, (1, 1)]
+
+    def anchors(self, height: int, width: int) -> Tensor:
+        """Anchors of an image of this size: `[A, 4]`, centre x, y, width, height in [0, 1].
+
+        On the CPU, in the order of the network's outputs; computed once for each size.
+        """
+        if (height, width) not in self._anchors:
+            generator = DefaultBoxGenerator([list(r) for r in ASPECT_RATIOS], scales=SCALES)
+            image = ImageList(torch.empty(1, 3, height, width, device="meta"), [(height, width)])
+            maps = [torch.empty(1, 1, *size) for size in self.map_sizes(height, width)]
+            (corners,) = generator(image, maps)
+            corners = corners / torch.tensor([width, height, width, height])
+            self._anchors[height, width] = box_convert(corners, "xyxy", "cxcywh")
+        return self._anchors[height, width]
+
+
+def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
+    """Move anchors by the network's offsets.
+
+    Args:
+        offsets: `[..., A, 4]`.
+        anchors: `[A, 4]`, centre x, y, width, height.
+
+    Returns:
+        Corners x1, y1, x2, y2 `[..., A, 4]`, in the anchors' unit.
+    """
+    centre = offsets[..., :2] * CENTRE_VARIANCE * anchors[:, 2:] + anchors[:, :2]
+    half = (offsets[..., 2:] * SIZE_VARIANCE).exp() * anchors[:, 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
+    """The offsets that move anchors onto boxes, the inverse of `decode`.
+
+    Args:
+        boxes: corners `[..., A, 4]`, one box for each anchor.
+        anchors: `[A, 4]`, centre x, y, width, height.
+
+    Returns:
+        `[..., A, 4]`.
+    """
+    boxes = box_convert(boxes, "xyxy", "cxcywh")
+    centre = (boxes[..., :2] - anchors[:, :2]) / (CENTRE_VARIANCE * anchors[:, 2:])
+    size = (boxes[..., 2:] / anchors[:, 2:]).log() / SIZE_VARIANCE
+    return torch.cat((centre, size), dim=-1)
+
+
+def initialise_heads(model: SSDLite) -> None:
+    """Draw the SSD parts' initial weights as the authors: Xavier uniform, biases 0."""
+    for part in (model.extra, model.pool, model.heads):
+        for module in part.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
