@@ -42,13 +42,16 @@ class RawDetections(NamedTuple):
 
 
 class SeparableConv(nn.Sequential):
-    """A depthwise 3x3 convolution and a pointwise one; the SSD parts use ReLU, not SiLU."""
+    """A depthwise 3x3 convolution and a pointwise one; the SSD parts use ReLU, not SiLU.
+
+    As in the authors' code, there is no activation between the two.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         """Stride 2: a side of n becomes ceil(n / 2)."""
         super().__init__()
         self.depthwise = ConvNormAct(
-            in_channels, in_channels, kernel_size=3, stride=2, groups=in_channels, act=F.relu
+            in_channels, in_channels, kernel_size=3, stride=2, groups=in_channels, act=None
         )
         self.pointwise = ConvNormAct(in_channels, out_channels, act=F.relu)
 
