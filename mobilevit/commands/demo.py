@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mobilevit.commands.evaluate import Evaluation, evaluate
-from mobilevit.commands.predict import Predictions, predict
+from mobilevit.commands.evaluate import evaluate
+from mobilevit.commands.evaluate_classes import Evaluation
+from mobilevit.commands.predict import predict
+from mobilevit.commands.predict_classes import Predictions
 from mobilevit.data.transforms import AugmentOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
@@ -80,6 +82,8 @@ def demo(*, out: str = "demo", epochs: int = 18, seed: int = 0) -> DemoResult:
     evaluation = evaluate(model, data=DataOptions(root=str(pictures)))
     firsts = [sorted(digit.iterdir())[0] for digit in sorted((pictures / "val").iterdir())]
     predictions = predict(model, *firsts[:SHOWN], out=str(folder / "answers"), top=3)
+    assert isinstance(evaluation, Evaluation)
+    assert isinstance(predictions, Predictions)
     return DemoResult(folder=folder, evaluation=evaluation, predictions=predictions)
 
 

@@ -242,9 +242,7 @@ def readable(
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be error or skip, not {on_bad!r}")
     paths = [path for split in splits for path in split.paths]
-    workers = cores() if workers is None else workers
-    findings = _examine_all(paths, workers=workers, quick=on_bad == "error", progress=progress)
-    bad = {found.path: found.reason for found in findings if isinstance(found, BadFile)}
+    bad = unreadable(paths, workers=workers, quick=on_bad == "error", progress=progress)
     if not bad:
         return splits
     listing = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
@@ -261,6 +259,22 @@ def readable(
         if lost:
             log.warning("no readable image is left in %s of: %s", before.root, ", ".join(lost))
     return left
+
+
+def unreadable(
+    paths: Sequence[Path], *, workers: int | None = None, quick: bool = True, progress: bool = True
+) -> dict[Path, str]:
+    """Look at picture files: those that can not be read -> why not.
+
+    Args:
+        paths: the files.
+        workers: threads that read; by default as many as there are cores.
+        quick: decode only files whose last bytes leave it open whether they were cut off.
+        progress: show a bar, where there is a terminal.
+    """
+    workers = cores() if workers is None else workers
+    findings = _examine_all(paths, workers=workers, quick=quick, progress=progress)
+    return {found.path: found.reason for found in findings if isinstance(found, BadFile)}
 
 
 def _without(split: Split, bad: Container[Path]) -> Split:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mobilevit.data.cores import set_up_worker
-from mobilevit.data.datasets import EvaluationSet, Samples, TrainingSet
 from mobilevit.data.images import ImageError
 from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler, SampleKey
-from mobilevit.data.preprocessing import Preprocessing
 
 T = TypeVar("T")
+
+
+class BatchSource(Protocol):
+    """A data set that makes whole batches; images `[B, 3, H, W]` come first in each."""
+
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    def __getitems__(self, keys: list[Any]) -> Any:
+        """One batch, of indices or of `SampleKey`s.
+
+        Raises:
+            ImageError: a picture can not be read.
+        """
 
 
 def as_is(batch: T) -> T:
@@ -30,7 +41,7 @@ class _Reporting(Dataset[Any]):
     What a worker raises, torch wraps into a text with the worker's traceback.
     """
 
-    def __init__(self, batches: TrainingSet | EvaluationSet) -> None:
+    def __init__(self, batches: BatchSource) -> None:
         self.batches = batches
 
     def __len__(self) -> int:
@@ -43,7 +54,7 @@ class _Reporting(Dataset[Any]):
             return error
 
 
-def _loader(batches: TrainingSet | EvaluationSet, workers: int, **options: Any) -> DataLoader[Any]:
+def _loader(batches: BatchSource, workers: int, **options: Any) -> DataLoader[Any]:
     return DataLoader(
         _Reporting(batches),
         num_workers=workers,
@@ -63,20 +74,17 @@ def _delivered(batches: Iterable[T | ImageError]) -> Iterator[T]:
 
 
 class EvaluationLoader:
-    """Batches of (images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`), all in order."""
+    """The batches of a data set, all samples in order."""
 
-    def __init__(
-        self, samples: Samples, preprocessing: Preprocessing, *, batch_size: int, workers: int
-    ) -> None:
+    def __init__(self, dataset: BatchSource, *, batch_size: int, workers: int) -> None:
         """`workers` processes decode ahead; 0 decodes in this one."""
-        dataset = EvaluationSet(samples, preprocessing)
         self._loader = _loader(dataset, workers, batch_size=batch_size)
 
     def __len__(self) -> int:
         """The number of batches."""
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         """The batches.
 
         Raises:
@@ -93,7 +101,7 @@ class EpochLoader:
     """
 
     def __init__(
-        self, dataset: TrainingSet, batches: MultiScaleBatchSampler, *, workers: int
+        self, dataset: BatchSource, batches: MultiScaleBatchSampler, *, workers: int
     ) -> None:
         """`workers` processes decode ahead; 0 decodes in this one."""
         self.batches = batches
@@ -115,7 +123,7 @@ class EpochLoader:
         """Batches in the epoch, those before a resumed position included."""
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         """The batches that are left of the epoch; workers start with the first of them.
 
         Raises:

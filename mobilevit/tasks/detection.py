@@ -203,7 +203,7 @@ def detections(
         scale = boxes.new_tensor([width, height, width, height])
         pixels = boxes[anchor[kept]] * scale
         pixels = pixels.clamp(min=0).minimum(scale)
-        canvas = BoundingBoxes(pixels, format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+        canvas = BoundingBoxes(pixels, format="XYXY", canvas_size=(height, width))
         found.append(Detections(canvas, score[kept], label[kept]))
     return found
 

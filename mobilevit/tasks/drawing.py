@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -47,3 +49,74 @@ def draw_classes(image: Image.Image, answers: Sequence[tuple[str, float]]) -> Im
         text = f"{probability:.1%}  {name}"
         draw.text((margin, top + line / 2 - margin / 4), text, (255, 255, 255), _font(size), "lm")
     return canvas
+
+
+class DrawnBox(NamedTuple):
+    """One box to draw."""
+
+    corners: tuple[float, float, float, float]
+    """x1, y1, x2, y2 in pixels of the picture."""
+    text: str
+    colour: tuple[int, int, int]
+    dashed: bool = False
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """A strong colour for a class; neighbours' differ by the golden angle."""
+    red, green, blue = colorsys.hsv_to_rgb(0.58 + 0.381966 * label % 1, 0.75, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_boxes(
+    image: Image.Image, boxes: Sequence[DrawnBox], *, longest: int = MAX_SIDE
+) -> Image.Image:
+    """Draw boxes with their names on a picture.
+
+    Args:
+        image: an upright RGB picture.
+        boxes: what to draw, the most important first: it is drawn last.
+        longest: long side of the result at most, in pixels; small pictures are enlarged.
+
+    Returns:
+        A new RGB picture.
+    """
+    long_side = max(image.size)
+    factor = min(max(long_side, min(MIN_SIDE, longest)), longest) / long_side
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    canvas = image.resize((width, height), Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(canvas)
+    line = max(2, max(width, height) // 300)
+    size = max(11, max(width, height) // 45)
+    font = _font(size)
+    for box in reversed(boxes):
+        x1, y1, x2, y2 = (round(value * factor) for value in box.corners)
+        if box.dashed:
+            _dashes(draw, (x1, y1, x2, y2), box.colour, line)
+        else:
+            draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=box.colour, width=line)
+        if not box.text:
+            continue
+        written = round(draw.textlength(box.text, font))
+        x = min(max(0, x1), max(0, width - written - 6))
+        y = y1 - size - 4 if y1 >= size + 4 else y1 + line
+        draw.rectangle((x, y, x + written + 6, y + size + 4), fill=box.colour)
+        dark = sum(box.colour) > 450
+        draw.text((x + 3, y + 1), box.text, (0, 0, 0) if dark else (255, 255, 255), font)
+    return canvas
+
+
+def _dashes(
+    draw: ImageDraw.ImageDraw,
+    corners: tuple[int, int, int, int],
+    colour: tuple[int, int, int],
+    line: int,
+) -> None:
+    """The outline of a box in dashes."""
+    x1, y1, x2, y2 = corners
+    dash = 5 * line
+    for x in range(x1, x2, 2 * dash):
+        for y in (y1, y2):
+            draw.line((x, y, min(x + dash, x2), y), colour, line)
+    for y in range(y1, y2, 2 * dash):
+        for x in (x1, x2):
+            draw.line((x, y, x, min(y + dash, y2)), colour, line)

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from mobilevit.checkpoints.files import replacing, save
 from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.module import ClassifierTraining
+from mobilevit.training.module import TaskTraining
 from mobilevit.training.optim import averaged
 
 STEP_ROWS = 2000
@@ -105,7 +105,7 @@ class History(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note the rate that the step takes: at its end it is the next one's already."""
-        assert isinstance(pl_module, ClassifierTraining)
+        assert isinstance(pl_module, TaskTraining)
         self._lr, self._step = pl_module.learning_rate(), trainer.global_step
 
     def on_train_batch_end(
@@ -136,7 +136,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the epoch, and write both tables."""
-        assert isinstance(pl_module, ClassifierTraining)
+        assert isinstance(pl_module, TaskTraining)
         self.epochs.append(
             {
                 "epoch": trainer.current_epoch + 1,
@@ -173,7 +173,7 @@ class History(Callback):
 
 
 class ModelFolders(Callback):
-    """Write model folders after each validation: the last weights, and the best by top-1.
+    """Write model folders after each validation: the last weights, and the task's best ones.
 
     Stands ahead of the weight averaging in the list of callbacks, so that it sees the averaged
     weights that were judged, before they are swapped back.
@@ -186,7 +186,7 @@ class ModelFolders(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was judged."""
-        assert isinstance(pl_module, ClassifierTraining)
+        assert isinstance(pl_module, TaskTraining)
         if trainer.sanity_checking:
             return
         figures = {
@@ -201,8 +201,9 @@ class ModelFolders(Callback):
         kept = model.config
         model.config = replace(kept, metrics={**figures, "epoch": trainer.current_epoch + 1})
         save(model, self.run / "model_last")
-        if self.best is None or figures["top1"] > self.best:
-            self.best = figures["top1"]
+        figure = figures[pl_module.learner.best]
+        if self.best is None or figure > self.best or math.isnan(self.best):
+            self.best = figure
             save(model, self.run / "model")
         model.config = kept
 

@@ -1,4 +1,4 @@
-"""What Lightning trains: a classifier, its loss, its optimiser, its figures."""
+"""What Lightning trains: a network, what it learns, its optimiser."""
 
 from __future__ import annotations
 
@@ -6,48 +6,38 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.models.classifier import Classifier
-from mobilevit.tasks.classification import accuracies
+from mobilevit.models.variants import Network
+from mobilevit.training.learner import Learner
 from mobilevit.training.optim import adamw, rate_factor
 from mobilevit.training.options import OptimOptions
 
 
-class ClassifierTraining(LightningModule):
-    """A classifier in training."""
+class TaskTraining(LightningModule):
+    """A network in training."""
 
     def __init__(
         self,
-        model: Classifier,
+        model: Network,
+        learner: Learner,
         *,
         optim: OptimOptions,
         lr: float,
         steps: int,
-        label_smoothing: float,
         freeze_backbone: bool,
     ) -> None:
         """`steps`: optimiser steps of the whole run, over which the learning rate falls."""
         super().__init__()
-        self.model = model
+        self.model, self.learner = model, learner
         self.optim, self.lr, self.steps = optim, lr, steps
-        self.label_smoothing = label_smoothing
         self.freeze_backbone = freeze_backbone
         if freeze_backbone:
             model.backbone.requires_grad_(False)
-        count = model.config.num_classes
-        # A loss that is no number must show in the mean, not be left out of it.
-        self.train_loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
-        self.train_rates, self.val_rates = accuracies(count), accuracies(count)
-        # In checkpoints, so that the figures of an epoch that was interrupted are of all of it.
-        self.train_loss.persistent(True)
-        self.train_rates.persistent(True)
         self.train()  # Lightning keeps the modes that it finds
 
-    def train(self, mode: bool = True) -> ClassifierTraining:
+    def train(self, mode: bool = True) -> TaskTraining:
         """Switch to training; a frozen backbone keeps its batch statistics."""
         super().train(mode)
         if self.freeze_backbone:
@@ -64,38 +54,25 @@ class ClassifierTraining(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy with label smoothing; targets are labels `[B]` or shares `[B, K]`."""
-        images, targets = batch
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        labels = targets if targets.ndim == 1 else targets.argmax(-1)
-        self.train_rates.update(logits.detach().float(), labels)
-        self.train_loss.update(loss.detach(), len(images))
-        return loss
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The task's loss."""
+        return self.learner.training_loss(self.model, batch)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
-        """Count what is right; every sample once."""
-        images, labels, _ = batch
-        logits = self.model(images).float()
-        self.val_rates.update(logits, labels)
-        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """The task's figures."""
+        self.learner.validate(self.model, batch)
 
     def figures(self, stage: str) -> dict[str, float]:
-        """Loss and accuracies of the epoch so far; `stage` is `train` or `val`."""
-        rates, loss = getattr(self, f"{stage}_rates"), getattr(self, f"{stage}_loss")
-        named = {"loss": loss.compute(), **rates.compute()}
-        return {f"{stage}_{name}": float(value) for name, value in named.items()}
+        """Loss and figures of the epoch so far; `stage` is `train` or `val`."""
+        return self.learner.figures(stage)
 
     def on_train_epoch_start(self) -> None:
         """Start counting anew."""
-        self.train_loss.reset()
-        self.train_rates.reset()
+        self.learner.reset("train")
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self.val_loss.reset()
-        self.val_rates.reset()
+        self.learner.reset("val")
 
     def on_validation_epoch_end(self) -> None:
         """Tell loggers and early stopping."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from mobilevit.models.classifier import Classifier
 from mobilevit.training.options import OptimOptions
 
 MAX_WARMUP_STEPS = 3000
@@ -35,12 +36,22 @@ def rate_factor(steps: int, options: OptimOptions) -> Callable[[int], float]:
 
 
 def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate (the head has its own) and weight decay."""
+    """Trainable parameters by learning rate and weight decay.
+
+    The head, which has a rate of its own, is a classifier's last layer, and in other tasks all that
+    follows the backbone.
+    """
+
+    def in_the_head(name: str) -> bool:
+        if isinstance(model, Classifier):
+            return name.startswith("head.")
+        return not name.startswith("backbone.")
+
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = options.decay_norms or parameter.ndim > 1
-            groups.setdefault((name.startswith("head."), decayed), []).append(parameter)
+            groups.setdefault((in_the_head(name), decayed), []).append(parameter)
     return [
         {
             "params": parameters,

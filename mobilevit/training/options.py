@@ -14,10 +14,16 @@ class DataOptions:
     """Where the pictures are."""
 
     root: str
-    """A folder with train/ and val/, or with one folder per class; or with `name`, where that
-    data set lies or is downloaded to."""
+    """Classification: a folder with train/ and val/, or with one folder per class; or with `name`,
+    where that data set lies or is downloaded to. Detection: a folder of COCO, Pascal VOC or YOLO, a
+    COCO file or a data.yaml."""
     name: str | None = None
     """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
+    format: str = "auto"
+    """Detection: coco, voc or yolo, where the folder could be read in several ways."""
+    split: str | None = None
+    """Detection, for evaluation: which part to judge, such as test; by default what stands beside
+    train."""
     val_fraction: float = 0.2
     """Share of each class that is held out, where the folder has no val/."""
     on_bad: Literal["error", "skip"] = "error"

@@ -126,6 +126,7 @@ thead { position: sticky; top: 0; background: var(--paper); }
   gap: 1.25rem; padding: 0; margin: 0; list-style: none; font-size: .85rem;
 }
 .mistakes li { break-inside: avoid; min-width: 0; overflow-wrap: anywhere; }
+.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .mistakes img { display: block; width: 100%; border-radius: 4px; margin-bottom: .4rem; }
 .mistakes p { margin: 0; line-height: 1.4; }
 @media screen and (max-width: 32rem) { tbody th bdi { max-width: 7.5rem; } }

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 
 from mobilevit.training.callbacks import Meter
-from mobilevit.training.module import ClassifierTraining
+from mobilevit.training.module import TaskTraining
 
 LOADER_IS_BRAKE = 0.2
 """From this share of waiting on, the loader is said to be the brake."""
@@ -80,12 +80,11 @@ class ProgressBar(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's line above the bar."""
-        assert isinstance(pl_module, ClassifierTraining)
-        train, val = pl_module.figures("train"), pl_module.figures("val")
+        assert isinstance(pl_module, TaskTraining)
+        figures = pl_module.figures("train") | pl_module.figures("val")
         self.console.print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            f"  train loss {train['train_loss']:.4f}, top-1 {train['train_top1']:.2%}"
-            f"  val loss {val['val_loss']:.4f}, top-1 {val['val_top1']:.2%}"
+            f"  {pl_module.learner.line(figures)}"
             f"  {self.meter.images_per_second:.0f} images/s  {self.brake()}",
             highlight=False,
             soft_wrap=True,

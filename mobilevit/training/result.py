@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilevit.tasks.classification import ClassificationMetrics
+from mobilevit.tasks.detection_metrics import DetectionMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,30 @@ class TrainingResult:
         return (
             f"top-1 {m.top1:.2%}, top-5 {m.top5:.2%}, calibration error {m.calibration_error:.3f} "
             f"on {m.samples} validation pictures; {self.train_top1:.2%} on training pictures\n"
+            f"model:  {self.folder / 'model'}\n"
+            f"report: {self.folder / 'report.html'}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionResult:
+    """What a run of detection gave."""
+
+    folder: Path
+    """The run folder; the best weights are in its `model`."""
+    metrics: DetectionMetrics
+    """The best weights on all validation pictures."""
+    train_metrics: DetectionMetrics
+    """The same weights on (a sample of) the training pictures, preprocessed as in validation."""
+
+    def __str__(self) -> str:
+        """Say how good it is, and where to look."""
+        m = self.metrics
+        return (
+            f"AP {m.ap:.3f}, AP50 {m.ap50:.3f}, AP75 {m.ap75:.3f} on {m.boxes} boxes in "
+            f"{m.pictures} validation pictures; AP {self.train_metrics.ap:.3f} on training "
+            f"pictures\nat a score of {m.threshold:.2f}: {m.precision:.1%} of the boxes found are "
+            f"right, {m.recall:.1%} of all are found\n"
             f"model:  {self.folder / 'model'}\n"
             f"report: {self.folder / 'report.html'}"
         )

@@ -19,23 +19,24 @@ from rich.console import Console
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.files import replacing
 from mobilevit.checkpoints.read import read
+from mobilevit.data.box_transforms import BoxAugmentOptions
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
-from mobilevit.data.datasets import Samples, SomeSamples, TrainingSet
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler
-from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
-from mobilevit.models.classifier import Classifier
+from mobilevit.data.transforms import AugmentOptions
 from mobilevit.models.fuse import fuse
-from mobilevit.tasks.classification import judge
+from mobilevit.models.mobilevit import Backbone
+from mobilevit.models.variants import TASKS, Task, split_name, task_of
+from mobilevit.tasks.detection import DetectionLossOptions
+from mobilevit.training.classification import ClassificationJob
 from mobilevit.training.errors import TrainingError
+from mobilevit.training.job import Job
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
-from mobilevit.training.prepare import plan, samples
-from mobilevit.training.result import TrainingResult
+from mobilevit.training.prepare import plan
+from mobilevit.training.result import DetectionResult, TrainingResult
 
 CONFIG = "config.yaml"
-DEFAULT_MODEL = "mobilevit_xs"
-LR_NEW, LR_GIVEN = 0.002, 0.001
 FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
     *("data.root", "data.workers", "data.check"),
@@ -50,6 +51,7 @@ def train(
     *,
     data: DataOptions,
     out: str,
+    task: Task | None = None,
     model: str | None = None,
     weights: str | None = None,
     preprocessing: dict[str, Any] | None = None,
@@ -58,6 +60,8 @@ def train(
     batch_size: int = 64,
     sampler: SamplerOptions = SamplerOptions(),
     augment: AugmentOptions = AugmentOptions(),
+    boxes: BoxAugmentOptions = BoxAugmentOptions(),
+    detection: DetectionLossOptions = DetectionLossOptions(),
     optim: OptimOptions = OptimOptions(),
     network: NetworkOptions = NetworkOptions(),
     label_smoothing: float = 0.1,
@@ -70,14 +74,15 @@ def train(
     seed: int = 0,
     checkpoint_minutes: float = 10.0,
     resume: bool = False,
-) -> TrainingResult:
-    """Train or fine-tune a classifier on a folder of pictures.
+) -> TrainingResult | DetectionResult:
+    """Train or fine-tune a network on your own pictures.
 
     Args:
         data: where the pictures are.
         out: run folder to write; must be new, or of the run to resume.
-        model: variant to train, see `mobilevit models`; by default that of the weights, or
-            mobilevit_xs.
+        task: classification or detection; by default what `model`, or else `weights`, are for.
+        model: name of the network to train, see `mobilevit models`; by default the weights'
+            variant, or XS.
         weights: start from these: a model folder, a checkpoint of the authors, timm or
             transformers, a published name, a Hub id or a URL. The head is new where the classes are
             others.
@@ -87,7 +92,9 @@ def train(
             weights, or 256.
         batch_size: pictures in a batch at the base size.
         sampler: how pictures are batched.
-        augment: what training does to pictures.
+        augment: what training does to pictures (classification).
+        boxes: what training does to pictures with boxes (detection).
+        detection: the loss of detection.
         optim: optimiser and learning rate.
         network: options of the network.
         label_smoothing: share of the target that is spread over all classes.
@@ -121,9 +128,8 @@ def train(
         ModelFolders,
         moving_average,
     )
-    from mobilevit.training.module import Batches, ClassifierTraining
+    from mobilevit.training.module import Batches, TaskTraining
     from mobilevit.training.progress import ProgressBar
-    from mobilevit.training.report import write_report
 
     console = Console()
     counts = {"epochs": epochs, "size": size, "batch_size": batch_size, "threads": threads}
@@ -154,28 +160,32 @@ def train(
         highlight=False,
     )
 
-    train_samples, val_samples = samples(data, seed=seed, console=console)
+    model, job = _job(
+        task, model, weights, augment, boxes, detection, label_smoothing=label_smoothing
+    )
+    opened = job.open(data, seed=seed, console=console)
     torch.manual_seed(seed)
-    if model is None:
-        model = read(weights).config.model if weights else DEFAULT_MODEL
     net = create_model(
         model,
-        classes=train_samples.classes,
+        classes=opened.classes,
         weights=weights,
         preprocessing=preprocessing,
         **{key: value for key, value in asdict(network).items() if value is not None},
     )
-    assert isinstance(net, Classifier)
+    assert not isinstance(net, Backbone)
     size = size or net.config.preprocessing.crop
-    net.config = replace(net.config, preprocessing=net.config.preprocessing.at(size))
-    trained = f"trained on {data.name or data.root} from {net.config.source}"
-    net.config = replace(net.config, source=trained)
+    net.config = replace(
+        net.config,
+        category_ids=opened.category_ids,
+        preprocessing=net.config.preprocessing.at(size),
+        source=f"trained on {data.name or data.root} from {net.config.source}",
+    )
 
-    count = len(train_samples.labels)
+    count = opened.size
     schedule = plan(sampler, samples=count, size=size, batch_size=batch_size, seed=seed)
     lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
     steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
-    lr = (LR_GIVEN if weights else LR_NEW) if optim.lr is None else optim.lr
+    lr = (job.lr_given if weights else job.lr_new) if optim.lr is None else optim.lr
     batches = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
     console.print(
         f"{model}: {count} pictures, {epochs} epochs, {steps} steps of {batches}; "
@@ -189,23 +199,19 @@ def train(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     _write_config(run, options)
 
-    transform = TrainTransform(augment, net.config.preprocessing)
-    dataset = TrainingSet(
-        train_samples, transform, BatchMix(augment, len(train_samples.classes)), seed=seed
-    )
-    order = EpochOrder(count, seed=seed)
-    loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
-    val_loader = EvaluationLoader(
-        val_samples, net.config.preprocessing, batch_size=batch_size, workers=workers
-    )
+    rule = net.config.preprocessing
 
-    module = ClassifierTraining(
-        net,
-        optim=optim,
-        lr=lr,
-        steps=steps,
-        label_smoothing=label_smoothing,
-        freeze_backbone=freeze_backbone,
+    def judged(samples: Any) -> tuple[Any, EvaluationLoader]:
+        dataset = job.evaluation_set(samples, rule)
+        return samples, EvaluationLoader(dataset, batch_size=batch_size, workers=workers)
+
+    order = EpochOrder(count, seed=seed)
+    dataset = job.training_set(opened.train, rule, seed=seed)
+    loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
+    val = judged(opened.val)
+    learner = job.learner(opened.val)
+    module = TaskTraining(
+        net, learner, optim=optim, lr=lr, steps=steps, freeze_backbone=freeze_backbone
     )
     meter = Meter()
     history = History(run, meter, steps=steps)
@@ -214,7 +220,7 @@ def train(
         callbacks.append(moving_average(ema))
     callbacks += [ProgressBar(meter, steps=sum(lengths), console=console), history]
     if patience is not None:
-        callbacks.append(EarlyStopping("val_top1", mode="max", patience=patience))
+        callbacks.append(EarlyStopping(f"val_{learner.best}", mode="max", patience=patience))
     callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
     with computing_on(threads), _quiet():
         trainer = Trainer(
@@ -235,23 +241,56 @@ def train(
         )
         trainer.fit(
             module,
-            datamodule=Batches(loader, val_loader),
+            datamodule=Batches(loader, val[1]),
             ckpt_path=checkpoint if resume else None,
             weights_only=True,
         )
         root = trainer.strategy.root_device
         best = fuse(load(run / "model")).to(root)
-        metrics = judge(best, val_loader, classes=best.config.classes, device=root)
-        gap = EvaluationLoader(
-            _some(train_samples, seed),
-            net.config.preprocessing,
-            batch_size=batch_size,
-            workers=workers,
+        return job.finish(
+            run,
+            best,
+            val=val,
+            train=judged(job.chosen(opened.train, _some(count, seed))),
+            device=root,
+            history=history,
         )
-        train_metrics = judge(best, gap, classes=best.config.classes, device=root)
-    result = TrainingResult(folder=run, metrics=metrics, train_top1=train_metrics.top1)
-    write_report(run / "report.html", result, history, val_samples, config=best.config)
-    return result
+
+
+def _job(
+    task: Task | None,
+    model: str | None,
+    weights: str | None,
+    augment: AugmentOptions,
+    boxes: BoxAugmentOptions,
+    detection: DetectionLossOptions,
+    *,
+    label_smoothing: float,
+) -> tuple[str, Job]:
+    """The network to train, and its task.
+
+    Raises:
+        TrainingError: the model is for another task.
+    """
+    theirs = read(weights).config.model if weights and not model else None
+    if task is None:
+        task = task_of(model or theirs or ClassificationJob.default_model)
+    job: Job
+    if task == "detection":
+        from mobilevit.training.detection import DetectionJob
+
+        job = DetectionJob(boxes, detection)
+    else:
+        job = ClassificationJob(augment, label_smoothing=label_smoothing)
+    if model is None:
+        head = split_name(job.default_model)[0]
+        model = head + split_name(theirs)[1] if theirs else job.default_model
+    if task_of(model) != task:
+        names = ", ".join(name for name, what in TASKS.items() if what == task)
+        raise TrainingError(
+            f"{model} is for {task_of(model)}; for {task} its name begins with {names!r}"
+        )
+    return model, job
 
 
 def _claim(run: Path, checkpoint: Path, *, resume: bool) -> None:
@@ -327,13 +366,12 @@ def _note_another_curve(
     )
 
 
-def _some(everything: Samples, seed: int) -> Samples:
-    """At most `GAP_SAMPLES` samples, drawn at random."""
-    count = len(everything.labels)
+def _some(count: int, seed: int) -> list[int]:
+    """At most `GAP_SAMPLES` of so many samples, drawn at random."""
     if count <= GAP_SAMPLES:
-        return everything
+        return list(range(count))
     chosen = np.random.default_rng((seed, 2)).choice(count, GAP_SAMPLES, replace=False)
-    return SomeSamples(everything, chosen.tolist())
+    return [int(index) for index in chosen]
 
 
 @contextmanager

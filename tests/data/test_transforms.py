@@ -5,7 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.datasets import FolderSamples, RelabelledSamples, SomeSamples, TrainingSet
+from mobilevit.data.datasets import (
+    EvaluationSet,
+    FolderSamples,
+    RelabelledSamples,
+    SomeSamples,
+    TrainingSet,
+)
 from mobilevit.data.folder import DataError, scan
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.multiscale import (
@@ -140,11 +146,17 @@ def test_a_file_that_breaks_later_is_named(samples, workers):
     with pytest.raises(ImageError, match=broken.name):
         list(epoch_loader(samples, workers))
     with pytest.raises(ImageError, match=broken.name):
-        list(EvaluationLoader(samples, Preprocessing().at(32), batch_size=4, workers=workers))
+        list(
+            EvaluationLoader(
+                EvaluationSet(samples, Preprocessing().at(32)), batch_size=4, workers=workers
+            )
+        )
 
 
 def test_evaluation_gives_every_sample_once_in_order(samples):
-    loader = EvaluationLoader(samples, Preprocessing().at(32), batch_size=5, workers=1)
+    loader = EvaluationLoader(
+        EvaluationSet(samples, Preprocessing().at(32)), batch_size=5, workers=1
+    )
     images, labels, indices = zip(*loader, strict=True)
     assert torch.cat(indices).tolist() == list(range(12))
     assert torch.cat(labels).tolist() == list(samples.labels)

@@ -1,0 +1,128 @@
+"""Classification in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobilevit.data.datasets import EvaluationSet, Samples, SomeSamples, TrainingSet
+from mobilevit.data.loader import BatchSource, EvaluationLoader
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.models.variants import Network
+from mobilevit.tasks.classification import accuracies, judge
+from mobilevit.training.job import Opened
+from mobilevit.training.learner import Learner
+from mobilevit.training.options import DataOptions
+from mobilevit.training.prepare import samples
+from mobilevit.training.result import TrainingResult
+
+if TYPE_CHECKING:
+    from mobilevit.training.callbacks import History
+
+
+class ClassificationLearner(Learner):
+    """Cross-entropy with label smoothing; top-1 and top-5."""
+
+    best = "top1"
+
+    def __init__(self, num_classes: int, *, label_smoothing: float) -> None:
+        """Count rates over `num_classes`."""
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.train_rates, self.val_rates = accuracies(num_classes), accuracies(num_classes)
+        self.train_rates.persistent(True)
+
+    def training_loss(self, model: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Targets are labels `[B]` or shares `[B, K]`."""
+        images, targets = batch
+        logits = model(images)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        labels = targets if targets.ndim == 1 else targets.argmax(-1)
+        self.train_rates.update(logits.detach().float(), labels)
+        self.train_loss.update(loss.detach(), len(images))
+        return loss
+
+    def validate(self, model: Network, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Count what is right."""
+        images, labels, _ = batch
+        logits = model(images).float()
+        self.val_rates.update(logits, labels)
+        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
+
+    def figures(self, stage: str) -> dict[str, float]:
+        """Loss, top-1, top-5."""
+        rates, loss = getattr(self, f"{stage}_rates"), getattr(self, f"{stage}_loss")
+        named = {"loss": loss.compute(), **rates.compute()}
+        return {f"{stage}_{name}": float(value) for name, value in named.items()}
+
+    def line(self, figures: Mapping[str, float]) -> str:
+        """Loss and top-1 of both."""
+        return (
+            f"train loss {figures['train_loss']:.4f}, top-1 {figures['train_top1']:.2%}"
+            f"  val loss {figures['val_loss']:.4f}, top-1 {figures['val_top1']:.2%}"
+        )
+
+    def reset(self, stage: str) -> None:
+        """Start counting anew."""
+        super().reset(stage)
+        getattr(self, f"{stage}_rates").reset()
+
+
+class ClassificationJob:
+    """Train a classifier on folders of class folders."""
+
+    default_model = "mobilevit_xs"
+    lr_new, lr_given = 0.002, 0.001
+
+    def __init__(self, augment: AugmentOptions, *, label_smoothing: float) -> None:
+        """See `train`."""
+        self.augment, self.label_smoothing = augment, label_smoothing
+
+    def open(self, data: DataOptions, *, seed: int, console: Console) -> Opened[Samples]:
+        """Find the pictures, and look at their files."""
+        train, val = samples(data, seed=seed, console=console)
+        return Opened(train, val, train.classes, None, len(train.labels))
+
+    def training_set(self, some: Samples, rule: Preprocessing, *, seed: int) -> BatchSource:
+        """Augmented batches."""
+        transform = TrainTransform(self.augment, rule)
+        return TrainingSet(some, transform, BatchMix(self.augment, len(some.classes)), seed=seed)
+
+    def evaluation_set(self, some: Samples, rule: Preprocessing) -> BatchSource:
+        """Batches as the network is judged on them."""
+        return EvaluationSet(some, rule)
+
+    def chosen(self, some: Samples, indices: list[int]) -> Samples:
+        """Some of the samples."""
+        return SomeSamples(some, indices)
+
+    def learner(self, val: Samples) -> Learner:
+        """The loss and the figures."""
+        return ClassificationLearner(len(val.classes), label_smoothing=self.label_smoothing)
+
+    def finish(
+        self,
+        run: Path,
+        network: Any,
+        *,
+        val: tuple[Samples, EvaluationLoader],
+        train: tuple[Samples, EvaluationLoader],
+        device: torch.device,
+        history: History,
+    ) -> TrainingResult:
+        """Judge the best weights, and write the report."""
+        from mobilevit.training.report import write_report
+
+        config = network.config
+        metrics = judge(network, val[1], classes=config.classes, device=device)
+        on_train = judge(network, train[1], classes=config.classes, device=device)
+        result = TrainingResult(folder=run, metrics=metrics, train_top1=on_train.top1)
+        write_report(run / "report.html", result, history, val[0], config=config)
+        return result
