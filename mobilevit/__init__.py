@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit.checkpoints.create import create_model, load
     from mobilevit.checkpoints.files import save
+    from mobilevit.commands.check import check
     from mobilevit.commands.convert import convert
     from mobilevit.commands.demo import demo
     from mobilevit.commands.describe import describe
     from mobilevit.commands.evaluate import evaluate
     from mobilevit.commands.predict import predict
-    from mobilevit.data.check import check
     from mobilevit.models.fuse import fuse
     from mobilevit.models.variants import list_models
     from mobilevit.training.train import train
 
 _HOMES = {
-    "check": "mobilevit.data.check",
+    "check": "mobilevit.commands.check",
     "convert": "mobilevit.commands.convert",
     "create_model": "mobilevit.checkpoints.create",
     "demo": "mobilevit.commands.demo",

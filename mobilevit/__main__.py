@@ -25,7 +25,7 @@ COMMANDS = {
     "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of pictures"),
     "evaluate": ("mobilevit.commands.evaluate:evaluate", "judge a model on labelled pictures"),
     "predict": ("mobilevit.commands.predict:predict", "say what a model sees in pictures"),
-    "check": ("mobilevit.data.check:check", "look at a data set before training on it"),
+    "check": ("mobilevit.commands.check:check", "look at a data set before training on it"),
     "convert": ("mobilevit.commands.convert:convert", "write a model as others keep theirs"),
     "models": ("mobilevit.commands.describe:describe", "list the networks and what they cost"),
     "demo": ("mobilevit.commands.demo:demo", "train, judge and use a small model, in minutes"),

@@ -1,0 +1,61 @@
+"""`mobilevit check`: look at a data set before training on it."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeAlias
+
+from mobilevit.data.check import CheckReport
+from mobilevit.data.check import check as check_pictures
+from mobilevit.data.check_boxes import BoxReport, check_boxes
+from mobilevit.models.variants import Task
+
+AnyReport: TypeAlias = CheckReport | BoxReport
+
+
+def check(
+    root: str | os.PathLike[str],
+    *,
+    task: Task = "classification",
+    format: str = "auto",
+    workers: int | None = None,
+    quick: bool = False,
+    progress: bool = True,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+) -> AnyReport:
+    """Examine every picture of a data set, and what is said of it; report all that is wrong.
+
+    Args:
+        root: the data set, as for `train`.
+        task: what it is to be trained for.
+        format: detection: coco, voc or yolo, where the folder could be read in several ways.
+        workers: threads; by default as many as there are cores.
+        quick: read headers and file ends instead of decoding all. Finds what is no picture, empty,
+            cut off or too large; not what is damaged within, and no duplicates.
+        progress: show a progress bar where there is a terminal.
+        val_fraction: share that is held out where the data set names nothing to judge by.
+        seed: of that choice.
+
+    Raises:
+        DataError: there is no data set of this kind.
+        ValueError: an option out of its range.
+    """
+    if task == "detection":
+        return check_boxes(
+            root,
+            format=format,
+            workers=workers,
+            quick=quick,
+            progress=progress,
+            val_fraction=val_fraction,
+            seed=seed,
+        )
+    return check_pictures(
+        root,
+        workers=workers,
+        quick=quick,
+        progress=progress,
+        val_fraction=val_fraction,
+        seed=seed,
+    )

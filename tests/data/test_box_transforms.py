@@ -1,0 +1,159 @@
+"""Pictures and boxes move together."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.tv_tensors import BoundingBoxes
+
+from mobilevit.data.box_transforms import (
+    BoxAugmentOptions,
+    BoxTransform,
+    DetectionEvaluationSet,
+    DetectionSet,
+    stacked,
+)
+from mobilevit.data.boxes import Annotation
+from mobilevit.data.multiscale import SampleKey
+from mobilevit.data.preprocessing import Preprocessing
+
+SQUASH = Preprocessing(fit="squash", resize=64, crop=64)
+PLAIN = BoxAugmentOptions(crop=0.0, photometric=0.0, flip=0.0)
+
+
+def picture(boxes: list[tuple[int, int, int, int]], width: int = 160, height: int = 120):
+    """A grey picture with a block of its own colour for each box."""
+    pixels = np.full((height, width, 3), 90, np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(boxes):
+        pixels[y1:y2, x1:x2] = [(255, 0, 0), (0, 255, 0), (0, 0, 255)][number]
+    corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    canvas = BoundingBoxes(corners, format="XYXY", canvas_size=(height, width))
+    return Image.fromarray(pixels), canvas, torch.arange(len(boxes))
+
+
+def block(x: torch.Tensor, channel: int) -> list[float]:
+    """Where a picture `[3, H, W]` is of one pure colour: corners as shares."""
+    others = [c for c in range(3) if c != channel]
+    pure = (x[channel] > 0.75) & (x[others[0]] < 0.25) & (x[others[1]] < 0.25)
+    rows, columns = pure.any(1).nonzero(), pure.any(0).nonzero()
+    return [
+        columns.min().item() / x.shape[2],
+        rows.min().item() / x.shape[1],
+        (columns.max().item() + 1) / x.shape[2],
+        (rows.max().item() + 1) / x.shape[1],
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        PLAIN,
+        BoxAugmentOptions(crop=0.0, photometric=0.0, flip=1.0),
+        BoxAugmentOptions(crop=1.0, photometric=0.0, flip=0.5),
+        BoxAugmentOptions(crop=0.0, photometric=0.0, flip=0.5, zoom_out=1.0),
+        BoxAugmentOptions(crop=1.0, photometric=0.0, flip=0.5, zoom_out=0.5),
+    ],
+)
+def test_boxes_stay_on_their_objects(options):
+    transform = BoxTransform(options, SQUASH)
+    image, boxes, labels = picture([(20, 30, 60, 90), (90, 10, 150, 50), (100, 70, 130, 110)])
+    seen = 0
+    for seed in range(12):
+        torch.manual_seed(seed)
+        x, kept, named = transform(image, boxes, labels, 240, 320)
+        assert x.shape == (3, 240, 320)
+        assert type(kept) is torch.Tensor
+        assert len(kept) == len(named)
+        for corners, label in zip(kept.tolist(), named.tolist(), strict=True):
+            found = block(x, label)
+            assert found == pytest.approx(corners, abs=0.03)
+            seen += 1
+    assert seen >= 20
+
+
+def test_distorted_colours_leave_boxes_alone():
+    transform = BoxTransform(BoxAugmentOptions(crop=0.0, photometric=1.0, flip=0.0), SQUASH)
+    image, boxes, labels = picture([(20, 30, 60, 90)])
+    x, kept, _ = transform(image, boxes, labels, 120, 160)
+    plain, _, _ = BoxTransform(PLAIN, SQUASH)(image, boxes, labels, 120, 160)
+    assert kept.tolist() == [[0.125, 0.25, 0.375, 0.75]]
+    assert not torch.allclose(x, plain, atol=0.02)
+
+
+def test_pictures_without_boxes_pass():  # A36
+    transform = BoxTransform(BoxAugmentOptions(zoom_out=0.5), SQUASH)
+    image, boxes, labels = picture([])
+    for seed in range(4):
+        torch.manual_seed(seed)
+        x, kept, named = transform(image, boxes, labels, 64, 96)
+        assert x.shape == (3, 64, 96)
+        assert kept.shape == (0, 4)
+        assert named.shape == (0,)
+
+
+def test_a_frame_that_would_cut_boxes_off_is_refused():
+    with pytest.raises(ValueError, match=r"needs preprocessing\.fit squash, not crop"):
+        BoxTransform(PLAIN, Preprocessing())
+    with pytest.raises(ValueError, match=r"boxes\.flip is a probability"):
+        BoxAugmentOptions(flip=1.5)
+
+
+def test_batches_are_filled_up():
+    batch = stacked([torch.ones(2, 4), torch.ones(0, 4)], [torch.tensor([1, 0]), torch.tensor([])])
+    assert batch.boxes.shape == (2, 2, 4)
+    assert batch.labels.tolist() == [[1, 0], [-1, -1]]
+    assert stacked([torch.ones(0, 4)], [torch.tensor([])]).labels.tolist() == [[-1]]
+
+
+def samples():
+    """Two pictures; a crowd in the first."""
+    first, boxes, _ = picture([(20, 30, 60, 90), (90, 10, 150, 50)])
+    second, _, _ = picture([], 50, 40)
+    said = (
+        Annotation(
+            boxes=boxes.as_subclass(torch.Tensor),
+            labels=torch.tensor([4, 2]),
+            crowd=torch.tensor([False, True]),
+            area=torch.tensor([2400.0, 2400.0]),
+            ids=(1, 2),
+        ),
+        Annotation(
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.long),
+            crowd=torch.zeros(0, dtype=torch.bool),
+            area=torch.zeros(0),
+            ids=(),
+        ),
+    )
+
+    class Some(SimpleNamespace):
+        def __len__(self) -> int:
+            return 2
+
+    return Some(source=lambda index: (first, second)[index], annotation=lambda index: said[index])
+
+
+def test_training_batches_leave_crowds_out_and_repeat_themselves():
+    data = DetectionSet(samples(), BoxTransform(BoxAugmentOptions(), SQUASH), seed=3)
+    keys = [SampleKey(index, 96, 64, 1) for index in (0, 1)]
+    images, (boxes, labels) = data.__getitems__(keys)
+    assert images.shape == (2, 3, 96, 64)
+    assert set(labels.unique().tolist()) <= {-1, 4}
+    again, (same, _) = data.__getitems__(keys)
+    assert torch.equal(images, again) and torch.equal(boxes, same)
+    other, _ = data.__getitems__([key._replace(epoch=2) for key in keys])
+    assert not torch.equal(images, other)
+
+
+def test_evaluation_batches_know_the_pictures_own_size():
+    data = DetectionEvaluationSet(samples(), SQUASH)
+    images, (boxes, labels), indices, sizes = data.__getitems__([0, 1])
+    assert images.shape == (2, 3, 64, 64)
+    assert boxes[0, 0].tolist() == pytest.approx([20 / 160, 30 / 120, 60 / 160, 90 / 120])
+    assert labels.tolist() == [[4], [-1]]
+    assert indices.tolist() == [0, 1]
+    assert sizes.tolist() == [[120, 160], [40, 50]]
