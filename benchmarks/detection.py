@@ -1,0 +1,105 @@
+"""Time SSDLite on a MobileViT against torchvision's SSDLite on a MobileNetV3.
+
+    python benchmarks/detection.py [--rounds N]
+
+320 px, one picture at a time, COCO's 80 classes, one thread, float32, everything in one process;
+each round runs every contestant once, in an order drawn anew. The network and what follows it
+(softmax, decoding, suppression) are timed apart. Weights are random, so what follows gets outputs
+that are made up: some hundred boxes of a class that is likely enough to be looked at, the same
+number for all, and background everywhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from speed import measure
+from torch import Tensor
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torchvision.models.detection.image_list import ImageList
+
+from mobilevit.models.fuse import fuse
+from mobilevit.models.ssdlite import RawDetections, SSDLite
+from mobilevit.models.variants import build
+from mobilevit.tasks.detection import PRESETS, detections
+
+SIZE, LIKELY = 320, 300
+OURS = ("ssdlite_mobilevit_xxs", "ssdlite_mobilevit_xs", "ssdlite_mobilevit_s")
+THEIRS = "torchvision ssdlite320_mobilenet_v3_large"
+
+
+def made_up(anchors: int, outputs: int) -> tuple[Tensor, Tensor]:
+    """Logits `[1, A, outputs]` with `LIKELY` anchors that are no background, offsets of nought."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, anchors, outputs, generator=draw)
+    logits[..., 0] = 12.0
+    chosen = torch.randperm(anchors, generator=draw)[:LIKELY]
+    labels = torch.randint(1, outputs, (LIKELY,), generator=draw)
+    logits[0, chosen, labels] = 12 + torch.randn(LIKELY, generator=draw)
+    return logits, torch.zeros(1, anchors, 4)
+
+
+def ours(name: str) -> tuple[Callable[[], object], Callable[[], object], int]:
+    """Network, what follows it, and the parameters."""
+    model = build(name, num_classes=80)
+    assert isinstance(model, SSDLite)
+    fast, images = fuse(model), torch.rand(1, 3, SIZE, SIZE)
+    anchors = model.anchors(SIZE, SIZE)
+    raw = RawDetections(*made_up(len(anchors), 81))
+
+    def network() -> None:
+        with torch.inference_mode():
+            fast(images)
+
+    def after() -> object:
+        with torch.inference_mode():
+            return detections(raw, anchors, [(SIZE, SIZE)], PRESETS["later"])
+
+    return network, after, sum(weight.numel() for weight in model.parameters())
+
+
+def theirs() -> tuple[Callable[[], object], Callable[[], object], int]:
+    """The same of torchvision's, resizing and normalising left out of both."""
+    model = ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=81
+    ).eval()
+    images = torch.rand(1, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        maps = list(model.backbone(images).values())
+        anchors = model.anchor_generator(ImageList(images, [(SIZE, SIZE)]), maps)
+    logits, offsets = made_up(len(anchors[0]), 81)
+    said = {"cls_logits": logits, "bbox_regression": offsets}
+
+    def network() -> None:
+        with torch.inference_mode():
+            model.head(list(model.backbone(images).values()))
+
+    def after() -> object:
+        with torch.inference_mode():
+            return model.postprocess_detections(said, anchors, [(SIZE, SIZE)])
+
+    return network, after, sum(weight.numel() for weight in model.parameters())
+
+
+def main() -> None:
+    """Time all, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    contestants = {name: ours(name) for name in OURS} | {THEIRS: theirs()}
+    print("| | M parameters | network, ms | after it, ms |\n|---|---|---|---|")
+    times = [
+        measure({name: parts[stage] for name, parts in contestants.items()}, rounds)
+        for stage in (0, 1)
+    ]
+    for name, (_, _, parameters) in contestants.items():
+        network, after = (1000 * statistics.median(seconds[name]) for seconds in times)
+        print(f"| {name} | {parameters / 1e6:.2f} | {network:.1f} | {after:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
