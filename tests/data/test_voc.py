@@ -1,0 +1,362 @@
+"""Pascal VOC's XML, as its makers meant it and as tools write it."""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mobilevit.data.box_reading import Reading, select
+from mobilevit.data.boxes import BoxSamples
+from mobilevit.data.folder import DataError
+from mobilevit.data.voc import looks_like_voc, read_voc
+
+
+def picture(path: Path, size: tuple[int, int] = (100, 80), *, orientation: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(path, "JPEG", exif=exif)
+    return path
+
+
+def thing(name: str, *sides: object, difficult: object = 0, more: str = "") -> str:
+    tags = "".join(
+        f"<{tag}>{side}</{tag}>"
+        for tag, side in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True)
+    )
+    return (
+        f"<object>\n<name>{name}</name>{more}<difficult>{difficult}</difficult>\n"
+        f"<bndbox>{tags}</bndbox></object>\n"
+    )
+
+
+def xml(
+    things: Iterable[str] = (), *, filename: str = "", size: tuple[object, object] | None = None
+) -> str:
+    stated = "" if size is None else f"<width>{size[0]}</width><height>{size[1]}</height>"
+    return (
+        f"<annotation>\n<filename>{filename}</filename><size>{stated}</size>\n"
+        f"{''.join(things)}</annotation>\n"
+    )
+
+
+def put(root: Path, name: str, text: str | bytes) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def one(root: Path, *things: str, **options: Any) -> BoxSamples:
+    """A folder with one picture of 100 x 80, opened."""
+    picture(root / "JPEGImages" / "1.jpg")
+    put(root, "Annotations/1.xml", xml(things, **options))
+    return opened(read_voc(root))
+
+
+def opened(reading: Reading, split: str | None = None, *, on_bad: Any = "error") -> BoxSamples:
+    pictures = range(len(reading.samples)) if split is None else reading.splits[split]
+    return select(reading, pictures, split=split, on_bad=on_bad)
+
+
+def stems(samples: BoxSamples) -> list[str]:
+    return [samples.source(index).stem for index in range(len(samples))]
+
+
+# coordinates
+
+
+def test_pixels_are_counted_from_1_and_include_the_last(tmp_path: Path) -> None:
+    samples = one(
+        tmp_path, thing("dog", 1, 1, 100, 80), thing("cat", 11, 21, "40.5", 60), size=(100, 80)
+    )
+    found = samples.annotation(0)
+    assert found.boxes.tolist() == [[0, 0, 100, 80], [10, 20, 40.5, 60]]
+    assert samples.classes == ("cat", "dog")
+    assert samples.category_ids == (1, 2)
+    assert found.labels.tolist() == [1, 0]
+    assert found.ids == (1, 2)
+    assert samples.recorded_size(0) == (80, 100)
+    assert read_voc(tmp_path).remarks == ()
+
+
+def test_a_set_with_more_boxes_at_0_than_at_1_counts_from_0(tmp_path: Path) -> None:
+    samples = one(tmp_path, thing("a", 0, 1, 9, 9), thing("a", 0, 20, 30, 40.5))
+    assert samples.annotation(0).boxes.tolist() == [[0, 1, 9, 9], [0, 20, 30, 40.5]]
+    assert "count from 0" in read_voc(tmp_path).remarks[0]
+    samples = one(tmp_path, thing("a", 0, 1, 9, 9), thing("a", 1, 20, 30, 40))
+    assert samples.annotation(0).boxes.tolist() == [[0, 0, 9, 9], [0, 19, 30, 40]]
+
+
+def test_a_click_without_a_drag_is_no_pixel(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = one(tmp_path, thing("a", 50, 40, 50, 40), thing("a", 5, 5, 9, 9), size=(100, 80))
+    assert samples.annotation(0).ids == (2,)
+    assert "1 of 2 boxes are left out" in caplog.text and "1.xml:3" in caplog.text
+
+
+def test_difficult_objects_are_crowds_and_parts_are_no_objects(tmp_path: Path) -> None:
+    part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    samples = one(
+        tmp_path,
+        thing("a", 11, 21, 40, 60, difficult=1, more=part),
+        thing(" a ", 3, 3, 9, 9, difficult="Unspecified"),
+    )
+    found = samples.annotation(0)
+    assert found.crowd.tolist() == [True, False]
+    assert found.boxes.tolist() == [[10, 20, 40, 60], [2, 2, 9, 9]]
+    assert samples.classes == ("a",)
+
+
+@pytest.mark.parametrize("size", [None, (0, 0), ("", "x"), (100, "1e999"), (-100, -80)])
+def test_a_size_that_says_nothing_is_not_recorded(
+    tmp_path: Path, size: tuple[object, object] | None
+) -> None:
+    samples = one(tmp_path, thing("a", 11, 21, 140, 60), size=size)
+    assert samples.recorded_size(0) is None
+    assert samples.annotation(0).boxes.tolist() == [[10, 20, 100, 60]]
+
+
+def test_a_size_that_lies_changes_no_box(tmp_path: Path) -> None:
+    samples = one(tmp_path, thing("a", 11, 21, 40, 60), size=(50, 50.0))
+    assert samples.recorded_size(0) == (50, 50)
+    assert samples.annotation(0).boxes.tolist() == [[10, 20, 40, 60]]
+
+
+# broken files
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (xml()[:-5], r"1\.xml:\d: malformed XML"),
+        ("<annotation>\n<object>\n</annotation>", r"1\.xml:3: malformed XML: mismatched tag"),
+        ("", r"1\.xml:1: malformed XML: no element found"),
+        (xml([thing("", 1, 1, 9, 9)]), r"1\.xml:3: object without a name"),
+        (xml([thing("a", 1, 1, 9, "wide")]), r"1\.xml:3: ymax is no number: 'wide'"),
+        (xml(["<object><name>a</name></object>"]), r"1\.xml:3: object without xmin in a bndbox"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', r"1\.xml:1: not in the encoding"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named_with_its_line(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    picture(tmp_path / "1.jpg")
+    picture(tmp_path / "2.jpg")
+    put(tmp_path, "1.xml", text)
+    put(tmp_path, "2.xml", xml([thing("a", 1, 1, 9, 9)]))
+    with pytest.raises(DataError, match=reason):
+        opened(read_voc(tmp_path))
+    assert stems(opened(read_voc(tmp_path), on_bad="skip")) == ["2"]
+
+
+BOMB = (
+    '<?xml version="1.0"?>\n<!DOCTYPE annotation [\n<!ENTITY a0 "aaaaaaaaaa">\n'
+    + "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">\n' for n in range(1, 12))
+    + "]>\n<annotation><filename>&a11;</filename></annotation>"
+)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB,
+        '<!DOCTYPE x [<!ENTITY file SYSTEM "secret.txt">]>'
+        "<annotation><object><name>&file;</name></object></annotation>",
+        '<!DOCTYPE x [<!ENTITY % outer SYSTEM "secret.txt"> %outer;]><annotation/>',
+    ],
+)
+def test_entities_are_refused_before_they_grow_or_read_a_file(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    picture(tmp_path / "1.jpg")
+    put(tmp_path, "1.xml", text.encode(encoding))
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"1\.xml:\d: declares entities, which are not read"):
+        opened(read_voc(tmp_path))
+    assert time.monotonic() - start < 5
+
+
+def test_a_document_type_without_entities_is_harmless(tmp_path: Path) -> None:
+    picture(tmp_path / "1.jpg")
+    put(tmp_path, "1.xml", '<!DOCTYPE annotation SYSTEM "voc.dtd">' + xml([thing("a", 1, 1, 9, 9)]))
+    assert opened(read_voc(tmp_path)).annotation(0).ids == (1,)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb2312", "windows-1251"])
+def test_names_in_many_encodings(tmp_path: Path, encoding: str) -> None:
+    name = {"gb2312": "\u72d7", "windows-1251": "\u043f\u0451\u0441"}.get(encoding, "h\u00fcnd")
+    picture(tmp_path / "1.jpg")
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + xml([thing(name, 1, 1, 9, 9)])
+    put(tmp_path, "1.xml", text.encode(encoding))
+    assert opened(read_voc(tmp_path)).classes == (name,)
+
+
+def test_other_xml_is_no_part_of_it(tmp_path: Path) -> None:
+    picture(tmp_path / "1.jpg")
+    picture(tmp_path / "lone.jpg")
+    put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)]))
+    put(tmp_path, "project.xml", "<project><annotation/></project>")
+    put(tmp_path, "broken.xml", "<project><annotation>")
+    reading = read_voc(tmp_path)
+    assert stems(opened(reading)) == ["1"]
+    text = "\n".join(reading.unused)
+    for words in ("project.xml: XML of another kind (<project>)", "lone.jpg: no XML file"):
+        assert words in text
+    assert looks_like_voc(tmp_path / "1.xml")
+    assert looks_like_voc(put(tmp_path, "wide.xml", xml().encode("utf-16")))
+    assert not looks_like_voc(put(tmp_path, "b.xml", "<annotations><image/></annotations>"))
+    assert not looks_like_voc(tmp_path / "absent.xml")
+
+
+# files and folders
+
+
+@pytest.mark.parametrize(
+    ("annotation", "image", "filename"),
+    [
+        ("1.xml", "1.jpg", ""),
+        ("Annotations/1.xml", "JPEGImages/1.JPG", "other.jpg"),
+        ("Annotations/1.xml", "1.jpeg", ""),
+        ("annotations/night/1.xml", "Images/night/1.png", ""),
+        ("train/Annotations/1.xml", "train/JPEGImages/1.jpg", ""),
+        ("Annotations/train/1.xml", "images/train/1.jpg", ""),
+        ("labels/renamed.xml", "images/img 1.jpg", "C:\\photos\\img 1.jpg"),
+        ("Beschriftung/1.xml", "Bilder/1.jpg", ""),
+        ("xml/" + unicodedata.normalize("NFD", "\u00e9") + ".xml", "imgs/\u00e9.jpg", ""),
+    ],
+)
+def test_the_picture_of_an_xml_file_is_found(
+    tmp_path: Path, annotation: str, image: str, filename: str
+) -> None:
+    there = picture(tmp_path / image)
+    put(tmp_path, annotation, xml([thing("a", 1, 1, 9, 9)], filename=filename))
+    assert opened(read_voc(tmp_path)).source(0).samefile(there)
+
+
+def test_the_name_of_the_xml_file_goes_before_the_stated_one(tmp_path: Path) -> None:
+    for name in "12":
+        picture(tmp_path / f"{name}.jpg")
+        put(tmp_path, f"{name}.xml", xml([thing("a", 1, 1, 9, 9)], filename="1.jpg"))
+    assert stems(opened(read_voc(tmp_path))) == ["1", "2"]
+
+
+def test_of_pictures_with_one_name_the_stated_one_is_taken(tmp_path: Path) -> None:
+    for extension in ("jpg", "png", "webp"):
+        picture(tmp_path / f"1.{extension}")
+    put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)], filename="1.png"))
+    assert opened(read_voc(tmp_path)).source(0).name == "1.png"
+
+
+def test_missing_pictures_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "1.jpg")
+    picture(tmp_path / "val" / "2.jpg")  # of the same name, but of another split
+    for name in ("1", "2", "3"):
+        put(tmp_path, f"train/{name}.xml", xml([thing("a", 1, 1, 9, 9)], filename=f"{name}.gif"))
+    with pytest.raises(DataError, match=r"2 of 3 pictures are missing") as caught:
+        opened(read_voc(tmp_path))
+    assert "3.xml: picture missing: none of that name, nor 3.gif" in str(caught.value)
+    assert stems(opened(read_voc(tmp_path), on_bad="skip")) == ["1"]
+
+
+def test_lists_state_the_splits(tmp_path: Path) -> None:
+    for name in ("1", "2.5", "my photo 1", "4", "deep/5", "6"):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        put(tmp_path, f"Annotations/{name}.xml", xml([thing("a", 1, 1, 9, 9)]))
+    put(tmp_path, "ImageSets/Main/train.txt", "1  1\n2.5 -1\r\nmy photo 1\n\n1\n")
+    put(tmp_path, "ImageSets/Main/Val.TXT", "4.jpg\nJPEGImages/6.jpg\ndeep/5\n")
+    put(tmp_path, "ImageSets/Main/test.txt", "4\nunheard of\n")
+    put(tmp_path, "ImageSets/Main/a_train.txt", "4 1\n")
+    put(tmp_path, "ImageSets/Segmentation/train.txt", "6\n")
+    reading = read_voc(tmp_path)
+    assert set(reading.splits) == {"train", "val", "test"}
+    train = opened(reading, "train")
+    assert stems(train) == ["1", "2.5", "my photo 1"]
+    assert [train.image_id(index) for index in range(3)] == [1, 2, 3]
+    val = opened(reading, "val")
+    assert stems(val) == ["4", "6", "5"]
+    assert val.image_id(0) == 1 and val.annotation(0).ids == (1,)
+    with pytest.raises(DataError, match=r"test\.txt:2: no XML file for 'unheard of'"):
+        opened(reading, "test")
+    assert stems(opened(reading, "test", on_bad="skip")) == ["4"]
+
+
+def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "1.jpg")
+    put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)]))
+    put(tmp_path, "ImageSets/train.txt", "1")
+    put(tmp_path, "ImageSets/val.txt", b"\xff1")
+    reading = read_voc(tmp_path)
+    assert stems(opened(reading, "train")) == ["1"]
+    with pytest.raises(DataError, match=r"val\.txt: not a text in UTF-8"):
+        opened(reading, "val")
+
+
+def test_folders_state_the_splits(tmp_path: Path) -> None:
+    for name in ("train/1", "Validation/2", "other/3"):
+        picture(tmp_path / f"{name}.jpg")
+        put(tmp_path, f"{name}.xml", xml([thing("a", 1, 1, 9, 9)]))
+    reading = read_voc(tmp_path)
+    assert stems(opened(reading, "train")) == ["1"]
+    assert stems(opened(reading, "validation")) == ["2"]
+    assert any("3.xml: in no split" in line for line in reading.unused)
+
+
+def test_years_side_by_side_each_with_their_lists(tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        for name in ("1", "2"):
+            picture(tmp_path / year / "JPEGImages" / f"{name}.jpg")
+            put(tmp_path, f"{year}/Annotations/{name}.xml", xml([thing(year, 1, 1, 9, 9)]))
+        put(tmp_path, f"{year}/ImageSets/Main/train.txt", "1\n")
+    train = opened(read_voc(tmp_path), "train")
+    assert [train.source(i).parts[-3] for i in range(len(train))] == ["VOC2007", "VOC2012"]
+    assert train.counts() == {"VOC2007": 1, "VOC2012": 1}
+
+
+def test_a_strange_set(tmp_path: Path) -> None:
+    """Spaces, accents, capitals, nested folders, a photo turned by EXIF, a size of 0."""
+    root = tmp_path / "Meine Daten (neu)"
+    upright = picture(root / "Images/K\u00fche & Co/Foto 1.JPG", (100, 80), orientation=6)
+    picture(root / "Images/K\u00fche & Co/deep/er/foto.2.Jpeg")
+    put(
+        root,
+        "Annotations/K\u00fche & Co/Foto 1.XML",
+        # The annotator saw the file as it is stored.
+        xml([thing("Kuh &amp; Kalb", 11, 21, 40, 60)], filename="IMG_0001.HEIC", size=(100, 80)),
+    )
+    put(
+        root,
+        "Annotations/K\u00fche & Co/deep/er/foto.2.xml",
+        xml([thing("<![CDATA[\u732b]]>", "1.5", "2.5", "9.5", "1e1")], size=(0, 0)),
+    )
+    samples = opened(read_voc(root))
+    assert samples.source(0) == upright
+    assert samples.classes == ("Kuh & Kalb", "\u732b")
+    # 80 x 100 upright: x is 80 - y, y is x
+    assert samples.annotation(0).boxes.tolist() == [[20, 10, 60, 40]]
+    assert samples.annotation(1).boxes.tolist() == [[0.5, 1.5, 9.5, 10]]
+
+
+def test_blood_cells(shared: Path) -> None:
+    reading = read_voc(shared / "data" / "bccd")
+    assert len(reading.samples) == 364
+    assert len(reading.samples.ids) == 4888
+    assert {name: len(indices) for name, indices in reading.splits.items()} == {
+        "train": 205, "val": 87, "test": 72, "trainval": 292,
+    }  # fmt: skip
+    assert not reading.faults and not reading.unused
+    assert reading.samples.classes == ("Platelets", "RBC", "WBC")
+    everything = opened(reading)
+    assert sum(len(everything.annotation(i).ids) for i in range(364)) == 4886
+    first = everything.annotation(0)
+    assert first.boxes[0].tolist() == [259, 176, 491, 376]
+    assert everything.classes[first.labels[0]] == "WBC"

@@ -1,0 +1,173 @@
+"""Training a detector, whole, on pictures that are made here; judging and using it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mobilevit
+from mobilevit.__main__ import main
+from mobilevit.data.box_transforms import BoxAugmentOptions
+from mobilevit.training.errors import TrainingError
+from mobilevit.training.options import DataOptions, SamplerOptions
+from mobilevit.training.train import train
+
+COLOURS = {"röd": (200, 30, 30), "blå": (30, 30, 200)}
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory):
+    """A YOLO data set: one or two coloured squares on noise, and pictures with nothing in them."""
+    root = tmp_path_factory.mktemp("yolo set")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 24), ("val", 8)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for number in range(count):
+            height, width = 96, 128
+            pixels = draw.integers(90, 150, (height, width, 3)).astype(np.uint8)
+            lines = []
+            for half in range(number % 3):
+                label = int(draw.integers(2))
+                side = int(draw.integers(30, 50))
+                x = int(draw.integers(0, width // 2 - side)) + half * width // 2
+                y = int(draw.integers(0, height - side))
+                pixels[y : y + side, x : x + side] = list(COLOURS.values())[label]
+                centre = (x + side / 2) / width, (y + side / 2) / height
+                size = side / width, side / height
+                lines.append(" ".join(map(str, (label, *centre, *size))))
+            Image.fromarray(pixels).save(root / "images" / split / f"bild {number}.PNG")
+            (root / "labels" / split / f"bild {number}.txt").write_text("\n".join(lines))
+    names = json.dumps(list(COLOURS))
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {names}\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(squares, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "squares"
+    result = train(
+        task="detection",
+        model="ssdlite_mobilevit_xxs",
+        data=DataOptions(root=str(squares), workers=0),
+        out=str(out),
+        epochs=40,
+        size=96,
+        batch_size=4,
+        sampler=SamplerOptions(min_size=96, max_size=128),
+        boxes=BoxAugmentOptions(crop=0.0, photometric=0.0),
+        ema=0.9,
+        threads=1,
+    )
+    return out, result
+
+
+def test_a_detector_learns(run):
+    out, result = run
+    # From new weights, in so few steps, it knows what it has seen and begins to see more.
+    assert result.train_metrics.ap50 > 0.4
+    assert result.metrics.ap50 > 0.01
+    assert result.metrics.pictures == 8
+    assert result.metrics.classes == tuple(COLOURS)
+    text = str(result)
+    assert "AP50" in text and "on 8 boxes in 8 validation pictures" in text
+    config = mobilevit.load(out / "model").config
+    assert config.task == "detection"
+    assert config.category_ids == (0, 1)
+    assert config.preprocessing.fit == "squash"
+    assert config.preprocessing.crop == 96
+    assert "val_ap50" in (out / "metrics.csv").read_text()
+
+
+def test_the_report_is_whole(run):
+    out, _ = run
+    text = (out / "report.html").read_text()
+    for part in ("AP50", "Precision and recall", "AP by size", "True and found boxes", "röd"):
+        assert part in text
+    assert "96 × 96" in text and "128 × 128" in text
+    assert text.count("data:image/jpeg") >= 8
+    assert "http" not in text.replace("http://www.w3.org", "").replace("http-equiv", "")
+
+
+def test_it_is_judged_again_from_the_command_line(run, squares, tmp_path, capsys):
+    out, result = run
+    file = tmp_path / "figures.json"
+    words = ["evaluate", str(out / "model"), "--data.root", str(squares / "data.yaml")]
+    assert main([*words, "--sizes", "96,128", "--out", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "ap_medium" in text and "röd" in text and "128 px" in text
+    figures = json.loads(file.read_text())["sizes"]["96"]
+    assert figures["ap"] == pytest.approx(result.metrics.ap, abs=1e-6)
+    assert figures["pictures"] == 8
+    assert main([*words, "--data.split", "train"]) == 0
+    assert " 24 " in capsys.readouterr().out
+    assert main([*words, "--data.split", "test"]) == 1
+    assert "no split 'test'" in capsys.readouterr().err
+
+
+def test_it_finds_squares(run, squares, tmp_path):
+    out, _ = run
+    photo = squares / "images" / "train" / "bild 1.PNG"
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    answers = tmp_path / "answers"
+    result = mobilevit.predict(out / "model", photo, broken, out=str(answers), score=0.4)
+    assert result.exit_code == 1
+    assert len(result.failed) == 1
+    best = result[0].boxes[0]
+    line = (squares / "labels" / "train" / "bild 1.txt").read_text().split()
+    x, y, width, height = (float(value) for value in line[1:])
+    true = [(x - width / 2) * 128, (y - height / 2) * 96, (x + width / 2) * 128]
+    assert best.name == list(COLOURS)[int(line[0])]
+    assert list(best.corners[:3]) == pytest.approx(true, abs=16)
+    coco = json.loads((answers / "detections.json").read_text())
+    assert coco["categories"] == [{"id": 0, "name": "röd"}, {"id": 1, "name": "blå"}]
+    assert coco["images"][0]["file_name"] == str(photo)
+    assert coco["annotations"][0]["category_id"] == int(line[0])
+    drawn = Image.open(answers / "1-bild_1.jpg")
+    assert drawn.width > 128
+    rows = [json.loads(row) for row in (answers / "answers.jsonl").read_text().splitlines()]
+    assert rows[0]["boxes"][0]["class"] == best.name
+    assert "error" in rows[1]
+
+
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+def test_what_is_printed(run, squares, capsys, form):
+    out, _ = run
+    photo = str(squares / "images" / "train" / "bild 1.PNG")
+    assert main(["predict", str(out / "model"), photo, "--format", form, "--score", "0.4"]) == 0
+    text = capsys.readouterr().out
+    assert "bild 1.PNG" in text
+    assert "röd" in text or "blå" in text
+
+
+def test_the_task_and_the_model_must_agree(squares, tmp_path):
+    with pytest.raises(TrainingError, match=r"mobilevit_xs is for classification; for detection"):
+        train(
+            task="detection",
+            model="mobilevit_xs",
+            data=DataOptions(root=str(squares)),
+            out=str(tmp_path / "run"),
+        )
+
+
+def test_broken_pictures_are_named_or_skipped(squares, tmp_path):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(squares, root)
+    (root / "images" / "train" / "bild 0.PNG").write_bytes(b"no picture")
+    options = {"model": "ssdlite_mobilevit_xxs", "out": str(tmp_path / "run"), "epochs": 1}
+    options |= {"size": 64, "batch_size": 16, "threads": 1}
+    with pytest.raises(ValueError, match=r"1 of 24 pictures can not be read.*\n.*bild 0\.PNG"):
+        train(data=DataOptions(root=str(root), workers=0), **options)
+    result = train(data=DataOptions(root=str(root), workers=0, on_bad="skip"), **options)
+    assert result.metrics.pictures == 8
+
+
+def test_check_looks_at_boxes(squares, capsys):
+    assert main(["check", str(squares), "--task", "detection"]) == 0
+    assert "röd" in capsys.readouterr().out
