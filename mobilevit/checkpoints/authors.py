@@ -1,9 +1,13 @@
-"""The authors' checkpoints: flat state dicts, classifiers and detectors of both papers.
+"""The authors' checkpoints: flat state dicts, the networks of both papers.
 
 The 2021 weights of v1 expect blue-green-red pixels, since the code of that time read images with
 OpenCV. The code behind v2's weights read red-green-blue; that is taken for v2, and said to be
 assumed, because no file states it. So did the code behind v1's later weights, whose files look like
 those of 2021; only the ones that were trained with RangeAugment can be told, by its scalars.
+
+DeepLabv3 on v1 is told by a tensor's name: the 2021 code stretched logits without aligned corners
+and squashed pictures to 512 px, the later code aligned corners and kept a picture's shape. No file
+states its output stride; `custom_stride` is what the authors' recipes had.
 """
 
 from __future__ import annotations
@@ -15,6 +19,9 @@ from torch import Tensor
 
 from mobilevit.checkpoints.keymap import Layout, Row
 from mobilevit.data.preprocessing import Preprocessing
+
+ADE20K_CLASSES = 150
+"""So many has no other data set that the authors used."""
 
 _SHARED = (
     Row("conv_norm", "backbone.stem", "conv_1"),
@@ -115,19 +122,83 @@ _SSD_ROWS = (
     Row("same", "heads.{h}.predict", "ssd_heads.{h}.loc_cls_layer.pw_conv.block.conv"),
 )
 SSD_V1, SSD_V2 = (
-    replace(layout, head="ssdlite_", rows=(*_encoder(layout), *_SSD_ROWS)) for layout in (V1, V2)
+    replace(layout, head="ssdlite_", marks=("ssd_heads.",), rows=(*_encoder(layout), *_SSD_ROWS))
+    for layout in (V1, V2)
 )
-LAYOUTS = (V1, V2, SSD_V1, SSD_V2)
 
-PREPROCESSING = {
-    ("", 1): Preprocessing(channel_order="bgr"),
-    ("", 2): Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
-    ("ssdlite_", 1): Preprocessing(channel_order="bgr", fit="squash", resize=320, crop=320),
-    ("ssdlite_", 2): Preprocessing(
-        interpolation="bicubic", fit="squash", resize=320, crop=320, assumed=("channel_order",)
+_ASPP = "seg_head.aspp.aspp_layer."
+_ASPP_ROWS = (
+    Row("conv_norm", "context.pool", f"{_ASPP}convs.4.aspp_pool.conv_1x1"),
+    Row("conv_norm", "context.branches.{i}", f"{_ASPP}convs.{{i}}"),
+    Row("conv_norm", "context.project", f"{_ASPP}project"),
+)
+_PSP = "seg_head.psp_layer."
+_PSP_ROWS = (
+    Row("conv_norm", "context.branches.{i}", f"{_PSP}psp_branches.{{i}}.1"),
+    Row("conv_norm", "context.fusion", f"{_PSP}fusion.0"),
+)
+_SEGMENTER_ROWS = (
+    Row("conv_norm", "aux.conv", "seg_head.aux_head.0"),
+    Row("same", "aux.predict", "seg_head.aux_head.2.block.conv"),
+    Row("same", "predict", "seg_head.classifier.block.conv"),
+)
+DEEPLAB_V1_2021 = replace(
+    V1,
+    head="deeplabv3_",
+    marks=(_ASPP, "seg_head.classifier.classifier."),
+    align_corners=False,
+    rows=(
+        *_encoder(V1),
+        *_ASPP_ROWS,
+        Row("same", "predict", "seg_head.classifier.classifier.block.conv"),
     ),
+)
+DEEPLAB_V1, DEEPLAB_V2 = (
+    replace(
+        layout,
+        head="deeplabv3_",
+        marks=(_ASPP, "seg_head.classifier.block."),
+        align_corners=True,
+        rows=(*_encoder(layout), *_ASPP_ROWS, *_SEGMENTER_ROWS),
+    )
+    for layout in (V1, V2)
+)
+PSP_V1, PSP_V2 = (
+    replace(
+        layout,
+        head="pspnet_",
+        marks=(_PSP,),
+        align_corners=True,
+        rows=(*_encoder(layout), *_PSP_ROWS, *_SEGMENTER_ROWS),
+    )
+    for layout in (V1, V2)
+)
+LAYOUTS = (V1, V2, SSD_V1, SSD_V2, DEEPLAB_V1_2021, DEEPLAB_V1, DEEPLAB_V2, PSP_V1, PSP_V2)
+
+_SQUASH_320 = Preprocessing(fit="squash", resize=320, crop=320)
+_SHORT_512 = Preprocessing(fit="short", resize=512, crop=512)
+_SHORT_512_V2 = replace(_SHORT_512, interpolation="bicubic", assumed=("channel_order",))
+PREPROCESSING = {
+    V1: Preprocessing(channel_order="bgr"),
+    V2: Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
+    SSD_V1: replace(_SQUASH_320, channel_order="bgr"),
+    SSD_V2: replace(_SQUASH_320, interpolation="bicubic", assumed=("channel_order",)),
+    DEEPLAB_V1_2021: Preprocessing(channel_order="bgr", fit="squash", resize=512, crop=512),
+    DEEPLAB_V1: _SHORT_512,
+    DEEPLAB_V2: _SHORT_512_V2,
+    PSP_V1: _SHORT_512,
+    PSP_V2: _SHORT_512_V2,
 }
-"""By task's head and version."""
+
+
+def custom_stride(layout: Layout, classes: int | None) -> int:
+    """The output stride of the authors' networks for segmentation in this layout.
+
+    8 in the later recipe of DeepLabv3 on v1, and in later code for ADE20K, which is recognised by
+    its 150 classes; 16 elsewhere.
+    """
+    is_ade20k = layout.align_corners and classes == ADE20K_CLASSES
+    return 8 if layout == DEEPLAB_V1 or is_ade20k else 16
 
 
 def generation(

@@ -15,11 +15,18 @@ from mobilevit.models.variants import Task
 
 FORMAT = 1
 
+CLASSES: dict[Task, int] = {"classification": 1000, "detection": 80, "segmentation": 21}
+"""Of ImageNet-1k, COCO and VOC: what a network is made for where nothing is said."""
+
 CUSTOM: dict[Task, Preprocessing] = {
     "classification": Preprocessing(),
     "detection": Preprocessing(fit="squash", resize=320, crop=320),
+    "segmentation": Preprocessing(fit="short", resize=512, crop=512),
 }
-"""How pictures are prepared for new weights: as the papers did."""
+"""How pictures are prepared for new weights: as the authors did.
+
+In segmentation as their later code: pictures keep their shape, as the crops do that are trained on.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +134,14 @@ def coco_classes() -> tuple[tuple[str, ...], tuple[int, ...]]:
     return tuple(name for name, _ in kept), tuple(number for _, number in kept)
 
 
+def voc_classes() -> tuple[str, ...]:
+    """The 21 class names of PASCAL VOC 2012, background ahead of its 20 kinds of objects."""
+    from torchvision.models.segmentation import DeepLabV3_MobileNet_V3_Large_Weights
+
+    weights = DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1
+    return "background", *weights.meta["categories"][1:]
+
+
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
     """The same names, with its number behind each that is given more than once.
 
@@ -141,7 +156,8 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
 def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     """Names as people state them: a sequence, names with commas between, or a file with one a line.
 
-    `imagenet1k` stands for the 1000 names of ImageNet-1k, `coco` for COCO's 80.
+    `imagenet1k` stands for the 1000 names of ImageNet-1k, `coco` for COCO's 80, `voc` for the 21 of
+    PASCAL VOC 2012, background ahead.
 
     Raises:
         ValueError: a file without names.
@@ -152,6 +168,8 @@ def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
         return imagenet_classes()
     if value == "coco":
         return coco_classes()[0]
+    if value == "voc":
+        return voc_classes()
     # A file's names may hold commas; it may begin with a byte order mark.
     is_file = Path(value).is_file()
     parts = Path(value).read_text("utf-8-sig").splitlines() if is_file else value.split(",")

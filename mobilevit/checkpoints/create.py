@@ -10,21 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
-from mobilevit.checkpoints.config import CUSTOM, ModelConfig, class_names
+from mobilevit.checkpoints.config import CLASSES, CUSTOM, ModelConfig, class_names
 from mobilevit.checkpoints.keymap import CheckpointError, shorten
 from mobilevit.checkpoints.read import Weights, output_count, read
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.variants import TASKS, Network, Task, build, split_name
+from mobilevit.models.variants import HEAD_OPTIONS, TASKS, Network, Task, build, split_name
 
 log = logging.getLogger(__name__)
-
-CLASSES: dict[Task, int] = {"classification": 1000, "detection": 80}
-"""Of ImageNet-1k and COCO: what a network is made for where nothing is said."""
 
 CLASS_TENSORS: dict[Task, tuple[str, ...]] = {
     "classification": ("head.",),
     "detection": tuple(f"heads.{index}.predict." for index in range(6)),
+    "segmentation": ("predict.", "aux.predict."),
 }
 """What the names of the tensors begin with whose shapes count classes."""
 
@@ -54,7 +52,8 @@ def create_model(
 
     Args:
         name: a model name; see `list_models`.
-        num_classes: by default that of `classes`, or the weights', or ImageNet's 1000 or COCO's 80.
+        num_classes: by default that of `classes`, or the weights', or ImageNet's 1000, COCO's 80 or
+            VOC's 21; in segmentation a background class is one of them.
         classes: names of the classes, in the order of the logits.
         weights: whatever `load` reads, or a backbone alone.
         preprocessing: fields of `Preprocessing` that differ from the weights'.
@@ -62,7 +61,8 @@ def create_model(
         features_only: return the backbone alone, which lists maps in place of logits.
         options: `in_channels`, `out_indices`, `output_stride`, `patch_sizes`, `heads`,
             `kernel_size`, `fusion`, `dropout`, `attention_dropout`, `ffn_dropout`,
-            `classifier_dropout`; see `mobilevit.models.variants.build`.
+            `classifier_dropout`, and for segmentation `channels`, `rates`, `aspp_dropout`, `aux`,
+            `align_corners`; see `mobilevit.models.variants.build`.
 
     Raises:
         ValueError: an unknown name, or an option that does not fit.
@@ -110,8 +110,9 @@ def create_model(
 
 
 def _kept(options: Mapping[str, Any], same_head: bool) -> dict[str, Any]:
-    """The options of weights that a network of another task has as well."""
-    return {k: v for k, v in options.items() if same_head or k != "classifier_dropout"}
+    """The options of weights that a network with another head has as well."""
+    heads = () if same_head else (*HEAD_OPTIONS, "output_stride")
+    return {key: value for key, value in options.items() if key not in heads}
 
 
 def load(
@@ -211,7 +212,8 @@ def _fill(model: Network | Backbone, found: Weights, *, file: str, new_head: boo
     """Copy weights into a network, all or nothing.
 
     New are at most all that is not backbone, where the file is of another task or a backbone alone,
-    and the tensors that count classes, where it is for others.
+    an auxiliary head that it lacks, and the tensors that count classes, where it is for others. An
+    auxiliary head that the network lacks is left out.
     """
     own = model.state_dict()
     tensors = dict(found.tensors)
@@ -221,6 +223,8 @@ def _fill(model: Network | Backbone, found: Weights, *, file: str, new_head: boo
     elif model.config.model != found.config.model:
         tensors = {k: v for k, v in tensors.items() if k.startswith(prefix)}
     else:
+        if getattr(model, "aux", None) is None:
+            tensors = {k: v for k, v in tensors.items() if not k.startswith("aux.")}
         _without_other_classes(tensors, model.config, found.config, file=file, new_head=new_head)
     missing = [key for key in own if key not in tensors]
     extra = [key for key in tensors if key not in own]

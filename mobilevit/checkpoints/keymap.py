@@ -45,7 +45,11 @@ class Layout:
     name: str
     version: int
     head: str = ""
-    """What stands ahead of the variant in the model's name: nothing, `ssdlite_`."""
+    """What stands ahead of the variant in the model's name: nothing, `ssdlite_`, `deeplabv3_`."""
+    marks: tuple[str, ...] = ()
+    """What begins the names of tensors in files of this head alone, at least one for each."""
+    align_corners: bool | None = None
+    """Segmentation: how its networks stretch logits; None where that is not part of them."""
     conv: str
     """What a `conv_norm` module is called ahead of its convolution's tensors."""
     norm: str
@@ -114,11 +118,17 @@ class Layout:
         return result
 
     def matches(self, tensors: Iterable[str]) -> bool:
-        """Whether any tensor that only this version's blocks have carries this layout's name."""
+        """Whether what only this version's blocks and this head have carries this layout's names.
+
+        A layout of classifiers also matches files of the same source with other heads.
+        """
+        names = list(tensors)
         mark = "transformer.{t}.attention.qkv"
         rows = [row for row in self.rows if row.ours.endswith(mark)]
         rules = self._rules(rows, reverse=True)
-        return any(_rename(key, rules) is not None for key in tensors)
+        return any(_rename(key, rules) is not None for key in names) and all(
+            any(key.startswith(mark) for key in names) for mark in self.marks
+        )
 
     def _rules(self, rows: Iterable[Row], *, reverse: bool) -> list[_Rule]:
         rules = []

@@ -1,20 +1,22 @@
 """Every MobileViT checkpoint that the authors published: what it is, how good, and where it lies.
 
-Figures are those that the authors print. v1's ImageNet, COCO and VOC weights of 2021 expect
-blue-green-red pixels; the others were made by later code, which read red-green-blue.
+Figures are those that the authors print; for segmentation, parameters are without the auxiliary
+head. v1's ImageNet, COCO and VOC weights of 2021 expect blue-green-red pixels; the others were made
+by later code, which read red-green-blue.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from mobilevit.checkpoints import authors
-from mobilevit.checkpoints.config import ModelConfig, coco_classes, imagenet_classes
-from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.checkpoints.config import ModelConfig, coco_classes, imagenet_classes, voc_classes
+from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.variants import changed
 
 BASE = "https://docs-assets.developer.apple.com/ml-research/models/"
 MIRROR = "MOBILEVIT_MIRROR"
@@ -22,11 +24,11 @@ MIRROR = "MOBILEVIT_MIRROR"
 
 LICENCE = "Apple sample code licence"
 
-_V1_2021 = authors.PREPROCESSING["", 1]
+_V1_2021 = authors.PREPROCESSING[authors.V1]
 _V1_LATER = Preprocessing()
-_V2 = authors.PREPROCESSING["", 2]
-_SSD_V1 = authors.PREPROCESSING["ssdlite_", 1]
-_SSD_V2 = authors.PREPROCESSING["ssdlite_", 2]
+_V2 = authors.PREPROCESSING[authors.V2]
+_SSD_V1 = authors.PREPROCESSING[authors.SSD_V1]
+_SSD_V2 = authors.PREPROCESSING[authors.SSD_V2]
 _V2_384 = replace(_V2, resize=384, crop=384)
 
 
@@ -49,8 +51,10 @@ class Published:
     """Behind `BASE`."""
     preprocessing: Preprocessing | None = None
     """None where this library has no such network."""
-    classes: Literal["imagenet1k", "coco"] | None = None
-    """Whose classes it has."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `create_model` that the file does not show."""
+    classes: Literal["imagenet1k", "coco", "voc"] | None = None
+    """Whose classes it has, where their names are known here."""
     sha256: str | None = None
     """Of the file, where it is known."""
     licence: str = LICENCE
@@ -92,8 +96,11 @@ class Published:
             classes = imagenet_classes()
         elif self.classes == "coco":
             classes, numbers = coco_classes()
+        elif self.classes == "voc":
+            classes = voc_classes()
         return replace(
             config,
+            options=changed(config.model, {**config.options, **self.options}),
             classes=classes,
             category_ids=numbers,
             preprocessing=self.preprocessing or config.preprocessing,
@@ -197,30 +204,48 @@ def _detectors() -> Iterable[Published]:
 
 
 def _segmenters() -> Iterable[Published]:
-    def one(name: str, tag: str, value: float, parameters: float | None, path: str) -> Published:
+    def one(
+        name: str,
+        tag: str,
+        value: float,
+        parameters: float | None,
+        path: str,
+        *,
+        layout: Layout,
+        output_stride: int,
+    ) -> Published:
+        is_voc = tag.startswith("voc")
         return Published(
             name=f"{name}.apple_{tag}",
-            data="ADE20K" if tag.startswith("ade20k") else "VOC 2012",
+            data="VOC 2012" if is_voc else "ADE20K",
             metric="mIoU",
             value=value,
             size=512,
             parameters=parameters,
             path=path,
+            preprocessing=authors.PREPROCESSING[layout],
+            options={"output_stride": output_stride},
+            classes="voc" if is_voc else None,
         )
 
+    layout = authors.DEEPLAB_V1_2021
     for size, value, parameters in (("xxs", 72.8, 1.9), ("xs", 77.1, 2.9), ("s", 79.3, 6.4)):
         name = f"deeplabv3_mobilevit_{size}"
-        yield one(name, "voc", value, parameters, f"cvnets/segmentation/{name}.pt")
+        path = f"cvnets/segmentation/{name}.pt"
+        yield one(name, "voc", value, parameters, path, layout=layout, output_stride=16)
     folder = "cvnets-v2/segmentation"
-    name = "deeplabv3_mobilevit_s"
-    yield one(name, "voc_os8", 79.44, 8.5, f"{folder}/pascalvoc/deeplabv3-mobilevitv1.pt")
+    layout, name = authors.DEEPLAB_V1, "deeplabv3_mobilevit_s"
+    path = f"{folder}/pascalvoc/deeplabv3-mobilevitv1.pt"
+    yield one(name, "voc_os8", 79.44, 8.5, path, layout=layout, output_stride=8)
     path = "cvnets-v2/examples/range_augment/segmentation/ade20k/deeplabv3_mobilevit.pt"
-    yield one(name, "ade20k_rangeaugment", 38.5, None, path)
+    yield one(name, "ade20k_rangeaugment", 38.5, None, path, layout=layout, output_stride=8)
     for head, data, values in _V2_SEGMENTATION:
-        where = {"voc": "pascalvoc", "ade20k": "ade20k"}[data]
+        layout = {"deeplabv3": authors.DEEPLAB_V2, "pspnet": authors.PSP_V2}[head]
+        where, stride = {"voc": ("pascalvoc", 16), "ade20k": ("ade20k", 8)}[data]
         for width, (value, parameters) in values.items():
             path = f"{folder}/{where}/mobilevitv2/{head}-mobilevitv2-{width}.pt"
-            yield one(f"{head}_{_v2(width)}", data, value, parameters, path)
+            name = f"{head}_{_v2(width)}"
+            yield one(name, data, value, parameters, path, layout=layout, output_stride=stride)
 
 
 def _v2(width: str) -> str:

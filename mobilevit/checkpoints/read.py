@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.config import ModelConfig, Stated
+from mobilevit.checkpoints.config import CLASSES, ModelConfig, Stated
 from mobilevit.checkpoints.files import (
     CONFIG,
     WEIGHTS,
@@ -27,12 +27,20 @@ from mobilevit.checkpoints.files import (
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
 from mobilevit.checkpoints.source import located
 from mobilevit.checkpoints.tensors import read_tensors
-from mobilevit.models.variants import VARIANTS, build, task_of
+from mobilevit.models.variants import TASKS, VARIANTS, build, defaults, task_of
 
 log = logging.getLogger(__name__)
 
 HOMES = {layout: home for home in (authors, timm, transformers) for layout in home.LAYOUTS}
 """Layout -> the module that it is in."""
+
+LAST_TENSORS = {
+    "": "head.bias",
+    "ssdlite_": "heads.5.predict.bias",
+    "deeplabv3_": "predict.bias",
+    "pspnet_": "predict.bias",
+}
+"""Head -> the tensor whose length says how many classes there are."""
 
 PROCESSOR = "preprocessor_config.json"
 _FILES = (WEIGHTS, "pytorch_model.bin")
@@ -58,7 +66,9 @@ def read(source: str | Path) -> Weights:
         CheckpointError: it can not be read, or is of no known layout.
     """
     path, published = located(source)
-    found = _read_folder(path) if path.is_dir() else _read_file(path)
+    if path.is_dir():
+        return _read_folder(path)
+    found = _read_file(path, published=published is not None)
     if published is None:
         return found
     return Weights(published.complete(found.config), found.tensors)
@@ -95,8 +105,13 @@ def _read_file(
     *,
     config: Mapping[str, Any] | None = None,
     processor: Mapping[str, Any] | None = None,
+    published: bool = False,
 ) -> Weights:
-    """Read one file of weights; `config` and `processor` are what lies beside it in a folder."""
+    """Read one file of weights.
+
+    `config` and `processor` are what lies beside it in a folder; of a `published` file it is known
+    what it does not say itself.
+    """
     tensors, seen, metadata = read_tensors(path)
     if carried := metadata.get("config"):  # the weights of a model folder alone
         return Weights(read_carried(carried, tensors, file=path), tensors)
@@ -104,31 +119,35 @@ def _read_file(
         log.info("%s: read %s", path, ", ".join(seen))
     layout, tensors = _recognised(tensors, path)
     home = HOMES[layout]
-    preprocessing = home.PREPROCESSING[layout.head, layout.version]
+    preprocessing = home.PREPROCESSING[layout]
     if home is authors:
         tensors, preprocessing = authors.generation(tensors, preprocessing)
     ours = layout.to_ours(tensors)
     count = output_count(ours, layout.head)
     stated = Stated(options={}, classes=None, preprocessing=None)
-    if config is not None and home is timm:
-        stated = timm.stated(config, version=layout.version, file=str(path.parent))
-    elif config is not None and home is transformers:
-        stated = transformers.stated(
-            config, processor, version=layout.version, file=str(path.parent)
-        )
-    variant = _variant(ours, layout.version, path)
-    name, architecture = layout.head + variant, VARIANTS[variant]
-    with torch.device("meta"):  # leaves the options that differ from this library's own
-        options = build(name, num_classes=count or 1, **stated.options).options
-    for key in ("dropout", "classifier_dropout"):
-        if options.get(key) == getattr(architecture, key):
-            del options[key]
     where = path if config is None else path.parent
+    if config is not None and home is timm:
+        stated = timm.stated(config, layout=layout, file=str(where))
+    elif config is not None and home is transformers:
+        stated = transformers.stated(config, processor, layout=layout, file=str(where))
+    variant = _variant(ours, layout.version, path)
+    name = layout.head + variant
+    implied = implied_options(layout, ours)
+    if "output_stride" in implied.keys() - stated.options.keys() and not published:
+        stride = implied["output_stride"]
+        rates = defaults(name, stride).get("rates")
+        log.info(
+            "%s does not state its output stride: by the custom of such files it is taken to be "
+            "%d%s; create_model(%r, weights=..., output_stride=...) takes another",
+            *(where, stride, f", and its rates {rates}" if rates else "", name),
+        )
+    with torch.device("meta"):  # refuses options that do not fit, and leaves those that differ
+        options = build(name, num_classes=count or 1, **{**implied, **stated.options}).options
     classes = stated.classes if stated.classes and len(stated.classes) == count else None
     return Weights(
         ModelConfig(
             model=name,
-            num_classes=count or 1000,
+            num_classes=count or CLASSES[task_of(name)],
             task=task_of(name),
             options=options,
             classes=classes if count else None,
@@ -140,12 +159,32 @@ def _read_file(
 
 
 def output_count(tensors: Mapping[str, Tensor], head: str) -> int | None:
-    """The classes of tensors under our names, background not counted; None without a head."""
-    if head == "ssdlite_":
-        last = tensors.get("heads.5.predict.bias")
-        return None if last is None else len(last) // 4 - 5
-    last = tensors.get("head.bias")
-    return None if last is None else len(last)
+    """The classes of tensors under our names, as `num_classes`; None without a head."""
+    last = tensors.get(LAST_TENSORS[head])
+    if last is None:
+        return None
+    return len(last) // 4 - 5 if head == "ssdlite_" else len(last)
+
+
+def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The options of `build` that a file for segmentation does not state but shows.
+
+    Args:
+        layout: the file's; it says how logits are stretched.
+        tensors: under our names; their names and shapes say what the head has. The output stride
+            shows nowhere, and is that of the authors' recipes.
+    """
+    if TASKS[layout.head] != "segmentation":
+        return {}
+    count = output_count(tensors, layout.head)
+    found: dict[str, Any] = {
+        "aux": any(key.startswith("aux.") for key in tensors),
+        "output_stride": authors.custom_stride(layout, count),
+        "align_corners": layout.align_corners,
+    }
+    if count is not None:
+        found["channels"] = tensors["predict.weight"].shape[1]
+    return found
 
 
 def _recognised(tensors: dict[str, Tensor], path: Path) -> tuple[Layout, dict[str, Tensor]]:

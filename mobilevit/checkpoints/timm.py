@@ -73,8 +73,8 @@ V2 = Layout(
 LAYOUTS = (V1, V2)
 
 PREPROCESSING = {
-    ("", 1): Preprocessing(assumed=("resize", "crop", "interpolation")),
-    ("", 2): Preprocessing(
+    V1: Preprocessing(assumed=("resize", "crop", "interpolation")),
+    V2: Preprocessing(
         interpolation="bicubic", assumed=("channel_order", "resize", "crop", "interpolation")
     ),
 }
@@ -83,12 +83,12 @@ _IMAGENET = re.compile(r"_in1k(_\d+)?$")
 """What the tag of weights that end on ImageNet-1k ends with, and perhaps their size in pixels."""
 
 
-def stated(config: Mapping[str, Any], *, version: int, file: str) -> Stated:
+def stated(config: Mapping[str, Any], *, layout: Layout, file: str) -> Stated:
     """What a folder's `config.json` says beside the weights.
 
     Args:
         config: its content.
-        version: 1 or 2, of the network.
+        layout: of the weights beside it.
         file: what to call the folder in messages.
 
     Raises:
@@ -117,7 +117,7 @@ def stated(config: Mapping[str, Any], *, version: int, file: str) -> Stated:
     for key in ("mean", "std"):
         if (values := own.get(key)) is not None:
             found[key] = tuple(map(float, values))
-    fallback = PREPROCESSING["", version]
+    fallback = PREPROCESSING[layout]
     if "crop" in found and "resize" not in found:
         found["resize"] = fallback.at(found["crop"]).resize
     try:
@@ -149,8 +149,13 @@ def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """File name -> JSON content, of a folder for a network with this configuration.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)` opens it.
+
+    Raises:
+        CheckpointError: pictures are prepared otherwise than by resizing and cropping.
     """
     rule = config.preprocessing
+    if rule.fit != "crop":
+        raise CheckpointError(f"timm's layout has no place for fit {rule.fit}; only for crop")
     arch = VARIANTS[config.model]
     content: dict[str, Any] = {
         "architecture": config.model,

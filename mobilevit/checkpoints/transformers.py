@@ -1,19 +1,26 @@
-"""transformers' layout of MobileViT and MobileViTv2 image classifiers.
+"""transformers' layout of MobileViT and MobileViTv2: image classifiers, and DeepLabv3.
 
 A folder holds `config.json` (the network), `model.safetensors` or `pytorch_model.bin` (the weights)
 and `preprocessor_config.json`, whose `do_flip_channel_order` says whether pixels become
 blue-green-red; its weights are the authors', unchanged.
+
+transformers' DeepLabv3 ends ahead of the last step: its logits are at the output stride, ours are
+stretched to the image's size. It has no auxiliary head. Below an output stride of 32 its v2 leaves
+out the dilation of the local convolutions that the authors' code has, so that it gives other
+logits; v1 has no such dilation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from mobilevit.checkpoints import transformers_processor
 from mobilevit.checkpoints.config import ModelConfig, Stated, distinct
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.variants import VARIANTS
+from mobilevit.models.variants import VARIANTS, defaults, split_name
 
 _BLOCK = "backbone.stage{s}.1"
 _LAYER = f"{_BLOCK}.transformer.{{t}}"
@@ -80,20 +87,38 @@ V2 = Layout(
     ),
 )
 
-LAYOUTS = (V1, V2)
+_HEAD = "segmentation_head."
+DEEPLAB_V1, DEEPLAB_V2 = (
+    replace(
+        layout,
+        head="deeplabv3_",
+        marks=(_HEAD,),
+        rows=(
+            *(row for row in layout.rows if row.ours.startswith("backbone.")),
+            Row("conv_norm", "context.pool", f"{_HEAD}aspp.convs.4.conv_1x1"),
+            Row("conv_norm", "context.branches.{i}", f"{_HEAD}aspp.convs.{{i}}"),
+            Row("conv_norm", "context.project", f"{_HEAD}aspp.project"),
+            Row("same", "predict", f"{_HEAD}classifier.convolution"),
+        ),
+    )
+    for layout in (V1, V2)
+)
 
+LAYOUTS = (DEEPLAB_V1, DEEPLAB_V2, V1, V2)  # a classifier's layout matches the others' files too
+
+_FRAME = ("resize", "crop", "interpolation")
+_SQUASH_512 = Preprocessing(fit="squash", resize=512, crop=512)
 PREPROCESSING = {
-    ("", 1): Preprocessing(
-        channel_order="bgr", assumed=("channel_order", "resize", "crop", "interpolation")
+    V1: Preprocessing(channel_order="bgr", assumed=("channel_order", *_FRAME)),
+    V2: Preprocessing(interpolation="bicubic", assumed=("channel_order", *_FRAME)),
+    DEEPLAB_V1: replace(
+        _SQUASH_512, channel_order="bgr", assumed=("channel_order", "fit", *_FRAME)
     ),
-    ("", 2): Preprocessing(
-        interpolation="bicubic", assumed=("channel_order", "resize", "crop", "interpolation")
+    DEEPLAB_V2: replace(
+        _SQUASH_512, interpolation="bicubic", assumed=("channel_order", "fit", *_FRAME)
     ),
 }
 """Where there is no `preprocessor_config.json`."""
-
-_RESAMPLE = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers."""
 
 # What transformers takes where a config.json is silent.
 _DEFAULTS = {
@@ -114,17 +139,24 @@ _OPTIONS_V2 = {
     "attn_dropout": ("attention_dropout", 0.0),
     "ffn_dropout": ("ffn_dropout", 0.0),
 }
+_OPTIONS_DEEPLAB = {
+    "aspp_out_channels": ("channels", None),
+    "atrous_rates": ("rates", (6, 12, 18)),
+    "aspp_dropout_prob": ("aspp_dropout", 0.1),
+    "classifier_dropout_prob": ("classifier_dropout", 0.1),
+    "align_corners": ("align_corners", None),  # ours alone: transformers ignores it
+}
 
 
 def stated(
-    config: Mapping[str, Any], processor: Mapping[str, Any] | None, *, version: int, file: str
+    config: Mapping[str, Any], processor: Mapping[str, Any] | None, *, layout: Layout, file: str
 ) -> Stated:
     """What a folder's JSON files say beside the weights.
 
     Args:
         config: `config.json`.
         processor: `preprocessor_config.json`, if there is one.
-        version: 1 or 2, of the network.
+        layout: of the weights beside them.
         file: what to call the folder in messages.
 
     Raises:
@@ -143,15 +175,17 @@ def stated(
     }
     if len(options["patch_sizes"]) != 3:
         raise CheckpointError(f"{file}: patches of {patch} are not square")
-    if version == 1:
+    if layout.version == 1:
         options["heads"] = values["num_attention_heads"]
-    for key, (ours, default) in (_OPTIONS_V1 if version == 1 else _OPTIONS_V2).items():
+    named: dict[str, tuple[str, Any]] = _OPTIONS_V1 if layout.version == 1 else _OPTIONS_V2
+    for key, (ours, default) in (named | (_OPTIONS_DEEPLAB if layout.head else {})).items():
         options[ours] = values.get(key, default)
-    return Stated(
-        options=options,
-        classes=_names(config, file=file),
-        preprocessing=None if processor is None else _preprocessing(processor, version, file),
-    )
+    preprocessing = None
+    if processor is not None:
+        preprocessing = transformers_processor.preprocessing(
+            processor, fallback=PREPROCESSING[layout], whole=bool(layout.head), file=file
+        )
+    return Stated(options, _names(config, file=file), preprocessing)
 
 
 def _names(config: Mapping[str, Any], *, file: str) -> tuple[str, ...] | None:
@@ -168,87 +202,42 @@ def _names(config: Mapping[str, Any], *, file: str) -> tuple[str, ...] | None:
     return distinct(names)
 
 
-def _preprocessing(values: Mapping[str, Any], version: int, file: str) -> Preprocessing:
-    """The processor's rule as ours.
-
-    Older files give `size` as a number; files of 2022 say `do_flip_channel_order` for v1 and v2.
-    """
-
-    def refuse(key: str) -> CheckpointError:
-        return CheckpointError(
-            f"{file}: {key} = {values[key]!r} in preprocessor_config.json is not something that "
-            "pictures' preparation here can do; it resizes the short side, cuts the centre out "
-            "and divides by 255"
-        )
-
-    for key, wanted in (
-        ("do_resize", True),
-        ("do_center_crop", True),
-        ("do_rescale", True),
-        ("do_normalize", False),
-    ):
-        if (value := values.get(key)) is not None and value is not wanted:
-            raise refuse(key)
-    if abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
-        raise refuse("rescale_factor")
-    found: dict[str, Any] = {}
-    if (size := values.get("size")) is not None:
-        resize = size.get("shortest_edge") if isinstance(size, Mapping) else size
-        if not isinstance(resize, int):
-            raise refuse("size")
-        found["resize"] = resize
-    if (size := values.get("crop_size")) is not None:
-        sides = {*size.values()} if isinstance(size, Mapping) else {size}
-        if len(sides) != 1:
-            raise refuse("crop_size")
-        found["crop"] = sides.pop()
-    if (resample := values.get("resample")) is not None:
-        if resample not in _RESAMPLE:
-            raise refuse("resample")
-        found["interpolation"] = _RESAMPLE[resample]
-    if (flip := values.get("do_flip_channel_order")) is not None:
-        found["channel_order"] = "bgr" if flip else "rgb"
-    fallback = PREPROCESSING["", version]
-    assumed = tuple(name for name in fallback.assumed if name not in found)
-    try:
-        return Preprocessing(
-            **{
-                "channel_order": fallback.channel_order,
-                "interpolation": fallback.interpolation,
-                **found,
-            },
-            assumed=assumed,
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-
-
 def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
     """File name -> JSON content, of a folder for a network with this configuration.
 
     Raises:
         CheckpointError: transformers has no place for an option or for the preprocessing.
     """
-    arch = VARIANTS[config.model]
-    given = {**config.options}
+    head, variant = split_name(config.model)
+    arch, own = VARIANTS[variant], defaults(config.model, config.options.get("output_stride"))
+    given = own | dict(config.options)
     common: dict[str, Any] = {
         "num_channels": given.pop("in_channels", 3),
         "image_size": config.preprocessing.crop,
         "patch_size": _one(given.pop("patch_sizes", [2]), "patch_sizes"),
         "expand_ratio": float(arch.expansion),
         "conv_kernel_size": given.pop("kernel_size", 3),
-        "output_stride": given.pop("output_stride", 32),
+        "output_stride": given.pop("output_stride"),
         "layer_norm_eps": 1e-5,
         "dtype": "float32",
+        "classifier_dropout_prob": given.pop("classifier_dropout"),
     }
-    dropout = given.pop("dropout", arch.dropout)
+    task = "ImageClassification"
+    if head:
+        task = "SemanticSegmentation"
+        del given["aux"]
+        for theirs, (ours, _) in _OPTIONS_DEEPLAB.items():
+            if ours in given:
+                value = given.pop(ours)
+                common[theirs] = list(value) if ours == "rates" else value
+        common["semantic_loss_ignore_index"] = 255
+    dropout = given.pop("dropout")
     attention_dropout = given.pop("attention_dropout", 0.0)
     ffn_dropout = given.pop("ffn_dropout", 0.0)
-    classifier_dropout = given.pop("classifier_dropout", arch.classifier_dropout)
     if arch.version == 1:
         heads = given.pop("heads", 4)
         own = {
-            "architectures": ["MobileViTForImageClassification"],
+            "architectures": [f"MobileViTFor{task}"],
             "model_type": "mobilevit",
             "hidden_sizes": list(arch.dims),
             "neck_hidden_sizes": [arch.stem, *arch.channels, arch.classifier_channels],
@@ -257,14 +246,13 @@ def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
             "hidden_act": "silu",
             "hidden_dropout_prob": dropout,
             "attention_probs_dropout_prob": attention_dropout,
-            "classifier_dropout_prob": classifier_dropout,
             "qkv_bias": True,
         }
         if ffn_dropout:
             given["ffn_dropout"] = ffn_dropout
     else:
         own = {
-            "architectures": ["MobileViTV2ForImageClassification"],
+            "architectures": [f"MobileViTV2For{task}"],
             "model_type": "mobilevitv2",
             "width_multiplier": arch.channels[-1] / 512,
             "hidden_act": "swish",
@@ -273,33 +261,37 @@ def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
             "ffn_multiplier": 2,
             "attn_dropout": attention_dropout,
             "ffn_dropout": ffn_dropout,
-            "classifier_dropout_prob": classifier_dropout,
         }
     if given:
         raise CheckpointError(f"transformers' layout has no place for {', '.join(given)}")
-    if (config.preprocessing.mean, config.preprocessing.std) != ((0.0,) * 3, (1.0,) * 3):
-        raise CheckpointError("transformers' processor of MobileViT has no place for mean and std")
     names = config.classes or [f"LABEL_{index}" for index in range(config.num_classes)]
     labels = {
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
-    size = config.preprocessing.crop
-    numbers = {name: number for number, name in _RESAMPLE.items()}
     return {
         "config.json": own | common | labels,
-        "preprocessor_config.json": {
-            "image_processor_type": "MobileViTImageProcessor",
-            "do_resize": True,
-            "size": {"shortest_edge": config.preprocessing.resize},
-            "resample": numbers[config.preprocessing.interpolation],
-            "do_center_crop": True,
-            "crop_size": {"height": size, "width": size},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_flip_channel_order": config.preprocessing.channel_order == "bgr",
-        },
+        "preprocessor_config.json": transformers_processor.content(config),
     }
+
+
+def unsaid(config: ModelConfig) -> list[str]:
+    """What such a folder does not hold of this network, or transformers does otherwise."""
+    head, variant = split_name(config.model)
+    options = defaults(config.model) | dict(config.options)
+    notes = []
+    if options.get("aux"):
+        notes.append("the auxiliary head, which training alone uses")
+    if options.get("align_corners"):
+        notes.append("aligned corners: transformers' processor stretches logits without them")
+    if head and config.preprocessing.fit == "short":
+        notes.append("sides rounded down to multiples of 32: transformers keeps them as they come")
+    if VARIANTS[variant].version == 2 and options["output_stride"] < 32:
+        notes.append(
+            f"the dilation of local convolutions at an output stride of {options['output_stride']}:"
+            " transformers leaves it out, and its logits differ"
+        )
+    return notes
 
 
 def _one(values: list[int], option: str) -> int:

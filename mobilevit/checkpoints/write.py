@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +15,14 @@ from torch import Tensor
 from mobilevit.checkpoints import authors, timm, transformers
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.files import WEIGHTS, replacing, save
-from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.models.variants import Network, architecture, split_name
+from mobilevit.checkpoints.keymap import CheckpointError, Layout
+from mobilevit.checkpoints.read import implied_options
+from mobilevit.models.variants import Network, architecture, changed, split_name
 
 Target = Literal["folder", "authors", "timm", "transformers"]
 
 # Options that change nothing about a trained network's answer.
-_HARMLESS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
+_HARMLESS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout", "aspp_dropout")
 
 
 def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
@@ -55,28 +56,35 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
         raise ValueError(f"the authors' checkpoints are files: {out} must end in .pt")
     if to == "transformers" and is_file:
         raise ValueError(f"transformers keeps a network in a folder, not in a file like {out}")
-    version, head = architecture(model.name).version, split_name(model.name)[0]
-    layout = next((one for one in home.LAYOUTS if (one.head, one.version) == (head, version)), None)
-    if layout is None:
-        raise CheckpointError(f"{to} has no {head.rstrip('_')} networks")
-    if to != "transformers" and (lost := [key for key in config.options if key not in _HARMLESS]):
+    layout = _layout(model, home.LAYOUTS, to)
+    tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    implied = changed(model.name, implied_options(layout, tensors))
+    if to != "transformers" and (
+        lost := [
+            key
+            for key in {**config.options, **implied}
+            if key not in _HARMLESS and config.options.get(key) != implied.get(key)
+        ]
+    ):
         raise CheckpointError(
             f"{model.name} with {', '.join(lost)} can not be written: its reader would not know"
         )
-    tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     notes = []
     custom: str = config.preprocessing.channel_order
     if to != "transformers":
-        custom = home.PREPROCESSING[head, version].channel_order
+        custom = home.PREPROCESSING[layout].channel_order
     if custom != config.preprocessing.channel_order:
         tensors["backbone.stem.conv.weight"] = tensors["backbone.stem.conv.weight"].flip(1)
         notes.append(
             f"channel order {config.preprocessing.channel_order}: the first convolution was "
             f"reversed for {custom}, which this layout's readers take"
         )
+    if to == "transformers":
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("aux.")}
+        notes += transformers.unsaid(config)
     theirs = {key: value.contiguous() for key, value in layout.from_ours(tensors).items()}
     if to == "authors" or is_file:
-        notes += _unsaid(config, home.PREPROCESSING[head, version])
+        notes += _unsaid(config, home.PREPROCESSING[layout])
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_tensors(theirs, out)
         return notes
@@ -87,6 +95,25 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
         with replacing(out / name) as fresh:
             fresh.write_text(json.dumps(content, indent=2) + "\n")
     return notes
+
+
+def _layout(model: Network, layouts: Sequence[Layout], to: str) -> Layout:
+    """The one of a source's layouts that holds such a network.
+
+    Raises:
+        CheckpointError: none does.
+    """
+    version, head = architecture(model.name).version, split_name(model.name)[0]
+    fitting = [one for one in layouts if (one.head, one.version) == (head, version)]
+    if not fitting:
+        raise CheckpointError(f"{to} has no {head.rstrip('_')} networks")
+    corners = getattr(model, "align_corners", None)
+    fitting = [one for one in fitting if one.align_corners in (None, corners)]
+    if not fitting:
+        raise CheckpointError(
+            f"{model.name} with align_corners {corners} can not be written: {to} has no such form"
+        )
+    return fitting[0]
 
 
 def _unsaid(config: ModelConfig, custom: Any) -> list[str]:

@@ -21,10 +21,11 @@ from rich.table import Column, Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobilevit.checkpoints.config import CLASSES
 from mobilevit.checkpoints.published import BASE, MIRROR, PUBLISHED, Published
 from mobilevit.commands.memory import HEAD, STAGES, peak_activations
 from mobilevit.models.mobilevit import Backbone, MobileViTBlock, MobileViTv2Block, round_up
-from mobilevit.models.variants import VARIANTS, architecture, build, list_models
+from mobilevit.models.variants import VARIANTS, architecture, build, list_models, task_of
 
 MACS = (
     "MACs: multiplications, each with its addition, in convolutions, linear layers and attention "
@@ -103,7 +104,7 @@ class Stage:
 
     name: str
     shape: tuple[int, ...]
-    """Channels, height and width of the map that it gives; of the head, its logits."""
+    """Channels, height and width of the map that it gives; of the head, its logits' shape."""
     stride: int | None
     """How many image pixels a map pixel stands for along a side; None for the head."""
     tokens: Tokens | None
@@ -215,8 +216,8 @@ def describe(
     model: str | None = None,
     size: int = 256,
     patch_sizes: tuple[int, int, int] | None = None,
-    output_stride: int = 32,
-    num_classes: int = 1000,
+    output_stride: int | None = None,
+    num_classes: int | None = None,
 ) -> ModelTable | ModelSummary | PublishedTable:
     """Say what networks cost: parameters, multiply-accumulates, peak activation memory.
 
@@ -225,8 +226,8 @@ def describe(
         model: a model name, to see its stages; without it, a table of all variants' classifiers.
         size: image height and width in pixels, at least 32.
         patch_sizes: patch side in the last three stages; without it, (2, 2, 2).
-        output_stride: 8, 16 or 32, the coarsest stride.
-        num_classes: length of the logits.
+        output_stride: 8, 16 or 32, the coarsest stride; by default 16 in segmentation, else 32.
+        num_classes: by default ImageNet's 1000, COCO's 80 or VOC's 21.
 
     Raises:
         ValueError: an unknown model, or an option out of its range.
@@ -238,9 +239,10 @@ def describe(
         return PublishedTable(entries=entries)
     if size < 32:
         raise ValueError(f"size must be at least 32 (pixels of an image's side), not {size}")
+    task = "classification" if model is None else task_of(model)
     measure = partial(
         _measure,
-        num_classes=num_classes,
+        num_classes=CLASSES[task] if num_classes is None else num_classes,
         patch_sizes=(2, 2, 2) if patch_sizes is None else patch_sizes,
         output_stride=output_stride,
     )

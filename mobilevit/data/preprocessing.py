@@ -12,13 +12,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 LONGEST = 16
-"""A picture longer than so many times its short side loses its ends before it is resized.
+"""No picture becomes longer than so many times its short side: a strip would take gigabytes.
 
-They would be cut off anyway, and a strip of 1 x 1500 pixels would take gigabytes until then.
+Where a square is cut out of it, it loses its ends before it is resized, which would be cut off
+anyway; where it is kept whole, it is squashed.
 """
+MULTIPLE = 32
+"""What `short` rounds sides down to: the coarsest stride of the networks."""
 
 ChannelOrder = Literal["rgb", "bgr"]
-Fit = Literal["crop", "squash"]
+Fit = Literal["crop", "squash", "short"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -31,7 +34,9 @@ class Preprocessing:
     * `crop`: the picture is resized until its short side is `resize`, the long side rounded down;
       then a square of `crop` pixels is cut from its centre (offsets at half a pixel round to even,
       as torchvision's do: 288x289 gives rows 16 to 271 and columns 16 to 271);
-    * `squash`: the whole picture becomes a square of `crop` pixels, whatever its shape.
+    * `squash`: the whole picture becomes a square of `crop` pixels, whatever its shape;
+    * `short`: the whole picture keeps its shape; its short side becomes `resize`, and both sides
+      are rounded down to a multiple of 32 (400x300 at 512 gives 672x512). `crop` is as `resize`.
 
     Values become `(v / 255 - mean) / std`, v in 0..255; the authors use neither mean nor std.
     """
@@ -52,10 +57,15 @@ class Preprocessing:
         Raises:
             ValueError: a crop larger than the resized picture, or a value of no meaning.
         """
+        if self.fit not in ("crop", "squash", "short"):
+            raise ValueError(f"fit must be crop, squash or short, not {self.fit!r}")
         if not 0 < self.crop <= self.resize:
             raise ValueError(f"crop must lie in 1..resize ({self.resize}), not {self.crop}")
-        if self.fit not in ("crop", "squash"):
-            raise ValueError(f"fit must be crop or squash, not {self.fit!r}")
+        if self.fit == "short" and not MULTIPLE <= self.crop == self.resize:
+            raise ValueError(
+                f"with fit short, resize and crop must be one number of at least {MULTIPLE}, not "
+                f"{self.resize} and {self.crop}"
+            )
         if self.channel_order not in ("rgb", "bgr"):
             raise ValueError(f"channel_order must be rgb or bgr, not {self.channel_order!r}")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -67,11 +77,20 @@ class Preprocessing:
         """The same rule for another input size: the margin around the crop keeps its share."""
         return replace(self, crop=size, resize=max(size, round(size * self.resize / self.crop)))
 
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that a picture of this size is framed to."""
+        if self.fit != "short":
+            return self.crop, self.crop
+        short = min(height, width)
+        longest = LONGEST * self.resize
+        tall, wide = (min(side * self.resize // short, longest) for side in (height, width))
+        return tall // MULTIPLE * MULTIPLE, wide // MULTIPLE * MULTIPLE
+
     def frame(self, image: Image.Image) -> Image.Image:
-        """Resize and crop: any RGB picture to one of `crop` x `crop` pixels."""
+        """Resize and crop any RGB picture, to the pixels that `size` says."""
         mode = v2.InterpolationMode(self.interpolation)
-        if self.fit == "squash":
-            return TF.resize(image, [self.crop, self.crop], mode)
+        if self.fit != "crop":
+            return TF.resize(image, list(self.size(image.height, image.width)), mode)
         longest = LONGEST * min(image.size)
         if max(image.size) > longest:
             sides = [min(side, longest) for side in (image.height, image.width)]
@@ -88,5 +107,5 @@ class Preprocessing:
         return x
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Frame an RGB picture of any size and make it a float32 tensor `[3, crop, crop]`."""
+        """Frame an RGB picture of any size and make it a float32 tensor `[3, H, W]`; see `size`."""
         return self.to_tensor(self.frame(image))

@@ -115,6 +115,37 @@ def test_maps_strides_and_tokens(name, size, options):
     assert [stage.tokens is not None for stage in stages] == [False, False, True, True, True]
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("deeplabv3_mobilevit_xxs", (21, 96, 96)),
+        ("deeplabv3_mobilevitv2_050", (21, 96, 96)),
+        ("pspnet_mobilevitv2_050", (21, 96, 96)),
+        ("ssdlite_mobilevit_xxs", (310, 81)),
+    ],
+)
+def test_other_heads_have_their_own_classes_strides_and_logits(name, shape):
+    result = summary(name, size=96)
+    *stages, head = result.stages
+    assert (head.shape, head.stride) == (shape, None)
+    assert stages[-1].stride == (32 if name.startswith("ssdlite_") else 16)
+    with torch.device("meta"):
+        network = build(name, num_classes=80 if name.startswith("ssdlite_") else 21)
+    assert result.cost.parameters == sum(weight.numel() for weight in network.parameters())
+    real = peak_activations(build(name, num_classes=21), torch.zeros(1, 3, 96, 96))
+    if not name.startswith("ssdlite_"):
+        assert {
+            stage.name: stage.cost.peak_bytes for stage in result.stages
+        }.items() <= real.items()
+
+
+def test_macs_of_a_segmentation_head_by_hand():
+    # XXS: 32 x 32 positions of 80 channels; ASPP of 256: 1x1, three 3x3, the mean, the projection.
+    head = summary("deeplabv3_mobilevit_xxs", size=512).stages[-1]
+    position = 80 * 256 * (1 + 3 * 9) + 5 * 256 * 256 + 256 * 21
+    assert head.cost.macs == 32 * 32 * position + 80 * 256
+
+
 @pytest.mark.parametrize("name", ["mobilevit_s", "mobilevit_xxs", "mobilevitv2_100"])
 @pytest.mark.parametrize(
     ("size", "patches"), [(256, (2, 2, 2)), (250, (8, 4, 2)), (250, (3, 3, 3))]
@@ -253,6 +284,7 @@ def test_text_is_plain_and_whole(monkeypatch):
         ({"model": "mobilevit_s", "output_stride": 4}, "8, 16 or 32"),
         ({"model": "mobilevit_s", "patch_sizes": (0, 2, 2)}, "patch_sizes"),
         ({"model": "mobilevit_s", "num_classes": 0}, "num_classes"),
+        ({"model": "deeplabv3_mobilevit_s", "num_classes": 0}, "num_classes"),
     ],
 )
 def test_options_out_of_range_are_refused(options, reason):

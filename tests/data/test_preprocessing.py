@@ -78,7 +78,49 @@ def test_mean_and_std():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop": 300}, {"crop": 0}, {"channel_order": "gbr"}, {"interpolation": "cubic"}]
+    ("size", "expected"),
+    [
+        ((300, 400), (512, 672)),  # 682.7 is rounded down
+        ((400, 300), (672, 512)),
+        ((512, 512), (512, 512)),
+        ((513, 512), (512, 512)),
+        ((1, 1), (512, 512)),
+        ((1, 1500), (512, 8192)),  # no longer than 16 times its short side
+    ],
+)
+def test_a_whole_picture_keeps_its_shape_in_steps_of_32(size, expected):
+    rule = Preprocessing(fit="short", resize=512, crop=512)
+    assert rule.size(*size) == expected
+
+
+def test_short_keeps_all_of_the_picture():
+    rule = Preprocessing(fit="short", resize=96, crop=96)
+    framed = np.asarray(rule.frame(_columns(240, 192)))
+    assert framed.shape == (96, 96, 3)  # 120 is rounded down
+    framed = np.asarray(rule.frame(_columns(192, 96)))
+    assert np.array_equal(framed, np.asarray(_columns(192, 96)))
+    assert rule(_columns(100, 200)).shape == (3, 192, 96)
+    assert rule.at(64).frame(_columns(100, 200)).size == (64, 128)
+    assert rule.at(70).frame(_columns(100, 200)).size == (64, 128)
+
+
+def test_sizes_of_the_other_fits_are_squares():
+    for rule in (Preprocessing(), Preprocessing(fit="squash", resize=256, crop=256)):
+        assert rule.size(100, 300) == (256, 256)
+        assert rule.frame(Image.new("RGB", (300, 100))).size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"crop": 300},
+        {"crop": 0},
+        {"channel_order": "gbr"},
+        {"interpolation": "cubic"},
+        {"fit": "long"},
+        {"resize": 512, "fit": "short"},
+        {"resize": 16, "crop": 16, "fit": "short"},
+    ],
 )
 def test_rules_without_meaning_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

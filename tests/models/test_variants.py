@@ -10,7 +10,15 @@ from torch import nn
 from mobilevit.checkpoints import authors
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import ConvNormAct, PointwiseConv, SelfAttention
-from mobilevit.models.variants import TASKS, VARIANTS, architecture, build, list_models
+from mobilevit.models.variants import (
+    TASKS,
+    VARIANTS,
+    architecture,
+    build,
+    list_models,
+    split_name,
+    task_of,
+)
 
 PARAMETERS = {
     "mobilevit_xxs": 1_272_024,
@@ -147,6 +155,14 @@ def test_options_are_remembered_where_they_differ() -> None:
     assert model.options == {"patch_sizes": [8, 4, 2], "fusion": False}
 
 
+def test_options_that_are_the_networks_own_are_not_remembered() -> None:
+    with torch.device("meta"):
+        model = build("mobilevit_xxs", dropout=0.05, classifier_dropout=0.1, output_stride=32)
+        other = build("mobilevitv2_050", dropout=0.05, classifier_dropout=0.1, output_stride=16)
+    assert model.options == {}
+    assert other.options == {"dropout": 0.05, "classifier_dropout": 0.1, "output_stride": 16}
+
+
 def test_patch_sizes_change_the_outputs_alone() -> None:
     small = build("mobilevit_xxs").eval()
     large = build("mobilevit_xxs", patch_sizes=(8, 4, 2)).eval()
@@ -257,6 +273,20 @@ def test_channels_of_an_image() -> None:
 def test_bad_options_are_named(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "task"),
+    [
+        ("mobilevit_xs", "", "classification"),
+        ("ssdlite_mobilevitv2_050", "ssdlite_", "detection"),
+        ("deeplabv3_mobilevit_xxs", "deeplabv3_", "segmentation"),
+        ("pspnet_mobilevitv2_200", "pspnet_", "segmentation"),
+    ],
+)
+def test_names_say_head_variant_and_task(name: str, head: str, task: str) -> None:
+    assert split_name(name) == (head, name.removeprefix(head))
+    assert task_of(name) == task
 
 
 def test_unknown_option_is_refused() -> None:
