@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
+from mobilevit.checkpoints.config import class_names
 from mobilevit.data.check import CheckReport
 from mobilevit.data.check import check as check_pictures
 from mobilevit.data.check_boxes import BoxReport, check_boxes
+from mobilevit.data.check_masks import MaskReport, check_masks
 from mobilevit.models.variants import Task
 
-AnyReport: TypeAlias = CheckReport | BoxReport
+AnyReport: TypeAlias = CheckReport | BoxReport | MaskReport
 
 
 def check(
@@ -18,6 +20,8 @@ def check(
     *,
     task: Task = "classification",
     format: str = "auto",
+    classes: str | None = None,
+    ignore: int = 255,
     workers: int | None = None,
     quick: bool = False,
     progress: bool = True,
@@ -29,7 +33,10 @@ def check(
     Args:
         root: the data set, as for `train`.
         task: what it is to be trained for.
-        format: detection: coco, voc or yolo, where the folder could be read in several ways.
+        format: detection and segmentation: coco, voc, ..., where the folder could be read in
+            several ways.
+        classes: segmentation: names of the masks' values, with commas between or in a file.
+        ignore: segmentation: the value of pixels without a class.
         workers: threads; by default as many as there are cores.
         quick: read headers and file ends instead of decoding all. Finds what is no picture, empty,
             cut off or too large; not what is damaged within, and no duplicates.
@@ -47,6 +54,17 @@ def check(
             format=format,
             workers=workers,
             quick=quick,
+            progress=progress,
+            val_fraction=val_fraction,
+            seed=seed,
+        )
+    if task == "segmentation":
+        return check_masks(
+            root,
+            format=format,  # type: ignore[arg-type]
+            classes=class_names(classes),
+            ignore=ignore,
+            workers=workers,
             progress=progress,
             val_fraction=val_fraction,
             seed=seed,

@@ -13,25 +13,30 @@ from mobilevit.checkpoints.create import opened, stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.evaluate_boxes import DetectionEvaluation
 from mobilevit.commands.evaluate_classes import Evaluation
+from mobilevit.commands.evaluate_masks import SegmentationEvaluation
 from mobilevit.data.box_transforms import DetectionEvaluationSet
 from mobilevit.data.boxes import BoxSamples, relabelled
 from mobilevit.data.check import readable
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.datasets import EvaluationSet, FolderSamples, RelabelledSamples, Samples
 from mobilevit.data.find_boxes import box_evaluation
+from mobilevit.data.find_masks import mask_evaluation
 from mobilevit.data.folder import evaluation_split, relabel
 from mobilevit.data.loader import EvaluationLoader
+from mobilevit.data.mask_transforms import SegmentationEvaluationSet
 from mobilevit.data.named import named_samples
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.fuse import fuse
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.models.variants import Network
 from mobilevit.tasks.classification import ClassificationMetrics, judge
 from mobilevit.tasks.detection import PRESETS, Preset
 from mobilevit.tasks.detection_metrics import DetectionMetrics, judge_detector
+from mobilevit.tasks.segmentation import SegmentationMetrics, judge_segmenter
 from mobilevit.training.options import DataOptions
 
-AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation
+AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation | SegmentationEvaluation
 
 
 def evaluate(
@@ -42,6 +47,7 @@ def evaluate(
     classes: str | Sequence[str] | None = None,
     preprocessing: dict[str, Any] | None = None,
     postprocessing: Preset = "later",
+    boundary: int = 0,
     batch_size: int = 64,
     threads: int | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -62,6 +68,7 @@ def evaluate(
         preprocessing: fields of the model's preprocessing to override, such as channel_order.
         postprocessing: detection: which of the authors' rules turns outputs into boxes, that of
             2021 or the later one.
+        boundary: segmentation: also judge the pixels within so many of true boundaries apart.
         batch_size: pictures at a time.
         threads: compute threads on a CPU; by default from the number of cores.
         device: where to compute; auto takes a GPU where there is one.
@@ -74,6 +81,8 @@ def evaluate(
     """
     if postprocessing not in PRESETS:
         raise ValueError(f"postprocessing must be 2021 or later, not {postprocessing!r}")
+    if boundary < 0:
+        raise ValueError(f"boundary must be at least 0 (pixels), not {boundary}")
     network, name = opened(model, classes=classes, preprocessing=preprocessing)
     known = stated_classes(network, name)
     if out is not None:
@@ -99,6 +108,19 @@ def evaluate(
                     fused, loader, boxes, rule=PRESETS[postprocessing], device=on
                 )
             result = DetectionEvaluation(model=name, by_size=found)
+        elif isinstance(fused, Segmenter):
+            masks = mask_evaluation(
+                data.root,
+                format=data.format,  # type: ignore[arg-type]
+                classes=known,
+                ignore=data.ignore,
+                on_bad=data.on_bad,
+            )
+            seen: dict[int, SegmentationMetrics] = {}
+            for size, one in rules.items():
+                loader = batches(SegmentationEvaluationSet(masks, one))
+                seen[size] = judge_segmenter(fused, loader, masks, device=on, boundary=boundary)
+            result = SegmentationEvaluation(model=name, by_size=seen)
         else:
             result = Evaluation(
                 model=name, by_size=_classified(fused, data, known, rules, batches, on)

@@ -23,15 +23,18 @@ from mobilevit.commands.predict_boxes import (
     detected,
 )
 from mobilevit.commands.predict_classes import Prediction, Predictions, classified
+from mobilevit.commands.predict_masks import MaskPrediction, MaskPredictions, masked
 from mobilevit.data.cores import compute_device, computing_on, cores, set_up_worker, share_cores
 from mobilevit.data.loader import as_is
+from mobilevit.data.masks import voc_palette
+from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.fuse import fuse
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.models.variants import Network
 from mobilevit.tasks.detection import PRESETS, Preset
-from mobilevit.tasks.drawing import draw_boxes, draw_classes
+from mobilevit.tasks.drawing import draw_boxes, draw_classes, draw_mask
 
-AnyPredictions: TypeAlias = Predictions | DetectionPredictions
+AnyPredictions: TypeAlias = Predictions | DetectionPredictions | MaskPredictions
 
 
 def predict(
@@ -59,7 +62,8 @@ def predict(
         photos: files, folders (all pictures below them), patterns such as 'day?/*.jpg', addresses
             (http, https); in Python also bytes, PIL images, arrays and tensors.
         out: folder to write the pictures to with the answer drawn on them, and answers.jsonl; of
-            detection also detections.json in COCO's form, with the training data's category ids.
+            detection also detections.json in COCO's form, with the training data's category ids;
+            of segmentation also the mask in colours, and as a PNG of class numbers with a palette.
         format: what is printed.
         top: classes to name for each picture (classification).
         score: least probability of a box (detection).
@@ -114,6 +118,8 @@ def predict(
             items += (
                 detected(fused, batch, names, on, boxes)
                 if isinstance(fused, SSDLite)
+                else masked(fused, batch, names, on)
+                if isinstance(fused, Segmenter)
                 else classified(fused, batch, names, on)
             )
             bar.advance(task, len(batch))
@@ -124,6 +130,8 @@ def predict(
             result = DetectionPredictions(
                 items=tuple(items), classes=names, category_ids=numbers, format=format
             )
+        elif isinstance(fused, Segmenter):
+            result = MaskPredictions(items=tuple(items), format=format)
         else:
             result = Predictions(items=tuple(items), shown=top, format=format)
         if out is not None:
@@ -141,14 +149,21 @@ def _write(folder: Path, predictions: AnyPredictions, pictures: Pictures) -> Non
             fresh.write_text(json.dumps(predictions.to_coco()) + "\n")
     shown = predictions.shown if isinstance(predictions, Predictions) else 0
     digits = len(str(len(pictures)))
-    items: Sequence[Prediction | DetectionPrediction] = predictions.items
+    items: Sequence[Prediction | DetectionPrediction | MaskPrediction] = predictions.items
     for index, item in enumerate(items):
         if item.error is not None:
             continue
         image = pictures.picture(index)
+        file = folder / f"{index + 1:0{digits}}-{stem(pictures.sources[index])}.jpg"
         if isinstance(item, Prediction):
             image = draw_classes(image, item.top(min(3, shown)))
-        else:
+        elif isinstance(item, DetectionPrediction):
             image = draw_boxes(image, item.drawn())
-        name = stem(pictures.sources[index])
-        image.save(folder / f"{index + 1:0{digits}}-{name}.jpg", quality=90)
+        else:
+            assert item.mask is not None
+            item.index_image().save(file.with_suffix(".png"))
+            palette = voc_palette(max(256, len(item.classes)))
+            coloured = draw_mask(image, item.mask, item.classes, palette, opacity=1.0)
+            coloured.save(file.with_name(f"{file.stem}-mask.jpg"), quality=90)
+            image = draw_mask(image, item.mask, item.classes, palette)
+        image.save(file, quality=90)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MIN_SIDE, MAX_SIDE = 320, 1600
@@ -120,3 +121,55 @@ def _dashes(
     for y in range(y1, y2, 2 * dash):
         for x in (x1, x2):
             draw.line((x, y, x, min(y + dash, y2)), colour, line)
+
+
+def draw_mask(
+    image: Image.Image,
+    mask: np.ndarray,
+    classes: Sequence[str],
+    palette: Sequence[tuple[int, int, int]],
+    *,
+    longest: int = MAX_SIDE,
+    opacity: float = 0.55,
+) -> Image.Image:
+    """Lay the colours of classes over a picture, with their names below it.
+
+    Args:
+        image: an upright RGB picture.
+        mask: classes `[H, W]`, at the picture's size.
+        classes: names by the mask's values; values past them are not coloured.
+        palette: colours by the mask's values.
+        longest: long side of the result at most, in pixels.
+        opacity: of the colours.
+
+    Returns:
+        A new RGB picture.
+    """
+    colours = np.zeros((256 if mask.max() < 256 else int(mask.max()) + 1, 3), np.uint8)
+    colours[: len(classes)] = np.array(palette, np.uint8)[: len(classes)]
+    laid = np.asarray(image) * (1 - opacity) + colours[mask] * opacity
+    laid = np.where((mask < len(classes))[..., None], laid, np.asarray(image))
+    shown = Image.fromarray(laid.astype(np.uint8))
+    factor = min(1.0, longest / max(image.size))
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    shown = shown.resize((width, height), Image.Resampling.BILINEAR)
+    values, counts = np.unique(mask[mask < len(classes)], return_counts=True)
+    size = max(11, max(width, height) // 40)
+    font = _font(size)
+    line, x, y = size + 8, 4, 4
+    places = []
+    for value in values[np.argsort(-counts)].tolist():
+        text = f"{classes[value]}  {counts[values == value].sum() / mask.size:.0%}"
+        wide = size + 10 + round(font.getlength(text))
+        if x > 4 and x + wide > width:
+            x, y = 4, y + line
+        places.append((x, y, value, text))
+        x += wide + 8
+    canvas = Image.new("RGB", (width, height + y + line), (24, 24, 27))
+    canvas.paste(shown, (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for x, y, value, text in places:
+        top = height + y
+        draw.rectangle((x, top, x + size, top + size), fill=tuple(palette[value]), outline="white")
+        draw.text((x + size + 6, top - 1), text, (255, 255, 255), font)
+    return canvas

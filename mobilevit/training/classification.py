@@ -80,6 +80,7 @@ class ClassificationJob:
 
     default_model = "mobilevit_xs"
     lr_new, lr_given = 0.002, 0.001
+    head_lr = 1.0
 
     def __init__(self, augment: AugmentOptions, *, label_smoothing: float) -> None:
         """See `train`."""

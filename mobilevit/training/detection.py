@@ -122,6 +122,7 @@ class DetectionJob:
 
     default_model = "ssdlite_mobilevit_xs"
     lr_new, lr_given = 0.001, 0.001
+    head_lr = 1.0
 
     def __init__(self, boxes: BoxAugmentOptions, detection: DetectionLossOptions) -> None:
         """See `train`."""

@@ -40,6 +40,8 @@ class Job(Protocol):
     """Peak learning rate for new weights."""
     lr_given: float
     """Peak learning rate for given weights."""
+    head_lr: float
+    """The head's learning rate, as a multiple of the backbone's."""
 
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Opened[Any]:
         """Find the samples, and look at their files.

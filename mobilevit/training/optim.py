@@ -55,7 +55,7 @@ def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list
     return [
         {
             "params": parameters,
-            "lr": lr * (options.head_lr if in_head else 1.0),
+            "lr": lr * (options.head_lr or 1.0 if in_head else 1.0),
             "weight_decay": options.weight_decay if decayed else 0.0,
         }
         for (in_head, decayed), parameters in groups.items()

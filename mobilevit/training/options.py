@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from mobilevit.checkpoints.config import class_names
 from mobilevit.data.multiscale import BatchRule
 
 
@@ -21,6 +22,10 @@ class DataOptions:
     """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
     format: str = "auto"
     """Detection: coco, voc or yolo, where the folder could be read in several ways."""
+    classes: str | None = None
+    """Segmentation: names of the masks' values, with commas between or in a file, one a line."""
+    ignore: int = 255
+    """Segmentation: the value of pixels without a class, which loss and figures pass over."""
     split: str | None = None
     """Detection, for evaluation: which part to judge, such as test; by default what stands beside
     train."""
@@ -39,6 +44,7 @@ class DataOptions:
         Raises:
             ValueError: such an option.
         """
+        _within("data.ignore", self.ignore, 0, 65535)
         _within("data.val_fraction", self.val_fraction, 0, 1, inclusive=False)
         _at_least("data.workers", self.workers, 0)
         if self.name is not None and (self.val_fraction, self.on_bad) != (0.2, "error"):
@@ -46,6 +52,11 @@ class DataOptions:
                 "data.val_fraction and data.on_bad are for folders of pictures: a data set that "
                 "is opened by data.name has its own splits"
             )
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """`classes` as names."""
+        return class_names(self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +96,9 @@ class OptimOptions:
     """Where the cosine ends, as a share of the peak."""
     warmup: float = 0.05
     """Share of all steps in which the rate rises linearly, at most 3000 steps."""
-    head_lr: float = 1.0
-    """Factor on the learning rate of the classifier's last layer."""
+    head_lr: float | None = None
+    """The head's learning rate, as a multiple of the backbone's; by default 10 in segmentation, as
+    the paper's, else 1."""
     weight_decay: float = 0.01
     """On all parameters, as the authors' v1 recipe."""
     decay_norms: bool = True
@@ -134,6 +146,18 @@ class NetworkOptions:
     """Inside feed-forward layers."""
     classifier_dropout: float | None = None
     """Before the classifier."""
+    output_stride: int | None = None
+    """Coarsest stride: 8, 16 or 32."""
+    channels: int | None = None
+    """Segmentation: width of the head."""
+    rates: tuple[int, int, int] | None = None
+    """DeepLabv3: dilations of its pyramid."""
+    aspp_dropout: float | None = None
+    """DeepLabv3: behind its pyramid."""
+    aux: bool | None = None
+    """Segmentation: whether training has a second head, on stage 4."""
+    align_corners: bool | None = None
+    """Segmentation: how logits are stretched to the picture's size."""
 
 
 def _within(name: str, value: float, low: float, high: float, *, inclusive: bool = True) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mobilevit.tasks.classification import ClassificationMetrics
 from mobilevit.tasks.detection_metrics import DetectionMetrics
+from mobilevit.tasks.segmentation import SegmentationMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,28 @@ class DetectionResult:
             f"{m.pictures} validation pictures; AP {self.train_metrics.ap:.3f} on training "
             f"pictures\nat a score of {m.threshold:.2f}: {m.precision:.1%} of the boxes found are "
             f"right, {m.recall:.1%} of all are found\n"
+            f"model:  {self.folder / 'model'}\n"
+            f"report: {self.folder / 'report.html'}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationResult:
+    """What a run of segmentation gave."""
+
+    folder: Path
+    """The run folder; the best weights are in its `model`."""
+    metrics: SegmentationMetrics
+    """The best weights on all validation pictures."""
+    train_miou: float
+    """The same weights on (a sample of) the training pictures, preprocessed as in validation."""
+
+    def __str__(self) -> str:
+        """Say how good it is, and where to look."""
+        m = self.metrics
+        return (
+            f"mean IoU {m.miou:.3f}, {m.pixel_accuracy:.2%} of the pixels right in {m.pictures} "
+            f"validation pictures; mean IoU {self.train_miou:.3f} on training pictures\n"
             f"model:  {self.folder / 'model'}\n"
             f"report: {self.folder / 'report.html'}"
         )

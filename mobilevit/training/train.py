@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from mobilevit.checkpoints.read import read
 from mobilevit.data.box_transforms import BoxAugmentOptions
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.mask_transforms import SegmentationAugment
 from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler
 from mobilevit.data.transforms import AugmentOptions
 from mobilevit.models.fuse import fuse
@@ -29,12 +30,14 @@ from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.variants import TASKS, Task, split_name, task_of
 from mobilevit.tasks.detection import DetectionLossOptions
 from mobilevit.training.classification import ClassificationJob
+from mobilevit.training.detection import DetectionJob
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.job import Job
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.prepare import plan
-from mobilevit.training.result import DetectionResult, TrainingResult
+from mobilevit.training.result import DetectionResult, SegmentationResult, TrainingResult
+from mobilevit.training.segmentation import SegmentationJob
 
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
@@ -62,6 +65,7 @@ def train(
     augment: AugmentOptions = AugmentOptions(),
     boxes: BoxAugmentOptions = BoxAugmentOptions(),
     detection: DetectionLossOptions = DetectionLossOptions(),
+    masks: SegmentationAugment = SegmentationAugment(),
     optim: OptimOptions = OptimOptions(),
     network: NetworkOptions = NetworkOptions(),
     label_smoothing: float = 0.1,
@@ -74,13 +78,14 @@ def train(
     seed: int = 0,
     checkpoint_minutes: float = 10.0,
     resume: bool = False,
-) -> TrainingResult | DetectionResult:
+) -> TrainingResult | DetectionResult | SegmentationResult:
     """Train or fine-tune a network on your own pictures.
 
     Args:
         data: where the pictures are.
         out: run folder to write; must be new, or of the run to resume.
-        task: classification or detection; by default what `model`, or else `weights`, are for.
+        task: classification, detection or segmentation; by default what `model`, or else `weights`,
+            are for.
         model: name of the network to train, see `mobilevit models`; by default the weights'
             variant, or XS.
         weights: start from these: a model folder, a checkpoint of the authors, timm or
@@ -95,6 +100,7 @@ def train(
         augment: what training does to pictures (classification).
         boxes: what training does to pictures with boxes (detection).
         detection: the loss of detection.
+        masks: what training does to pictures with masks (segmentation).
         optim: optimiser and learning rate.
         network: options of the network.
         label_smoothing: share of the target that is spread over all classes.
@@ -160,9 +166,12 @@ def train(
         highlight=False,
     )
 
-    model, job = _job(
-        task, model, weights, augment, boxes, detection, label_smoothing=label_smoothing
-    )
+    jobs: dict[Task, Callable[[], Job]] = {
+        "classification": lambda: ClassificationJob(augment, label_smoothing=label_smoothing),
+        "detection": lambda: DetectionJob(boxes, detection),
+        "segmentation": lambda: SegmentationJob(masks),
+    }
+    model, job = _job(task, model, weights, jobs)
     opened = job.open(data, seed=seed, console=console)
     torch.manual_seed(seed)
     net = create_model(
@@ -185,6 +194,7 @@ def train(
     schedule = plan(sampler, samples=count, size=size, batch_size=batch_size, seed=seed)
     lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
     steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
+    optim = replace(optim, head_lr=optim.head_lr or job.head_lr)
     lr = (job.lr_given if weights else job.lr_new) if optim.lr is None else optim.lr
     batches = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
     console.print(
@@ -261,11 +271,7 @@ def _job(
     task: Task | None,
     model: str | None,
     weights: str | None,
-    augment: AugmentOptions,
-    boxes: BoxAugmentOptions,
-    detection: DetectionLossOptions,
-    *,
-    label_smoothing: float,
+    jobs: Mapping[Task, Callable[[], Job]],
 ) -> tuple[str, Job]:
     """The network to train, and its task.
 
@@ -275,20 +281,16 @@ def _job(
     theirs = read(weights).config.model if weights and not model else None
     if task is None:
         task = task_of(model or theirs or ClassificationJob.default_model)
-    job: Job
-    if task == "detection":
-        from mobilevit.training.detection import DetectionJob
-
-        job = DetectionJob(boxes, detection)
-    else:
-        job = ClassificationJob(augment, label_smoothing=label_smoothing)
+    job = jobs[task]()
     if model is None:
         head = split_name(job.default_model)[0]
-        model = head + split_name(theirs)[1] if theirs else job.default_model
+        fits = theirs is not None and task_of(theirs) == task
+        model = theirs if fits else head + split_name(theirs)[1] if theirs else job.default_model
+    assert model is not None
     if task_of(model) != task:
-        names = ", ".join(name for name, what in TASKS.items() if what == task)
+        names = " or ".join(repr(name) for name, what in TASKS.items() if what == task)
         raise TrainingError(
-            f"{model} is for {task_of(model)}; for {task} its name begins with {names!r}"
+            f"{model} is for {task_of(model)}; for {task} its name begins with {names}"
         )
     return model, job
 

@@ -20,10 +20,13 @@ COLOURS = {"röd": (200, 30, 30), "blå": (30, 30, 200)}
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
-    """A YOLO data set: one or two coloured squares on noise, and pictures with nothing in them."""
+    """A YOLO data set: one or two coloured squares on noise, and pictures with nothing in them.
+
+    Those to judge by are some of those to train on: so few steps teach no more than these.
+    """
     root = tmp_path_factory.mktemp("yolo set")
-    draw = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 8)):
+    for split, count in (("train", 15), ("val", 8)):
+        draw = np.random.default_rng(0)
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True)
         for number in range(count):
@@ -54,10 +57,10 @@ def run(squares, tmp_path_factory):
         model="ssdlite_mobilevit_xxs",
         data=DataOptions(root=str(squares), workers=0),
         out=str(out),
-        epochs=40,
+        epochs=70,
         size=96,
         batch_size=4,
-        sampler=SamplerOptions(min_size=96, max_size=128),
+        sampler=SamplerOptions(min_size=80, max_size=96, scales=2, multiple=16),
         boxes=BoxAugmentOptions(crop=0.0, photometric=0.0),
         ema=0.9,
         threads=1,
@@ -67,13 +70,12 @@ def run(squares, tmp_path_factory):
 
 def test_a_detector_learns(run):
     out, result = run
-    # From new weights, in so few steps, it knows what it has seen and begins to see more.
     assert result.train_metrics.ap50 > 0.4
-    assert result.metrics.ap50 > 0.01
+    assert result.metrics.ap50 > 0.4
     assert result.metrics.pictures == 8
     assert result.metrics.classes == tuple(COLOURS)
     text = str(result)
-    assert "AP50" in text and "on 8 boxes in 8 validation pictures" in text
+    assert "AP50" in text and "on 7 boxes in 8 validation pictures" in text
     config = mobilevit.load(out / "model").config
     assert config.task == "detection"
     assert config.category_ids == (0, 1)
@@ -87,7 +89,7 @@ def test_the_report_is_whole(run):
     text = (out / "report.html").read_text()
     for part in ("AP50", "Precision and recall", "AP by size", "True and found boxes", "röd"):
         assert part in text
-    assert "96 × 96" in text and "128 × 128" in text
+    assert "80 × 80" in text and "96 × 96" in text
     assert text.count("data:image/jpeg") >= 8
     assert "http" not in text.replace("http://www.w3.org", "").replace("http-equiv", "")
 
@@ -103,7 +105,7 @@ def test_it_is_judged_again_from_the_command_line(run, squares, tmp_path, capsys
     assert figures["ap"] == pytest.approx(result.metrics.ap, abs=1e-6)
     assert figures["pictures"] == 8
     assert main([*words, "--data.split", "train"]) == 0
-    assert " 24 " in capsys.readouterr().out
+    assert " 15 " in capsys.readouterr().out
     assert main([*words, "--data.split", "test"]) == 1
     assert "no split 'test'" in capsys.readouterr().err
 
@@ -127,8 +129,8 @@ def test_it_finds_squares(run, squares, tmp_path):
     assert coco["categories"] == [{"id": 0, "name": "röd"}, {"id": 1, "name": "blå"}]
     assert coco["images"][0]["file_name"] == str(photo)
     assert coco["annotations"][0]["category_id"] == int(line[0])
-    drawn = Image.open(answers / "1-bild_1.jpg")
-    assert drawn.width > 128
+    with Image.open(answers / "1-bild_1.jpg") as drawn:
+        assert drawn.width > 128
     rows = [json.loads(row) for row in (answers / "answers.jsonl").read_text().splitlines()]
     assert rows[0]["boxes"][0]["class"] == best.name
     assert "error" in rows[1]
@@ -162,7 +164,7 @@ def test_broken_pictures_are_named_or_skipped(squares, tmp_path):
     (root / "images" / "train" / "bild 0.PNG").write_bytes(b"no picture")
     options = {"model": "ssdlite_mobilevit_xxs", "out": str(tmp_path / "run"), "epochs": 1}
     options |= {"size": 64, "batch_size": 16, "threads": 1}
-    with pytest.raises(ValueError, match=r"1 of 24 pictures can not be read.*\n.*bild 0\.PNG"):
+    with pytest.raises(ValueError, match=r"1 of 15 pictures can not be read.*\n.*bild 0\.PNG"):
         train(data=DataOptions(root=str(root), workers=0), **options)
     result = train(data=DataOptions(root=str(root), workers=0, on_bad="skip"), **options)
     assert result.metrics.pictures == 8

@@ -1,0 +1,164 @@
+"""What `mobilevit predict` says of pictures by a network for segmentation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from mobilevit.commands.pictures import Prepared
+from mobilevit.commands.tables import render
+from mobilevit.data.images import ImageError
+from mobilevit.data.masks import voc_palette
+from mobilevit.models.deeplabv3 import Segmenter
+from mobilevit.tasks.segmentation import segmented
+
+
+class ClassShare(NamedTuple):
+    """A class and the share of the picture that it has, in [0, 1]."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MaskPrediction:
+    """What a network sees in one picture."""
+
+    source: str
+    """The file, the address, or what the picture is called in messages."""
+    classes: tuple[str, ...] = ()
+    mask: np.ndarray | None = None
+    """Places in `classes`, `[H, W]`, uint8 or int16, at the picture's own size; None where the
+    picture could not be read."""
+    error: str | None = None
+    """Why the picture could not be read."""
+
+    @property
+    def shares(self) -> list[ClassShare]:
+        """The classes that are in the picture, the largest first.
+
+        Raises:
+            ImageError: the picture could not be read.
+        """
+        if self.error is not None:
+            raise ImageError(self.source, self.error)
+        assert self.mask is not None
+        values, counts = np.unique(self.mask, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [
+            ClassShare(self.classes[values[row]], float(counts[row] / self.mask.size))
+            for row in order
+        ]
+
+    def index_image(self) -> Image.Image:
+        """The mask as a palette picture (or 16 bits where there are more than 256 classes)."""
+        assert self.mask is not None
+        if self.mask.dtype != np.uint8:
+            return Image.fromarray(self.mask.astype(np.uint16))
+        image = Image.fromarray(self.mask, mode="P")
+        image.putpalette([value for colour in voc_palette() for value in colour])
+        return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPredictions(Sequence[MaskPrediction]):
+    """What a network sees in pictures, in the order they were named."""
+
+    items: tuple[MaskPrediction, ...]
+    format: Literal["table", "jsonl", "csv"] = "table"
+    """What `str` gives."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """One picture's prediction, or several."""
+        return self.items[index]
+
+    def __len__(self) -> int:
+        """The number of pictures, those that could not be read included."""
+        return len(self.items)
+
+    @property
+    def failed(self) -> list[MaskPrediction]:
+        """Those that could not be read."""
+        return [item for item in self.items if item.error is not None]
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a picture could not be read."""
+        return 1 if self.failed else 0
+
+    def to_jsonl(self) -> str:
+        """One JSON object a line: file, and classes with their shares, or error."""
+        lines = []
+        for item in self.items:
+            row: dict[str, Any] = {"file": item.source}
+            if item.error is not None:
+                row["error"] = item.error
+            else:
+                row["classes"] = [
+                    {"class": name, "share": round(share, 6)} for name, share in item.shares
+                ]
+            lines.append(json.dumps(row, ensure_ascii=False))
+        return "\n".join(lines)
+
+    def to_csv(self) -> str:
+        """A table with a head, one class of a picture a row: file, error, class, share."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", "error", "class", "share"])
+        for item in self.items:
+            if item.error is not None:
+                writer.writerow([item.source, item.error, "", ""])
+                continue
+            for name, share in item.shares:
+                writer.writerow([item.source, "", name, f"{share:.6f}"])
+        return text.getvalue().rstrip("\n")
+
+    def __str__(self) -> str:
+        """The chosen format."""
+        if self.format == "jsonl":
+            return self.to_jsonl()
+        if self.format == "csv":
+            return self.to_csv()
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in ("picture", "what"):
+            table.add_column(column, overflow="fold")
+        for item in self.items:
+            if item.error is not None:
+                table.add_row(escape(item.source), f"not read: {escape(item.error)}")
+                continue
+            what = ", ".join(f"{name} {share:.0%}" for name, share in item.shares)
+            table.add_row(escape(item.source), escape(what))
+        return render(table)
+
+
+def masked(
+    model: Segmenter, batch: list[Prepared | str], names: Sequence[str], device: torch.device
+) -> list[MaskPrediction]:
+    """Predictions for a batch of pictures, with the failed ones where they stood."""
+    found: dict[int, np.ndarray] = {}
+    shapes: dict[torch.Size, list[int]] = {}
+    for place, item in enumerate(batch):
+        if not isinstance(item, str):
+            shapes.setdefault(item.tensor.shape, []).append(place)
+    for places in shapes.values():
+        ready = [item for place in places if not isinstance(item := batch[place], str)]
+        images = torch.stack([item.tensor for item in ready]).to(device)
+        masks = segmented(model, images, [item.size for item in ready])
+        found |= {place: mask.cpu().numpy() for place, mask in zip(places, masks, strict=True)}
+    return [
+        MaskPrediction(source="", error=item)
+        if isinstance(item, str)
+        else MaskPrediction(source="", classes=tuple(names), mask=found[place])
+        for place, item in enumerate(batch)
+    ]

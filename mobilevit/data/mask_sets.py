@@ -1,0 +1,181 @@
+"""Data sets with masks whose form and classes are known: Pascal VOC, COCO, ADE20K, Cityscapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from mobilevit.data.folder import DataError
+from mobilevit.data.mask_classes import IGNORE, Numbering, numbered, stated_classes
+from mobilevit.data.mask_folders import Pair, match_pair
+from mobilevit.data.masks import MaskFiles, voc_palette
+
+Part: TypeAlias = Literal["train", "val"]
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+ADE20K_CLASSES = (
+    "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass",
+    "cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain",
+    "chair", "car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror", "rug", "field",
+    "armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp", "bathtub", "railing",
+    "cushion", "base", "box", "column", "signboard", "chest of drawers", "counter", "sand", "sink",
+    "skyscraper", "fireplace", "refrigerator", "grandstand", "path", "stairs", "runway", "case",
+    "pool table", "pillow", "screen door", "stairway", "river", "bridge", "bookcase", "blind",
+    "coffee table", "toilet", "flower", "book", "hill", "bench", "countertop", "stove", "palm",
+    "kitchen island", "computer", "swivel chair", "boat", "bar", "arcade machine", "hovel", "bus",
+    "towel", "light", "truck", "tower", "chandelier", "awning", "streetlight", "booth",
+    "television receiver", "airplane", "dirt track", "apparel", "pole", "land", "bannister",
+    "escalator", "ottoman", "bottle", "buffet", "poster", "stage", "van", "ship", "fountain",
+    "conveyer belt", "canopy", "washer", "plaything", "swimming pool", "stool", "barrel", "basket",
+    "waterfall", "tent", "bag", "minibike", "cradle", "oven", "ball", "food", "step", "tank",
+    "trade name", "microwave", "pot", "animal", "bicycle", "lake", "dishwasher", "screen",
+    "blanket", "sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan",
+    "pier", "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass",
+    "clock", "flag",
+)  # fmt: skip
+
+_VOC_LISTS = {"train": ("train_aug", "trainaug", "train"), "val": ("val",)}
+_ADE20K_FOLDERS = {"train": "training", "val": "validation"}
+
+
+def find_voc(root: Path) -> Path | None:
+    """The folder in or at `root` that has the form of Pascal VOC, with a list to judge by."""
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (base / "JPEGImages").is_dir() and _voc_list(base, "val"):
+            return base
+    return None
+
+
+def open_voc(base: Path, part: Part) -> MaskFiles:
+    """Pascal VOC: palette PNGs, listed in ImageSets/Segmentation; 255 is ignored.
+
+    What to train on is in `train_aug.txt` or `trainaug.txt` (VOC and SBD), or else in `train.txt`.
+    Lists may also be in `list`, and have two paths a line: picture and mask. A mask that is not in
+    SegmentationClass is looked for in SegmentationClassAug. RGB masks are read by VOC's colours.
+    Classes are VOC's own unless a file in the folder names others, as for folders.
+
+    Raises:
+        DataError: there is no such list, or none of the pictures in it.
+    """
+    file = _voc_list(base, part)
+    if file is None:
+        names = " or ".join(f"{name}.txt" for name in _VOC_LISTS[part])
+        raise DataError(f"{base}: has no {names} in ImageSets/Segmentation or list")
+    pairs = []
+    for line in filter(None, map(str.strip, file.read_text("utf-8").splitlines())):
+        if "/" in line and len(both := line.split()) == 2:
+            picture, mask = both
+            pairs.append((base / picture.lstrip("/"), base / mask.lstrip("/")))
+        else:
+            pictures = (base / "JPEGImages" / f"{line}{end}" for end in (".jpg", ".jpeg", ".png"))
+            folders = ("SegmentationClass", "SegmentationClassAug")
+            masks = (base / folder / f"{line}.png" for folder in folders)
+            pairs.append((_first(pictures), _first(masks)))
+    stated = stated_classes(base, IGNORE)
+    palette = {colour: value for value, colour in enumerate(voc_palette())}
+    numbering = numbered(dict(enumerate(VOC_CLASSES)) if stated is None else stated.names)
+    colours = palette if stated is None or stated.colours is None else stated.colours
+    return _files(base, "voc", str(file), pairs, numbering, colours=colours)
+
+
+def _voc_list(base: Path, part: Part) -> Path | None:
+    for name in _VOC_LISTS[part]:
+        for folder in (base / "ImageSets" / "Segmentation", base / "list"):
+            if (file := folder / f"{name}.txt").is_file():
+                return file
+    return None
+
+
+def _first(paths: Iterable[Path]) -> Path:
+    """The first path that is a file, or the first one."""
+    candidates = list(paths)
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def find_ade20k(root: Path) -> Path | None:
+    """The folder in or at `root` that has the form of the ADE20K challenge of 2016."""
+    for base in (root, root / "ADEChallengeData2016"):
+        folders = [base / kind / _ADE20K_FOLDERS["val"] for kind in ("images", "annotations")]
+        if all(folder.is_dir() for folder in folders):
+            return base
+    return None
+
+
+def surely_ade20k(root: Path) -> Path | None:
+    """As `find_ade20k`, but only where something else than the form says so too."""
+    base = find_ade20k(root)
+    if base is None or base.name == "ADEChallengeData2016":
+        return base
+    return base if (base / "objectInfo150.txt").is_file() else None
+
+
+def open_ade20k(base: Path, part: Part) -> MaskFiles:
+    """ADE20K's 150 classes: stored values are 1 to 150, and 0, which is ignored.
+
+    Raises:
+        DataError: there are no pictures with masks.
+    """
+    pair = Pair(*(base / kind / _ADE20K_FOLDERS[part] for kind in ("images", "annotations")))
+    pictures, masks, unmatched = match_pair(pair)
+    numbering = numbered(dict(enumerate(ADE20K_CLASSES, start=1)), 0)
+    samples = _files(
+        base, "ade20k", str(pair.pictures), tuple(zip(pictures, masks, strict=True)), numbering
+    )
+    return replace(samples, unmatched=samples.unmatched + unmatched)
+
+
+def find_cityscapes(root: Path) -> Path | None:
+    """`root`, if it has the folders of Cityscapes."""
+    return root if all((root / name).is_dir() for name in ("leftImg8bit", "gtFine")) else None
+
+
+def open_cityscapes(base: Path, part: Part) -> MaskFiles:
+    """Cityscapes' 19 classes of its benchmark; what else its fine labels hold is ignored.
+
+    Raises:
+        DataError: there are no pictures with masks.
+    """
+    from torchvision.datasets import Cityscapes
+
+    try:
+        listed = Cityscapes(base, split=part, target_type="semantic")
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{base}: {part} of Cityscapes can not be listed: {error}") from error
+    names = {c.id: c.name for c in Cityscapes.classes if not c.ignore_in_eval}
+    others = [c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0]
+    pairs = sorted(
+        (Path(picture), Path(masks[0]))
+        for picture, masks in zip(listed.images, listed.targets, strict=True)
+        if picture.endswith(".png")
+    )
+    numbering = numbered(names, more_ignored=others)
+    return _files(base, "cityscapes", str(base / "leftImg8bit" / part), pairs, numbering)
+
+
+def _files(
+    base: Path, name: str, origin: str, pairs: Sequence[tuple[Path, Path]], numbering: Numbering,
+    **more: Any,
+) -> MaskFiles:  # fmt: skip
+    """Samples of those pairs of which both files are there."""
+    unmatched = []
+    found = []
+    for picture, mask in pairs:
+        if not picture.is_file():
+            unmatched.append((picture, "no such file, but it is listed"))
+        elif not mask.is_file():
+            unmatched.append((picture, f"its mask {mask} is missing"))
+        else:
+            found.append((picture, mask))
+    if not found:
+        raise DataError(f"{origin}: not one of {len(pairs)} pictures is there with its mask")
+    pictures, masks = zip(*found, strict=True)
+    return MaskFiles(
+        root=base, format=name, origin=origin, **numbering._asdict(), unmatched=tuple(unmatched),
+        pictures=pictures, masks=masks, **more,
+    )  # fmt: skip

@@ -1,0 +1,250 @@
+"""Semantic segmentation: what a network learns from, what its outputs mean, how it is judged."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from mobilevit.data.mask_transforms import by_shape
+from mobilevit.data.masks import MaskSamples
+from mobilevit.models.deeplabv3 import SegmentationLogits, Segmenter
+
+AUX_WEIGHT = 0.4
+"""Of the auxiliary head's loss beside the other's, as in the authors' later code."""
+CLASSES_AT_ONCE = 8
+"""So many classes' logits are stretched to a picture's size at a time."""
+
+
+def segmentation_loss(said: Tensor | SegmentationLogits, masks: Tensor, *, ignore: int) -> Tensor:
+    """Cross-entropy, the mean over all pixels that have a class; 0 where none has.
+
+    Args:
+        said: logits `[B, K, H, W]`, or with those of an auxiliary head, which count `AUX_WEIGHT`.
+        masks: classes `[B, H, W]`.
+        ignore: the value in `masks` of pixels without a class.
+    """
+    if isinstance(said, SegmentationLogits):
+        main, aux = (segmentation_loss(one, masks, ignore=ignore) for one in said)
+        return main + AUX_WEIGHT * aux
+    total = F.cross_entropy(said.float(), masks, ignore_index=ignore, reduction="sum")
+    return total / (masks != ignore).sum().clamp(min=1)
+
+
+def full_size(logits: Tensor, height: int, width: int, *, align_corners: bool | None) -> Tensor:
+    """The likeliest class of each pixel of a picture, uint8 (or int16 where there are many).
+
+    Logits are stretched, then compared, a few classes at a time: a photo of 12 megapixels would
+    need gigabytes for the logits of all.
+
+    Args:
+        logits: `[K, h, w]`.
+        height: of the picture.
+        width: of the picture.
+        align_corners: of the bilinear stretching; None takes the nearest logits, as the authors'
+            code of 2021 did.
+    """
+    best = best_class = None
+    for first in range(0, len(logits), CLASSES_AT_ONCE):
+        some = logits[None, first : first + CLASSES_AT_ONCE].float()
+        if some.shape[-2:] != (height, width):
+            mode = "nearest" if align_corners is None else "bilinear"
+            some = F.interpolate(some, (height, width), mode=mode, align_corners=align_corners)
+        value, place = some[0].max(dim=0)
+        if best is None or best_class is None:
+            best, best_class = value, place
+        else:
+            higher = value > best
+            best = torch.where(higher, value, best)
+            best_class = torch.where(higher, place + first, best_class)
+    assert best_class is not None
+    return best_class.to(torch.uint8 if len(logits) <= 256 else torch.int16)
+
+
+def segmented(model: Segmenter, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Segment a batch of prepared pictures.
+
+    Args:
+        model: in evaluation mode.
+        images: `[B, 3, h, w]`, values in [0, 1].
+        sizes: (height, width) of the pictures that these were made of.
+
+    Returns:
+        For each the class of every pixel, `[height, width]`.
+    """
+    squashed = model.config is not None and model.config.preprocessing.fit == "squash"
+    align = None if squashed else model.align_corners
+    logits = model(images)
+    return [
+        full_size(one, *size, align_corners=align) for one, size in zip(logits, sizes, strict=True)
+    ]
+
+
+class ClassIoU(NamedTuple):
+    """How good a network is on one class; NaN where there is nothing to count."""
+
+    name: str
+    pixels: int
+    """Of this class in the masks."""
+    iou: float
+    """Intersection over union."""
+    accuracy: float
+    """Share of the class's pixels that are right."""
+
+
+class SegmentedPicture(NamedTuple):
+    """One picture, and what was seen in it."""
+
+    sample: int
+    """Its place in the samples."""
+    classes: np.ndarray
+    """`[H, W]`, at the picture's own size."""
+    miou: float
+    """Over the classes that are in it or were seen in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationMetrics:
+    """How good a network is over all pixels of a set of pictures, each counted once."""
+
+    classes: tuple[str, ...]
+    pictures: int
+    pixels: int
+    """That have a class."""
+    miou: float
+    """Mean intersection over union, over classes that are in the masks or were seen."""
+    pixel_accuracy: float
+    """Share of pixels that are right."""
+    boundary_miou: float
+    """The same as `miou` over pixels near true boundaries alone; NaN where not asked for."""
+    confusion: Tensor
+    """Counts `[K, K]`: row the class, column what was seen."""
+    worst: tuple[SegmentedPicture, ...]
+    """Pictures with the least mIoU, worst first."""
+    some: tuple[SegmentedPicture, ...]
+    """Pictures from all over the set, not chosen for how they went."""
+    network_ms: float
+    """Median time of the network for a picture."""
+    after_ms: float
+    """Median time of stretching to the picture's size and comparing."""
+
+    def per_class(self) -> list[ClassIoU]:
+        """The figures of each class."""
+        iou, accuracy = class_figures(self.confusion)
+        pixels = self.confusion.sum(1).long().tolist()
+        rows = zip(self.classes, pixels, iou.tolist(), accuracy.tolist(), strict=True)
+        return [ClassIoU(*row) for row in rows]
+
+
+def class_figures(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union and accuracy of each class `[K]`, NaN where there is no pixel."""
+    counts = confusion.double()
+    hits, true, seen = counts.diag(), counts.sum(1), counts.sum(0)
+    return hits / (true + seen - hits), hits / true
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Mean over classes that are in the masks or were seen; NaN where there is no pixel."""
+    return float(class_figures(confusion)[0].nanmean())
+
+
+def confusion_of(num_classes: int, ignore: int) -> MulticlassConfusionMatrix:
+    """A streaming confusion matrix: memory does not grow with pictures."""
+    return MulticlassConfusionMatrix(num_classes, ignore_index=ignore, validate_args=False)
+
+
+def near_boundaries(mask: Tensor, width: int) -> Tensor:
+    """Which pixels of a mask `[H, W]` have one of another value within `width` pixels, bool."""
+    x = mask[None, None].float()
+    side = 2 * width + 1
+    highest = F.max_pool2d(x, side, stride=1, padding=width)
+    lowest = -F.max_pool2d(-x, side, stride=1, padding=width)
+    return (highest != lowest)[0, 0]
+
+
+def judge_segmenter(
+    model: Segmenter,
+    batches: Iterable[list[tuple[Tensor, Tensor, int]]],
+    samples: MaskSamples,
+    *,
+    device: torch.device | str = "cpu",
+    boundary: int = 0,
+    worst: int = 16,
+    shown: int = 8,
+) -> SegmentationMetrics:
+    """Judge a network on pictures at their own size.
+
+    Args:
+        model: in evaluation mode on `device`.
+        batches: lists of (image `[3, h, w]`, mask `[H, W]`, the sample's index).
+        samples: their classes and which value is ignored.
+        device: where the images go.
+        boundary: judge pixels within so many of true boundaries apart; 0: do not.
+        worst: how many of the worst pictures to keep.
+        shown: how many others to keep.
+
+    Raises:
+        ValueError: there are no pictures.
+    """
+    count, ignore = len(samples.classes), samples.ignore
+    confusion = confusion_of(count, ignore).to(device)
+    at_boundaries = confusion_of(count, ignore).to(device)
+    network_times, after_times = [], []
+    heap: list[tuple[float, int, SegmentedPicture]] = []
+    some: list[SegmentedPicture] = []
+    step, pictures = max(1, len(samples) // shown), 0
+    align = None if model.config.preprocessing.fit == "squash" else model.align_corners
+    with torch.inference_mode():
+        for batch in batches:
+            for images, masks, indices in by_shape(batch):
+                begun = time.perf_counter()
+                logits = model(images.to(device))
+                network_times.append((time.perf_counter() - begun) / len(images))
+                for one, mask, index in zip(logits, masks, indices, strict=True):
+                    begun = time.perf_counter()
+                    seen = full_size(one, *mask.shape, align_corners=align)
+                    after_times.append(time.perf_counter() - begun)
+                    true = mask.to(device)
+                    own = confusion_of(count, ignore).to(device)
+                    own.update(seen.long(), true)
+                    counts = own.compute()
+                    confusion.confmat += counts
+                    if boundary:
+                        near = near_boundaries(true, boundary)
+                        at_boundaries.update(seen.long()[near], true[near])
+                    picture = SegmentedPicture(index, seen.cpu().numpy(), mean_iou(counts))
+                    if pictures % step == 0 and len(some) < shown:
+                        some.append(picture)
+                    pictures += 1
+                    if picture.miou == picture.miou:  # with any pixel that has a class
+                        heapq.heappush(heap, (-picture.miou, -index, picture))
+                        if len(heap) > worst:
+                            heapq.heappop(heap)
+    if not pictures:
+        raise ValueError("there is nothing to judge: no pictures")
+    counts = confusion.confmat.cpu()
+    return SegmentationMetrics(
+        classes=samples.classes,
+        pictures=pictures,
+        pixels=int(counts.sum()),
+        miou=mean_iou(counts),
+        pixel_accuracy=float(counts.diag().sum() / counts.sum()),
+        boundary_miou=mean_iou(at_boundaries.confmat.cpu()) if boundary else float("nan"),
+        confusion=counts,
+        worst=tuple(picture for _, _, picture in sorted(heap, key=_worst_first)),
+        some=tuple(some),
+        network_ms=1000 * float(np.median(network_times)),
+        after_ms=1000 * float(np.median(after_times)),
+    )
+
+
+def _worst_first(entry: tuple[float, int, Any]) -> tuple[float, int]:
+    return -entry[0], -entry[1]

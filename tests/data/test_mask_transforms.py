@@ -1,0 +1,313 @@
+"""Pictures and masks move as one, under a seed of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from mobilevit.data.find_masks import mask_splits
+from mobilevit.data.images import ImageError
+from mobilevit.data.loader import EpochLoader
+from mobilevit.data.mask_classes import numbered
+from mobilevit.data.mask_transforms import (
+    SegmentationAugment,
+    SegmentationEvaluationSet,
+    SegmentationSet,
+    SegmentationTransform,
+    by_shape,
+)
+from mobilevit.data.masks import MaskFiles
+from mobilevit.data.multiscale import (
+    EpochOrder,
+    MultiScaleBatchSampler,
+    MultiScaleSchedule,
+    SampleKey,
+)
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.transforms import seeded
+
+STILL = {"scale": (1.0, 1.0), "flip": 0.0, "photometric": 0.0}
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> MaskFiles:
+    """Six pictures of noise, 40 x 50 and 60 x 30, and masks of the values 0 to 3, 11 ignored."""
+    draw = np.random.default_rng(0)
+    for number in range(6):
+        shape = (40, 50) if number % 2 else (60, 30)
+        Image.fromarray(draw.integers(0, 255, (*shape, 3), np.uint8)).save(
+            tmp_path / f"{number}.png"
+        )
+        mask = draw.choice(np.array([0, 1, 2, 3, 11], np.uint8), shape)
+        Image.fromarray(mask).save(tmp_path / f"mask{number}.png")
+    return MaskFiles(
+        root=tmp_path,
+        format="folders",
+        origin="here",
+        **numbered(dict(enumerate("abcd")), 11)._asdict(),
+        pictures=tuple(tmp_path / f"{number}.png" for number in range(6)),
+        masks=tuple(tmp_path / f"mask{number}.png" for number in range(6)),
+    )
+
+
+def transform(**options: object) -> SegmentationTransform:
+    return SegmentationTransform(SegmentationAugment(**options), Preprocessing())  # type: ignore[arg-type]
+
+
+def training_set(samples: MaskFiles, seed: int = 0, **options: object) -> SegmentationSet:
+    return SegmentationSet(samples, transform(**options), seed=seed)
+
+
+def keys(*indices: int, height: int = 32, width: int = 32, epoch: int = 0) -> list[SampleKey]:
+    return [SampleKey(index, height, width, epoch) for index in indices]
+
+
+# One movement
+
+
+@pytest.mark.parametrize("rotate", [0.0, 45.0])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_masks_hold_what_they_held(rotate: float, dtype: type) -> None:  # case A29
+    mask = np.random.default_rng(0).choice(np.array([0, 5, 255], dtype), (7, 11))
+    picture = Image.new("RGB", (11, 7))
+    for seed in range(20):
+        with seeded(seed):
+            turned = transform(rotate=rotate)(picture, mask, 20, 33)[1]
+        assert turned.shape == (20, 33) and turned.dtype == torch.int64
+        assert set(turned.unique().tolist()) <= {0, 5, 255}
+
+
+def corners(height: int, width: int) -> tuple[Image.Image, np.ndarray]:
+    """A black picture with a white block in each corner, and a mask that marks them 1 to 4."""
+    mask = np.zeros((height, width), np.uint8)
+    for place, (top, left) in enumerate([(0, 0), (0, -8), (-8, 0), (-8, -8)], start=1):
+        mask[top : top + 8 or None, left : left + 8 or None] = place
+    return Image.fromarray(np.stack([np.uint8(mask > 0) * 255] * 3, 2)), mask
+
+
+def grown(marked: torch.Tensor, pixels: int) -> torch.Tensor:
+    """bool [H, W], larger by so many pixels in every direction."""
+    side = 2 * pixels + 1
+    return F.max_pool2d(marked[None, None].float(), side, stride=1, padding=pixels)[0, 0] > 0
+
+
+def centre(weights: torch.Tensor) -> torch.Tensor:
+    """The centre of gravity of [H, W]: row, column."""
+    rows, columns = torch.meshgrid(*map(torch.arange, weights.shape), indexing="ij")
+    return torch.stack([(weights * at).sum() / weights.sum() for at in (rows, columns)])
+
+
+@pytest.mark.parametrize("size", [(70, 110), (130, 120)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("rotate", [0.0, 30.0])
+def test_markers_of_picture_and_mask_coincide(
+    size: tuple[int, int], interpolation: str, rotate: float
+) -> None:  # case A29
+    picture, mask = corners(70, 90)
+    options = SegmentationAugment(rotate=rotate, photometric=0.0, scale=(0.5, 1.2))
+    move = SegmentationTransform(options, Preprocessing(interpolation=interpolation))  # type: ignore[arg-type]
+    seen = 0
+    for seed in range(12):
+        with seeded(seed):
+            image, moved = move(picture, mask, *size)
+        assert image.shape == (3, *size) and moved.shape == size
+        for place in range(1, 5):
+            around = grown(moved == place, 4)
+            whole = not (around[[0, -1]].any() or around[:, [0, -1]].any())
+            if (moved == place).sum() > 20 and whole:  # not cut by the crop, nor nearly turned out
+                seen += 1
+                white = centre(image[0] * around)
+                assert (white - centre((moved == place).float())).abs().max() < 1
+        if not rotate:  # turned corners become round in the picture
+            white = image[0] > 0.5
+            marked = (moved > 0) & (moved < 5)
+            assert not (white & ~grown(marked, 1)).any() and not (marked & ~grown(white, 1)).any()
+    assert seen > 1
+
+
+def test_a_picture_decoded_smaller_moves_as_the_whole() -> None:
+    picture, mask = corners(64, 96)
+    with seeded(1):
+        _, moved = transform(**STILL)(picture, mask, 32, 48)
+    with seeded(1):
+        small, same = transform(**STILL)(picture.resize((48, 32)), mask, 32, 48)
+    assert torch.equal(moved, same)
+    assert torch.equal(small[0] > 0.5, moved > 0)
+    assert transform(scale=(0.5, 1.5)).decoded_size(100, 60) == (90, 90)
+
+
+def test_the_scale_is_that_of_the_short_side() -> None:
+    mask = np.arange(40, dtype=np.uint8)[:, None].repeat(80, 1)
+    picture = Image.fromarray(np.stack([mask] * 3, 2))
+    options = {**STILL, "scale": (2.0, 2.0)}
+    moved = transform(**options)(picture, mask, 20, 30)[1]  # 40 x 80, as it is
+    assert torch.equal(moved[:, 0] - moved[0, 0], torch.arange(20))
+    with seeded(0):
+        sides = [float(transform()._resized(40, 80, 20, 30)[0]) for _ in range(300)]
+    assert min(sides) == 10 and max(sides) == 40
+
+
+def test_what_is_too_small_is_filled_with_black_and_ignored() -> None:
+    mask = np.full((10, 10), 3, np.uint8)
+    picture = Image.new("RGB", (10, 10), "white")
+    places = set()
+    for seed in range(20):
+        with seeded(seed):
+            image, moved = transform(**STILL)(picture, mask, 10, 25, ignore=7)
+        assert (moved == 3).sum() == 100 and (moved == 7).sum() == 150
+        assert torch.equal(image[0] == 1, moved == 3) and torch.equal(image[0] == 0, moved == 7)
+        places.add(int(moved[0].ne(7).nonzero()[0]))
+    assert len(places) > 5
+    with seeded(0):
+        image, moved = transform(**STILL, rotate=45.0)(picture, mask, 40, 40, ignore=7)
+    assert 0 < (moved == 7).sum() < 800 and (image[0][moved == 7] < 1).all()
+
+
+def test_strips_stay_small() -> None:
+    image, moved = transform()(Image.new("RGB", (3000, 1)), np.zeros((1, 3000), np.uint8), 64, 64)
+    assert image.shape == (3, 64, 64) and set(moved.unique().tolist()) == {0, 255}
+
+
+def test_a_flip_is_of_both() -> None:
+    picture, mask = corners(64, 64)
+    mask[:, :32] = 0
+    plain = transform(**STILL)(picture, mask, 64, 64)
+    flipped = transform(**{**STILL, "flip": 1.0})(picture, mask, 64, 64)
+    assert torch.equal(flipped[0], plain[0].flip(-1))
+    assert torch.equal(flipped[1], plain[1].flip(-1)) and not torch.equal(*[plain[1], flipped[1]])
+
+
+def test_no_class_takes_more_of_a_crop_than_its_share() -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[80:] = 1
+    mask[:, 90:] = 255
+    picture = Image.new("RGB", (100, 100))
+
+    def mixed(**options: object) -> int:
+        found = 0
+        for seed in range(100):
+            with seeded(seed):
+                moved = transform(**STILL, **options)._corner(mask, 30, 30, 255)
+            window = mask[moved[0] : moved[0] + 30, moved[1] : moved[1] + 30]
+            counts = np.bincount(window.ravel(), minlength=256)[:2]
+            found += counts.max() <= 0.75 * counts.sum()
+        return found
+
+    assert mixed() < 40 and mixed(crop_max_share=0.75) > 75
+    uniform = transform(**STILL, crop_max_share=0.5)(picture, np.zeros_like(mask), 100, 100)
+    assert uniform[1].shape == (100, 100)  # where there is no better one, it goes on
+
+
+@pytest.mark.parametrize("option", [{"photometric": 1.0}, {"blur": 1.0}])
+def test_colours_change_in_the_picture_alone(samples: MaskFiles, option: dict[str, float]) -> None:
+    plain = training_set(samples, **STILL).__getitems__(keys(1, 3))
+    changed = training_set(samples, **{**STILL, **option}).__getitems__(keys(1, 3))
+    assert not torch.allclose(plain[0], changed[0], atol=0.01)
+    assert torch.equal(plain[1], changed[1])
+    assert changed[0].min() >= 0 and changed[0].max() <= 1
+
+
+def test_values_are_those_of_the_weights(samples: MaskFiles) -> None:
+    plain = training_set(samples, **STILL)
+    bgr = SegmentationTransform(
+        SegmentationAugment(**STILL),  # type: ignore[arg-type]
+        Preprocessing(channel_order="bgr"),
+    )
+    other = SegmentationSet(samples, bgr, seed=0)
+    assert torch.equal(other[keys(1)[0]][0], plain[keys(1)[0]][0].flip(0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": (0.0, 1.0)},
+        {"scale": (2.0, 1.0)},
+        {"scale": (1.0, float("inf"))},
+        {"flip": 1.1},
+        {"rotate": -1.0},
+        {"photometric": -0.1},
+        {"blur": 2.0},
+        {"crop_max_share": 0.0},
+    ],
+)
+def test_options_out_of_range_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SegmentationAugment(**wrong)  # type: ignore[arg-type]
+
+
+# Data sets
+
+
+def test_a_batch_has_its_keys_size(samples: MaskFiles) -> None:
+    images, masks = training_set(samples).__getitems__(keys(0, 3, 5, height=24, width=40))
+    assert images.shape == (3, 3, 24, 40) and images.dtype == torch.float32
+    assert masks.shape == (3, 24, 40) and masks.dtype == torch.int64
+    assert set(masks.unique().tolist()) <= {0, 1, 2, 3, 11}
+    assert len(training_set(samples)) == 6
+
+
+def test_randomness_is_a_function_of_seed_epoch_and_sample(samples: MaskFiles) -> None:
+    one = training_set(samples, rotate=10.0, blur=0.5)
+    torch.manual_seed(1)
+    images, masks = one.__getitems__(keys(0, 1))
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    again = one.__getitems__(keys(0, 1))
+    assert torch.equal(images, again[0]) and torch.equal(masks, again[1])
+    assert torch.equal(torch.rand(3), expected)  # the caller's generator is left alone
+    assert torch.equal(images[1], one[keys(1)[0]][0])  # whatever the batch around it
+    assert not torch.equal(images, one.__getitems__(keys(0, 1, epoch=1))[0])
+    other = training_set(samples, seed=1, rotate=10.0, blur=0.5)
+    assert not torch.equal(images, other.__getitems__(keys(0, 1))[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_takes_it(samples: MaskFiles, workers: int) -> None:
+    schedule = MultiScaleSchedule(samples=6, sizes=(32, 48), base_size=32, base_batch=3)
+    batches = MultiScaleBatchSampler(EpochOrder(6), schedule)
+    loader = EpochLoader(training_set(samples), batches, workers=workers)
+    shapes = [(tuple(images.shape[2:]), tuple(masks.shape[1:])) for images, masks in loader]
+    assert shapes and all(image == mask for image, mask in shapes)
+    samples.masks[2].write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="mask2"):
+        list(loader)
+
+
+def test_evaluation_keeps_masks_as_they_are(samples: MaskFiles) -> None:
+    rule = Preprocessing(fit="squash", resize=32, crop=32)
+    data = SegmentationEvaluationSet(samples, rule)
+    items = data.__getitems__([3, 0])
+    assert len(data) == 6 and [index for _, _, index in items] == [3, 0]
+    for image, mask, index in items:
+        assert image.shape == (3, 32, 32) and mask.dtype == torch.int64
+        np.testing.assert_array_equal(mask.numpy(), samples.mask(index))
+    assert [tuple(mask.shape) for _, mask, _ in items] == [(40, 50), (60, 30)]
+
+
+def test_pictures_of_one_shape_are_stacked(samples: MaskFiles) -> None:
+    rule = Preprocessing(fit="short", resize=32, crop=32)
+    batch = SegmentationEvaluationSet(samples, rule).__getitems__([5, 0, 2, 1])
+    groups = list(by_shape(batch))
+    assert [group.indices for group in groups] == [[5, 1], [0, 2]]
+    assert [tuple(group.images.shape) for group in groups] == [(2, 3, 32, 32), (2, 3, 64, 32)]
+    for group in groups:
+        for index, mask in zip(group.indices, group.masks, strict=True):
+            np.testing.assert_array_equal(mask.numpy(), samples.mask(index))
+    assert list(by_shape([])) == []
+
+
+def test_camvid_is_trained_on(shared: Path) -> None:
+    data = mask_splits(shared / "data" / "camvid", ignore=11)
+    images, masks = training_set(data.train, crop_max_share=0.75).__getitems__(  # type: ignore[arg-type]
+        keys(*range(8), height=256, width=256)
+    )
+    assert images.shape == (8, 3, 256, 256) and set(masks.unique().tolist()) <= set(range(12))
+    image, mask, _ = SegmentationEvaluationSet(
+        data.val, Preprocessing(fit="short", resize=352, crop=352)
+    )[0]
+    assert image.shape == (3, 352, 448) and mask.shape == (360, 480)

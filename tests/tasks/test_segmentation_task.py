@@ -1,0 +1,162 @@
+"""Loss over pixels, answers at a picture's own size, figures over pixels."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.deeplabv3 import SegmentationLogits
+from mobilevit.tasks.drawing import draw_mask
+from mobilevit.tasks.segmentation import (
+    full_size,
+    judge_segmenter,
+    mean_iou,
+    near_boundaries,
+    segmentation_loss,
+)
+
+
+def test_loss_is_the_mean_over_pixels_that_have_a_class():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    masks = torch.randint(3, (2, 4, 5))
+    masks[0, :2] = 255
+    loss = segmentation_loss(logits, masks, ignore=255)
+    assert torch.allclose(loss, F.cross_entropy(logits, masks, ignore_index=255))
+    both = segmentation_loss(SegmentationLogits(logits, logits), masks, ignore=255)
+    assert torch.allclose(both, 1.4 * loss)
+    elsewhere = segmentation_loss(logits, torch.where(masks == 255, 7, masks), ignore=7)
+    assert torch.allclose(elsewhere, loss)
+
+
+def test_a_mask_without_any_class_costs_nothing():  # A30
+    logits = torch.randn(1, 3, 4, 5, requires_grad=True)
+    loss = segmentation_loss(logits, torch.full((1, 4, 5), 255), ignore=255)
+    loss.backward()
+    assert loss == 0
+    assert logits.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("classes", [2, 8, 21, 300])
+@pytest.mark.parametrize("align", [True, False, None])
+def test_answers_at_the_pictures_size_are_those_of_all_classes_at_once(classes, align):  # A32
+    torch.manual_seed(0)
+    logits = torch.randn(classes, 12, 16)
+    seen = full_size(logits, 75, 100, align_corners=align)
+    assert seen.shape == (75, 100)
+    assert seen.dtype == (torch.int16 if classes > 256 else torch.uint8)
+    mode = "nearest" if align is None else "bilinear"
+    expected = F.interpolate(logits[None], (75, 100), mode=mode, align_corners=align)[0].argmax(0)
+    assert torch.equal(seen.long(), expected)
+
+
+def test_memory_does_not_grow_with_classes():  # A33
+    logits = torch.randn(150, 8, 8)
+    most = 0
+    stretch = F.interpolate
+
+    def watching(x, *arguments, **options):
+        nonlocal most
+        result = stretch(x, *arguments, **options)
+        most = max(most, result.nbytes)
+        return result
+
+    F.interpolate = watching
+    try:
+        full_size(logits, 200, 200, align_corners=False)
+    finally:
+        F.interpolate = stretch
+    assert most == 8 * 200 * 200 * 4
+
+
+def test_near_boundaries():
+    mask = torch.zeros(5, 9, dtype=torch.long)
+    mask[:, 4:] = 3
+    near = near_boundaries(mask, 1)
+    assert near.any(0).nonzero().flatten().tolist() == [3, 4]
+    assert near_boundaries(mask, 2).sum() == 20
+    assert not near_boundaries(torch.ones(5, 5), 2).any()
+
+
+class Colours(torch.nn.Module):
+    """Takes the brightest of three channels for the class."""
+
+    align_corners = False
+    config = SimpleNamespace(preprocessing=Preprocessing(fit="short", resize=32, crop=32))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+def batch(masks: list[torch.Tensor], wrong: int = 0):
+    """Pictures whose channels are their masks, the first `wrong` rows of each taken for class 0."""
+    items = []
+    for index, mask in enumerate(masks):
+        seen = torch.where(mask == 255, 0, mask)
+        seen[:wrong] = 0
+        items.append((F.one_hot(seen, 3).permute(2, 0, 1).float(), mask, index))
+    return items
+
+
+def samples(count: int) -> SimpleNamespace:
+    class Some(SimpleNamespace):
+        def __len__(self) -> int:
+            return count
+
+    return Some(classes=("sky", "road", "car"), ignore=255)
+
+
+def test_figures_by_hand():
+    first = torch.zeros(8, 10, dtype=torch.long)
+    first[:, 5:] = 1
+    second = torch.ones(6, 6, dtype=torch.long)
+    second[3:] = 255
+    m = judge_segmenter(Colours(), [batch([first, second], wrong=2)], samples(2), boundary=1)
+    # of 80 + 18 pixels: 10 and 12 of road are taken for sky
+    assert m.pictures == 2
+    assert m.pixels == 98
+    assert m.confusion.tolist() == [[40, 0, 0], [22, 36, 0], [0, 0, 0]]
+    assert m.pixel_accuracy == pytest.approx(76 / 98)
+    sky, road, car = m.per_class()
+    assert (sky.iou, road.iou) == pytest.approx((40 / 62, 36 / 58))
+    assert np.isnan(car.iou)
+    assert m.miou == pytest.approx((40 / 62 + 36 / 58) / 2)
+    assert [one.sample for one in m.worst] == [1, 0]
+    assert m.worst[0].miou == pytest.approx((0 + 6 / 18) / 2)
+    assert len(m.some) == 2
+    assert 0 < m.boundary_miou < 1
+
+
+def test_a_picture_without_classes_changes_nothing():  # A30
+    good = torch.randint(3, (8, 8))
+    empty = torch.full((5, 7), 255)
+    alone = judge_segmenter(Colours(), [batch([good], wrong=1)], samples(1))
+    both = judge_segmenter(Colours(), [batch([good, empty], wrong=1)], samples(2))
+    assert both.miou == alone.miou
+    assert both.pixels == alone.pixels == 64
+    assert [one.sample for one in both.worst] == [0]
+
+
+def test_mean_iou_of_nothing_is_no_number():
+    assert np.isnan(mean_iou(torch.zeros(3, 3)))
+    with pytest.raises(ValueError, match="no pictures"):
+        judge_segmenter(Colours(), [], samples(1))
+
+
+def test_masks_are_drawn_with_a_legend():
+    image = Image.new("RGB", (60, 40), (100, 100, 100))
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:, 30:] = 1
+    mask[:10] = 255
+    palette = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
+    drawn = np.asarray(draw_mask(image, mask, ("a", "b", "c"), palette, opacity=0.5))
+    assert drawn.shape[0] > 40
+    assert drawn[20, 10].tolist() == [50, 50, 50]
+    assert drawn[20, 50].tolist() == [177, 50, 50]
+    assert drawn[5, 50].tolist() == [100, 100, 100]  # without a class

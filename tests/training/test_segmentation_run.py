@@ -1,0 +1,147 @@
+"""Training a network for segmentation, whole, on pictures that are made here; using it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mobilevit
+from mobilevit.__main__ import main
+from mobilevit.data.mask_transforms import SegmentationAugment
+from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.train import train
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """Pictures of bright and dark fields with their masks; a border without a class."""
+    root = tmp_path_factory.mktemp("shapes")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 6)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(count):
+            height, width = 72, 96
+            mask = np.zeros((height, width), np.uint8)
+            x, y = draw.integers(8, 40, 2)
+            mask[y : y + 30, x : x + 40] = 1
+            grey = np.where(mask == 1, 220, 40) + draw.integers(-15, 15, mask.shape)
+            mask[:2] = 255
+            picture = np.repeat(grey.astype(np.uint8)[..., None], 3, 2)
+            Image.fromarray(picture).save(root / split / "images" / f"{number}.jpg", quality=95)
+            Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
+    (root / "classes.txt").write_text("dark\nbright\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(shapes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "shapes"
+    result = train(
+        task="segmentation",
+        model="deeplabv3_mobilevit_xxs",
+        data=DataOptions(root=str(shapes), workers=0),
+        out=str(out),
+        epochs=20,
+        size=64,
+        batch_size=4,
+        sampler=SamplerOptions(min_size=64, max_size=96),
+        masks=SegmentationAugment(scale=(0.9, 1.2), photometric=0.0),
+        optim=OptimOptions(lr=0.001, head_lr=3.0),
+        ema=0.9,
+        threads=1,
+    )
+    return out, result
+
+
+def test_a_network_learns(run):
+    out, result = run
+    assert result.metrics.miou > 0.6
+    assert result.metrics.pictures == 6
+    assert result.metrics.classes == ("dark", "bright")
+    assert "mean IoU" in str(result)
+    config = mobilevit.load(out / "model").config
+    assert config.task == "segmentation"
+    assert config.preprocessing.fit == "short"
+    text = (out / "report.html").read_text()
+    for part in ("Mean IoU", "bright", "Worst pictures", "Right pixels"):
+        assert part in text
+    assert text.count("data:image/jpeg") == 2 * (6 + 6)
+
+
+def test_it_is_judged_again_from_the_command_line(run, shapes, tmp_path, capsys):
+    out, result = run
+    file = tmp_path / "figures.json"
+    words = ["evaluate", str(out / "model"), "--data.root", str(shapes)]
+    assert main([*words, "--sizes", "64,96", "--boundary", "2", "--out", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "bright" in text and "96 px" in text
+    figures = json.loads(file.read_text())["sizes"]["64"]
+    assert figures["miou"] == pytest.approx(result.metrics.miou, abs=1e-6)
+    assert 0 < figures["boundary_miou"] < figures["miou"]
+    assert main([*words, "--boundary", "-1"]) == 1
+
+
+def test_photos_of_any_size_are_segmented_at_their_own(run, shapes, tmp_path):  # A32
+    out, _ = run
+    photo = np.full((75, 133, 3), 40, np.uint8)
+    photo[20:60, 30:100] = 220
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    answers = tmp_path / "answers"
+    result = mobilevit.predict(
+        out / "model",
+        tmp_path / "photo.png",
+        tmp_path / "broken.jpg",
+        shapes / "val" / "images" / "0.jpg",
+        out=str(answers),
+    )
+    assert result.exit_code == 1
+    mask = result[0].mask
+    assert mask.shape == (75, 133)
+    assert set(np.unique(mask)) <= {0, 1}
+    truth = np.zeros((75, 133), np.uint8)
+    truth[20:60, 30:100] = 1
+    assert (mask == truth).mean() > 0.8
+    assert result[0].shares[0].name == "dark"
+    with Image.open(answers / "1-photo.png") as index:
+        assert index.mode == "P"
+        assert np.array_equal(np.asarray(index), mask)
+    with Image.open(answers / "1-photo.jpg") as drawn:
+        assert drawn.width == 133
+    assert (answers / "1-photo-mask.jpg").is_file()
+    rows = [json.loads(row) for row in (answers / "answers.jsonl").read_text().splitlines()]
+    assert rows[0]["classes"][0]["class"] == "dark"
+    assert "error" in rows[1]
+
+
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+def test_what_is_printed(run, shapes, capsys, form):
+    out, _ = run
+    photo = str(shapes / "val" / "images" / "0.jpg")
+    assert main(["predict", str(out / "model"), photo, "--format", form]) == 0
+    text = capsys.readouterr().out
+    assert "0.jpg" in text and "bright" in text
+
+
+def test_batches_of_one_train(shapes, tmp_path):
+    result = train(
+        model="pspnet_mobilevitv2_050",
+        data=DataOptions(root=str(shapes), workers=0),
+        out=str(tmp_path / "run"),
+        epochs=1,
+        size=64,
+        batch_size=1,
+        sampler=SamplerOptions(kind="standard"),
+        threads=1,
+    )
+    assert result.metrics.pictures == 6
+    assert np.isfinite(result.metrics.miou)
+
+
+def test_check_looks_at_masks(shapes, capsys):
+    assert main(["check", str(shapes), "--task", "segmentation"]) == 0
+    assert "bright" in capsys.readouterr().out
