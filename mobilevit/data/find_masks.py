@@ -112,7 +112,9 @@ def mask_splits(
         root, format=format, classes=classes, ignore=ignore, val_fraction=val_fraction, seed=seed
     )
     train, val = _usable([data.train, data.val], on_bad)
-    return MaskTrainVal(train, val, data.note)
+    lost = len(data.train) + len(data.val) - len(train) - len(val)
+    note = f"{data.note}; of the pictures {lost} left out" if lost else data.note
+    return MaskTrainVal(train, val, note)
 
 
 def mask_evaluation(

@@ -184,26 +184,30 @@ def test_what_is_ignored_is_stated_for_folders_only(tmp_path: Path) -> None:
 
 
 def spoil(root: Path) -> dict[str, str]:
-    """Spoil pictures 0 to 3 and 5 of `folders`: what is said of each."""
+    """Spoil pictures 0 to 2 and 5 of `folders`, and add a bad one: what is said of each."""
     (root / "train/masks/0.png").unlink()
     put(root, "train/images/1.jpg").write_bytes(b"no picture")
     path = root / "train/masks/2.png"
     path.write_bytes(path.read_bytes()[:50])
     Image.new("L", (6, 8)).save(root / "val/masks/5.png")
+    path = put(root, "train/images/6.jpg")
+    path.write_bytes(path.read_bytes()[:-5])
+    put(root, "train/masks/6.png", 0, 1, 2)
     return {
         "0.jpg": "no mask",
         "1.jpg": "text file",
         "2.png": "cannot be decoded",
         "5.png": "6 x 8",
+        "6.jpg": "truncated",
     }
 
 
 def test_all_bad_files_are_an_error_at_once(tmp_path: Path) -> None:
     told = spoil(folders(tmp_path))
-    with pytest.raises(DataError, match=r"4 files can not be used.*--data\.on_bad skip") as caught:
+    with pytest.raises(DataError, match=r"5 files can not be used.*--data\.on_bad skip") as caught:
         mask_splits(tmp_path)
     lines = str(caught.value).splitlines()[1:]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for name, reason in told.items():
         assert any(f"/{name}: " in line and reason in line for line in lines)
     with pytest.raises(DataError, match="1 files"):
@@ -215,13 +219,14 @@ def test_all_bad_files_are_an_error_at_once(tmp_path: Path) -> None:
 def test_bad_files_may_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told = spoil(folders(tmp_path))
     names = ["a", "b", "c"]
-    put(tmp_path, "val/images/6.jpg")
-    put(tmp_path, "val/masks/6.png", 0, 7)  # a value that is no class
+    put(tmp_path, "val/images/7.jpg")
+    put(tmp_path, "val/masks/7.png", 0, 7)  # a value that is no class
     with caplog.at_level(logging.WARNING):
         data = mask_splits(tmp_path, classes=names, on_bad="skip")
     assert [path.name for path in (*data.train.pictures, *data.val.pictures)] == ["3.jpg", "4.jpg"]
     assert data.train.unmatched == ()
-    assert "5 skipped" in caplog.text and "value 7" in caplog.text
+    assert data.note.endswith("of the pictures 5 left out")
+    assert "6 skipped" in caplog.text and "value 7" in caplog.text
     for reason in told.values():
         assert reason in caplog.text
     val = mask_evaluation(tmp_path, classes=names, on_bad="skip")

@@ -230,6 +230,7 @@ def test_crowds_and_objects_of_no_shape_are_ignored(tmp_path: Path) -> None:
         [
             {"category_id": 44, "segmentation": square(2, 12, 4)},
             {"category_id": 1, "segmentation": {"size": [30, 40], "counts": counts}, "iscrowd": 1},
+            {"category_id": 1, "segmentation": square(3, 13, 1), "iscrowd": 1},  # hides nothing
             {"category_id": 1, "segmentation": [[1, 1, 2, 2]], "bbox": [30, 2, 5, 3]},
         ],
     )

@@ -199,6 +199,13 @@ def test_no_class_takes_more_of_a_crop_than_its_share() -> None:
         return found
 
     assert mixed() < 40 and mixed(crop_max_share=0.75) > 75
+    few = np.full_like(mask, 255)  # ignored pixels do not count, however many they are
+    few[::5, ::2], few[::5, 1::2] = 0, 1
+    for seed in range(20):
+        with seeded(seed):
+            first = transform(**STILL)._corner(few, 30, 30, 255)
+        with seeded(seed):
+            assert transform(**STILL, crop_max_share=0.75)._corner(few, 30, 30, 255) == first
     uniform = transform(**STILL, crop_max_share=0.5)(picture, np.zeros_like(mask), 100, 100)
     assert uniform[1].shape == (100, 100)  # where there is no better one, it goes on
 

@@ -146,6 +146,43 @@ def test_what_is_printed(run, squares, capsys, form):
     assert "röd" in text or "blå" in text
 
 
+def test_a_strange_voc_set_trains_as_it_lies(squares, tmp_path):
+    """XML beside the pictures, in nested folders with blanks, no splits, a file turned by EXIF."""
+    root = tmp_path / "from Åsa"
+    for number, photo in enumerate(sorted((squares / "images").rglob("*.PNG"))):
+        folder = root / f"batch {number % 3}" / "raw data"
+        folder.mkdir(parents=True, exist_ok=True)
+        label = squares / "labels" / photo.parent.name / f"{photo.stem}.txt"
+        objects = ""
+        for line in label.read_text().splitlines():
+            kind, x, y, width, height = (float(value) for value in line.split())
+            corners = (x - width / 2) * 128, (y - height / 2) * 96
+            ends = (x + width / 2) * 128, (y + height / 2) * 96
+            objects += (
+                f"<object><name>{list(COLOURS)[int(kind)]}</name><bndbox>"
+                f"<xmin>{corners[0] + 1}</xmin><ymin>{corners[1] + 1}</ymin>"
+                f"<xmax>{ends[0]}</xmax><ymax>{ends[1]}</ymax></bndbox></object>"
+            )
+        with Image.open(photo) as image:
+            exif = Image.Exif()
+            exif[0x0112] = 3 if number == 4 else 1
+            image.save(folder / f"no {number}.JPG", "JPEG", exif=exif)
+        (folder / f"no {number}.xml").write_text(
+            f"<annotation><size><width>0</width><height>0</height></size>{objects}</annotation>"
+        )
+    result = train(
+        model="ssdlite_mobilevit_xxs",
+        data=DataOptions(root=str(root), workers=0),
+        out=str(tmp_path / "run"),
+        epochs=1,
+        size=64,
+        batch_size=8,
+        threads=1,
+    )
+    assert result.metrics.classes == tuple(sorted(COLOURS))
+    assert result.metrics.pictures + 18 == 23
+
+
 def test_the_task_and_the_model_must_agree(squares, tmp_path):
     with pytest.raises(TrainingError, match=r"mobilevit_xs is for classification; for detection"):
         train(
