@@ -102,7 +102,9 @@ def test_initial_weights_are_the_authors():
     weight = model.heads[0].predict.weight  # Xavier: variance 2 / (fan in + fan out)
     assert weight.std().item() == pytest.approx((2 / (512 + 510)) ** 0.5, rel=0.02)
     assert model.heads[0].predict.bias.abs().max() == 0
-    assert model.backbone.stem.conv.weight.std().item() == pytest.approx((2 / (16 * 9)) ** 0.5, rel=0.2)
+    assert model.backbone.stem.conv.weight.std().item() == pytest.approx(
+        (2 / (16 * 9)) ** 0.5, rel=0.2
+    )
 
 
 def test_options_that_have_no_meaning_are_refused():
