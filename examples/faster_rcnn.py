@@ -32,7 +32,9 @@ class Pyramid(nn.Module):
         self.pyramid = FeaturePyramidNetwork(widths, self.out_channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map images `[B, 3, H, W]` to maps by the names of their stages."""
+        """Map RGB images `[B, 3, H, W]` in [0, 1] to maps by the names of their stages."""
+        if self.backbone.config.preprocessing.channel_order == "bgr":  # as the weights of 2021
+            images = images.flip(1)
         names = [info.name for info in self.backbone.feature_info]
         return self.pyramid(dict(zip(names, self.backbone(images), strict=True)))
 

@@ -31,7 +31,9 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `[B, 3, H, W]` in [0, 1] to logits `[B, num_classes, H, W]`."""
+        """Map RGB images `[B, 3, H, W]` in [0, 1] to logits `[B, num_classes, H, W]`."""
+        if self.backbone.config.preprocessing.channel_order == "bgr":  # as the weights of 2021
+            images = images.flip(1)
         *beside, x = self.backbone(images)
         for up, skip in zip(self.ups, reversed(beside), strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear")

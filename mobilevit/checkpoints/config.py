@@ -10,13 +10,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.mask_sets import ADE20K_CLASSES
+from mobilevit.data.preprocessing import Fit, Preprocessing
 from mobilevit.models.variants import Task
 
 FORMAT = 1
 
 CLASSES: dict[Task, int] = {"classification": 1000, "detection": 80, "segmentation": 21}
 """Of ImageNet-1k, COCO and VOC: what a network is made for where nothing is said."""
+
+FITS: dict[Task, tuple[Fit, ...]] = {
+    "classification": ("crop", "squash"),
+    "detection": ("squash",),
+    "segmentation": ("squash", "short"),
+}
+"""How pictures may get their size: in detection and segmentation nothing may be cut off."""
 
 CUSTOM: dict[Task, Preprocessing] = {
     "classification": Preprocessing(),
@@ -55,6 +63,11 @@ class ModelConfig:
         Raises:
             ValueError: another number of names than of logits, or a name given twice.
         """
+        if self.preprocessing.fit not in FITS[self.task]:
+            raise ValueError(
+                f"{self.model} can not work with preprocessing.fit {self.preprocessing.fit}: in "
+                f"{self.task} it must be {' or '.join(FITS[self.task])}"
+            )
         if self.category_ids is not None and len(self.category_ids) != self.num_classes:
             raise ValueError(
                 f"{len(self.category_ids)} category_ids for {self.num_classes} classes"
@@ -170,8 +183,13 @@ def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
         return coco_classes()[0]
     if value == "voc":
         return voc_classes()
+    if value == "ade20k":
+        return ADE20K_CLASSES
     # A file's names may hold commas; it may begin with a byte order mark.
-    is_file = Path(value).is_file()
+    try:
+        is_file = Path(value).is_file()
+    except OSError:  # a list longer than a file's name may be
+        is_file = False
     parts = Path(value).read_text("utf-8-sig").splitlines() if is_file else value.split(",")
     names = tuple(name.strip() for name in parts if name.strip())
     if not names:

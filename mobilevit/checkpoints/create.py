@@ -10,7 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mobilevit.checkpoints.config import CLASSES, CUSTOM, ModelConfig, class_names
+from mobilevit.checkpoints.config import (
+    CLASSES,
+    CUSTOM,
+    ModelConfig,
+    class_names,
+    coco_classes,
+)
 from mobilevit.checkpoints.keymap import CheckpointError, shorten
 from mobilevit.checkpoints.read import Weights, output_count, read
 from mobilevit.data.preprocessing import Preprocessing
@@ -89,7 +95,9 @@ def create_model(
         theirs = found.config.num_classes
         options = {**_kept(found.config.options, same_head), **options}
         if same_head and classes is None and num_classes == theirs:
-            config = replace(config, classes=found.config.classes)
+            config = replace(
+                config, classes=found.config.classes, category_ids=found.config.category_ids
+            )
         elif same_head and classes and not found.config.classes and num_classes == theirs:
             log.warning(
                 "%s does not name its %d classes: the head is kept, and its outputs taken to be %s",
@@ -149,12 +157,20 @@ def load(
     config = found.config
     if classes is not None:
         config = replace(config, classes=tuple(classes))
-    config = _stating(config, preprocessing)
+    config = _stating(_with_coco_ids(config), preprocessing)
     model = build(config.model, num_classes=config.num_classes, **config.options)
     assert not isinstance(model, Backbone)
     model.config = config
     _fill(model, found, file=str(source), new_head=False)
     return model.eval()
+
+
+def _with_coco_ids(config: ModelConfig) -> ModelConfig:
+    """The same with COCO's own numbers of its classes, where it has these and no numbers."""
+    if config.task != "detection" or config.num_classes != 80 or config.category_ids:
+        return config
+    names, numbers = coco_classes()
+    return replace(config, category_ids=numbers) if config.classes == names else config
 
 
 def _stating(config: ModelConfig, stated: Mapping[str, Any] | None) -> ModelConfig:
@@ -203,7 +219,8 @@ def stated_classes(model: Network, name: str) -> tuple[str, ...]:
     if classes is None:
         raise ValueError(
             f"{name} does not say what its {model.config.num_classes} classes are called; state "
-            "them by --classes: names in the order of the outputs, a file of them, or imagenet1k"
+            "them by --classes: names in the order of the outputs, a file of them, or one of "
+            "imagenet1k, coco, voc and ade20k"
         )
     return classes
 

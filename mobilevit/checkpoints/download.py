@@ -6,12 +6,13 @@ Hub's own cache (`HF_HOME`; `HF_ENDPOINT` names a mirror, `HF_HUB_OFFLINE` forbi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import logging
 import time
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -26,6 +27,7 @@ PAUSE = 1.0
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
 _CHUNK = 1 << 20
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -153,6 +155,8 @@ def _download(address: str, part: Path, *, by_hand: Path) -> None:
             if _attempt(address, part):
                 return
             reason = "the connection was cut"
+        except DownloadError:
+            raise
         except HTTPError as error:
             if error.code == 416:  # nothing left to send, or another file by now
                 part.unlink(missing_ok=True)
@@ -163,7 +167,9 @@ def _download(address: str, part: Path, *, by_hand: Path) -> None:
                     "authors' weights"
                 ) from error
             reason = f"{error.code} {error.reason}"
-        except (URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in _OF_THE_DISK:
+                raise
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         after = part.stat().st_size if part.is_file() else 0
         vain, pause = (0, PAUSE) if after > before else (vain + 1, 2 * pause)
@@ -185,6 +191,11 @@ def _attempt(address: str, part: Path) -> bool:
     if begun and _tag(part).is_file():
         headers |= {"Range": f"bytes={begun}-", "If-Range": _tag(part).read_text()}
     with urlopen(Request(address, headers=headers), timeout=TIMEOUT) as response:
+        if response.headers.get_content_type() == "text/html":
+            raise DownloadError(
+                f"{address} gave a web page where a file of weights was expected; is there a login "
+                "page between here and there?"
+            )
         resumed = response.status == 206
         if not resumed:
             begun = 0

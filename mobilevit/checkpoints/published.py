@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mobilevit.checkpoints import authors
-from mobilevit.checkpoints.config import ModelConfig, coco_classes, imagenet_classes, voc_classes
+from mobilevit.checkpoints.config import ModelConfig, class_names, coco_classes
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.variants import changed
@@ -53,8 +53,8 @@ class Published:
     """None where this library has no such network."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of `create_model` that the file does not show."""
-    classes: Literal["imagenet1k", "coco", "voc"] | None = None
-    """Whose classes it has, where their names are known here."""
+    classes: Literal["imagenet1k", "coco", "voc", "ade20k"] | None = None
+    """Whose classes it has."""
     sha256: str | None = None
     """Of the file, where it is known."""
     licence: str = LICENCE
@@ -92,12 +92,10 @@ class Published:
         if config.model != self.model:
             raise CheckpointError(f"the file of {self.name} holds {config.model}")
         classes, numbers = config.classes, config.category_ids
-        if self.classes == "imagenet1k":
-            classes = imagenet_classes()
-        elif self.classes == "coco":
+        if self.classes == "coco":
             classes, numbers = coco_classes()
-        elif self.classes == "voc":
-            classes = voc_classes()
+        elif self.classes:
+            classes = class_names(self.classes)
         return replace(
             config,
             options=changed(config.model, {**config.options, **self.options}),
@@ -225,7 +223,7 @@ def _segmenters() -> Iterable[Published]:
             path=path,
             preprocessing=authors.PREPROCESSING[layout],
             options={"output_stride": output_stride},
-            classes="voc" if is_voc else None,
+            classes="voc" if is_voc else "ade20k",
         )
 
     layout = authors.DEEPLAB_V1_2021

@@ -66,13 +66,17 @@ def read_tensors(path: Path) -> Contents:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        head = file.read(9)
+    if path.suffix == ".safetensors" or head[8:] == b"{":  # behind its length, JSON
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 return Contents(*_without_prefixes(tensors, ()), file.metadata() or {})
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    if not head.startswith((b"PK", b"\x80")):
+        raise CheckpointError(f"{path} is not a readable PyTorch file: it is no zip and no pickle")
     content, seen = _unpickled(path), []
     while isinstance(content, Mapping):
         name = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)

@@ -122,8 +122,6 @@ def content(config: ModelConfig) -> dict[str, Any]:
     rule = config.preprocessing
     if (rule.mean, rule.std) != ((0.0,) * 3, (1.0,) * 3):
         raise CheckpointError("transformers' processor of MobileViT has no place for mean and std")
-    if rule.fit == "short" and config.task != "segmentation":
-        raise CheckpointError(f"fit short is for segmentation alone, not for {config.task}")
     found: dict[str, Any] = {
         "image_processor_type": "MobileViTImageProcessor",
         "do_resize": True,

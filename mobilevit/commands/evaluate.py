@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -35,6 +36,8 @@ from mobilevit.tasks.detection import PRESETS, Preset
 from mobilevit.tasks.detection_metrics import DetectionMetrics, judge_detector
 from mobilevit.tasks.segmentation import SegmentationMetrics, judge_segmenter
 from mobilevit.training.options import DataOptions
+
+log = logging.getLogger(__name__)
 
 AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation | SegmentationEvaluation
 
@@ -85,6 +88,7 @@ def evaluate(
         raise ValueError(f"boundary must be at least 0 (pixels), not {boundary}")
     network, name = opened(model, classes=classes, preprocessing=preprocessing)
     known = stated_classes(network, name)
+    data.refuse_foreign(network.config.task)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     on = compute_device(device)
@@ -153,13 +157,20 @@ def _boxes(data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
 
     found = box_evaluation(data.root, format=data.format, split=data.split, on_bad=data.on_bad)
     samples = relabelled(found, classes)
-    return readable_boxes(samples, on_bad=data.on_bad) if data.check else samples
+    if data.check or data.on_bad == "skip":
+        return readable_boxes(samples, on_bad=data.on_bad)
+    return samples
 
 
 def _samples(data: DataOptions, classes: tuple[str, ...]) -> Samples:
     if data.name is not None:
         return RelabelledSamples(named_samples(data.name, data.root)[1], classes)
-    split = relabel(evaluation_split(data.root), classes)
+    found = evaluation_split(data.root)
+    if found.root == Path(data.root):
+        log.info(
+            "%s: all its %d pictures are judged, whether trained on or not", found.root, len(found)
+        )
+    split = relabel(found, classes)
     if data.check or data.on_bad == "skip":
         (split,) = readable(split, on_bad=data.on_bad)
     return FolderSamples(split)

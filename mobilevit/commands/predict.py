@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader
@@ -32,7 +33,7 @@ from mobilevit.models.fuse import fuse
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.models.variants import Network
 from mobilevit.tasks.detection import PRESETS, Preset
-from mobilevit.tasks.drawing import draw_boxes, draw_classes, draw_mask
+from mobilevit.tasks.drawing import coloured_mask, draw_boxes, draw_classes, draw_mask
 
 AnyPredictions: TypeAlias = Predictions | DetectionPredictions | MaskPredictions
 
@@ -63,7 +64,8 @@ def predict(
             (http, https); in Python also bytes, PIL images, arrays and tensors.
         out: folder to write the pictures to with the answer drawn on them, and answers.jsonl; of
             detection also detections.json in COCO's form, with the training data's category ids;
-            of segmentation also the mask in colours, and as a PNG of class numbers with a palette.
+            of segmentation also the mask in colours, and as a PNG of class numbers with a palette,
+            both at the picture's own size.
         format: what is printed.
         top: classes to name for each picture (classification).
         score: least probability of a box (detection).
@@ -160,10 +162,11 @@ def _write(folder: Path, predictions: AnyPredictions, pictures: Pictures) -> Non
         elif isinstance(item, DetectionPrediction):
             image = draw_boxes(image, item.drawn())
         else:
-            assert item.mask is not None
-            item.index_image().save(file.with_suffix(".png"))
+            mask = item.mask
+            assert mask is not None
             palette = voc_palette(max(256, len(item.classes)))
-            coloured = draw_mask(image, item.mask, item.classes, palette, opacity=1.0)
-            coloured.save(file.with_name(f"{file.stem}-mask.jpg"), quality=90)
-            image = draw_mask(image, item.mask, item.classes, palette)
+            item.index_image().save(file.with_suffix(".png"))
+            coloured = Image.fromarray(coloured_mask(mask, palette))
+            coloured.save(file.with_name(f"{file.stem}-mask.png"))
+            image = draw_mask(image, mask, item.classes, palette)
         image.save(file, quality=90)

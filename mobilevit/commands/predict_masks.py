@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,7 +22,25 @@ from mobilevit.commands.tables import render
 from mobilevit.data.images import ImageError
 from mobilevit.data.masks import voc_palette
 from mobilevit.models.deeplabv3 import Segmenter
-from mobilevit.tasks.segmentation import segmented
+from mobilevit.tasks.segmentation import AT_ONCE, segmented
+
+
+class PackedMask(NamedTuple):
+    """A mask in a hundredth of its bytes: thousands of photos' masks would not fit into memory."""
+
+    content: bytes
+    shape: tuple[int, ...]
+    dtype: str
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> PackedMask:
+        """Pack a mask."""
+        return cls(zlib.compress(mask.tobytes(), 1), mask.shape, mask.dtype.str)
+
+    def unpacked(self) -> np.ndarray:
+        """The mask."""
+        content = zlib.decompress(self.content)
+        return np.frombuffer(content, self.dtype).reshape(self.shape)
 
 
 class ClassShare(NamedTuple):
@@ -38,11 +57,18 @@ class MaskPrediction:
     source: str
     """The file, the address, or what the picture is called in messages."""
     classes: tuple[str, ...] = ()
-    mask: np.ndarray | None = None
-    """Places in `classes`, `[H, W]`, uint8 or int16, at the picture's own size; None where the
-    picture could not be read."""
+    packed: PackedMask | None = None
+    """The mask, packed; None where the picture could not be read."""
     error: str | None = None
     """Why the picture could not be read."""
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """Places in `classes`, `[H, W]`, uint8 or int16, at the picture's own size.
+
+        None where the picture could not be read. Unpacked anew each time.
+        """
+        return None if self.packed is None else self.packed.unpacked()
 
     @property
     def shares(self) -> list[ClassShare]:
@@ -53,20 +79,21 @@ class MaskPrediction:
         """
         if self.error is not None:
             raise ImageError(self.source, self.error)
-        assert self.mask is not None
-        values, counts = np.unique(self.mask, return_counts=True)
+        mask = self.mask
+        assert mask is not None
+        values, counts = np.unique(mask, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return [
-            ClassShare(self.classes[values[row]], float(counts[row] / self.mask.size))
-            for row in order
+            ClassShare(self.classes[values[row]], float(counts[row] / mask.size)) for row in order
         ]
 
     def index_image(self) -> Image.Image:
         """The mask as a palette picture (or 16 bits where there are more than 256 classes)."""
-        assert self.mask is not None
-        if self.mask.dtype != np.uint8:
-            return Image.fromarray(self.mask.astype(np.uint16))
-        image = Image.fromarray(self.mask, mode="P")
+        mask = self.mask
+        assert mask is not None
+        if mask.dtype != np.uint8:
+            return Image.fromarray(mask.astype(np.uint16))
+        image = Image.fromarray(mask).convert("P")
         image.putpalette([value for colour in voc_palette() for value in colour])
         return image
 
@@ -146,19 +173,22 @@ def masked(
     model: Segmenter, batch: list[Prepared | str], names: Sequence[str], device: torch.device
 ) -> list[MaskPrediction]:
     """Predictions for a batch of pictures, with the failed ones where they stood."""
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, PackedMask] = {}
     shapes: dict[torch.Size, list[int]] = {}
     for place, item in enumerate(batch):
         if not isinstance(item, str):
             shapes.setdefault(item.tensor.shape, []).append(place)
     for places in shapes.values():
         ready = [item for place in places if not isinstance(item := batch[place], str)]
-        images = torch.stack([item.tensor for item in ready]).to(device)
-        masks = segmented(model, images, [item.size for item in ready])
-        found |= {place: mask.cpu().numpy() for place, mask in zip(places, masks, strict=True)}
+        for first in range(0, len(ready), AT_ONCE):
+            some = ready[first : first + AT_ONCE]
+            images = torch.stack([item.tensor for item in some]).to(device)
+            masks = segmented(model, images, [item.size for item in some])
+            for place, mask in zip(places[first:], masks, strict=False):
+                found[place] = PackedMask.of(mask.cpu().numpy())
     return [
         MaskPrediction(source="", error=item)
         if isinstance(item, str)
-        else MaskPrediction(source="", classes=tuple(names), mask=found[place])
+        else MaskPrediction(source="", classes=tuple(names), packed=found[place])
         for place, item in enumerate(batch)
     ]

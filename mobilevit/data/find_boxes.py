@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from mobilevit.data.coco import looks_like_coco, read_coco
 from mobilevit.data.folder import VAL_FOLDERS, DataError, _listed
 from mobilevit.data.voc import looks_like_voc, read_voc
 from mobilevit.data.yolo import looks_like_data_yaml, looks_like_labels, read_yolo
+
+log = logging.getLogger(__name__)
 
 EVERYTHING = ""
 """What the part of a data set is called that names no splits."""
@@ -187,7 +190,10 @@ def box_evaluation(
     source = find_boxes(root, format=format)
     if split is None:
         split = next((name for name in VAL_FOLDERS if name in source.parts), None)
-        split = next(iter(source.parts)) if split is None else split
+        if split is None:
+            split = next(iter(source.parts))
+            count = len(source.parts[split][1])
+            log.info("%s: all %d pictures are judged, trained on or not", source.root, count)
     elif (split := same_name(split)) not in source.parts:
         named = [name for name in source.parts if name != EVERYTHING]
         there = f"only {', '.join(named)}" if named else "it names no splits"

@@ -137,6 +137,8 @@ def mask_evaluation(
         if chosen is None:
             raise _alone(root, "train", VAL_NAMES)
         (samples,), _ = open_pairs(base, [chosen], classes=classes, ignore=ignore)
+        if pairs.whole is not None:
+            log.info("%s: all %d pictures are judged, trained on or not", root, len(samples))
         return _usable([samples], on_bad)[0]
     found = known.open(base, "val")
     return _usable([found if classes is None else found.relabelled(classes)], on_bad)[0]

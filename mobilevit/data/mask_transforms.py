@@ -194,14 +194,13 @@ class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """One picture `[3, h, w]`, its mask, int64 `[H, W]`, and its index.
+        """One picture `[3, h, w]`, its mask, uint8 or int32 `[H, W]`, and its index.
 
         Raises:
             ImageError: picture or mask can not be read, or do not fit.
         """
         image = open_image(self.samples.source(index))
-        mask = torch.from_numpy(self.samples.mask(index).astype(np.int64))
-        return self.preprocessing(image), mask, index
+        return self.preprocessing(image), torch.from_numpy(self.samples.mask(index)), index
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor, int]]:
         """One batch, in order."""
@@ -214,7 +213,7 @@ class SameShape(NamedTuple):
     images: Tensor
     """`[B, 3, h, w]`."""
     masks: list[Tensor]
-    """int64 `[H, W]` each, of the picture's own size."""
+    """uint8 or int32 `[H, W]` each, of the picture's own size."""
     indices: list[int]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilevit.models.layers import ConvNormAct, PointwiseConv, initialise
+from mobilevit.models.layers import ConvNormAct, initialise
 from mobilevit.models.mobilevit import Backbone
 
 AUX_CHANNELS = 128
@@ -190,7 +190,4 @@ def initialise_segmenter(model: Segmenter) -> None:
 
     As `initialise`, but linear layers are normal with standard deviation 0.01.
     """
-    initialise(model)
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and not isinstance(module, PointwiseConv):
-            nn.init.normal_(module.weight, std=0.01)
+    initialise(model, linear_std=0.01)

@@ -199,18 +199,18 @@ def make_divisible(value: float, divisor: int, minimum: int | None = None) -> in
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: nn.Module, *, linear_std: float = 0.02) -> None:
     """Draw initial weights as the paper's 2021 code did, from torch's global generator.
 
     Convolutions: normal with variance 2 / fan_out, where fan_out counts all output channels even
-    of a depthwise convolution. Linear layers: normal with standard deviation 0.02. Biases 0,
-    norms 1 and 0.
+    of a depthwise convolution. Linear layers: normal with standard deviation `linear_std`, 0.02 in
+    classification. Biases 0, norms 1 and 0.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | PointwiseConv):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)  # the cut at +-2 is 100 sigma away
+            nn.init.trunc_normal_(module.weight, std=linear_std)  # the cut at +-2 is far away
         elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
             nn.init.ones_(module.weight)
         else:

@@ -15,7 +15,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
-from mobilevit.models.layers import ConvNormAct
+from mobilevit.models.layers import ConvNormAct, initialise
 from mobilevit.models.mobilevit import Backbone
 
 EXTRA_CHANNELS = (256, 128, 128)
@@ -143,9 +143,10 @@ class SSDLite(nn.Module):
             generator = DefaultBoxGenerator([list(r) for r in ASPECT_RATIOS], scales=SCALES)
             image = ImageList(torch.empty(1, 3, height, width, device="meta"), [(height, width)])
             maps = [torch.empty(1, 1, *size) for size in self.map_sizes(height, width)]
-            (corners,) = generator(image, maps)
-            corners = corners / torch.tensor([width, height, width, height])
-            self._anchors[height, width] = box_convert(corners, "xyxy", "cxcywh")
+            with torch.inference_mode(False):  # they may be kept for training
+                (corners,) = generator(image, maps)
+                corners = corners / torch.tensor([width, height, width, height])
+                self._anchors[height, width] = box_convert(corners, "xyxy", "cxcywh")
         return self._anchors[height, width]
 
 
@@ -181,7 +182,12 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def initialise_heads(model: SSDLite) -> None:
-    """Draw the SSD parts' initial weights as the authors: Xavier uniform, biases 0."""
+    """Draw initial weights as the 2021 code for detection.
+
+    The backbone's are narrower than a classifier's in its linear layers; the SSD parts' are Xavier
+    uniform, with biases of 0.
+    """
+    initialise(model.backbone, linear_std=0.01)
     for part in (model.extra, model.pool, model.heads):
         for module in part.modules():
             if isinstance(module, nn.Conv2d):

@@ -281,7 +281,6 @@ def build(
         initialise(model)
     elif head == "ssdlite_":
         model = SSDLite(backbone, num_classes=num_classes)
-        initialise(backbone)
         initialise_heads(model)
     elif TASKS[head] == "segmentation":
         parts: dict[str, Any] = {

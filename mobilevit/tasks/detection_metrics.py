@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import box_iou
 
 from mobilevit.data.boxes import Annotation, BoxSamples
 from mobilevit.models.ssdlite import SSDLite
+from mobilevit.tasks.clock import now
 from mobilevit.tasks.detection import PRESETS, Detections, PostProcessing, detections
+
+if TYPE_CHECKING:
+    from torchmetrics.detection import MeanAveragePrecision
 
 FIGURES = {
     "ap": "map",
@@ -112,6 +114,9 @@ class DetectionMetrics:
 
 def average_precision(*, details: bool = False) -> MeanAveragePrecision:
     """COCO's metric, by pycocotools; `details` adds classes and curves."""
+    # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
+    from torchmetrics.detection import MeanAveragePrecision
+
     metric = MeanAveragePrecision(
         backend="pycocotools",
         # The metric's own are these in single precision, which moves AP by up to a thousandth:
@@ -181,12 +186,12 @@ def judge_detector(
         for images, _, indices, sizes in batches:
             on_device = images.to(device)
             anchors = model.anchors(*images.shape[-2:]).to(device)
-            begun = _now(device)
+            begun = now(device)
             raw = model(on_device)
-            between = _now(device)
+            between = now(device)
             found = detections(raw, anchors, [(int(h), int(w)) for h, w in sizes], rule)
             network_times.append((between - begun) / len(images))
-            after_times.append((_now(device) - between) / len(images))
+            after_times.append((now(device) - between) / len(images))
             for index, one in zip(indices.tolist(), found, strict=True):
                 said = samples.annotation(index)
                 one = Detections(one.boxes.cpu(), one.scores.cpu(), one.labels.cpu())
@@ -214,12 +219,6 @@ def judge_detector(
         network_ms=1000 * float(np.median(network_times)),
         after_ms=1000 * float(np.median(after_times)),
     )
-
-
-def _now(device: torch.device | str) -> float:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _by_class(
@@ -256,12 +255,18 @@ def matched(found: Detections, said: Annotation) -> tuple[Tensor, Tensor]:
     same = found.labels[:, None] == said.labels[None, :]
     overlaps = box_iou(found.boxes.as_subclass(Tensor), said.boxes) * same
     free = ~said.crowd
+    # In a crowd a box is as far as it lies in the crowd, as COCO has it.
+    corners = found.boxes.as_subclass(Tensor)
+    low = corners[:, None, :2].maximum(said.boxes[None, :, :2])
+    high = corners[:, None, 2:].minimum(said.boxes[None, :, 2:])
+    own = (corners[:, 2:] - corners[:, :2]).prod(1)[:, None]
+    shares = (high - low).clamp(min=0).prod(2) / own.clamp(min=1e-9) * same * said.crowd
     for row in range(len(right)):
         mine = overlaps[row] * free
         best = int(mine.argmax())
         if mine[best] >= OVERLAP:
             right[row], free[best] = True, False
-        elif (overlaps[row] * said.crowd).max() > 0:
+        elif said.crowd.any() and shares[row].max() >= OVERLAP:
             ignored[row] = True
     return right, ignored
 

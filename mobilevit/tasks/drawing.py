@@ -123,13 +123,20 @@ def _dashes(
             draw.line((x, y, x, min(y + dash, y2)), colour, line)
 
 
+def coloured_mask(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """The colours of a mask `[H, W]` as uint8 `[H, W, 3]`; black where the palette has none."""
+    colours = np.zeros((max(len(palette), int(mask.max()) + 1), 3), np.uint8)
+    colours[: len(palette)] = palette
+    return colours[mask]
+
+
 def draw_mask(
     image: Image.Image,
     mask: np.ndarray,
     classes: Sequence[str],
     palette: Sequence[tuple[int, int, int]],
     *,
-    longest: int = MAX_SIDE,
+    longest: int | None = None,
     opacity: float = 0.55,
 ) -> Image.Image:
     """Lay the colours of classes over a picture, with their names below it.
@@ -139,21 +146,21 @@ def draw_mask(
         mask: classes `[H, W]`, at the picture's size.
         classes: names by the mask's values; values past them are not coloured.
         palette: colours by the mask's values.
-        longest: long side of the result at most, in pixels.
+        longest: long side of the picture at most, in pixels; None: as it is.
         opacity: of the colours.
 
     Returns:
         A new RGB picture.
     """
-    colours = np.zeros((256 if mask.max() < 256 else int(mask.max()) + 1, 3), np.uint8)
-    colours[: len(classes)] = np.array(palette, np.uint8)[: len(classes)]
-    laid = np.asarray(image) * (1 - opacity) + colours[mask] * opacity
-    laid = np.where((mask < len(classes))[..., None], laid, np.asarray(image))
-    shown = Image.fromarray(laid.astype(np.uint8))
-    factor = min(1.0, longest / max(image.size))
+    factor = 1.0 if longest is None else min(1.0, longest / max(image.size))
     width, height = (max(1, round(side * factor)) for side in image.size)
-    shown = shown.resize((width, height), Image.Resampling.BILINEAR)
-    values, counts = np.unique(mask[mask < len(classes)], return_counts=True)
+    if factor < 1:  # ahead of all else: photos are large
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    known = mask < len(classes)
+    coloured = Image.fromarray(coloured_mask(mask, palette[: len(classes)]))
+    shown = Image.composite(Image.blend(image, coloured, opacity), image, Image.fromarray(known))
+    values, counts = np.unique(mask[known], return_counts=True)
     size = max(11, max(width, height) // 40)
     font = _font(size)
     line, x, y = size + 8, 4, 4

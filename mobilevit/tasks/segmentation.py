@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from mobilevit.data.mask_transforms import by_shape
 from mobilevit.data.masks import MaskSamples
 from mobilevit.models.deeplabv3 import SegmentationLogits, Segmenter
+from mobilevit.tasks.clock import now
 
+if TYPE_CHECKING:
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+AT_ONCE = 2
+"""Pictures in a batch of judging: masks and logits are as large as photos are."""
 AUX_WEIGHT = 0.4
 """Of the auxiliary head's loss beside the other's, as in the authors' later code."""
 CLASSES_AT_ONCE = 8
@@ -158,6 +162,9 @@ def mean_iou(confusion: Tensor) -> float:
 
 def confusion_of(num_classes: int, ignore: int) -> MulticlassConfusionMatrix:
     """A streaming confusion matrix: memory does not grow with pictures."""
+    # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
     return MulticlassConfusionMatrix(num_classes, ignore_index=ignore, validate_args=False)
 
 
@@ -205,14 +212,15 @@ def judge_segmenter(
     with torch.inference_mode():
         for batch in batches:
             for images, masks, indices in by_shape(batch):
-                begun = time.perf_counter()
-                logits = model(images.to(device))
-                network_times.append((time.perf_counter() - begun) / len(images))
+                on_device = images.to(device)
+                begun = now(device)
+                logits = model(on_device)
+                network_times.append((now(device) - begun) / len(images))
                 for one, mask, index in zip(logits, masks, indices, strict=True):
-                    begun = time.perf_counter()
+                    begun = now(device)
                     seen = full_size(one, *mask.shape, align_corners=align)
-                    after_times.append(time.perf_counter() - begun)
-                    true = mask.to(device)
+                    after_times.append(now(device) - begun)
+                    true = mask.to(device).long()
                     own = confusion_of(count, ignore).to(device)
                     own.update(seen.long(), true)
                     counts = own.compute()

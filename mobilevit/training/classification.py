@@ -80,6 +80,8 @@ class ClassificationJob:
 
     default_model = "mobilevit_xs"
     lr_new, lr_given = 0.002, 0.001
+    batch_size = 64
+    judged_at_once: int | None = None
     head_lr = 1.0
 
     def __init__(self, augment: AugmentOptions, *, label_smoothing: float) -> None:

@@ -122,6 +122,8 @@ class DetectionJob:
 
     default_model = "ssdlite_mobilevit_xs"
     lr_new, lr_given = 0.001, 0.001
+    batch_size = 16
+    judged_at_once: int | None = None
     head_lr = 1.0
 
     def __init__(self, boxes: BoxAugmentOptions, detection: DetectionLossOptions) -> None:

@@ -40,6 +40,10 @@ class Job(Protocol):
     """Peak learning rate for new weights."""
     lr_given: float
     """Peak learning rate for given weights."""
+    batch_size: int
+    """Pictures in a batch of training at the base size."""
+    judged_at_once: int | None
+    """Pictures in a batch of validation at most; None: as many as in training."""
     head_lr: float
     """The head's learning rate, as a multiple of the backbone's."""
 

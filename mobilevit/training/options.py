@@ -8,6 +8,7 @@ from typing import Literal
 
 from mobilevit.checkpoints.config import class_names
 from mobilevit.data.multiscale import BatchRule
+from mobilevit.models.variants import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +18,11 @@ class DataOptions:
     root: str
     """Classification: a folder with train/ and val/, or with one folder per class; or with `name`,
     where that data set lies or is downloaded to. Detection: a folder of COCO, Pascal VOC or YOLO, a
-    COCO file or a data.yaml."""
+    COCO file or a data.yaml. Segmentation: folders of pictures and masks, or a known data set."""
     name: str | None = None
     """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
     format: str = "auto"
-    """Detection: coco, voc or yolo, where the folder could be read in several ways."""
+    """Detection and segmentation: coco, voc, ..., where a folder could be read in several ways."""
     classes: str | None = None
     """Segmentation: names of the masks' values, with commas between or in a file, one a line."""
     ignore: int = 255
@@ -52,6 +53,24 @@ class DataOptions:
                 "data.val_fraction and data.on_bad are for folders of pictures: a data set that "
                 "is opened by data.name has its own splits"
             )
+
+    def refuse_foreign(self, task: Task) -> None:
+        """See that no option is given that means nothing to a task.
+
+        Raises:
+            ValueError: there is one.
+        """
+        usual = DataOptions(root=self.root)
+        meant = {
+            "name": ("classification",),
+            "format": ("detection", "segmentation"),
+            "classes": ("segmentation",),
+            "ignore": ("segmentation",),
+            "split": ("detection",),
+        }
+        for option, tasks in meant.items():
+            if task not in tasks and getattr(self, option) != getattr(usual, option):
+                raise ValueError(f"data.{option} is for {' and '.join(tasks)}, not for {task}")
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

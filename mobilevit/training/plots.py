@@ -78,7 +78,11 @@ def svg(
         axes.set_ylabel(y)
         _scale(axes, percent=percent)
         if len(curves) > 1:
-            axes.legend()
+            handles = axes.get_lines()[: len(curves)]
+            # Names as they are: no formulas between dollars, none left out for its first letter.
+            legend = axes.legend(handles, [curve.name for curve in curves if len(curve.y)])
+            for written in legend.get_texts():
+                written.set_parse_math(False)
         text = StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)

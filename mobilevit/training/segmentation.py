@@ -25,6 +25,7 @@ from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.variants import Network
 from mobilevit.tasks.segmentation import (
+    AT_ONCE,
     confusion_of,
     full_size,
     judge_segmenter,
@@ -71,7 +72,7 @@ class SegmentationLearner(Learner):
             self.val_loss.update(loss, len(images))
             for one, mask in zip(logits, masks, strict=True):
                 seen = full_size(one, *mask.shape, align_corners=align)
-                self.confusion.update(seen.long(), mask)
+                self.confusion.update(seen.long(), mask.long())
 
     def figures(self, stage: str) -> dict[str, float]:
         """The loss; of validation mean IoU and the share of right pixels."""
@@ -103,6 +104,8 @@ class SegmentationJob:
 
     default_model = "deeplabv3_mobilevit_xs"
     lr_new, lr_given = 0.001, 0.0005
+    batch_size = 8
+    judged_at_once: int | None = AT_ONCE
     head_lr = 10.0
 
     def __init__(self, masks: SegmentationAugment) -> None:

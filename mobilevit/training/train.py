@@ -60,7 +60,7 @@ def train(
     preprocessing: dict[str, Any] | None = None,
     epochs: int = 30,
     size: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     sampler: SamplerOptions = SamplerOptions(),
     augment: AugmentOptions = AugmentOptions(),
     boxes: BoxAugmentOptions = BoxAugmentOptions(),
@@ -94,8 +94,9 @@ def train(
         preprocessing: fields that differ from the weights' preprocessing, such as channel_order.
         epochs: how often every picture is seen.
         size: base picture size in pixels, at which validation judges; by default that of the
-            weights, or 256.
-        batch_size: pictures in a batch at the base size.
+            weights, or 256, in detection 320, in segmentation 512.
+        batch_size: pictures in a batch at the base size; by default 64 in classification, 16 in
+            detection, 8 in segmentation.
         sampler: how pictures are batched.
         augment: what training does to pictures (classification).
         boxes: what training does to pictures with boxes (detection).
@@ -106,7 +107,7 @@ def train(
         label_smoothing: share of the target that is spread over all classes.
         ema: decay of the weights' moving average, which is what is judged and kept; 0 turns it off.
         freeze_backbone: train the classifier's layers alone.
-        patience: stop after this many epochs without a better top-1.
+        patience: stop after this many epochs without a better top-1, AP or mean IoU.
         precision: number format of the network's arithmetic.
         device: where to train; auto takes a GPU where there is one.
         threads: compute threads on a CPU; by default from the number of cores.
@@ -172,6 +173,19 @@ def train(
         "segmentation": lambda: SegmentationJob(masks),
     }
     model, job = _job(task, model, weights, jobs)
+    _refuse_foreign(
+        task_of(model),
+        data,
+        {
+            "augment": ("classification", augment, AugmentOptions()),
+            "label_smoothing": ("classification", label_smoothing, 0.1),
+            "boxes": ("detection", boxes, BoxAugmentOptions()),
+            "detection": ("detection", detection, DetectionLossOptions()),
+            "masks": ("segmentation", masks, SegmentationAugment()),
+        },
+    )
+    batch_size = batch_size or job.batch_size
+    judged_at_once = min(batch_size, job.judged_at_once or batch_size)
     opened = job.open(data, seed=seed, console=console)
     torch.manual_seed(seed)
     net = create_model(
@@ -213,7 +227,7 @@ def train(
 
     def judged(samples: Any) -> tuple[Any, EvaluationLoader]:
         dataset = job.evaluation_set(samples, rule)
-        return samples, EvaluationLoader(dataset, batch_size=batch_size, workers=workers)
+        return samples, EvaluationLoader(dataset, batch_size=judged_at_once, workers=workers)
 
     order = EpochOrder(count, seed=seed)
     dataset = job.training_set(opened.train, rule, seed=seed)
@@ -293,6 +307,20 @@ def _job(
             f"{model} is for {task_of(model)}; for {task} its name begins with {names}"
         )
     return model, job
+
+
+def _refuse_foreign(
+    task: Task, data: DataOptions, options: Mapping[str, tuple[Task, object, object]]
+) -> None:
+    """See that no option is given that means nothing to the task.
+
+    Raises:
+        ValueError: there is one.
+    """
+    data.refuse_foreign(task)
+    for name, (meant, given, usual) in options.items():
+        if task != meant and given != usual:
+            raise TrainingError(f"{name} is for {meant}, not for {task}")
 
 
 def _claim(run: Path, checkpoint: Path, *, resume: bool) -> None:

@@ -23,6 +23,7 @@ class Server(ThreadingHTTPServer):
         self.cut_after: int | None = None  # bytes of a body, then the connection ends
         self.ranges = True
         self.tags = True
+        self.kind = "application/octet-stream"
 
     @property
     def address(self) -> str:
@@ -69,6 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
         if server.tags:
             self.send_header("ETag", tag)
         self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Type", server.kind)
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
         if not body:

@@ -131,6 +131,26 @@ def test_a_refusal_says_what_to_do(server, url, cache):
         fetch(f"{server.address}/nothing.pt")
 
 
+def test_a_web_page_is_not_kept_for_weights(server, url, cache):
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="gave a web page"):
+        fetch(url)
+    assert leftovers(cache) == []
+
+
+def test_a_full_disk_is_not_the_networks_fault(server, url, monkeypatch):
+    attempts = []
+
+    def full(*_):
+        attempts.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download, "_attempt", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(url)
+    assert len(attempts) == 1
+
+
 def test_a_busy_server_is_asked_again(server, url):
     server.failures["/some/weights.pt"] = [503, 429, 500]
     assert fetch(url).read_bytes() == CONTENT

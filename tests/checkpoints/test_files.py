@@ -182,3 +182,40 @@ def test_a_digest_depends_on_every_byte():
     for change in ({"a": np.zeros((2, 3))}, {"a": np.arange(6.0).reshape(3, 2)}, {"b": 2}):
         changed = tensors | {key: torch.tensor(value) for key, value in change.items()}
         assert digest(changed) != digest(tensors)
+
+
+def test_a_frame_that_cuts_off_is_refused_where_nothing_may_be(tmp_path):
+    save(create_model("ssdlite_mobilevit_xxs", num_classes=2), tmp_path / "detector")
+    with pytest.raises(ValueError, match="in detection it must be squash"):
+        load(tmp_path / "detector", preprocessing={"fit": "crop"})
+    save(create_model("mobilevit_xxs", num_classes=2), tmp_path / "classifier")
+    with pytest.raises(ValueError, match="in classification it must be crop or squash"):
+        load(tmp_path / "classifier", preprocessing={"fit": "short", "resize": 256})
+
+
+def test_long_lists_of_names_are_no_file_names():
+    names = [f"a rather long name of a class {number}" for number in range(150)]
+    assert class_names(",".join(names)) == tuple(names)
+    assert len(class_names("coco")) == 80
+    assert len(class_names("ade20k")) == 150
+    assert class_names("voc")[0] == "background"
+
+
+def test_category_ids_go_with_the_classes(tmp_path):  # A35
+    model = create_model("ssdlite_mobilevit_xxs", classes=["ant", "bee"])
+    model.config = replace(model.config, category_ids=(7, 90))
+    save(model, tmp_path)
+    assert load(tmp_path).config.category_ids == (7, 90)
+    again = create_model("ssdlite_mobilevit_xxs", weights=tmp_path)
+    assert again.config.category_ids == (7, 90)
+    other = create_model("ssdlite_mobilevit_xxs", classes=["ant", "wasp"], weights=tmp_path)
+    assert other.config.category_ids is None
+
+
+def test_bare_detectors_of_coco_get_its_numbers(tmp_path):
+    from mobilevit.checkpoints.write import write
+
+    write(create_model("ssdlite_mobilevit_xxs"), tmp_path / "w.pt", to="authors")
+    config = load(tmp_path / "w.pt", classes=class_names("coco")).config
+    assert config.category_ids[0] == 1
+    assert config.category_ids[-1] == 90

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mobilevit.checkpoints.config import ModelConfig, voc_classes
+from mobilevit.checkpoints.config import CUSTOM, ModelConfig, voc_classes
 from mobilevit.checkpoints.published import BASE, PUBLISHED
+from mobilevit.data.mask_sets import ADE20K_CLASSES
 from mobilevit.models.variants import VARIANTS, architecture, build, list_models
 
 
@@ -61,12 +62,17 @@ def test_some_rows_as_the_authors_print_them():
 def test_segmentation_weights_are_completed(name, classes, options, fit, order, rates):
     entry = PUBLISHED[name]
     config = entry.complete(
-        ModelConfig(model=entry.model, num_classes=classes, task="segmentation")
+        ModelConfig(
+            model=entry.model,
+            num_classes=classes,
+            task="segmentation",
+            preprocessing=CUSTOM["segmentation"],
+        )
     )
     assert config.options == options
     assert (config.preprocessing.fit, config.preprocessing.channel_order) == (fit, order)
     assert config.preprocessing.resize == config.preprocessing.crop == 512
-    assert config.classes == (voc_classes() if classes == 21 else None)
+    assert config.classes == (voc_classes() if classes == 21 else ADE20K_CLASSES)
     with torch.device("meta"):
         model = build(config.model, num_classes=classes, **config.options)
     if rates:

@@ -119,3 +119,11 @@ def test_other_contents_are_named(tmp_path):
         torch.save(content, tmp_path / "w.pt")
         with pytest.raises(CheckpointError, match="no plain table of tensors"):
             read_tensors(tmp_path / "w.pt")
+
+
+def test_what_a_file_is_called_says_nothing(tmp_path):
+    save_file(NEW, tmp_path / "w.bin")
+    assert read_tensors(tmp_path / "w.bin").tensors["a"].tolist() == [1, 1]
+    (tmp_path / "page.pt").write_text("<!doctype html><title>Please log in</title>")
+    with pytest.raises(CheckpointError, match="no zip and no pickle"):
+        read_tensors(tmp_path / "page.pt")

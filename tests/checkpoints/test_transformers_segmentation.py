@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from mobilevit.checkpoints import transformers
-from mobilevit.checkpoints.config import ModelConfig
+from mobilevit.checkpoints.config import CUSTOM, ModelConfig
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
@@ -49,7 +49,13 @@ def model(request):
 
 def theirs_like(name: str, **options) -> Any:
     """A random network of transformers as our configuration describes it."""
-    config = ModelConfig(model=name, num_classes=5, task="segmentation", options=options)
+    config = ModelConfig(
+        model=name,
+        num_classes=5,
+        task="segmentation",
+        options=options,
+        preprocessing=CUSTOM["segmentation"],
+    )
     described = transformers.files(config)["config.json"]
     torch.manual_seed(0)
     if name.startswith("deeplabv3_mobilevit_"):
@@ -223,6 +229,5 @@ def test_a_classifier_of_squashed_pictures_keeps_that_in_transformers_alone(tmp_
     with pytest.raises(CheckpointError, match="no place for fit squash"):
         write(model, tmp_path / "timm", to="timm")
     short = Preprocessing(fit="short", resize=200, crop=200)
-    model.config = replace(model.config, preprocessing=short)
-    with pytest.raises(CheckpointError, match="fit short is for segmentation alone"):
-        write(model, tmp_path / "short", to="transformers")
+    with pytest.raises(ValueError, match="in classification it must be crop or squash"):
+        replace(model.config, preprocessing=short)

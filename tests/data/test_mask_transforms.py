@@ -291,7 +291,7 @@ def test_evaluation_keeps_masks_as_they_are(samples: MaskFiles) -> None:
     items = data.__getitems__([3, 0])
     assert len(data) == 6 and [index for _, _, index in items] == [3, 0]
     for image, mask, index in items:
-        assert image.shape == (3, 32, 32) and mask.dtype == torch.int64
+        assert image.shape == (3, 32, 32) and mask.dtype == torch.uint8
         np.testing.assert_array_equal(mask.numpy(), samples.mask(index))
     assert [tuple(mask.shape) for _, mask, _ in items] == [(40, 50), (60, 30)]
 

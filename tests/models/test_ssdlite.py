@@ -90,6 +90,15 @@ def test_there_is_an_anchor_for_each_output_at_any_size(variant, size):
     assert anchors.max() <= 1
 
 
+def test_anchors_computed_for_inference_serve_training():
+    model = build("ssdlite_mobilevit_xxs", num_classes=1)
+    with torch.inference_mode():
+        anchors = model.anchors(64, 64)
+    offsets = torch.zeros(len(anchors), 4, requires_grad=True)
+    decode(offsets, anchors).sum().backward()
+    assert offsets.grad.abs().sum() > 0
+
+
 def test_every_variant_makes_a_detector():
     for variant in VARIANTS:
         with torch.device("meta"):
@@ -102,6 +111,8 @@ def test_initial_weights_are_the_authors():
     weight = model.heads[0].predict.weight  # Xavier: variance 2 / (fan in + fan out)
     assert weight.std().item() == pytest.approx((2 / (512 + 510)) ** 0.5, rel=0.02)
     assert model.heads[0].predict.bias.abs().max() == 0
+    qkv = model.backbone.stage5[1].transformer[0].attention.qkv.weight
+    assert qkv.std().item() == pytest.approx(0.01, rel=0.02)
     assert model.backbone.stem.conv.weight.std().item() == pytest.approx(
         (2 / (16 * 9)) ** 0.5, rel=0.2
     )

@@ -310,6 +310,8 @@ def test_single_boxes_are_right_once_and_crowds_do_not_count():
     right, ignored = matched(some, said)
     assert right.tolist() == [True, False, False, False, False]
     assert ignored.tolist() == [False, False, False, True, False]
+    touching = found([[0.0, 0, 25, 25]], [0])  # a corner of the crowd is not in it
+    assert matched(touching, said)[1].tolist() == [False]
 
 
 def test_results_are_in_cocos_form():  # A34, A35

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -160,3 +162,53 @@ def test_masks_are_drawn_with_a_legend():
     assert drawn[20, 10].tolist() == [50, 50, 50]
     assert drawn[20, 50].tolist() == [177, 50, 50]
     assert drawn[5, 50].tolist() == [100, 100, 100]  # without a class
+
+
+PROGRAM = """
+import resource, sys
+from types import SimpleNamespace
+import torch
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.tasks.segmentation import judge_segmenter
+
+class Some(SimpleNamespace):
+    def __len__(self):
+        return int(sys.argv[1])
+
+class Network(torch.nn.Module):
+    align_corners = False
+    config = SimpleNamespace(preprocessing=Preprocessing(fit="short", resize=32, crop=32))
+    def forward(self, images):
+        return torch.randn(len(images), 21, 32, 48)
+
+samples = Some(classes=tuple(map(str, range(21))), ignore=255)
+batches = (
+    [(torch.zeros(3, 32, 48), torch.randint(21, (900, 1200), dtype=torch.uint8), index)]
+    for index in range(len(samples))
+)
+judge_segmenter(Network(), batches, samples, worst=2, shown=2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_pictures():  # A33
+    few, many = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", PROGRAM, str(count)],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for count in (6, 40)
+    )
+    # kilobytes; the masks of 34 pictures alone would be 36 MB, their logits 3 GB
+    assert many - few < 25_000
+
+
+def test_more_classes_than_a_palette_has_are_drawn():
+    mask = np.array([[0, 299], [7, 299]], np.int16)
+    names = tuple(map(str, range(300)))
+    drawn = draw_mask(Image.new("RGB", (2, 2)), mask, names, [(9, 9, 9)] * 300)
+    assert drawn.width == 2

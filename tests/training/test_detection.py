@@ -193,6 +193,14 @@ def test_the_task_and_the_model_must_agree(squares, tmp_path):
         )
 
 
+def test_options_of_other_tasks_are_refused(squares, tmp_path):
+    options = {"model": "ssdlite_mobilevit_xxs", "out": str(tmp_path / "run")}
+    with pytest.raises(ValueError, match="label_smoothing is for classification, not for detect"):
+        train(data=DataOptions(root=str(squares)), label_smoothing=0.2, **options)
+    with pytest.raises(ValueError, match=r"data\.ignore is for segmentation, not for detection"):
+        train(data=DataOptions(root=str(squares), ignore=3), **options)
+
+
 def test_broken_pictures_are_named_or_skipped(squares, tmp_path):
     import shutil
 

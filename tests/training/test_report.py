@@ -206,3 +206,10 @@ def test_the_same_run_gives_the_same_file(tmp_path, samples):
 def test_the_gap_is_explained(tmp_path, samples, train_top1, meaning):
     classes = [str(number) for number in range(120)]  # 99.8% of the validation pictures are right
     assert meaning in report(tmp_path, samples, classes, train_top1=train_top1)
+
+
+def test_names_in_a_legend_are_no_formulas():
+    lines = [Curve(name, [0.0, 1.0], [0.0, 1.0]) for name in ("$x_$", "_hidden", r"$\frac$")]
+    text = svg(lines, x="x", y="y", name="odd")
+    for curve in lines:
+        assert curve.name in text

@@ -112,7 +112,9 @@ def test_photos_of_any_size_are_segmented_at_their_own(run, shapes, tmp_path):  
         assert np.array_equal(np.asarray(index), mask)
     with Image.open(answers / "1-photo.jpg") as drawn:
         assert drawn.width == 133
-    assert (answers / "1-photo-mask.jpg").is_file()
+    with Image.open(answers / "1-photo-mask.png") as coloured:
+        assert coloured.size == (133, 75)
+        assert coloured.mode == "RGB"
     rows = [json.loads(row) for row in (answers / "answers.jsonl").read_text().splitlines()]
     assert rows[0]["classes"][0]["class"] == "dark"
     assert "error" in rows[1]
@@ -140,6 +142,21 @@ def test_batches_of_one_train(shapes, tmp_path):
     )
     assert result.metrics.pictures == 6
     assert np.isfinite(result.metrics.miou)
+
+
+def test_a_run_is_resumed(shapes, tmp_path):
+    options = {
+        "model": "deeplabv3_mobilevit_xxs",
+        "data": DataOptions(root=str(shapes), workers=0),
+        "out": str(tmp_path / "run"),
+        "size": 64,
+        "sampler": SamplerOptions(kind="standard"),
+        "threads": 1,
+    }
+    train(epochs=1, **options)
+    train(epochs=2, resume=True, **options)
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
 
 
 def test_check_looks_at_masks(shapes, capsys):
