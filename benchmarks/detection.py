@@ -6,8 +6,8 @@
 each round runs every contestant once, in an order drawn anew. The network and what follows it
 (softmax, decoding, suppression) are timed apart. Weights are random, so what follows gets outputs
 that are made up: some hundred boxes of a class that is likely enough to be looked at, the same
-number for all, and background everywhere else; the rule is torchvision's for both. Ours is in the form
-for inference: batch norm folded, channels-last; torchvision's as it comes, and channels-last.
+number for all, and background everywhere else; the rule is torchvision's for both. Ours is in the
+form for inference (batch norm folded, channels-last), torchvision's as it comes and channels-last.
 """
 
 from __future__ import annotations
