@@ -61,7 +61,7 @@ def check(
     if task == "segmentation":
         return check_masks(
             root,
-            format=format,  # type: ignore[arg-type]
+            format=format,
             classes=class_names(classes),
             ignore=ignore,
             workers=workers,

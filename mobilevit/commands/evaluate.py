@@ -115,7 +115,7 @@ def evaluate(
         elif isinstance(fused, Segmenter):
             masks = mask_evaluation(
                 data.root,
-                format=data.format,  # type: ignore[arg-type]
+                format=data.format,
                 classes=known,
                 ignore=data.ignore,
                 on_bad=data.on_bad,

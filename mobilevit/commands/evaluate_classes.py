@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from mobilevit.commands.tables import render
+from mobilevit.commands.by_size import BySize
+from mobilevit.commands.tables import render, table
 from mobilevit.tasks.classification import ClassificationMetrics
 
 MAX_CONFUSION = 20
@@ -17,23 +17,8 @@ MAX_CONFUSION = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(BySize[ClassificationMetrics]):
     """A model's figures at one or several picture sizes."""
-
-    model: str
-    by_size: dict[int, ClassificationMetrics]
-    """Crop in pixels -> figures."""
-
-    @property
-    def metrics(self) -> ClassificationMetrics:
-        """The figures, where there is one size.
-
-        Raises:
-            ValueError: there are several.
-        """
-        if len(self.by_size) != 1:
-            raise ValueError(f"evaluated at {len(self.by_size)} sizes: choose one of by_size")
-        return next(iter(self.by_size.values()))
 
     def to_json(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -55,17 +40,10 @@ class Evaluation:
         return render(*parts)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left")
-    return table
-
-
 def _by_size(by_size: dict[int, ClassificationMetrics]) -> Table:
-    table = _table("size", "pictures", "top-1", "top-5", "loss", "calibration error")
+    rows = table("size", "pictures", "top-1", "top-5", "loss", "calibration error")
     for size, m in by_size.items():
-        table.add_row(
+        rows.add_row(
             f"{size} px",
             str(m.samples),
             f"{m.top1:.2%}",
@@ -73,13 +51,13 @@ def _by_size(by_size: dict[int, ClassificationMetrics]) -> Table:
             f"{m.loss:.4f}",
             f"{m.calibration_error:.4f}",
         )
-    return table
+    return rows
 
 
 def _per_class(metrics: ClassificationMetrics) -> Table:
-    table = _table("class", "pictures", "right", "recall", "precision", "F1")
+    rows = table("class", "pictures", "right", "recall", "precision", "F1")
     for row in metrics.per_class():
-        table.add_row(
+        rows.add_row(
             escape(row.name),
             str(row.samples),
             str(row.right),
@@ -88,12 +66,12 @@ def _per_class(metrics: ClassificationMetrics) -> Table:
                 for value in (row.recall, row.precision, row.f1)
             ),
         )
-    return table
+    return rows
 
 
 def _confusion(metrics: ClassificationMetrics) -> Table:
-    table = _table("label / answer", *(str(number) for number in range(len(metrics.classes))))
+    rows = table("label / answer", *(str(number) for number in range(len(metrics.classes))))
     for number, name in enumerate(metrics.classes):
         counts = metrics.confusion[number].tolist()
-        table.add_row(f"{number} {escape(name)}", *(str(count or "·") for count in counts))
-    return table
+        rows.add_row(f"{number} {escape(name)}", *(str(count or "·") for count in counts))
+    return rows

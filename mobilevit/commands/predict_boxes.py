@@ -8,13 +8,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from mobilevit.commands.answers import Answers
 from mobilevit.commands.pictures import Prepared
 from mobilevit.commands.tables import render
 from mobilevit.data.images import ImageError
@@ -78,33 +79,12 @@ class DetectionPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionPredictions(Sequence[DetectionPrediction]):
+class DetectionPredictions(Answers[DetectionPrediction]):
     """What a detector sees in pictures, in the order they were named."""
 
-    items: tuple[DetectionPrediction, ...]
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     """The classes' numbers in COCO's form: those of the training data, or 1, 2, ..."""
-    format: Literal["table", "jsonl", "csv"] = "table"
-    """What `str` gives."""
-
-    def __getitem__(self, index: Any) -> Any:
-        """One picture's prediction, or several."""
-        return self.items[index]
-
-    def __len__(self) -> int:
-        """The number of pictures, those that could not be read included."""
-        return len(self.items)
-
-    @property
-    def failed(self) -> list[DetectionPrediction]:
-        """Those that could not be read."""
-        return [item for item in self.items if item.error is not None]
-
-    @property
-    def exit_code(self) -> int:
-        """1 where a picture could not be read."""
-        return 1 if self.failed else 0
 
     def to_coco(self) -> dict[str, Any]:
         """COCO's form: `images` with their names, `categories`, `annotations` with scores.
@@ -158,12 +138,8 @@ class DetectionPredictions(Sequence[DetectionPrediction]):
                 writer.writerow([item.source, "", one.name, f"{one.score:.6f}", *corners])
         return text.getvalue().rstrip("\n")
 
-    def __str__(self) -> str:
-        """The chosen format."""
-        if self.format == "jsonl":
-            return self.to_jsonl()
-        if self.format == "csv":
-            return self.to_csv()
+    def to_table(self) -> str:
+        """A row for each picture."""
         table = Table(box=box.SIMPLE_HEAD)
         for column in ("picture", "objects", "what"):
             table.add_column(

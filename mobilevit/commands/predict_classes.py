@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from mobilevit.commands.answers import Answers
 from mobilevit.commands.pictures import Prepared
 from mobilevit.commands.tables import render
 from mobilevit.data.images import ImageError
@@ -60,32 +61,11 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions(Sequence[Prediction]):
+class Predictions(Answers[Prediction]):
     """What a model sees in pictures, in the order they were named."""
 
-    items: tuple[Prediction, ...]
     shown: int = 5
     """Classes that the text forms name for each picture."""
-    format: Literal["table", "jsonl", "csv"] = "table"
-    """What `str` gives."""
-
-    def __getitem__(self, index: Any) -> Any:
-        """One picture's prediction, or several."""
-        return self.items[index]
-
-    def __len__(self) -> int:
-        """The number of pictures, those that could not be read included."""
-        return len(self.items)
-
-    @property
-    def failed(self) -> list[Prediction]:
-        """Those that could not be read."""
-        return [item for item in self.items if item.error is not None]
-
-    @property
-    def exit_code(self) -> int:
-        """1 where a picture could not be read."""
-        return 1 if self.failed else 0
 
     def top(self, count: int) -> list[Answer]:
         """The likeliest classes of the only picture.
@@ -126,12 +106,8 @@ class Predictions(Sequence[Prediction]):
             writer.writerow([item.source, item.error or "", *itertools.chain(*answers)])
         return text.getvalue().rstrip("\n")
 
-    def __str__(self) -> str:
-        """The chosen format."""
-        if self.format == "jsonl":
-            return self.to_jsonl()
-        if self.format == "csv":
-            return self.to_csv()
+    def to_table(self) -> str:
+        """A row for each picture."""
         table = Table(box=box.SIMPLE_HEAD)
         for column in ("picture", "answer", "probability", "then"):
             table.add_column(

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from mobilevit.commands.answers import Answers
 from mobilevit.commands.pictures import Prepared
 from mobilevit.commands.tables import render
 from mobilevit.data.images import ImageError
@@ -99,30 +100,8 @@ class MaskPrediction:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskPredictions(Sequence[MaskPrediction]):
+class MaskPredictions(Answers[MaskPrediction]):
     """What a network sees in pictures, in the order they were named."""
-
-    items: tuple[MaskPrediction, ...]
-    format: Literal["table", "jsonl", "csv"] = "table"
-    """What `str` gives."""
-
-    def __getitem__(self, index: Any) -> Any:
-        """One picture's prediction, or several."""
-        return self.items[index]
-
-    def __len__(self) -> int:
-        """The number of pictures, those that could not be read included."""
-        return len(self.items)
-
-    @property
-    def failed(self) -> list[MaskPrediction]:
-        """Those that could not be read."""
-        return [item for item in self.items if item.error is not None]
-
-    @property
-    def exit_code(self) -> int:
-        """1 where a picture could not be read."""
-        return 1 if self.failed else 0
 
     def to_jsonl(self) -> str:
         """One JSON object a line: file, and classes with their shares, or error."""
@@ -151,12 +130,8 @@ class MaskPredictions(Sequence[MaskPrediction]):
                 writer.writerow([item.source, "", name, f"{share:.6f}"])
         return text.getvalue().rstrip("\n")
 
-    def __str__(self) -> str:
-        """The chosen format."""
-        if self.format == "jsonl":
-            return self.to_jsonl()
-        if self.format == "csv":
-            return self.to_csv()
+    def to_table(self) -> str:
+        """A row for each picture."""
         table = Table(box=box.SIMPLE_HEAD)
         for column in ("picture", "what"):
             table.add_column(column, overflow="fold")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from io import StringIO
+from typing import Any
 
+from rich import box
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 WIDTH = 110
 
@@ -16,3 +20,21 @@ def render(*parts: RenderableType, width: int = WIDTH) -> str:
         console.print(part, soft_wrap=isinstance(part, str))
     assert isinstance(console.file, StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
+
+
+def table(*columns: str) -> Table:
+    """A table with a head; the first column to the left, the others to the right."""
+    result = Table(box=box.SIMPLE_HEAD)
+    for position, column in enumerate(columns):
+        result.add_column(column, justify="right" if position else "left")
+    return result
+
+
+def share(value: float, digits: int = 2) -> str:
+    """A share in per cent; a dash where there is none."""
+    return "-" if math.isnan(value) else f"{value:.{digits}%}"
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON, which has no NaN: null."""
+    return None if isinstance(value, float) and math.isnan(value) else value

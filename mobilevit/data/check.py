@@ -37,7 +37,7 @@ class BadFile:
 
 
 @dataclass(frozen=True)
-class _Readable:
+class Readable:
     """An image file that can be trained on, as far as was looked."""
 
     path: Path
@@ -194,8 +194,8 @@ def check(
         raise ValueError(f"workers must be at least 1, not {workers}")
     data = splits(root, val_fraction=val_fraction, seed=seed)
     paths = data.train.paths + data.val.paths
-    findings = _examine_all(paths, workers=workers, quick=quick, progress=progress)
-    good = [finding for finding in findings if isinstance(finding, _Readable)]
+    findings = examine_all(paths, workers=workers, quick=quick, progress=progress)
+    good = [finding for finding in findings if isinstance(finding, Readable)]
     facts = [finding.facts for finding in good]
     across, conflicts = _duplicates(data, good)
     return CheckReport(
@@ -273,7 +273,7 @@ def unreadable(
         progress: show a bar, where there is a terminal.
     """
     workers = cores() if workers is None else workers
-    findings = _examine_all(paths, workers=workers, quick=quick, progress=progress)
+    findings = examine_all(paths, workers=workers, quick=quick, progress=progress)
     return {found.path: found.reason for found in findings if isinstance(found, BadFile)}
 
 
@@ -286,16 +286,16 @@ def _without(split: Split, bad: Container[Path]) -> Split:
     return replace(split, paths=paths, labels=labels)
 
 
-def _examine_all(
+def examine_all(
     paths: Sequence[Path], *, workers: int, quick: bool, progress: bool
-) -> list[_Readable | BadFile]:
+) -> list[Readable | BadFile]:
     """One finding for each path, in the same order."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    findings: list[_Readable | BadFile] = []
+    findings: list[Readable | BadFile] = []
     with (
         Progress(
             transient=True, console=console, disable=not (progress and console.is_terminal)
@@ -309,9 +309,9 @@ def _examine_all(
     return findings
 
 
-def _examine(paths: Sequence[Path], *, quick: bool) -> list[_Readable | BadFile]:
+def _examine(paths: Sequence[Path], *, quick: bool) -> list[Readable | BadFile]:
     """Findings on a few files."""
-    findings: list[_Readable | BadFile] = []
+    findings: list[Readable | BadFile] = []
     for path in paths:
         digest = None
         try:
@@ -325,7 +325,7 @@ def _examine(paths: Sequence[Path], *, quick: bool) -> list[_Readable | BadFile]
         except ImageError as error:
             findings.append(BadFile(path, error.reason))
         else:
-            findings.append(_Readable(path, facts, digest))
+            findings.append(Readable(path, facts, digest))
     return findings
 
 
@@ -356,7 +356,7 @@ def _ends_as_it_should(path: Path, image_format: str) -> bool:
 _Pairs = tuple[tuple[Path, Path], ...]
 
 
-def _duplicates(data: TrainVal, good: Sequence[_Readable]) -> tuple[_Pairs, _Pairs]:
+def _duplicates(data: TrainVal, good: Sequence[Readable]) -> tuple[_Pairs, _Pairs]:
     """Files of equal bytes: (train, val) pairs, and pairs of two classes within a split."""
     digests = {finding.path: finding.digest for finding in good if finding.digest is not None}
     in_train: dict[bytes, Path] = {}

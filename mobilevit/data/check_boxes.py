@@ -12,7 +12,7 @@ import numpy as np
 
 from mobilevit.data.box_reading import Reading
 from mobilevit.data.boxes import BoxSamples, clipped, some, split_off
-from mobilevit.data.check import BadFile, _examine_all, _Readable
+from mobilevit.data.check import BadFile, Readable, examine_all
 from mobilevit.data.cores import cores
 from mobilevit.data.find_boxes import EVERYTHING, BoxSource, find_boxes
 from mobilevit.data.folder import VAL_FOLDERS, DataError
@@ -165,13 +165,13 @@ def check_boxes(
         if fault.missing and fault.picture is not None
     }
     paths = dict.fromkeys(file for samples in parts.values() for file in samples.files)
-    findings = _examine_all(
+    findings = examine_all(
         [Path(path) for path in paths if path not in missing],
         workers=workers,
         quick=quick,
         progress=progress,
     )
-    readable = {str(found.path): found for found in findings if isinstance(found, _Readable)}
+    readable = {str(found.path): found for found in findings if isinstance(found, Readable)}
     problems = [*_faults(readings)]
     problems += [
         Problem("pictures that can not be read", str(found.path), found.reason)
@@ -238,7 +238,7 @@ def _all_classes(parts: dict[str, BoxSamples]) -> list[str]:
 
 
 def _examine(
-    samples: BoxSamples, classes: Sequence[str], readable: dict[str, _Readable]
+    samples: BoxSamples, classes: Sequence[str], readable: dict[str, Readable]
 ) -> tuple[SplitFacts, list[Problem]]:
     """Count, and look at every box."""
     problems: list[Problem] = []
@@ -359,7 +359,7 @@ def _oddities(
             yield Problem("classes", str(root), what, error=False)
 
 
-def _shared(parts: dict[str, BoxSamples], readable: dict[str, _Readable]) -> Iterator[Problem]:
+def _shared(parts: dict[str, BoxSamples], readable: dict[str, Readable]) -> Iterator[Problem]:
     """Pictures that are in two splits: the same file, or files of equal bytes."""
     seen: dict[bytes | str, tuple[str, str]] = {}
     for name, samples in parts.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilevit.data.check import BadFile
-from mobilevit.data.find_masks import MaskFormat, each, find_mask_splits
+from mobilevit.data.find_masks import each, find_mask_splits
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.mask_classes import IGNORE
 from mobilevit.data.masks import MaskSamples, MaskSizeError
@@ -132,7 +132,7 @@ class MaskReport:
 def check_masks(
     root: str | os.PathLike[str],
     *,
-    format: MaskFormat = "auto",
+    format: str = "auto",
     classes: Sequence[str] | None = None,
     ignore: int = IGNORE,
     val_fraction: float = 0.2,

@@ -79,7 +79,7 @@ _KNOWN: dict[str, _Known] = {
 def mask_splits(
     root: str | os.PathLike[str],
     *,
-    format: MaskFormat = "auto",
+    format: str = "auto",
     classes: Sequence[str] | None = None,
     ignore: int = IGNORE,
     val_fraction: float = 0.2,
@@ -120,7 +120,7 @@ def mask_splits(
 def mask_evaluation(
     root: str | os.PathLike[str],
     *,
-    format: MaskFormat = "auto",
+    format: str = "auto",
     classes: Sequence[str] | None = None,
     ignore: int = IGNORE,
     on_bad: Literal["error", "skip"] = "error",
@@ -147,7 +147,7 @@ def mask_evaluation(
 def find_mask_splits(
     root: str | os.PathLike[str],
     *,
-    format: MaskFormat = "auto",
+    format: str = "auto",
     classes: Sequence[str] | None = None,
     ignore: int = IGNORE,
     val_fraction: float = 0.2,

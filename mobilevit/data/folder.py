@@ -84,7 +84,7 @@ def scan(root: str | os.PathLike[str]) -> Split:
             name = unicodedata.normalize("NFC", entry.name)
             files.setdefault(name, []).extend(_images_below(entry.path, above, ignored))
         else:
-            loose_images += _has_image_extension(entry.name)
+            loose_images += has_image_extension(entry.name)
             ignored.append(entry.path)
     classes = tuple(sorted(name for name, paths in files.items() if paths))
     if not classes:
@@ -220,7 +220,7 @@ def _split_folders(root: Path) -> tuple[Path, Path] | None:
     # Alone it could be a class (of vehicles), but not where it holds folders instead of images:
     # then every class below it would silently become one.
     entries = list(_visible(train))
-    holds_images = any(_has_image_extension(entry.name) for entry in entries)
+    holds_images = any(has_image_extension(entry.name) for entry in entries)
     if not holds_images and any(_is_folder(entry) for entry in entries):
         raise DataError(
             f"{root}: has {train.name} but none of {', '.join(VAL_FOLDERS)}; add one, or give "
@@ -273,7 +273,7 @@ def _images_below(folder: str, above: tuple[int, int] | None, ignored: list[str]
         for entry in _visible(current):
             if _is_folder(entry):
                 subfolders.append(entry.path)
-            elif _has_image_extension(entry.name) and (entry.is_file() or entry.is_symlink()):
+            elif has_image_extension(entry.name) and (entry.is_file() or entry.is_symlink()):
                 yield entry.path
             else:
                 ignored.append(entry.path)
@@ -295,7 +295,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _has_image_extension(name: str) -> bool:
+def has_image_extension(name: str) -> bool:
+    """Whether a file is called like a picture."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 

@@ -32,7 +32,7 @@ from mobilevit.data.box_reading import (
     split_of,
     split_of_path,
 )
-from mobilevit.data.folder import _has_image_extension
+from mobilevit.data.folder import has_image_extension
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _PEEK = 4096
@@ -307,7 +307,7 @@ def _spellings(line: str) -> Iterable[str]:
     line = line.strip()
     for name in (line, re.sub(r"\s+(-1|0|1)$", "", line)):
         yield _list_key(name + ".xml")
-        if _has_image_extension(name) or name.lower().endswith(".xml"):
+        if has_image_extension(name) or name.lower().endswith(".xml"):
             yield _list_key(name)
             yield _list_key(os.path.basename(name))
 

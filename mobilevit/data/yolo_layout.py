@@ -23,7 +23,7 @@ from mobilevit.data.box_reading import (
     split_of,
     split_of_path,
 )
-from mobilevit.data.folder import _has_image_extension, _listed
+from mobilevit.data.folder import _listed, has_image_extension
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 _NAME_FILES = frozenset(
@@ -111,7 +111,7 @@ def _is_list(file: Path) -> bool:
     """Whether a file is text whose first line names a picture."""
     if file.suffix.lower() != ".txt":
         return False
-    return _has_image_extension(read_text(file).split("\n", 1)[0].strip())
+    return has_image_extension(read_text(file).split("\n", 1)[0].strip())
 
 
 def _stem(path: str) -> str:
@@ -210,7 +210,7 @@ def _add_split(
             draft.fault(file, what, split=split, skippable=False)
         elif found.is_dir():
             members += files_below(found)[0]
-        elif _has_image_extension(found.name):
+        elif has_image_extension(found.name):
             members.append(str(found))
         else:
             members += _listed_pictures(found, [found.parent, *bases], split, plan, draft)

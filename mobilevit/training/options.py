@@ -67,6 +67,7 @@ class DataOptions:
             "classes": ("segmentation",),
             "ignore": ("segmentation",),
             "split": ("detection",),
+            "check": ("classification", "detection"),
         }
         for option, tasks in meant.items():
             if task not in tasks and getattr(self, option) != getattr(usual, option):

@@ -116,7 +116,7 @@ class SegmentationJob:
         """Find the pictures and their masks, and look at the files."""
         found = mask_splits(
             data.root,
-            format=data.format,  # type: ignore[arg-type]
+            format=data.format,
             classes=data.class_names,
             ignore=data.ignore,
             val_fraction=data.val_fraction,

@@ -97,7 +97,7 @@ def test_formats_are_recognised(tmp_path: Path, make, format: str, classes: int)
     assert f"({len(data.train)} pictures)" in data.note
     assert mask_evaluation(tmp_path).pictures == data.val.pictures
     assert data.val.mask(0).shape == (6, 8)
-    stated = mask_splits(tmp_path, format=format)  # type: ignore[arg-type]
+    stated = mask_splits(tmp_path, format=format)
     assert stated.train.pictures == data.train.pictures
 
 
@@ -127,7 +127,7 @@ def test_nothing_recognised_says_what_was_looked_for_and_what_is_there(tmp_path:
     with pytest.raises(DataError, match="is a file, not a folder"):
         mask_splits(tmp_path / "notes.txt")
     with pytest.raises(ValueError, match=r"format must be one of auto, folders, .*not 'png'"):
-        mask_splits(tmp_path, format="png")  # type: ignore[arg-type]
+        mask_splits(tmp_path, format="png")
 
 
 def test_one_pair_of_folders_is_divided(tmp_path: Path) -> None:
