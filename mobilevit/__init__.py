@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mobilevit.commands.demo import demo
     from mobilevit.commands.describe import describe
     from mobilevit.commands.evaluate import evaluate
+    from mobilevit.commands.export import export
     from mobilevit.commands.predict import predict
     from mobilevit.models.fuse import fuse
     from mobilevit.models.variants import list_models
@@ -27,6 +28,7 @@ _HOMES = {
     "create_model": "mobilevit.checkpoints.create",
     "demo": "mobilevit.commands.demo",
     "evaluate": "mobilevit.commands.evaluate",
+    "export": "mobilevit.commands.export",
     "fuse": "mobilevit.models.fuse",
     "list_models": "mobilevit.models.variants",
     "load": "mobilevit.checkpoints.create",
@@ -43,6 +45,7 @@ __all__ = [
     "demo",
     "describe",
     "evaluate",
+    "export",
     "fuse",
     "list_models",
     "load",

@@ -1,0 +1,265 @@
+"""Whether an exported file says what PyTorch says: its own runtime runs it on photos."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.export.onnx import Dynamic, ExportError, Precision, need
+from mobilevit.models.deeplabv3 import Segmenter
+from mobilevit.models.fuse import fuse
+from mobilevit.models.ssdlite import RawDetections, SSDLite, decode
+from mobilevit.models.variants import Network
+from mobilevit.tasks.detection import PRESETS, detections
+
+BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
+"""So much may differ, in probability (and corners of boxes as shares of the picture's sides)."""
+
+SIZES = ((256, 256), (224, 224), (192, 320))
+"""(height, width) at which a file of dynamic size is run."""
+
+LEAST_BATCH = 3
+"""A file of dynamic batch is run on so many pictures at once."""
+
+
+class DisagreementError(ExportError):
+    """A file says something else than PyTorch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """How far a file is from PyTorch on some pictures."""
+
+    pictures: int
+    """Each size and mirror image counted."""
+    difference: float
+    """The largest in probability. Of a mask: the most that PyTorch's probability of a pixel's class
+    lies above that of the class the file gives. Of boxes: the largest in score and corners (shares
+    of the picture's sides), or the score of a box that is missing."""
+    agreement: float
+    """Share of pictures whose likeliest class (or likeliest box's class) is the same; of
+    segmentation the share of pixels, of raw detection that of anchors."""
+    bound: float
+    """On the difference."""
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.pictures} pictures: differs by {self.difference:.2g} at most (bound "
+            f"{self.bound:g}), same answer in {self.agreement:.2%}"
+        )
+
+
+class Compared(NamedTuple):
+    """How one batch went."""
+
+    difference: Tensor
+    """One value."""
+    agreement: Tensor
+    """Share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """What a file says of itself, as far as it matters for running it."""
+
+    rule: Preprocessing
+    raw: bool
+    dynamic: Dynamic | None
+    precision: Precision
+
+    @classmethod
+    def read(cls, texts: dict[str, str], *, file: str | Path) -> FileFacts:
+        """Read a file's metadata.
+
+        Raises:
+            ExportError: it is not a file of this library.
+        """
+        try:
+            stated = json.loads(texts["preprocessing"])
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in stated.items()
+            }
+            rule = Preprocessing(**fields)
+            return cls(rule=rule, **json.loads(texts["form"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ExportError(
+                f"{file} does not say how it is to be run ({error!r}): it is no file of "
+                "`mobilevit export`"
+            ) from error
+
+
+def open_onnx(path: str | Path, *, threads: int = 1) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+    """
+    need("onnxruntime", extra="onnx")
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def verify(
+    path: str | Path,
+    model: Network,
+    photos: Sequence[Image.Image],
+    *,
+    called: str | Path | None = None,
+) -> Verification:
+    """Run an ONNX file on photos, and compare with the network that it was made of.
+
+    A file of dynamic batch runs three pictures or more at once, one of dynamic size runs each photo
+    at several sizes.
+
+    Args:
+        path: a file of `export_onnx`.
+        model: the network.
+        photos: RGB pictures of any size.
+        called: what to call the file in messages; by default `path`.
+
+    Raises:
+        DisagreementError: the difference is over the bound, 1e-3 (fp32) or 1e-2 (fp16).
+        ExportError: no photos, or not a file of this library.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    if not photos:
+        raise ExportError("a file can not be verified without photos")
+    session = open_onnx(path)
+    facts = FileFacts.read(session.get_modelmeta().custom_metadata_map, file=path)
+    name = session.get_inputs()[0].name
+    fused = fuse(model)
+    bound = BOUNDS[facts.precision]
+    compared, pictures = [], 0
+    with torch.inference_mode():
+        for frames in _batches(photos, facts):
+            tensors = torch.stack([facts.rule.to_tensor(frame) for frame in frames])
+            given = tensors.numpy() if facts.raw else np.stack([np.asarray(f) for f in frames])
+            said = [torch.from_numpy(part) for part in session.run(None, {name: given})]
+            compared.append(compare(fused, tensors, said, raw=facts.raw, bound=bound))
+            pictures += len(frames)
+    result = Verification(
+        pictures=pictures,
+        # torch's maximum is NaN where there is one.
+        difference=float(torch.stack([one.difference for one in compared]).max()),
+        agreement=float(torch.stack([one.agreement for one in compared]).mean()),
+        bound=bound,
+    )
+    if not result.difference <= bound:
+        raise DisagreementError(f"{called or path} does not say what PyTorch says: {result}")
+    return result
+
+
+def _batches(photos: Sequence[Image.Image], facts: FileFacts) -> Iterator[list[Image.Image]]:
+    """The pictures as the file takes them, framed."""
+    if facts.dynamic == "size":
+        for photo in photos:
+            yield from ([photo.resize((width, height))] for height, width in SIZES)
+        return
+    frames = [facts.rule.frame(photo) for photo in photos]
+    if facts.dynamic is None:
+        yield from ([frame] for frame in frames)
+        return
+    turn = Image.Transpose
+    for change in (turn.FLIP_LEFT_RIGHT, turn.FLIP_TOP_BOTTOM):
+        if len(frames) < LEAST_BATCH:
+            frames += [frame.transpose(change) for frame in frames]
+    yield frames
+
+
+def compare(
+    model: Network, tensors: Tensor, said: Sequence[Tensor], *, raw: bool, bound: float
+) -> Compared:
+    """Compare a file's outputs with a network's, for one batch of prepared pictures.
+
+    Args:
+        model: fused, or in evaluation mode.
+        tensors: `[B, 3, H, W]`.
+        said: the file's outputs; see `mobilevit.export.whole`.
+        raw: whether they are logits.
+        bound: of boxes, which scores count as different.
+    """
+    expected = model(tensors)
+    if isinstance(model, SSDLite):
+        anchors = model.anchors(*tensors.shape[-2:])
+        if not raw:
+            pictures = [
+                _compare_boxes(
+                    RawDetections(*(p[i : i + 1] for p in expected)), anchors, one, bound
+                )
+                for i, one in enumerate(zip(*said, strict=True))
+            ]
+            differences, agreements = zip(*pictures, strict=True)
+            return Compared(torch.stack(differences).max(), torch.stack(agreements).mean())
+        corners = decode(expected.offsets, anchors) - decode(said[1], anchors)
+        logits = _compare_logits(expected.logits, said[0], axis=2)
+        return Compared(torch.maximum(logits.difference, corners.abs().max()), logits.agreement)
+    if raw:
+        return _compare_logits(expected, said[0], axis=1)
+    probabilities = expected.softmax(dim=1)
+    if isinstance(model, Segmenter):
+        likeliest = probabilities.max(dim=1)
+        chosen = probabilities.gather(1, said[0][:, None].long())[:, 0]
+        return Compared(
+            (likeliest.values - chosen).max(), (likeliest.indices == said[0]).float().mean()
+        )
+    return Compared(
+        (probabilities - said[0]).abs().max(),
+        (probabilities.argmax(1) == said[0].argmax(1)).float().mean(),
+    )
+
+
+def _compare_logits(expected: Tensor, said: Tensor, *, axis: int) -> Compared:
+    difference = (expected.softmax(axis) - said.softmax(axis)).abs().max()
+    return Compared(difference, (expected.argmax(axis) == said.argmax(axis)).float().mean())
+
+
+def _compare_boxes(
+    expected: RawDetections, anchors: Tensor, said: Sequence[Tensor], bound: float
+) -> Compared:
+    """Compare the boxes of one picture.
+
+    Which of two boxes is suppressed may hang on the last digit of their overlap. So every box of
+    the file must be one of the network's candidates, with its score and corners; and every box that
+    PyTorch finds must be in the file or be overlapped there by one as likely, of its class.
+    """
+    rule = PRESETS["later"]
+    (truth,) = detections(expected, anchors, [(1, 1)], rule)
+    exists = said[2] >= 0
+    boxes, scores, labels = (part[exists] for part in said)
+    labels = labels.long()
+    corners = decode(expected.offsets[0], anchors).clamp(0, 1)  # [A, 4]
+    likely = expected.logits[0].softmax(-1)[:, 1:].T  # [K, A]
+
+    off = (likely[labels] - scores[:, None]).abs()  # [N, A]
+    off = torch.maximum(off, (corners - boxes[:, None]).abs().amax(-1))
+    wrong = off.amin(1)
+
+    overlaps = box_iou(truth.boxes.as_subclass(Tensor), boxes)  # [M, N]
+    covers = (overlaps >= rule.overlap - bound) & (truth.labels[:, None] == labels)
+    covered = (covers & (scores >= truth.scores[:, None] - bound)).any(1)
+    # Boxes at an edge of what is kept may be on either side of it.
+    floor = torch.full((len(likely),), rule.score)
+    if rule.before is not None and rule.before < likely.shape[1]:
+        floor = torch.maximum(floor, likely.topk(rule.before, dim=1).values[:, -1])
+    if len(scores) == len(exists):
+        floor = torch.maximum(floor, scores.min())
+    missing = truth.scores[~covered & (truth.scores > floor[truth.labels] + bound)]
+
+    same = truth.labels[:1].equal(labels[:1])
+    return Compared(torch.cat((wrong, missing, torch.zeros(1))).max(), torch.tensor(float(same)))

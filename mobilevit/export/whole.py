@@ -1,0 +1,239 @@
+"""From a photo to an answer in one graph: what an exported file holds.
+
+A whole file takes pixels as decoders, cameras and bitmaps give them: `image`, uint8 `[B, H, W, 3]`,
+red, green, blue, already framed (resized and cropped) to the size that the file was made for. A raw
+one takes `tensor`, float32 `[B, 3, H, W]`, as `Preprocessing` makes it, and gives logits.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.export.form import (
+    ExportClassifier,
+    ExportDetector,
+    ExportForm,
+    ExportSegmenter,
+    stem_of,
+)
+from mobilevit.models.ssdlite import decode
+from mobilevit.models.variants import Task
+from mobilevit.tasks.detection import PRESETS, PostProcessing
+
+IMAGE, TENSOR = "image", "tensor"
+"""Names of the input of a whole file, and of a raw one."""
+
+OUTPUTS: dict[Task, tuple[str, ...]] = {
+    "classification": ("probabilities",),
+    "detection": ("boxes", "scores", "labels"),
+    "segmentation": ("mask",),
+}
+"""What a whole file's outputs are called."""
+
+RAW_OUTPUTS: dict[Task, tuple[str, ...]] = {
+    "classification": ("logits",),
+    "detection": ("logits", "offsets"),
+    "segmentation": ("logits",),
+}
+"""What a raw file's outputs are called."""
+
+MOST = 200
+"""Boxes of a picture, where the rule names no number: a file's outputs have a fixed shape."""
+
+
+@torch.library.custom_op("mobilevit::suppress", mutates_args=())
+def suppress(
+    boxes: Tensor, scores: Tensor, most: int, overlap: float, least_score: float
+) -> Tensor:
+    """Non-maximum suppression within each class of each picture, as ONNX's `NonMaxSuppression`.
+
+    An operation of its own, so that exporters find it in the graph and put their runtime's there.
+
+    Args:
+        boxes: corners `[B, A, 4]`.
+        scores: `[B, K, A]`.
+        most: boxes of a class that are kept.
+        overlap: boxes that overlap a likelier one by more than this are suppressed.
+        least_score: so are those that are not likelier than this.
+
+    Returns:
+        Rows of (picture, class, anchor) `[M, 3]`, int64.
+    """
+    kept = [
+        torch.stack((torch.full_like(places, b), torch.full_like(places, k), places), dim=1)
+        for b in range(len(scores))
+        for k in range(scores.shape[1])
+        for places in [_kept(boxes[b], scores[b, k], overlap, least_score)[:most]]
+    ]
+    return torch.cat(kept)
+
+
+def _kept(boxes: Tensor, scores: Tensor, overlap: float, least_score: float) -> Tensor:
+    (candidates,) = (scores > least_score).nonzero(as_tuple=True)
+    return candidates[nms(boxes[candidates], scores[candidates], overlap)]
+
+
+@suppress.register_fake
+def _(boxes: Tensor, scores: Tensor, most: int, overlap: float, least_score: float) -> Tensor:
+    rows = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty((rows, 3), dtype=torch.int64)
+
+
+def take_pixels(form: ExportForm, rule: Preprocessing) -> Tensor:
+    """Make a network take pixel values 0..255 in the order red, green, blue.
+
+    Order of channels, division by 255 and by the standard deviation go into the first convolution's
+    weights. The mean can not, since that convolution pads with zeros.
+
+    Returns:
+        What is to be subtracted from the pixels ahead of it, `[1, 3, 1, 1]`.
+
+    Raises:
+        ValueError: the network does not take three channels.
+    """
+    stem = stem_of(form)
+    if stem.in_channels != 3:
+        raise ValueError(
+            f"the network takes {stem.in_channels} channels, a photo has 3: export it with raw"
+        )
+    order = [2, 1, 0] if rule.channel_order == "bgr" else [0, 1, 2]
+    std = torch.tensor(rule.std)[:, None, None]
+    stem.weight = nn.Parameter((stem.weight / (255 * std))[:, order], requires_grad=False)
+    return 255 * torch.tensor(rule.mean)[order].view(1, 3, 1, 1)
+
+
+class Whole(nn.Module):
+    """A photo in, an answer out; subclasses say which."""
+
+    offset: Tensor
+
+    def __init__(self, form: ExportForm, rule: Preprocessing) -> None:
+        """Take a network in the form for export, for itself alone, and its preprocessing."""
+        super().__init__()
+        self.shifted = any(rule.mean)
+        self.register_buffer("offset", take_pixels(form, rule), persistent=False)
+        self.form = form
+
+    def halve(self) -> None:
+        """Compute in float16; scores, boxes and what is summed over many values stay float32."""
+        self.form.half()
+        self.offset = self.offset.half()
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """`[B, H, W, 3]` uint8 -> what the first convolution takes, `[B, 3, H, W]`."""
+        # Bytes are moved, not floats: it is a quarter of the work.
+        x = image.permute(0, 3, 1, 2).to(self.offset.dtype)
+        return x - self.offset if self.shifted else x
+
+
+class WholeClassifier(Whole):
+    """Probabilities of the classes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[B, H, W, 3]` uint8 -> probabilities `[B, K]`, float32."""
+        return self.form(self.pixels(image)).float().softmax(dim=-1)
+
+
+class WholeDetector(Whole):
+    """Boxes after decoding and class-aware non-maximum suppression, likeliest first."""
+
+    anchors: Tensor
+
+    def __init__(
+        self,
+        form: ExportForm,
+        preprocessing: Preprocessing,
+        anchors: Tensor,
+        rule: PostProcessing = PRESETS["later"],
+    ) -> None:
+        """`anchors`: `[A, 4]`, those of the one size of image that the file takes."""
+        super().__init__(form, preprocessing)
+        self.register_buffer("anchors", anchors.clone(), persistent=False)
+        self.rule = rule
+
+    def candidates(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Corners `[B, A, 4]` as shares of width and height, scores `[B, K, A]`; all float32."""
+        raw = self.form(self.pixels(image))
+        # Suppression and the exponential of sizes stay float32 in a float16 file too.
+        corners = decode(raw.offsets.float(), self.anchors)
+        return corners, raw.logits.float().softmax(dim=-1)[..., 1:].transpose(1, 2)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B, H, W, 3]` uint8 -> the likeliest N boxes of each picture.
+
+        Returns:
+            Corners x1, y1, x2, y2 `[B, N, 4]` as shares of the image's width and height in [0, 1],
+            scores `[B, N]`, and classes from 0 on `[B, N]`, int32. Places without a box have score
+            0 and class -1.
+        """
+        corners, scores = self.candidates(image)
+        return self.answer(corners, scores)
+
+    def answer(self, corners: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From candidates to what `forward` gives."""
+        anchors, classes = scores.shape[2], scores.shape[1]
+        rule = self.rule
+        if rule.before is not None and rule.before < anchors:
+            # The least score among a class's likeliest ones; ties may let a few more pass.
+            limit = scores.topk(rule.before, dim=2).values[..., -1:]
+            scores = torch.where(scores < limit, 0.0, scores)
+        kept = suppress(corners, scores, rule.each or anchors, rule.overlap, rule.score)
+        mask = torch.zeros_like(scores).index_put(
+            (kept[:, 0], kept[:, 1], kept[:, 2]), torch.ones_like(kept[:, 0], dtype=scores.dtype)
+        )
+        most = min(rule.most or MOST, classes * anchors)
+        found, place = (scores * mask).flatten(1).topk(most, dim=1)  # [B, N]
+        anchor = (place % anchors)[..., None].expand(-1, -1, 4)
+        exists = found > 0
+        boxes = corners.gather(1, anchor).clamp(0, 1) * exists[..., None]
+        labels = torch.where(exists, place // anchors, -1)
+        return boxes, found, labels.to(torch.int32)
+
+
+class WholeSegmenter(Whole):
+    """The likeliest class of every pixel."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[B, H, W, 3]` uint8 -> classes `[B, H, W]`, uint8 (int32 of more than 256)."""
+        logits = self.form(self.pixels(image))
+        dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int32
+        return logits.argmax(dim=1).to(dtype)
+
+
+class Raw(nn.Module):
+    """The network alone: a tensor in, logits out, both float32 whatever it computes in."""
+
+    def __init__(self, form: ExportForm) -> None:
+        """Take a network in the form for export."""
+        super().__init__()
+        self.form = form
+
+    def halve(self) -> None:
+        """Compute in float16."""
+        self.form.half()
+
+    def forward(self, tensor: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """`[B, 3, H, W]` float32 -> `RAW_OUTPUTS`."""
+        said = self.form(tensor.to(stem_of(self.form).weight.dtype))
+        return said.float() if isinstance(said, Tensor) else tuple(part.float() for part in said)
+
+
+def whole(
+    form: ExportForm, preprocessing: Preprocessing, anchors: Tensor | None = None
+) -> WholeClassifier | WholeDetector | WholeSegmenter:
+    """A network in the form for export with all that belongs around it; it takes the network over.
+
+    Raises:
+        ValueError: a detector without `anchors`, or a network that takes no photo.
+    """
+    if isinstance(form, ExportClassifier):
+        return WholeClassifier(form, preprocessing)
+    if isinstance(form, ExportSegmenter):
+        return WholeSegmenter(form, preprocessing)
+    assert isinstance(form, ExportDetector)
+    if anchors is None:
+        raise ValueError("a detector needs the anchors of the size that the file takes")
+    return WholeDetector(form, preprocessing, anchors)

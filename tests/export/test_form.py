@@ -1,0 +1,92 @@
+"""The form of networks for export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mobilevit.export.form import export_form
+from mobilevit.models.fuse import fuse
+from mobilevit.models.variants import build
+
+
+def busy(name: str, **options: object) -> nn.Module:
+    """A network, in evaluation mode, in which every parameter and statistic matters."""
+    torch.manual_seed(0)
+    model = build(name, num_classes=7, **options).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+                module.weight.uniform_(0.5, 1.5)
+            if isinstance(getattr(module, "bias", None), Tensor):
+                module.bias.normal_(0, 0.1)
+    return model
+
+
+def joined(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else torch.cat(outputs, dim=-1)
+
+
+@pytest.mark.parametrize("vary", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mobilevit_xxs", {}),
+        ("mobilevit_xxs", {"fusion": False, "patch_sizes": (4, 2, 2), "heads": 2}),
+        ("mobilevitv2_050", {}),
+        ("mobilevitv2_050", {"patch_sizes": (4, 2, 2), "output_stride": 8}),
+        ("ssdlite_mobilevit_xxs", {}),
+        ("deeplabv3_mobilevit_xxs", {}),
+        ("pspnet_mobilevitv2_050", {}),
+    ],
+)
+def test_outputs_stay(name: str, options: dict[str, object], vary: bool) -> None:
+    model = busy(name, **options)
+    form, fused = export_form(model, vary=vary), fuse(model)
+    with torch.inference_mode():
+        for size in ((64, 64), (56, 56), (72, 104)):
+            x = torch.rand(2, 3, *size)
+            expected, found = joined(fused(x)), joined(form(x))
+            assert (found - expected).abs().max() < 1e-5 * max(1, expected.std())
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
+@pytest.mark.parametrize("size", [256, 224])
+def test_outputs_stay_at_the_sizes_of_the_papers(name: str, size: int) -> None:
+    model = busy(name)
+    x = torch.rand(1, 3, size, size)
+    with torch.inference_mode():
+        torch.testing.assert_close(export_form(model)(x), fuse(model)(x), rtol=0, atol=1e-5)
+
+
+def operations(module: nn.Module, x: Tensor) -> tuple[set[str], int]:
+    """Names of a network's operations, and the most axes that a tensor in it has."""
+    graph = torch.export.export(module, (x,)).graph
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    results = [node.meta.get("val") for node in nodes]
+    most = max(result.ndim for result in results if isinstance(result, Tensor))
+    return {str(node.target) for node in nodes}, most
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
+def test_graph_is_plain(name: str) -> None:
+    model, x = busy(name), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        names, most = operations(export_form(model), x)
+        _, before = operations(fuse(model), x)
+    assert most == 4 and before == 6  # before: so the tensors are seen
+    assert not any("upsample" in name or "attention" in name for name in names), names
+
+
+def test_original_is_left_as_it_was() -> None:
+    model = busy("mobilevitv2_050").train()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    export_form(model)
+    assert model.training
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
