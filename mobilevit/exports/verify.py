@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.export.onnx import Dynamic, ExportError, Precision, need
+from mobilevit.exports.facts import ExportError, FileFacts, Precision
+from mobilevit.exports.formats import Runner
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.fuse import fuse
 from mobilevit.models.ssdlite import RawDetections, SSDLite, decode
@@ -25,6 +23,9 @@ from mobilevit.tasks.detection import PRESETS, detections
 
 BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
 """So much may differ, in probability (and corners of boxes as shares of the picture's sides)."""
+
+LEAST_AGREEMENT = 0.9
+"""Of a quantised file: share of pictures (pixels, anchors) whose answer is PyTorch's."""
 
 SIZES = ((256, 256), (224, 224), (192, 320))
 """(height, width) at which a file of dynamic size is run."""
@@ -50,14 +51,19 @@ class Verification:
     agreement: float
     """Share of pictures whose likeliest class (or likeliest box's class) is the same; of
     segmentation the share of pixels, of raw detection that of anchors."""
-    bound: float
-    """On the difference."""
+    bound: float | None
+    """On the difference; None where a file is quantised, and so held to agree."""
 
     def __str__(self) -> str:
         """One line."""
+        bound, least = "", ""
+        if self.bound is None:
+            least = f" (at least {LEAST_AGREEMENT:.0%})"
+        else:
+            bound = f" (bound {self.bound:g})"
         return (
-            f"{self.pictures} pictures: differs by {self.difference:.2g} at most (bound "
-            f"{self.bound:g}), same answer in {self.agreement:.2%}"
+            f"{self.pictures} pictures: differs by {self.difference:.2g} at most{bound}, same "
+            f"answer in {self.agreement:.2%}{least}"
         )
 
 
@@ -70,87 +76,36 @@ class Compared(NamedTuple):
     """Share."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileFacts:
-    """What a file says of itself, as far as it matters for running it."""
-
-    rule: Preprocessing
-    raw: bool
-    dynamic: Dynamic | None
-    precision: Precision
-
-    @classmethod
-    def read(cls, texts: dict[str, str], *, file: str | Path) -> FileFacts:
-        """Read a file's metadata.
-
-        Raises:
-            ExportError: it is not a file of this library.
-        """
-        try:
-            stated = json.loads(texts["preprocessing"])
-            fields: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in stated.items()
-            }
-            rule = Preprocessing(**fields)
-            return cls(rule=rule, **json.loads(texts["form"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ExportError(
-                f"{file} does not say how it is to be run ({error!r}): it is no file of "
-                "`mobilevit export`"
-            ) from error
-
-
-def open_onnx(path: str | Path, *, threads: int = 1) -> Any:
-    """An ONNX Runtime session on the CPU.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
-    """
-    need("onnxruntime", extra="onnx")
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
-    options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def verify(
-    path: str | Path,
-    model: Network,
-    photos: Sequence[Image.Image],
-    *,
-    called: str | Path | None = None,
+    run: Runner, model: Network, photos: Sequence[Image.Image], *, called: str | Path
 ) -> Verification:
-    """Run an ONNX file on photos, and compare with the network that it was made of.
+    """Run an exported file on photos, and compare with the network that it was made of.
 
     A file of dynamic batch runs three pictures or more at once, one of dynamic size runs each photo
     at several sizes.
 
     Args:
-        path: a file of `export_onnx`.
+        run: the file, opened in its runtime.
         model: the network.
         photos: RGB pictures of any size.
-        called: what to call the file in messages; by default `path`.
+        called: what to call the file in messages.
 
     Raises:
-        DisagreementError: the difference is over the bound, 1e-3 (fp32) or 1e-2 (fp16).
-        ExportError: no photos, or not a file of this library.
-        MissingExtraError: onnxruntime is not installed.
+        DisagreementError: the difference is over the bound, 1e-3 (fp32) or 1e-2 (fp16); of a
+            quantised file: fewer answers are the same than `LEAST_AGREEMENT`.
+        ExportError: no photos.
     """
     if not photos:
         raise ExportError("a file can not be verified without photos")
-    session = open_onnx(path)
-    facts = FileFacts.read(session.get_modelmeta().custom_metadata_map, file=path)
-    name = session.get_inputs()[0].name
+    facts, rule = run.facts, run.facts.config.preprocessing
     fused = fuse(model)
     bound = BOUNDS[facts.precision]
     compared, pictures = [], 0
     with torch.inference_mode():
         for frames in _batches(photos, facts):
-            tensors = torch.stack([facts.rule.to_tensor(frame) for frame in frames])
+            tensors = torch.stack([rule.to_tensor(frame) for frame in frames])
             given = tensors.numpy() if facts.raw else np.stack([np.asarray(f) for f in frames])
-            said = [torch.from_numpy(part) for part in session.run(None, {name: given})]
+            said = [torch.from_numpy(part) for part in run(given)]
             compared.append(compare(fused, tensors, said, raw=facts.raw, bound=bound))
             pictures += len(frames)
     result = Verification(
@@ -158,10 +113,11 @@ def verify(
         # torch's maximum is NaN where there is one.
         difference=float(torch.stack([one.difference for one in compared]).max()),
         agreement=float(torch.stack([one.agreement for one in compared]).mean()),
-        bound=bound,
+        bound=None if facts.quantize else bound,
     )
-    if not result.difference <= bound:
-        raise DisagreementError(f"{called or path} does not say what PyTorch says: {result}")
+    agrees = result.agreement >= LEAST_AGREEMENT if facts.quantize else result.difference <= bound
+    if not agrees:
+        raise DisagreementError(f"{called} does not say what PyTorch says: {result}")
     return result
 
 
@@ -171,7 +127,7 @@ def _batches(photos: Sequence[Image.Image], facts: FileFacts) -> Iterator[list[I
         for photo in photos:
             yield from ([photo.resize((width, height))] for height, width in SIZES)
         return
-    frames = [facts.rule.frame(photo) for photo in photos]
+    frames = [facts.config.preprocessing.frame(photo) for photo in photos]
     if facts.dynamic is None:
         yield from ([frame] for frame in frames)
         return
@@ -190,7 +146,7 @@ def compare(
     Args:
         model: fused, or in evaluation mode.
         tensors: `[B, 3, H, W]`.
-        said: the file's outputs; see `mobilevit.export.whole`.
+        said: the file's outputs; see `mobilevit.exports.whole`.
         raw: whether they are logits.
         bound: of boxes, which scores count as different.
     """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilevit.export.form import export_form
+from mobilevit.exports.form import export_form
 from mobilevit.models.fuse import fuse
 from mobilevit.models.variants import build
 

@@ -3,16 +3,20 @@
 A whole file takes pixels as decoders, cameras and bitmaps give them: `image`, uint8 `[B, H, W, 3]`,
 red, green, blue, already framed (resized and cropped) to the size that the file was made for. A raw
 one takes `tensor`, float32 `[B, 3, H, W]`, as `Preprocessing` makes it, and gives logits.
+
+Where a runtime has an operation for non-maximum suppression, it is used; for those that have none it
+is written in plain operations.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import nms
 
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.export.form import (
+from mobilevit.exports.form import (
     ExportClassifier,
     ExportDetector,
     ExportForm,
@@ -42,6 +46,13 @@ RAW_OUTPUTS: dict[Task, tuple[str, ...]] = {
 
 MOST = 200
 """Boxes of a picture, where the rule names no number: a file's outputs have a fixed shape."""
+
+CANDIDATES = 1000
+"""Boxes of a picture that suppression in plain operations looks at: the likeliest of all classes."""
+
+ROUNDS = 24
+"""Of suppression in plain operations. A round more is needed for each box of a chain in which every
+one overlaps the next alone, so that it stays or goes by turns."""
 
 
 @torch.library.custom_op("mobilevit::suppress", mutates_args=())
@@ -110,9 +121,13 @@ class Whole(nn.Module):
 
     offset: Tensor
 
-    def __init__(self, form: ExportForm, rule: Preprocessing) -> None:
-        """Take a network in the form for export, for itself alone, and its preprocessing."""
+    def __init__(self, form: ExportForm, rule: Preprocessing, *, planar: bool = False) -> None:
+        """Take a network in the form for export, for itself alone, and its preprocessing.
+
+        `planar`: pixels come as float32 `[B, 3, H, W]` in 0..255, as Core ML gives an image.
+        """
         super().__init__()
+        self.planar = planar
         self.shifted = any(rule.mean)
         self.register_buffer("offset", take_pixels(form, rule), persistent=False)
         self.form = form
@@ -125,7 +140,7 @@ class Whole(nn.Module):
     def pixels(self, image: Tensor) -> Tensor:
         """`[B, H, W, 3]` uint8 -> what the first convolution takes, `[B, 3, H, W]`."""
         # Bytes are moved, not floats: it is a quarter of the work.
-        x = image.permute(0, 3, 1, 2).to(self.offset.dtype)
+        x = (image if self.planar else image.permute(0, 3, 1, 2)).to(self.offset.dtype)
         return x - self.offset if self.shifted else x
 
 
@@ -148,11 +163,23 @@ class WholeDetector(Whole):
         preprocessing: Preprocessing,
         anchors: Tensor,
         rule: PostProcessing = PRESETS["later"],
+        *,
+        plain: bool = False,
+        planar: bool = False,
     ) -> None:
-        """`anchors`: `[A, 4]`, those of the one size of image that the file takes."""
-        super().__init__(form, preprocessing)
+        """Take the parts.
+
+        Args:
+            form: the network.
+            preprocessing: its own.
+            anchors: `[A, 4]`, those of the one size of image that the file takes.
+            rule: what is kept.
+            plain: suppression in plain operations.
+            planar: see `Whole`.
+        """
+        super().__init__(form, preprocessing, planar=planar)
         self.register_buffer("anchors", anchors.clone(), persistent=False)
-        self.rule = rule
+        self.rule, self.plain = rule, plain
 
     def candidates(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Corners `[B, A, 4]` as shares of width and height, scores `[B, K, A]`; all float32."""
@@ -175,22 +202,64 @@ class WholeDetector(Whole):
     def answer(self, corners: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From candidates to what `forward` gives."""
         anchors, classes = scores.shape[2], scores.shape[1]
-        rule = self.rule
-        if rule.before is not None and rule.before < anchors:
+        if self.rule.before is not None and self.rule.before < anchors:
             # The least score among a class's likeliest ones; ties may let a few more pass.
-            limit = scores.topk(rule.before, dim=2).values[..., -1:]
+            limit = scores.topk(self.rule.before, dim=2).values[..., -1:]
             scores = torch.where(scores < limit, 0.0, scores)
-        kept = suppress(corners, scores, rule.each or anchors, rule.overlap, rule.score)
-        mask = torch.zeros_like(scores).index_put(
-            (kept[:, 0], kept[:, 1], kept[:, 2]), torch.ones_like(kept[:, 0], dtype=scores.dtype)
-        )
-        most = min(rule.most or MOST, classes * anchors)
-        found, place = (scores * mask).flatten(1).topk(most, dim=1)  # [B, N]
-        anchor = (place % anchors)[..., None].expand(-1, -1, 4)
+        most = min(self.rule.most or MOST, classes * anchors)
+        if not self.plain:
+            scores = self.suppressed(corners, scores)
+            found, place = scores.flatten(1).topk(most, dim=1)  # [B, N]
+        else:
+            count = min(CANDIDATES, classes * anchors)
+            likely, place = scores.flatten(1).topk(count, dim=1)
+            boxes = corners.gather(1, (place % anchors)[..., None].expand(-1, -1, 4))
+            likely = self.suppressed_plainly(boxes, likely, place // anchors)
+            found, order = likely.topk(min(most, count), dim=1)
+            place = place.gather(1, order)
+        boxes = corners.gather(1, (place % anchors)[..., None].expand(-1, -1, 4))
         exists = found > 0
-        boxes = corners.gather(1, anchor).clamp(0, 1) * exists[..., None]
         labels = torch.where(exists, place // anchors, -1)
-        return boxes, found, labels.to(torch.int32)
+        return boxes.clamp(0, 1) * exists[..., None], found, labels.to(torch.int32)
+
+    def suppressed(self, corners: Tensor, scores: Tensor) -> Tensor:
+        """Scores `[B, K, A]` of the boxes that are kept, 0 of the others."""
+        rule = self.rule
+        kept = suppress(corners, scores, rule.each or scores.shape[2], rule.overlap, rule.score)
+        ones = torch.ones_like(kept[:, 0], dtype=scores.dtype)
+        places = (kept[:, 0], kept[:, 1], kept[:, 2])
+        return scores * torch.zeros_like(scores).index_put(places, ones)
+
+    def suppressed_plainly(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """The same of N candidates of all classes, likeliest first; matrices in place of a loop.
+
+        A box is out where one that is likelier, overlaps it, is of its class and is itself in. Who is
+        in is found in rounds: after n of them it is right for all boxes that chains of fewer than n
+        lead to.
+
+        Args:
+            boxes: corners `[B, N, 4]`.
+            scores: `[B, N]`.
+            labels: `[B, N]`.
+
+        Returns:
+            Scores `[B, N]`, 0 of boxes that are out.
+        """
+        left, top, right, bottom = boxes.split(1, dim=2)  # [B, N, 1]
+        width = torch.minimum(right, right.mT) - torch.maximum(left, left.mT)
+        height = torch.minimum(bottom, bottom.mT) - torch.maximum(top, top.mT)
+        shared = F.relu(width) * F.relu(height)  # [B, N, N]
+        area = (right - left) * (bottom - top)
+        overlapping = shared > self.rule.overlap * (area + area.mT - shared)
+        same = labels[:, :, None] == labels[:, None, :]
+        count = scores.shape[1]
+        earlier = torch.ones(count, count, dtype=torch.bool, device=scores.device).tril(-1)
+        rivals = (overlapping & same & earlier).to(scores.dtype)
+        alive = (scores > self.rule.score).to(scores.dtype)[..., None]  # [B, N, 1]
+        kept = alive
+        for _ in range(ROUNDS):
+            kept = alive * F.relu(1 - rivals @ kept)  # a count of rivals: 0, or at least 1
+        return scores * kept[..., 0]
 
 
 class WholeSegmenter(Whole):
@@ -222,18 +291,30 @@ class Raw(nn.Module):
 
 
 def whole(
-    form: ExportForm, preprocessing: Preprocessing, anchors: Tensor | None = None
+    form: ExportForm,
+    preprocessing: Preprocessing,
+    anchors: Tensor | None = None,
+    *,
+    plain: bool = False,
+    planar: bool = False,
 ) -> WholeClassifier | WholeDetector | WholeSegmenter:
     """A network in the form for export with all that belongs around it; it takes the network over.
+
+    Args:
+        form: the network.
+        preprocessing: its own.
+        anchors: of a detector.
+        plain: non-maximum suppression in plain operations, for runtimes that have none.
+        planar: pixels come as float32 `[B, 3, H, W]` in 0..255.
 
     Raises:
         ValueError: a detector without `anchors`, or a network that takes no photo.
     """
     if isinstance(form, ExportClassifier):
-        return WholeClassifier(form, preprocessing)
+        return WholeClassifier(form, preprocessing, planar=planar)
     if isinstance(form, ExportSegmenter):
-        return WholeSegmenter(form, preprocessing)
+        return WholeSegmenter(form, preprocessing, planar=planar)
     assert isinstance(form, ExportDetector)
     if anchors is None:
         raise ValueError("a detector needs the anchors of the size that the file takes")
-    return WholeDetector(form, preprocessing, anchors)
+    return WholeDetector(form, preprocessing, anchors, plain=plain, planar=planar)
