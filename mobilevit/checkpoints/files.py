@@ -45,6 +45,21 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give the name of a new folder to write; at the end it takes the place of `path`.
+
+    Whatever interrupts the writing, `path` stays the old folder, or becomes the new one whole; for
+    an instant between the two it is missing, and the old one lies beside it under a dotted name.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+        fresh, old = Path(name) / path.name, Path(name) / "old"
+        yield fresh
+        if path.exists():
+            os.replace(path, old)
+        os.replace(fresh, path)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

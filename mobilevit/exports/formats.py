@@ -11,7 +11,7 @@ from typing import Literal, Protocol, cast
 import numpy as np
 
 from mobilevit.exports.facts import ExportError, FileFacts
-from mobilevit.exports.prepare import Request, Written
+from mobilevit.exports.prepare import Prepared, Request, Written, prepare
 from mobilevit.models.variants import Network
 
 FormatName = Literal["onnx", "coreml", "litert", "executorch", "openvino"]
@@ -39,8 +39,8 @@ class Runner(Protocol):
 class FormatModule(Protocol):
     """What the module of a format holds."""
 
-    write: Callable[[Network, Request, Path], Written]
-    """Write a network to a path that does not exist yet; raises ExportError."""
+    write: Callable[[Prepared, Path], Written]
+    """Write a prepared network to a path, which is empty or does not exist; raises ExportError."""
     open_file: Callable[[Path, int], Runner]
     """Open a file on so many threads; raises ExportError."""
 
@@ -53,6 +53,10 @@ class Format:
     suffix: str
     folder: bool = False
     """Whether what is written is a folder of files."""
+    plain: bool = False
+    """Whether it has no operation for non-maximum suppression; see `prepare`."""
+    planar: bool = False
+    """Whether it takes an image of a type of its own, as planes of floats; see `prepare`."""
     quantizations: tuple[str, ...] = ()
     """Kinds of `Quantization` that it can do."""
 
@@ -60,14 +64,24 @@ class Format:
         """The module that writes and runs it."""
         return cast(FormatModule, importlib.import_module(f"mobilevit.exports.{self.name}"))
 
+    def write(self, model: Network, request: Request, path: Path) -> Written:
+        """Write a network of this library to a path, which is empty or does not exist.
+
+        Raises:
+            ExportError: such a file can not be made; the message says why.
+            MissingExtraError: the format's packages are not installed.
+        """
+        module = self.module()
+        return module.write(prepare(model, request, plain=self.plain, planar=self.planar), path)
+
 
 FORMATS = {
     one.name: one
     for one in (
         Format(name="onnx", suffix=".onnx", quantizations=("int8",)),
-        Format(name="coreml", suffix=".mlpackage", folder=True),
-        Format(name="litert", suffix=".tflite"),
-        Format(name="executorch", suffix=".pte"),
+        Format(name="coreml", suffix=".mlpackage", folder=True, plain=True, planar=True),
+        Format(name="litert", suffix=".tflite", plain=True),
+        Format(name="executorch", suffix=".pte", plain=True),
         Format(name="openvino", suffix=".openvino", folder=True),
     )
 }
@@ -75,21 +89,26 @@ FORMATS = {
 
 def format_of(path: str | Path) -> Format | None:
     """The format of a file by how its name ends; None where it is none of them."""
-    return next((one for one in FORMATS.values() if str(path).rstrip("/").endswith(one.suffix)), None)
+    return next((one for one in FORMATS.values() if Path(path).suffix == one.suffix), None)
 
 
-def open_exported(path: str | Path, *, threads: int = 1) -> Runner:
+def open_exported(path: str | Path, kind: Format | None = None, *, threads: int = 1) -> Runner:
     """Open an exported file in its own runtime, on the CPU.
+
+    Args:
+        path: the file.
+        kind: its format; by default what its name's ending says.
+        threads: compute threads.
 
     Raises:
         ExportError: there is no such file, or it is none of `mobilevit export`.
         MissingExtraError: the runtime is not installed.
     """
     path = Path(path)
-    found = format_of(path)
-    if found is None:
+    kind = kind or format_of(path)
+    if kind is None:
         endings = ", ".join(one.suffix for one in FORMATS.values())
         raise ExportError(f"{path} is no exported file: those end in {endings}")
     if not path.exists():
         raise ExportError(f"there is no file {path}")
-    return found.module().open_file(path, threads)
+    return kind.module().open_file(path, threads)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from mobilevit.exports.facts import Dynamic, FileFacts
-from mobilevit.exports.prepare import Request, Written, need, prepare, quiet
-from mobilevit.models.variants import Network
+from mobilevit.exports.prepare import Prepared, Written, need, quiet
 
 OPSET = 18
 """ONNX Runtime reads it from version 1.14 of 2023 on."""
@@ -21,15 +20,14 @@ IR_VERSION = 8
 """Of the file's own form: the one that came with this opset; an older runtime refuses a later."""
 
 
-def write(model: Network, request: Request, path: Path) -> Written:
-    """Write a network as one ONNX file of opset 18.
+def write(prepared: Prepared, path: Path) -> Written:
+    """Write a prepared network as one ONNX file of opset 18.
 
     Raises:
         ExportError: such a file can not be made.
         MissingExtraError: onnx or onnxscript is not installed.
     """
     need("onnx", "onnxscript", extra="onnx")
-    prepared = prepare(model, request)
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
             prepared.module,
@@ -43,7 +41,7 @@ def write(model: Network, request: Request, path: Path) -> Written:
             verbose=False,
         )
     assert program is not None
-    _tidy(program.model, request.dynamic)
+    _tidy(program.model, prepared.request.dynamic)
     program.model.ir_version = IR_VERSION
     program.model.producer_name = "mobilevit"
     program.model.metadata_props.update(prepared.facts.texts())

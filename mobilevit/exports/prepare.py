@@ -57,8 +57,8 @@ class Quantization:
     photos: tuple[Image.Image, ...] = ()
     """RGB pictures that ranges of activations are measured on; framed as the file takes them."""
     keep: frozenset[str] = frozenset()
-    """Layers that stay in float, by their names in the form for export (`named_modules`), such as
-    `backbone.stages.2.1.layers.0.attention.qkv`."""
+    """Layers that stay in float, by their names in `Prepared.module.named_modules()`, such as
+    `form.backbone.stages.2.1.layers.0.attention.qkv`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +106,8 @@ class Written:
 class Prepared:
     """A network ready to be written: a module, an example of its input, names and facts."""
 
-    module: Whole | Raw
-    """In evaluation mode. Its `form` is the network, in the form for export."""
+    module: nn.Module
+    """In evaluation mode; a `Whole` or `Raw`, or any network that takes what a raw file takes."""
     example: Tensor
     facts: FileFacts
     request: Request
@@ -190,9 +190,7 @@ def prepare(
     anchors = model.anchors(rule.crop, rule.crop) if isinstance(model, SSDLite) else None
     try:
         module: Whole | Raw = (
-            Raw(form)
-            if request.raw
-            else whole(form, rule, anchors, plain=plain, planar=planar)
+            Raw(form) if request.raw else whole(form, rule, anchors, plain=plain, planar=planar)
         )
     except ValueError as error:
         raise ExportError(str(error)) from error
@@ -204,7 +202,7 @@ def prepare(
         raw=request.raw,
         dynamic=request.dynamic,
         precision=request.precision,
-        quantize=request.quantize and request.quantize.kind,
+        quantize=request.quantize.kind if request.quantize else None,
     )
     floats = request.raw or planar
     return Prepared(

@@ -4,8 +4,8 @@ A whole file takes pixels as decoders, cameras and bitmaps give them: `image`, u
 red, green, blue, already framed (resized and cropped) to the size that the file was made for. A raw
 one takes `tensor`, float32 `[B, 3, H, W]`, as `Preprocessing` makes it, and gives logits.
 
-Where a runtime has an operation for non-maximum suppression, it is used; for those that have none it
-is written in plain operations.
+Where a runtime has an operation for non-maximum suppression, it is used; for those that have none
+it is written in plain operations.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MOST = 200
 """Boxes of a picture, where the rule names no number: a file's outputs have a fixed shape."""
 
 CANDIDATES = 1000
-"""Boxes of a picture that suppression in plain operations looks at: the likeliest of all classes."""
+"""Boxes of a picture that suppression in plain operations looks at: the likeliest of any class."""
 
 ROUNDS = 24
 """Of suppression in plain operations. A round more is needed for each box of a chain in which every
@@ -233,9 +233,8 @@ class WholeDetector(Whole):
     def suppressed_plainly(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         """The same of N candidates of all classes, likeliest first; matrices in place of a loop.
 
-        A box is out where one that is likelier, overlaps it, is of its class and is itself in. Who is
-        in is found in rounds: after n of them it is right for all boxes that chains of fewer than n
-        lead to.
+        A box is out if a likelier one of its class overlaps it and is itself in. Who is in is found
+        in rounds: after n of them it is right for all boxes that chains of fewer than n lead to.
 
         Args:
             boxes: corners `[B, N, 4]`.
