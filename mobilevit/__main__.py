@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its arguments; by default the process's own.
 
     Returns:
-        Exit code: 0, 1 for an error or a result that says so, 2 for wrong usage, 130 after Ctrl-C.
+        Exit code: 0, 1 for an error or a result that says so, 2 for wrong usage, 130 after Ctrl-C,
+        143 after SIGTERM where training has saved its state.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):

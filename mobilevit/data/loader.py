@@ -66,19 +66,47 @@ def _loader(batches: BatchSource, workers: int, **options: Any) -> DataLoader[An
     )
 
 
+class WorkerError(ChildProcessError):
+    """A process that reads pictures has died."""
+
+
 def _delivered(batches: Iterable[T | ImageError]) -> Iterator[T]:
-    for batch in batches:
+    source = iter(batches)
+    while True:
+        try:
+            batch = next(source)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise WorkerError(
+                f"a process that reads pictures has died ({error}). The machine may be short of "
+                "memory (fewer --data.workers need less), or its /dev/shm may be full"
+            ) from error
         if isinstance(batch, ImageError):
             raise batch
         yield batch
 
 
 class EvaluationLoader:
-    """The batches of a data set, all samples in order."""
+    """The batches of a data set, all samples in order; each process of several takes its share."""
 
-    def __init__(self, dataset: BatchSource, *, batch_size: int, workers: int) -> None:
-        """`workers` processes decode ahead; 0 decodes in this one."""
-        self._loader = _loader(dataset, workers, batch_size=batch_size)
+    def __init__(
+        self,
+        dataset: BatchSource,
+        *,
+        batch_size: int,
+        workers: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Load for process `rank` of `world_size`; no sample is seen twice.
+
+        `workers` processes decode ahead; 0 decodes in this one.
+        """
+        mine = range(rank, len(dataset), world_size)
+        self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=mine)
 
     def __len__(self) -> int:
         """The number of batches."""

@@ -1,22 +1,19 @@
-"""What happens beside the training loop: history, model folders, checkpoints, interruption."""
+"""What happens beside the training loop: history, model folders."""
 
 from __future__ import annotations
 
 import csv
 import math
-import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from mobilevit.checkpoints.files import replacing, save
-from mobilevit.training.errors import Interrupted, TrainingError
+from mobilevit.training.errors import TrainingError
 from mobilevit.training.module import TaskTraining
 from mobilevit.training.optim import averaged
 
@@ -71,7 +68,7 @@ class Meter(Callback):
     ) -> None:
         """The network has learned."""
         self.computed += self._lap()
-        self.images += len(batch[0])
+        self.images += len(batch[0]) * trainer.world_size
 
     @property
     def images_per_second(self) -> float:
@@ -115,17 +112,19 @@ class History(Callback):
         images = batch[0]
         height, width = images.shape[2:]
         batches, pictures = self.seen.get((height, width), (0, 0))
-        self.seen[height, width] = (batches + 1, pictures + len(images))
+        everywhere = len(images) * trainer.world_size
+        self.seen[height, width] = (batches + 1, pictures + everywhere)
         if trainer.global_step == self._step or trainer.global_step % self.every:
             return
+        loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
         row = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
             "height": height,
             "width": width,
-            "batch": len(images),
+            "batch": everywhere,
             "lr": self._lr,
-            "loss": float(outputs["loss"]) * trainer.accumulate_grad_batches,
+            "loss": float(loss) * trainer.accumulate_grad_batches,
         }
         self.steps.append(row)
         for logger in trainer.loggers:
@@ -144,11 +143,14 @@ class History(Callback):
                 "lr": self._lr,
                 **pl_module.figures("train"),
                 **pl_module.figures("val"),
+                "skipped": pl_module.skipped,
                 "seconds": time.perf_counter() - self._begun,
                 "images_per_second": self.meter.images_per_second,
                 "loader_share": self.meter.loader_share,
             }
         )
+        if not trainer.is_global_zero:
+            return
         for name, rows in (("metrics.csv", self.epochs), ("steps.csv", self.steps)):
             with replacing(self.folder / name) as fresh, fresh.open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]) if rows else [])
@@ -200,11 +202,13 @@ class ModelFolders(Callback):
         model = pl_module.model
         kept = model.config
         model.config = replace(kept, metrics={**figures, "epoch": trainer.current_epoch + 1})
-        save(model, self.run / "model_last")
+        if trainer.is_global_zero:
+            save(model, self.run / "model_last")
         figure = figures[pl_module.learner.best]
         if self.best is None or figure > self.best or math.isnan(self.best):
             self.best = figure
-            save(model, self.run / "model")
+            if trainer.is_global_zero:
+                save(model, self.run / "model")
         model.config = kept
 
     def state_dict(self) -> dict[str, Any]:
@@ -214,70 +218,3 @@ class ModelFolders(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from it."""
         self.best = state_dict["best"]
-
-
-class Checkpoints(Callback):
-    """Save all that resuming needs: after each epoch, every few minutes, and on Ctrl-C or SIGTERM.
-
-    A signal lets the batch, or the validation, come to its end; a second Ctrl-C does not wait.
-    """
-
-    def __init__(self, path: Path, *, minutes: float) -> None:
-        """Save to `path`, in the middle of an epoch at most every `minutes`."""
-        self.path, self.seconds = path, 60 * minutes
-        self._saved = time.monotonic()
-        self._asked = False
-        self._previous: dict[int, Any] = {}
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._asked:
-            raise Interrupted(self.path)
-        self._asked = True
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen to signals."""
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may listen
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._ask)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no longer."""
-        while self._previous:
-            signal.signal(*self._previous.popitem())
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Listen no longer either: Lightning tears callbacks down only after a good end."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def _save(self, trainer: Trainer) -> None:
-        with replacing(self.path) as fresh:  # Lightning's own writing is not atomic across disks
-            trainer.save_checkpoint(fresh)
-        self._saved = time.monotonic()
-        if self._asked:
-            raise Interrupted(self.path)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save if asked to, or if it is time; the end of the epoch saves anyway."""
-        last = batch_idx + 1 >= trainer.num_training_batches
-        due = time.monotonic() - self._saved > self.seconds
-        # Between the batches of one accumulated step the gradients would be lost.
-        between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if (self._asked or due) and between and not last:
-            self._save(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, validation done."""
-        self._save(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of torch's generator, which draws dropout."""
-        return {"generator": torch.get_rng_state()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Draw on from it."""
-        torch.set_rng_state(state_dict["generator"].cpu())

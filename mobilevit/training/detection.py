@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from mobilevit.data.box_transforms import (
     BoxAugmentOptions,
@@ -41,7 +40,7 @@ from mobilevit.tasks.detection_metrics import (
     judge_detector,
 )
 from mobilevit.training.job import Opened
-from mobilevit.training.learner import Learner
+from mobilevit.training.learner import FiniteMean, Learner
 from mobilevit.training.options import DataOptions
 from mobilevit.training.result import DetectionResult
 
@@ -58,8 +57,8 @@ class DetectionLearner(Learner):
         """`val`: the samples to validate on, whose boxes are the truth."""
         super().__init__()
         self.val, self.options = val, options
-        self.train_classes = MeanMetric(nan_strategy="disable")
-        self.train_location = MeanMetric(nan_strategy="disable")
+        self.train_classes = FiniteMean(nan_strategy="disable")
+        self.train_location = FiniteMean(nan_strategy="disable")
         for metric in (self.train_classes, self.train_location):
             metric.persistent(True)
         self.precision = average_precision()

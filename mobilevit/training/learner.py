@@ -6,10 +6,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from mobilevit.models.variants import Network
+
+
+class FiniteMean(MeanMetric):
+    """A mean over those values that are numbers: of steps that are not skipped for want of one."""
+
+    def update(self, value: float | Tensor, weight: float | Tensor | None = None) -> None:
+        """Count a value with a weight (by default 1), if it is finite."""
+        value = torch.as_tensor(value)
+        finite = torch.isfinite(value)
+        super().update(value.where(finite, 0.0), finite * (1.0 if weight is None else weight))
 
 
 class Learner(nn.Module, ABC):
@@ -21,8 +32,9 @@ class Learner(nn.Module, ABC):
     def __init__(self) -> None:
         """Start counting."""
         super().__init__()
-        # A loss that is no number must show in the mean, not be left out of it.
-        self.train_loss, self.val_loss = (MeanMetric(nan_strategy="disable") for _ in range(2))
+        self.train_loss = FiniteMean(nan_strategy="disable")
+        # Of validation a loss that is no number must show in the mean, not be left out of it.
+        self.val_loss = MeanMetric(nan_strategy="disable")
         # In checkpoints, so that the figures of an epoch that was interrupted are of all of it.
         self.train_loss.persistent(True)
 

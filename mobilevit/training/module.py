@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.models.variants import Network
+from mobilevit.training.errors import TrainingError
 from mobilevit.training.learner import Learner
 from mobilevit.training.optim import adamw, rate_factor
 from mobilevit.training.options import OptimOptions
+
+MOST_SKIPPED = 20
+"""Steps in a row without a finite gradient, at which a run stops."""
+
+log = logging.getLogger(__name__)
 
 
 class TaskTraining(LightningModule):
@@ -33,6 +41,9 @@ class TaskTraining(LightningModule):
         self.model, self.learner = model, learner
         self.optim, self.lr, self.steps = optim, lr, steps
         self.freeze_backbone = freeze_backbone
+        self.skipped, self._skipped_in_a_row = 0, 0
+        """Steps whose gradient was not finite; none of them has changed anything."""
+        self._statistics: list[Tensor] = []
         if freeze_backbone:
             model.backbone.requires_grad_(False)
         self.train()  # Lightning keeps the modes that it finds
@@ -57,6 +68,56 @@ class TaskTraining(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The task's loss."""
         return self.learner.training_loss(self.model, batch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Keep batch norm's statistics as they are ahead of the step, should it be skipped."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._statistics = [buffer.clone() for buffer in self.model.buffers()]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient; where it is not finite, make the step change nothing.
+
+        Processes that share a run agree, since they have the same gradient by now. Mixed precision
+        that scales the loss gets here too while it looks for its scale.
+
+        Raises:
+            TrainingError: `MOST_SKIPPED` steps in a row were like that.
+        """
+        parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        gradients = [value.grad for value in parameters if value.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if torch.isfinite(norm):
+            self._skipped_in_a_row = 0
+            if gradient_clip_val is not None:
+                nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+            return
+        for value in parameters:
+            value.grad = None  # AdamW leaves parameters without one alone
+        for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
+            buffer.copy_(before)
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        step = self.trainer.global_step
+        log.warning("step %d is skipped: its gradient is not finite (norm %s)", step, float(norm))
+        if self._skipped_in_a_row == MOST_SKIPPED:
+            raise TrainingError(
+                f"{MOST_SKIPPED} steps in a row had no finite gradient, up to step {step}: "
+                "training has diverged, or the pictures hold what is no number. Try a smaller "
+                "optim.lr, optim.clip 1, precision bf16 or fp32 in place of fp16"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the count of skipped steps."""
+        checkpoint["skipped"] = (self.skipped, self._skipped_in_a_row)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with it."""
+        self.skipped, self._skipped_in_a_row = checkpoint["skipped"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The task's figures."""

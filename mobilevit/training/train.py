@@ -7,23 +7,22 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import replacing
 from mobilevit.checkpoints.read import read
 from mobilevit.data.box_transforms import BoxAugmentOptions
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.mask_transforms import SegmentationAugment
 from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler
+from mobilevit.data.processes import Processes
 from mobilevit.data.transforms import AugmentOptions
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
@@ -37,14 +36,14 @@ from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.prepare import plan
 from mobilevit.training.result import DetectionResult, SegmentationResult, TrainingResult
+from mobilevit.training.run_folder import (
+    claim,
+    note_another_curve,
+    same_run,
+    write_config,
+)
 from mobilevit.training.segmentation import SegmentationJob
 
-CONFIG = "config.yaml"
-FREE_TO_CHANGE = (
-    *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
-    *("data.root", "data.workers", "data.check"),
-)
-"""Options that a resumed run may change: none of them touches what the state in it means."""
 GAP_SAMPLES = 1000
 """How many training pictures are judged, at most, to see the gap to validation."""
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -73,6 +72,7 @@ def train(
     freeze_backbone: bool = False,
     patience: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    sync_batch_norm: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     threads: int | None = None,
     seed: int = 0,
@@ -80,6 +80,8 @@ def train(
     resume: bool = False,
 ) -> TrainingResult | DetectionResult | SegmentationResult:
     """Train or fine-tune a network on your own pictures.
+
+    Under torchrun in several processes at once, on one machine or more: see the docs on training.
 
     Args:
         data: where the pictures are.
@@ -95,8 +97,8 @@ def train(
         epochs: how often every picture is seen.
         size: base picture size in pixels, at which validation judges; by default that of the
             weights, or 256, in detection 320, in segmentation 512.
-        batch_size: pictures in a batch at the base size; by default 64 in classification, 16 in
-            detection, 8 in segmentation.
+        batch_size: pictures in a batch at the base size, in each process; by default 64 in
+            classification, 16 in detection, 8 in segmentation.
         sampler: how pictures are batched.
         augment: what training does to pictures (classification).
         boxes: what training does to pictures with boxes (detection).
@@ -109,6 +111,7 @@ def train(
         freeze_backbone: train the classifier's layers alone.
         patience: stop after this many epochs without a better top-1, AP or mean IoU.
         precision: number format of the network's arithmetic.
+        sync_batch_norm: several GPUs: batch norm's statistics are those of all processes' pictures.
         device: where to train; auto takes a GPU where there is one.
         threads: compute threads on a CPU; by default from the number of cores.
         seed: of everything that is random.
@@ -119,7 +122,8 @@ def train(
         DataError: the pictures can not be used as they lie; the message names which and why.
         CheckpointError: the weights do not fit.
         TrainingError: `out` holds a run already, or none to resume.
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        Interrupted: Ctrl-C (exit code 130) or SIGTERM (143); the state is saved.
+        WorkerError: a process that reads pictures has died.
         ValueError: an option out of its range.
     """
     options = {key: value for key, value in locals().items() if key != "resume"}
@@ -128,17 +132,14 @@ def train(
     from lightning.pytorch.callbacks import Callback, EarlyStopping
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    from mobilevit.training.callbacks import (
-        Checkpoints,
-        History,
-        Meter,
-        ModelFolders,
-        moving_average,
-    )
+    from mobilevit.training.callbacks import History, Meter, ModelFolders, moving_average
+    from mobilevit.training.checkpoints import Checkpoints
     from mobilevit.training.module import Batches, TaskTraining
     from mobilevit.training.progress import ProgressBar
 
-    console = Console()
+    processes = Processes.of_environment()
+    rank, world_size = processes.rank, processes.world_size
+    console = Console(quiet=not processes.first)
     counts = {"epochs": epochs, "size": size, "batch_size": batch_size, "threads": threads}
     for name, value in {**counts, "patience": patience}.items():
         if value is not None and value < 1:
@@ -150,13 +151,16 @@ def train(
         raise TrainingError(f"checkpoint_minutes must be at least 0, not {checkpoint_minutes}")
     run = Path(out)
     checkpoint = run / "checkpoints" / "last.ckpt"
-    _claim(run, checkpoint, resume=resume)
-    if resume:
-        _same_run(run, options)
+    if processes.first:
+        claim(run, checkpoint, resume=resume)
+        if resume:
+            same_run(run, options)
 
     on = compute_device(device)
     if precision == "fp16" and on.type == "cpu":
         raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if sync_batch_norm and on.type != "cuda":
+        raise TrainingError("sync_batch_norm needs GPUs; on a CPU leave it out")
     on_gpu = on.type != "cpu"
     default_threads, default_workers = share_cores(cores(), on_gpu=on_gpu)
     threads = default_threads if threads is None else threads
@@ -197,6 +201,8 @@ def train(
     )
     assert not isinstance(net, Backbone)
     size = size or net.config.preprocessing.crop
+    if rank:
+        torch.manual_seed(seed + 1_000_003 * rank)  # dropout differs between processes
     net.config = replace(
         net.config,
         category_ids=opened.category_ids,
@@ -204,32 +210,41 @@ def train(
         source=f"trained on {data.name or data.root} from {net.config.source}",
     )
 
-    count = opened.size
-    schedule = plan(sampler, samples=count, size=size, batch_size=batch_size, seed=seed)
+    order = EpochOrder(opened.size, seed=seed, rank=rank, world_size=world_size)
+    schedule = plan(sampler, samples=len(order), size=size, batch_size=batch_size, seed=seed)
     lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
     steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
     optim = replace(optim, head_lr=optim.head_lr or job.head_lr)
     lr = (job.lr_given if weights else job.lr_new) if optim.lr is None else optim.lr
     batches = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
+    if world_size > 1:
+        batches += f" in each of {world_size} processes"
     console.print(
-        f"{model}: {count} pictures, {epochs} epochs, {steps} steps of {batches}; "
+        f"{model}: {opened.size} pictures, {epochs} epochs, {steps} steps of {batches}; "
         f"peak learning rate {lr:g}",
         highlight=False,
         soft_wrap=True,
     )
     if resume:
         factor = rate_factor(steps, optim)
-        _note_another_curve(run, checkpoint, epochs, lambda step: lr * factor(step), console)
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    _write_config(run, options)
+        note_another_curve(run, checkpoint, epochs, lambda step: lr * factor(step), console)
+    if processes.first:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_config(run, options)
 
     rule = net.config.preprocessing
 
     def judged(samples: Any) -> tuple[Any, EvaluationLoader]:
         dataset = job.evaluation_set(samples, rule)
-        return samples, EvaluationLoader(dataset, batch_size=judged_at_once, workers=workers)
+        loader = EvaluationLoader(
+            dataset,
+            batch_size=judged_at_once,
+            workers=workers,
+            rank=rank,
+            world_size=world_size,
+        )
+        return samples, loader
 
-    order = EpochOrder(count, seed=seed)
     dataset = job.training_set(opened.train, rule, seed=seed)
     loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
     val = judged(opened.val)
@@ -249,7 +264,10 @@ def train(
     with computing_on(threads), _quiet():
         trainer = Trainer(
             accelerator=on.type,
-            devices=1,
+            devices=processes.local_size,
+            num_nodes=processes.nodes,
+            strategy="auto" if world_size == 1 else "ddp",
+            sync_batchnorm=sync_batch_norm,
             precision=PRECISION[precision],
             max_epochs=epochs,
             accumulate_grad_batches=optim.accumulate,
@@ -275,7 +293,7 @@ def train(
             run,
             best,
             val=val,
-            train=judged(job.chosen(opened.train, _some(count, seed))),
+            train=judged(job.chosen(opened.train, _some(opened.size, seed))),
             device=root,
             history=history,
         )
@@ -321,79 +339,6 @@ def _refuse_foreign(
     for name, (meant, given, usual) in options.items():
         if task != meant and given != usual:
             raise TrainingError(f"{name} is for {meant}, not for {task}")
-
-
-def _claim(run: Path, checkpoint: Path, *, resume: bool) -> None:
-    """See that the run folder is free, or holds what `resume` asks for."""
-    if resume and not checkpoint.is_file():
-        raise TrainingError(f"{run} holds no run to resume: there is no {checkpoint}")
-    # A run that failed ahead of its first checkpoint has left nothing worth keeping.
-    begun = (run / CONFIG).is_file() and not checkpoint.is_file()
-    if not resume and run.exists() and any(run.iterdir()) and not begun:
-        raise TrainingError(f"{run} is not empty; resume the run in it, or choose another out")
-
-
-def _same_run(run: Path, options: dict[str, Any]) -> None:
-    """See that a resumed run is asked for what it was begun with.
-
-    Its position counts batches of a plan that any other option might change.
-    """
-    before, after = (
-        _flat(values) for values in (yaml.safe_load((run / CONFIG).read_text()), _plain(options))
-    )
-    changed = [
-        f"{name} {before.get(name)!r} -> {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if name not in FREE_TO_CHANGE and before.get(name) != after.get(name)
-    ]
-    if changed:
-        raise TrainingError(
-            f"the run in {run} was begun with other options: {'; '.join(changed)}. A resumed run "
-            f"may change {', '.join(FREE_TO_CHANGE)}; for the rest, begin one from its weights"
-        )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options under names with dots."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _write_config(run: Path, options: dict[str, Any]) -> None:
-    """Write all options as the recipe that repeats the run."""
-    with replacing(run / CONFIG) as fresh:
-        fresh.write_text(yaml.safe_dump(_plain(options), sort_keys=False))
-
-
-def _plain(value: Any) -> Any:
-    """Options as YAML has them."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items() if key != "out"}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _note_another_curve(
-    run: Path, checkpoint: Path, epochs: int, rate: Callable[[int], float], console: Console
-) -> None:
-    """Warn where a resumed run is of another length, since its learning rates then differ."""
-    before = yaml.safe_load((run / CONFIG).read_text())["epochs"]
-    if before == epochs:
-        return
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    step = state["global_step"]
-    console.print(
-        f"warning: the run was planned for {before} epochs and now has {epochs}, so its learning "
-        f"rate follows another curve: it goes on at {rate(step):.3g} (step {step})",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def _some(count: int, seed: int) -> list[int]:
