@@ -93,6 +93,7 @@ def save(model: Network, folder: str | Path) -> Path:
     Raises:
         ValueError: the network is a backbone alone, or one that `fuse` made: `load` could not
             rebuild it.
+        OSError: it can not be written, such as on a full disk.
     """
     if isinstance(model, Backbone):
         raise ValueError("a backbone alone has no model folder; save the network that it is in")
@@ -104,7 +105,10 @@ def save(model: Network, folder: str | Path) -> Path:
     config: ModelConfig = model.config
     text = config.to_json(weights=digest(tensors))
     with replacing(folder / WEIGHTS) as fresh:
-        save_file(tensors, fresh, metadata={"format": "pt", "config": text})
+        try:
+            save_file(tensors, fresh, metadata={"format": "pt", "config": text})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{folder / WEIGHTS} can not be written: {error}") from error
     with replacing(folder / CONFIG) as fresh:
         fresh.write_text(text)
     return folder

@@ -1,0 +1,251 @@
+"""What goes wrong in long runs: nothing is lost by it, and it is told."""
+
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevit.checkpoints.create import load
+from mobilevit.data.images import ImageError
+from mobilevit.data.loader import WorkerError
+from mobilevit.training.errors import TrainingError
+from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.train import train
+
+OPTIONS: dict[str, Any] = {
+    "model": "mobilevit_xxs",
+    "epochs": 3,
+    "size": 32,
+    "batch_size": 4,
+    "sampler": SamplerOptions(min_size=32, max_size=64),
+    "optim": OptimOptions(lr=0.005, accumulate=2),
+    "threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes that differ by colour."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for name, colour in (("blue", (20, 40, 220)), ("red", (220, 30, 20))):
+        (root / name).mkdir()
+        for number in range(20):
+            values = np.clip(np.array(colour) + draw.normal(0, 60, (36, 40, 3)), 0, 255)
+            Image.fromarray(values.astype(np.uint8)).save(root / name / f"{number:02}.png")
+    return root
+
+
+def small(pictures: Path, out: Path, *, workers: int = 0, **options: Any) -> Any:
+    data = DataOptions(root=str(pictures), workers=workers)
+    return train(**{**OPTIONS, "data": data, "out": str(out), **options})
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+import lightning.pytorch, mobilevit.training.report
+import mobilevit.training.callbacks, mobilevit.training.checkpoints, mobilevit.training.module
+from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.train import train
+
+options = {options!r}
+# Saved at every step, so that runs are killed in the middle of saving too.
+data = DataOptions(root={pictures!r}, workers=1)
+
+def child(out):
+    pid = os.fork()
+    if pid:
+        return pid
+    sys.stdout = open(os.devnull, "w")
+    resume = Path(out, "checkpoints", "last.ckpt").exists()
+    train(data=data, out=out, checkpoint_minutes=0, resume=resume, **options)
+    os._exit(0)
+
+begun = time.monotonic()
+assert os.waitpid(child({out!r} + "/whole"), 0)[1] == 0
+whole = time.monotonic() - begun
+draw = random.Random(0)
+kills, ended = 0, False
+while not ended:
+    pid = child({out!r} + "/killed")
+    due = time.monotonic() + draw.uniform(0.02, 0.6) * whole if kills < 20 else float("inf")
+    while not ended and time.monotonic() < due:
+        ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
+        time.sleep(0.01)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        kills += 1
+    elif kills < 20:  # it came to its end too soon: from the start again
+        import shutil
+        shutil.rmtree({out!r} + "/killed")
+        ended = False
+print(kills)
+"""
+
+
+def test_twenty_kills_change_nothing(pictures: Path, tmp_path: Path) -> None:
+    """SIGKILL at twenty random instants; weights, averages and figures are bit for bit the same.
+
+    Multi-scale, accumulated steps, a worker, a moving average. The runs are forked from a process
+    that has imported everything, or most instants would lie in imports.
+    """
+    code = KILLER.format(
+        path=[path for path in sys.path if path],
+        options=OPTIONS,
+        pictures=str(pictures),
+        out=str(tmp_path),
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) == 20
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert (whole / "steps.csv").read_text() == (killed / "steps.csv").read_text()
+    for ours, theirs in zip(rows(killed / "metrics.csv"), rows(whole / "metrics.csv"), strict=True):
+        same = [
+            name for name in ours if name not in ("seconds", "images_per_second", "loader_share")
+        ]
+        assert [ours[name] for name in same] == [theirs[name] for name in same]
+    states = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (killed, whole)
+    ]
+    ours, theirs = ({k: v for k, v in s.items() if k not in ("callbacks", "loops")} for s in states)
+    assert_same(ours, theirs, "checkpoint")
+    for name in ("model", "model_last"):
+        a, b = load(killed / name), load(whole / name)
+        assert_same(dict(a.state_dict()), dict(b.state_dict()), name)
+        assert a.config.metrics == b.config.metrics
+
+
+def assert_same(a: Any, b: Any, where: str) -> None:
+    """Equal to the last bit, whatever they hold."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for index, (one, other) in enumerate(zip(a, b, strict=True)):
+            assert_same(one, other, f"{where}[{index}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.equal(b), where
+    else:
+        assert a == b, where
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from mobilevit.training.classification import ClassificationLearner
+    from mobilevit.training.module import TaskTraining
+
+    taught = ClassificationLearner.training_loss
+    ended = TaskTraining.configure_gradient_clipping
+    calls, states = [0], []
+
+    def poisoned(self: Any, model: Any, batch: Any) -> Any:
+        calls[0] += 1
+        images, targets = batch
+        bad = calls[0] == 5
+        if bad:
+            states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return taught(self, model, (images * float("inf") if bad else images, targets))
+
+    def clipping(self: Any, *arguments: Any, **options: Any) -> None:
+        ended(self, *arguments, **options)
+        if self.skipped and len(states) == 1:
+            assert all(p.grad is None for p in self.model.parameters())
+            states.append({k: v.clone() for k, v in self.model.state_dict().items()})
+
+    monkeypatch.setattr(ClassificationLearner, "training_loss", poisoned)
+    monkeypatch.setattr(TaskTraining, "configure_gradient_clipping", clipping)
+    small(pictures, tmp_path / "run", epochs=1, optim=OptimOptions(lr=0.005))
+    assert_same(states[1], states[0], "state")
+    assert "step 4 is skipped" in caplog.text
+    (epoch,) = rows(tmp_path / "run" / "metrics.csv")
+    assert epoch["skipped"] == "1" and np.isfinite(float(epoch["train_loss"]))
+    for name in ("model", "model_last"):
+        weights = load(tmp_path / "run" / name).state_dict()
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_many_such_steps_in_a_row_stop_a_run(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"20 steps in a row|has diverged"):
+        small(pictures, tmp_path / "run", epochs=30, optim=OptimOptions(lr=1e30, clip=None))
+
+
+@pytest.fixture
+def begun(pictures: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Pictures of its own, and a run of one epoch on them."""
+    copy = shutil.copytree(pictures, tmp_path / "copy")
+    small(copy, tmp_path / "run", epochs=1)
+    return copy, tmp_path / "run"
+
+
+@pytest.mark.parametrize("room", [200_000, 8_000_000])
+def test_a_full_disk_leaves_the_last_state(begun: tuple[Path, Path], room: int) -> None:
+    """Room for neither, or for the model folder's five megabytes but not for the state's."""
+    copy, out = begun
+    before = (out / "checkpoints" / "last.ckpt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large|No space left"):
+            small(copy, out, epochs=2, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["last.ckpt"]
+    small(copy, out, epochs=2, resume=True)
+
+
+def test_pictures_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
+    copy, out = begun
+    before = (out / "checkpoints" / "last.ckpt").read_bytes()
+    from mobilevit.training.callbacks import Meter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Meter, "on_train_epoch_start", lambda *_: shutil.rmtree(copy))
+        with pytest.raises(ImageError, match=r"copy/(blue|red)/\d\d\.png"):
+            small(copy, out, epochs=2, resume=True)
+    assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_dying_worker_is_told(begun: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, out = begun
+    before = (out / "checkpoints" / "last.ckpt").read_bytes()
+    from mobilevit.data.datasets import TrainingSet
+
+    def die(self: Any, keys: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(TrainingSet, "__getitems__", die)
+    with pytest.raises(WorkerError, match=r"has died.*memory"):
+        small(copy, out, workers=1, epochs=2, resume=True)
+    assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
+    monkeypatch.undo()
+    small(copy, out, epochs=2, resume=True)

@@ -1,0 +1,167 @@
+"""Runs in several processes, as torchrun starts them; gloo on the CPU."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilevit.checkpoints.create import load
+from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler, MultiScaleSchedule
+
+COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes that differ by colour: 24 pictures to train on, 21 to judge."""
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 7)):
+        for name, colour in COLOURS.items():
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                values = np.array(colour) + draw.normal(0, 60, (36, 40, 3))
+                image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+                image.save(root / split / name / f"{number}.png")
+    return root
+
+
+def torchrun(processes: int, *words: str) -> list[str]:
+    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*runner, "--nproc-per-node", str(processes), "-m", "mobilevit", *words]
+
+
+def training(pictures: Path, out: Path, *words: str) -> list[str]:
+    return [
+        *("train", "--model", "mobilevit_xxs", "--data.root", str(pictures), "--out", str(out)),
+        *("--size", "32", "--threads", "1", "--data.workers", "0", "--optim.lr", "0.005"),
+        *("--epochs", "2", *words),
+    ]
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_ranks_take_the_same_sizes_and_other_samples() -> None:
+    schedule = MultiScaleSchedule(
+        samples=34, sizes=(32, 48, 64), base_size=48, base_batch=4, seed=3
+    )
+    for epoch in range(3):
+        plans = []
+        for rank in range(3):
+            np.random.default_rng(rank).random(100 * rank)  # others draw as they like
+            np.random.seed(rank)
+            order = EpochOrder(100, seed=3, rank=rank, world_size=3)
+            order.set_epoch(epoch)
+            plans.append(list(MultiScaleBatchSampler(order, schedule)))
+        shapes = [[(len(b), b[0].height, b[0].width) for b in plan] for plan in plans]
+        assert shapes[0] == shapes[1] == shapes[2]
+        seen = [key.sample for plan in plans for batch in plan for key in batch]
+        assert len(seen) == 102 and set(seen) == set(range(100))  # two are seen twice
+
+
+@pytest.fixture(scope="module")
+def frozen(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same training by one process with a batch of 8, and by two with one of 4 each.
+
+    Batch norm's statistics belong to a process's own pictures; with a frozen backbone it has none.
+    Nothing is dropped; what augmentation draws belongs to a sample and an epoch.
+    """
+    out = tmp_path_factory.mktemp("frozen")
+    plain = [
+        *("--sampler.kind", "standard", "--freeze_backbone", "true"),
+        *("--network.dropout", "0", "--network.classifier_dropout", "0"),
+    ]
+    run(
+        [
+            sys.executable,
+            "-m",
+            "mobilevit",
+            *training(pictures, out / "one", "--batch_size", "8", *plain),
+        ]
+    )
+    text = run(torchrun(2, *training(pictures, out / "two", "--batch_size", "4", *plain)))
+    assert text.count("epoch 2/2") == 1  # one of them speaks
+    assert "in each of 2 processes" in text
+    return out / "one", out / "two"
+
+
+def test_two_processes_learn_as_one_with_twice_the_batch(frozen: tuple[Path, Path]) -> None:
+    ours, theirs = (rows(out / "steps.csv") for out in frozen)
+    assert len(ours) == len(theirs) == 6
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a["height"], a["batch"]) == (b["height"], b["batch"])
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-5)
+    one, two = (load(out / "model_last").state_dict() for out in frozen)
+    for name, tensor in one.items():
+        assert np.allclose(tensor.numpy(), two[name].numpy(), atol=1e-5), name
+
+
+def test_two_processes_judge_as_one(frozen: tuple[Path, Path]) -> None:  # A22
+    one, two = (rows(out / "metrics.csv") for out in frozen)
+    for a, b in zip(one, two, strict=True):
+        for figure in ("val_top1", "val_top5", "train_top1"):
+            assert float(a[figure]) == float(b[figure])
+        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-5)
+
+
+def test_evaluation_by_two_processes_is_that_by_one(
+    frozen: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:  # A22
+    words = ["evaluate", str(frozen[0] / "model"), "--data.root", str(pictures), "--threads", "1"]
+    run([sys.executable, "-m", "mobilevit", *words, "--out", str(tmp_path / "one.json")])
+    text = run(torchrun(2, *words, "--out", str(tmp_path / "two.json")))
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    assert "21" in text
+
+
+def test_a_signal_to_one_process_stops_all_and_they_resume(pictures: Path, tmp_path: Path) -> None:
+    """Multi-scale, accumulated; the end is that of a run that nothing has stopped."""
+    options = [
+        *("--batch_size", "4", "--sampler.min_size", "32", "--sampler.max_size", "64"),
+        *("--optim.accumulate", "2", "--epochs", "6"),
+    ]
+    run(torchrun(2, *training(pictures, tmp_path / "whole", *options)))
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        torchrun(2, *training(pictures, out, *options)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0 and "--resume" in err
+    run(torchrun(2, "train", "--out", str(out), "--resume"))
+    assert (out / "steps.csv").read_text() == (tmp_path / "whole" / "steps.csv").read_text()
+    ours, theirs = (load(path / "model_last").state_dict() for path in (out, tmp_path / "whole"))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    alone = subprocess.run(
+        [sys.executable, "-m", "mobilevit", "train", "--out", str(out), "--resume"],
+        capture_output=True,
+        text=True,
+    )
+    assert alone.returncode == 1 and "begun with 2 processes" in alone.stderr
