@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mobilevit.checkpoints.create import load
@@ -36,9 +37,31 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+STILL = """
+import sys
+from torch import nn
+from mobilevit.__main__ import main
+from mobilevit.training.module import TaskTraining
+
+trained = TaskTraining.train
+
+def train(self, mode=True):
+    trained(self, mode)
+    for module in self.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return self
+
+TaskTraining.train = train
+sys.exit(main(sys.argv[1:]))
+"""
+"""Training in which batch norm has no statistics: those belong to a process's own pictures."""
+
+
 def torchrun(processes: int, *words: str) -> list[str]:
     runner = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*runner, "--nproc-per-node", str(processes), "-m", "mobilevit", *words]
+    what = () if words[0].endswith(".py") else ("-m", "mobilevit")
+    return [*runner, "--nproc-per-node", str(processes), *what, *words]
 
 
 def training(pictures: Path, out: Path, *words: str) -> list[str]:
@@ -79,44 +102,40 @@ def test_ranks_take_the_same_sizes_and_other_samples() -> None:
 
 
 @pytest.fixture(scope="module")
-def frozen(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def still(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same training by one process with a batch of 8, and by two with one of 4 each.
 
-    Batch norm's statistics belong to a process's own pictures; with a frozen backbone it has none.
     Nothing is dropped; what augmentation draws belongs to a sample and an epoch.
     """
-    out = tmp_path_factory.mktemp("frozen")
-    plain = [
-        *("--sampler.kind", "standard", "--freeze_backbone", "true"),
-        *("--network.dropout", "0", "--network.classifier_dropout", "0"),
-    ]
-    run(
-        [
-            sys.executable,
-            "-m",
-            "mobilevit",
-            *training(pictures, out / "one", "--batch_size", "8", *plain),
-        ]
-    )
-    text = run(torchrun(2, *training(pictures, out / "two", "--batch_size", "4", *plain)))
+    out = tmp_path_factory.mktemp("still")
+    script = out / "still.py"
+    script.write_text(STILL)
+    zero = ["dropout", "attention_dropout", "ffn_dropout", "classifier_dropout"]
+    plain = [word for name in zero for word in (f"--network.{name}", "0")]
+    plain += ["--sampler.kind", "standard"]
+    one = training(pictures, out / "one", "--batch_size", "8", *plain)
+    run([sys.executable, str(script), *one])
+    two = training(pictures, out / "two", "--batch_size", "4", *plain)
+    text = run(torchrun(2, str(script), *two))
     assert text.count("epoch 2/2") == 1  # one of them speaks
     assert "in each of 2 processes" in text
     return out / "one", out / "two"
 
 
-def test_two_processes_learn_as_one_with_twice_the_batch(frozen: tuple[Path, Path]) -> None:
-    ours, theirs = (rows(out / "steps.csv") for out in frozen)
+def test_two_processes_learn_as_one_with_twice_the_batch(still: tuple[Path, Path]) -> None:
+    ours, theirs = (rows(out / "steps.csv") for out in still)
     assert len(ours) == len(theirs) == 6
     for a, b in zip(ours, theirs, strict=True):
         assert (a["height"], a["batch"]) == (b["height"], b["batch"])
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-5)
-    one, two = (load(out / "model_last").state_dict() for out in frozen)
-    for name, tensor in one.items():
-        assert np.allclose(tensor.numpy(), two[name].numpy(), atol=1e-5), name
+    one, two = (load(out / "model_last").state_dict() for out in still)
+    # Not each for itself: a key's bias has no gradient but for rounding, which Adam makes steps of.
+    a, b = (torch.cat([value.flatten().float() for value in net.values()]) for net in (one, two))
+    assert (a - b).norm() < 1e-4 * a.norm()
 
 
-def test_two_processes_judge_as_one(frozen: tuple[Path, Path]) -> None:  # A22
-    one, two = (rows(out / "metrics.csv") for out in frozen)
+def test_two_processes_judge_as_one(still: tuple[Path, Path]) -> None:  # A22
+    one, two = (rows(out / "metrics.csv") for out in still)
     for a, b in zip(one, two, strict=True):
         for figure in ("val_top1", "val_top5", "train_top1"):
             assert float(a[figure]) == float(b[figure])
@@ -124,9 +143,9 @@ def test_two_processes_judge_as_one(frozen: tuple[Path, Path]) -> None:  # A22
 
 
 def test_evaluation_by_two_processes_is_that_by_one(
-    frozen: tuple[Path, Path], pictures: Path, tmp_path: Path
+    still: tuple[Path, Path], pictures: Path, tmp_path: Path
 ) -> None:  # A22
-    words = ["evaluate", str(frozen[0] / "model"), "--data.root", str(pictures), "--threads", "1"]
+    words = ["evaluate", str(still[0] / "model"), "--data.root", str(pictures), "--threads", "1"]
     run([sys.executable, "-m", "mobilevit", *words, "--out", str(tmp_path / "one.json")])
     text = run(torchrun(2, *words, "--out", str(tmp_path / "two.json")))
     one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
