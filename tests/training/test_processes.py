@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +186,64 @@ def test_a_signal_to_one_process_stops_all_and_they_resume(pictures: Path, tmp_p
         text=True,
     )
     assert alone.returncode == 1 and "begun with 2 processes" in alone.stderr
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[tuple[str, str, str]]]:
+    """Two network namespaces with a cable between them: (name, network device, address)."""
+    made = [(f"mvit{side}{os.getpid()}", f"mvit{side}", f"10.213.7.{side}") for side in (1, 2)]
+
+    def ip(*words: str, inside: str | None = None) -> None:
+        where = ["ip", "-n", inside] if inside else ["ip"]
+        subprocess.run([*where, *words], check=True, capture_output=True)
+
+    if shutil.which("ip") is None:
+        pytest.skip("there is no command ip to make network namespaces with")
+    try:
+        for name, *_ in made:
+            ip("netns", "add", name)
+        first, second = made
+        far = ("peer", "name", second[1], "netns", second[0])
+        ip("link", "add", first[1], "netns", first[0], "type", "veth", *far)
+    except subprocess.CalledProcessError as error:
+        for name, *_ in made:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        pytest.skip(f"network namespaces are not allowed here: {error.stderr.decode().strip()}")
+    for name, device, address in made:
+        ip("address", "add", f"{address}/24", "dev", device, inside=name)
+        ip("link", "set", device, "up", inside=name)
+        ip("link", "set", "lo", "up", inside=name)
+    yield made
+    for name, *_ in made:
+        ip("netns", "del", name)
+
+
+def test_two_hosts_train_together(
+    hosts: list[tuple[str, str, str]], still: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:
+    """Each has its own address; the curve is that of two processes on one host."""
+    script = still[0].parent / "still.py"
+    options = ["--sampler.kind", "standard", "--batch_size", "4"]
+    for name in ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout"):
+        options += [f"--network.{name}", "0"]
+    started = []
+    for rank, (name, device, _) in enumerate(hosts):
+        # The launcher passes its environment on to the processes.
+        environment = ["env", f"GLOO_SOCKET_IFNAME={device}"]
+        launcher = [
+            *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank"),
+            *(str(rank), "--nproc-per-node", "1", "--master-addr", hosts[0][2]),
+            *("--master-port", "29511", str(script)),
+        ]
+        command = [*("ip", "netns", "exec", name), *environment, *launcher]
+        started.append(
+            subprocess.Popen(
+                [*command, *training(pictures, tmp_path / "run", *options)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    said = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert (tmp_path / "run" / "steps.csv").read_text() == (still[1] / "steps.csv").read_text()
