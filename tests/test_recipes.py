@@ -1,0 +1,29 @@
+"""Recipes are what `train` takes."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mobilevit.__main__ import _call
+from mobilevit.training.train import train
+
+RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_understood(recipe: Path) -> None:
+    @functools.wraps(train)
+    def told(**options: Any) -> dict[str, Any]:
+        return options
+
+    words = ["--config", str(recipe), "--data.root", "photos", "--out", "run"]
+    options = _call("train", told, words)
+    stated = yaml.safe_load(recipe.read_text())
+    assert options["epochs"] == stated["epochs"] and options["data"].root == "photos"
+    # Its head says the command that repeats it.
+    assert f"--config recipes/{recipe.name}" in recipe.read_text()
