@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit.checkpoints.create import create_model, load
     from mobilevit.checkpoints.files import save
+    from mobilevit.commands.benchmark import benchmark
     from mobilevit.commands.check import check
     from mobilevit.commands.convert import convert
     from mobilevit.commands.demo import demo
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mobilevit.training.train import train
 
 _HOMES = {
+    "benchmark": "mobilevit.commands.benchmark",
     "check": "mobilevit.commands.check",
     "convert": "mobilevit.commands.convert",
     "create_model": "mobilevit.checkpoints.create",
@@ -39,6 +41,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "benchmark",
     "check",
     "convert",
     "create_model",

@@ -28,6 +28,7 @@ COMMANDS = {
     "check": ("mobilevit.commands.check:check", "look at a data set before training on it"),
     "convert": ("mobilevit.commands.convert:convert", "write a model as others keep theirs"),
     "export": ("mobilevit.commands.export:export", "write a model as a file for other runtimes"),
+    "benchmark": ("mobilevit.commands.benchmark:benchmark", "time models in runtimes"),
     "models": ("mobilevit.commands.describe:describe", "list the networks and what they cost"),
     "demo": ("mobilevit.commands.demo:demo", "train, judge and use a small model, in minutes"),
 }

@@ -11,13 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from mobilevit.exports.facts import Dynamic, FileFacts
+from mobilevit.exports.facts import Dynamic, ExportError, FileFacts
 from mobilevit.exports.prepare import Prepared, Written, need, quiet
 
 OPSET = 18
 """ONNX Runtime reads it from version 1.14 of 2023 on."""
 IR_VERSION = 8
 """Of the file's own form: the one that came with this opset; an older runtime refuses a later."""
+ERRORS = (
+    "EPFail",
+    "EngineError",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NotImplemented",
+    "RuntimeException",
+)
+"""ONNX Runtime's own exceptions, which have no class in common."""
 
 
 def write(prepared: Prepared, path: Path) -> Written:
@@ -62,29 +73,46 @@ class OnnxRunner:
         """Open a file.
 
         Raises:
-            ExportError: it is not of this library.
+            ExportError: it is damaged, or not of this library.
         """
         onnxruntime: Any = importlib.import_module("onnxruntime")
+        state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+        self._errors: tuple[type[Exception], ...] = tuple(getattr(state, one) for one in ERRORS)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.log_severity_level = 3  # errors
         providers = ["CPUExecutionProvider"]
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except self._errors as error:
+            raise ExportError(
+                f"{path} is damaged, or no ONNX file that ONNX Runtime {onnxruntime.__version__} "
+                f"runs: {error}"
+            ) from error
         texts = self.session.get_modelmeta().custom_metadata_map
         self.facts = FileFacts.read(texts, file=path)
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self._input: str = self.session.get_inputs()[0].name
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch; see `mobilevit.exports.formats.Runner`."""
-        return tuple(self.session.run(None, {self._input: images}))
+        """Run one batch; see `mobilevit.exports.formats.Runner`.
+
+        Raises:
+            ExportError: the file does not take such images.
+        """
+        try:
+            return tuple(self.session.run(None, {self._input: images}))
+        except self._errors as error:
+            raise ExportError(
+                f"ONNX Runtime can not run the file on {images.dtype} {list(images.shape)}: {error}"
+            ) from error
 
 
 def open_file(path: Path, threads: int) -> OnnxRunner:
     """Open an ONNX file.
 
     Raises:
-        ExportError: it is not of this library.
+        ExportError: it is damaged, or not of this library.
         MissingExtraError: onnxruntime is not installed.
     """
     need("onnxruntime", extra="onnx")

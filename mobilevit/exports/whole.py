@@ -251,9 +251,8 @@ class WholeDetector(Whole):
         area = (right - left) * (bottom - top)
         overlapping = shared > self.rule.overlap * (area + area.mT - shared)
         same = labels[:, :, None] == labels[:, None, :]
-        count = scores.shape[1]
-        earlier = torch.ones(count, count, dtype=torch.bool, device=scores.device).tril(-1)
-        rivals = (overlapping & same & earlier).to(scores.dtype)
+        # Of a matrix that is computed: a constant one of this size would be most of a small file.
+        rivals = (overlapping & same).to(scores.dtype).tril(-1)  # likelier ones alone
         alive = (scores > self.rule.score).to(scores.dtype)[..., None]  # [B, N, 1]
         kept = alive
         for _ in range(ROUNDS):

@@ -23,7 +23,8 @@ from mobilevit.data.box_transforms import BoxAugmentOptions
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.mask_transforms import SegmentationAugment
-from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler
+from mobilevit.data.multiscale import MultiScaleBatchSampler
+from mobilevit.data.streaming import order_of
 from mobilevit.data.transforms import AugmentOptions
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
@@ -42,7 +43,7 @@ from mobilevit.training.segmentation import SegmentationJob
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
-    *("data.root", "data.workers", "data.check"),
+    *("data.root", "data.index", "data.workers", "data.check"),
 )
 """Options that a resumed run may change: none of them touches what the state in it means."""
 GAP_SAMPLES = 1000
@@ -229,7 +230,7 @@ def train(
         dataset = job.evaluation_set(samples, rule)
         return samples, EvaluationLoader(dataset, batch_size=judged_at_once, workers=workers)
 
-    order = EpochOrder(count, seed=seed)
+    order = order_of(opened.train, count, seed=seed, pool=data.pool)
     dataset = job.training_set(opened.train, rule, seed=seed)
     loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
     val = judged(opened.val)
