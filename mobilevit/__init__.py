@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mobilevit.commands.evaluate import evaluate
     from mobilevit.commands.export import export
     from mobilevit.commands.predict import predict
+    from mobilevit.commands.shard import shard
     from mobilevit.models.fuse import fuse
     from mobilevit.models.variants import list_models
     from mobilevit.training.train import train
@@ -37,6 +38,7 @@ _HOMES = {
     "describe": "mobilevit.commands.describe",
     "predict": "mobilevit.commands.predict",
     "save": "mobilevit.checkpoints.files",
+    "shard": "mobilevit.commands.shard",
     "train": "mobilevit.training.train",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "load",
     "predict",
     "save",
+    "shard",
     "train",
 ]
 

@@ -110,6 +110,8 @@ class Measured:
     """Processor time of each run."""
     ratios: list[float] = field(default_factory=list)
     """Of each turn, its median over the first network's in the same round."""
+    cpu_ratios: list[float] = field(default_factory=list)
+    """The same of processor time."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What the worker says beside times."""
     why: str = ""
@@ -200,7 +202,7 @@ def _rounds(group: list[tuple[Measured, Worker]], runs: int, draw: random.Random
     order = list(range(len(group)))
     log.info("running %d in turns, %d rounds", len(group), rounds)
     for count in counts:
-        medians: dict[int, float] = {}
+        medians: dict[int, tuple[float, float]] = {}
         draw.shuffle(order)
         for index in order:
             result, worker = group[index]
@@ -209,7 +211,8 @@ def _rounds(group: list[tuple[Measured, Worker]], runs: int, draw: random.Random
             if answer is not None:
                 result.wall_ms.append(answer["wall_ms"])
                 result.cpu_ms += answer["cpu_ms"]
-                medians[index] = median(answer["wall_ms"])
-        for index, value in medians.items():
+                medians[index] = median(answer["wall_ms"]), median(answer["cpu_ms"])
+        for index, (wall, cpu) in medians.items():
             if 0 in medians:
-                group[index][0].ratios.append(value / medians[0])
+                group[index][0].ratios.append(wall / medians[0][0])
+                group[index][0].cpu_ratios.append(cpu / medians[0][1])

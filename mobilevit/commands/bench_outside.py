@@ -79,7 +79,7 @@ def _timm(name: str, options: Mapping[str, Any], size: int | None) -> Outside:
     own = usual["input_size"][-1]
     # Vision transformers hold a place for each patch.
     sized = {"img_size": size} if size not in (None, own) and usual.get("fixed_input_size") else {}
-    network = _made("timm", timm.create_model, name, pretrained=False, **sized, **options)
+    network: Any = _made("timm", timm.create_model, name, {"pretrained": False, **sized, **options})
     data = importlib.import_module("timm.data").resolve_model_data_config(network)
     rule = _rule(
         size or own,
@@ -103,7 +103,9 @@ def _torchvision(name: str, options: Mapping[str, Any], size: int | None) -> Out
     own = (usual.resize_size if segments else usual.crop_size)[0]
     sized = {"image_size": size} if size not in (None, own) and name.startswith("vit_") else {}
     bare = {"weights_backbone": None} if segments else {}
-    network = _made("torchvision", models.get_model, name, weights=None, **bare, **sized, **options)
+    network = _made(
+        "torchvision", models.get_model, name, {"weights": None, **bare, **sized, **options}
+    )
     resize = usual.resize_size[0] if not segments else own
     rule = _rule(
         size or own,
@@ -141,7 +143,9 @@ def _unknown(home: Home, name: str, known: Sequence[str]) -> ValueError:
     return ValueError(f"{home} has no {name!r} among its {kinds}{hint}")
 
 
-def _made(home: Home, make: Callable[..., nn.Module], name: str, **options: Any) -> nn.Module:
+def _made(
+    home: Home, make: Callable[..., nn.Module], name: str, options: Mapping[str, Any]
+) -> nn.Module:
     try:
         return make(name, **options)
     except (TypeError, ValueError, AssertionError) as error:

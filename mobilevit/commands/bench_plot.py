@@ -58,7 +58,7 @@ def _panel(
     heights: dict[str, Any] = {name: -place for place, name in enumerate(names)}
     for row in rows:
         height = 100 * row.accuracy.value if row.accuracy else heights[row.model]
-        axes.plot(row.median_ms, height, marks[_setting(row)], color=colours[row.model])
+        axes.plot(row.median_ms or 0, height, marks[_setting(row)], color=colours[row.model])
         fastest = min(
             one.median_ms or 0 for one in rows if one.model == row.model and one.size == row.size
         )

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import textwrap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,7 +87,7 @@ class Row:
     macs: int | None
     """Multiply-accumulates for one picture."""
     accuracy: Accuracy | None
-    """Of the network in PyTorch; of an exported file, its own."""
+    """Of the network in PyTorch, at this size; None where it is quantised here."""
     runtime: str
     """`torch`, `torch-compile`, or a format."""
     version: str | None
@@ -113,6 +113,8 @@ class Row:
     ratio: float | None
     """To the first row that was timed: median over the rounds of each round's own."""
     ratio_quartiles: tuple[float, float] | None
+    cpu_ratio: float | None
+    """The same of processor time, which other processes' work changes less."""
     opening_ms: float | None
     first_ms: float | None
     """The first run, which does what a runtime puts off until then."""
@@ -192,8 +194,8 @@ class Benchmark:
             str(self.machine),
             "Time of a batch in the network alone (of a whole file: in all that is in it). "
             f"{'In all rows: ' + setting + '. ' if setting else ''}Ratio: to the first row that "
-            "was timed, median of the rounds. MB: most that its process grew by, to open and run "
-            "it once, and in the runs that count.",
+            "was timed, median of the rounds. Cpu: processor time of all threads. MB: most that "
+            "its process grew by, to open and run it once, and in the runs that count.",
             tables[0],
             "MB: of the file. Off by: largest difference in probability from the network in "
             "PyTorch as it was trained; off, rms: root mean square of the raw outputs' difference, "
@@ -214,12 +216,15 @@ class Benchmark:
     ) -> str:
         """A table of the rows; columns that `common` says once for all are left out."""
         shown = {name: text for name, text in columns.items() if name not in common}
+        rows: Iterable[Row] = self.rows
+        if columns is FILES:  # threads are no matter of a file
+            opened = [row for row in self.rows if row.version is not None]
+            files = {tuple(text(row) for text in list(FILES.values())[:5]): row for row in opened}
+            rows = files.values()
         lines = [
             [*(text(row) for text in shown.values()), reasons.marks(*_remarks(row, columns))]
-            for row in self.rows
+            for row in rows
         ]
-        if columns is FILES:  # threads are no matter of the file
-            lines = [list(line) for line in dict.fromkeys(map(tuple, lines))]
         return markdown((*shown, ""), lines, left=(0, 1, len(shown)))
 
     def _around(self) -> str:
@@ -303,6 +308,8 @@ TIMES: dict[str, Text] = {
     "p90": lambda row: MS(row.p90_ms),
     "min": lambda row: MS(row.min_ms),
     "ratio": lambda row: MS(row.ratio),
+    "cpu ms": lambda row: MS(row.cpu_ms),
+    "ratio of cpu": lambda row: MS(row.cpu_ratio),
     "MB opening": lambda row: MB(row.opening_memory_bytes),
     "MB running": lambda row: MB(row.running_memory_bytes),
 }
@@ -316,8 +323,8 @@ FILES: dict[str, Text] = {
     "accuracy": lambda row: _accuracy(row.accuracy),
     "MB": lambda row: _number(2, 1e-6)(row.file_bytes),
     "operations": lambda row: "-" if row.nodes is None else str(row.nodes),
-    "off by": lambda row: _small(row.agreement and row.agreement.difference),
-    "off, rms": lambda row: _small(row.agreement and row.agreement.deviation),
+    "off by": lambda row: _small(row.agreement.difference if row.agreement else None),
+    "off, rms": lambda row: _small(row.agreement.deviation if row.agreement else None),
     "same": lambda row: "-" if row.agreement is None else f"{row.agreement.same:.1%}",
 }
 

@@ -313,7 +313,8 @@ def _at_sizes(name: str, model: Network, sizes: Sequence[int] | None) -> list[An
 def _outsiders(words: Words, sizes: Sequence[int] | None) -> list[AnySubject]:
     assert words.home is not None
     found: list[AnySubject] = []
-    for size in sizes or [None]:
+    wanted: Sequence[int | None] = sizes or [None]
+    for size in wanted:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network, config, own = outside(words.home, words.name, words.options, size)
@@ -337,7 +338,7 @@ def _tried(name: str, network: nn.Module, config: ModelConfig, own: int) -> Subj
     )
     try:
         with torch.inference_mode():
-            network(torch.rand(1, 3, subject.size, subject.size))
+            network(torch.zeros(1, 3, subject.size, subject.size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(f"{name} can not run at {subject.size} px: {error}") from error
     return subject

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image
 
-from mobilevit.commands.bench_checks import (
-    Accuracy,
-    Agreement,
-    accuracy,
-    agreement,
-    around,
-    macs,
-    pictures_for,
-)
-from mobilevit.commands.bench_measure import Measured, WorkerError, measured, working
+from mobilevit.commands.bench_cases import Case, Place, cases_of, write_files
+from mobilevit.commands.bench_checks import Agreement, accuracy, agreement, around
+from mobilevit.commands.bench_measure import measured
 from mobilevit.commands.bench_report import Benchmark, Machine, Row, load
 from mobilevit.commands.bench_subjects import AnySubject, FileSubject, Subject, subjects
 from mobilevit.commands.export import read_photos, sample_photos, size_of
@@ -32,8 +22,6 @@ from mobilevit.exports.facts import Precision
 from mobilevit.exports.formats import FORMATS
 from mobilevit.models.variants import Network
 from mobilevit.training.options import DataOptions
-
-log = logging.getLogger(__name__)
 
 RuntimeName = Literal[
     "all", "torch", "torch-compile", "onnx", "coreml", "litert", "executorch", "openvino"
@@ -113,7 +101,7 @@ def benchmark(
     machine = Machine.here()
     with tempfile.TemporaryDirectory() as name, computing_on(1):
         places = [
-            _Place(
+            Place(
                 subject=subject,
                 folder=Path(name) / f"subject{index}",
                 pictures=pictures,
@@ -122,19 +110,22 @@ def benchmark(
             for index, subject in enumerate(chosen)
         ]
         cases = [
-            case for place in places for case in _cases(place, runtimes, settings, batch, threads)
+            case for place in places for case in cases_of(place, runtimes, settings, batch, threads)
         ]
-        _write_files(cases)
+        write_files(cases)
+        # Why there is none of a file is said once, not for each number of threads.
+        cases = [case for case in cases if not case.why or case.threads == threads[0]]
         able = [case for case in cases if not case.why]
         folder = Path(name) / "work"
         folder.mkdir()
-        tasks = [case.task(folder / f"answer{index}.npz") for index, case in enumerate(able)]
-        found = measured(tasks, folder, warmup=warmup, runs=runs)
-        results = dict(zip(map(id, able), zip(tasks, found, strict=True), strict=True))
-        rows = [
-            _row(case, *results.get(id(case), (None, Measured(why=case.why))), places, warmup)
-            for case in cases
-        ]
+        for index, case in enumerate(able):
+            case.answer = folder / f"answer{index}.npz"
+        tasks = [case.task() for case in able]
+        for case, found in zip(
+            able, measured(tasks, folder, warmup=warmup, runs=runs), strict=True
+        ):
+            case.found = found
+        rows = [_row(case, places, warmup) for case in cases]
         about = tuple(around(place.subject, pictures[0], runs) for place in places)
     result = Benchmark(
         machine=replace(machine, load_after=load()),
@@ -176,176 +167,14 @@ def _settings(
     return [*((one, None) for one in precision), *(("fp32", kind) for kind in quantize)]
 
 
-@dataclass(kw_only=True)
-class _Place:
-    """A subject, and where it lies for other processes."""
-
-    subject: AnySubject
-    folder: Path
-    pictures: Sequence[Image.Image]
-    accuracy: Accuracy | None
-    weights: Path | None = None
-    """The file of its weights; None of an exported file."""
-    macs: int | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.subject, Subject):
-            self.weights = self.subject.keep(self.folder)
-            self.macs = macs(self.subject)
-        else:
-            self.folder.mkdir()
-
-    def given(self, batch: int) -> Path:
-        """The file of the pictures that it is run on."""
-        path = self.folder / f"batch{batch}.npy"
-        if not path.exists():
-            np.save(path, pictures_for(self.subject, self.pictures, batch))
-        return path
-
-    def photos(self) -> list[str]:
-        """Files of the photos that ranges are measured on."""
-        paths = [self.folder / f"photo{index}.png" for index in range(len(self.pictures))]
-        for path, picture in zip(paths, self.pictures, strict=True):
-            if not path.exists():
-                picture.save(path)
-        return [str(path) for path in paths]
-
-
-@dataclass(kw_only=True)
-class _Case:
-    """One row to be."""
-
-    place: _Place
-    runtime: str
-    precision: Precision
-    quantize: str | None
-    batch: int
-    threads: int
-    timed: bool = True
-    file: Path | None = None
-    """None for PyTorch."""
-    written: dict[str, Any] = field(default_factory=dict)
-    """What the process says that wrote the file."""
-    why: str = ""
-    """Why it can not be measured."""
-
-    @property
-    def label(self) -> str:
-        """For progress."""
-        kind = self.quantize or self.precision
-        return f"{self.place.subject.name}, {self.place.subject.size} px, {self.runtime}, {kind}"
-
-    def task(self, answer: Path) -> dict[str, Any]:
-        """For `mobilevit.commands.bench_worker`."""
-        return {
-            "do": "run",
-            "label": self.label,
-            "subject": str(self.place.folder),
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "file": None if self.file is None else str(self.file),
-            "input": str(self.place.given(self.batch)),
-            "batch": self.batch,
-            "threads": self.threads,
-            "timed": self.timed,
-            "answer": str(answer),
-        }
-
-
-def _cases(
-    place: _Place,
-    runtimes: Sequence[str],
-    settings: Sequence[tuple[Precision, str | None]],
-    batches: Sequence[int],
-    threads: Sequence[int],
-) -> Iterator[_Case]:
-    """The rows of one subject, in order; also those that can not be."""
-    subject = place.subject
-    if isinstance(subject, FileSubject):
-        facts = subject.facts
-        runtimes, settings = [subject.format.name], [(facts.precision, facts.quantize)]
-    for runtime in runtimes:
-        # Where Core ML's programs are only interpreted, that says nothing of their time.
-        timed = runtime != "coreml" or sys.platform == "darwin"
-        for precision, quantize in settings:
-            for batch in batches:
-                for count in threads if timed else threads[:1]:
-                    case = _Case(
-                        place=place,
-                        runtime=runtime,
-                        precision=precision,
-                        quantize=quantize,
-                        batch=batch,
-                        threads=count,
-                        timed=timed,
-                    )
-                    case.why = _refusal(case) or ""
-                    yield case
-
-
-def _refusal(case: _Case) -> str | None:
-    """Why a row can not be, as far as that is known without trying."""
-    subject = case.place.subject
-    if isinstance(subject, FileSubject):
-        case.file = Path(subject.name)
-        return subject.refusal(case.batch)
-    if case.quantize is None:
-        return None
-    if case.runtime not in FORMATS or case.quantize not in FORMATS[case.runtime].quantizations:
-        return f"{case.runtime} has no {case.quantize}"
-    if case.batch > 1:
-        return "ranges are measured on one photo at a time: quantised files are timed at batch 1"
-    return None
-
-
-def _write_files(cases: Sequence[_Case]) -> None:
-    """Write the files of all rows that need one, each in a process of its own."""
-    done: dict[tuple[Any, ...], _Case] = {}
-    for case in cases:
-        if case.why or case.file is not None or case.runtime not in FORMATS:
-            continue
-        key = (id(case.place), case.runtime, case.precision, case.quantize, case.batch)
-        if key not in done:
-            log.info("writing %s", case.label)
-            done[key] = case
-            _write_file(case, case.place.folder / f"file{len(done)}")
-        case.file, case.written, case.why = done[key].file, done[key].written, done[key].why
-
-
-def _write_file(case: _Case, folder: Path) -> None:
-    file = folder / f"network{FORMATS[case.runtime].suffix}"
-    task = {
-        "do": "write",
-        "subject": str(case.place.folder),
-        "format": case.runtime,
-        "precision": case.precision,
-        "quantize": case.quantize,
-        "photos": case.place.photos() if case.quantize else [],
-        "batch": case.batch,
-        "threads": 1,
-        "out": str(file),
-    }
-    try:
-        with working(task, folder) as worker:
-            case.written = worker.ask()
-            case.file = file
-    except WorkerError as error:
-        case.why = f"could not be written: {error}"
-
-
-def _row(
-    case: _Case,
-    task: Mapping[str, Any] | None,
-    found: Measured,
-    places: Sequence[_Place],
-    warmup: int,
-) -> Row:
-    subject, facts = case.place.subject, found.facts
+def _row(case: Case, places: Sequence[Place], warmup: int) -> Row:
+    subject, found, facts = case.place.subject, case.found, case.found.facts
     wall = [value for turn in found.wall_ms for value in turn]
     low, _, high = quantiles(found.ratios, n=4) if len(found.ratios) > 1 else (None, None, None)
+    judged = isinstance(subject, FileSubject) or case.quantize is None
     placement = case.written.get("placement") or None
     file = case.place.weights if case.runtime not in FORMATS else case.file
-    why = found.why
+    why = case.why or found.why
     if not case.timed and not why:
         why = f"not timed: here its runtime is {facts['version']}, which says nothing of its time"
         facts = {"version": facts["version"]}
@@ -355,7 +184,7 @@ def _row(
         source=subject.config.source,
         parameters=subject.parameters if isinstance(subject, Subject) else None,
         macs=case.place.macs,
-        accuracy=case.place.accuracy,
+        accuracy=case.place.accuracy if judged else None,
         runtime=case.runtime,
         version=facts.get("version"),
         precision=case.precision,
@@ -372,6 +201,7 @@ def _row(
         cpu_ms=median(found.cpu_ms) if found.cpu_ms else None,
         ratio=median(found.ratios) if found.ratios else None,
         ratio_quartiles=None if low is None or high is None else (low, high),
+        cpu_ratio=median(found.cpu_ratios) if found.cpu_ratios else None,
         opening_ms=facts.get("opening_ms"),
         first_ms=facts.get("first_ms"),
         opening_memory_bytes=facts.get("opening_memory_bytes"),
@@ -382,18 +212,18 @@ def _row(
         placement=placement,
         fallback=PORTABLE in (placement or ""),
         writing_s=case.written.get("writing_s"),
-        agreement=None if task is None else _agreement(case, Path(task["answer"]), places),
+        agreement=_agreement(case, places),
         why=why,
     )
 
 
-def _agreement(case: _Case, answer: Path, places: Sequence[_Place]) -> Agreement | None:
+def _agreement(case: Case, places: Sequence[Place]) -> Agreement | None:
     """How far the answers are from PyTorch's; None where there are none, or nothing to compare."""
     subject = case.place.subject
     reference = subject if isinstance(subject, Subject) else _same(subject, places)
-    if reference is None or not answer.exists():
+    if reference is None or case.answer is None or not case.answer.exists():
         return None
-    with np.load(answer) as said:
+    with np.load(case.answer) as said:
         parts = [said[name] for name in said.files]
     return agreement(
         reference,
@@ -405,7 +235,7 @@ def _agreement(case: _Case, answer: Path, places: Sequence[_Place]) -> Agreement
     )
 
 
-def _same(file: FileSubject, places: Sequence[_Place]) -> Subject | None:
+def _same(file: FileSubject, places: Sequence[Place]) -> Subject | None:
     """The network among the subjects that a file was made of, by its weights."""
     for place in places:
         other = place.subject

@@ -17,8 +17,10 @@ from mobilevit.checkpoints.files import replacing, replacing_folder
 from mobilevit.commands.exported import Accuracy, Exported
 from mobilevit.commands.pictures import Pictures, named_pictures
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.exports import web
 from mobilevit.exports.facts import Dynamic, ExportError, Precision
 from mobilevit.exports.formats import FORMATS, Format, FormatName, format_of, open_exported
+from mobilevit.exports.network import is_file
 from mobilevit.exports.prepare import Quantization, Request
 from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
 from mobilevit.models.pspnet import PSPNet
@@ -51,6 +53,7 @@ def export(
     photos: Sequence[str] | None = None,
     classes: str | None = None,
     preprocessing: dict[str, Any] | None = None,
+    runtime_tarball: str | None = None,
 ) -> Exported:
     """Write a model as one file for another runtime: a photo's pixels in, an answer out.
 
@@ -61,9 +64,10 @@ def export(
 
     Args:
         model: whatever `load` reads; in Python also a network.
-        out: the file (coreml, openvino: a folder); its ending says the format.
-        format: onnx, coreml, litert, executorch or openvino; by default what the ending of `out`
-            says: .onnx, .mlpackage, .tflite, .pte, .openvino.
+        out: the file (coreml, openvino, web: a folder); its ending says the format.
+        format: onnx, coreml, litert, executorch, openvino or web; by default what the ending of
+            `out` says: .onnx, .mlpackage, .tflite, .pte, .openvino. A web page's folder may be
+            called anything, and holds the first of the photos.
         dynamic: `batch` for any number of pictures at once, `size` for pictures of any size.
         raw: the network alone: a prepared float tensor in, logits out.
         precision: `fp32`, or `fp16` for half the size.
@@ -83,6 +87,8 @@ def export(
             commas, or a text file with one a line.
         preprocessing: fields of the model's preprocessing to override, such as crop and resize for
             another size of picture.
+        runtime_tarball: web, once, where npm is not installed: ONNX Runtime Web as `npm pack` gives
+            it elsewhere; without it the message says which version.
 
     Raises:
         DisagreementError: the file says something else than PyTorch, or is less accurate by more
@@ -93,10 +99,14 @@ def export(
         DataError, ImageError: a photo or the data can not be read.
     """
     path = Path(out)
-    kind = format_of(path)
+    kind = web.WEB if format == "web" else format_of(path)
     if kind is None or format not in (None, kind.name):
         endings = ", ".join(f"{one.suffix} ({one.name})" for one in FORMATS.values())
-        raise ExportError(f"out is {out!r}, format {format}: the ending must be {endings}")
+        raise ExportError(
+            f"out is {out!r}, format {format}: the ending must be {endings}; or give --format web"
+        )
+    if is_file(model):
+        raise ExportError(f"{model} is an exported file; export the model that it was made of")
     _refuse(kind, quantize, data, limit, max_drop, least_agreement)
     max_drop = MAX_DROP if max_drop is None else max_drop
     if least_agreement is None and data is None:
@@ -113,6 +123,10 @@ def export(
     if quantize is not None:
         bits = "int8" if quantize == "auto" else quantize
         request = replace(request, quantize=Quantization(kind=bits, photos=tuple(measured)))
+    if kind is web.WEB:
+        web.get_ready(path, request, runtime_tarball)
+    elif runtime_tarball is not None:
+        raise ExportError("runtime_tarball is for format web")
     path.parent.mkdir(parents=True, exist_ok=True)
     accuracy, kept, trials, fp32_size = None, frozenset[str](), (), None
     with (replacing_folder if kind.folder else replacing)(path) as fresh:
@@ -136,6 +150,8 @@ def export(
             if accuracy is not None and accuracy.drop > max_drop:
                 raise DisagreementError(_too_much(path, accuracy, max_drop, quantize))
             fp32_size = _fp32_size(network, request, kind)
+        if kind is web.WEB:
+            web.add_test(fresh, network, compared[0])
         size = size_of(fresh)
     return Exported(
         out=path,

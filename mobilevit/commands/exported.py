@@ -10,6 +10,8 @@ from mobilevit.exports.facts import Precision
 from mobilevit.exports.formats import FormatName
 from mobilevit.exports.verify import Verification
 
+WEIGHTS = "weights "
+"""How those of `types` begin that count weights, not operations."""
 MOST_NAMES = 8
 """Up to so many layers are named one by one."""
 
@@ -91,9 +93,10 @@ class Exported:
 
     @property
     def int8_share(self) -> float:
-        """Share of operations that compute in 8 bits."""
-        eight = sum(count for name, count in self.types.items() if "int8" in name)
-        return eight / max(1, sum(self.types.values()))
+        """Share of operations that compute in 8 bits; weights that are only kept in such do not."""
+        counts = {name: n for name, n in self.types.items() if not name.startswith(WEIGHTS)}
+        eight = sum(count for name, count in counts.items() if "int8" in name)
+        return eight / max(1, sum(counts.values()))
 
     def __str__(self) -> str:
         """A few lines."""
@@ -118,7 +121,9 @@ class Exported:
         some = ", ".join(self.kept[:MOST_NAMES])
         more = f" and {len(self.kept) - MOST_NAMES} more" if len(self.kept) > MOST_NAMES else ""
         kept = f"; in float: {some}{more}" if self.kept else ""
+        named = [f"{n} {name}" for name, n in self.types.items() if name.startswith(WEIGHTS)]
+        weights = f", {' and '.join(named)}" if named else ""
         return (
-            f"  {self.int8_share:.0%} of the operations in int8, {self.size / whole:.2f} of the "
-            f"fp32 file's {whole / 1e6:.2f} MB{kept}"
+            f"  {self.int8_share:.0%} of the operations compute in int8{weights}; "
+            f"{self.size / whole:.2f} of the fp32 file's {whole / 1e6:.2f} MB{kept}"
         )

@@ -98,7 +98,8 @@ def training_samples(data: DataOptions, task: Task, classes: tuple[str, ...]) ->
     if data.name is not None:
         return named_samples(data.name, data.root)[0]
     if is_sharded(data.root, data.index):
-        return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction).train
+        sharded = shard_splits(data.root, index=data.index, val_fraction=data.val_fraction)
+        return sharded.train
     split = splits(data.root, val_fraction=data.val_fraction).train
     if data.on_bad == "skip":
         (split,) = readable(split, on_bad=data.on_bad)

@@ -56,8 +56,8 @@ def shard(
 
     Args:
         source: a folder with train/ and val/, or with one folder per class; or a pattern of shards
-            that others wrote, such as train-{000..127}.tar, a URL or a pipe: command, for which only
-            an index is written.
+            that others wrote, such as train-{000..127}.tar, a URL or a pipe: command: then only an
+            index is written.
         out: folder to write to; where a call was interrupted, the same call goes on.
         size: megabytes of a shard, about.
         shards: instead of the size: how many shards of train.
@@ -85,8 +85,8 @@ def shard(
     if is_pattern(source):
         if (size, shards, on_bad, val_fraction) != (256.0, None, "error", 0.2):
             raise ValueError(
-                "size, shards, on_bad and val_fraction are for a folder of pictures: shards that are "
-                "there are indexed as they are"
+                "size, shards, on_bad and val_fraction are for a folder of pictures: shards that "
+                "are there are indexed as they are"
             )
         places = {"train": expanded(source), **({} if val is None else {"val": expanded(val)})}
         index = index_shards(places, folder, classes=class_names(classes), workers=workers)

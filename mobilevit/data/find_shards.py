@@ -59,8 +59,8 @@ def shard_splits(
     """Find the samples to train on and those to judge by.
 
     Splits are those of the index, or of the data set: `train`, and the first of `val`, `valid`,
-    `validation`, `test`. Where there is only one, `val_fraction` of its shards is held out: rounded,
-    at least one and not all, drawn with `seed`.
+    `validation`, `test`. Where an index has only one, `val_fraction` of its shards is held out:
+    rounded, at least one and not all, drawn with `seed`.
 
     Args:
         root: a folder of shards, here or at a URL; a pattern of shards, such as
@@ -80,8 +80,8 @@ def shard_splits(
         held = [name for name in splits if name != "train"]
         if "train" not in splits or not held:
             raise DataError(
-                f"{root}: has only {', '.join(splits)}; to train, two splits are needed: train, and "
-                f"one of {', '.join(VAL_FOLDERS)} to judge by"
+                f"{root}: has only {', '.join(splits)}; to train, two splits are needed: train, "
+                f"and one of {', '.join(VAL_FOLDERS)} to judge by"
             )
         train, val = splits["train"], splits[held[0]]
         if train.classes != val.classes:
@@ -143,11 +143,11 @@ def expanded(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
     need_scale("braceexpand")
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     try:
         return list(braceexpand(pattern))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise DataError(f"{pattern}: {error}") from error
 
 
@@ -168,9 +168,7 @@ def _is_index(file: Path) -> bool:
     return isinstance(whole, dict) and whole.get("format") == FORMAT
 
 
-def _chosen(
-    root: str, index: str | None
-) -> tuple[ShardIndex, dict[str, tuple[Part, list[str]]]]:
+def _chosen(root: str, index: str | None) -> tuple[ShardIndex, dict[str, tuple[Part, list[str]]]]:
     """The index, and of each split the part that `root` means, with the places of its shards."""
     if not is_pattern(root):
         found = read_index(index or root)

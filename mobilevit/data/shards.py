@@ -1,8 +1,8 @@
 """The index of tar shards: which samples lie in which shard, and where.
 
 Shards are tar files as webdataset has them: `key.jpg` and `key.cls` beside each other. The index,
-`index.json` and a table for each split, adds what tars do not say: names of classes, splits, how many
-samples there are and where each begins, and digests.
+`index.json` and a table for each split, adds what tars do not say: names of classes, splits, how
+many samples there are and where each begins, and digests.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -106,8 +107,7 @@ class ShardIndex:
             "classes": list(self.classes),
             "splits": splits,
         }
-        text = json.dumps(whole, indent=1, ensure_ascii=False)
-        replace_file(folder / INDEX, f"{text}\n".encode("utf-8", "surrogateescape"))
+        replace_file(folder / INDEX, f"{json.dumps(whole, indent=1)}\n".encode())
 
 
 @contextmanager
@@ -164,7 +164,9 @@ def open_place(place: str) -> IO[bytes]:
         import fsspec
 
         try:
-            opened: IO[bytes] = fsspec.open(place, "rb").open()
+            # Over HTTP in one piece: not all servers give parts, and each part is a request.
+            options = {"block_size": 0} if re.match(r"https?://", place) else {}
+            opened: IO[bytes] = fsspec.open(place, "rb", **options).open()
         except (ImportError, ValueError) as error:  # its package is missing, or there is none
             raise DataError(f"{place}: {error}") from error
         return opened

@@ -1,13 +1,13 @@
 """The order in which samples that lie in shards are read: near to how they lie, and yet shuffled.
 
-Shards are shuffled, and laid end to end. Each rank takes an equal part of that row, and cuts it into
-lanes; the batches of a step come from one lane after another, each drawn at random from a pool of
-samples that its lane reads ahead. So a process reads no more than a few shards at a time, each from
-its begin to its end, and every worker has lanes of its own.
+Shards are shuffled, and laid end to end. Each rank takes an equal part of that row, and cuts it
+into lanes. Batches come from one lane after another, each drawn at random from a pool of samples
+that its lane reads ahead. So a process reads no more than a few shards at a time, each from its
+begin to its end, and every worker has lanes of its own.
 
 All of it is a pure function of (seed, epoch, sizes of the shards, batches): the number of workers
-plays no part, a place in the order is the number of batches before it, and what a worker has to read
-ahead for a batch is known when the batch is planned.
+plays no part, a place in the order is the number of batches before it, and what a worker has to
+read ahead for a batch is known when the batch is planned.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mobilevit.data.multiscale import Batch
 log = logging.getLogger(__name__)
 
 LANES = (12, 6, 4, 3, 2, 1)
-"""How many lanes a rank may have; the most that there are shards for. Many numbers of workers divide
-twelve."""
+"""How many lanes a rank may have: the most that there are shards for. Many numbers of workers
+divide twelve."""
 POOL = 4096
 """Samples of one rank, in all its lanes, among which the next batches are drawn."""
 
@@ -35,9 +35,9 @@ POOL = 4096
 class ShardOrder:
     """An order of the samples in shards, anew each epoch; one rank's share of it.
 
-    Each sample is seen once an epoch, over all ranks. The row of shards is padded with its own head to
-    a multiple of `world_size`, the only way in which a sample is seen twice; all ranks have the same
-    number of samples, and so of steps.
+    Each sample is seen once an epoch, over all ranks. The row of shards is padded with its own head
+    to a multiple of `world_size`, the only way in which a sample is seen twice; all ranks have the
+    same number of samples, and so of steps.
     """
 
     def __init__(

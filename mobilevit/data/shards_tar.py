@@ -53,8 +53,9 @@ class _Hashing:
 def look_through(place: str, file: str) -> Found:
     """Read a tar from begin to end, and note where its samples are.
 
-    A sample is a picture, such as `key.jpg`, and `key.cls`, one behind the other. Other members of the
-    same key (`key.json`) are passed over, and so are names such as `__this__`, as webdataset does.
+    A sample is a picture, such as `key.jpg`, and `key.cls`, one behind the other. Other members of
+    the same key (`key.json`) are passed over, and so are names such as `__this__`, as webdataset
+    does.
 
     Args:
         place: the tar; a file, a URL or a `pipe:` command.
@@ -176,9 +177,7 @@ class TarShards:
                 log.warning("%s; tried again", said)
                 time.sleep(waits.pop(0))
 
-    def _sample(
-        self, stream: IO[bytes], at: int, shard: int, position: int
-    ) -> tuple[bytes, int]:
+    def _sample(self, stream: IO[bytes], at: int, shard: int, position: int) -> tuple[bytes, int]:
         """One picture's bytes, and where the stream then is."""
         row = self.part.rows[self._begins[shard] + position]
         begin, size = int(row["offset"]) - _BLOCK, int(row["size"])

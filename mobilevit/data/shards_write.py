@@ -9,8 +9,8 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def write_shards(
 ) -> ShardIndex:
     """Write pictures, as their files are, into shards; shuffled, so that each is a fair sample.
 
-    Each shard is written under another name, read once more, and then renamed; the index comes last.
+    Each shard is written under another name, renamed, and read once more; the index comes last.
     What was begun is gone on with: shards that are there are read, and not written again.
 
     Args:
@@ -86,11 +86,6 @@ def write_shards(
     _claim(out, _identity(plans, sizes, planned, seed))
     everything = [plan for part in planned.values() for plan in part]
     found = _all(everything, _written, lambda plan: len(plan.samples), workers, progress)
-    for name, part in planned.items():
-        known = {plan.path.name for plan in part}
-        for other in out.glob(f"{name}-*.tar"):
-            if other.name not in known:
-                raise DataError(f"{other}: is none of the shards of {out}; remove it")
     results = iter(found)
     index = ShardIndex(
         data.train.classes,
@@ -185,11 +180,13 @@ def _identity(
     planned: dict[str, list[_Planned]],
     seed: int,
 ) -> str:
-    """What tells one set of shards from another: files, their sizes and classes, and the division."""
+    """What tells sets of shards apart: files, their sizes and classes, and how they are divided."""
     digest = hashlib.sha256(repr((seed, [len(part) for part in planned.values()])).encode())
     for name, split in splits.items():
         for path, label, size in zip(split.paths, split.labels, sizes[name], strict=True):
-            digest.update(f"{path.relative_to(split.root)}\0{label}\0{size}\0".encode(errors="replace"))
+            digest.update(
+                f"{path.relative_to(split.root)}\0{label}\0{size}\0".encode(errors="replace")
+            )
     return digest.hexdigest()
 
 
@@ -271,16 +268,10 @@ def _all(
         task = bar.add_task("shards", total=sum(map(weight, items)))
         waiting = {executor.submit(work, item): item for item in items}
         try:
-            for done in _first_errors(as_completed(waiting)):
+            for done in as_completed(waiting):
+                done.result()  # raises what went wrong
                 bar.advance(task, weight(waiting[done]))
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
         return [future.result() for future in waiting]
-
-
-def _first_errors(futures: Iterable[Future[Found]]) -> Iterator[Future[Found]]:
-    """Futures as they end; an error is raised at once."""
-    for future in futures:
-        future.result()
-        yield future

@@ -18,10 +18,13 @@ from mobilevit.data.shards_order import POOL, ShardOrder
 class Shards(Protocol):
     """Pictures that are read shard by shard."""
 
-    counts: Sequence[int]
-    """Samples of each shard."""
-    in_a_row: bool
-    """Whether a sample costs reading what lies before it in its shard, or a new connection."""
+    @property
+    def counts(self) -> Sequence[int]:
+        """Samples of each shard."""
+
+    @property
+    def in_a_row(self) -> bool:
+        """Whether a sample costs reading what lies before it in its shard, or a new connection."""
 
     def read(self, shard: int, start: int) -> Iterator[bytes]:
         """The files of a shard's pictures, from its `start`-th sample on.
@@ -110,10 +113,9 @@ class _Reader:
         if batch.first or batch.lane not in self._lanes:
             self._lanes[batch.lane] = (_Cursor(self._shards), {})
         cursor, self._held = self._lanes[batch.lane]
-        for begin, end in batch.runs:
-            shard = bisect_right(self._begins, begin) - 1
-            for index in range(begin, end):
-                self._held[index] = cursor.read(shard, index - self._begins[shard])
+        for index in itertools.chain.from_iterable(itertools.starmap(range, batch.runs)):
+            shard = bisect_right(self._begins, index) - 1
+            self._held[index] = cursor.read(shard, index - self._begins[shard])
 
     def one(self, index: int) -> bytes:
         """A sample: held, or else read now."""
@@ -159,7 +161,7 @@ def order_of(
     rank: int = 0,
     world_size: int = 1,
 ) -> Order:
-    """The order in which training sees `count` samples; such as lie in shards, near to how they lie.
+    """The order in which training sees samples; those in shards, near to how they lie.
 
     Args:
         samples: of any kind.

@@ -14,7 +14,7 @@ from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.prepare import Prepared, Request, Written, prepare
 from mobilevit.models.variants import Network
 
-FormatName = Literal["onnx", "coreml", "litert", "executorch", "openvino"]
+FormatName = Literal["onnx", "coreml", "litert", "executorch", "openvino", "web"]
 
 
 class Runner(Protocol):

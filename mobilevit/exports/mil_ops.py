@@ -507,6 +507,7 @@ OF_TWO: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "maximum": torch.maximum,
     "equal": torch.eq,
     "greater": torch.gt,
+    "less": torch.lt,
     "logical_and": torch.logical_and,
 }
 OF_ONE: dict[str, Callable[[Tensor], Tensor]] = {

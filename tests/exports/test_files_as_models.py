@@ -14,6 +14,7 @@ from PIL import Image
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.files import digest
+from mobilevit.commands.export_accuracy import Judge
 from mobilevit.exports.facts import ExportError
 from mobilevit.exports.formats import FORMATS, open_exported
 from mobilevit.exports.prepare import Request
@@ -161,6 +162,17 @@ def test_figures_are_those_of_the_folder(ants: Path, pictures: Path, file: str) 
     }
     for figure in figures[name]:
         assert found[figure] == pytest.approx(expected[figure], abs=2e-3), figure
+
+
+@pytest.mark.parametrize(("name", "measure"), [("boxes", "AP"), ("masks", "mean IoU")])
+def test_both_are_judged_at_export(ants: Path, pictures: Path, name: str, measure: str) -> None:
+    data = DataOptions(root=str(pictures / name), workers=0)
+    judge = Judge(mobilevit.load(ants / name), data, dynamic=None, limit=4)
+    accuracy = judge.accuracy(ants / f"{name}.onnx", FORMATS["onnx"])
+    assert (accuracy.measure, accuracy.pictures, accuracy.every) == (measure, 4, 5)
+    assert accuracy.pytorch > 0 and accuracy.drop == pytest.approx(0, abs=0.1)
+    assert (accuracy.own_shape is not None) == (name == "masks")
+    assert [max(photo.size) for photo in judge.compared()] == [64] * 4
 
 
 def test_from_the_command_line(
