@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mobilevit.commands.evaluate import evaluate
     from mobilevit.commands.export import export
     from mobilevit.commands.predict import predict
+    from mobilevit.commands.serve import serve
+    from mobilevit.commands.serve import serve
     from mobilevit.commands.shard import shard
     from mobilevit.models.fuse import fuse
     from mobilevit.models.variants import list_models
@@ -38,6 +40,8 @@ _HOMES = {
     "describe": "mobilevit.commands.describe",
     "predict": "mobilevit.commands.predict",
     "save": "mobilevit.checkpoints.files",
+    "serve": "mobilevit.commands.serve",
+    "serve": "mobilevit.commands.serve",
     "shard": "mobilevit.commands.shard",
     "train": "mobilevit.training.train",
 }
@@ -56,6 +60,8 @@ __all__ = [
     "load",
     "predict",
     "save",
+    "serve",
+    "serve",
     "shard",
     "train",
 ]

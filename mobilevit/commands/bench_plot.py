@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,33 +14,51 @@ if TYPE_CHECKING:
 METRICS = {"top1": "top-1, %", "ap": "AP, %", "miou": "mean IoU, %"}
 """Figures of accuracy as an axis calls them."""
 MARKS = "os^DvPX*"
-"""For the settings of a model that are compared: runtime, precision, threads, batch."""
+"""For the settings that models are compared in: runtime, precision, threads, batch."""
+PANEL = (4.8, 4.2)
+"""Width and height in inches."""
 
 
 def plot(rows: Sequence[Row]) -> str:
-    """Draw all rows that were timed, as SVG.
+    """Draw all rows that were timed, as SVG: a colour for each model, a mark for each setting.
 
     A panel for each figure of accuracy; models whose accuracy is not known are in one of their own,
     by name.
     """
     # Here, because matplotlib takes long to import.
-    from matplotlib import style
+    from matplotlib import colormaps, style
+    from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     timed = [row for row in rows if row.median_ms is not None]
     panels: dict[str | None, list[Row]] = {}
     for row in timed:
         panels.setdefault(row.accuracy.metric if row.accuracy else None, []).append(row)
     ordered = sorted(panels.items(), key=lambda panel: panel[0] is None)
-    marks = {setting: MARKS[i % len(MARKS)] for i, setting in enumerate(_settings(timed))}
-    models = list(dict.fromkeys(row.model for row in timed))
-    colours = {name: f"C{index % 10}" for index, name in enumerate(models)}
+    marks = _told_apart(timed, _setting, MARKS)
+    colours = _told_apart(timed, _model, [to_hex(colormaps["tab20"](place)) for place in range(20)])
     # "default" first: the plot must not depend on the settings of whoever makes it.
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "benchmark"}]):
-        figure = Figure(figsize=(6.4 * max(len(ordered), 1), 4.8), layout="constrained")
+        width = PANEL[0] * max(len(ordered), 1) + 3  # for the legends
+        figure = Figure(figsize=(width, PANEL[1]), layout="constrained")
         for index, (metric, group) in enumerate(ordered):
             axes = figure.add_subplot(1, len(ordered), index + 1)
             _panel(axes, metric, group, marks, colours)
+        figure.legend(
+            handles=[
+                *(
+                    Line2D([], [], color=colour, lw=4, label=name)
+                    for name, colour in colours.items()
+                ),
+                *(
+                    Line2D([], [], color="grey", marker=mark, lw=0, label=name)
+                    for name, mark in marks.items()
+                ),
+            ],
+            loc="outside right upper",
+            fontsize=8,
+        )
         content = StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()
@@ -50,39 +68,40 @@ def _panel(
     axes: Axes,
     metric: str | None,
     rows: Sequence[Row],
-    marks: dict[str, str],
-    colours: dict[str, str],
+    marks: Mapping[str, str],
+    colours: Mapping[str, str],
 ) -> None:
-    several = len(marks) > 1
-    names = list(dict.fromkeys(row.model for row in rows))
-    heights: dict[str, Any] = {name: -place for place, name in enumerate(names)}
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    names = list(dict.fromkeys(map(_model, rows)))
     for row in rows:
-        height = 100 * row.accuracy.value if row.accuracy else heights[row.model]
-        axes.plot(row.median_ms or 0, height, marks[_setting(row)], color=colours[row.model])
-        fastest = min(
-            one.median_ms or 0 for one in rows if one.model == row.model and one.size == row.size
-        )
-        if metric is not None and row.median_ms == fastest:
-            label = row.model if row.size == rows[0].size else f"{row.model}, {row.size} px"
-            axes.annotate(
-                *(label, (fastest, height)), xytext=(5, 5), textcoords="offset points", fontsize=8
-            )
+        height = 100 * row.accuracy.value if row.accuracy else -names.index(_model(row))
+        colour, mark = colours[_model(row)], marks[_setting(row)]
+        axes.plot(row.median_ms or 0, height, mark, color=colour, alpha=0.8)
     if metric is None:
-        axes.set_yticks(list(heights.values()), names, fontsize=8)
+        axes.set_yticks([-place for place in range(len(names))], names, fontsize=8)
         axes.set_title("accuracy not known", fontsize=10)
     else:
         axes.set_ylabel(METRICS[metric])
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter("")
+    axes.margins(0.1)
     axes.set_xlabel("median time of a batch, ms")
     axes.grid(alpha=0.3)
-    if several:
-        for setting, mark in marks.items():
-            axes.plot([], [], mark, color="grey", label=setting)
-        axes.legend(fontsize=8)
 
 
-def _settings(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(map(_setting, rows)))
+def _told_apart(
+    rows: Sequence[Row], name: Callable[[Row], str], looks: Sequence[str]
+) -> dict[str, str]:
+    """A look for each name, in the order of the rows."""
+    names = dict.fromkeys(map(name, rows))
+    return {name: looks[place % len(looks)] for place, name in enumerate(names)}
+
+
+def _model(row: Row) -> str:
+    return f"{row.model}, {row.size} px"
 
 
 def _setting(row: Row) -> str:

@@ -208,8 +208,8 @@ def _apart(
     """
     names = {every.name(place) for place in judged_on}
     free = [place for place in range(count(training)) if training.name(place) not in names]
-    # All of those of training, or enough where some of them are judged.
-    if len(free) >= min(MEASURING, count(training)):
+    # Where the data is not divided, those of training may be judged, up to all of them.
+    if len(free) >= min(MEASURING, (count(training) + 1) // 2):
         return judged_on, training, spread(free, MEASURING)
     total = count(every)
     measured = spread(range(total), min(MEASURING, total // 4))

@@ -85,6 +85,8 @@ class ShardIndex:
     """Split -> what is in it; `train`, `val`."""
     note: str
     """Where the samples come from, for people to read."""
+    identity: str = ""
+    """Digest of what was written, and how; empty where others wrote the shards."""
 
     def write(self, folder: Path) -> None:
         """Write the tables, and last `index.json`."""
@@ -104,6 +106,7 @@ class ShardIndex:
         whole = {
             "format": FORMAT,
             "note": self.note,
+            "identity": self.identity,
             "classes": list(self.classes),
             "splits": splits,
         }
@@ -200,7 +203,7 @@ def read_index(place: str) -> ShardIndex:
             str(name): _read_part(file, split, len(classes))
             for name, split in whole["splits"].items()
         }
-        return ShardIndex(classes, parts, str(whole["note"]))
+        return ShardIndex(classes, parts, str(whole["note"]), str(whole["identity"]))
     except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{file}: is no index of shards, or damaged: {error!r}") from error
 

@@ -24,6 +24,7 @@ WAITS: tuple[float, ...] = (1.0, 5.0)
 """Seconds before a URL or a command, whose reading failed, is tried once more, and again."""
 
 _BLOCK = tarfile.BLOCKSIZE
+_END = bytes(2 * _BLOCK)
 _GAP = 1 << 16  # bytes that are read rather than jumped over
 
 
@@ -42,12 +43,20 @@ class _Hashing:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.sha256, self.size = stream, hashlib.sha256(), 0
+        self.tail = b""
 
     def read(self, count: int) -> bytes:
         block = _read(self.stream, count)
         self.sha256.update(block)
         self.size += len(block)
+        self.tail = (self.tail + block[-len(_END) :])[-len(_END) :]
         return block
+
+    def has_ended(self) -> bool:
+        """Read what is left; whether it is a tar's end."""
+        while self.read(1 << 20):
+            pass
+        return self.tail == _END
 
 
 def look_through(place: str, file: str) -> Found:
@@ -71,15 +80,19 @@ def look_through(place: str, file: str) -> Found:
             hashing = _Hashing(stream)
             with tarfile.open(fileobj=hashing, mode="r|") as tar:  # type: ignore[call-overload]
                 for key, members in itertools.groupby(_members(tar), key=lambda found: found[0]):
-                    label, row = _sample(place, key, list(members))
+                    try:
+                        label, row = _sample(place, key, list(members))
+                    except DataError:
+                        if hashing.has_ended():
+                            raise
+                        break
                     labels.append(label)
                     rows.append(row)
-            while hashing.read(1 << 20):
-                pass
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"{place}: is no uncompressed tar, or cut off behind {len(rows)} samples: {error}"
-        ) from error
+            if not hashing.has_ended():
+                raise tarfile.ReadError("it has no end")
+    except tarfile.TarError as error:
+        how = f"cut off behind {len(rows)} samples" if rows else "no uncompressed tar"
+        raise DataError(f"{place}: is {how}: {error}") from error
     except OSError as error:
         raise DataError(f"{place}: cannot be read: {error}") from error
     if not rows:

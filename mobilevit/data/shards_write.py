@@ -83,7 +83,8 @@ def write_shards(
             _Planned(out / f"{name}-{place:06d}.tar", split, part)
             for place, part in enumerate(parts)
         ]
-    _claim(out, _identity(plans, sizes, planned, seed))
+    identity = _identity(plans, sizes, planned, seed)
+    _claim(out, identity)
     everything = [plan for part in planned.values() for plan in part]
     found = _all(everything, _written, lambda plan: len(plan.samples), workers, progress)
     results = iter(found)
@@ -94,6 +95,7 @@ def write_shards(
             for name, part in planned.items()
         },
         data.note,
+        identity,
     )
     index.write(out)
     (out / UNFINISHED).unlink()

@@ -88,7 +88,7 @@ class Format:
 FORMATS = {
     one.name: one
     for one in (
-        Format(name="onnx", suffix=".onnx", quantizations=("int8",)),
+        Format(name="onnx", suffix=".onnx", quantizations=("int8", "int8-weights")),
         Format(
             name="coreml",
             suffix=".mlpackage",

@@ -14,9 +14,8 @@ from PIL import Image
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.data.masks import voc_palette
 from mobilevit.data.preprocessing import LONGEST, MULTIPLE
-from mobilevit.exports import onnx
 from mobilevit.exports.facts import ExportError, FileFacts
-from mobilevit.exports.formats import Format, Runner
+from mobilevit.exports.formats import FORMATS, Format, Runner
 from mobilevit.exports.prepare import Prepared, Request, Written
 from mobilevit.exports.web_answer import expected_answer
 from mobilevit.exports.web_runtime import BUILDS, NAME, VERSION, provide, unpack
@@ -77,7 +76,7 @@ def write(prepared: Prepared, path: Path) -> Written:
     with as_file(files("mobilevit.exports") / "page") as sources:
         copytree(sources, path, dirs_exist_ok=True)
     unpack(provide(), path / RUNTIME)
-    written = onnx.write(prepared, path / MODEL)
+    written = FORMATS["onnx"].module().write(prepared, path / MODEL)
     facts = _facts(prepared.facts, path)
     (path / FACTS).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
     return replace(written, path=path)
@@ -92,7 +91,7 @@ def open_file(path: Path, threads: int) -> Runner:
     """
     if not is_page(path):
         raise ExportError(f"{path} is no page of `mobilevit export`: it has no {FACTS}")
-    return onnx.open_file(path / MODEL, threads)
+    return FORMATS["onnx"].module().open_file(path / MODEL, threads)
 
 
 def add_test(folder: Path, network: Network, photo: Image.Image) -> None:
@@ -113,9 +112,11 @@ def add_test(folder: Path, network: Network, photo: Image.Image) -> None:
     for name, image in (("photo", photo), ("frame", frame)):
         image.save(folder / test[name], optimize=True)
     test["answer"] = f"{TEST}/answer.json"
-    (folder / test["answer"]).write_text(json.dumps(expected), encoding="utf-8")
+    answer = json.dumps(expected, separators=(",", ":"))
+    (folder / test["answer"]).write_text(answer, encoding="utf-8")
     facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    facts["test"] = test
+    bytes_ = sum((folder / one).stat().st_size for one in test.values())
+    facts["test"] = {**test, "bytes": bytes_}
     (folder / FACTS).write_text(json.dumps(facts, ensure_ascii=False, indent=1), encoding="utf-8")
 
 

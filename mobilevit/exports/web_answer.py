@@ -81,7 +81,10 @@ def _of_detector(model: SSDLite, tensors: Tensor, bound: float) -> dict[str, Any
     floors = torch.full_like(likely[0], rule.score)
     if rule.before is not None and rule.before < len(likely):
         floors = torch.maximum(floors, likely.topk(rule.before, dim=0).values[-1])
-    anchor, label = (likely > rule.score - bound).nonzero(as_tuple=True)
+    least = rule.score
+    if len(truth.scores) == rule.most:  # what is less likely has no place in the file's answer
+        least = float(truth.scores[-1])
+    anchor, label = (likely > least - bound).nonzero(as_tuple=True)
     candidates = _rows(label, likely[anchor, label], corners[anchor])
     found = _rows(truth.labels, truth.scores, truth.boxes.as_subclass(Tensor))
     return {"boxes": _boxes(found, candidates, floors.tolist())}

@@ -59,14 +59,16 @@ export class LoadView {
   /** Say what a click would load. */
   #offer() {
     const backend = /** @type {Backend} */ (this.backend.value);
-    const { file, runtime } = this.facts;
+    const { file, runtime, test } = this.facts;
     const build = runtime[backend];
+    const photo = test ? test.bytes : 0;
     the("threads-label", HTMLElement).hidden = backend !== "wasm";
-    this.button.textContent = this.engine ? "Load again" : "Load the model";
+    this.button.textContent = this.engine ? "Load again" : "Load";
+    the("load-summary", HTMLElement).textContent = this.engine ? "Try another" : "What it runs on";
     the("load-size", HTMLElement).textContent =
-      `Loads ${megabytes(build.bytes + file.bytes)}: ${megabytes(file.bytes)} of model and ` +
-      `${megabytes(build.bytes)} of ${runtime.name} ${runtime.version} for ${NAMES[backend]}; ` +
-      "nothing after that.";
+      `Loads ${megabytes(build.bytes + file.bytes + photo)}: ${megabytes(file.bytes)} of model, ` +
+      `${megabytes(build.bytes)} of ${runtime.name} ${runtime.version} for ${NAMES[backend]}, ` +
+      `${megabytes(photo)} of test photo. Nothing after that.`;
   }
 
   async #load() {
@@ -96,6 +98,7 @@ export class LoadView {
         `Runs on ${named(running)}. Loaded in ${seconds(running.fetched)}, started in ` +
           `${seconds(running.started)}.`,
       );
+      the("load-details", HTMLDetailsElement).open = false;
       await this.loaded(engine);
     } catch (error) {
       engine.close();

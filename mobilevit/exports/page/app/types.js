@@ -49,6 +49,7 @@
  * @property {string} photo
  * @property {string} frame The photo as Python resizes and crops it.
  * @property {string} answer See `Expected`.
+ * @property {number} bytes Of all three.
  */
 
 /**
