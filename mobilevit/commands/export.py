@@ -22,6 +22,7 @@ from mobilevit.exports.facts import Dynamic, ExportError, Precision
 from mobilevit.exports.formats import FORMATS, Format, FormatName, format_of, open_exported
 from mobilevit.exports.network import is_file
 from mobilevit.exports.prepare import Quantization, Request
+from mobilevit.exports.sensitivity import Trial
 from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
 from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.variants import Network
@@ -128,7 +129,10 @@ def export(
     elif runtime_tarball is not None:
         raise ExportError("runtime_tarball is for format web")
     path.parent.mkdir(parents=True, exist_ok=True)
-    accuracy, kept, trials, fp32_size = None, frozenset[str](), (), None
+    accuracy: Accuracy | None = None
+    kept: frozenset[str] = frozenset()
+    trials: tuple[Trial, ...] = ()
+    fp32_size: int | None = None
     with (replacing_folder if kind.folder else replacing)(path) as fresh:
         begun = time.perf_counter()
         if judge is not None and quantize == "auto":

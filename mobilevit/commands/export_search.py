@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from mobilevit.commands.exported import Accuracy
 from mobilevit.exports.formats import Format
 from mobilevit.exports.prepare import Request, Written
 from mobilevit.exports.sensitivity import Trial, least_float, ranking
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +55,6 @@ def smallest(
 
     def drop(kept: frozenset[str]) -> float:
         found = made[kept] = write(kept)
-        log.info("with %d layers in float: %s", len(kept), found.accuracy)
         return found.accuracy.drop
 
     ranked = ranking(kind.prepare(network, request))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mobilevit.exports.facts import Precision
 from mobilevit.exports.formats import FormatName
+from mobilevit.exports.sensitivity import Trial
 from mobilevit.exports.verify import Verification
 
 WEIGHTS = "weights "
@@ -81,7 +81,7 @@ class Exported:
     """Of PyTorch and the file on labelled pictures, where some were given."""
     kept: tuple[str, ...] = ()
     """Layers that stayed in float."""
-    trials: tuple[Any, ...] = ()
+    trials: tuple[Trial, ...] = ()
     """What was tried to find these."""
     notes: tuple[str, ...] = ()
     """What the file does otherwise than `predict`, or does not know."""
@@ -95,7 +95,7 @@ class Exported:
     def int8_share(self) -> float:
         """Share of operations that compute in 8 bits; weights that are only kept in such do not."""
         counts = {name: n for name, n in self.types.items() if not name.startswith(WEIGHTS)}
-        eight = sum(count for name, count in counts.items() if "int8" in name)
+        eight = sum(count for name, count in counts.items() if name.startswith("int8"))
         return eight / max(1, sum(counts.values()))
 
     def __str__(self) -> str:

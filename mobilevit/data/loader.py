@@ -71,7 +71,10 @@ def _loader(batches: BatchSource, workers: int, **options: Any) -> DataLoader[An
 def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
     for batch in batches:
         if isinstance(batch, ImageError | DataError):
-            raise batch
+            try:
+                raise batch
+            finally:
+                del batch  # else this frame would be kept by itself, and with it the workers
         yield batch
 
 
@@ -166,6 +169,13 @@ class EpochLoader:
                 "weights"
             )
         self._position = {"epoch": state["epoch"], "taken": state["taken"]}
+
+    def close(self) -> None:
+        """Let the workers go; there are no batches after that.
+
+        Workers that are left to the end of the process take their `GRACE` there.
+        """
+        del self._loader
 
 
 class _Left:

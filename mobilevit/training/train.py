@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -247,7 +247,7 @@ def train(
     if patience is not None:
         callbacks.append(EarlyStopping(f"val_{learner.best}", mode="max", patience=patience))
     callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
-    with computing_on(threads), _quiet():
+    with computing_on(threads), _quiet(), closing(loader):
         trainer = Trainer(
             accelerator=on.type,
             devices=1,

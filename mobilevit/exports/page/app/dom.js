@@ -37,8 +37,9 @@ export function element(tag, attributes = {}, ...inside) {
 export function describe(list, pairs) {
   list.replaceChildren(
     ...pairs.map(([term, value]) => {
-      const words = typeof value === "string" && value.length > 12 ? { class: "words" } : {};
-      return element("div", {}, element("dt", {}, term), element("dd", words, String(value)));
+      const text = String(value);
+      const size = text.length > 12 ? "words" : "figure";
+      return element("div", {}, element("dt", {}, term), element("dd", { class: size }, text));
     }),
   );
 }

@@ -64,7 +64,7 @@ export class LoadView {
     const photo = test ? test.bytes : 0;
     the("threads-label", HTMLElement).hidden = backend !== "wasm";
     this.button.textContent = this.engine ? "Load again" : "Load";
-    the("load-summary", HTMLElement).textContent = this.engine ? "Try another" : "What it runs on";
+    the("load-summary", HTMLElement).textContent = this.engine ? "Run it otherwise" : "What it runs on";
     the("load-size", HTMLElement).textContent =
       `Loads ${megabytes(build.bytes + file.bytes + photo)}: ${megabytes(file.bytes)} of model, ` +
       `${megabytes(build.bytes)} of ${runtime.name} ${runtime.version} for ${NAMES[backend]}, ` +

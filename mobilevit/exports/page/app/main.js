@@ -196,10 +196,15 @@ export class Page {
     } finally {
       button.disabled = false;
     }
+    const { camera } = this;
     button.setAttribute("aria-pressed", "true");
     button.textContent = "Stop the camera";
-    the("switch", HTMLElement).hidden = !(await Camera.several());
-    await this.#watch(this.camera);
+    try {
+      the("switch", HTMLElement).hidden = !(await Camera.several());
+      await this.#watch(camera);
+    } finally {
+      if (this.camera === camera) this.stopCamera();
+    }
   }
 
   /** @param {Camera} camera */
