@@ -25,7 +25,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop would be in the way of other modules' own
 def chromium() -> Iterator[Callable[..., Any]]:
     """Start a headless Chromium with given flags: `chromium("--flag")`; each is started once."""
     playwright = pytest.importorskip("playwright.sync_api")

@@ -8,7 +8,7 @@ import io
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 from torch.export import ExportedProgram
 
 from mobilevit.exports.coreml_graph import Halved, translated
+from mobilevit.exports.coreml_quantize import check_kept, compressed, with_int8_activations
 from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.mil import Kind, Program, name_of
 from mobilevit.exports.prepare import Prepared, Written, need, quiet
@@ -31,15 +32,8 @@ MOST_IMAGES = 256
 LEAST_SIDE, MOST_SIDE = 32, 1024
 """Pixels of an image's side, in a package of dynamic size."""
 
-SMALL = 2048
-"""Weights of fewer values than this stay float: they are a small part of the file."""
-
 RAW_INPUT = "input"
 """Of a raw package: the word tensor is one of Core ML's own language."""
-
-PALETTES = {"palette8": 8, "palette6": 6, "palette4": 4}
-"""Bits of a place in a tensor's palette, by kind of quantisation."""
-
 
 def input_name(prepared: Prepared) -> str:
     """What the input of a package is called: `image`, or `input` of a raw one."""
@@ -57,11 +51,14 @@ def write(prepared: Prepared, path: Path) -> Written:
     if path.suffix != ".mlpackage":
         raise ExportError(f"a Core ML package's name ends in .mlpackage, unlike {path.name}")
     with quiet(), _silent():
+        quantize = prepared.request.quantize
+        if quantize is not None and quantize.kind == "int8-activations":
+            prepared = with_int8_activations(prepared)
         program = translated(prepared.program())
         model = _converted(program, prepared)
-        if prepared.request.quantize is not None:
+        if quantize is not None and quantize.kind != "int8-activations":
             parameters = program.graph_signature.inputs_to_parameters
-            model = _compressed(model, prepared, parameters)
+            model = compressed(model, prepared, parameters)
         _describe(model, prepared)
         model.save(str(path))
         _open_to_all(path)
@@ -116,82 +113,6 @@ def _input(ct: Any, prepared: Prepared) -> Any:
     if prepared.request.raw or dynamic == "batch":
         return ct.TensorType(name=input_name(prepared), shape=shape, dtype=np.float32)
     return ct.ImageType(name=input_name(prepared), shape=shape, color_layout=ct.colorlayout.RGB)
-
-
-def _compressed(model: Any, prepared: Prepared, parameters: Mapping[str, str]) -> Any:
-    """A model whose weights are kept in fewer bits, but for those of some names."""
-    cto: Any = importlib.import_module("coremltools.optimize.coreml")
-    floats = dict.fromkeys(_kept(model, prepared, parameters))
-    assert prepared.request.quantize is not None
-    kind = prepared.request.quantize.kind
-    if kind == "int8":
-        way = cto.OpLinearQuantizerConfig(
-            mode="linear_symmetric",
-            dtype="int8",
-            granularity="per_channel",
-            weight_threshold=SMALL,
-        )
-        config = cto.OptimizationConfig(global_config=way, op_name_configs=floats)
-        return cto.linear_quantize_weights(model, config)
-    if kind not in PALETTES:
-        raise ExportError(
-            f"Core ML packages can not be quantised as {kind!r}; int8, {', '.join(PALETTES)} can "
-            "be done"
-        )
-    need("sklearn", extra="coreml")
-    way, fine = (
-        cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=SMALL)
-        for bits in (PALETTES[kind], 8)
-    )
-    weights = cto.get_weights_metadata(model, SMALL)
-    finer = dict.fromkeys(_fine(weights, parameters), fine)
-    config = cto.OptimizationConfig(global_config=way, op_name_configs=finer | floats)
-    return cto.palettize_weights(model, config)
-
-
-def _fine(weights: Mapping[str, Any], parameters: Mapping[str, str]) -> list[str]:
-    """Names of the weights that get palettes of 256 values whatever is asked for.
-
-    All but those of transformer layers and of 3x3 convolutions, which are nine tenths of a network.
-    Some channels of an inverted residual reach a hundred times as far as others, so that a palette
-    of few values has none for most of them.
-    """
-    return [
-        name
-        for name, about in weights.items()
-        if about.val.ndim != 4 or about.val.shape[2:] == (1, 1)
-        if ".layers." not in parameters.get(name.removesuffix("_to_fp16"), "")
-    ]
-
-
-def _kept(model: Any, prepared: Prepared, parameters: Mapping[str, str]) -> list[str]:
-    """Names in the graph of the weights that are to stay float.
-
-    Args:
-        model: coremltools' model.
-        prepared: what it was made of.
-        parameters: names in the module by those in torch's graph, which the former keeps.
-
-    Raises:
-        ExportError: there is no such layer, or its weights are not found.
-    """
-    assert prepared.request.quantize is not None
-    keep = prepared.request.quantize.keep
-    unknown = keep - dict(prepared.module.named_modules()).keys()
-    if unknown:
-        raise ExportError(f"there is no layer {', '.join(sorted(unknown))} to keep in float")
-    cto: Any = importlib.import_module("coremltools.optimize.coreml")
-    large = cto.get_weights_metadata(model, weight_threshold=SMALL)
-    sizes = {name: values.numel() for name, values in prepared.module.named_parameters()}
-    kept = []
-    for name, parameter in parameters.items():
-        if not any(parameter.startswith(f"{layer}.") for layer in keep):
-            continue
-        found = [one for one in (name, f"{name}_to_fp16") if one in large]
-        if not found and sizes[parameter] > SMALL:
-            raise ExportError(f"{parameter} is to stay float, and is not in Core ML's graph alone")
-        kept += found
-    return kept
 
 
 def _describe(model: Any, prepared: Prepared) -> None:

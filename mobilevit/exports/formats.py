@@ -100,7 +100,7 @@ FORMATS = {
         ),
         Format(name="litert", suffix=".tflite", plain=True),
         Format(name="executorch", suffix=".pte", plain=True),
-        Format(name="openvino", suffix=".openvino", folder=True),
+        Format(name="openvino", suffix=".openvino", folder=True, quantizations=("int8",)),
     )
 }
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobilevit.exports.mil_ops import EXACT, OPERATIONS, TYPES, Function, MilError
+from mobilevit.exports.mil_ops import EXACT, OPERATIONS, Function
+from mobilevit.exports.mil_types import TYPES, MilError
 
 Value = Tensor | str | list[Tensor]
 Shape = tuple[int | None, ...]

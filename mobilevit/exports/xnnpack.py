@@ -88,10 +88,16 @@ def decompositions(*, half: bool) -> dict[torch._ops.OpOverload, Callable[..., A
         aten.split.Tensor: _split,
         aten.split_with_sizes.default: _split_with_sizes,
         aten.matmul.default: _matmul,
+        aten.silu.default: _silu,
     }
     if not half:
         table[aten.layer_norm.default] = _layer_norm
     return table
+
+
+def _silu(x: Tensor) -> Tensor:
+    # Torch's own takes float16 to float32 and back.
+    return x * x.sigmoid()
 
 
 def _inverse_root(x: Tensor, eps: float) -> Tensor:

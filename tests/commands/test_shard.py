@@ -39,7 +39,7 @@ def test_a_folder_becomes_shards_that_are_judged_alike(
     # Of a folder without splits all is judged, of shards what they hold out.
     held = evaluate(str(colours), data=DataOptions(root=str(out), workers=0))
     assert held.by_size[32].samples == 3
-    pipe = f"pipe:cat {out}/{{train-{{000000..000003}}}}.tar"
+    pipe = f"pipe:cat {out}/train-{{000000..000003}}.tar"
     rest = evaluate(str(colours), data=DataOptions(root=pipe, index=str(out), workers=1))
     everything = evaluate(str(colours), data=DataOptions(root=str(pictures), workers=0))
     confusion = held.by_size[32].confusion + rest.by_size[32].confusion
@@ -72,7 +72,7 @@ def test_bad_files_are_refused_or_left_out(
         (["PICTURES", "out", "--classes", "a,b"], "for shards that are there"),
         (["PICTURES", "PICTURES/out"], "whose pictures it is to hold"),
         (["a-{0..3}.tar", "out", "--shards", "3"], "for a folder of pictures"),
-        (["a-{0..3}.tar", "out"], "a-0.tar: cannot be read"),
+        (["a-{0..3}.tar", "out"], ".tar: cannot be read"),
         (["a-{0..3.tar", "out"], "Unbalanced braces"),
     ],
 )
