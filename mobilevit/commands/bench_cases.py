@@ -15,6 +15,7 @@ from PIL import Image
 from mobilevit.commands.bench_checks import Accuracy, macs, pictures_for
 from mobilevit.commands.bench_measure import Measured, WorkerError, working
 from mobilevit.commands.bench_subjects import AnySubject, FileSubject, Subject
+from mobilevit.commands.bench_worker import PACKAGES
 from mobilevit.exports.facts import Precision
 from mobilevit.exports.formats import FORMATS, Format
 
@@ -22,6 +23,11 @@ log = logging.getLogger(__name__)
 
 KINDS: dict[str, Format] = {str(name): kind for name, kind in FORMATS.items()}
 """Formats by the name of a runtime."""
+
+TIMED = {"torch", "torch-compile", *PACKAGES}
+"""Runtimes whose time is measured."""
+if sys.platform != "darwin":
+    TIMED.remove("coreml")  # interpreted: that says nothing of its time
 
 
 @dataclass(kw_only=True)
@@ -118,8 +124,7 @@ def cases_of(
         facts = subject.facts
         runtimes, settings = [subject.format.name], [(facts.precision, facts.quantize)]
     for runtime in runtimes:
-        # Where Core ML's programs are only interpreted, that says nothing of their time.
-        timed = runtime != "coreml" or sys.platform == "darwin"
+        timed = runtime in TIMED
         for precision, quantize in settings:
             for batch in batches:
                 for count in threads if timed else threads[:1]:

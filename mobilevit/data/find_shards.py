@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,42 +74,31 @@ def shard_splits(
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction is between 0 and 1, not {val_fraction}")
-    if _is_rows(root, index):
-        splits = row_splits(root)
-        held = [name for name in splits if name != "train"]
-        if "train" not in splits or not held:
-            raise DataError(
-                f"{root}: has only {', '.join(splits)}; to train, two splits are needed: train, "
-                f"and one of {', '.join(VAL_FOLDERS)} to judge by"
-            )
-        train, val = splits["train"], splits[held[0]]
+    parts = shard_parts(root, index=index)
+    held = [name for name in VAL_FOLDERS if name in parts]
+    if "train" in parts and held:
+        train, val = parts["train"], parts[held[0]]
         if train.classes != val.classes:
             val = val.relabelled(train.classes)
-        note = ", ".join(f"{name}: {_counted(part)}" for name, part in splits.items())
-        return ShardTrainVal(train, val, f"{root}: {note}")
-    found, chosen = _chosen(root, index)
-    held = [name for name in VAL_FOLDERS if name in chosen]
-    if "train" in chosen and held:
-        both = {name: _samples(found, *chosen[name]) for name in ("train", held[0])}
-        note = ", ".join(f"{name}: {_counted(part)}" for name, part in both.items())
-        return ShardTrainVal(both["train"], both[held[0]], f"{root}: {note}")
-    name = next(iter(chosen))
-    part, places = chosen[name]
-    if len(places) < 2:
-        raise DataError(f"{root}: one shard can not be divided; give shards of train and of val")
-    count = min(max(round(len(places) * val_fraction), 1), len(places) - 1)
-    drawn = set(np.random.default_rng((seed, 4)).permutation(len(places))[:count].tolist())
-    sides = [
-        [place for place in range(len(places)) if (place in drawn) == out] for out in (False, True)
-    ]
-    train, val = (
-        _samples(found, part.some(side), [places[place] for place in side]) for side in sides
-    )
-    note = (
-        f"{root}: has shards of {name} only: {count} of {len(places)} held out with seed {seed} "
-        f"({len(train.labels)} + {len(val.labels)} images)"
-    )
-    return ShardTrainVal(train, val, note)
+        note = f"train: {_counted(train)}, {held[0]}: {_counted(val)}"
+    else:
+        name, whole = next(iter(parts.items()))
+        shards = len(whole.shards.counts)
+        if shards < 2:
+            raise DataError(
+                f"{root}: has one shard of {name} only, which can not be divided; give shards to "
+                "train on and shards to judge by"
+            )
+        count = min(max(round(shards * val_fraction), 1), shards - 1)
+        order = np.random.default_rng((seed, 4)).permutation(shards).tolist()
+        val, train = (whole.some(sorted(some)) for some in (order[:count], order[count:]))
+        note = (
+            f"has {name} only: {count} of {shards} shards held out with seed {seed} "
+            f"({len(train.labels)} + {len(val.labels)} images)"
+        )
+    for part in (train, val):
+        part.shards.look()
+    return ShardTrainVal(train, val, f"{root}: {note}")
 
 
 def shard_evaluation(
@@ -126,12 +114,30 @@ def shard_evaluation(
     Raises:
         DataError: as in `shard_splits`; or a class is not among `classes`.
     """
+    parts = shard_parts(root, index=index)
+    name = next((name for name in VAL_FOLDERS if name in parts), next(iter(parts)))
+    samples = parts[name].relabelled(classes)
+    samples.shards.look()
+    return samples
+
+
+def shard_parts(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
+    """Find all splits; that their files are there is not looked at.
+
+    Args:
+        root: as for `shard_splits`.
+        index: where the shards' index is, if not beside them.
+
+    Raises:
+        DataError: there is no index, or it does not know the shards.
+    """
     if _is_rows(root, index):
-        splits = row_splits(root)
-        return splits[list(splits)[-1]].relabelled(classes)
+        return row_splits(root)
     found, chosen = _chosen(root, index)
-    name = next((name for name in VAL_FOLDERS if name in chosen), next(iter(chosen)))
-    return _samples(found, *chosen[name]).relabelled(classes)
+    return {
+        name: ShardSamples(TarShards(part, places), part.rows["label"].copy(), found.classes)
+        for name, (part, places) in chosen.items()
+    }
 
 
 def expanded(pattern: str) -> list[str]:
@@ -221,10 +227,6 @@ def _which(place: str, by_name: dict[str, list[tuple[str, int, str]]]) -> tuple[
             f"{place}: the index has {'several shards' if fitting else 'no shard'} of this name"
         )
     return fitting[0]
-
-
-def _samples(found: ShardIndex, part: Part, places: Sequence[str]) -> ShardSamples:
-    return ShardSamples(TarShards(part, places), part.rows["label"].copy(), found.classes)
 
 
 def _counted(samples: ShardSamples) -> str:

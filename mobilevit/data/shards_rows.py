@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,31 @@ class RowShards:
 
     in_a_row = True
 
-    def __init__(self, name: str, dataset: Any, column: str, counts: list[int]) -> None:
-        """`column` holds pictures, not decoded."""
+    def __init__(
+        self,
+        name: str,
+        dataset: Any,
+        column: str,
+        counts: Sequence[int],
+        *,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        """`column` holds pictures, not decoded; `numbers` are the shards, all unless given."""
         self._name, self._dataset, self._column, self.counts = name, dataset, column, counts
+        self._numbers = list(range(len(counts)) if numbers is None else numbers)
+
+    def some(self, numbers: Sequence[int]) -> RowShards:
+        """Chosen shards, in this order."""
+        return RowShards(
+            self._name,
+            self._dataset,
+            self._column,
+            [self.counts[number] for number in numbers],
+            numbers=[self._numbers[number] for number in numbers],
+        )
+
+    def look(self) -> None:
+        """All was there when rows were counted."""
 
     def read(self, shard: int, start: int) -> Iterator[bytes]:
         """The files of a shard's pictures, from its `start`-th sample on.
@@ -123,7 +145,7 @@ class RowShards:
         Raises:
             DataError: a picture is neither in its row nor a file.
         """
-        rows = self._dataset.shard(num_shards=len(self.counts), index=shard)
+        rows = self._dataset.shard(num_shards=self._dataset.num_shards, index=self._numbers[shard])
         for position, row in enumerate(rows.skip(start), start):
             picture = row[self._column]
             if picture is not None and picture["bytes"] is not None:
@@ -134,5 +156,5 @@ class RowShards:
                 raise DataError(f"{self.name(shard, position)}: has no picture")
 
     def name(self, shard: int, position: int) -> str:
-        """The split, and the place in it."""
-        return f"{self._name}[{sum(self.counts[:shard]) + position}]"
+        """The split, the shard's number in it, and the place in that."""
+        return f"{self._name}, shard {self._numbers[shard]}, row {position}"

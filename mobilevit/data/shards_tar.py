@@ -145,19 +145,26 @@ class TarShards:
     """Shards of samples whose places are known."""
 
     def __init__(self, part: Part, places: Sequence[str]) -> None:
-        """Read `part` at `places`, one for each of its shards.
-
-        Raises:
-            DataError: files are missing, or of another size than the index says.
-        """
+        """Read `part` at `places`, one for each of its shards."""
         self.part, self.places = part, tuple(places)
         self.counts = [shard.samples for shard in part.shards]
         self.in_a_row = any(map(is_remote, places))
         self._begins = [0, *itertools.accumulate(self.counts)]
-        wrong = list(filter(None, map(_why_not, self.places, part.shards)))
+
+    def some(self, numbers: Sequence[int]) -> TarShards:
+        """Chosen shards, in this order."""
+        return TarShards(self.part.some(list(numbers)), [self.places[number] for number in numbers])
+
+    def look(self) -> None:
+        """See that files are there, and of the sizes that the index says.
+
+        Raises:
+            DataError: some are not.
+        """
+        wrong = list(filter(None, map(_why_not, self.places, self.part.shards)))
         if wrong:
             raise DataError(
-                f"{len(wrong)} of {len(places)} shards are not as their index says:\n  "
+                f"{len(wrong)} of {len(self.places)} shards are not as their index says:\n  "
                 + "\n  ".join(wrong[:20])
                 + ("\n  ..." if len(wrong) > 20 else "")
             )

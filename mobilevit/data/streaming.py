@@ -36,6 +36,16 @@ class Shards(Protocol):
     def name(self, shard: int, position: int) -> str:
         """What to call a sample."""
 
+    def some(self, numbers: Sequence[int]) -> Shards:
+        """Chosen shards, in this order."""
+
+    def look(self) -> None:
+        """See that all is there, as far as that is quickly seen.
+
+        Raises:
+            DataError: something is missing.
+        """
+
 
 class ShardSamples:
     """The samples in shards, as `Samples`; numbered shard after shard."""
@@ -77,6 +87,12 @@ class ShardSamples:
             [classes.index(name) if name in classes else -1 for name in self.classes], np.int32
         )
         return ShardSamples(self.shards, places[self.labels], classes)
+
+    def some(self, numbers: Sequence[int]) -> ShardSamples:
+        """The samples of chosen shards."""
+        places = [np.arange(self._begins[n], self._begins[n + 1]) for n in numbers]
+        labels = self.labels[np.concatenate(places)]
+        return ShardSamples(self.shards.some(numbers), labels, self.classes)
 
     def neighbours(self, indices: Sequence[int]) -> list[int]:
         """As many samples as `indices`, but one behind the other: from the first one's shard on."""

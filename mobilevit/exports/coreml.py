@@ -18,7 +18,12 @@ from PIL import Image
 from torch.export import ExportedProgram
 
 from mobilevit.exports.coreml_graph import Halved, translated
-from mobilevit.exports.coreml_quantize import check_kept, compressed, with_int8_activations
+from mobilevit.exports.coreml_quantize import (
+    ACTIVATIONS,
+    check,
+    compressed,
+    with_int8_activations,
+)
 from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.mil import Kind, Program, name_of
 from mobilevit.exports.prepare import Prepared, Written, need, quiet
@@ -35,6 +40,7 @@ LEAST_SIDE, MOST_SIDE = 32, 1024
 RAW_INPUT = "input"
 """Of a raw package: the word tensor is one of Core ML's own language."""
 
+
 def input_name(prepared: Prepared) -> str:
     """What the input of a package is called: `image`, or `input` of a raw one."""
     return RAW_INPUT if prepared.request.raw else prepared.input
@@ -50,15 +56,15 @@ def write(prepared: Prepared, path: Path) -> Written:
     need("coremltools", extra="coreml")
     if path.suffix != ".mlpackage":
         raise ExportError(f"a Core ML package's name ends in .mlpackage, unlike {path.name}")
+    check(prepared)
+    quantize = prepared.request.quantize
     with quiet(), _silent():
-        quantize = prepared.request.quantize
-        if quantize is not None and quantize.kind == "int8-activations":
+        if quantize is not None and quantize.kind == ACTIVATIONS:
             prepared = with_int8_activations(prepared)
         program = translated(prepared.program())
         model = _converted(program, prepared)
-        if quantize is not None and quantize.kind != "int8-activations":
-            parameters = program.graph_signature.inputs_to_parameters
-            model = compressed(model, prepared, parameters)
+        if quantize is not None and quantize.kind != ACTIVATIONS:
+            model = compressed(model, prepared, program.graph_signature.inputs_to_parameters)
         _describe(model, prepared)
         model.save(str(path))
         _open_to_all(path)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.exports.prepare import Prepared
+from mobilevit.exports.sensitivity import quantised_layers
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
 
 LOWEST = 3.0
@@ -54,8 +55,9 @@ def equalised(prepared: Prepared) -> Prepared:
         prepared: a network in float32, with photos to measure ranges on.
 
     Raises:
-        ExportError: there are no photos.
+        ExportError: there are no photos, or the network computes in float16.
     """
+    quantised_layers(prepared)
     if any(isinstance(module, Equalised) for module in prepared.module.modules()):
         return prepared
     module = copy.deepcopy(prepared.module)

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, cast
 
 import numpy as np
 
+from mobilevit.exports.equalise import equalised
 from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.prepare import Prepared, Request, Written, prepare
 from mobilevit.models.variants import Network
@@ -59,6 +60,8 @@ class Format:
     """Whether it takes an image of a type of its own, as planes of floats; see `prepare`."""
     halves: bool = False
     """Whether it makes float16 of a float32 graph by itself; see `prepare`."""
+    equalises: bool = False
+    """Whether channels are evened out ahead of int8; see `mobilevit.exports.equalise`."""
     quantizations: tuple[str, ...] = ()
     """Kinds of `Quantization` that it can do."""
 
@@ -72,7 +75,11 @@ class Format:
         Raises:
             ExportError: no such file can do that; the message says what to do in its place.
         """
-        return prepare(model, request, plain=self.plain, planar=self.planar, halve=not self.halves)
+        prepared = prepare(
+            model, request, plain=self.plain, planar=self.planar, halve=not self.halves
+        )
+        int8 = request.quantize is not None and request.quantize.kind == "int8"
+        return equalised(prepared) if int8 and self.equalises else prepared
 
     def write(self, model: Network, request: Request, path: Path) -> Written:
         """Write a network of this library to a path, which is empty or does not exist.
@@ -88,7 +95,12 @@ class Format:
 FORMATS = {
     one.name: one
     for one in (
-        Format(name="onnx", suffix=".onnx", quantizations=("int8", "int8-weights")),
+        Format(
+            name="onnx",
+            suffix=".onnx",
+            equalises=True,
+            quantizations=("int8", "int8-weights"),
+        ),
         Format(
             name="coreml",
             suffix=".mlpackage",
@@ -96,10 +108,16 @@ FORMATS = {
             plain=True,
             planar=True,
             halves=True,
-            quantizations=("int8", "palette8", "palette6", "palette4"),
+            quantizations=("int8", "int8-activations", "palette8", "palette6", "palette4"),
         ),
         Format(name="litert", suffix=".tflite", plain=True),
-        Format(name="executorch", suffix=".pte", plain=True),
+        Format(
+            name="executorch",
+            suffix=".pte",
+            plain=True,
+            equalises=True,
+            quantizations=("int8",),
+        ),
         Format(name="openvino", suffix=".openvino", folder=True, quantizations=("int8",)),
     )
 }

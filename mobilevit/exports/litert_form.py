@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.exports import form as plain
+from mobilevit.exports.equalise import Equalised
 
 
 class RootMeanSquare(nn.Module):
@@ -122,6 +123,26 @@ class Layer(nn.Module):
         return x + self.project(F.silu(self.expand(second(x, samples))))
 
 
+class Gated(nn.Module):
+    """`mobilevit.exports.equalise.Equalised`, its scales as weights of a convolution.
+
+    Eight bits hold those of a convolution with a range for each channel, other factors with one.
+    """
+
+    def __init__(self, joined: Equalised) -> None:
+        """Take the convolution and the scales `[1, C, 1, 1]`."""
+        super().__init__()
+        self.conv = joined.conv
+        channels = joined.scale.shape[1]
+        self.gate = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        self.gate.weight = nn.Parameter(joined.scale.view(-1, 1, 1, 1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C_in, H, W]` -> `[B, C, H, W]`."""
+        y = self.conv(x)
+        return y * torch.sigmoid(self.gate(y))
+
+
 class Classifier(nn.Module):
     """`mobilevit.exports.form.ExportClassifier`, whose mean is of rows of channels."""
 
@@ -158,6 +179,8 @@ def litert_form(module: nn.Module) -> nn.Module:
         for name, inner in part.named_children():
             if isinstance(inner, plain.ExportClassifier):
                 setattr(part, name, Classifier(inner))
+            elif isinstance(inner, Equalised):
+                setattr(part, name, Gated(inner))
     return module.eval().requires_grad_(False)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobilevit.exports.equalise import equalised
 from mobilevit.exports.facts import Dynamic, ExportError, FileFacts
 from mobilevit.exports.onnx_quantize import LAYERS, computed_in, in_int8, with_int8_weights
 from mobilevit.exports.prepare import Prepared, Written, need, quiet
@@ -54,7 +53,6 @@ def write(prepared: Prepared, path: Path) -> Written:
         layers = quantised_layers(prepared)
         if quantize.kind == "int8":
             need("onnxruntime", extra="onnx")
-            prepared = equalised(prepared)
             photos = [{prepared.input: photo.numpy()} for photo in prepared.calibration()]
             model = in_int8(converted(prepared), layers, photos)
         else:

@@ -241,7 +241,16 @@ def _dynamic_shapes(dynamic: Dynamic | None, *, first: int) -> tuple[dict[int, A
     return ({first: torch.export.Dim.DYNAMIC, first + 1: torch.export.Dim.DYNAMIC},)
 
 
-NOISY = ("torch.onnx", "onnxscript", "onnx_ir", "coremltools", "torchao", "executorch", "nncf")
+NOISY = (
+    "torch.onnx",
+    "torch.utils.cpp_extension",
+    "onnxscript",
+    "onnx_ir",
+    "coremltools",
+    "torchao",
+    "executorch",
+    "nncf",
+)
 """Libraries that log their own insides while they work."""
 
 

@@ -30,11 +30,11 @@ def quantised_layers(prepared: Prepared) -> frozenset[str]:
     """Names of the layers that are to be quantised: all but those of `Quantization.keep`.
 
     Raises:
-        ExportError: one that is to be kept does not exist, or the others are to be in float16.
+        ExportError: one that is to be kept does not exist, or the network computes in float16.
     """
     quantize, layers = prepared.request.quantize, frozenset(layers_of(prepared.module))
     assert quantize is not None
-    if prepared.request.precision == "fp16":
+    if any(parameter.dtype == torch.float16 for parameter in prepared.module.parameters()):
         raise ExportError(
             f"what is not quantised as {quantize.kind} is in float32: leave precision fp16 out"
         )
@@ -62,8 +62,9 @@ def ranking(prepared: Prepared) -> list[str]:
         Names in `prepared.module.named_modules()`, the most harmful first.
 
     Raises:
-        ExportError: there are no photos.
+        ExportError: there are no photos, or the network computes in float16.
     """
+    quantised_layers(prepared)
     photos = prepared.calibration()
     module, layers = prepared.module, layers_of(prepared.module)
     with torch.inference_mode():

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobilevit.exports.form import Block
+from mobilevit.exports.form import Attention, Block, Layer
 
 
 class RootNorm(nn.Module):
@@ -47,29 +47,30 @@ def with_root_norms(module: nn.Module) -> nn.Module:
             continue
         _centre(block.local_project)
         for layer in block.layers:
-            first, second = layer.norms
+            assert isinstance(layer, Layer) and isinstance(layer.attention, Attention)
             following = (layer.attention.qkv, layer.expand)
-            layer.norms = nn.ModuleList(map(_root_norm, (first, second), following))
+            layer.norms = nn.ModuleList(map(_root_norm, layer.norms, following))
             _centre(layer.attention.out)
             _centre(layer.project)
-        block.norm = _root_norm(block.norm, block.global_project)
+        block.add_module("norm", _root_norm(block.norm, block.global_project))
     return module
 
 
 def _centre(linear: nn.Linear) -> None:
     """Let the mean of a layer's outputs be 0, whatever its inputs."""
     with torch.no_grad():
-        linear.weight -= linear.weight.mean(dim=0)
+        linear.weight.sub_(linear.weight.mean(dim=0))
         if linear.bias is not None:
-            linear.bias -= linear.bias.mean()
+            linear.bias.sub_(linear.bias.mean())
 
 
-def _root_norm(norm: nn.LayerNorm, following: nn.Linear) -> RootNorm:
+def _root_norm(norm: nn.Module, following: nn.Linear) -> RootNorm:
     """Multiply scale and shift into the layer that follows; it gets a bias if it has none."""
+    assert isinstance(norm, nn.LayerNorm)
     with torch.no_grad():
         shift = following.weight @ norm.bias
         bias = shift if following.bias is None else following.bias + shift
-        following.weight *= norm.weight
+        following.weight.mul_(norm.weight)
     following.bias = nn.Parameter(bias, requires_grad=False)
     return RootNorm(norm.normalized_shape[0], norm.eps)
 

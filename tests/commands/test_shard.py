@@ -13,8 +13,10 @@ import pytest
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.checkpoints.files import digest
+from mobilevit.commands.check import check
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.shard import shard
+from mobilevit.data.shards_check import ShardReport
 from mobilevit.training.errors import Interrupted
 from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
@@ -44,6 +46,24 @@ def test_a_folder_becomes_shards_that_are_judged_alike(
     everything = evaluate(str(colours), data=DataOptions(root=str(pictures), workers=0))
     confusion = held.by_size[32].confusion + rest.by_size[32].confusion
     assert confusion.equal(everything.by_size[32].confusion)
+
+
+def test_shards_are_checked(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    shard(str(pictures), str(out), shards=2)
+    report = check(out)
+    assert isinstance(report, ShardReport) and report.exit_code == 0
+    assert "21 images, every picture decoded" in str(report)
+    assert report.counts["train"] == {"blue": 6, "green": 6, "red": 6}
+    file = out / "train-000001.tar"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # a byte of a picture, or of a header
+    file.write_bytes(content)
+    report = check(out, quick=True)
+    assert report.exit_code == 1
+    assert "train-000001.tar: is " in str(report)
+    file.unlink()
+    assert "train-000001.tar: cannot be read" in str(check(out))
 
 
 def test_bad_files_are_refused_or_left_out(

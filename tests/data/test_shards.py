@@ -229,14 +229,14 @@ def test_evaluation_sees_every_sample_once(pictures: Path, shards: Path, workers
 def test_one_split_has_shards_held_out(shards: Path) -> None:
     only = f"{shards}/train-{{000000..000006}}.tar"
     found = shard_splits(only, val_fraction=0.3)
-    assert "2 of 7 held out with seed 0" in found.note
+    assert "2 of 7 shards held out with seed 0" in found.note
     assert len(found.train.labels) + len(found.val.labels) == 46
     sources = [
         {part.source(index) for index in range(len(part.labels))}
         for part in (found.train, found.val)
     ]
     assert len(sources[0] | sources[1]) == 46
-    with pytest.raises(DataError, match="one shard can not be divided"):
+    with pytest.raises(DataError, match="one shard of train only"):
         shard_splits(f"{shards}/train-000003.tar")
 
 
