@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit.checkpoints.create import create_model, load
     from mobilevit.checkpoints.files import save
+    from mobilevit.commands.benchmark import benchmark
     from mobilevit.commands.check import check
     from mobilevit.commands.convert import convert
     from mobilevit.commands.demo import demo
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from mobilevit.commands.evaluate import evaluate
     from mobilevit.commands.export import export
     from mobilevit.commands.predict import predict
+    from mobilevit.commands.serve import serve
+    from mobilevit.commands.shard import shard
     from mobilevit.models.fuse import fuse
     from mobilevit.models.variants import list_models
     from mobilevit.training.train import train
 
 _HOMES = {
+    "benchmark": "mobilevit.commands.benchmark",
     "check": "mobilevit.commands.check",
     "convert": "mobilevit.commands.convert",
     "create_model": "mobilevit.checkpoints.create",
@@ -35,10 +39,14 @@ _HOMES = {
     "describe": "mobilevit.commands.describe",
     "predict": "mobilevit.commands.predict",
     "save": "mobilevit.checkpoints.files",
+    "serve": "mobilevit.commands.serve",
+    "serve": "mobilevit.commands.serve",
+    "shard": "mobilevit.commands.shard",
     "train": "mobilevit.training.train",
 }
 
 __all__ = [
+    "benchmark",
     "check",
     "convert",
     "create_model",
@@ -51,6 +59,8 @@ __all__ = [
     "load",
     "predict",
     "save",
+    "serve",
+    "shard",
     "train",
 ]
 

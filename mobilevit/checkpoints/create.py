@@ -209,16 +209,16 @@ def opened(
     return model, model.name
 
 
-def stated_classes(model: Network, name: str) -> tuple[str, ...]:
+def stated_classes(config: ModelConfig, name: str) -> tuple[str, ...]:
     """The class names of a network; `name` is what to call it in the message.
 
     Raises:
         ValueError: nobody has stated them.
     """
-    classes: tuple[str, ...] | None = model.config.classes
+    classes = config.classes
     if classes is None:
         raise ValueError(
-            f"{name} does not say what its {model.config.num_classes} classes are called; state "
+            f"{name} does not say what its {config.num_classes} classes are called; state "
             "them by --classes: names in the order of the outputs, a file of them, or one of "
             "imagenet1k, coco, voc and ade20k"
         )

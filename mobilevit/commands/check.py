@@ -10,9 +10,11 @@ from mobilevit.data.check import CheckReport
 from mobilevit.data.check import check as check_pictures
 from mobilevit.data.check_boxes import BoxReport, check_boxes
 from mobilevit.data.check_masks import MaskReport, check_masks
+from mobilevit.data.find_shards import is_sharded
+from mobilevit.data.shards_check import ShardReport, check_shards
 from mobilevit.models.variants import Task
 
-AnyReport: TypeAlias = CheckReport | BoxReport | MaskReport
+AnyReport: TypeAlias = CheckReport | BoxReport | MaskReport | ShardReport
 
 
 def check(
@@ -69,6 +71,8 @@ def check(
             val_fraction=val_fraction,
             seed=seed,
         )
+    if is_sharded(os.fspath(root)):
+        return check_shards(os.fspath(root), workers=workers, quick=quick)
     return check_pictures(
         root,
         workers=workers,

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from typing import Any
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Column, Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevit.checkpoints.config import CLASSES
 from mobilevit.checkpoints.published import BASE, MIRROR, PUBLISHED, Published
 from mobilevit.commands.memory import HEAD, STAGES, peak_activations
+from mobilevit.commands.tables import markdown
 from mobilevit.models.mobilevit import Backbone, MobileViTBlock, MobileViTv2Block, round_up
 from mobilevit.models.variants import VARIANTS, architecture, build, list_models, task_of
 
@@ -152,12 +149,12 @@ class ModelSummary:
         )
         return _text(
             f"{self.name} at {self.size} x {self.size} px; MACs in millions, peak in MB",
-            _table(("", "C x H x W", "stride", "P x N", *FIGURES), rows),
+            markdown(("", "C x H x W", "stride", "P x N", *FIGURES), rows),
             MACS,
             PEAK,
             "Attention: L layers of width d among the N = HW / P patches of a map, once for each "
             f"of the P pixels of a patch. Its products grow as {law}.",
-            _table(("MACs", f"at {self.size} px", f"at {2 * self.size} px", "growth"), growth),
+            markdown(("MACs", f"at {self.size} px", f"at {2 * self.size} px", "growth"), growth),
         )
 
 
@@ -174,7 +171,7 @@ class ModelTable:
         """One row for each variant, and the definitions."""
         rows = [(name, *cost.figures()) for name, cost in self.costs.items()]
         title = f"All variants at {self.size} x {self.size} px; MACs in millions, peak in MB"
-        return _text(title, _table(("model", *FIGURES), rows), MACS, PEAK)
+        return _text(title, markdown(("model", *FIGURES), rows), MACS, PEAK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +200,7 @@ class PublishedTable:
         licences = " or ".join(sorted({entry.licence for entry in self.entries}))
         return _text(
             "Weights that the authors of MobileViT published, with their own figures",
-            _table((*heads, "source"), rows, left=(0, 1, 2, len(heads))),
+            markdown((*heads, "source"), rows, left=(0, 1, 2, len(heads))),
             f"Sources lie under {BASE}, or where the environment variable {MIRROR} says.",
             f"Licence: {licences}; it holds for these weights and what descends from them.",
             "A name that loads can stand wherever a model or weights are asked for.",
@@ -330,24 +327,6 @@ def _total(stages: Iterable[Stage]) -> Cost:
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.1f}"
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)
-) -> str:
-    """A table that is Markdown as well; some columns to the left, the others to the right."""
-    columns = (
-        Column(head, justify="left" if index in left else "right")
-        for index, head in enumerate(heads)
-    )
-    table = Table(*columns, box=box.MARKDOWN)
-    for row in rows:
-        table.add_row(*row)
-    # Wider than any table: nothing is cut, whatever the terminal.
-    console = Console(file=StringIO(), width=1000, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().strip().splitlines())
 
 
 def _text(*parts: str) -> str:

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from torch import device as Device
-
-from mobilevit.checkpoints.create import opened, stated_classes
+from mobilevit.checkpoints.create import stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.evaluate_boxes import DetectionEvaluation
 from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.evaluate_masks import SegmentationEvaluation
-from mobilevit.data.box_transforms import DetectionEvaluationSet
-from mobilevit.data.boxes import BoxSamples, relabelled
-from mobilevit.data.check import readable
-from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
-from mobilevit.data.datasets import EvaluationSet, FolderSamples, RelabelledSamples, Samples
-from mobilevit.data.find_boxes import box_evaluation
-from mobilevit.data.find_masks import mask_evaluation
-from mobilevit.data.folder import evaluation_split, relabel
-from mobilevit.data.loader import EvaluationLoader
-from mobilevit.data.mask_transforms import SegmentationEvaluationSet
-from mobilevit.data.named import named_samples
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.deeplabv3 import Segmenter
-from mobilevit.models.fuse import fuse
-from mobilevit.models.ssdlite import SSDLite
-from mobilevit.models.variants import Network
-from mobilevit.tasks.classification import ClassificationMetrics, judge
+from mobilevit.commands.judging import evaluation_samples, judged
+from mobilevit.data.cores import computing_on, cores, share_cores
+from mobilevit.exports.network import FileDetector, FileNetwork, device_of, for_inference
+from mobilevit.models.variants import Network, Task
 from mobilevit.tasks.detection import PRESETS, Preset
-from mobilevit.tasks.detection_metrics import DetectionMetrics, judge_detector
-from mobilevit.tasks.segmentation import SegmentationMetrics, judge_segmenter
 from mobilevit.training.options import DataOptions
 
-log = logging.getLogger(__name__)
-
 AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation | SegmentationEvaluation
+
+EVALUATIONS: dict[Task, Callable[..., AnyEvaluation]] = {
+    "classification": Evaluation,
+    "detection": DetectionEvaluation,
+    "segmentation": SegmentationEvaluation,
+}
+"""What is said of each task."""
 
 
 def evaluate(
@@ -62,13 +49,15 @@ def evaluate(
     classes must be classes of the model, by name; the model may have more.
 
     Args:
-        model: whatever `load` reads; in Python also a network.
+        model: whatever `load` reads, or a file of `mobilevit export`, which runs in its own runtime
+            on the CPU; in Python also a network.
         data: where the pictures are.
         sizes: picture sizes (crops) in pixels; by default the model's own. The margin around the
-            crop keeps its share.
+            crop keeps its share. An exported file has one, unless its size is dynamic.
         classes: class names in the order of the outputs, where the model has none: separated by
             commas, or a text file with one a line.
-        preprocessing: fields of the model's preprocessing to override, such as channel_order.
+        preprocessing: fields of the model's preprocessing to override, such as channel_order; an
+            exported file has its own inside.
         postprocessing: detection: which of the authors' rules turns outputs into boxes, that of
             2021 or the later one.
         boundary: segmentation: also judge the pixels within so many of true boundaries apart.
@@ -80,97 +69,47 @@ def evaluate(
     Raises:
         DataError: the pictures can not be used; the message names which and why.
         CheckpointError: the model can not be read.
+        ExportError: an exported file can not be opened, or has decided what an option asks for.
         ValueError: the model's classes are not known.
     """
     if postprocessing not in PRESETS:
         raise ValueError(f"postprocessing must be 2021 or later, not {postprocessing!r}")
     if boundary < 0:
         raise ValueError(f"boundary must be at least 0 (pixels), not {boundary}")
-    network, name = opened(model, classes=classes, preprocessing=preprocessing)
-    known = stated_classes(network, name)
-    data.refuse_foreign(network.config.task)
+    on = device_of(model, device)
+    default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
+    threads = threads or default_threads
+    network, name = for_inference(
+        model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
+    )
+    known = stated_classes(network.config, name)
+    task = network.config.task
+    rule = network.config.preprocessing
+    sizes = sizes or [rule.crop]
+    if isinstance(network, FileNetwork):
+        network.refuse_sizes(sizes)
+    if isinstance(network, FileDetector):
+        network.refuse_rule(postprocessing, PRESETS[postprocessing].score)
+    data.refuse_foreign(task)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
-    on = compute_device(device)
-    default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
-    workers = default_workers if data.workers is None else data.workers
-    fused = fuse(network).to(on)
-    rule = network.config.preprocessing
-    rules = {size: rule.at(size) for size in sizes or [rule.crop]}
-
-    def batches(dataset: Any) -> EvaluationLoader:
-        return EvaluationLoader(dataset, batch_size=batch_size, workers=workers)
-
-    result: AnyEvaluation
-    with computing_on(threads or default_threads):
-        if isinstance(fused, SSDLite):
-            boxes = _boxes(data, known)
-            found: dict[int, DetectionMetrics] = {}
-            for size, one in rules.items():
-                loader = batches(DetectionEvaluationSet(boxes, one))
-                found[size] = judge_detector(
-                    fused, loader, boxes, rule=PRESETS[postprocessing], device=on
-                )
-            result = DetectionEvaluation(model=name, by_size=found)
-        elif isinstance(fused, Segmenter):
-            masks = mask_evaluation(
-                data.root,
-                format=data.format,
-                classes=known,
-                ignore=data.ignore,
-                on_bad=data.on_bad,
+    with computing_on(threads):
+        samples = evaluation_samples(data, task, known)
+        by_size = {
+            size: judged(
+                network,
+                samples,
+                rule.at(size),
+                batch_size=batch_size,
+                workers=default_workers if data.workers is None else data.workers,
+                device=on,
+                postprocessing=postprocessing,
+                boundary=boundary,
             )
-            seen: dict[int, SegmentationMetrics] = {}
-            for size, one in rules.items():
-                loader = batches(SegmentationEvaluationSet(masks, one))
-                seen[size] = judge_segmenter(fused, loader, masks, device=on, boundary=boundary)
-            result = SegmentationEvaluation(model=name, by_size=seen)
-        else:
-            result = Evaluation(
-                model=name, by_size=_classified(fused, data, known, rules, batches, on)
-            )
+            for size in sizes
+        }
+    result = EVALUATIONS[task](model=name, by_size=by_size)
     if out is not None:
         with replacing(Path(out)) as fresh:
             fresh.write_text(json.dumps(result.to_json(), indent=1) + "\n")
     return result
-
-
-def _classified(
-    fused: Any,
-    data: DataOptions,
-    classes: tuple[str, ...],
-    rules: dict[int, Preprocessing],
-    batches: Any,
-    device: Device,
-) -> dict[int, ClassificationMetrics]:
-    """A classifier's figures by size."""
-    samples = _samples(data, classes)
-    return {
-        size: judge(fused, batches(EvaluationSet(samples, rule)), classes=classes, device=device)
-        for size, rule in rules.items()
-    }
-
-
-def _boxes(data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
-    """The pictures to judge a detector on."""
-    from mobilevit.training.detection import readable_boxes
-
-    found = box_evaluation(data.root, format=data.format, split=data.split, on_bad=data.on_bad)
-    samples = relabelled(found, classes)
-    if data.check or data.on_bad == "skip":
-        return readable_boxes(samples, on_bad=data.on_bad)
-    return samples
-
-
-def _samples(data: DataOptions, classes: tuple[str, ...]) -> Samples:
-    if data.name is not None:
-        return RelabelledSamples(named_samples(data.name, data.root)[1], classes)
-    found = evaluation_split(data.root)
-    if found.root == Path(data.root):
-        log.info(
-            "%s: all its %d pictures are judged, whether trained on or not", found.root, len(found)
-        )
-    split = relabel(found, classes)
-    if data.check or data.on_bad == "skip":
-        (split,) = readable(split, on_bad=data.on_bad)
-    return FolderSamples(split)

@@ -2,74 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from mobilevit.checkpoints.create import opened
 from mobilevit.checkpoints.files import replacing, replacing_folder
+from mobilevit.commands.exported import Accuracy, Exported
 from mobilevit.commands.pictures import Pictures, named_pictures
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.exports import web
 from mobilevit.exports.facts import Dynamic, ExportError, Precision
-from mobilevit.exports.formats import FORMATS, FormatName, format_of, open_exported
+from mobilevit.exports.formats import FORMATS, Format, FormatName, format_of, open_exported
+from mobilevit.exports.network import is_file
 from mobilevit.exports.prepare import Quantization, Request
-from mobilevit.exports.verify import Verification, verify
+from mobilevit.exports.sensitivity import Trial
+from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
 from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.variants import Network
+from mobilevit.training.options import DataOptions
 
+if TYPE_CHECKING:
+    # Judging imports torchmetrics, which takes seconds.
+    from mobilevit.commands.export_accuracy import Judge
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A file that says what PyTorch says."""
-
-    out: Path
-    format: FormatName
-    model: str
-    source: str
-    """Where the weights come from, in words."""
-    precision: Precision
-    size: int
-    """Bytes."""
-    inputs: tuple[str, ...]
-    """`image: uint8 [1, 256, 256, 3]`."""
-    outputs: tuple[str, ...]
-    nodes: int
-    """Operations in the graph."""
-    types: dict[str, int]
-    """Operations by what they compute in; empty where that is all the same."""
-    placement: str
-    """Which share of the graph a runtime delegates, and what falls back; empty if it does not."""
-    runtime: str
-    """What ran it, such as `onnxruntime 1.32.0`."""
-    seconds: float
-    """That writing took, without the verification."""
-    verification: Verification
-    notes: tuple[str, ...] = ()
-    """What the file does otherwise than `predict`, or does not know."""
-
-    @property
-    def exit_code(self) -> int:
-        """0: a file that fails the verification is an exception."""
-        return 0
-
-    def __str__(self) -> str:
-        """A few lines."""
-        types = ", ".join(f"{count} {name}" for name, count in self.types.items())
-        lines = [
-            f"{self.model} ({self.source}) as {self.format}, {self.precision}: {self.out}, "
-            f"{self.size / 1e6:.2f} MB, {self.nodes} operations" + (f" ({types})" if types else ""),
-            *(f"  in:  {value}" for value in self.inputs),
-            *(f"  out: {value}" for value in self.outputs),
-            *([f"  {self.placement}"] if self.placement else []),
-            f"  in {self.runtime} against PyTorch, {self.verification}",
-            *(f"  note: {note}" for note in self.notes),
-        ]
-        return "\n".join(lines)
+MAX_DROP = 1.0
+"""Points of accuracy that quantising may cost, unless said otherwise."""
+ENOUGH = 8
+"""From so many photos on, those that ranges are measured on are not compared."""
 
 
 def export(
@@ -81,66 +47,115 @@ def export(
     raw: bool = False,
     precision: Precision = "fp32",
     quantize: str | None = None,
+    data: DataOptions | None = None,
+    limit: int | None = None,
+    max_drop: float | None = None,
+    least_agreement: float | None = None,
     photos: Sequence[str] | None = None,
     classes: str | None = None,
     preprocessing: dict[str, Any] | None = None,
+    runtime_tarball: str | None = None,
 ) -> Exported:
     """Write a model as one file for another runtime: a photo's pixels in, an answer out.
 
     Preprocessing of values, class names and where the weights come from are inside; resizing and
     cropping to the file's size are left to what runs it. That runtime then runs the file on photos;
-    it is written only where it says what PyTorch says.
+    it is written only where it says what PyTorch says. Given labelled pictures, both are also
+    judged on those.
 
     Args:
         model: whatever `load` reads; in Python also a network.
-        out: the file (coreml, openvino: a folder); its ending says the format.
-        format: onnx, coreml, litert, executorch or openvino; by default what the ending of `out`
-            says: .onnx, .mlpackage, .tflite, .pte, .openvino.
+        out: the file (coreml, openvino, web: a folder); its ending says the format.
+        format: onnx, coreml, litert, executorch, openvino or web; by default what the ending of
+            `out` says: .onnx, .mlpackage, .tflite, .pte, .openvino. A web page's folder may be
+            called anything, and holds the first of the photos.
         dynamic: `batch` for any number of pictures at once, `size` for pictures of any size.
         raw: the network alone: a prepared float tensor in, logits out.
         precision: `fp32`, or `fp16` for half the size.
-        quantize: `int8` for weights and activations of 8 bits, measured on the photos; other kinds
-            belong to a format.
+        quantize: `int8` for weights and activations of 8 bits, measured on the photos; `auto` for
+            the same with as few layers in float as keep the accuracy on `data`; other kinds belong
+            to a format.
+        data: labelled pictures, as for `evaluate`, that the model and the file are judged on.
+        limit: of these at most so many, evenly out of all; by default 500.
+        max_drop: most points of accuracy (top-1, AP or mean IoU, times 100) that quantising may
+            cost on `data`; by default 1, as from 90 % to 89 %.
+        least_agreement: least share of answers of a quantised file that must be PyTorch's; by
+            default 0.9, or any where `data` is given.
         photos: files, folders, patterns or addresses of pictures to compare (and to measure ranges)
-            on; by default two that scikit-learn brings.
+            on; by default pictures of `data` (to measure on, of its training part), else two that
+            scikit-learn brings.
         classes: class names in the order of the logits, where the model has none: separated by
             commas, or a text file with one a line.
         preprocessing: fields of the model's preprocessing to override, such as crop and resize for
             another size of picture.
+        runtime_tarball: web, once, where npm is not installed: ONNX Runtime Web as `npm pack` gives
+            it elsewhere; without it the message says which version.
 
     Raises:
-        DisagreementError: the file says something else than PyTorch; it is not written.
+        DisagreementError: the file says something else than PyTorch, or is less accurate by more
+            than `max_drop`; it is not written.
         ExportError: such a file can not be made; the message says what can.
         MissingExtraError: the format's packages are not installed.
         CheckpointError: the model can not be read.
-        DataError, ImageError: a photo can not be read.
+        DataError, ImageError: a photo or the data can not be read.
     """
     path = Path(out)
-    kind = format_of(path)
+    kind = web.WEB if format == "web" else format_of(path)
     if kind is None or format not in (None, kind.name):
         endings = ", ".join(f"{one.suffix} ({one.name})" for one in FORMATS.values())
-        raise ExportError(f"out is {out!r}, format {format}: the ending must be {endings}")
-    if quantize is not None and quantize not in kind.quantizations:
         raise ExportError(
-            f"{kind.name} files can not be quantised as {quantize!r}"
-            + (f"; {', '.join(kind.quantizations)} can be done" if kind.quantizations else "")
+            f"out is {out!r}, format {format}: the ending must be {endings}; or give --format web"
         )
+    if is_file(model):
+        raise ExportError(f"{model} is an exported file; export the model that it was made of")
+    _refuse(kind, quantize, data, limit, max_drop, least_agreement)
+    max_drop = MAX_DROP if max_drop is None else max_drop
+    if least_agreement is None and data is None:
+        least_agreement = LEAST_AGREEMENT
     network, name = opened(model, classes=classes, preprocessing=preprocessing)
     network.eval()
-    pictures = sample_photos() if photos is None else read_photos(photos)
-    request = Request(
-        dynamic=dynamic,
-        raw=raw,
-        precision=precision,
-        quantize=Quantization(kind=quantize, photos=tuple(pictures)) if quantize else None,
-    )
+    measure = quantize is not None and photos is None
+    judge = None if data is None else _judge(network, data, dynamic, limit, measure=measure)
+    if judge is not None and photos is None:
+        compared, measured = judge.compared(), judge.measured()
+    else:
+        compared, measured = _shared(sample_photos() if photos is None else read_photos(photos))
+    request = Request(dynamic=dynamic, raw=raw, precision=precision)
+    if quantize is not None:
+        bits = "int8" if quantize == "auto" else quantize
+        request = replace(request, quantize=Quantization(kind=bits, photos=tuple(measured)))
+    if kind is web.WEB:
+        web.get_ready(path, request, runtime_tarball)
+    elif runtime_tarball is not None:
+        raise ExportError("runtime_tarball is for format web")
     path.parent.mkdir(parents=True, exist_ok=True)
+    accuracy: Accuracy | None = None
+    kept: frozenset[str] = frozenset()
+    trials: tuple[Trial, ...] = ()
+    fp32_size: int | None = None
     with (replacing_folder if kind.folder else replacing)(path) as fresh:
         begun = time.perf_counter()
-        written = kind.write(network, request, fresh)
+        if judge is not None and quantize == "auto":
+            from mobilevit.commands.export_search import smallest
+
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as tried:
+                found = smallest(judge, kind, request, Path(tried), max_drop=max_drop)
+                written, accuracy = found.written, found.accuracy
+                kept, trials = found.kept, found.trials
+                os.replace(written.path, fresh)
+        else:
+            written = kind.write(network, request, fresh)
         seconds = time.perf_counter() - begun
         run = open_exported(fresh, kind)
-        verification = verify(run, network, pictures, called=path)
+        verification = verify(run, network, compared, called=path, least=least_agreement)
+        if judge is not None and accuracy is None:
+            accuracy = judge.accuracy(fresh, kind)
+        if quantize is not None:
+            if accuracy is not None and accuracy.drop > max_drop:
+                raise DisagreementError(_too_much(path, accuracy, max_drop, quantize))
+            fp32_size = _fp32_size(network, request, kind)
+        if kind is web.WEB:
+            web.add_test(fresh, network, compared[0])
         size = size_of(fresh)
     return Exported(
         out=path,
@@ -148,7 +163,9 @@ def export(
         model=network.name,
         source=network.config.source,
         precision=precision,
+        quantize=request.quantize.kind if request.quantize else None,
         size=size,
+        fp32_size=fp32_size,
         inputs=written.inputs,
         outputs=written.outputs,
         nodes=written.nodes,
@@ -157,8 +174,90 @@ def export(
         runtime=run.runtime,
         seconds=seconds,
         verification=verification,
-        notes=tuple(_notes(network, name, dynamic)),
+        accuracy=accuracy,
+        kept=tuple(sorted(kept)),
+        trials=trials,
+        notes=tuple(_notes(network, name, request, same=compared is measured)),
     )
+
+
+def _refuse(
+    kind: Format,
+    quantize: str | None,
+    data: DataOptions | None,
+    limit: int | None,
+    max_drop: float | None,
+    least_agreement: float | None,
+) -> None:
+    """See that the options fit each other, and that none would be ignored.
+
+    Raises:
+        ExportError: they do not.
+    """
+    kinds = (*kind.quantizations, *(["auto"] if "int8" in kind.quantizations else []))
+    if quantize is not None and quantize not in kinds:
+        raise ExportError(
+            f"{kind.name} files can not be quantised as {quantize!r}"
+            + (f"; {', '.join(kinds)} can be done" if kinds else "")
+        )
+    if data is None:
+        if quantize == "auto":
+            raise ExportError(
+                "quantize auto looks for the smallest file that stays accurate: give labelled "
+                "pictures by data.root"
+            )
+        for option, value in (("limit", limit), ("max_drop", max_drop)):
+            if value is not None:
+                raise ExportError(f"{option} is for labelled pictures: give some by data.root")
+    if quantize is None:
+        for option, value in (("max_drop", max_drop), ("least_agreement", least_agreement)):
+            if value is not None:
+                raise ExportError(f"{option} is for quantised files: give quantize too")
+    if limit is not None and limit < 1:
+        raise ExportError(f"limit is at least 1 (pictures), not {limit}")
+    if max_drop is not None and not 0 <= max_drop < 100:
+        raise ExportError(f"max_drop is in points, from 0 to below 100, not {max_drop}")
+    if least_agreement is not None and not 0 <= least_agreement <= 1:
+        raise ExportError(f"least_agreement is a share from 0 to 1, not {least_agreement}")
+
+
+def _judge(
+    network: Network,
+    data: DataOptions,
+    dynamic: Dynamic | None,
+    limit: int | None,
+    *,
+    measure: bool,
+) -> Judge:
+    """See `Judge`."""
+    from mobilevit.commands.export_accuracy import LIMIT, Judge
+
+    limit = LIMIT if limit is None else limit
+    return Judge(network, data, dynamic=dynamic, limit=limit, measure=measure)
+
+
+def _shared(photos: list[Image.Image]) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Photos to compare on and photos to measure ranges on: others, where there are enough."""
+    if len(photos) < ENOUGH:
+        return photos, photos
+    return photos[::4], [photo for place, photo in enumerate(photos) if place % 4]
+
+
+def _too_much(path: Path, accuracy: Accuracy, max_drop: float, quantize: str) -> str:
+    """Why a file is not kept."""
+    auto = "" if quantize == "auto" else "; quantize auto leaves the worst layers in float"
+    return (
+        f"{path} would lose {accuracy.drop:.2f} points, more than {max_drop:g} (max_drop): "
+        f"{accuracy}{auto}"
+    )
+
+
+def _fp32_size(network: Network, request: Request, kind: Format) -> int:
+    """Bytes of the same file in fp32."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"fp32{kind.suffix}"
+        kind.write(network, replace(request, quantize=None, precision="fp32"), path)
+        return size_of(path)
 
 
 def size_of(path: Path) -> int:
@@ -168,10 +267,11 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _notes(model: Network, name: str, dynamic: Dynamic | None) -> list[str]:
+def _notes(model: Network, name: str, request: Request, *, same: bool) -> list[str]:
+    """`same`: whether ranges were measured on the photos that were compared."""
     notes = []
     rule = model.config.preprocessing
-    if rule.fit == "short" and dynamic != "size":
+    if rule.fit == "short" and request.dynamic != "size":
         keeps = "" if isinstance(model, PSPNet) else "; --dynamic size keeps it"
         size = f"{rule.crop}x{rule.crop}"
         notes.append(f"pictures are squashed to {size}, where predict keeps their shape{keeps}")
@@ -179,6 +279,11 @@ def _notes(model: Network, name: str, dynamic: Dynamic | None) -> list[str]:
         notes.append(f"assumed, since {name} does not state it: {', '.join(rule.assumed)}")
     if model.config.classes is None:
         notes.append(f"no class names are in it: {name} has none; state them by --classes")
+    if request.quantize is not None and same:
+        notes.append(
+            f"ranges were measured on the photos that were compared: {ENOUGH} photos or more, or "
+            "data.root, tell more"
+        )
     return notes
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from mobilevit.checkpoints.create import opened, stated_classes
+from mobilevit.checkpoints.create import stated_classes
 from mobilevit.checkpoints.files import replacing
 from mobilevit.commands.pictures import Photo, Pictures, called, named_pictures, stem
 from mobilevit.commands.predict_boxes import (
@@ -25,11 +25,16 @@ from mobilevit.commands.predict_boxes import (
 )
 from mobilevit.commands.predict_classes import Prediction, Predictions, classified
 from mobilevit.commands.predict_masks import MaskPrediction, MaskPredictions, masked
-from mobilevit.data.cores import compute_device, computing_on, cores, set_up_worker, share_cores
+from mobilevit.data.cores import computing_on, cores, set_up_worker, share_cores
 from mobilevit.data.loader import as_is
 from mobilevit.data.masks import voc_palette
+from mobilevit.exports.network import (
+    FileDetector,
+    FileSegmenter,
+    device_of,
+    for_inference,
+)
 from mobilevit.models.deeplabv3 import Segmenter
-from mobilevit.models.fuse import fuse
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.models.variants import Network
 from mobilevit.tasks.detection import PRESETS, Preset
@@ -59,7 +64,8 @@ def predict(
     are done.
 
     Args:
-        model: whatever `load` reads; in Python also a network.
+        model: whatever `load` reads, or a file of `mobilevit export`, which runs in its own runtime
+            on the CPU; in Python also a network.
         photos: files, folders (all pictures below them), patterns such as 'day?/*.jpg', addresses
             (http, https); in Python also bytes, PIL images, arrays and tensors.
         out: folder to write the pictures to with the answer drawn on them, and answers.jsonl; of
@@ -73,7 +79,8 @@ def predict(
             2021 or the later one.
         classes: class names in the order of the logits, where the model has none: separated by
             commas, or a text file with one a line.
-        preprocessing: fields of the model's preprocessing to override, such as channel_order.
+        preprocessing: fields of the model's preprocessing to override, such as channel_order; an
+            exported file has its own inside.
         batch_size: pictures at a time.
         workers: processes that decode; by default from the numbers of cores and pictures.
         threads: compute threads on a CPU; by default from the number of cores.
@@ -82,6 +89,7 @@ def predict(
     Raises:
         DataError: no name stands for a picture: no such file, an empty folder.
         CheckpointError: the model can not be read.
+        ExportError: an exported file can not be opened, or has decided what an option asks for.
         ValueError: the model's classes are not known; an option out of its range.
     """
     if min(top, batch_size) < 1 or format not in ("table", "jsonl", "csv"):
@@ -89,16 +97,19 @@ def predict(
     if postprocessing not in PRESETS:
         raise ValueError(f"postprocessing must be 2021 or later, not {postprocessing!r}")
     boxes = replace(PRESETS[postprocessing], score=score)
-    network, name = opened(model, classes=classes, preprocessing=preprocessing)
-    names = stated_classes(network, name)
-    on = compute_device(device)
+    on = device_of(model, device)
     sources = named_pictures(photos)
     few = len(sources) <= batch_size
     default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
     if workers is None:
         workers = 0 if few else default_workers
     threads = threads or (cores() if few and workers == 0 else default_threads)
-    fused = fuse(network).to(on)
+    network, name = for_inference(
+        model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
+    )
+    names = stated_classes(network.config, name)
+    if isinstance(network, FileDetector):
+        network.refuse_rule(postprocessing, score)
     items: list[Any] = []
     console = Console(stderr=True)
     with (
@@ -118,21 +129,21 @@ def predict(
         task = bar.add_task("predicting", total=len(sources))
         for batch in loader:
             items += (
-                detected(fused, batch, names, on, boxes)
-                if isinstance(fused, SSDLite)
-                else masked(fused, batch, names, on)
-                if isinstance(fused, Segmenter)
-                else classified(fused, batch, names, on)
+                detected(network, batch, names, on, boxes)
+                if isinstance(network, SSDLite | FileDetector)
+                else masked(network, batch, names, on)
+                if isinstance(network, Segmenter | FileSegmenter)
+                else classified(network, batch, names, on)
             )
             bar.advance(task, len(batch))
         items = [replace(item, source=called(s)) for item, s in zip(items, sources, strict=True)]
         result: AnyPredictions
-        if isinstance(fused, SSDLite):
+        if isinstance(network, SSDLite | FileDetector):
             numbers = network.config.category_ids or tuple(range(1, len(names) + 1))
             result = DetectionPredictions(
                 items=tuple(items), classes=names, category_ids=numbers, format=format
             )
-        elif isinstance(fused, Segmenter):
+        elif isinstance(network, Segmenter | FileSegmenter):
             result = MaskPredictions(items=tuple(items), format=format)
         else:
             result = Predictions(items=tuple(items), shown=top, format=format)

@@ -19,8 +19,7 @@ from mobilevit.commands.answers import Answers
 from mobilevit.commands.pictures import Prepared
 from mobilevit.commands.tables import render
 from mobilevit.data.images import ImageError
-from mobilevit.models.ssdlite import SSDLite
-from mobilevit.tasks.detection import Detections, PostProcessing, detections
+from mobilevit.tasks.detection import Detections, Detector, PostProcessing, detections
 from mobilevit.tasks.detection_metrics import coco_results
 from mobilevit.tasks.drawing import DrawnBox, colour_of
 
@@ -156,7 +155,7 @@ class DetectionPredictions(Answers[DetectionPrediction]):
 
 
 def detected(
-    model: SSDLite,
+    model: Detector,
     batch: list[Prepared | str],
     names: Sequence[str],
     device: torch.device,

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -126,7 +126,10 @@ class Predictions(Answers[Prediction]):
 
 
 def classified(
-    model: torch.nn.Module, batch: list[Prepared | str], names: Sequence[str], device: torch.device
+    model: Callable[[torch.Tensor], torch.Tensor],
+    batch: list[Prepared | str],
+    names: Sequence[str],
+    device: torch.device,
 ) -> list[Prediction]:
     """Predictions for a batch of pictures, with the failed ones where they stood."""
     tensors = [item.tensor for item in batch if not isinstance(item, str)]

@@ -22,8 +22,7 @@ from mobilevit.commands.pictures import Prepared
 from mobilevit.commands.tables import render
 from mobilevit.data.images import ImageError
 from mobilevit.data.masks import voc_palette
-from mobilevit.models.deeplabv3 import Segmenter
-from mobilevit.tasks.segmentation import AT_ONCE, segmented
+from mobilevit.tasks.segmentation import AT_ONCE, Segmenting, segmented
 
 
 class PackedMask(NamedTuple):
@@ -145,7 +144,7 @@ class MaskPredictions(Answers[MaskPrediction]):
 
 
 def masked(
-    model: Segmenter, batch: list[Prepared | str], names: Sequence[str], device: torch.device
+    model: Segmenting, batch: list[Prepared | str], names: Sequence[str], device: torch.device
 ) -> list[MaskPrediction]:
     """Predictions for a batch of pictures, with the failed ones where they stood."""
     found: dict[int, PackedMask] = {}

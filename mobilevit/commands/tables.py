@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Sequence
 from io import StringIO
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 WIDTH = 110
 
@@ -28,6 +30,21 @@ def table(*columns: str) -> Table:
     for position, column in enumerate(columns):
         result.add_column(column, justify="right" if position else "left")
     return result
+
+
+def markdown(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)
+) -> str:
+    """A table that is Markdown as well; some columns to the left, the others to the right."""
+    columns = (
+        Column(head, justify="left" if index in left else "right")
+        for index, head in enumerate(heads)
+    )
+    result = Table(*columns, box=box.MARKDOWN)
+    for row in rows:
+        result.add_row(*map(escape, row))
+    # Wider than any table: nothing is cut, whatever the terminal.
+    return render(result, width=1000).strip()
 
 
 def share(value: float, digits: int = 2) -> str:

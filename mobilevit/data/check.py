@@ -17,6 +17,7 @@ from typing import Literal
 from mobilevit.data.cores import cores
 from mobilevit.data.folder import DataError, Split, TrainVal, splits
 from mobilevit.data.images import ImageError, ImageFacts, image_facts, open_image
+from mobilevit.data.paths import Paths
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ TINY_CLASS = 10
 SMALL_SIDE = 32
 """Images with a side of fewer pixels than this are pointed out."""
 
+_WAITING = 1 << 13  # files that are given out at once
 _CHUNK = 16  # files per task: few enough for smooth progress, enough to make tasks cheap
 
 
@@ -193,7 +195,7 @@ def check(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     data = splits(root, val_fraction=val_fraction, seed=seed)
-    paths = data.train.paths + data.val.paths
+    paths = [*data.train.paths, *data.val.paths]
     findings = examine_all(paths, workers=workers, quick=quick, progress=progress)
     good = [finding for finding in findings if isinstance(finding, Readable)]
     facts = [finding.facts for finding in good]
@@ -241,14 +243,17 @@ def readable(
     """
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be error or skip, not {on_bad!r}")
-    paths = [path for split in splits for path in split.paths]
-    bad = unreadable(paths, workers=workers, quick=on_bad == "error", progress=progress)
+    bad: dict[Path, str] = {}
+    for split in splits:
+        quick = on_bad == "error"
+        bad |= unreadable(split.paths, workers=workers, quick=quick, progress=progress)
     if not bad:
         return splits
+    total = sum(map(len, splits))
     listing = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
     if on_bad == "error":
         raise DataError(
-            f"{len(bad)} of {len(paths)} files can not be read; mend or remove them, or leave them "
+            f"{len(bad)} of {total} files can not be read; mend or remove them, or leave them "
             f"out by --data.on_bad skip:\n{listing}"
         )
     log.warning("%d skipped:\n%s", len(bad), listing)
@@ -273,7 +278,7 @@ def unreadable(
         progress: show a bar, where there is a terminal.
     """
     workers = cores() if workers is None else workers
-    findings = examine_all(paths, workers=workers, quick=quick, progress=progress)
+    findings = _examined(paths, workers=workers, quick=quick, progress=progress)
     return {found.path: found.reason for found in findings if isinstance(found, BadFile)}
 
 
@@ -283,19 +288,24 @@ def _without(split: Split, bad: Container[Path]) -> Split:
     if not kept:
         raise DataError(f"{split.root}: not one of its {len(split)} images can be read")
     paths, labels = zip(*kept, strict=True)
-    return replace(split, paths=paths, labels=labels)
+    return replace(split, paths=Paths(paths, root=split.root), labels=labels)
 
 
 def examine_all(
     paths: Sequence[Path], *, workers: int, quick: bool, progress: bool
 ) -> list[Readable | BadFile]:
     """One finding for each path, in the same order."""
+    return list(_examined(paths, workers=workers, quick=quick, progress=progress))
+
+
+def _examined(
+    paths: Sequence[Path], *, workers: int, quick: bool, progress: bool
+) -> Iterator[Readable | BadFile]:
+    """One finding after another; of many files no more than some are waiting."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    findings: list[Readable | BadFile] = []
     with (
         Progress(
             transient=True, console=console, disable=not (progress and console.is_terminal)
@@ -303,10 +313,12 @@ def examine_all(
         ThreadPoolExecutor(workers) as executor,
     ):
         task = bar.add_task("checking images", total=len(paths))
-        for found in executor.map(partial(_examine, quick=quick), chunks):
-            findings += found
-            bar.advance(task, len(found))
-    return findings
+        for begin in range(0, len(paths), _WAITING):
+            some = paths[begin : begin + _WAITING]
+            chunks = [some[start : start + _CHUNK] for start in range(0, len(some), _CHUNK)]
+            for found in executor.map(partial(_examine, quick=quick), chunks):
+                yield from found
+                bar.advance(task, len(found))
 
 
 def _examine(paths: Sequence[Path], *, quick: bool) -> list[Readable | BadFile]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mobilevit.data.folder import DataError, Split
-from mobilevit.data.images import open_image
-from mobilevit.data.multiscale import SampleKey
+from mobilevit.data.images import ImageError, open_image
+from mobilevit.data.multiscale import Batch, SampleKey
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.streaming import Shards, ShardSamples
 from mobilevit.data.transforms import BatchMix, TrainTransform, seeded
 
 
@@ -29,7 +30,7 @@ class Samples(Protocol):
     def labels(self) -> Sequence[int]:
         """The label of each sample."""
 
-    def source(self, index: int) -> Path | Image.Image:
+    def source(self, index: int) -> Path | bytes | Image.Image:
         """The picture, as `open_image` takes it."""
 
     def name(self, index: int) -> str:
@@ -60,7 +61,7 @@ class SomeSamples:
         self.samples, self.indices, self.classes = samples, indices, samples.classes
         self.labels = [samples.labels[index] for index in indices]
 
-    def source(self, index: int) -> Path | Image.Image:
+    def source(self, index: int) -> Path | bytes | Image.Image:
         """The picture, as `open_image` takes it."""
         return self.samples.source(self.indices[index])
 
@@ -84,13 +85,35 @@ class RelabelledSamples:
         places = [classes.index(name) for name in samples.classes]
         self.labels = [places[label] for label in samples.labels]
 
-    def source(self, index: int) -> Path | Image.Image:
+    def source(self, index: int) -> Path | bytes | Image.Image:
         """The picture, as `open_image` takes it."""
         return self.samples.source(index)
 
     def name(self, index: int) -> str:
         """What to call a sample."""
         return self.samples.name(index)
+
+
+def picture(
+    samples: Samples, index: int, *, shrink_to: tuple[int, int] | None = None
+) -> Image.Image:
+    """Read a sample's picture.
+
+    Raises:
+        ImageError: it can not be read; the message has the sample's name.
+    """
+    source = samples.source(index)
+    try:
+        return open_image(source, shrink_to=shrink_to)
+    except ImageError as error:
+        if isinstance(source, Path):
+            raise
+        raise ImageError(samples.name(index), error.reason) from error
+
+
+def _read_ahead(samples: Samples, keys: list[Any]) -> None:
+    if isinstance(keys, Batch) and isinstance(samples, ShardSamples):
+        samples.read_ahead(keys)
 
 
 class TrainingSet(Dataset[tuple[Tensor, int]]):
@@ -113,12 +136,13 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
         """One augmented picture `[3, H, W]` and its label."""
         index, height, width, epoch = key
         shrink_to = self.transform.decoded_size(height, width)
-        image = open_image(self.samples.source(index), shrink_to=shrink_to)
+        image = picture(self.samples, index, shrink_to=shrink_to)
         with seeded(self.seed, epoch, index):
-            return self.transform(image, height, width), self.samples.labels[index]
+            return self.transform(image, height, width), int(self.samples.labels[index])
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
         """One batch; all keys are of one size."""
+        _read_ahead(self.samples, keys)
         pairs = [self[key] for key in keys]
         images = torch.stack([image for image, _ in pairs])
         labels = torch.tensor([label for _, label in pairs])
@@ -133,16 +157,22 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
         """Preprocess as the weights want it."""
         self.samples, self.preprocessing = samples, preprocessing
 
+    @property
+    def shards(self) -> Shards | None:
+        """What the samples lie in, if it is shards."""
+        return self.samples.shards if isinstance(self.samples, ShardSamples) else None
+
     def __len__(self) -> int:
         """The number of samples."""
         return len(self.samples.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         """One picture `[3, crop, crop]`, its label and its index."""
-        image = open_image(self.samples.source(index))
-        return self.preprocessing(image), self.samples.labels[index], index
+        image = picture(self.samples, index)
+        return self.preprocessing(image), int(self.samples.labels[index]), index
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """One batch: images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`."""
+        _read_ahead(self.samples, indices)
         images, labels, kept = zip(*(self[index] for index in indices), strict=True)
         return torch.stack(images), torch.tensor(labels), torch.tensor(kept)

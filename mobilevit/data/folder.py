@@ -7,9 +7,11 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 from mobilevit.data.formats import IMAGE_EXTENSIONS
+from mobilevit.data.paths import Paths
 
 TRAIN_FOLDER = "train"
 VAL_FOLDERS = ("val", "valid", "validation", "test")
@@ -30,14 +32,20 @@ class Split:
     root: Path
     classes: tuple[str, ...]
     """Names of the classes; sorted, unless the caller of `relabel` gave another order."""
-    paths: tuple[Path, ...]
-    """The image files, class after class, in an order that does not depend on the file system."""
+    paths: Sequence[Path]
+    """The image files, class after class, in an order that does not depend on the file system. Kept
+    as `Paths`, whatever is given."""
     labels: tuple[int, ...]
     """For each path the index of its class in `classes`."""
     ignored: tuple[Path, ...] = ()
     """Visible files that are no samples: no image extension, or in no class folder."""
     empty: tuple[str, ...] = ()
     """Class folders without any image; they are no classes."""
+
+    def __post_init__(self) -> None:
+        """Keep the paths in little memory."""
+        if not isinstance(self.paths, Paths):
+            object.__setattr__(self, "paths", Paths(self.paths, root=self.root))
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -92,7 +100,7 @@ def scan(root: str | os.PathLike[str]) -> Split:
     return Split(
         root=root,
         classes=classes,
-        paths=tuple(Path(path) for name in classes for path in files[name]),
+        paths=Paths((path for name in classes for path in files[name]), root=root),
         labels=tuple(label for label, name in enumerate(classes) for _ in files[name]),
         ignored=tuple(map(Path, ignored)),
         empty=tuple(sorted(name for name, paths in files.items() if not paths)),
@@ -200,8 +208,8 @@ def _subset(split: Split, keep: Sequence[bool]) -> Split:
     """The samples for which `keep` holds; classes and labels stay."""
     return replace(
         split,
-        paths=tuple(path for path, kept in zip(split.paths, keep, strict=True) if kept),
-        labels=tuple(label for label, kept in zip(split.labels, keep, strict=True) if kept),
+        paths=Paths(compress(split.paths, keep), root=split.root),
+        labels=tuple(compress(split.labels, keep)),
     )
 
 

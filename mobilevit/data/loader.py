@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -10,8 +9,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mobilevit.data.cores import set_up_worker
+from mobilevit.data.folder import DataError
 from mobilevit.data.images import ImageError
-from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler, SampleKey
+from mobilevit.data.multiscale import MultiScaleBatchSampler, Order, SampleKey
+from mobilevit.data.shards_order import ShardOrder
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class BatchSource(Protocol):
 
         Raises:
             ImageError: a picture can not be read.
+            DataError: what holds the pictures can not be read.
         """
 
 
@@ -36,7 +38,7 @@ def as_is(batch: T) -> T:
 
 
 class _Reporting(Dataset[Any]):
-    """A data set of batches; a picture that can not be read comes back as its error.
+    """A data set of batches; what can not be read comes back as its error.
 
     What a worker raises, torch wraps into a text with the worker's traceback.
     """
@@ -50,7 +52,7 @@ class _Reporting(Dataset[Any]):
     def __getitems__(self, keys: list[Any]) -> Any:
         try:
             return self.batches.__getitems__(keys)
-        except ImageError as error:
+        except (ImageError, DataError) as error:
             return error
 
 
@@ -70,7 +72,7 @@ class WorkerError(ChildProcessError):
     """A process that reads pictures has died."""
 
 
-def _delivered(batches: Iterable[T | ImageError]) -> Iterator[T]:
+def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
     source = iter(batches)
     while True:
         try:
@@ -84,8 +86,11 @@ def _delivered(batches: Iterable[T | ImageError]) -> Iterator[T]:
                 f"a process that reads pictures has died ({error}). The machine may be short of "
                 "memory (fewer --data.workers need less), or its /dev/shm may be full"
             ) from error
-        if isinstance(batch, ImageError):
-            raise batch
+        if isinstance(batch, ImageError | DataError):
+            try:
+                raise batch
+            finally:
+                del batch  # else this frame would be kept by itself, and with it the workers
         yield batch
 
 
@@ -104,9 +109,25 @@ class EvaluationLoader:
         """Load for process `rank` of `world_size`; no sample is seen twice.
 
         `workers` processes decode ahead; 0 decodes in this one.
+
+        Raises:
+            DataError: several processes, and samples that can only be read from begin to end.
         """
-        mine = range(rank, len(dataset), world_size)
-        self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=mine)
+        shards = getattr(dataset, "shards", None)
+        if shards is None or not shards.in_a_row:
+            mine = range(rank, len(dataset), world_size)
+            self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=mine)
+            return
+        if world_size > 1:
+            raise DataError(
+                "shards that can only be read from begin to end are judged by one process alone: "
+                "validate on files, or on shards that lie on a disk"
+            )
+        # Each worker reads shards of its own, so the order is that of several lanes.
+        order = ShardOrder(shards.counts, shuffle=False, in_a_row=True)
+        sizes = [min(batch_size, len(order) - done) for done in range(0, len(order), batch_size)]
+        batches = list(order.deal(sizes))
+        self._loader = _loader(dataset, order.workers(workers), batch_sampler=batches)
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -133,6 +154,7 @@ class EpochLoader:
     ) -> None:
         """`workers` processes decode ahead; 0 decodes in this one."""
         self.batches = batches
+        workers = batches.sampler.workers(workers)
         self._position = {"epoch": 0, "taken": 0}
         self._left = _Left(batches)
         self._loader = _loader(
@@ -143,7 +165,7 @@ class EpochLoader:
         )
 
     @property
-    def sampler(self) -> EpochOrder:
+    def sampler(self) -> Order:
         """The order of samples; Lightning calls its `set_epoch`."""
         return self.batches.sampler
 
@@ -166,13 +188,30 @@ class EpochLoader:
             yield batch
         self._position = {"epoch": epoch, "taken": 0}
 
-    def state_dict(self) -> dict[str, int]:
-        """The position: an epoch, and how many of its batches were taken."""
-        return dict(self._position)
+    def state_dict(self) -> dict[str, Any]:
+        """The position: an epoch, and how many of its batches were taken; and of what data."""
+        return {**self._position, "data": self.sampler.identity}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start at a saved position, if the next iteration is of its epoch."""
-        self._position = dict(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Start at a saved position, if the next iteration is of its epoch.
+
+        Raises:
+            DataError: the position is in other data, where it means nothing.
+        """
+        if (was := state.get("data", self.sampler.identity)) != self.sampler.identity:
+            raise DataError(
+                f"the data has changed since the run was interrupted: it was {was}, and is now "
+                f"{self.sampler.identity}; go on with the same files, or begin a new run from the "
+                "weights"
+            )
+        self._position = {"epoch": state["epoch"], "taken": state["taken"]}
+
+    def close(self) -> None:
+        """Let the workers go; there are no batches after that.
+
+        Workers that are left to the end of the process take their `GRACE` there.
+        """
+        del self._loader
 
 
 class _Left:
@@ -182,7 +221,7 @@ class _Left:
         self.batches, self.skip = batches, 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return itertools.islice(iter(self.batches), self.skip, None)
+        return self.batches.after(self.skip)
 
     def __len__(self) -> int:
         return len(self.batches) - self.skip

@@ -9,14 +9,17 @@ to the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
 
 BatchRule = Literal["area", "floor", "max"]
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def scales(
@@ -119,6 +122,45 @@ class SampleKey(NamedTuple):
     epoch: int
 
 
+class Batch(list[T]):
+    """What one batch is made of; where samples lie in a row, also what to read for it."""
+
+    lane: int = 0
+    """Which of several rows of samples, that are read side by side, the batch is from."""
+    first: bool = False
+    """Whether it is the first that its lane is asked for."""
+    runs: Sequence[tuple[int, int]] = ()
+    """(from, to): samples to read before it is made; some are of later batches."""
+
+    def of(self, items: Iterable[U]) -> Batch[U]:
+        """The same batch, of other items."""
+        other: Batch[U] = Batch(items)
+        other.lane, other.first, other.runs = self.lane, self.first, self.runs
+        return other
+
+
+class Order(Protocol):
+    """An order of one rank's samples, anew each epoch."""
+
+    epoch: int
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is dealt out next."""
+
+    def __len__(self) -> int:
+        """Samples of one rank."""
+
+    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[Batch[int]]:
+        """Batches of these sizes, but for the first `skip`; all samples of the epoch, once."""
+
+    def workers(self, wanted: int) -> int:
+        """How many processes, of those wanted, can share the reading."""
+
+    @property
+    def identity(self) -> str:
+        """What tells the order apart from another of the same epoch."""
+
+
 class EpochOrder(Sampler[int]):
     """A shuffled order of samples, anew each epoch; one rank's share of it.
 
@@ -135,21 +177,40 @@ class EpochOrder(Sampler[int]):
         """Choose the epoch that the next iteration gives."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
-        """Indices of this rank's samples."""
+    def _indices(self) -> np.ndarray:
         order = np.random.default_rng((self.seed, self.epoch, 1)).permutation(self.samples)
         order = np.resize(order, len(self) * self.world_size)  # repeats from the head
-        return iter(order[self.rank :: self.world_size].tolist())
+        return order[self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of this rank's samples."""
+        return (int(index) for index in self._indices())
 
     def __len__(self) -> int:
         """Samples of one rank."""
         return -(-self.samples // self.world_size)
 
+    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[Batch[int]]:
+        """Batches of these sizes, but for the first `skip`."""
+        order = self._indices()
+        ends = list(itertools.accumulate(sizes))
+        for begin, end in list(itertools.pairwise([0, *ends]))[skip:]:
+            yield Batch(order[begin:end].tolist())
+
+    def workers(self, wanted: int) -> int:
+        """All that are wanted: any of them can read any sample."""
+        return wanted
+
+    @property
+    def identity(self) -> str:
+        """The number of samples."""
+        return f"{self.samples} samples"
+
 
 class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
     """Batches of `SampleKey`s: an order of samples dealt out to a schedule's steps."""
 
-    def __init__(self, order: EpochOrder, schedule: MultiScaleSchedule) -> None:
+    def __init__(self, order: Order, schedule: MultiScaleSchedule) -> None:
         """Deal `order` out to `schedule`.
 
         Raises:
@@ -162,10 +223,15 @@ class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """The batches of the order's epoch."""
+        return self.after(0)
+
+    def after(self, skip: int) -> Iterator[list[SampleKey]]:
+        """The batches of the order's epoch that follow the first `skip`."""
         epoch = self.sampler.epoch
-        indices = iter(self.sampler)
-        for height, width, batch_size in self.schedule.epoch(epoch):
-            yield [SampleKey(next(indices), height, width, epoch) for _ in range(batch_size)]
+        steps = self.schedule.epoch(epoch)
+        batches = self.sampler.deal([step.batch_size for step in steps], skip)
+        for (height, width, _), batch in zip(steps[skip:], batches, strict=True):
+            yield batch.of([SampleKey(index, height, width, epoch) for index in batch])
 
     def __len__(self) -> int:
         """Batches in the order's epoch."""

@@ -42,6 +42,16 @@ class FileFacts:
     quantize: str | None = None
     """How weights, or weights and activations, are kept in fewer bits; None where they are not."""
 
+    @property
+    def values(self) -> str:
+        """What the file takes for a pixel, in words."""
+        if not self.raw:
+            return "v in 0 to 255: red, green, blue"
+        order = "red, green, blue"
+        if self.config.preprocessing.channel_order == "bgr":
+            order = "blue, green, red"
+        return f"(v / 255 - mean) / std of v in 0 to 255: {order}"
+
     def texts(self) -> dict[str, str]:
         """Texts by name, for a file's metadata; those with structure are in JSON.
 
@@ -59,6 +69,7 @@ class FileFacts:
             "task": config.task,
             "classes": json.dumps(config.classes, ensure_ascii=False),
             "preprocessing": json.dumps(asdict(config.preprocessing)),
+            "values": self.values,
             "form": json.dumps(form),
             "source": config.source,
             "weights_sha256": self.weights,

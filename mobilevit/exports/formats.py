@@ -10,11 +10,12 @@ from typing import Literal, Protocol, cast
 
 import numpy as np
 
+from mobilevit.exports.equalise import equalised
 from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.prepare import Prepared, Request, Written, prepare
 from mobilevit.models.variants import Network
 
-FormatName = Literal["onnx", "coreml", "litert", "executorch", "openvino"]
+FormatName = Literal["onnx", "coreml", "litert", "executorch", "openvino", "web"]
 
 
 class Runner(Protocol):
@@ -57,12 +58,28 @@ class Format:
     """Whether it has no operation for non-maximum suppression; see `prepare`."""
     planar: bool = False
     """Whether it takes an image of a type of its own, as planes of floats; see `prepare`."""
+    halves: bool = False
+    """Whether it makes float16 of a float32 graph by itself; see `prepare`."""
+    equalises: bool = False
+    """Whether channels are evened out ahead of int8; see `mobilevit.exports.equalise`."""
     quantizations: tuple[str, ...] = ()
     """Kinds of `Quantization` that it can do."""
 
     def module(self) -> FormatModule:
         """The module that writes and runs it."""
         return cast(FormatModule, importlib.import_module(f"mobilevit.exports.{self.name}"))
+
+    def prepare(self, model: Network, request: Request) -> Prepared:
+        """Bring a network into the form that files of this format hold.
+
+        Raises:
+            ExportError: no such file can do that; the message says what to do in its place.
+        """
+        prepared = prepare(
+            model, request, plain=self.plain, planar=self.planar, halve=not self.halves
+        )
+        int8 = request.quantize is not None and request.quantize.kind == "int8"
+        return equalised(prepared) if int8 and self.equalises else prepared
 
     def write(self, model: Network, request: Request, path: Path) -> Written:
         """Write a network of this library to a path, which is empty or does not exist.
@@ -72,17 +89,36 @@ class Format:
             MissingExtraError: the format's packages are not installed.
         """
         module = self.module()
-        return module.write(prepare(model, request, plain=self.plain, planar=self.planar), path)
+        return module.write(self.prepare(model, request), path)
 
 
 FORMATS = {
     one.name: one
     for one in (
-        Format(name="onnx", suffix=".onnx", quantizations=("int8",)),
-        Format(name="coreml", suffix=".mlpackage", folder=True, plain=True, planar=True),
+        Format(
+            name="onnx",
+            suffix=".onnx",
+            equalises=True,
+            quantizations=("int8", "int8-weights"),
+        ),
+        Format(
+            name="coreml",
+            suffix=".mlpackage",
+            folder=True,
+            plain=True,
+            planar=True,
+            halves=True,
+            quantizations=("int8", "int8-activations", "palette8", "palette6", "palette4"),
+        ),
         Format(name="litert", suffix=".tflite", plain=True),
-        Format(name="executorch", suffix=".pte", plain=True),
-        Format(name="openvino", suffix=".openvino", folder=True),
+        Format(
+            name="executorch",
+            suffix=".pte",
+            plain=True,
+            equalises=True,
+            quantizations=("int8",),
+        ),
+        Format(name="openvino", suffix=".openvino", folder=True, quantizations=("int8",)),
     )
 }
 

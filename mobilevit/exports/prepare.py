@@ -161,7 +161,12 @@ def file_rule(rule: Preprocessing, dynamic: Dynamic | None) -> Preprocessing:
 
 
 def prepare(
-    model: Network, request: Request, *, plain: bool = False, planar: bool = False
+    model: Network,
+    request: Request,
+    *,
+    plain: bool = False,
+    planar: bool = False,
+    halve: bool = True,
 ) -> Prepared:
     """Bring a network into the form that a file holds; the original is left as it was.
 
@@ -170,6 +175,7 @@ def prepare(
         request: what kind of file is wanted.
         plain: non-maximum suppression in plain operations, for runtimes that have none.
         planar: pixels as float32 `[B, 3, H, W]` in 0..255 in place of uint8 `[B, H, W, 3]`.
+        halve: compute in float16 where that is asked for; not for formats that do so themselves.
 
     Raises:
         ExportError: no file can do that; the message says what to do in its place.
@@ -194,7 +200,7 @@ def prepare(
         )
     except ValueError as error:
         raise ExportError(str(error)) from error
-    if request.precision == "fp16":
+    if halve and request.precision == "fp16":
         module.halve()
     facts = FileFacts(
         config=replace(model.config, preprocessing=rule),
@@ -235,7 +241,16 @@ def _dynamic_shapes(dynamic: Dynamic | None, *, first: int) -> tuple[dict[int, A
     return ({first: torch.export.Dim.DYNAMIC, first + 1: torch.export.Dim.DYNAMIC},)
 
 
-NOISY = ("torch.onnx", "onnxscript", "onnx_ir", "coremltools", "torchao", "executorch", "nncf")
+NOISY = (
+    "torch.onnx",
+    "torch.utils.cpp_extension",
+    "onnxscript",
+    "onnx_ir",
+    "coremltools",
+    "torchao",
+    "executorch",
+    "nncf",
+)
 """Libraries that log their own insides while they work."""
 
 

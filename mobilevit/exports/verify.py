@@ -25,13 +25,17 @@ BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
 """So much may differ, in probability (and corners of boxes as shares of the picture's sides)."""
 
 LEAST_AGREEMENT = 0.9
-"""Of a quantised file: share of pictures (pixels, anchors) whose answer is PyTorch's."""
+"""Of a quantised file, unless said otherwise: share of pictures (pixels, anchors) whose answer is
+PyTorch's."""
 
 SIZES = ((256, 256), (224, 224), (192, 320))
 """(height, width) at which a file of dynamic size is run."""
 
 LEAST_BATCH = 3
 """A file of dynamic batch is run on so many pictures at once."""
+
+MOST_BATCH = 8
+"""And on no more than these: a batch's logits are held for both."""
 
 
 class DisagreementError(ExportError):
@@ -53,14 +57,13 @@ class Verification:
     segmentation the share of pixels, of raw detection that of anchors."""
     bound: float | None
     """On the difference; None where a file is quantised, and so held to agree."""
+    least: float | None = None
+    """Of a quantised file: the least agreement; None where it is judged otherwise."""
 
     def __str__(self) -> str:
         """One line."""
-        bound, least = "", ""
-        if self.bound is None:
-            least = f" (at least {LEAST_AGREEMENT:.0%})"
-        else:
-            bound = f" (bound {self.bound:g})"
+        bound = "" if self.bound is None else f" (bound {self.bound:g})"
+        least = "" if self.least is None else f" (at least {self.least:.0%})"
         return (
             f"{self.pictures} pictures: differs by {self.difference:.2g} at most{bound}, same "
             f"answer in {self.agreement:.2%}{least}"
@@ -77,7 +80,12 @@ class Compared(NamedTuple):
 
 
 def verify(
-    run: Runner, model: Network, photos: Sequence[Image.Image], *, called: str | Path
+    run: Runner,
+    model: Network,
+    photos: Sequence[Image.Image],
+    *,
+    called: str | Path,
+    least: float | None = LEAST_AGREEMENT,
 ) -> Verification:
     """Run an exported file on photos, and compare with the network that it was made of.
 
@@ -89,10 +97,11 @@ def verify(
         model: the network.
         photos: RGB pictures of any size.
         called: what to call the file in messages.
+        least: of a quantised file: the share of answers that must be the same; None: any.
 
     Raises:
         DisagreementError: the difference is over the bound, 1e-3 (fp32) or 1e-2 (fp16); of a
-            quantised file: fewer answers are the same than `LEAST_AGREEMENT`.
+            quantised file: fewer answers are the same than `least`.
         ExportError: no photos.
     """
     if not photos:
@@ -100,22 +109,27 @@ def verify(
     facts, rule = run.facts, run.facts.config.preprocessing
     fused = fuse(model)
     bound = BOUNDS[facts.precision]
-    compared, pictures = [], 0
+    compared, counts = [], []
     with torch.inference_mode():
         for frames in _batches(photos, facts):
             tensors = torch.stack([rule.to_tensor(frame) for frame in frames])
             given = tensors.numpy() if facts.raw else np.stack([np.asarray(f) for f in frames])
             said = [torch.from_numpy(part) for part in run(given)]
             compared.append(compare(fused, tensors, said, raw=facts.raw, bound=bound))
-            pictures += len(frames)
+            counts.append(len(frames))
+    agreements = torch.stack([one.agreement for one in compared])
     result = Verification(
-        pictures=pictures,
+        pictures=sum(counts),
         # torch's maximum is NaN where there is one.
         difference=float(torch.stack([one.difference for one in compared]).max()),
-        agreement=float(torch.stack([one.agreement for one in compared]).mean()),
+        agreement=float((agreements * torch.tensor(counts)).sum() / sum(counts)),
         bound=None if facts.quantize else bound,
+        least=least if facts.quantize else None,
     )
-    agrees = result.agreement >= LEAST_AGREEMENT if facts.quantize else result.difference <= bound
+    if facts.quantize:
+        agrees = least is None or result.agreement >= least
+    else:
+        agrees = result.difference <= bound
     if not agrees:
         raise DisagreementError(f"{called} does not say what PyTorch says: {result}")
     return result
@@ -135,7 +149,8 @@ def _batches(photos: Sequence[Image.Image], facts: FileFacts) -> Iterator[list[I
     for change in (turn.FLIP_LEFT_RIGHT, turn.FLIP_TOP_BOTTOM):
         if len(frames) < LEAST_BATCH:
             frames += [frame.transpose(change) for frame in frames]
-    yield frames
+    for first in range(0, len(frames), MOST_BATCH):
+        yield frames[first : first + MOST_BATCH]
 
 
 def compare(

@@ -21,6 +21,7 @@ from mobilevit.exports.form import (
     ExportDetector,
     ExportForm,
     ExportSegmenter,
+    halve,
     stem_of,
 )
 from mobilevit.models.ssdlite import decode
@@ -134,8 +135,7 @@ class Whole(nn.Module):
 
     def halve(self) -> None:
         """Compute in float16; scores, boxes and what is summed over many values stay float32."""
-        self.form.half()
-        self.offset = self.offset.half()
+        halve(self.form)
 
     def pixels(self, image: Tensor) -> Tensor:
         """`[B, H, W, 3]` uint8 -> what the first convolution takes, `[B, 3, H, W]`."""
@@ -251,9 +251,8 @@ class WholeDetector(Whole):
         area = (right - left) * (bottom - top)
         overlapping = shared > self.rule.overlap * (area + area.mT - shared)
         same = labels[:, :, None] == labels[:, None, :]
-        count = scores.shape[1]
-        earlier = torch.ones(count, count, dtype=torch.bool, device=scores.device).tril(-1)
-        rivals = (overlapping & same & earlier).to(scores.dtype)
+        # Of a matrix that is computed: a constant one of this size would be most of a small file.
+        rivals = (overlapping & same).to(scores.dtype).tril(-1)  # likelier ones alone
         alive = (scores > self.rule.score).to(scores.dtype)[..., None]  # [B, N, 1]
         kept = alive
         for _ in range(ROUNDS):
@@ -280,8 +279,8 @@ class Raw(nn.Module):
         self.form = form
 
     def halve(self) -> None:
-        """Compute in float16."""
-        self.form.half()
+        """Compute in float16; see `mobilevit.exports.form.halve`."""
+        halve(self.form)
 
     def forward(self, tensor: Tensor) -> Tensor | tuple[Tensor, ...]:
         """`[B, 3, H, W]` float32 -> `RAW_OUTPUTS`."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -86,7 +86,7 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def judge(
-    model: nn.Module,
+    model: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     *,
     classes: Sequence[str],
@@ -96,7 +96,7 @@ def judge(
     """Judge a classifier.
 
     Args:
-        model: a network in evaluation mode on `device`.
+        model: a network in evaluation mode on `device`, or what gives logits `[B, K]` in its place.
         batches: images `[B, 3, H, W]`, labels `[B]` and the samples' indices `[B]`.
         classes: names in the order of the logits.
         device: where the images go.

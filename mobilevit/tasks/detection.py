@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -172,8 +172,29 @@ class Detections(NamedTuple):
     """`[N]`: classes from 0 on."""
 
 
+class SuppressedBoxes(NamedTuple):
+    """Boxes of B pictures after decoding and suppression, as exported files give them."""
+
+    boxes: Tensor
+    """`[B, N, 4]`: corners x1, y1, x2, y2 as shares of the picture's width and height."""
+    scores: Tensor
+    """`[B, N]`: probabilities, the highest first."""
+    labels: Tensor
+    """`[B, N]`: classes from 0 on; -1 where there is no box."""
+
+
+class Detector(Protocol):
+    """An SSDLite, or what answers in its place."""
+
+    def __call__(self, images: Tensor, /) -> RawDetections | SuppressedBoxes:
+        """Look at B prepared pictures, `[B, 3, H, W]`."""
+
+    def anchors(self, height: int, width: int, /) -> Tensor:
+        """Anchors of an image of this size: `[A, 4]`, centre x, y, width, height in [0, 1]."""
+
+
 def detections(
-    raw: RawDetections,
+    said: RawDetections | SuppressedBoxes,
     anchors: Tensor,
     sizes: list[tuple[int, int]],
     rule: PostProcessing = PRESETS["later"],
@@ -181,15 +202,22 @@ def detections(
     """Turn outputs into boxes, scores and classes.
 
     Args:
-        raw: the network's outputs for B pictures.
+        said: the network's outputs for B pictures. Of boxes that are suppressed already those are
+            kept that `rule` holds likely enough.
         anchors: `[A, 4]`, centre x, y, width, height in [0, 1], on the outputs' device.
         sizes: (height, width) of each picture in pixels, to which boxes are scaled.
         rule: what is kept.
     """
-    corners = decode(raw.offsets.float(), anchors)
-    scores = raw.logits.float().softmax(-1)[..., 1:]  # [B, A, K]
+    if isinstance(said, SuppressedBoxes):
+        return [
+            _placed(boxes[kept], scores[kept], labels[kept].long(), size)
+            for boxes, scores, labels, size in zip(*said, sizes, strict=True)
+            for kept in [(labels >= 0) & (scores > rule.score)]
+        ]
+    corners = decode(said.offsets.float(), anchors)
+    scores = said.logits.float().softmax(-1)[..., 1:]  # [B, A, K]
     found = []
-    for boxes, likely, (height, width) in zip(corners, scores, sizes, strict=True):
+    for boxes, likely, size in zip(corners, scores, sizes, strict=True):
         if rule.before is not None and rule.before < len(likely):
             # The least score among a class's likeliest ones; ties may let a few more pass.
             limit = likely.topk(rule.before, dim=0).values[-1]
@@ -200,12 +228,17 @@ def detections(
         if rule.each is not None:
             kept = kept[_place_in_class(label[kept]) < rule.each]
         kept = kept[: rule.most]
-        scale = boxes.new_tensor([width, height, width, height])
-        pixels = boxes[anchor[kept]] * scale
-        pixels = pixels.clamp(min=0).minimum(scale)
-        canvas = BoundingBoxes(pixels, format="XYXY", canvas_size=(height, width))
-        found.append(Detections(canvas, score[kept], label[kept]))
+        found.append(_placed(boxes[anchor[kept]], score[kept], label[kept], size))
     return found
+
+
+def _placed(shares: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Detections:
+    """Boxes as shares of a picture -> in its pixels, ended at its edge."""
+    height, width = size
+    scale = shares.new_tensor([width, height, width, height])
+    pixels = (shares * scale).clamp(min=0).minimum(scale)
+    canvas = BoundingBoxes(pixels, format="XYXY", canvas_size=(height, width))
+    return Detections(canvas, scores, labels)
 
 
 def _place_in_class(labels: Tensor) -> Tensor:

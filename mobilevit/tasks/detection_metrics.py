@@ -13,9 +13,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from mobilevit.data.boxes import Annotation, BoxSamples
-from mobilevit.models.ssdlite import SSDLite
 from mobilevit.tasks.clock import now
-from mobilevit.tasks.detection import PRESETS, Detections, PostProcessing, detections
+from mobilevit.tasks.detection import (
+    PRESETS,
+    Detections,
+    Detector,
+    PostProcessing,
+    detections,
+)
 
 if TYPE_CHECKING:
     from torchmetrics.detection import MeanAveragePrecision
@@ -156,7 +161,7 @@ def coco_figures(values: dict[str, Tensor]) -> dict[str, float]:
 
 
 def judge_detector(
-    model: SSDLite,
+    model: Detector,
     batches: Iterable[tuple[Tensor, Any, Tensor, Tensor]],
     samples: BoxSamples,
     *,
@@ -168,7 +173,7 @@ def judge_detector(
     """Judge a detector.
 
     Args:
-        model: in evaluation mode on `device`.
+        model: in evaluation mode on `device`; or what answers in a network's place.
         batches: images `[B, 3, H, W]`, anything, the samples' indices `[B]`, their (height, width).
         samples: where the boxes are, in pixels of the pictures.
         rule: what of the network's outputs is kept.
@@ -187,16 +192,16 @@ def judge_detector(
             on_device = images.to(device)
             anchors = model.anchors(*images.shape[-2:]).to(device)
             begun = now(device)
-            raw = model(on_device)
+            said = model(on_device)
             between = now(device)
-            found = detections(raw, anchors, [(int(h), int(w)) for h, w in sizes], rule)
+            found = detections(said, anchors, [(int(h), int(w)) for h, w in sizes], rule)
             network_times.append((between - begun) / len(images))
             after_times.append((now(device) - between) / len(images))
             for index, one in zip(indices.tolist(), found, strict=True):
-                said = samples.annotation(index)
+                truth = samples.annotation(index)
                 one = Detections(one.boxes.cpu(), one.scores.cpu(), one.labels.cpu())
-                metric.update([as_answer(one)], [as_truth(said)])
-                answers.append((index, one, said))
+                metric.update([as_answer(one)], [as_truth(truth)])
+                answers.append((index, one, truth))
     if not answers:
         raise ValueError("there is nothing to judge: no pictures")
     values = metric.compute()

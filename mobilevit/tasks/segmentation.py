@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mobilevit.data.mask_transforms import by_shape
 from mobilevit.data.masks import MaskSamples
-from mobilevit.models.deeplabv3 import SegmentationLogits, Segmenter
+from mobilevit.models.deeplabv3 import SegmentationLogits
 from mobilevit.tasks.clock import now
 
 if TYPE_CHECKING:
@@ -43,22 +43,44 @@ def segmentation_loss(said: Tensor | SegmentationLogits, masks: Tensor, *, ignor
     return total / (masks != ignore).sum().clamp(min=1)
 
 
-def full_size(logits: Tensor, height: int, width: int, *, align_corners: bool | None) -> Tensor:
+class Segmenting(Protocol):
+    """A `Segmenter`, or what answers in its place."""
+
+    config: Any
+    """See `mobilevit.checkpoints.config.ModelConfig`; or None."""
+    align_corners: bool
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Prepared pictures `[B, 3, h, w]` -> logits `[B, K, h, w]`, or classes `[B, h, w]`."""
+
+
+def stretched_by(model: Segmenting) -> bool | None:
+    """How a network's answer gets a picture's size: `align_corners` of `full_size`."""
+    squashed = model.config is not None and model.config.preprocessing.fit == "squash"
+    return None if squashed else model.align_corners
+
+
+def full_size(said: Tensor, height: int, width: int, *, align_corners: bool | None) -> Tensor:
     """The likeliest class of each pixel of a picture, uint8 (or int16 where there are many).
 
     Logits are stretched, then compared, a few classes at a time: a photo of 12 megapixels would
     need gigabytes for the logits of all.
 
     Args:
-        logits: `[K, h, w]`.
+        said: logits `[K, h, w]`; or classes `[h, w]`, uint8 or int32, of which the nearest count.
         height: of the picture.
         width: of the picture.
         align_corners: of the bilinear stretching; None takes the nearest logits, as the authors'
             code of 2021 did.
     """
+    if said.ndim == 2:
+        classes = said[None, None].float()
+        if said.shape != (height, width):
+            classes = F.interpolate(classes, (height, width), mode="nearest")
+        return classes[0, 0].to(torch.uint8 if said.dtype == torch.uint8 else torch.int16)
     best = best_class = None
-    for first in range(0, len(logits), CLASSES_AT_ONCE):
-        some = logits[None, first : first + CLASSES_AT_ONCE].float()
+    for first in range(0, len(said), CLASSES_AT_ONCE):
+        some = said[None, first : first + CLASSES_AT_ONCE].float()
         if some.shape[-2:] != (height, width):
             mode = "nearest" if align_corners is None else "bilinear"
             some = F.interpolate(some, (height, width), mode=mode, align_corners=align_corners)
@@ -70,25 +92,24 @@ def full_size(logits: Tensor, height: int, width: int, *, align_corners: bool | 
             best = torch.where(higher, value, best)
             best_class = torch.where(higher, place + first, best_class)
     assert best_class is not None
-    return best_class.to(torch.uint8 if len(logits) <= 256 else torch.int16)
+    return best_class.to(torch.uint8 if len(said) <= 256 else torch.int16)
 
 
-def segmented(model: Segmenter, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+def segmented(model: Segmenting, images: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """Segment a batch of prepared pictures.
 
     Args:
-        model: in evaluation mode.
-        images: `[B, 3, h, w]`, values in [0, 1].
+        model: in evaluation mode; or what answers in a network's place.
+        images: `[B, 3, h, w]`, prepared.
         sizes: (height, width) of the pictures that these were made of.
 
     Returns:
         For each the class of every pixel, `[height, width]`.
     """
-    squashed = model.config is not None and model.config.preprocessing.fit == "squash"
-    align = None if squashed else model.align_corners
-    logits = model(images)
+    align = stretched_by(model)
     return [
-        full_size(one, *size, align_corners=align) for one, size in zip(logits, sizes, strict=True)
+        full_size(one, *size, align_corners=align)
+        for one, size in zip(model(images), sizes, strict=True)
     ]
 
 
@@ -178,7 +199,7 @@ def near_boundaries(mask: Tensor, width: int) -> Tensor:
 
 
 def judge_segmenter(
-    model: Segmenter,
+    model: Segmenting,
     batches: Iterable[list[tuple[Tensor, Tensor, int]]],
     samples: MaskSamples,
     *,
@@ -190,7 +211,7 @@ def judge_segmenter(
     """Judge a network on pictures at their own size.
 
     Args:
-        model: in evaluation mode on `device`.
+        model: in evaluation mode on `device`; or what answers in a network's place.
         batches: lists of (image `[3, h, w]`, mask `[H, W]`, the sample's index).
         samples: their classes and which value is ignored.
         device: where the images go.
@@ -208,15 +229,15 @@ def judge_segmenter(
     heap: list[tuple[float, int, SegmentedPicture]] = []
     some: list[SegmentedPicture] = []
     step, pictures = max(1, len(samples) // shown), 0
-    align = None if model.config.preprocessing.fit == "squash" else model.align_corners
+    align = stretched_by(model)
     with torch.inference_mode():
         for batch in batches:
             for images, masks, indices in by_shape(batch):
                 on_device = images.to(device)
                 begun = now(device)
-                logits = model(on_device)
+                said = model(on_device)
                 network_times.append((now(device) - begun) / len(images))
-                for one, mask, index in zip(logits, masks, indices, strict=True):
+                for one, mask, index in zip(said, masks, indices, strict=True):
                     begun = now(device)
                     seen = full_size(one, *mask.shape, align_corners=align)
                     after_times.append(now(device) - begun)

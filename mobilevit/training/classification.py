@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mobilevit.data.datasets import EvaluationSet, Samples, SomeSamples, TrainingSet
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.streaming import ShardSamples
 from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
 from mobilevit.models.variants import Network
 from mobilevit.tasks.classification import accuracies, judge
@@ -103,7 +104,9 @@ class ClassificationJob:
         return EvaluationSet(some, rule)
 
     def chosen(self, some: Samples, indices: list[int]) -> Samples:
-        """Some of the samples."""
+        """Some of the samples; of shards that are read in a row, as many that lie together."""
+        if isinstance(some, ShardSamples) and some.shards.in_a_row:
+            indices = some.neighbours(indices)
         return SomeSamples(some, indices)
 
     def learner(self, val: Samples) -> Learner:

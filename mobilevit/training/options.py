@@ -8,6 +8,7 @@ from typing import Literal
 
 from mobilevit.checkpoints.config import class_names
 from mobilevit.data.multiscale import BatchRule
+from mobilevit.data.shards_order import POOL
 from mobilevit.models.variants import Task
 
 
@@ -16,8 +17,9 @@ class DataOptions:
     """Where the pictures are."""
 
     root: str
-    """Classification: a folder with train/ and val/, or with one folder per class; or with `name`,
-    where that data set lies or is downloaded to. Detection: a folder of COCO, Pascal VOC or YOLO, a
+    """Classification: a folder with train/ and val/, or with one folder per class; with `name`,
+    where that data set lies or is downloaded to; or shards, tables or a set of the Hub, see
+    docs/scale.md. Detection: a folder of COCO, Pascal VOC or YOLO, a
     COCO file or a data.yaml. Segmentation: folders of pictures and masks, or a known data set."""
     name: str | None = None
     """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
@@ -30,8 +32,13 @@ class DataOptions:
     split: str | None = None
     """Detection, for evaluation: which part to judge, such as test; by default what stands beside
     train."""
+    index: str | None = None
+    """Shards: where their index is, if it does not lie beside them."""
+    pool: int = POOL
+    """Shards: samples of each process, read ahead, among which the next batches are drawn."""
     val_fraction: float = 0.2
-    """Share of each class that is held out, where the folder has no val/."""
+    """Share of each class that is held out, where the folder has no val/; of shards, share of the
+    shards."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do about files that can not be read: stop and name them, or leave them out."""
     check: bool = True
@@ -48,6 +55,9 @@ class DataOptions:
         _within("data.ignore", self.ignore, 0, 65535)
         _within("data.val_fraction", self.val_fraction, 0, 1, inclusive=False)
         _at_least("data.workers", self.workers, 0)
+        _at_least("data.pool", self.pool, 0)
+        if self.name is not None and self.index is not None:
+            raise ValueError("data.index is for shards, not for what data.name opens")
         if self.name is not None and (self.val_fraction, self.on_bad) != (0.2, "error"):
             raise ValueError(
                 "data.val_fraction and data.on_bad are for folders of pictures: a data set that "
@@ -63,6 +73,8 @@ class DataOptions:
         usual = DataOptions(root=self.root)
         meant = {
             "name": ("classification",),
+            "index": ("classification",),
+            "pool": ("classification",),
             "format": ("detection", "segmentation"),
             "classes": ("segmentation",),
             "ignore": ("segmentation",),

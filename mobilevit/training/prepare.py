@@ -8,7 +8,8 @@ from rich.console import Console
 
 from mobilevit.data.check import readable
 from mobilevit.data.datasets import FolderSamples, Samples
-from mobilevit.data.folder import splits
+from mobilevit.data.find_shards import is_sharded, shard_splits
+from mobilevit.data.folder import DataError, splits
 from mobilevit.data.multiscale import MultiScaleSchedule, scales
 from mobilevit.data.named import named_samples
 from mobilevit.training.options import DataOptions, SamplerOptions
@@ -27,12 +28,28 @@ def samples(options: DataOptions, *, seed: int, console: Console) -> tuple[Sampl
         counts = f"{to_train} to train, {to_validate} to validate"
         console.print(f"data: {options.name}, {counts}", highlight=False)
         return named
+    if is_sharded(options.root, options.index):
+        return _sharded(options, seed=seed, console=console)
     found = splits(options.root, val_fraction=options.val_fraction, seed=seed)
     console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
     train, val = found.train, found.val
     if options.check or options.on_bad == "skip":
         train, val = readable(train, val, on_bad=options.on_bad)
     return FolderSamples(train), FolderSamples(val)
+
+
+def _sharded(options: DataOptions, *, seed: int, console: Console) -> tuple[Samples, Samples]:
+    """What to train on and what to validate on, in shards."""
+    if options.on_bad != "error":
+        raise DataError(
+            f"{options.root}: bad files are left out when shards are written, by `mobilevit shard "
+            "--on_bad skip`; data.on_bad is for folders of pictures"
+        )
+    found = shard_splits(
+        options.root, index=options.index, val_fraction=options.val_fraction, seed=seed
+    )
+    console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
+    return found.train, found.val
 
 
 def plan(

@@ -17,7 +17,7 @@ from mobilevit.training.errors import TrainingError
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
-    *("data.root", "data.workers", "data.check"),
+    *("data.root", "data.index", "data.workers", "data.check"),
 )
 """Options that a resumed run may change: none of them touches what the state in it means."""
 

@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from mobilevit.data.box_transforms import BoxAugmentOptions
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.mask_transforms import SegmentationAugment
-from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler
+from mobilevit.data.multiscale import MultiScaleBatchSampler
 from mobilevit.data.processes import Processes
+from mobilevit.data.streaming import order_of
 from mobilevit.data.transforms import AugmentOptions
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
@@ -210,7 +211,14 @@ def train(
         source=f"trained on {data.name or data.root} from {net.config.source}",
     )
 
-    order = EpochOrder(opened.size, seed=seed, rank=rank, world_size=world_size)
+    order = order_of(
+        opened.train,
+        opened.size,
+        seed=seed,
+        pool=data.pool,
+        rank=rank,
+        world_size=world_size,
+    )
     schedule = plan(sampler, samples=len(order), size=size, batch_size=batch_size, seed=seed)
     lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
     steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
@@ -261,7 +269,7 @@ def train(
     if patience is not None:
         callbacks.append(EarlyStopping(f"val_{learner.best}", mode="max", patience=patience))
     callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
-    with computing_on(threads), _quiet():
+    with computing_on(threads), _quiet(), closing(loader):
         trainer = Trainer(
             accelerator=on.type,
             devices=processes.local_size,

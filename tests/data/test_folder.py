@@ -205,7 +205,7 @@ def test_every_class_is_in_both_and_no_file_is(
         labels=tuple(label for label, count in enumerate(counts) for _ in range(count)),
     )
     data = _hold_out(whole, val_fraction=fraction, seed=seed)
-    assert sorted(data.train.paths + data.val.paths) == sorted(whole.paths)
+    assert sorted([*data.train.paths, *data.val.paths]) == sorted(whole.paths)
     for split in (data.train, data.val):
         assert split.classes == whole.classes
         for path, label in zip(split.paths, split.labels, strict=True):

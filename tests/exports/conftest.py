@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import mobilevit
-from mobilevit.commands.export import sample_photos
+from mobilevit.commands.export import export, sample_photos
+from mobilevit.exports.facts import ExportError
+from mobilevit.exports.web_runtime import provide
 
 ANTS = tuple(f"ant {number}" for number in range(5))
 
@@ -50,3 +54,48 @@ def photos() -> list[Image.Image]:
     """Three pictures that differ."""
     found = sample_photos()
     return [*found, ImageOps.invert(found[0])]
+
+
+PAGES: dict[str, dict[str, Any]] = {
+    # Values and frames of a kind that a forgotten step would show in.
+    "classification": {
+        "name": "mobilevit_xxs",
+        "resize": 72,
+        "channel_order": "bgr",
+        "mean": (0.4, 0.5, 0.6),
+        "interpolation": "bicubic",
+    },
+    "detection": {"name": "ssdlite_mobilevitv2_050", "size": 96},
+    "segmentation": {"name": "deeplabv3_mobilevitv2_050"},
+}
+
+
+class MadePage(NamedTuple):
+    """A page, and the network that is in it."""
+
+    folder: Path
+    network: Any
+
+
+@pytest.fixture(scope="session")
+def made_page(
+    network: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], MadePage]:
+    """Export a network of a task as a page, once: `made_page("detection")`.
+
+    That of segmentation takes pictures of any size.
+    """
+    try:
+        provide()
+    except ExportError as error:
+        pytest.skip(f"no ONNX Runtime Web: {error}")
+
+    @cache
+    def make(task: str) -> MadePage:
+        model = network(**PAGES[task])
+        folder = tmp_path_factory.mktemp("pages") / task
+        dynamic: Any = "size" if task == "segmentation" else None
+        export(model, out=str(folder), format="web", dynamic=dynamic)
+        return MadePage(folder, model)
+
+    return make

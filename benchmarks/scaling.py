@@ -1,0 +1,127 @@
+"""MobileViT against MobileViTv2 as pictures grow: time, memory, and attention's share of the time.
+
+    python benchmarks/scaling.py [--models mobilevit_xs,mobilevitv2_075]
+                                 [--sizes 256,384,512,768,1024] [--runtime torch,onnx] [--runs 10]
+                                 [--out FOLDER]
+
+One thread, batch 1, float32, new weights. Attention of v1 takes N^2 products for N patches, that of
+v2 takes N. The exponent of a network's time is the slope of log(time) over log(pixels), by least
+squares over all sizes, and between the last two; so that of memory. Attention's share of the
+multiply-accumulates is counted (the products among tokens alone), that of the time is measured in
+PyTorch (the whole attention layer, its linear layers included).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+from statistics import linear_regression, median
+
+import torch
+from torch import nn
+
+import mobilevit
+from mobilevit.commands.bench_report import Row
+from mobilevit.commands.bench_subjects import Subject, subjects
+from mobilevit.commands.tables import markdown
+from mobilevit.models.layers import SelfAttention, SeparableSelfAttention
+
+RUNS = 3
+"""Of PyTorch's network whose attention layers are timed."""
+
+
+class Stopwatch:
+    """Times the attention layers of a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Hang itself into their calls."""
+        self.total = 0.0
+        for module in network.modules():
+            if isinstance(module, SelfAttention | SeparableSelfAttention):
+                module.register_forward_pre_hook(self._begin)
+                module.register_forward_hook(self._end)
+
+    def _begin(self, *_: object) -> None:
+        self.begun = time.process_time()
+
+    def _end(self, *_: object) -> None:
+        self.total += time.process_time() - self.begun
+
+
+def attention_time(model: str, size: int) -> float:
+    """Attention layers' share of the processor time in PyTorch."""
+    (subject,) = subjects([model], [size])
+    assert isinstance(subject, Subject)
+    network = subject.inference("fp32")
+    watch, images = Stopwatch(network), torch.rand(1, 3, size, size)
+    shares = []
+    with torch.inference_mode():
+        for _ in range(RUNS + 1):
+            watch.total, begun = 0.0, time.process_time()
+            network(images)
+            shares.append(watch.total / (time.process_time() - begun))
+    return median(shares[1:])
+
+
+def exponents(sizes: list[int], values: list[float | None]) -> tuple[str, str]:
+    """Slopes of log(value) over log(pixels): over all sizes, and between the last two."""
+    points = [(2 * math.log(size), math.log(v)) for size, v in zip(sizes, values, strict=True) if v]
+    if len(points) < 2:
+        return "-", "-"
+    slopes = (linear_regression(*zip(*some, strict=True)).slope for some in (points, points[-2:]))
+    first, last = (f"{slope:.2f}" for slope in slopes)
+    return first, last
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="mobilevit_xs,mobilevitv2_075")
+    parser.add_argument("--sizes", default="256,384,512,768,1024")
+    parser.add_argument("--runtime", default="torch,onnx")
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--out", help="folder for all figures, tables and a plot")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    torch.set_num_threads(1)
+    models, sizes = options.models.split(","), [int(text) for text in options.sizes.split(",")]
+    result = mobilevit.benchmark(
+        *models,
+        runtime=options.runtime.split(","),
+        sizes=sizes,
+        warmup=2,
+        runs=options.runs,
+        out=options.out,
+    )
+    print(result, end="\n\n")
+
+    found: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in result.rows:
+        if row.cpu_ms is not None:
+            found.setdefault((row.model, row.runtime), {})[row.size] = row
+    heads = ("", *(f"{size} px" for size in sizes), "exponent", "of the last two")
+    tables = {
+        "ms": lambda row: row.cpu_ms,
+        "MB while running": lambda row: (row.running_memory_bytes or 0) / 1e6,
+    }
+    for unit, value in tables.items():
+        lines = []
+        for (model, runtime), by_size in found.items():
+            values = [value(by_size[size]) if size in by_size else None for size in sizes]
+            cells = ("-" if v is None else f"{v:.1f}" for v in values)
+            lines.append((f"{model}, {runtime}, {unit}", *cells, *exponents(sizes, values)))
+        print(markdown(heads, lines), end="\n\n")
+    lines = []
+    for model in models:
+        costs = [mobilevit.describe(model=model, size=size).cost for size in sizes]
+        shares = (f"{cost.attention / cost.macs:.1%}" for cost in costs)
+        lines.append((f"{model}, of multiply-accumulates", *shares))
+        shares = (f"{attention_time(model, size):.1%}" for size in sizes)
+        lines.append((f"{model}, of the time in PyTorch", *shares))
+    print(markdown(("attention's share", *heads[1 : len(sizes) + 1]), lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The smallest quantised file that is accurate enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mobilevit.commands.export_accuracy import Judge
+from mobilevit.commands.exported import Accuracy
+from mobilevit.exports.formats import Format
+from mobilevit.exports.prepare import Request, Written
+from mobilevit.exports.sensitivity import Trial, least_float, ranking
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A file that was tried."""
+
+    written: Written
+    accuracy: Accuracy
+    kept: frozenset[str] = frozenset()
+    """Layers that stayed in float."""
+    trials: tuple[Trial, ...] = ()
+    """All that were tried on the way to it."""
+
+
+def smallest(
+    judge: Judge, kind: Format, request: Request, folder: Path, *, max_drop: float
+) -> Found:
+    """Quantise with as few layers in float as keep the accuracy.
+
+    Args:
+        judge: the network, and the pictures it is judged on.
+        kind: of file.
+        request: what is wanted of it; its quantisation is to int8.
+        folder: an empty folder for the files that are tried; of those that are accurate enough it
+            keeps all.
+        max_drop: most points of accuracy that may be lost.
+
+    Returns:
+        The file; it may be less accurate than wanted, if no other is better.
+
+    Raises:
+        ExportError: such files can not be made.
+    """
+    network, quantize = judge.network, request.quantize
+    assert quantize is not None
+    made: dict[frozenset[str], Found] = {}
+
+    def write(kept: frozenset[str]) -> Found:
+        path = folder / f"{len(made)}{kind.suffix}"
+        asked = replace(request, quantize=replace(quantize, keep=kept))
+        written = kind.write(network, asked, path)
+        return Found(written=written, accuracy=judge.accuracy(path, kind), kept=kept)
+
+    def drop(kept: frozenset[str]) -> float:
+        found = made[kept] = write(kept)
+        return found.accuracy.drop
+
+    ranked = ranking(kind.prepare(network, request))
+    kept, trials = least_float(ranked, drop, max_drop=max_drop)
+    found = made[kept] if kept in made else write(kept)
+    return replace(found, trials=tuple(trials))

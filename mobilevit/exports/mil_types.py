@@ -1,0 +1,42 @@
+"""What Core ML's operations here have in common: types of tensors, and how inputs are refused."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mobilevit.exports.facts import ExportError
+
+TYPES: dict[str, torch.dtype] = {
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "uint16": torch.uint16,
+    "int32": torch.int32,
+    "uint32": torch.uint32,
+    "bool": torch.bool,
+}
+"""Types of tensors by their names in programs."""
+
+NO = torch.tensor(False)
+YES = torch.tensor(True)
+ZERO = torch.tensor(0, dtype=torch.int32)
+ONE = torch.tensor(1, dtype=torch.int32)
+LAST = torch.tensor(-1, dtype=torch.int32)
+
+
+class MilError(ExportError):
+    """A Core ML program holds what can not be run here; the message names it."""
+
+
+def refuse(operation: str, **inputs: object) -> MilError:
+    """The error for inputs that an operation knows in Core ML and not here."""
+    said = ", ".join(f"{name} {value!r}" for name, value in inputs.items())
+    return MilError(f"Core ML's operation {operation} with {said} is not known here")
+
+
+def ints(values: Tensor) -> list[int]:
+    """Sizes or axes."""
+    return [int(value) for value in values.reshape(-1).tolist()]

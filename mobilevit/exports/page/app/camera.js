@@ -1,0 +1,89 @@
+// The camera as a source of pictures.
+
+import { PictureError } from "./pictures.js";
+
+/** @import { Picture } from "./types.js" */
+
+/** @type {Record<string, string>} What a browser's refusals mean. */
+const REASONS = {
+  NotAllowedError: "this page may not use the camera. Allow it in the browser's settings of this page",
+  NotFoundError: "there is none",
+  NotReadableError: "another program uses it",
+  OverconstrainedError: "there is none of this kind",
+};
+
+/** Milliseconds that a new picture is waited for. */
+const LONGEST_WAIT = 100;
+
+/** A camera that is on. */
+export class Camera {
+  /**
+   * @param {HTMLVideoElement} video Shows nothing; the page draws what the model has seen.
+   * @param {MediaStream} stream
+   */
+  constructor(video, stream) {
+    this.video = video;
+    this.stream = stream;
+    this.on = true;
+  }
+
+  /**
+   * Turn a camera on.
+   *
+   * @param {HTMLVideoElement} video
+   * @param {"environment" | "user"} facing Away from people, or to them.
+   * @returns {Promise<Camera>}
+   * @throws {PictureError} There is none, or it may not be used.
+   */
+  static async opened(video, facing) {
+    if (!navigator.mediaDevices) {
+      throw new PictureError(
+        "The camera can not be used: browsers give it to pages by https and on localhost alone. " +
+          "Choose a photo instead; on a phone that can be a new one.",
+      );
+    }
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({
+        video: { facingMode: facing, width: { ideal: 640 }, height: { ideal: 480 } },
+      });
+      video.srcObject = stream;
+      await video.play();
+      return new Camera(video, stream);
+    } catch (error) {
+      const { name, message } = /** @type {DOMException} */ (error);
+      throw new PictureError(`The camera can not be used: ${REASONS[name] ?? message}.`);
+    }
+  }
+
+  /**
+   * Whether there is more than one to choose from.
+   */
+  static async several() {
+    const devices = await navigator.mediaDevices.enumerateDevices();
+    return devices.filter(({ kind }) => kind === "videoinput").length > 1;
+  }
+
+  /**
+   * Wait for the next picture.
+   *
+   * @returns {Promise<Picture>} To be closed after use.
+   */
+  async next() {
+    const { video } = this;
+    await new Promise((done) => {
+      // The newest picture, not one that was seen already; browsers without the call get any, as do
+      // all where a camera stalls.
+      if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(done);
+      setTimeout(done, LONGEST_WAIT);
+    });
+    const image = await createImageBitmap(video);
+    return { image, width: image.width, height: image.height, name: "the camera" };
+  }
+
+  /** Turn it off. */
+  stop() {
+    this.on = false;
+    for (const track of this.stream.getTracks()) track.stop();
+    this.video.srcObject = null;
+  }
+}

@@ -1,0 +1,44 @@
+// Threads need a page that is isolated from others, which a server says by two headers. Where it does
+// not, a service worker adds them.
+
+/** Remembers, for as long as the tab lives, that this has been tried. */
+const TRIED = "mobilevit-isolation";
+
+/**
+ * Have the headers added, where they are missing and can be.
+ *
+ * @returns {Promise<boolean>} Whether the page is about to be loaded again.
+ */
+export async function isolated() {
+  const workers = self.isSecureContext ? navigator.serviceWorker : undefined;
+  if (self.crossOriginIsolated || !workers || sessionStorage.getItem(TRIED)) return false;
+  sessionStorage.setItem(TRIED, "yes");
+  try {
+    await workers.register(new URL("../headers-worker.js", import.meta.url));
+    await workers.ready;
+  } catch {
+    return false; // the browser forbids it, as in private windows: it will be one thread
+  }
+  location.reload();
+  return true;
+}
+
+/**
+ * What the page can not have where it is, and why.
+ *
+ * @returns {string[]} Sentences.
+ */
+export function missing() {
+  if (!self.isSecureContext) {
+    return [
+      "This page came by http from another machine. Browsers then give it no camera, no WebGPU and " +
+        "no threads: expect a fraction of the speed. Serve it by https, or as localhost.",
+    ];
+  }
+  if (self.crossOriginIsolated) return [];
+  return [
+    "One thread alone: the server does not send the headers Cross-Origin-Opener-Policy: same-origin " +
+      "and Cross-Origin-Embedder-Policy: require-corp, and this browser lets no service worker add " +
+      "them.",
+  ];
+}

@@ -1,0 +1,269 @@
+"""Times, and what stands beside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import mobilevit
+from mobilevit import __main__ as cli
+from mobilevit.commands import bench_measure, bench_subjects
+from mobilevit.commands.bench_measure import Worker, WorkerError, measured
+from mobilevit.commands.bench_report import JSON, PLOT, TABLE, Benchmark, Row
+from mobilevit.commands.bench_subjects import FileSubject, Subject, Words, subjects
+from mobilevit.commands.benchmark import benchmark
+
+# torch's exporter and onnxscript use what their own dependencies deprecate.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Benchmark, Path]:
+    """A trained model (so it says) in PyTorch, beside the file made of it in ONNX Runtime."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("benchmark")
+    (subject,) = subjects(["mobilevit_xxs:num_classes=5@64"], None)
+    model: Any = subject.network  # type: ignore[union-attr]
+    model.config = replace(
+        model.config, source="a test", classes=tuple("abcde"), metrics={"top1": 0.8}
+    )
+    mobilevit.save(model, folder / "model")
+    mobilevit.export(folder / "model", out=str(folder / "model.onnx"))
+    result = benchmark(
+        folder / "model",
+        folder / "model.onnx",
+        runtime=["torch"],
+        runs=3,
+        warmup=1,
+        out=str(folder / "out"),
+    )
+    return result, folder
+
+
+def test_rows_have_times_memory_and_agreement(report: tuple[Benchmark, Path]) -> None:
+    result, folder = report
+    assert [row.runtime for row in result.rows] == ["torch", "onnx"]
+    assert result.exit_code == 0
+    for row in result.rows:
+        assert row.why == "" and row.runs == 3 and row.warmup == 1
+        assert row.median_ms and row.p90_ms and row.min_ms and row.cpu_ms
+        assert row.min_ms <= row.median_ms <= row.p90_ms
+        assert row.opening_ms and row.first_ms
+        assert row.opening_memory_bytes and row.opening_memory_bytes > row.file_bytes / 4  # type: ignore[operator]
+        assert row.file_bytes and row.file_bytes > 3e6
+        assert row.agreement is not None and row.agreement.good and row.agreement.same == 1
+        assert row.agreement.difference is not None and row.agreement.difference < 1e-4
+        assert row.accuracy is not None and row.accuracy.value == 0.8
+    raw, whole = result.rows
+    assert raw.ratio == raw.cpu_ratio == 1 and raw.version == f"torch {torch.__version__}"
+    assert (raw.whole, whole.whole) == (False, True)
+    assert whole.version is not None and whole.version.startswith("onnxruntime ")
+    assert raw.macs and whole.macs is None
+    raw_around, whole_around = result.around
+    assert raw_around.values_ms is not None and raw_around.after_ms is not None
+    assert whole_around.values_ms is None and whole_around.after_ms is None
+    assert str(folder) in str(result)
+
+
+def test_files_hold_every_figure(report: tuple[Benchmark, Path]) -> None:
+    result, folder = report
+    values = json.loads((folder / "out" / JSON).read_text())
+    assert {"device", "cores", "os", "python", "load_before"} <= values["machine"].keys()
+    for row in values["rows"]:
+        assert row.keys() == {item.name for item in fields(Row)}
+    assert len(values["rows"]) == 2
+    assert (folder / "out" / TABLE).read_text().strip() == str(result)
+    drawing = (folder / "out" / PLOT).read_text()
+    assert "top-1, %" in drawing and "onnx, fp32, 1 thread" in drawing
+
+
+def test_a_network_of_others(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("onnxscript")
+    # 32 px: one run of each.
+    result = benchmark("timm:mobilenetv2_035@32", runtime=["onnx"], runs=1, warmup=1)
+    (row,) = result.rows
+    assert row.why == "" and row.ratio == 1 and row.ratio_quartiles is None
+    assert row.nodes and row.file_bytes and row.writing_s and row.placement is None
+    assert row.source.startswith("new weights, timm ")
+    assert row.agreement is not None and row.agreement.good
+    assert row.agreement.difference is None and row.agreement.deviation < 1e-4  # type: ignore[operator]
+    assert "answers mean nothing: timm:mobilenetv2_035" in str(result)
+
+
+def test_what_can_not_be_is_a_row_with_the_reason(report: tuple[Benchmark, Path]) -> None:
+    _, folder = report
+    result = benchmark(
+        folder / "model.onnx",
+        f"{folder / 'model'}@48",
+        sizes=[64, 96],
+        batch=[2],
+        runtime=["torch"],
+        quantize=["int8"],
+        precision=["fp32"],
+        runs=1,
+        warmup=1,
+    )
+    reasons = [row.why for row in result.rows]
+    assert "one picture at a time" in reasons[0] and "64 px; export one for 96 px" in reasons[1]
+    assert reasons[2] == "" and reasons[3] == "torch has no int8"
+    assert [row.size for row in result.rows] == [64, 96, 48, 48]
+    assert result.rows[2].batch == 2 and result.rows[2].agreement.good  # type: ignore[union-attr]
+    assert result.rows[2].accuracy is None  # it was measured at 64 px
+    text = str(result)
+    assert "1: the file takes one picture at a time" in text
+    assert result.exit_code == 0
+
+
+def test_what_a_process_does_not_survive_is_a_reason(tmp_path: Path) -> None:
+    task = {"do": "run", "threads": 1, "timed": True, "label": "nothing", "runtime": "torch"}
+    (found,) = measured([task], tmp_path, warmup=1, runs=1)
+    assert found.why == "KeyError: 'answer'" and not found.wall_ms
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    worker = Worker(task, folder)
+    worker.process.kill()
+    worker.process.wait()
+    with pytest.raises(WorkerError, match=r"KeyError|SIGKILL \(out of memory\?\)"):
+        worker.ask()
+    worker.close()
+
+
+class Clock:
+    """Answers as a worker does whose runs take so long."""
+
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.label, self.ms, self.timed = task["label"], task["ms"], task["timed"]
+
+    def ask(self, *words: object) -> dict[str, Any]:
+        if words and words[0] == "run":
+            self.asked.append(self.label)
+            times = [self.ms] * int(str(words[1]))
+            return {"wall_ms": times, "cpu_ms": times}
+        return {"version": "a clock"}
+
+    def close(self) -> None:
+        pass
+
+
+def test_networks_take_turns_in_groups_that_share_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import contextmanager
+
+    monkeypatch.setattr(bench_measure, "TOGETHER", 3)
+    monkeypatch.setattr(bench_measure, "PAUSE", 0)
+    monkeypatch.setattr(Clock, "asked", [])
+
+    @contextmanager
+    def clock(task: dict[str, Any], folder: Path) -> Any:
+        yield Clock(task)
+
+    monkeypatch.setattr(bench_measure, "working", clock)
+    tasks = [{"label": str(i), "ms": float(i + 1), "timed": i != 2} for i in range(6)]
+    found = measured(tasks, tmp_path, warmup=1, runs=25)
+    assert [sum(map(len, one.wall_ms)) for one in found] == [50, 25, 0, 25, 25, 25]
+    assert [set(one.ratios) for one in found] == [{1.0}, {2.0}, set(), {4.0}, {5.0}, {6.0}]
+    assert found[2].facts == {"version": "a clock"}
+    orders = ["".join(Clock.asked[3 + 3 * i : 6 + 3 * i]) for i in range(10)]
+    assert all(set(order) == set("013") for order in orders) and len(set(orders)) > 1
+
+
+def test_words() -> None:
+    assert Words.read("mobilevit_xs") == (None, "mobilevit_xs", {}, None)
+    words = Words.read("mobilevit_xs:patch_sizes=8,4,2:fusion=false@320")
+    assert words == (None, "mobilevit_xs", {"patch_sizes": [8, 4, 2], "fusion": False}, 320)
+    assert words.called == "mobilevit_xs:patch_sizes=8,4,2:fusion=False"
+    assert Words.read("timm:pit_ti_224@256") == ("timm", "pit_ti_224", {}, 256)
+    assert Words.read("owner/name@main") == (None, "owner/name@main", {}, None)
+    assert Words.read("https://host/a.pt") == (None, "https://host/a.pt", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mobilevit_xx", "did you mean mobilevit_xxs"),
+        ("mobilevit_xxs:patch_sizes", "written like mobilevit_xs:patch_sizes=8,4,2"),
+        ("mobilevit_xxs:patches=2", "has no option patches; it has .*patch_sizes"),
+        ("mobilevit_xxs:patch_sizes=2", "patch_sizes=2: "),
+        ("mobilevit_xxs:in_channels=1", "takes 1 channels; the photos .* have 3"),
+        ("torchvision:mobilenet_v22", "did you mean mobilenet_v2"),
+        ("torchvision:mobilenet_v2:deep=3", "can not be made like this: .*deep"),
+        ("torchvision:vit_b_16:image_size=100", "can not be made like this"),
+        ("nowhere.onnx", "there is no file"),
+        ("nowhere.pt", "there is no file"),
+    ],
+)
+def test_unknown_names_help(name: str, message: str) -> None:
+    with pytest.raises((ValueError, OSError), match=message):
+        subjects([name], [64])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runtime": ["tensorrt"]}, "runtime must be of all, torch, .*, not tensorrt"),
+        ({"precision": ["bf16"]}, "precision must be fp32, fp16"),
+        ({"quantize": ["int1"]}, "quantize must be of int8"),
+        ({"threads": [0]}, "threads must be numbers of at least 1"),
+        ({"runs": 0}, "runs must be at least 1"),
+        ({"accuracies": {"mobilevit_s": 0.7}}, "the models are mobilevit_xxs"),
+    ],
+)
+def test_unknown_options_help(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        benchmark("mobilevit_xxs@32", **options)
+
+
+def test_unknown_names_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["benchmark", "mobilevit_xx"]) == 1
+    assert "did you mean mobilevit_xxs" in capsys.readouterr().err
+
+
+def test_outsiders_have_the_size_that_is_asked_for() -> None:
+    small, own = subjects(["torchvision:squeezenet1_1@96", "torchvision:squeezenet1_1"], None)
+    assert (small.size, small.own_size, own.size) == (96, 224, 224)
+    rule = small.config.preprocessing
+    assert rule.mean == (0.485, 0.456, 0.406) and rule.resize > rule.crop == 96
+    segmenter = subjects(["torchvision:lraspp_mobilenet_v3_large"], [64])[0]
+    assert segmenter.config.task == "segmentation"
+    assert segmenter.config.preprocessing.fit == "squash"
+
+
+def test_new_weights_are_the_same_each_time_and_of_ordinary_size() -> None:
+    state = torch.random.get_rng_state()
+    first, second = subjects(["mobilevitv2_050@64", "mobilevitv2_050@64"], None)
+    assert isinstance(first, Subject) and isinstance(second, Subject)
+    assert first.weights == second.weights and first.new
+    assert torch.equal(state, torch.random.get_rng_state())
+    variances = [
+        module.running_var.mean().item()  # type: ignore[union-attr]
+        for module in first.network.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    assert any(abs(variance - 1) > 0.01 for variance in variances)
+    assert all(
+        module.momentum == 0.1
+        for module in first.network.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    )
+
+
+def test_a_file_of_any_size_takes_any(report: tuple[Benchmark, Path]) -> None:
+    _, folder = report
+    (file,) = subjects([folder / "model.onnx"], None)
+    assert isinstance(file, FileSubject) and file.size == file.own_size == 64
+    varying = replace(file, facts=replace(file.facts, dynamic="size"), size=96)
+    assert varying.refusal(1) is None and "one picture" in (varying.refusal(2) or "")
+    assert bench_subjects.Subject.kept is not None

@@ -1,0 +1,375 @@
+"""Shards hold every picture as it is, and give it back once, however they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevit.data import shards_tar
+from mobilevit.data.datasets import EvaluationSet, TrainingSet
+from mobilevit.data.find_shards import is_sharded, shard_evaluation, shard_splits
+from mobilevit.data.folder import DataError, splits
+from mobilevit.data.images import ImageError
+from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.multiscale import MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.shards import INDEX, UNFINISHED, read_index
+from mobilevit.data.shards_write import index_shards, write_shards
+from mobilevit.data.streaming import order_of
+from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
+
+CLASSES = ("a.b", "ödland")
+RULE = Preprocessing(crop=16, resize=16)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """46 pictures to train on, 14 to judge by; two classes, names that webdataset would split."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(60):
+        noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
+        split = "val" if number % 30 >= 23 else "train"
+        name = f"{number}.v1.JPEG" if number % 3 else f"deep/{number}.png"
+        file = root / split / CLASSES[number // 30] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(file)
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    write_shards(splits(pictures), out, size=1e6, shards=7, workers=2)
+    return out
+
+
+def copied(shards: Path, to: Path) -> Path:
+    to.mkdir()
+    for file in shards.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def pipes(shards: Path) -> str:
+    return f"pipe:cat {shards}/{{train-{{000000..000006}},val-{{000000..000001}}}}.tar"
+
+
+def loader(samples: Any, workers: int = 0, pool: int = 20) -> EpochLoader:
+    """Training batches of one seed."""
+    count = len(samples.labels)
+    schedule = MultiScaleSchedule(samples=count, sizes=(16, 32), base_size=16, base_batch=5)
+    transform = TrainTransform(AugmentOptions(), RULE)
+    dataset = TrainingSet(samples, transform, BatchMix(AugmentOptions(), 2), seed=0)
+    order = order_of(samples, count, seed=0, pool=pool)
+    return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
+
+
+def test_shards_hold_the_files_as_they_are(pictures: Path, shards: Path) -> None:
+    index = read_index(str(shards))
+    assert index.classes == CLASSES
+    assert [len(index.parts[name].shards) for name in ("train", "val")] == [7, 2]
+    whole = json.loads((shards / INDEX).read_text())["splits"]["train"]
+    assert whole["samples"] == 46 and whole["counts"] == {"a.b": 23, "ödland": 23}
+    for shard in index.parts["train"].shards:
+        content = (shards / shard.file).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.size, shard.sha256)
+        assert shard.samples in (6, 7)
+    found = shard_splits(str(shards))
+    for ours, split in ((found.train, splits(pictures).train), (found.val, splits(pictures).val)):
+        theirs = {
+            path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
+        }
+        assert {ours.source(i): ours.labels[i] for i in range(len(ours.labels))} == theirs
+    labels = found.train.labels[:7].tolist()
+    assert labels not in ([0] * 7, [1] * 7)  # shuffled ahead of writing
+    assert "train-000000.tar: " in found.train.name(3)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own
+def test_webdataset_reads_them(pictures: Path, shards: Path) -> None:
+    import webdataset
+
+    urls = [str(path) for path in sorted(shards.glob("train-*.tar"))]
+    theirs = list(webdataset.WebDataset(urls, shardshuffle=False))
+    ours = shard_splits(str(shards)).train
+    assert len(theirs) == len(ours.labels)
+    for index, sample in enumerate(theirs):
+        picture = sample.get("png", sample.get("jpeg"))
+        assert (picture, int(sample["cls"])) == (ours.source(index), ours.labels[index])
+    assert len({sample["__key__"] for sample in theirs}) == 46
+
+
+def test_an_interrupted_writing_goes_on(pictures: Path, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write = partial(write_shards, splits(pictures), out, size=1e6, shards=7)
+    out.mkdir()
+    (out / "mine.txt").touch()
+    with pytest.raises(DataError, match="is not empty"):
+        write()
+    (out / "mine.txt").unlink()
+    write()
+    expected = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert expected == {path.name: path.read_bytes() for path in shards.iterdir()}
+    with pytest.raises(DataError, match="holds shards already"):
+        write()
+    # As SIGKILL leaves it: some shards whole, one begun, no index.
+    identity = json.loads((out / INDEX).read_text())["identity"]
+    (out / UNFINISHED).write_text(json.dumps({"identity": identity}))
+    (out / INDEX).unlink()
+    (out / "train-000002.tar").unlink()
+    (out / ".train-000002.tar.part").write_bytes(b"begun")
+    assert is_sharded(str(out))
+    with pytest.raises(DataError, match="not all written"):
+        shard_splits(str(out))
+    with pytest.raises(DataError, match="other pictures, or with other options"):
+        write_shards(splits(pictures), out, size=1e6, shards=7, seed=1)
+    kept = (out / "train-000001.tar").stat().st_mtime_ns
+    write()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
+    assert (out / "train-000001.tar").stat().st_mtime_ns == kept
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server that does not talk, and gives no parts of files."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with contextlib.suppress(ConnectionError):  # who reads has left
+            super().copyfile(source, outputfile)
+
+
+@pytest.fixture(scope="module")
+def server(shards: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(shards))) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+@pytest.fixture(scope="module")
+def expected(shards: Path) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Two epochs of batches, from files in one process."""
+    batches = loader(shard_splits(str(shards)).train)
+    epochs = []
+    for epoch in range(2):
+        batches.sampler.set_epoch(epoch)
+        epochs.append(list(batches))
+    return epochs
+
+
+@pytest.mark.parametrize("how", ["folder", "pattern", "file URL", "HTTP", "pipe"])
+@pytest.mark.parametrize(("workers", "taken"), [(0, 4), (2, 3)])
+def test_however_shards_are_read_the_batches_are_the_same(
+    shards: Path, server: str, expected: Any, how: str, workers: int, taken: int
+) -> None:
+    """In every process, from any position in an epoch."""
+    pattern = "/{train-{000000..000006},val-{000000..000001}}.tar"
+    root, index = {
+        "folder": (str(shards), None),
+        "pattern": (f"{shards}{pattern}", None),
+        "file URL": (f"file://{shards}", None),
+        "HTTP": (f"{server}{pattern}", None),
+        "pipe": (pipes(shards), str(shards)),
+    }[how]
+    found = shard_splits(root, index=index)
+    assert (found.train.shards.in_a_row, len(found.val.labels)) == (
+        how not in ("folder", "pattern"),
+        14,
+    )
+    batches = loader(found.train, workers)
+    batches.load_state_dict({**batches.state_dict(), "epoch": 0, "taken": taken})
+    for epoch, whole in enumerate(expected):
+        batches.sampler.set_epoch(epoch)
+        for ours, theirs in zip(batches, whole[taken * (epoch == 0) :], strict=True):
+            assert all(map(torch.equal, ours, theirs))
+
+
+def test_an_epoch_has_every_sample_once(shards: Path, expected: Any) -> None:
+    known = torch.bincount(torch.from_numpy(shard_splits(str(shards)).train.labels))
+    for epoch in expected:
+        assert sum(len(labels) for _, labels in epoch) == 46
+        assert torch.equal(torch.bincount(torch.cat([labels for _, labels in epoch])), known)
+    assert not torch.equal(expected[0][0][0], expected[1][0][0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_sees_every_sample_once(pictures: Path, shards: Path, workers: int) -> None:
+    split = splits(pictures).val
+    known = {
+        path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
+    }
+    for root, index in ((str(shards), None), (pipes(shards), str(shards))):
+        samples = shard_evaluation(root, ("other", "ödland", "a.b"), index=index)
+        batches = EvaluationLoader(EvaluationSet(samples, RULE), batch_size=4, workers=workers)
+        _, labels, indices = map(torch.cat, zip(*batches, strict=True))
+        assert sorted(indices.tolist()) == list(range(14))
+        turned = {0: 2, 1: 1}
+        for label, index_ in zip(labels.tolist(), indices.tolist(), strict=True):
+            assert label == samples.labels[index_] == turned[known[samples.source(index_)]]
+    with pytest.raises(DataError, match="unknown classes: ödland"):
+        shard_evaluation(str(shards), ("a.b",))
+
+
+def test_one_split_has_shards_held_out(shards: Path) -> None:
+    only = f"{shards}/train-{{000000..000006}}.tar"
+    found = shard_splits(only, val_fraction=0.3)
+    assert "2 of 7 shards held out with seed 0" in found.note
+    assert len(found.train.labels) + len(found.val.labels) == 46
+    sources = [
+        {part.source(index) for index in range(len(part.labels))}
+        for part in (found.train, found.val)
+    ]
+    assert len(sources[0] | sources[1]) == 46
+    with pytest.raises(DataError, match="one shard of train only"):
+        shard_splits(f"{shards}/train-000003.tar")
+
+
+def test_what_is_wrong_with_shards_is_named(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no index of shards"):
+        shard_splits(f"file://{tmp_path}")
+    with pytest.raises(DataError, match=r"--data.index must say"):
+        shard_splits(pipes(shards))
+    with pytest.raises(DataError, match=r"train-000007.tar: the index has no shard"):
+        shard_splits(f"{shards}/train-{{000006..000009}}.tar")
+    copy = copied(shards, tmp_path / "copy")
+    (copy / "train-000001.tar").unlink()
+    cut = copy / "val-000001.tar"
+    cut.write_bytes(cut.read_bytes()[:-3000])
+    with pytest.raises(DataError, match=r"1 of 7 shards .*\n.*train-000001.tar: is missing"):
+        shard_splits(str(copy))
+    with pytest.raises(
+        DataError, match=r"val-000001.tar: has \d+ bytes and not \d+: it is cut off"
+    ):
+        shard_evaluation(str(copy), CLASSES)
+
+
+def test_what_is_wrong_with_streams_is_named(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards_tar, "WAITS", ())
+    copy = copied(shards, tmp_path / "copy")
+    cut, other = copy / "train-000001.tar", copy / "train-000002.tar"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    other.write_bytes((copy / "train-000003.tar").read_bytes())
+    (copy / "train-000004.tar").unlink()
+    samples = shard_splits(f"file://{copy}").train
+    with pytest.raises(
+        DataError, match=r"train-000001.tar: ends inside sample \d of 7; .* cut off"
+    ):
+        [samples.source(index) for index in range(7, 14)]
+    with pytest.raises(DataError, match=r"train-000002.tar: sample \d of 7 is not where the index"):
+        [samples.source(index) for index in range(14, 21)]
+    with pytest.raises(DataError, match=r"train-000004.tar: there is no such shard"):
+        samples.source(28)
+    with pytest.raises(DataError, match=r"cat .*train-000004.tar"):
+        shard_splits(pipes(copy), index=str(copy)).train.source(28)
+    # A worker says the same.
+    with pytest.raises(DataError, match=r"train-00000\d.tar: "):
+        list(loader(samples, workers=2))
+
+
+def test_a_stream_that_breaks_is_tried_again(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shards_tar, "WAITS", (0.0, 0.0))
+    first = tmp_path / "first"  # the command prints a part only, once for each shard
+    command = f"mkdir {first}-$(basename {{0}}) 2>/dev/null && head -c 4000 {{0}} || cat {{0}}"
+    places = [f"pipe:{command.format(path)}" for path in sorted(shards.glob("*.tar"))]
+    part = read_index(str(shards)).parts["train"]
+    broken = shards_tar.TarShards(part, places[: len(part.shards)])
+    whole = shard_splits(str(shards)).train
+    assert list(broken.read(0, 0)) == [whole.source(index) for index in range(7)]
+    assert "tried again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index: index["splits"]["train"]["shards"][0].update(file="../x.tar"), "not in its"),
+        (lambda index: index["splits"]["train"]["shards"][0].update(file="pipe:ls"), "not in its"),
+        (lambda index: index["splits"]["train"].update(table="val.npy"), "is not the table"),
+        (lambda index: index["splits"]["train"]["shards"].pop(), "does not fit"),
+        (lambda index: index["classes"].pop(), "labels outside the 1 classes"),
+        (lambda index: index.pop("classes"), "damaged: KeyError"),
+    ],
+)
+def test_a_wrong_index_is_refused(shards: Path, tmp_path: Path, change: Any, message: str) -> None:
+    copy = copied(shards, tmp_path / "copy")
+    index = json.loads((copy / INDEX).read_text())
+    change(index)
+    (copy / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataError, match=message):
+        shard_splits(str(copy))
+
+
+def test_a_run_does_not_go_on_with_other_data(shards: Path) -> None:
+    state = loader(shard_splits(str(shards)).train).state_dict()
+    other = loader(shard_splits(f"{shards}/train-{{000000..000006}}.tar").train)
+    with pytest.raises(DataError, match=r"was 46 samples in 7 shards .*, and is now"):
+        other.load_state_dict(state)
+
+
+def test_shards_of_others_are_indexed(pictures: Path, tmp_path: Path) -> None:
+    """Tars as the `tar` command makes them, with other members in them."""
+    split = splits(pictures).train
+    for number in range(2):
+        folder = tmp_path / f"content{number}"
+        folder.mkdir()
+        for path, label in list(zip(split.paths, split.labels, strict=True))[number::2]:
+            key = path.name.split(".")[0]
+            (folder / f"{key}.jpg").write_bytes(path.read_bytes())
+            (folder / f"{key}.cls").write_text(f"{label}\n")
+            (folder / f"{key}.json").write_text("{}")
+        subprocess.run(
+            ["tar", "--sort=name", "-cf", tmp_path / f"{number}.tar", "-C", folder, "."], check=True
+        )
+    places = [str(tmp_path / f"{number}.tar") for number in range(2)]
+    with pytest.raises(DataError, match=r"number their classes, 0 to 1, .*--classes"):
+        index_shards({"train": places}, tmp_path / "index", classes=None)
+    with pytest.raises(DataError, match=r"is of class '1', which is none of the 1 classes"):
+        index_shards({"train": places}, tmp_path / "index", classes=["a"])
+    index_shards({"train": places[:1], "val": places[1:]}, tmp_path / "index", classes=CLASSES)
+    found = shard_splits(f"{tmp_path}/{{0,1}}.tar", index=str(tmp_path / "index"))
+    known = {
+        path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
+    }
+    for part in (found.train, found.val):
+        assert len(part.labels) == 23
+        assert all(known[part.source(i)] == part.labels[i] for i in range(23))
+    (tmp_path / "0.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"0.tar: .* cut off behind \d+ samples"):
+        index_shards({"train": places}, tmp_path / "other", classes=CLASSES)
+    subprocess.run(
+        ["tar", "-cf", tmp_path / "0.tar", "-C", tmp_path / "content0", "1.jpg"], check=True
+    )
+    with pytest.raises(DataError, match=r"a sample is one picture and one .cls"):
+        index_shards({"train": places}, tmp_path / "other", classes=CLASSES)
+
+
+def test_a_broken_picture_is_named_by_its_shard(tmp_path: Path, pictures: Path) -> None:
+    root = tmp_path / "pictures"
+    for split, number in itertools.product(("train", "val"), range(2)):
+        file = root / split / "a" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"no picture")
+    write_shards(splits(root), tmp_path / "out", size=1e6)
+    samples = shard_splits(str(tmp_path / "out")).train
+    batches = EvaluationLoader(EvaluationSet(samples, RULE), batch_size=1, workers=0)
+    with pytest.raises(ImageError, match=r"train-000000.tar: a/\d.jpg: "):
+        list(batches)

@@ -1,0 +1,137 @@
+"""Tables of pictures, as `datasets` streams them."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevit.data.datasets import TrainingSet
+from mobilevit.data.find_shards import is_sharded, shard_evaluation, shard_splits
+from mobilevit.data.folder import DataError
+from mobilevit.data.loader import EpochLoader
+from mobilevit.data.multiscale import MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.streaming import ShardSamples, order_of
+from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
+
+NAMES = ("red", "blue")
+COUNTS = {"train": (6, 7, 5), "validation": (4, 3)}
+
+
+def jpeg(number: int) -> bytes:
+    noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    return file.getvalue()
+
+
+def rows(first: int, count: int, **more: Any) -> datasets.Dataset:
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES))}
+    numbers = range(first, first + count)
+    return datasets.Dataset.from_dict(
+        {
+            "image": [{"bytes": jpeg(number), "path": None} for number in numbers],
+            "label": [number % 2 for number in numbers],
+            **{name: [values] * count for name, values in more.items()},
+        },
+        features=datasets.Features(
+            {**features, **{name: datasets.Value("string") for name in more}}
+        ),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> None:
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parquet files, as on the Hub."""
+    root = tmp_path_factory.mktemp("tables")
+    for split, counts in COUNTS.items():
+        for number, count in enumerate(counts):
+            first = 100 * number + (1000 if split == "validation" else 0)
+            name = f"{split}-{number:05d}-of-{len(counts):05d}.parquet"
+            rows(first, count, note="x").to_parquet(str(root / name))
+    return root
+
+
+def numbers(split: str) -> list[int]:
+    base = 1000 if split == "validation" else 0
+    return [
+        base + 100 * number + place
+        for number, count in enumerate(COUNTS[split])
+        for place in range(count)
+    ]
+
+
+def loader(samples: ShardSamples, workers: int) -> EpochLoader:
+    count = len(samples.labels)
+    schedule = MultiScaleSchedule(samples=count, sizes=(16, 32), base_size=16, base_batch=3)
+    transform = TrainTransform(AugmentOptions(), Preprocessing(crop=16, resize=16))
+    dataset = TrainingSet(samples, transform, BatchMix(AugmentOptions(), 2), seed=0)
+    order = order_of(samples, count, seed=0, pool=6)
+    return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+def test_parquet_is_read_row_by_row(tables: Path, prefix: str) -> None:
+    root = f"{prefix}{tables}"
+    assert is_sharded(root)
+    found = shard_splits(root)
+    assert found.train.classes == NAMES
+    assert list(found.train.shards.counts) == list(COUNTS["train"])
+    assert "train: 18 images in 3 shards, validation: 7 images in 2 shards" in found.note
+    for split, samples in (("train", found.train), ("validation", found.val)):
+        known = numbers(split)
+        assert samples.labels.tolist() == [number % 2 for number in known]
+        for index in (0, 1, 3, 6, 5, len(known) - 1):  # forward, and back
+            assert samples.source(index) == jpeg(known[index])
+    assert found.train.name(8) == f"{tables}/train, shard 1, row 2"
+    turned = shard_evaluation(root, ("blue", "red", "grey"))
+    assert turned.labels.tolist() == [1 - number % 2 for number in numbers("validation")]
+
+
+@pytest.mark.parametrize(("workers", "taken"), [(0, 3), (1, 5)])
+def test_a_stream_goes_on_where_it_was(tables: Path, workers: int, taken: int) -> None:
+    whole = loader(shard_splits(str(tables)).train, 0)
+    expected = list(whole)
+    assert sum(len(labels) for _, labels in expected) == 18
+    batches = loader(shard_splits(str(tables)).train, workers)
+    batches.load_state_dict({**batches.state_dict(), "epoch": 0, "taken": taken})
+    for ours, theirs in zip(batches, expected[taken:], strict=True):
+        assert all(map(torch.equal, ours, theirs))
+    batches.close()
+
+
+def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
+    saved = datasets.DatasetDict({"train": rows(0, 9), "test": rows(50, 4)})
+    saved.save_to_disk(tmp_path)
+    found = shard_splits(str(tmp_path))
+    assert [found.train.source(index) for index in range(9)] == [jpeg(n) for n in range(9)]
+    assert found.val.source(3) == jpeg(53)
+
+
+def test_what_is_no_set_of_labelled_pictures_is_said(tables: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="can not be opened as a data set"):
+        shard_splits(f"hf:{tmp_path}/none")
+    rows(0, 3).remove_columns("label").to_parquet(str(tmp_path / "a" / "train.parquet"))
+    with pytest.raises(
+        DataError, match=r"one of classes \(ClassLabel\).*train has image \(Image\)"
+    ):
+        shard_splits(str(tmp_path / "a"))
+    rows(0, 3).to_parquet(str(tmp_path / "b" / "train.parquet"))
+    with pytest.raises(DataError, match=r"one shard of train only"):
+        shard_splits(str(tmp_path / "b"))
+    hidden = rows(0, 3).map(lambda row: {"label": -1}, remove_columns=["label"])
+    hidden.cast(rows(0, 1).features).to_parquet(str(tmp_path / "b" / "test.parquet"))
+    with pytest.raises(DataError, match="3 samples of test have no class"):
+        shard_splits(str(tmp_path / "b"))

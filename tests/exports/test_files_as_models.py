@@ -1,0 +1,301 @@
+"""Exported files in the place of model folders: the same answers and figures, or the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mobilevit
+from mobilevit.__main__ import main
+from mobilevit.checkpoints.files import digest
+from mobilevit.commands.export_accuracy import Judge
+from mobilevit.exports.facts import ExportError
+from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.exports.prepare import Request
+from mobilevit.training.options import DataOptions
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+# torch's exporter and onnxscript use what their own dependencies deprecate.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
+)
+
+ODD: dict[str, Any] = {"channel_order": "bgr", "mean": (0.1, 0.0, 0.05), "std": (0.9, 1.0, 1.1)}
+"""Values of a kind that a forgotten step would show in."""
+OWN: dict[str, dict[str, Any]] = {"masks": {"fit": "squash"}, "masks-size": {}}
+"""How a file frames pictures, where the network keeps their shape."""
+SHAPES = ((60, 80), (90, 70), (64, 64), (40, 100), (75, 75))
+"""(height, width) of the pictures."""
+
+
+@pytest.fixture(scope="module")
+def ants(network: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model folders `classes`, `boxes` and `masks`, and ONNX files made of them."""
+    folder = tmp_path_factory.mktemp("ants")
+    wanted: dict[str, tuple[str, dict[str, Any], dict[str, Request]]] = {
+        "classes": (
+            "mobilevit_xxs",
+            {**ODD, "resize": 72},
+            {
+                "": Request(),
+                "-half": Request(precision="fp16"),
+                "-raw": Request(raw=True, dynamic="batch"),
+            },
+        ),
+        "boxes": (
+            "ssdlite_mobilevit_xxs",
+            {},
+            {"": Request(dynamic="batch"), "-raw": Request(raw=True)},
+        ),
+        "masks": (
+            "deeplabv3_mobilevit_xxs",
+            {},
+            {"": Request(), "-size": Request(dynamic="size", raw=True)},
+        ),
+    }
+    for name, (kind, preprocessing, requests) in wanted.items():
+        model = network(kind, **preprocessing)
+        mobilevit.save(model, folder / name)
+        for ending, request in requests.items():
+            FORMATS["onnx"].write(model, request, folder / f"{name}{ending}.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set for all three tasks: five pictures of coarse noise in several shapes.
+
+    `classes/ant N/N.png`; `boxes/images` and `boxes/labels`; `masks/images` and `masks/masks`.
+    """
+    root = tmp_path_factory.mktemp("pictures")
+    draw = np.random.default_rng(0)
+    for folder in ("boxes/images", "boxes/labels", "masks/images", "masks/masks"):
+        (root / folder).mkdir(parents=True)
+    for number, (height, width) in enumerate(SHAPES):
+        coarse = Image.fromarray(draw.integers(0, 256, (5, 5, 3), np.uint8))
+        picture = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        (root / "classes" / f"ant {number}").mkdir(parents=True)
+        for place in (f"classes/ant {number}", "boxes/images", "masks/images"):
+            picture.save(root / place / f"{number}.png")
+        (root / "boxes" / "labels" / f"{number}.txt").write_text(f"{number} 0.5 0.5 0.6 0.7\n")
+        mask = np.full((height, width), number, np.uint8)
+        mask[: height // 2] = (number + 1) % 5
+        Image.fromarray(mask).save(root / "masks" / "masks" / f"{number}.png")
+    names = [f"ant {number}" for number in range(5)]
+    (root / "boxes" / "data.yaml").write_text(f"val: images\nnames: {json.dumps(names)}\n")
+    (root / "masks" / "classes.txt").write_text("\n".join(names))
+    return root
+
+
+def photos_of(pictures: Path) -> list[Path]:
+    return sorted((pictures / "boxes" / "images").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("file", "bound"),
+    [("classes", 1e-4), ("classes-raw", 1e-4), ("classes-half", 1e-2)],
+)
+def test_probabilities_are_those_of_the_folder(
+    ants: Path, pictures: Path, file: str, bound: float
+) -> None:
+    photos = photos_of(pictures)
+    expected = mobilevit.predict(ants / "classes", *photos)
+    found = mobilevit.predict(ants / f"{file}.onnx", *photos, threads=1)
+    assert [one.source for one in found] == [str(photo) for photo in photos]
+    for one, other in zip(found, expected, strict=True):
+        assert one.classes == other.classes
+        np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=bound)
+        assert [name for name, _ in one.top(5)] == [name for name, _ in other.top(5)]
+    spread = np.ptp([one.probabilities for one in expected], axis=0).max()
+    assert spread > 10 * bound  # photos that are mixed up would show
+
+
+@pytest.mark.parametrize("file", ["boxes", "boxes-raw"])
+def test_boxes_are_those_of_the_folder(ants: Path, pictures: Path, file: str) -> None:
+    photos = photos_of(pictures)
+    expected = mobilevit.predict(ants / "boxes", *photos, score=0.2)
+    found = mobilevit.predict(ants / f"{file}.onnx", *photos, score=0.2)
+    assert sum(len(one.boxes) for one in expected) > 5
+    for one, other, shape in zip(found, expected, SHAPES, strict=True):
+        assert one.found.boxes.canvas_size == shape
+        assert one.found.labels.tolist() == other.found.labels.tolist()
+        np.testing.assert_allclose(one.found.scores, other.found.scores, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(one.found.boxes, other.found.boxes, rtol=0, atol=1e-2)
+    assert found.category_ids == expected.category_ids
+
+
+@pytest.mark.parametrize("file", ["masks", "masks-size"])
+def test_masks_are_those_of_the_folder(ants: Path, pictures: Path, file: str) -> None:
+    photos = photos_of(pictures)
+    expected = mobilevit.predict(ants / "masks", *photos, preprocessing=OWN[file])
+    found = mobilevit.predict(ants / f"{file}.onnx", *photos)
+    for one, other, shape in zip(found, expected, SHAPES, strict=True):
+        assert one.mask.shape == shape and one.mask.dtype == np.uint8
+        assert (one.mask == other.mask).mean() > 0.999
+    assert len({name for one in found for name, _ in one.shares}) > 1
+
+
+@pytest.mark.parametrize(
+    "file", ["classes", "classes-raw", "boxes", "boxes-raw", "masks", "masks-size"]
+)
+def test_figures_are_those_of_the_folder(ants: Path, pictures: Path, file: str) -> None:
+    name = file.partition("-")[0]
+    data = DataOptions(root=str(pictures / name), workers=0)
+    folder = mobilevit.evaluate(ants / name, data=data, preprocessing=OWN.get(file))
+    expected = folder.to_json()["sizes"]["64"]
+    evaluation = mobilevit.evaluate(ants / f"{file}.onnx", data=data)
+    assert evaluation.model == str(ants / f"{file}.onnx")
+    found = evaluation.to_json()["sizes"]["64"]
+    assert found.keys() == expected.keys()
+    figures = {
+        "classes": ("samples", "top1", "top5", "loss", "calibration_error"),
+        "boxes": ("pictures", "boxes", "ap", "ap50", "ar100", "threshold"),
+        "masks": ("pictures", "pixels", "miou", "pixel_accuracy"),
+    }
+    for figure in figures[name]:
+        assert found[figure] == pytest.approx(expected[figure], abs=2e-3), figure
+
+
+@pytest.mark.parametrize(("name", "measure"), [("boxes", "AP"), ("masks", "mean IoU")])
+def test_both_are_judged_at_export(ants: Path, pictures: Path, name: str, measure: str) -> None:
+    data = DataOptions(root=str(pictures / name), workers=0)
+    judge = Judge(mobilevit.load(ants / name), data, dynamic=None, limit=4)
+    accuracy = judge.accuracy(ants / f"{name}.onnx", FORMATS["onnx"])
+    assert (accuracy.measure, accuracy.pictures, accuracy.every) == (measure, 4, 5)
+    assert accuracy.pytorch > 0 and accuracy.drop == pytest.approx(0, abs=0.1)
+    assert (accuracy.own_shape is not None) == (name == "masks")
+    assert [max(photo.size) for photo in judge.compared()] == [64] * 4
+
+
+def test_from_the_command_line(
+    ants: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, photo = str(ants / "classes.onnx"), str(photos_of(pictures)[0])
+    assert main(["predict", file, photo, "--format", "csv", "--device", "cpu"]) == 0
+    assert photo in capsys.readouterr().out
+    file = str(ants / "masks-size.onnx")
+    words = ["evaluate", file, "--data.root", str(pictures / "masks"), "--sizes", "64,96"]
+    assert main([*words, "--data.workers", "1", "--threads", "2"]) == 0
+    assert "96 px" in capsys.readouterr().out
+    out = tmp_path / "drawn"
+    assert main(["predict", str(ants / "masks.onnx"), photo, "--out", str(out)]) == 0
+    assert len(list(out.iterdir())) == 4
+
+
+def test_a_raw_photo_into_the_file(ants: Path, pictures: Path) -> None:
+    """No resizing on either side: a photo of the file's own size, as any program would give it."""
+    with Image.open(pictures / "boxes" / "images" / "2.png") as picture:
+        photo = picture.convert("RGB").resize((72, 72))
+    inner = np.asarray(photo)[None, 4:68, 4:68]  # the square that the rule cuts out
+    expected = mobilevit.predict(ants / "classes", photo)[0].probabilities
+    model = mobilevit.load(ants / "classes")
+    for file, bound in (("classes", 1e-3), ("classes-half", 1e-2)):
+        runner = open_exported(ants / f"{file}.onnx")
+        (found,) = runner(inner)
+        assert np.abs(found[0] - expected).max() <= bound
+        assert np.argsort(-found[0])[:5].tolist() == np.argsort(-expected)[:5].tolist()
+        texts = runner.session.get_modelmeta().custom_metadata_map
+        rule = json.loads(texts["preprocessing"])
+        assert rule["channel_order"] == "bgr" and rule["crop"] == 64 and rule["resize"] == 72
+        assert rule["mean"] == [0.1, 0.0, 0.05] and "0 to 255" in texts["values"]
+        assert json.loads(texts["classes"]) == [f"ant {number}" for number in range(5)]
+        assert texts["weights_sha256"] == digest(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "message"),
+    [
+        ("classes", {"preprocessing": {"crop": 32}}, "own preprocessing; to change crop, export"),
+        ("classes", {"classes": "a,b,c,d,e"}, "names its classes"),
+        ("classes", {"device": "cuda"}, "runs on the CPU"),
+        ("boxes", {"postprocessing": "2021"}, "by the rule later, not 2021: export it with raw"),
+        ("boxes", {"score": 0.001}, "keeps boxes from 0.01 on"),
+        ("nothing", {}, "there is no file"),
+    ],
+)
+def test_options_that_a_file_has_decided(
+    ants: Path, pictures: Path, file: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        mobilevit.predict(ants / f"{file}.onnx", pictures, **options)
+    if "score" not in options:
+        data = DataOptions(root=str(pictures / "boxes"), workers=0)
+        with pytest.raises(ExportError, match=message):
+            mobilevit.evaluate(ants / f"{file}.onnx", data=data, **options)
+
+
+def test_another_size_is_refused_its_own_is_not(ants: Path, pictures: Path) -> None:
+    data = DataOptions(root=str(pictures / "classes"), workers=0)
+    with pytest.raises(ExportError, match="pictures of 64 x 64 pixels alone"):
+        mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64, 96])
+    assert mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64]).metrics.samples == 5
+
+
+def test_a_raw_detector_takes_either_rule(ants: Path, pictures: Path) -> None:
+    photo = photos_of(pictures)[0]
+    options: dict[str, Any] = {"postprocessing": "2021", "score": 0.001}
+    expected = mobilevit.predict(ants / "boxes", photo, **options)[0].boxes
+    assert len(mobilevit.predict(ants / "boxes-raw.onnx", photo, **options)[0].boxes) == len(
+        expected
+    )
+
+
+def test_classes_may_be_stated_where_the_file_has_none(
+    network: Any, ants: Path, pictures: Path, tmp_path: Path
+) -> None:
+    import onnx
+
+    file = onnx.load(ants / "classes.onnx")
+    for text in file.metadata_props:
+        if text.key == "config":
+            text.value = json.dumps({**json.loads(text.value), "classes": None})
+    onnx.save(file, tmp_path / "nameless.onnx")
+    photo = photos_of(pictures)[0]
+    with pytest.raises(ValueError, match="does not say what its 5 classes are called"):
+        mobilevit.predict(tmp_path / "nameless.onnx", photo)
+    found = mobilevit.predict(tmp_path / "nameless.onnx", photo, classes="a,b,c,d,e")
+    assert found[0].classes == ("a", "b", "c", "d", "e")
+
+
+def test_files_that_are_none(
+    ants: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+
+    content = (ants / "classes.onnx").read_bytes()
+    foreign = onnx.load(ants / "classes.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.onnx").write_text("no graph")
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "folder.onnx").mkdir()
+    photo = str(photos_of(pictures)[0])
+    for name, message in (
+        ("foreign", "no file of `mobilevit export`"),
+        ("cut", "damaged"),
+        ("text", "damaged"),
+        ("empty", "damaged"),
+        ("folder", "damaged"),
+        ("missing", "there is no file"),
+    ):
+        file = str(tmp_path / f"{name}.onnx")
+        assert main(["predict", file, photo]) == 1
+        error = capsys.readouterr().err
+        assert file in error and message in error and "Traceback" not in error
+
+
+def test_a_missing_runtime_is_named(
+    ants: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    assert main(["predict", str(ants / "classes.onnx"), str(photos_of(pictures)[0])]) == 1
+    assert "pip install 'mobilevit[onnx]'" in capsys.readouterr().err
