@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mobilevit {command}: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
-    if result is not None:
+    if result is not None and os.environ.get("RANK", "0") == "0":  # one of torchrun's processes
         print(result)
     return int(getattr(result, "exit_code", 0))
 

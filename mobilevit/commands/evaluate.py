@@ -14,6 +14,7 @@ from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.evaluate_masks import SegmentationEvaluation
 from mobilevit.commands.judging import evaluation_samples, judged
 from mobilevit.data.cores import computing_on, cores, share_cores
+from mobilevit.data.processes import Processes, joined
 from mobilevit.exports.network import FileDetector, FileNetwork, device_of, for_inference
 from mobilevit.models.variants import Network, Task
 from mobilevit.tasks.detection import PRESETS, Preset
@@ -44,6 +45,8 @@ def evaluate(
     out: str | None = None,
 ) -> AnyEvaluation:
     """Judge a model on labelled pictures; every picture counts once.
+
+    Under torchrun several processes share the pictures.
 
     Where the folder has a val/ beside its train/, that is judged; else all of it. The pictures'
     classes must be classes of the model, by name; the model may have more.
@@ -93,7 +96,8 @@ def evaluate(
     data.refuse_foreign(task)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
-    with computing_on(threads):
+    processes = Processes.of_environment()
+    with joined(processes, on), computing_on(threads):
         samples = evaluation_samples(data, task, known)
         by_size = {
             size: judged(
@@ -105,11 +109,12 @@ def evaluate(
                 device=on,
                 postprocessing=postprocessing,
                 boundary=boundary,
+                processes=processes,
             )
             for size in sizes
         }
     result = EVALUATIONS[task](model=name, by_size=by_size)
-    if out is not None:
+    if out is not None and processes.first:
         with replacing(Path(out)) as fresh:
             fresh.write_text(json.dumps(result.to_json(), indent=1) + "\n")
     return result

@@ -28,6 +28,7 @@ from mobilevit.data.mask_transforms import SegmentationEvaluationSet
 from mobilevit.data.masks import MaskSamples
 from mobilevit.data.named import named_samples
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.processes import Processes
 from mobilevit.exports.network import AnyNetwork, FileDetector, FileSegmenter
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.ssdlite import SSDLite
@@ -130,6 +131,7 @@ def judged(
     device: torch.device,
     postprocessing: Preset = "later",
     boundary: int = 0,
+    processes: Processes = Processes(),
 ) -> AnyMetrics:
     """Judge a network, or what answers in its place, on pictures of its task.
 
@@ -142,13 +144,20 @@ def judged(
         device: where to compute.
         postprocessing: detection: a name out of `PRESETS`.
         boundary: segmentation: see `judge_segmenter`.
+        processes: which of those that have joined this one is; each takes its share.
 
     Raises:
         ImageError: a picture can not be read.
     """
 
     def batches(dataset: BatchSource) -> EvaluationLoader:
-        return EvaluationLoader(dataset, batch_size=batch_size, workers=workers)
+        return EvaluationLoader(
+            dataset,
+            batch_size=batch_size,
+            workers=workers,
+            rank=processes.rank,
+            world_size=processes.world_size,
+        )
 
     if isinstance(network, SSDLite | FileDetector):
         boxes = cast(BoxSamples, samples)

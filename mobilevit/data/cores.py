@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ def compute_device(name: str) -> torch.device:
         raise ValueError(f"device must be auto, cpu, cuda or mps, not {name!r}")
     if not available[name]:
         raise ValueError(f"there is no {name} device here that PyTorch can use; try --device cpu")
+    if name == "cuda":
+        return torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))  # torchrun's
     return torch.device(name)
 
 

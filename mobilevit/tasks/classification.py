@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from torchmetrics.classification import (
     MulticlassCalibrationError,
     MulticlassConfusionMatrix,
 )
+
+from mobilevit.data.processes import gathered
 
 CALIBRATION_BINS = 15
 
@@ -93,7 +96,7 @@ def judge(
     device: torch.device | str = "cpu",
     worst: int = 32,
 ) -> ClassificationMetrics:
-    """Judge a classifier.
+    """Judge a classifier; processes that have joined get the figures of all their samples.
 
     Args:
         model: a network in evaluation mode on `device`, or what gives logits `[B, K]` in its place.
@@ -136,6 +139,8 @@ def judge(
                 heapq.heappush(heap, (mistake.loss, mistake))
                 if len(heap) > worst:
                     heapq.heappop(heap)
+    samples, loss_sum = sum(gathered([samples])), math.fsum(gathered([loss_sum]))
+    wrong = heapq.nlargest(worst, gathered([mistake for _, mistake in heap]), key=_worst_first)
     if not samples:
         raise ValueError("there is nothing to judge: no samples")
     figures = rates.compute()
@@ -147,5 +152,9 @@ def judge(
         loss=loss_sum / samples,
         calibration_error=float(calibration.compute()),
         confusion=confusion.compute().cpu(),
-        mistakes=tuple(mistake for _, mistake in sorted(heap, reverse=True)),
+        mistakes=tuple(wrong),
     )
+
+
+def _worst_first(mistake: Mistake) -> tuple[float, Mistake]:
+    return mistake.loss, mistake

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from mobilevit.data.boxes import Annotation, BoxSamples
+from mobilevit.data.processes import gathered
 from mobilevit.tasks.clock import now
 from mobilevit.tasks.detection import (
     PRESETS,
@@ -185,7 +186,9 @@ def judge_detector(
         ValueError: there are no pictures.
     """
     metric = average_precision(details=True)
-    network_times, after_times = [], []
+    metric.sync_on_compute = False  # each process has all answers by then
+    network_times: list[float] = []
+    after_times: list[float] = []
     answers: list[tuple[int, Detections, Annotation]] = []
     with torch.inference_mode():
         for images, _, indices, sizes in batches:
@@ -200,8 +203,11 @@ def judge_detector(
             for index, one in zip(indices.tolist(), found, strict=True):
                 truth = samples.annotation(index)
                 one = Detections(one.boxes.cpu(), one.scores.cpu(), one.labels.cpu())
-                metric.update([as_answer(one)], [as_truth(truth)])
                 answers.append((index, one, truth))
+    answers = sorted(gathered(answers), key=lambda answer: answer[0])
+    network_times, after_times = gathered(network_times), gathered(after_times)
+    for _, one, truth in answers:
+        metric.update([as_answer(one)], [as_truth(truth)])
     if not answers:
         raise ValueError("there is nothing to judge: no pictures")
     values = metric.compute()

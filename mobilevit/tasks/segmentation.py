@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mobilevit.data.mask_transforms import by_shape
 from mobilevit.data.masks import MaskSamples
+from mobilevit.data.processes import gathered
 from mobilevit.models.deeplabv3 import SegmentationLogits
 from mobilevit.tasks.clock import now
 
@@ -225,7 +226,8 @@ def judge_segmenter(
     count, ignore = len(samples.classes), samples.ignore
     confusion = confusion_of(count, ignore).to(device)
     at_boundaries = confusion_of(count, ignore).to(device)
-    network_times, after_times = [], []
+    network_times: list[float] = []
+    after_times: list[float] = []
     heap: list[tuple[float, int, SegmentedPicture]] = []
     some: list[SegmentedPicture] = []
     step, pictures = max(1, len(samples) // shown), 0
@@ -243,6 +245,7 @@ def judge_segmenter(
                     after_times.append(now(device) - begun)
                     true = mask.to(device).long()
                     own = confusion_of(count, ignore).to(device)
+                    own.sync_on_compute = False  # of this picture alone
                     own.update(seen.long(), true)
                     counts = own.compute()
                     confusion.confmat += counts
@@ -250,25 +253,31 @@ def judge_segmenter(
                         near = near_boundaries(true, boundary)
                         at_boundaries.update(seen.long()[near], true[near])
                     picture = SegmentedPicture(index, seen.cpu().numpy(), mean_iou(counts))
-                    if pictures % step == 0 and len(some) < shown:
+                    if index % step == 0 and len(some) < shown:
                         some.append(picture)
                     pictures += 1
                     if picture.miou == picture.miou:  # with any pixel that has a class
                         heapq.heappush(heap, (-picture.miou, -index, picture))
                         if len(heap) > worst:
                             heapq.heappop(heap)
+    pictures = sum(gathered([pictures]))
     if not pictures:
         raise ValueError("there is nothing to judge: no pictures")
-    counts = confusion.confmat.cpu()
+    counts, at_edges = (
+        torch.stack(gathered([one.confmat.cpu()])).sum(0) for one in (confusion, at_boundaries)
+    )
+    some = sorted(gathered(some), key=lambda picture: picture.sample)[:shown]
+    heap = sorted(gathered(heap), key=_worst_first)[:worst]
+    network_times, after_times = gathered(network_times), gathered(after_times)
     return SegmentationMetrics(
         classes=samples.classes,
         pictures=pictures,
         pixels=int(counts.sum()),
         miou=mean_iou(counts),
         pixel_accuracy=float(counts.diag().sum() / counts.sum()),
-        boundary_miou=mean_iou(at_boundaries.confmat.cpu()) if boundary else float("nan"),
+        boundary_miou=mean_iou(at_edges) if boundary else float("nan"),
         confusion=counts,
-        worst=tuple(picture for _, _, picture in sorted(heap, key=_worst_first)),
+        worst=tuple(picture for _, _, picture in heap),
         some=tuple(some),
         network_ms=1000 * float(np.median(network_times)),
         after_ms=1000 * float(np.median(after_times)),
