@@ -209,7 +209,7 @@ class TarShards:
                 f"{self.places[shard]}: ends inside {where}; it is cut off, and should have "
                 f"{self.part.shards[shard].size} bytes"
             )
-        if not re.fullmatch(rb"[ 0]*%o[ \0]*" % size, block[124:136]):  # the header's size
+        if _stated_size(block) != size:
             raise DataError(
                 f"{self.places[shard]}: {where} is not where the index says; the two do not belong "
                 "together: write the index anew, by `mobilevit shard`"
@@ -272,6 +272,14 @@ def _read(stream: IO[bytes], count: int) -> bytes:
         blocks.append(block)
         got += len(block)
     return b"".join(blocks)
+
+
+def _stated_size(header: bytes) -> int | None:
+    """The size that a tar's header states; None where it is no header."""
+    try:
+        return int(header[124:136].rstrip(b"\0 "), 8)
+    except ValueError:
+        return None
 
 
 def _go_to(stream: IO[bytes], at: int, place: int) -> None:

@@ -18,12 +18,7 @@ from PIL import Image
 from torch.export import ExportedProgram
 
 from mobilevit.exports.coreml_graph import Halved, translated
-from mobilevit.exports.coreml_quantize import (
-    ACTIVATIONS,
-    check,
-    compressed,
-    with_int8_activations,
-)
+from mobilevit.exports.coreml_quantize import check, compressed, in_int8
 from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.mil import Kind, Program, name_of
 from mobilevit.exports.prepare import Prepared, Written, need, quiet
@@ -59,17 +54,17 @@ def write(prepared: Prepared, path: Path) -> Written:
     check(prepared)
     quantize = prepared.request.quantize
     with quiet(), _silent():
-        if quantize is not None and quantize.kind == ACTIVATIONS:
-            prepared = with_int8_activations(prepared)
+        if quantize is not None and quantize.kind == "int8":
+            prepared = in_int8(prepared)
         program = translated(prepared.program())
         model = _converted(program, prepared)
-        if quantize is not None and quantize.kind != ACTIVATIONS:
+        if quantize is not None and quantize.kind != "int8":
             model = compressed(model, prepared, program.graph_signature.inputs_to_parameters)
         _describe(model, prepared)
         model.save(str(path))
         _open_to_all(path)
         saved = Program(path)
-    types = dict(saved.dtypes.most_common())
+    types = dict(saved.types.most_common())
     types |= {f"weights {kind}": count for kind, count in saved.compressed.items()}
     return Written(
         path=path,

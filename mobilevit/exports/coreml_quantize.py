@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
-from mobilevit.exports.equalise import equalised
 from mobilevit.exports.facts import ExportError
 from mobilevit.exports.prepare import Prepared, need
-from mobilevit.exports.whole import Raw, Whole
-
-ACTIVATIONS = "int8-activations"
-"""The kind for weights and activations of 8 bits; the other kinds are of weights alone."""
+from mobilevit.exports.sensitivity import quantised_layers
 
 PALETTES = {"palette8": 8, "palette6": 6, "palette4": 4}
 """Bits of a place in a tensor's palette, by kind of quantisation."""
 
-KINDS = ("int8", ACTIVATIONS, *PALETTES)
+KINDS = ("int8", "int8-weights", *PALETTES)
+"""Of `int8`, layers compute in 8 bits; of the others, weights alone are kept in fewer bits."""
 
 SMALL = 2048
 """Weights of fewer values than this stay float: they are a small part of the file."""
+
+LEAST_SCALE = 2.0**-20
+"""Of a step in 8 bits: float16 keeps four digits of it."""
 
 
 def check(prepared: Prepared) -> None:
@@ -41,53 +41,71 @@ def check(prepared: Prepared) -> None:
             f"Core ML packages can not be quantised as {quantize.kind!r}; {', '.join(KINDS)} can "
             "be done"
         )
-    unknown = quantize.keep - dict(prepared.module.named_modules()).keys()
-    if unknown:
-        raise ExportError(f"there is no layer {', '.join(sorted(unknown))} to keep in float")
+    quantised_layers(prepared)
     if quantize.kind in PALETTES:
         need("sklearn", extra="coreml")
-    if quantize.kind == ACTIVATIONS:
-        need("torchao", "executorch", extra="executorch")
+    if quantize.kind == "int8":
+        need("torchao.quantization.pt2e", extra="coreml")
 
 
-def with_int8_activations(prepared: Prepared) -> Prepared:
-    """Put the rounding to 8 bits into a network's graph, of weights and of what is computed.
+def in_int8(prepared: Prepared) -> Prepared:
+    """Put the rounding to 8 bits into a network's graph, ahead of each layer and of its weights.
 
-    Ranges are those on the photos. What belongs around the network, such as the suppression of
-    boxes, and layers that are to stay float are left out.
+    Weights are symmetric around 0, with a scale for each channel of the output; what goes into a
+    layer has one range, which the photos show. What lies between layers computes in float.
 
     Raises:
         ExportError: there are no photos.
     """
     pt2e: Any = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
-    quantizers: Any = importlib.import_module("executorch.backends.apple.coreml.quantizer")
-    configs: Any = importlib.import_module("coremltools.optimize.torch.quantization")
-    prepared = equalised(prepared)
-    quantize = prepared.request.quantize
-    assert quantize is not None
-
-    def wanted(node: torch.fx.Node) -> bool:
-        path = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-        inside = not isinstance(prepared.module, Whole | Raw) or "form" in path
-        return inside and not quantize.keep.intersection(path)
-
-    class Chosen(quantizers.CoreMLQuantizer):
-        """Core ML's quantiser of some nodes; its own choice by names takes one name's all."""
-
-        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-            """Mark the nodes."""
-            self._annotate_all_patterns(model, self._config.global_config, wanted)
-            return model
-
-    # Affine: what SiLU gives lies above 0 but for a little.
-    config = {"quantization_scheme": "affine", "weight_per_channel": True}
-    quantizer = Chosen(configs.LinearQuantizerConfig.from_dict({"global_config": config}))
     with torch.no_grad():
-        module = pt2e.prepare_pt2e(prepared.program().module(), quantizer)
+        module = pt2e.prepare_pt2e(prepared.program().module(), _quantizer(prepared))
         for photo in prepared.calibration():
             module(photo)
         module = pt2e.convert_pt2e(module)
     return replace(prepared, module=module)
+
+
+def _quantizer(prepared: Prepared) -> Any:
+    """What tells torchao which nodes of a graph round, and how."""
+    observers: Any = importlib.import_module("torchao.quantization.pt2e.observer")
+    quantizers: Any = importlib.import_module("torchao.quantization.pt2e.quantizer")
+    given = quantizers.QuantizationSpec(
+        dtype=torch.uint8,
+        quant_min=0,
+        quant_max=255,
+        qscheme=torch.per_tensor_affine,
+        observer_or_fake_quant_ctr=observers.MinMaxObserver.with_args(eps=LEAST_SCALE),
+    )
+    weight = quantizers.QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-127,
+        quant_max=127,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        observer_or_fake_quant_ctr=observers.PerChannelMinMaxObserver.with_args(eps=LEAST_SCALE),
+    )
+    layers = quantised_layers(prepared)
+    weighted = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+
+    class Layers(quantizers.Quantizer):
+        """Marks layers by their names."""
+
+        def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+            """Mark the nodes."""
+            for node in model.graph.nodes:
+                path = (name for name, _ in node.meta.get("nn_module_stack", {}).values())
+                if node.target in weighted and not layers.isdisjoint(path):
+                    node.meta["quantization_annotation"] = quantizers.QuantizationAnnotation(
+                        input_qspec_map={node.args[0]: given, node.args[1]: weight},
+                        _annotated=True,
+                    )
+            return model
+
+        def validate(self, model: torch.fx.GraphModule) -> None:
+            """There is nothing that can be wrong."""
+
+    return Layers()
 
 
 def compressed(model: Any, prepared: Prepared, parameters: Mapping[str, str]) -> Any:
@@ -107,7 +125,7 @@ def compressed(model: Any, prepared: Prepared, parameters: Mapping[str, str]) ->
     assert quantize is not None
     weights = cto.get_weights_metadata(model, weight_threshold=SMALL)
     names: dict[str, Any] = dict.fromkeys(_kept(weights, prepared, parameters))
-    if quantize.kind == "int8":
+    if quantize.kind == "int8-weights":
         way = cto.OpLinearQuantizerConfig(
             mode="linear_symmetric",
             dtype="int8",
@@ -153,7 +171,7 @@ def _kept(
     sizes = {name: values.numel() for name, values in prepared.module.named_parameters()}
     kept = []
     for name, parameter in parameters.items():
-        if not any(parameter.startswith(f"{layer}.") for layer in keep):
+        if parameter.rpartition(".")[0] not in keep:
             continue
         found = [one for one in (name, f"{name}_to_fp16") if one in weights]
         if not found and sizes[parameter] > SMALL:

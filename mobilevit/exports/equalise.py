@@ -21,7 +21,9 @@ from mobilevit.exports.sensitivity import quantised_layers
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
 
 LOWEST = 3.0
-"""How far down a channel's range counts ahead of SiLU, which makes almost nothing of less."""
+"""How far down a channel counts ahead of SiLU, which makes little of less."""
+REACH = (-2.0, 1.0)
+"""What matters of a channel ahead of SiLU, once divided: SiLU makes nothing of what lies below."""
 
 
 class Equalised(nn.Module):

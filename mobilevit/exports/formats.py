@@ -108,7 +108,8 @@ FORMATS = {
             plain=True,
             planar=True,
             halves=True,
-            quantizations=("int8", "int8-activations", "palette8", "palette6", "palette4"),
+            equalises=True,
+            quantizations=("int8", "int8-weights", "palette8", "palette6", "palette4"),
         ),
         Format(name="litert", suffix=".tflite", plain=True),
         Format(

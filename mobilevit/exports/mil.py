@@ -83,7 +83,7 @@ class Program:
         """
         spec, weights = _read(path)
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
-        self.types: Any = importlib.import_module("coremltools.converters.mil.mil").types
+        self._types: Any = importlib.import_module("coremltools.converters.mil.mil").types
         program = load(spec, spec.specificationVersion, weights)
         if set(program.functions) != {"main"}:
             raise MilError(
@@ -103,7 +103,7 @@ class Program:
         self.steps = self._steps(main.operations)
 
     def _kind(self, variable: Any) -> Kind:
-        name = self.types.builtin_to_string(variable.dtype)
+        name = self._types.builtin_to_string(variable.dtype)
         if name not in TYPES:
             raise MilError(f"the program's {variable.name} is of type {name}, not known here")
         symbolic = importlib.import_module("coremltools.converters.mil.mil.types.symbolic")
@@ -211,9 +211,27 @@ class Program:
             del values[variable]
 
     @property
-    def dtypes(self) -> Counter[str]:
-        """How many operations give which type; those that compress weights are not counted."""
-        return Counter(name_of(step.kinds[0].dtype) for step in self.steps)
+    def types(self) -> Counter[str]:
+        """How many operations compute in which type.
+
+        Layers that are given rounded values compute in int8, where a device can; what rounds stands
+        by itself.
+        """
+        rounded = {
+            output
+            for step in self.steps
+            if step.operation == "dequantize"
+            for output in step.outputs
+        }
+        counts: Counter[str] = Counter()
+        for step in self.steps:
+            if step.operation in ("quantize", "dequantize"):
+                counts["rounding to 8 bits"] += 1
+            elif step.operation in ("conv", "linear") and step.given["x"] in rounded:
+                counts["int8"] += 1
+            else:
+                counts[name_of(step.kinds[0].dtype)] += 1
+        return counts
 
     @property
     def operations(self) -> Counter[str]:

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from mobilevit.exports.equalise import REACH
+
 LAYERS = ("Conv", "Gemm", "MatMul")
 """What convolutions and linear layers become."""
 BETWEEN = ("Add", "Mul", "Relu", "Sigmoid")
 """What is computed in 8 bits where it stands between layers that are: SiLU, and shortcuts."""
 MOVING = ("Reshape", "Transpose")
 """What computes nothing."""
-SIGMOID_REACH = 8.0
-"""Beyond this, in both directions, a sigmoid of 8 bits does not change any more."""
+SIGMOID_REACH = (-8.0, 8.0)
+"""Where a sigmoid of 8 bits changes."""
 
 
 def in_int8(model: Any, layers: Collection[str], photos: Sequence[Mapping[str, np.ndarray]]) -> Any:
@@ -57,7 +59,6 @@ def in_int8(model: Any, layers: Collection[str], photos: Sequence[Mapping[str, n
     given.CopyFrom(model)
     # Without this mark onnxruntime advises to prepare the graph; ours is as that would make it.
     onnx.helper.set_model_props(given, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    reach = {"rmin": np.float32(-SIGMOID_REACH), "rmax": np.float32(SIGMOID_REACH)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantization.quantize_static(
@@ -74,7 +75,10 @@ def in_int8(model: Any, layers: Collection[str], photos: Sequence[Mapping[str, n
             extra_options={
                 "MatMulConstBOnly": True,
                 "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
-                "TensorQuantOverrides": {name: [reach] for name in _scaled(graph, nodes)},
+                "TensorQuantOverrides": {
+                    name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+                    for name, (low, high) in _known(graph, nodes).items()
+                },
             },
         )
         quantised = onnx.load(path)
@@ -136,11 +140,16 @@ def _between(graph: Any, layers: Collection[str]) -> set[str]:
         inside -= leaving
 
 
-def _scaled(graph: Any, nodes: Collection[str]) -> list[str]:
-    """What quantised sigmoids take of a multiplication: channels of one range given their own."""
+def _known(graph: Any, nodes: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Ranges that need no measuring: around the sigmoids of channels that were evened out."""
     made = {output: node for node in graph.node for output in node.output}
-    sigmoids = [node for node in graph.node if node.op_type == "Sigmoid" and node.name in nodes]
-    return [node.input[0] for node in sigmoids if made[node.input[0]].op_type == "Mul"]
+    found = {}
+    for node in graph.node:
+        if node.op_type == "Sigmoid" and node.name in nodes:
+            (taken,) = node.input
+            if made[taken].op_type == "Mul":  # by the channels' own numbers
+                found |= {taken: SIGMOID_REACH, made[taken].input[0]: REACH}
+    return found
 
 
 def with_int8_weights(model: Any, layers: Collection[str]) -> Any:

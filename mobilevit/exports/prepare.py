@@ -243,6 +243,7 @@ def _dynamic_shapes(dynamic: Dynamic | None, *, first: int) -> tuple[dict[int, A
 
 NOISY = (
     "torch.onnx",
+    "torch.utils._pytree",
     "torch.utils.cpp_extension",
     "onnxscript",
     "onnx_ir",

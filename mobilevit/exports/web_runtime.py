@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 NAME, VERSION = "onnxruntime-web", "1.30.0"
 PACKAGE = f"{NAME}@{VERSION}"
-INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+INTEGRITY = (
+    "sha512-"
+    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
 """Of the package's tarball, as npm states it."""
 PATIENCE = 900
 """Seconds that npm may take; the tarball has 33 MB."""

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 ONNX = FORMATS["onnx"]
 KEPT = "form.backbone.stages.2.1.layers.0.attention.qkv"
-LOUD = "form.backbone.stages.1.0.depthwise.conv"
-"""A layer of which `loud` makes one channel a thousand times as large as the others."""
+LOUD = {f"form.backbone.stages.1.0.{name}.conv" for name in ("expand", "depthwise")}
+"""Layers between which `loud` makes one channel a thousand times as large as the others."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,6 @@ def loud(network: Any) -> Any:
     block = model.backbone.stages[1][0]
     assert isinstance(block, InvertedResidual)
     with torch.no_grad():
-        # A share of what is near zero: SiLU is linear where it is far from it, so bias follows.
         block.expand.norm.weight[0] *= 1000
         block.depthwise.conv.weight[0] /= 1000
     return model
@@ -77,12 +76,14 @@ def test_the_layer_that_suffers_is_found(prepared: Prepared) -> None:
     before = said(prepared)
     ranked = ranking(prepared)
     assert sorted(ranked) == sorted(layers_of(prepared.module)) and len(ranked) == 72
-    assert ranked[0] == LOUD
-    assert ranking(equalised(prepared)).index(LOUD) > 5
+    assert set(ranked[:2]) == LOUD
+    assert not LOUD & set(ranking(equalised(prepared))[:5])
     assert torch.equal(said(prepared), before)
 
 
-def test_int8_onnx(loud: Any, asked: Quantization, tmp_path: Path, photos: Any) -> None:
+def test_int8_onnx(
+    loud: Any, prepared: Prepared, asked: Quantization, tmp_path: Path, photos: list[Image.Image]
+) -> None:
     import onnx
 
     request = Request(
@@ -110,7 +111,11 @@ def test_int8_onnx(loud: Any, asked: Quantization, tmp_path: Path, photos: Any) 
     assert written.types["int8"] > 71 and written.types["float32"] > 50
     run = open_exported(path)
     assert run.facts.quantize == "int8" and run.facts.config.classes == loud.config.classes
-    assert verify(run, loud, photos, called="ants").agreement == 1
+    off = verify(run, loud, photos, called="ants", least=None).difference
+    # Without channels evened out.
+    ONNX.module().write(prepared, tmp_path / "plain.onnx")
+    plain = verify(open_exported(tmp_path / "plain.onnx"), loud, photos, called="plain", least=None)
+    assert off < 0.3 < plain.difference
 
 
 def test_int8_weights_compute_as_float(
@@ -122,7 +127,7 @@ def test_int8_weights_compute_as_float(
         written = ONNX.write(model, Request(quantize=quantize), tmp_path / "ants.onnx")
         sizes.append((tmp_path / "ants.onnx").stat().st_size)
     assert sizes[1] < 0.35 * sizes[0]
-    assert written.types["float32 with int8 weights"] == 63
+    assert written.types["float32 with int8 weights"] == 65
     run = open_exported(tmp_path / "ants.onnx")
     assert verify(run, model, photos, called="ants").difference < 0.1
 

@@ -74,7 +74,7 @@ def opened(
     context = chromium(*flags).new_context(**{**PHONE, **options})
     page = context.new_page()
     errors: list[Any] = []
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     page.goto(address)
     page.wait_for_selector("main:not([hidden])")
     yield page
