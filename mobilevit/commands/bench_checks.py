@@ -50,8 +50,8 @@ class Agreement:
     same: float
     """Share of pictures (pixels, anchors) with the same likeliest class."""
     good: bool
-    """Whether it is within the bound: that of `mobilevit export`, or `DEVIATIONS` for new weights.
-    """
+    """Whether it is within the bound: that of `mobilevit export`, or for new weights `DEVIATIONS`,
+    and a whole deviation where they are quantised."""
 
 
 def pictures_for(subject: AnySubject, photos: Sequence[Image.Image], batch: int) -> np.ndarray:
@@ -107,7 +107,9 @@ def agreement(
             ]
             deviation = float(torch.stack(apart).max())
     difference, same = float(found.difference), float(found.agreement)
-    if quantize:
+    if quantize and reference.new:
+        good = deviation is None or deviation < 1
+    elif quantize:
         good = same >= LEAST_AGREEMENT
     elif reference.new and deviation is not None:
         good = deviation <= DEVIATIONS[precision]

@@ -275,7 +275,9 @@ class Footnotes:
 def _remarks(row: Row, columns: Mapping[str, Text]) -> list[str]:
     """What is to be said of a row below a table."""
     if columns is FILES:
-        return [row.placement] if row.placement else []
+        kinds = ", ".join(f"{count} {kind}" for kind, count in (row.types or {}).items())
+        computed = [f"operations: {kinds}"] if row.quantize and kinds else []
+        return [*computed, *([row.placement] if row.placement else [])]
     remarks = [row.why] if row.why else []
     if row.busy:
         remarks.append("the machine was busy: other processes had a part of this one's core")

@@ -23,7 +23,7 @@ from mobilevit.checkpoints.files import WEIGHTS, digest, save
 from mobilevit.commands.bench_outside import MAKERS, NEW, Alone, Home, outside
 from mobilevit.exports.facts import FileFacts, Precision
 from mobilevit.exports.formats import Format, format_of, open_exported
-from mobilevit.exports.prepare import Prepared, Quantization, Request, file_rule, prepare
+from mobilevit.exports.prepare import Prepared, Quantization, Request, file_rule
 from mobilevit.models.fuse import fuse
 from mobilevit.models.variants import Network, build, list_models, split_name
 
@@ -134,10 +134,7 @@ class Subject:
         example = torch.zeros(batch, 3, self.size, self.size)
         if not isinstance(self.network, Alone):
             network: Any = self.network
-            ready = prepare(
-                network, request, plain=kind.plain, planar=kind.planar, halve=not kind.halves
-            )
-            return replace(ready, example=example)
+            return replace(kind.prepare(network, request), example=example)
         module = copy.deepcopy(self.network).requires_grad_(False)
         if precision == "fp16" and not kind.halves:
             module.halve()

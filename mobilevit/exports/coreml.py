@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from mobilevit.exports.coreml_graph import Halved, translated
 from mobilevit.exports.coreml_quantize import check, compressed, in_int8
 from mobilevit.exports.facts import ExportError, FileFacts
-from mobilevit.exports.mil import Kind, Program, name_of
+from mobilevit.exports.mil import Program, name_of
 from mobilevit.exports.prepare import Prepared, Written, need, quiet
 from mobilevit.exports.whole import OUTPUTS, RAW_OUTPUTS
 
@@ -69,7 +69,7 @@ def write(prepared: Prepared, path: Path) -> Written:
     return Written(
         path=path,
         inputs=(described_input(saved),),
-        outputs=tuple(_described(*one, prepared) for one in saved.outputs.items()),
+        outputs=tuple(_described_outputs(program, prepared)),
         nodes=len(saved.steps),
         types=types,
     )
@@ -90,7 +90,7 @@ def _converted(program: ExportedProgram, prepared: Prepared) -> Any:
         program,
         inputs=[_input(ct, prepared)],
         outputs=[
-            ct.TensorType(name=name, dtype=np.int32 if name in ("labels", "mask") else np.float32)
+            ct.TensorType(name=name, dtype=np.dtype(name_of(_dtype(name))).type)
             for name in prepared.outputs
         ],
         convert_to="mlprogram",
@@ -258,12 +258,19 @@ def described_input(program: Program) -> str:
     return f"{feature.name}: {name_of(program.inputs[feature.name].dtype)} [{', '.join(texts)}]"
 
 
-def _described(name: str, kind: Kind, prepared: Prepared) -> str:
-    """`probabilities: float32 [batch, 5]`."""
-    varying = {"batch": ["batch"], "size": ["height", "width"]}[prepared.request.dynamic or "batch"]
-    letters = iter(varying)
-    sizes = (next(letters) if size is None else str(size) for size in kind.shape)
-    return f"{name}: {name_of(kind.dtype)} [{', '.join(sizes)}]"
+def _described_outputs(program: ExportedProgram, prepared: Prepared) -> Iterator[str]:
+    """`probabilities: float32 [batch, 5]`, as torch's graph knows them."""
+    (said,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
+    for name, node in zip(prepared.outputs, said, strict=True):
+        letters = iter(("batch",) if prepared.request.dynamic == "batch" else ("height", "width"))
+        value = node.meta["val"]
+        sizes = (str(one) if isinstance(one, int) else next(letters) for one in value.shape)
+        yield f"{name}: {name_of(_dtype(name))} [{', '.join(sizes)}]"
+
+
+def _dtype(output: str) -> torch.dtype:
+    """What an output is of: Core ML gives no whole numbers but those of 32 bits."""
+    return torch.int32 if output in ("labels", "mask") else torch.float32
 
 
 @contextlib.contextmanager

@@ -152,10 +152,39 @@ def mobilevit_where(context: Any, node: Any) -> None:
     context.add(_builder().select(cond=condition, a=a, b=b, name=node.name))
 
 
+def mobilevit_split(context: Any, node: Any) -> None:
+    """`split` in equal parts, of which torch's graph knows the sizes, where the batch varies too."""
+    name, _, axis = node.inputs
+    sizes = [int(part.shape[axis]) for part in node.meta["val"]]
+    parts = _builder().split(x=context[name], split_sizes=sizes, axis=axis, name=node.name)
+    context.add(parts, torch_name=node.name)
+
+
+def mobilevit_expand(context: Any, node: Any) -> None:
+    """`expand`: axes of size 1 are repeated, others stay, known ahead of running or not."""
+    mb = _builder()
+    name, size = node.inputs[:2]
+    x = context[name]
+    sizes = [context[one] if isinstance(one, str) else one for one in size]
+    new = len(sizes) - x.rank
+    if new:
+        x = mb.expand_dims(x=x, axes=list(range(new)))
+    # -1 is the size that there is, which whatever is not 1 has to be.
+    times = [
+        wanted if have == 1 and _number(wanted) not in (1, -1) else 1
+        for have, wanted in zip(x.shape, sizes, strict=True)
+    ]
+    known = [_number(one) for one in times]
+    reps = known if None not in known else mb.concat(values=times, axis=0)
+    context.add(mb.tile(x=x, reps=reps, name=node.name))
+
+
 TRANSLATIONS: Mapping[Any, Translation] = {
     ATEN.upsample_bilinear2d.vec: mobilevit_resize,
     ATEN.floor_divide.default: mobilevit_floor_div,
     operator.floordiv: mobilevit_floor_div,
+    ATEN.split.Tensor: mobilevit_split,
+    ATEN.expand.default: mobilevit_expand,
     ATEN.__and__.Tensor: mobilevit_and,
     ATEN.where.ScalarOther: mobilevit_where,
     ATEN.where.ScalarSelf: mobilevit_where,

@@ -98,15 +98,16 @@ def lower(prepared: Prepared, backend: Backend) -> Lowered:
     quantize, half = prepared.request.quantize, prepared.request.precision == "fp16"
     if quantize is not None and (backend != "xnnpack" or quantize.kind != "int8"):
         raise ExportError(f"ExecuTorch's {called} files can not be quantised as {quantize.kind}")
-    layers = None if quantize is None else quantised_layers(prepared)
+    if quantize is not None:
+        quantised_layers(prepared)  # refuses what can not be kept in float
     if backend == "xnnpack" and not half:
         prepared = replace(prepared, module=with_root_norms(prepared.module))
     prepared = replace(prepared, shapes=_bounded(prepared))
     exir: Any = importlib.import_module("executorch.exir")
     with torch.no_grad(), quiet():
         program = prepared.program()
-        if layers is not None:
-            program = _quantised(program, prepared, layers)
+        if quantize is not None:
+            program = _quantised(program, prepared, quantize.keep)
         if backend == "xnnpack":
             program = program.run_decompositions(decompositions(half=half))
         manager = exir.to_edge_transform_and_lower(
@@ -157,9 +158,9 @@ def _partitioner(backend: Backend, *, half: bool) -> Any:
 
 
 def _quantised(
-    program: ExportedProgram, prepared: Prepared, layers: frozenset[str]
+    program: ExportedProgram, prepared: Prepared, keep: frozenset[str]
 ) -> ExportedProgram:
-    """A program in which some convolutions and linear layers compute in int8.
+    """A program in which convolutions and linear layers compute in int8, but for some.
 
     Weights are symmetric around 0, with a scale for each channel of the output; what goes into a
     layer and comes out has the range that the photos show.
@@ -172,7 +173,8 @@ def _quantised(
     quantizer = xnnpack.XNNPACKQuantizer()
     for operation in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
         quantizer.set_operator_type(operation, config)
-    quantizer.set_filter_function(lambda node: not layers.isdisjoint(_modules(node)))
+    # Weights are asked for too, which are of no module.
+    quantizer.set_filter_function(lambda node: keep.isdisjoint(_modules(node)))
     observed = pt2e.prepare_pt2e(program.module(), quantizer)
     for image in prepared.calibration():
         observed(image)
