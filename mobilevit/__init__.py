@@ -40,7 +40,6 @@ _HOMES = {
     "predict": "mobilevit.commands.predict",
     "save": "mobilevit.checkpoints.files",
     "serve": "mobilevit.commands.serve",
-    "serve": "mobilevit.commands.serve",
     "shard": "mobilevit.commands.shard",
     "train": "mobilevit.training.train",
 }

@@ -30,7 +30,6 @@ COMMANDS = {
     "convert": ("mobilevit.commands.convert:convert", "write a model as others keep theirs"),
     "export": ("mobilevit.commands.export:export", "write a model as a file for other runtimes"),
     "serve": ("mobilevit.commands.serve:serve", "open a model's page in a browser"),
-    "serve": ("mobilevit.commands.serve:serve", "open a model's page in a browser"),
     "benchmark": ("mobilevit.commands.benchmark:benchmark", "time models in runtimes"),
     "models": ("mobilevit.commands.describe:describe", "list the networks and what they cost"),
     "demo": ("mobilevit.commands.demo:demo", "train, judge and use a small model, in minutes"),

@@ -31,7 +31,6 @@ from mobilevit.exports.prepare import Quantization
 PACKAGES = {
     "onnx": "onnxruntime",
     "coreml": "coremltools",
-    "litert": "ai_edge_litert.interpreter",
     "executorch": "executorch.runtime",
     "openvino": "openvino",
 }

@@ -84,7 +84,7 @@ def serve(
     """
     if key is not None and certificate is None:
         raise ExportError("key is for https: give certificate too")
-    of_model = {
+    of_model: dict[str, Any] = {
         "photos": photos,
         "classes": classes,
         "preprocessing": preprocessing,

@@ -90,7 +90,7 @@ def equalised(prepared: Prepared) -> Prepared:
     for name, block in found.items():
         # A channel that is always 0 keeps its weights.
         scale = torch.where(reaches[name] > 0, reaches[name], 1.0).clone()
-        block.expand = Equalised(block.expand, scale)
+        block.expand = Equalised(block.expand, scale)  # type: ignore[assignment]
         with torch.no_grad():
             block.depthwise.conv.weight *= scale.view(-1, 1, 1, 1)
     return replace(prepared, module=module)

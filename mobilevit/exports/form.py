@@ -366,10 +366,10 @@ class At(nn.Module):
 def halve(form: ExportForm) -> None:
     """Let a network compute in float16, but for some convolutions with few weights.
 
-    The stem and the inverted residuals ahead of the first MobileViT block stay in float32, and so do
-    the depthwise and the last convolution of the others. Their channels are nearly constant, and
-    large biases take off again what those constants add up to; float16 rounds both, and what is left
-    differs. That is most of what a float16 network is off by.
+    The stem and the inverted residuals ahead of the first MobileViT block stay in float32, and so
+    do the depthwise and the last convolution of the others. Their channels are nearly constant, and
+    large biases take off again what those constants add up to; float16 rounds both, and what is
+    left differs. That is most of what a float16 network is off by.
     """
     for name, part in form.named_children():
         if name != "backbone":

@@ -168,7 +168,7 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def _name_layers(graph: Any, layers: Mapping[str, nn.Module]) -> None:
-    """Call the nodes of layers what the layers are called; the exporter notes where a node is of."""
+    """Call the nodes of layers what the layers are called; the exporter notes where each is of."""
     for node in graph:
         # Modules from the outermost on, then the operation.
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))

@@ -45,7 +45,7 @@ def in_int8(model: Any, layers: Collection[str], photos: Sequence[Mapping[str, n
     onnx: Any = importlib.import_module("onnx")
     quantization: Any = importlib.import_module("onnxruntime.quantization")
 
-    class Photos(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Photos(quantization.CalibrationDataReader):
         """The photos one after the other."""
 
         def __init__(self) -> None:
@@ -143,7 +143,7 @@ def _between(graph: Any, layers: Collection[str]) -> set[str]:
 def _known(graph: Any, nodes: Collection[str]) -> dict[str, tuple[float, float]]:
     """Ranges that need no measuring: around the sigmoids of channels that were evened out."""
     made = {output: node for node in graph.node for output in node.output}
-    found = {}
+    found: dict[str, tuple[float, float]] = {}
     for node in graph.node:
         if node.op_type == "Sigmoid" and node.name in nodes:
             (taken,) = node.input

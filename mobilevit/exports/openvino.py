@@ -1,4 +1,4 @@
-"""OpenVINO files, converted from our ONNX graph: for Intel's processors, also others' of x86 and Arm.
+"""OpenVINO files, converted from our ONNX graph: for Intel's processors, and others of x86, Arm.
 
 ONNX's graph has non-maximum suppression as one operation, and OpenVINO reads attention out of it as
 one too.
@@ -132,7 +132,7 @@ def open_file(path: Path, threads: int) -> OpenVinoRunner:
 
 
 def _unindent(file: Path) -> None:
-    """Take the space between tags out of a graph: a sixth of it, and that is much of a small file."""
+    """Take the space between tags out of a graph: a sixth of it, much of a small file."""
     file.write_text(re.sub(r">\s+<", "><", file.read_text("utf-8")), "utf-8")
 
 
@@ -203,7 +203,7 @@ def _types(model: Any) -> dict[str, int]:
 
 def _given(operation: Any, varying: Mapping[str, Any]) -> set[str]:
     """Kinds of the operations that computed what one takes."""
-    kinds = set()
+    kinds: set[str] = set()
     for name in _sources(operation):
         source = varying.get(name)
         if source is not None:

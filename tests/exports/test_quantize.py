@@ -174,5 +174,5 @@ def test_least_float(count: int) -> None:
 
 
 def test_where_float_is_not_enough() -> None:
-    with pytest.raises(ExportError, match="even with all 3 layers in float the file loses 0.05"):
+    with pytest.raises(ExportError, match=r"even with all 3 layers in float the file loses 0\.05"):
         least_float(["a", "b", "c"], lambda _kept: 0.05, max_drop=0.01)

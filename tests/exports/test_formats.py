@@ -1,0 +1,56 @@
+"""Every format, from a network to a file that says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mobilevit
+from mobilevit.checkpoints.files import digest
+from mobilevit.commands.export import export
+from mobilevit.exports.facts import ExportError
+from mobilevit.exports.formats import FORMATS, open_exported
+
+# torch's exporters and the formats' tools use what their own dependencies deprecate.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+OTHERS = [one for name, one in FORMATS.items() if name != "onnx"]
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda one: one.name)
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "ssdlite_mobilevit_xxs"])
+def test_whole_file(
+    network: Any, photos: list[Image.Image], tmp_path: Path, kind: Any, name: str
+) -> None:
+    model = network(name, channel_order="bgr", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    path = tmp_path / f"ants{kind.suffix}"
+    exported = export(model, out=str(path))
+    assert exported.exit_code == 0 and exported.verification.difference < 1e-3
+    assert path.is_dir() == kind.folder
+    run = open_exported(path)
+    assert run.facts.config.classes == model.config.classes
+    assert run.facts.config.preprocessing == model.config.preprocessing
+    assert run.facts.weights == digest(model.state_dict())
+    ours, theirs = (mobilevit.predict(one, *photos) for one in (str(path), model))
+    for mine, true in zip(ours, theirs, strict=True):
+        if name == "mobilevit_xxs":
+            np.testing.assert_allclose(mine.probabilities, true.probabilities, atol=1e-4)
+        else:
+            assert len(mine.scores) == len(true.scores) > 0
+            np.testing.assert_allclose(mine.scores, true.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda one: one.name)
+def test_what_is_no_such_file(tmp_path: Path, kind: Any) -> None:
+    path = tmp_path / f"ants{kind.suffix}"
+    if kind.folder:
+        path.mkdir()
+        (path / "model.xml").write_text("nothing")
+    else:
+        path.write_bytes(b"nothing at all")
+    with pytest.raises(ExportError, match="ants"):
+        open_exported(path)
