@@ -221,8 +221,11 @@ def _compare_boxes(
     off = torch.maximum(off, (corners - boxes[:, None]).abs().amax(-1))
     wrong = off.amin(1)
 
-    overlaps = box_iou(truth.boxes.as_subclass(Tensor), boxes)  # [M, N]
-    covers = (overlaps >= rule.overlap - bound) & (truth.labels[:, None] == labels)
+    places = truth.boxes.as_subclass(Tensor)
+    covers = box_iou(places, boxes) >= rule.overlap - bound  # [M, N]
+    # A box outside the picture has no area left, and so overlaps nothing.
+    covers |= (places[:, None] - boxes).abs().amax(-1) <= bound
+    covers &= truth.labels[:, None] == labels
     covered = (covers & (scores >= truth.scores[:, None] - bound)).any(1)
     # Boxes at an edge of what is kept may be on either side of it.
     floor = torch.full((len(likely),), rule.score)
