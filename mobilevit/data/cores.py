@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -73,6 +74,10 @@ def set_up_worker(_: int) -> None:
     it would take the run with it before its state is saved. SIGTERM is obeyed after a while all the
     same: it is also how the main process, at its own end, gets rid of a worker that still waits.
     """
+    main = multiprocessing.parent_process()
+    if main is not None and not main.is_alive():
+        # Killed already. torch's own watch would wait for a parent that it has never seen to go.
+        os._exit(1)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):  # not on Windows, which has no SIGTERM to obey either
