@@ -148,13 +148,13 @@ def test_a_run_over_shards_resumes_to_the_same_end(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     """Begun on files, interrupted in the first or second epoch, ended on a pipe and two workers."""
-    from mobilevit.training import callbacks
+    from mobilevit.training import checkpoints
 
     out = tmp_path / "shards"
     shard(str(pictures), str(out), shards=4)
     whole = tmp_path / "whole"
     small(out, whole, data={"workers": 0})
-    counted = callbacks.Checkpoints.on_train_batch_end
+    counted = checkpoints.Checkpoints.on_train_batch_end
 
     def press(self: Any, trainer: Any, *arguments: Any, **options: Any) -> None:
         if trainer.global_step == stop_at:
@@ -163,7 +163,7 @@ def test_a_run_over_shards_resumes_to_the_same_end(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Checkpoints, "on_train_batch_end", press)
+        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", press)
         with pytest.raises(Interrupted):
             small(out, run, data={"workers": 1})
     pipe = f"pipe:cat {out}/{{train-{{000000..000003}},val-000000}}.tar"

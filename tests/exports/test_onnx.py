@@ -156,7 +156,7 @@ def test_half_precision_is_half_the_size(
     for precision in ("fp32", "fp16"):
         ONNX.write(model, Request(precision=precision), tmp_path / "ants.onnx")  # type: ignore[arg-type]
         sizes.append((tmp_path / "ants.onnx").stat().st_size)
-    assert sizes[1] < 0.6 * sizes[0]
+    assert sizes[1] < 0.62 * sizes[0]  # what float16 would spoil stays float32
     verification = verify(open_exported(tmp_path / "ants.onnx"), model, photos, called="ants")
     assert verification.bound == 1e-2 and verification.agreement == 1
 
