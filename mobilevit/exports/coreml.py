@@ -76,7 +76,11 @@ def write(prepared: Prepared, path: Path) -> Written:
 
 
 def _converted(program: ExportedProgram, prepared: Prepared) -> Any:
-    """coremltools' model of a prepared network, named and typed."""
+    """coremltools' model of a prepared network, named and typed.
+
+    Raises:
+        ExportError: coremltools does not convert it.
+    """
     ct: Any = importlib.import_module("coremltools")
     pipeline = ct.PassPipeline()
     # Places of candidates in 16 bits would save nothing on a CPU or GPU.
@@ -86,19 +90,24 @@ def _converted(program: ExportedProgram, prepared: Prepared) -> Any:
     if facts.precision == "fp16":
         answers = not facts.raw and facts.config.task != "segmentation"
         precision = ct.transform.FP16ComputePrecision(Halved() if answers else None)
-    return ct.convert(
-        program,
-        inputs=[_input(ct, prepared)],
-        outputs=[
-            ct.TensorType(name=name, dtype=np.dtype(name_of(_dtype(name))).type)
-            for name in prepared.outputs
-        ],
-        convert_to="mlprogram",
-        compute_precision=precision,
-        minimum_deployment_target=ct.target.iOS17,
-        pass_pipeline=pipeline,
-        skip_model_load=True,
-    )
+    try:
+        return ct.convert(
+            program,
+            inputs=[_input(ct, prepared)],
+            outputs=[
+                ct.TensorType(name=name, dtype=np.dtype(name_of(_dtype(name))).type)
+                for name in prepared.outputs
+            ],
+            convert_to="mlprogram",
+            compute_precision=precision,
+            minimum_deployment_target=ct.target.iOS17,
+            pass_pipeline=pipeline,
+            skip_model_load=True,
+        )
+    except (NotImplementedError, ValueError) as error:
+        raise ExportError(
+            f"coremltools {ct.__version__} can not convert {facts.config.model}: {error}"
+        ) from error
 
 
 def _input(ct: Any, prepared: Prepared) -> Any:
@@ -250,7 +259,7 @@ def sizes_of(feature: Any) -> list[Range]:
 
 
 def described_input(program: Program) -> str:
-    """`image: RGB image [256, 256]`, or `tensor: float32 [1..256, 3, 256, 256]`."""
+    """`image: RGB image [256, 256]`, or `input: float32 [1..256, 3, 256, 256]`."""
     (feature,) = program.description.input
     texts = [str(low) if low == high else f"{low}..{high}" for low, high in sizes_of(feature)]
     if feature.type.WhichOneof("Type") == "imageType":

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-# What is asked of coremltools' graph: its classes have no types to name.
 Translation = Callable[[Any, Any], None]
+"""Of a node of torch's graph, in coremltools' context."""
 
 ATEN = torch.ops.aten
 
@@ -47,8 +47,8 @@ def translated(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def late_operations(block: Any) -> set[str]:
-    """Names of the operations that turn a network's outputs into an answer.
+def late_operations(block: Any) -> set[Any]:
+    """The operations that turn a network's outputs into an answer.
 
     They come after all that has weights, from the first that computes something on.
     """
@@ -64,7 +64,7 @@ def late_operations(block: Any) -> set[str]:
         computes = one.op_type not in MOVING or any(v.op in late for v in given)
         if one not in before_weights and computes:
             late.add(one)
-    return {one.name for one in late}
+    return late
 
 
 def _listed(value: Any) -> list[Any]:
@@ -80,13 +80,13 @@ class Halved:
 
     def __init__(self) -> None:
         """Nothing is known before the graph is seen."""
-        self._late: set[str] | None = None
+        self._late: set[Any] | None = None
 
     def __call__(self, operation: Any) -> bool:
         """Whether an operation of a graph that is still all float32 is to compute in float16."""
         if self._late is None:
             self._late = late_operations(operation.enclosing_block)
-        return operation.name not in self._late
+        return operation not in self._late
 
 
 def _builder() -> Any:
