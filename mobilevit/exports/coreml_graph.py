@@ -153,7 +153,7 @@ def mobilevit_where(context: Any, node: Any) -> None:
 
 
 def mobilevit_split(context: Any, node: Any) -> None:
-    """`split` in equal parts, of which torch's graph knows the sizes, where the batch varies too."""
+    """`split` in equal parts: torch knows their sizes, where coremltools lost them."""
     name, _, axis = node.inputs
     sizes = [int(part.shape[axis]) for part in node.meta["val"]]
     parts = _builder().split(x=context[name], split_sizes=sizes, axis=axis, name=node.name)
