@@ -31,6 +31,7 @@ from mobilevit.exports.prepare import Quantization
 PACKAGES = {
     "onnx": "onnxruntime",
     "coreml": "coremltools",
+    "litert": "ai_edge_litert.interpreter",
     "executorch": "executorch.runtime",
     "openvino": "openvino",
 }

@@ -24,7 +24,9 @@ from mobilevit.exports.formats import FORMATS
 from mobilevit.models.variants import Network
 from mobilevit.training.options import DataOptions
 
-RuntimeName = Literal["all", "torch", "torch-compile", "onnx", "coreml", "executorch", "openvino"]
+RuntimeName = Literal[
+    "all", "torch", "torch-compile", "onnx", "coreml", "litert", "executorch", "openvino"
+]
 EVERY = tuple(name for name in get_args(RuntimeName) if name not in ("all", "torch-compile"))
 """What `all` stands for; `torch-compile` takes a minute for each network."""
 PORTABLE = re.compile(r"portable kernels take (?!nothing)")
@@ -56,7 +58,7 @@ def benchmark(
         models: whatever `load` reads; a model name, for new weights, with options such as
             mobilevit_xs:patch_sizes=8,4,2; an exported file, for its own runtime; a network of
             others, timm:NAME or torchvision:NAME. A size in pixels may follow: mobilevit_xs@320.
-        runtime: torch, torch-compile, onnx, coreml, executorch, openvino; or all, without
+        runtime: torch, torch-compile, onnx, coreml, litert, executorch, openvino; or all, without
             torch-compile.
         sizes: sides of the pictures in pixels, for models that state none; by default their own.
         threads: compute threads, each number in rows of its own; so the next three.

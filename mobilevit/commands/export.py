@@ -66,8 +66,8 @@ def export(
     Args:
         model: whatever `load` reads; in Python also a network.
         out: the file (coreml, openvino, web: a folder); its ending says the format.
-        format: onnx, coreml, executorch, openvino or web; by default what the ending of
-            `out` says: .onnx, .mlpackage, .pte, .openvino. A web page's folder may be
+        format: onnx, coreml, litert, executorch, openvino or web; by default what the ending of
+            `out` says: .onnx, .mlpackage, .tflite, .pte, .openvino. A web page's folder may be
             called anything, and holds the first of the photos.
         dynamic: `batch` for any number of pictures at once, `size` for pictures of any size.
         raw: the network alone: a prepared float tensor in, logits out.

@@ -128,13 +128,14 @@ def _known(side: Any) -> int:
 
 def _type(node: Any) -> str:
     """int8 where numbers are kept as such right ahead of a node and right behind it."""
-    given = node.args[0] if isinstance(node.args[0], Sequence) else node.args[:1]
+    ahead = [one for one in node.all_input_nodes if one.op == "call_function"]
     behind = [
         user for one in node.users for user in (one.users if name_of(one) == "relu" else [one])
     ]
     if (
-        all(isinstance(one, fx.Node) and name_of(one).startswith("dequantize_") for one in given)
+        ahead
         and behind
+        and all(name_of(one).startswith("dequantize_") for one in ahead)
         and all(name_of(one).startswith("quantize_") for one in behind)
     ):
         return "int8"

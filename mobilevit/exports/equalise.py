@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilevit.exports.facts import ExportError
 from mobilevit.exports.prepare import Prepared
-from mobilevit.exports.sensitivity import quantised_layers
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
 
 LOWEST = 3.0
@@ -47,6 +47,16 @@ class Equalised(nn.Module):
         return y * torch.sigmoid(y * self.scale)
 
 
+def refuse_float16(prepared: Prepared) -> None:
+    """See that a network that is to be quantised is in float32.
+
+    Raises:
+        ExportError: it is not.
+    """
+    if any(parameter.dtype == torch.float16 for parameter in prepared.module.parameters()):
+        raise ExportError("what is not quantised stays in float32: leave precision fp16 out")
+
+
 def equalised(prepared: Prepared) -> Prepared:
     """Even out the channels of a network that is to be quantised; the original stays as it was.
 
@@ -59,7 +69,7 @@ def equalised(prepared: Prepared) -> Prepared:
     Raises:
         ExportError: there are no photos, or the network computes in float16.
     """
-    quantised_layers(prepared)
+    refuse_float16(prepared)
     if any(isinstance(module, Equalised) for module in prepared.module.modules()):
         return prepared
     module = copy.deepcopy(prepared.module)
@@ -88,8 +98,9 @@ def equalised(prepared: Prepared) -> Prepared:
     for hook in hooks:
         hook.remove()
     for name, block in found.items():
-        # A channel that is always 0 keeps its weights.
-        scale = torch.where(reaches[name] > 0, reaches[name], 1.0).clone()
+        # Of a number that 8 bits hold exactly: all of them together have one range.
+        step = reaches[name].max().clamp(min=1e-3) / 255
+        scale = (reaches[name] / step).ceil().clamp(min=1).clone() * step
         block.expand = Equalised(block.expand, scale)  # type: ignore[assignment]
         with torch.no_grad():
             block.depthwise.conv.weight *= scale.view(-1, 1, 1, 1)

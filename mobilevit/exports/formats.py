@@ -15,7 +15,7 @@ from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.prepare import Prepared, Request, Written, prepare
 from mobilevit.models.variants import Network
 
-FormatName = Literal["onnx", "coreml", "executorch", "openvino", "web"]
+FormatName = Literal["onnx", "coreml", "litert", "executorch", "openvino", "web"]
 
 
 class Runner(Protocol):
@@ -110,6 +110,13 @@ FORMATS = {
             halves=True,
             equalises=True,
             quantizations=("int8", "int8-weights", "palette8", "palette6", "palette4"),
+        ),
+        Format(
+            name="litert",
+            suffix=".tflite",
+            plain=True,
+            equalises=True,
+            quantizations=("int8", "int8-weights"),
         ),
         Format(
             name="executorch",

@@ -1,4 +1,4 @@
-"""Networks in 8 bits for LiteRT: torchao puts the roundings into the graph, litert-torch reads them.
+"""Networks in 8 bits for LiteRT: torchao writes the roundings into the graph.
 
 Convolutions and linear layers take, hold and give int8: weights with a symmetric range for each
 output channel, activations with one range, measured on photos. So does what stands between two of
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
-from mobilevit.exports.equalise import equalised
 from mobilevit.exports.litert_form import litert_form
 from mobilevit.exports.prepare import Prepared
 from mobilevit.exports.sensitivity import layers_of
@@ -59,14 +58,14 @@ def in_int8(prepared: Prepared, layers: Collection[str]) -> nn.Module:
     """Copy a prepared network for litert-torch, in 8 bits.
 
     Args:
-        prepared: the network, with photos to measure ranges on.
+        prepared: the network, its channels evened out, with photos to measure ranges on.
         layers: those to quantise, by their names in the module.
 
     Raises:
         ExportError: there are no photos.
     """
     photos = prepared.calibration()
-    module = litert_form(equalised(prepared).module)
+    module = litert_form(prepared.module)
     pt2e: Any = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
     with torch.no_grad():
         correct_biases(module, layers, photos)
@@ -101,7 +100,10 @@ def correct_biases(module: nn.Module, layers: Collection[str], photos: Sequence[
     sums = {name: torch.zeros(layer.weight.shape[0]) for name, layer in chosen.items()}
     counts = dict.fromkeys(chosen, 0)
 
-    def observe(name: str, layer: nn.Conv2d | nn.Linear, error: Tensor, x: Tensor) -> None:
+    errors = {name: rounding(layer.weight) for name, layer in chosen.items()}
+
+    def observe(name: str, layer: nn.Conv2d | nn.Linear, x: Tensor) -> None:
+        error = errors[name]
         if isinstance(layer, nn.Conv2d):
             geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
             moved = F.conv2d(x, error, None, *geometry).mean((2, 3))  # type: ignore[arg-type]
@@ -112,9 +114,7 @@ def correct_biases(module: nn.Module, layers: Collection[str], photos: Sequence[
 
     hooks = [
         layer.register_forward_hook(
-            lambda layer, given, _said, name=name, error=rounding(layer.weight): observe(
-                name, layer, error, given[0]
-            )
+            lambda layer, given, _said, name=name: observe(name, layer, given[0])
         )
         for name, layer in chosen.items()
     ]

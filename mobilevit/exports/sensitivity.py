@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mobilevit.exports.equalise import REACH, Equalised, refuse_float16
 from mobilevit.exports.facts import ExportError
 from mobilevit.exports.prepare import Prepared
 from mobilevit.exports.whole import Raw, Whole
@@ -34,10 +35,7 @@ def quantised_layers(prepared: Prepared) -> frozenset[str]:
     """
     quantize, layers = prepared.request.quantize, frozenset(layers_of(prepared.module))
     assert quantize is not None
-    if any(parameter.dtype == torch.float16 for parameter in prepared.module.parameters()):
-        raise ExportError(
-            f"what is not quantised as {quantize.kind} is in float32: leave precision fp16 out"
-        )
+    refuse_float16(prepared)
     unknown = quantize.keep - layers
     if unknown:
         raise ExportError(
@@ -64,7 +62,7 @@ def ranking(prepared: Prepared) -> list[str]:
     Raises:
         ExportError: there are no photos, or the network computes in float16.
     """
-    quantised_layers(prepared)
+    refuse_float16(prepared)
     photos = prepared.calibration()
     module, layers = prepared.module, layers_of(prepared.module)
     with torch.inference_mode():
@@ -113,6 +111,9 @@ def _observed(
         _logits(module, photo)
     for hook in hooks:
         hook.remove()
+    for name, one in module.named_modules():
+        if isinstance(one, Equalised):
+            ranges[f"{name}.conv"] = (ranges[f"{name}.conv"][0], REACH)
     return ranges
 
 

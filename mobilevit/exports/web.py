@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from mobilevit.checkpoints.config import ModelConfig
@@ -141,6 +142,7 @@ def _facts(facts: FileFacts, folder: Path) -> dict[str, Any]:
         "preprocessing": {one: rule[one] for one in ("fit", "resize", "crop", "interpolation")},
         "multiple": MULTIPLE,
         "longest": LONGEST,
+        "tall_down": _tall_down(),
         "dynamic": facts.dynamic == "size",
         "precision": facts.precision,
         "quantize": facts.quantize,
@@ -152,6 +154,17 @@ def _facts(facts: FileFacts, folder: Path) -> dict[str, Any]:
         "runtime": {"name": NAME, "version": VERSION, **builds},
         "test": None,
     }
+
+
+def _tall_down() -> bool:
+    """Whether Pillow resizes what loses height above all down before across, as from 13 on.
+
+    Values are rounded in between, so the order shows.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (72, 65), np.uint8)
+    image, bilinear = Image.fromarray(noise), Image.Resampling.BILINEAR
+    down_first = image.resize((65, 64), bilinear).resize((64, 64), bilinear)
+    return down_first.tobytes() == image.resize((64, 64), bilinear).tobytes()
 
 
 def _colours(config: ModelConfig) -> list[str]:

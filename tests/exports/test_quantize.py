@@ -77,7 +77,7 @@ def test_the_layer_that_suffers_is_found(prepared: Prepared) -> None:
     ranked = ranking(prepared)
     assert sorted(ranked) == sorted(layers_of(prepared.module)) and len(ranked) == 72
     assert set(ranked[:2]) == LOUD
-    assert set(ranking(equalised(prepared))[:2]) != LOUD
+    assert not LOUD & set(ranking(equalised(prepared))[:2])
     assert torch.equal(said(prepared), before)
 
 
@@ -115,7 +115,7 @@ def test_int8_onnx(
     # Without channels evened out.
     ONNX.module().write(prepared, tmp_path / "plain.onnx")
     plain = verify(open_exported(tmp_path / "plain.onnx"), loud, photos, called="plain", least=None)
-    assert off < plain.difference
+    assert off < 0.7 * plain.difference
 
 
 def test_int8_weights_compute_as_float(

@@ -111,6 +111,7 @@ export function framed(picture, facts) {
     width,
     height,
     facts.preprocessing.interpolation,
+    facts.tall_down,
   );
   const pixels = new Uint8Array(cut.width * cut.height * 3);
   for (let row = 0; row < cut.height; row++) {

@@ -30,6 +30,7 @@
  * @property {Rule} preprocessing
  * @property {number} multiple Sides of `short` are whole multiples of this.
  * @property {number} longest No picture is longer than so many times its short side.
+ * @property {boolean} tall_down See `resize.js`.
  * @property {boolean} dynamic Whether the model takes pictures of any size.
  * @property {"fp32" | "fp16"} precision
  * @property {string | null} quantize
