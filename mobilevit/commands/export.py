@@ -295,11 +295,12 @@ def sample_photos() -> list[Image.Image]:
 
 
 def read_photos(photos: Sequence[str]) -> list[Image.Image]:
-    """The pictures that people name.
+    """The pictures that people name; a single name is one too.
 
     Raises:
         DataError, ImageError: one can not be read.
     """
+    photos = [photos] if isinstance(photos, str) else photos  # not its letters
     with tempfile.TemporaryDirectory() as downloads:
         pictures = Pictures(named_pictures(photos), Preprocessing(), Path(downloads))
         return [pictures.picture(index) for index in range(len(pictures))]

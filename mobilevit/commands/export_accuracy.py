@@ -95,8 +95,10 @@ class Judge:
                 every, places, _to_measure(data, self.config.task, classes, every), limit
             )
         self.samples = chosen(every, places)
-        self.threads, workers = share_cores(cores(), on_gpu=False)
-        self.workers = workers if data.workers is None else data.workers
+        self.threads, _ = share_cores(cores(), on_gpu=False)
+        # By default none: converters leave threads behind (jax's, with litert-torch), and a process
+        # that is forked from such a one may hang.
+        self.workers = data.workers or 0
 
     def compared(self) -> list[Image.Image]:
         """Some of the judged pictures, small enough to hold them all in memory.

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
-import sys
-import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import torch
 
 from mobilevit.exports.facts import ExportError, FileFacts
+from mobilevit.exports.prepare import overheard
 
 BACKENDS = {"xnnpack": ("XNNPACK", "XnnpackBackend"), "coreml": ("Core ML", "CoreMLBackend")}
 """What a program can be lowered to: as people call it, and as the runtime does."""
@@ -86,7 +84,7 @@ class ExecutorchRunner:
             for runner in _LOADED:
                 runner._loaded = None
             _LOADED.clear()
-            with _overheard():
+            with overheard():
                 self._bindings._unsafe_reset_threadpool(self._threads)
         if self._loaded is None:
             program = self._runtime.load_program(self._content)
@@ -97,7 +95,7 @@ class ExecutorchRunner:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Make readable errors of the runtime's: it says why on the error stream alone."""
-        with _overheard() as heard:
+        with overheard() as heard:
             try:
                 yield
             except RuntimeError as error:
@@ -106,26 +104,3 @@ class ExecutorchRunner:
 
 _LOADED: weakref.WeakSet[ExecutorchRunner] = weakref.WeakSet()
 """Those that hold on to the pool of threads."""
-
-
-@contextmanager
-def _overheard() -> Iterator[Callable[[], str]]:
-    """Keep off the screen what the runtime, which is not Python, writes to the error stream.
-
-    Yields:
-        What gives that text, as one line.
-    """
-    sys.stderr.flush()
-    screen = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-
-        def heard() -> str:
-            file.seek(0)
-            return " ".join(file.read().decode(errors="replace").split())
-
-        try:
-            yield heard
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)

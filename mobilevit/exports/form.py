@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.models.classifier import Classifier
-from mobilevit.models.deeplabv3 import Segmenter
+from mobilevit.models.deeplabv3 import AtrousPyramid, Segmenter
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import (
     Activation,
     ConvNormAct,
     FeedForward,
-    InvertedResidual,
     SampleNorm,
     SelfAttention,
     SeparableSelfAttention,
@@ -309,6 +308,38 @@ class ExportDetector(nn.Module):
         return RawDetections(logits, offsets)
 
 
+class Pyramid(nn.Module):
+    """`AtrousPyramid` whose mean of the whole map is projected by itself, and then added.
+
+    That is the product of joined maps in two parts: a fifth less to multiply, and no map of one
+    value that has to be spread out.
+    """
+
+    def __init__(self, trained: AtrousPyramid) -> None:
+        """Take the parts of a fused network."""
+        super().__init__()
+        self.branches, self.pool = trained.branches, trained.pool
+        joined = trained.project.conv
+        own = self.pool.conv.out_channels
+        views, whole = joined.weight.split([joined.in_channels - own, own], dim=1)
+        self.project = _projection(views, joined.bias)
+        self.project_pool = _projection(whole, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, channels, H, W]`."""
+        whole = self.project_pool(self.pool(x.mean(dim=(2, 3), keepdim=True)))
+        views = [branch(x) for branch in self.branches]
+        return F.relu(self.project(torch.cat(views, dim=1)) + whole)
+
+
+def _projection(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    """A 1x1 convolution with these weights."""
+    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
+    conv.weight = nn.Parameter(weight.clone())
+    conv.bias = None if bias is None else nn.Parameter(bias.clone())
+    return conv
+
+
 class ExportSegmenter(nn.Module):
     """`Segmenter` in the form for export, without an auxiliary head."""
 
@@ -316,7 +347,9 @@ class ExportSegmenter(nn.Module):
         """Take the parts of a fused network."""
         super().__init__()
         self.backbone = Stages(trained.backbone, vary=vary)
-        self.context, self.predict = trained.context, trained.predict
+        context = trained.context
+        self.context = Pyramid(context) if isinstance(context, AtrousPyramid) else context
+        self.predict = trained.predict
         self.sizing = Sizing(trained.align_corners, vary)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -348,42 +381,6 @@ def export_form(model: Network, *, vary: bool = False) -> ExportForm:
         form = ExportSegmenter(fused, vary=vary)
     form.to(memory_format=torch.contiguous_format)
     return form.eval().requires_grad_(False)
-
-
-class At(nn.Module):
-    """A part of a network that computes in a precision of its own."""
-
-    def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
-        """Take the part over; what it is given is brought to that precision."""
-        super().__init__()
-        self.part, self.dtype = part.to(dtype), dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the part makes of `x`."""
-        return self.part(x.to(self.dtype))
-
-
-def halve(form: ExportForm) -> None:
-    """Let a network compute in float16, but for some convolutions with few weights.
-
-    The stem and the inverted residuals ahead of the first MobileViT block stay in float32, and so
-    do the depthwise and the last convolution of the others. Their channels are nearly constant, and
-    large biases take off again what those constants add up to; float16 rounds both, and what is
-    left differs. That is most of what a float16 network is off by.
-    """
-    for name, part in form.named_children():
-        if name != "backbone":
-            part.half()
-    ahead = True
-    for stage in form.backbone.stages:
-        assert isinstance(stage, nn.Sequential)
-        for index, part in enumerate(stage):
-            if not isinstance(part, InvertedResidual):
-                stage[index] = At(part, torch.float16)
-                ahead = False
-            elif not ahead:
-                part.expand.half()
-                part.register_module("depthwise", At(part.depthwise, torch.float32))
 
 
 def stem_of(form: ExportForm) -> nn.Conv2d:

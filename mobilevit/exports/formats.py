@@ -115,6 +115,7 @@ FORMATS = {
             name="litert",
             suffix=".tflite",
             plain=True,
+            halves=True,
             equalises=True,
             quantizations=("int8", "int8-weights"),
         ),

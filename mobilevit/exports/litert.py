@@ -19,7 +19,7 @@ from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.litert_file import Graph, read_facts, with_facts
 from mobilevit.exports.litert_form import litert_form
 from mobilevit.exports.litert_int8 import among, in_int8, litert_config
-from mobilevit.exports.prepare import Prepared, Written, need, quiet
+from mobilevit.exports.prepare import Prepared, Written, need, overheard, quiet
 from mobilevit.exports.sensitivity import layers_of, quantised_layers
 from mobilevit.exports.whole import OUTPUTS, RAW_OUTPUTS
 
@@ -41,7 +41,7 @@ def write(prepared: Prepared, path: Path) -> Written:
             "converted. Export one file for each size (preprocessing: crop and resize), and run it "
             "once for each image; ONNX files can be dynamic"
         )
-    with _silent():
+    with _silent(), overheard():
         need("litert_torch", "ai_edge_litert.interpreter", extra="litert")
         graph = Graph(_converted(prepared))
     graph.name([prepared.input], prepared.outputs)
@@ -78,13 +78,20 @@ def _converted(prepared: Prepared) -> bytes:
             f"LiteRT files can not be quantised as {quantize.kind!r}; int8 and int8-weights can "
             "be done"
         )
-    with torch.no_grad():
-        model = litert_torch.convert(
-            Named(module, prepared.outputs),
-            sample_kwargs={prepared.input: prepared.example},
-            **options,
-        )
-        content: bytes = model.model_content()
+    with torch.no_grad(), overheard() as heard:
+        try:
+            model = litert_torch.convert(
+                Named(module, prepared.outputs),
+                sample_kwargs={prepared.input: prepared.example},
+                **options,
+            )
+            content: bytes = model.model_content()
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            version = importlib.metadata.version("litert-torch")
+            raise ExportError(
+                f"litert-torch {version} can not convert {prepared.facts.config.model}: {error} "
+                f"{heard()}"
+            ) from error
     return content
 
 
@@ -95,7 +102,7 @@ class Named(nn.Module):
         """Take a module of one input, and what its outputs are called."""
         super().__init__()
         self.module, self.outputs = module, outputs
-        self.eval()
+        self.training = False  # by itself: a graph refuses `eval`
 
     def forward(self, **given: Tensor) -> dict[str, Tensor]:
         """Give the outputs by name."""
@@ -172,8 +179,9 @@ def open_file(path: Path, threads: int) -> LitertRunner:
 def _opened(path: Path, threads: int) -> Any:
     """A file in the interpreter, ready to run."""
     litert: Any = importlib.import_module("ai_edge_litert.interpreter")
-    interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
-    interpreter.allocate_tensors()
+    with overheard():
+        interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
     return interpreter
 
 

@@ -74,7 +74,8 @@ def in_int8(prepared: Prepared, layers: Collection[str]) -> nn.Module:
         observed = pt2e.prepare_pt2e(graph, Annotator(layers))
         for photo in photos:
             observed(photo)
-        quantised: nn.Module = pt2e.convert_pt2e(observed)
+        # Weights stay floats that are rounded in the graph: litert-torch reads no others.
+        quantised: nn.Module = pt2e.convert_pt2e(observed, fold_quantize=False)
     return quantised
 
 
@@ -191,6 +192,9 @@ class Annotator:
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Change nothing."""
         return model
+
+    def prepare_obs_or_fq_callback(self, model: GraphModule, observers: Any) -> None:
+        """Change no observers."""
 
     def validate(self, model: GraphModule) -> None:
         """Take any graph."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import sys
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -269,3 +272,26 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, before, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def overheard() -> Iterator[Callable[[], str]]:
+    """Keep off the screen what a library's other code than Python writes to the error stream.
+
+    Yields:
+        What gives that text, as one line.
+    """
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+
+        def heard() -> str:
+            file.seek(0)
+            return " ".join(file.read().decode(errors="replace").split())
+
+        try:
+            yield heard
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)

@@ -21,9 +21,9 @@ from mobilevit.exports.form import (
     ExportDetector,
     ExportForm,
     ExportSegmenter,
-    halve,
     stem_of,
 )
+from mobilevit.exports.half import halve
 from mobilevit.models.ssdlite import decode
 from mobilevit.models.variants import Task
 from mobilevit.tasks.detection import PRESETS, PostProcessing
