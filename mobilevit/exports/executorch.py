@@ -44,6 +44,11 @@ def write_coreml(prepared: Prepared, path: Path) -> Written:
 
     It runs on Apple's systems alone.
 
+    Args:
+        prepared: as `FORMATS["coreml"]` prepares it, pixels as planes of floats: Core ML has no
+            uint8 of its own.
+        path: the file.
+
     Raises:
         ExportError: such a file can not be made, or Core ML takes nothing of it.
         MissingExtraError: executorch, torchao or coremltools is not installed.

@@ -80,11 +80,11 @@ class ExecutorchRunner:
 
     def _method(self) -> Any:
         """The network, loaded, on its own number of threads."""
-        if self._bindings._threadpool_get_thread_count() != self._threads:
-            for runner in _LOADED:
-                runner._loaded = None
-            _LOADED.clear()
-            with overheard():
+        with overheard():
+            if self._bindings._threadpool_get_thread_count() != self._threads:
+                for runner in _LOADED:
+                    runner._loaded = None
+                _LOADED.clear()
                 self._bindings._unsafe_reset_threadpool(self._threads)
         if self._loaded is None:
             program = self._runtime.load_program(self._content)

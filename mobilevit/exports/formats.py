@@ -13,6 +13,7 @@ import numpy as np
 from mobilevit.exports.equalise import equalised
 from mobilevit.exports.facts import ExportError, FileFacts
 from mobilevit.exports.prepare import Prepared, Request, Written, prepare
+from mobilevit.exports.sensitivity import quantised_layers
 from mobilevit.models.variants import Network
 
 FormatName = Literal["onnx", "coreml", "litert", "executorch", "openvino", "web"]
@@ -78,8 +79,12 @@ class Format:
         prepared = prepare(
             model, request, plain=self.plain, planar=self.planar, halve=not self.halves
         )
-        int8 = request.quantize is not None and request.quantize.kind == "int8"
-        return equalised(prepared) if int8 and self.equalises else prepared
+        if request.quantize is None:
+            return prepared
+        quantised_layers(prepared)  # refuses what can not be kept in float, before any work
+        return (
+            equalised(prepared) if request.quantize.kind == "int8" and self.equalises else prepared
+        )
 
     def write(self, model: Network, request: Request, path: Path) -> Written:
         """Write a network of this library to a path, which is empty or does not exist.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.exports import form as plain
+from mobilevit.exports.centred import absorb, centre
 from mobilevit.exports.equalise import Equalised
 
 
@@ -105,9 +106,9 @@ class Layer(nn.Module):
         if isinstance(first, nn.LayerNorm):
             assert isinstance(second, nn.LayerNorm)
             for writing in (joined.attention.out, joined.project):
-                _centre(writing)
-            _absorb(first, joined.attention.qkv)
-            _absorb(second, joined.expand)
+                centre(writing)
+            absorb(first, joined.attention.qkv)
+            absorb(second, joined.expand)
         self.norms = nn.ModuleList(_norm(norm) for norm in joined.norms)
         self.attention: Attention | SeparableAttention
         if isinstance(joined.attention, plain.Attention):
@@ -172,8 +173,8 @@ def litert_form(module: nn.Module) -> nn.Module:
     for part in module.modules():
         if isinstance(part, plain.Block | plain.Blockv2):
             if isinstance(part, plain.Block) and isinstance(part.norm, nn.LayerNorm):
-                _centre(part.local_project)
-                _absorb(part.norm, part.global_project)
+                centre(part.local_project)
+                absorb(part.norm, part.global_project)
             part.norm = _norm(part.norm)  # type: ignore[assignment]
             part.layers = nn.ModuleList(
                 Layer(layer)  # type: ignore[arg-type]
@@ -210,23 +211,3 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)
     return layer
-
-
-def _centre(writing: nn.Linear) -> None:
-    """Make the mean of a layer's outputs zero, as the norm that reads them would."""
-    # In float64, here and below: rounding adds up over the layers.
-    weight = writing.weight.double()
-    writing.weight.copy_(weight - weight.mean(dim=0))
-    if writing.bias is not None:
-        bias = writing.bias.double()
-        writing.bias.copy_(bias - bias.mean())
-
-
-def _absorb(norm: nn.LayerNorm, following: nn.Linear) -> None:
-    """Multiply a norm's scale and shift into the layer that follows, which gets a bias."""
-    weight = following.weight.double()
-    bias = weight @ norm.bias.double()
-    if following.bias is not None:
-        bias += following.bias
-    following.weight.copy_(weight * norm.weight.double())
-    following.bias = nn.Parameter(bias.to(following.weight.dtype), requires_grad=False)

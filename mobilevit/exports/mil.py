@@ -84,7 +84,10 @@ class Program:
         spec, weights = _read(path)
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
         self._types: Any = importlib.import_module("coremltools.converters.mil.mil").types
-        program = load(spec, spec.specificationVersion, weights)
+        try:
+            program = load(spec, spec.specificationVersion, weights)
+        except (RuntimeError, ValueError) as error:  # as the reader of weights puts it
+            raise MilError(f"{path} is damaged: {error}") from error
         if set(program.functions) != {"main"}:
             raise MilError(
                 f"{path} has the functions {', '.join(program.functions)}, not just main"

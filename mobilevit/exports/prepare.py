@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -283,15 +283,17 @@ def overheard() -> Iterator[Callable[[], str]]:
     """
     sys.stderr.flush()
     screen = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file, os.fdopen(os.dup(file.fileno()), "w") as text:
         os.dup2(file.fileno(), 2)
 
         def heard() -> str:
+            text.flush()
             file.seek(0)
             return " ".join(file.read().decode(errors="replace").split())
 
         try:
-            yield heard
+            with redirect_stderr(text):  # some write to Python's stream, and not to the system's
+                yield heard
         finally:
             os.dup2(screen, 2)
             os.close(screen)

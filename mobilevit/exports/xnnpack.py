@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobilevit.exports.centred import absorb, centre
 from mobilevit.exports.form import Attention, Block, Layer
 
 
@@ -38,40 +39,27 @@ class RootNorm(nn.Module):
 def with_root_norms(module: nn.Module) -> nn.Module:
     """Copy a module of `mobilevit.exports.form`; in the copy v1's norms are `RootNorm`.
 
-    The mean of a token's values reaches nothing but norms, which take it off again. So it is taken
-    off the weights that make the values. The outputs are the same within float rounding.
+    The outputs are the same within float rounding; `mobilevit.exports.centred` says why.
     """
     module = copy.deepcopy(module)
     for block in module.modules():
         if not isinstance(block, Block):
             continue
-        _centre(block.local_project)
+        centre(block.local_project)
         for layer in block.layers:
             assert isinstance(layer, Layer) and isinstance(layer.attention, Attention)
             following = (layer.attention.qkv, layer.expand)
             layer.norms = nn.ModuleList(map(_root_norm, layer.norms, following))
-            _centre(layer.attention.out)
-            _centre(layer.project)
+            centre(layer.attention.out)
+            centre(layer.project)
         block.add_module("norm", _root_norm(block.norm, block.global_project))
     return module
 
 
-def _centre(linear: nn.Linear) -> None:
-    """Let the mean of a layer's outputs be 0, whatever its inputs."""
-    with torch.no_grad():
-        linear.weight.sub_(linear.weight.mean(dim=0))
-        if linear.bias is not None:
-            linear.bias.sub_(linear.bias.mean())
-
-
 def _root_norm(norm: nn.Module, following: nn.Linear) -> RootNorm:
-    """Multiply scale and shift into the layer that follows; it gets a bias if it has none."""
+    """What is left of a norm whose scale and shift the layer that follows takes over."""
     assert isinstance(norm, nn.LayerNorm)
-    with torch.no_grad():
-        shift = following.weight @ norm.bias
-        bias = shift if following.bias is None else following.bias + shift
-        following.weight.mul_(norm.weight)
-    following.bias = nn.Parameter(bias, requires_grad=False)
+    absorb(norm, following)
     return RootNorm(norm.normalized_shape[0], norm.eps)
 
 

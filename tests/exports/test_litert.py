@@ -136,7 +136,7 @@ def test_half_precision_and_int8_are_smaller(
         run = open_exported(files[kind].path)
         assert files[kind].path.stat().st_size < 0.35 * size
         assert "of " in files[kind].placement and "left" not in files[kind].placement
-        # A new network's answers hang by a thread; what eight bits cost a trained one is tested apart.
+        # A new network's answers hang by a thread; trained ones are tested apart.
         least = 0.5 if kind == "int8" else 1
         assert verify(run, model, photos, called=kind, least=least).agreement >= least
     assert files["int8"].types["int8"] > files["int8"].types["float32"] > 0
