@@ -21,8 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 OTHERS = [one for name, one in FORMATS.items() if name != "onnx"]
 
 
-@pytest.mark.parametrize("kind", OTHERS, ids=lambda one: one.name)
-@pytest.mark.parametrize("name", ["mobilevit_xxs", "ssdlite_mobilevit_xxs"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((one, "mobilevit_xxs") for one in OTHERS),
+        # The others' boxes are tested with the format.
+        (FORMATS["coreml"], "ssdlite_mobilevit_xxs"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one.name,
+)
 def test_whole_file(
     network: Any, photos: list[Image.Image], tmp_path: Path, kind: Any, name: str
 ) -> None:
