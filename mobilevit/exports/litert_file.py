@@ -33,9 +33,15 @@ class Graph:
     """A LiteRT file's content, to look at and to change."""
 
     def __init__(self, content: bytes) -> None:
-        """Unpack it."""
+        """Unpack it.
+
+        Raises:
+            ExportError: it is more than one graph.
+        """
         self.schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
         self.model = self.schema.ModelT.InitFromObj(self.schema.Model.GetRootAs(content, 0))
+        if len(self.model.subgraphs) != 1:
+            raise ExportError("litert-torch has made a graph within the graph, not known here")
         (self.graph,) = self.model.subgraphs
         self._codes = _names(self.schema.BuiltinOperator)
         self._types = _names(self.schema.TensorType)

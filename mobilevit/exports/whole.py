@@ -204,8 +204,10 @@ class WholeDetector(Whole):
         anchors, classes = scores.shape[2], scores.shape[1]
         if self.rule.before is not None and self.rule.before < anchors:
             # The least score among a class's likeliest ones; ties may let a few more pass.
-            limit = scores.topk(self.rule.before, dim=2).values[..., -1:]
-            scores = torch.where(scores < limit, 0.0, scores)
+            # By its place: where values alone are asked for, LiteRT's converter makes of `topk` a
+            # sort that its runtime does not have.
+            last = scores.topk(self.rule.before, dim=2).indices[..., -1:]
+            scores = torch.where(scores < scores.gather(2, last), 0.0, scores)
         most = min(self.rule.most or MOST, classes * anchors)
         if not self.plain:
             scores = self.suppressed(corners, scores)

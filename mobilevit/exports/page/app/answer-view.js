@@ -39,9 +39,10 @@ export class AnswerView {
    * @param {number} min
    */
   #slider(choice, label, min) {
-    const value = element("output", {});
+    // Beside the label, not in it: a label belongs to the first of these that is inside.
+    const value = element("output", { for: choice });
     const input = /** @type {HTMLInputElement} */ (
-      element("input", { type: "range", min: String(min), max: "1", step: "0.01" })
+      element("input", { id: choice, type: "range", min: String(min), max: "1", step: "0.01" })
     );
     const say = () => {
       value.textContent = `${Math.round(100 * this.choices[choice])} %`;
@@ -55,7 +56,7 @@ export class AnswerView {
       this.changed();
     });
     say();
-    the("controls", HTMLElement).append(element("label", {}, `${label} `, value, input));
+    the("controls", HTMLElement).append(element("label", { for: choice }, label), " ", value, input);
   }
 
   /**

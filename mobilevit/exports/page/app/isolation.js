@@ -4,6 +4,9 @@
 /** Remembers, for as long as the tab lives, that this has been tried. */
 const TRIED = "mobilevit-isolation";
 
+/** Milliseconds that the service worker may take; some browsers never say that they forbid it. */
+const PATIENCE = 4000;
+
 /**
  * Have the headers added, where they are missing and can be.
  *
@@ -13,9 +16,11 @@ export async function isolated() {
   const workers = self.isSecureContext ? navigator.serviceWorker : undefined;
   if (self.crossOriginIsolated || !workers || sessionStorage.getItem(TRIED)) return false;
   sessionStorage.setItem(TRIED, "yes");
+  const late = new Promise((done) => setTimeout(done, PATIENCE, null));
   try {
-    await workers.register(new URL("../headers-worker.js", import.meta.url));
-    await workers.ready;
+    const begun = workers.register(new URL("../headers-worker.js", import.meta.url));
+    const there = await Promise.race([begun.then((made) => made && workers.ready), late]);
+    if (!there) return false;
   } catch {
     return false; // the browser forbids it, as in private windows: it will be one thread
   }
