@@ -1,10 +1,12 @@
 """Time an epoch with the multi-scale sampler against one with the standard sampler.
 
-    python benchmarks/sampler.py FOLDER [--size 128] [--batch 64] [--rounds N]
+    python benchmarks/sampler.py FOLDER [--size 128] [--batch 64] [--rounds N] [--decode exact]
 
-FOLDER has one folder per class, or train/ and val/. One process, one thread, decoding included or
-not; each round trains every sampler on as many pictures, one sampler after the other, in an order
-drawn anew. An epoch is a number of pictures too, hence the ratio of these times is that of epochs.
+FOLDER has one folder per class, or train/ and val/. One process, one thread. Each step that any
+plan has, a size and its batch, is timed in every round once, in an order drawn anew: making its
+pictures, and learning from them. An epoch's time is the sum over its planned steps, the mean of
+twenty epochs; so chance in the sizes that are drawn does not tell for or against a plan. What
+learning takes is all that counts where decoding has cores of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -21,8 +23,6 @@ from torch.nn import functional as F
 from mobilevit.data.datasets import FolderSamples, TrainingSet
 from mobilevit.data.folder import splits
 from mobilevit.data.multiscale import (
-    EpochOrder,
-    MultiScaleBatchSampler,
     MultiScaleSchedule,
     SampleKey,
     scales,
@@ -32,43 +32,55 @@ from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
 from mobilevit.models.variants import build
 
 STANDARD = "standard"
+EPOCHS = 20
 
 
-def endless(order: EpochOrder, schedule: MultiScaleSchedule) -> Iterator[list[SampleKey]]:
-    """Batches of one epoch after another."""
-    batches = MultiScaleBatchSampler(order, schedule)
-    epoch = 0
-    while True:
-        order.set_epoch(epoch)
-        yield from batches
-        epoch += 1
+class Cost(NamedTuple):
+    """Seconds that a picture takes."""
+
+    decoding: float
+    learning: float
 
 
-class Contestant:
-    """One sampler with a network that trains on its batches."""
+def time_steps(
+    dataset: TrainingSet, kinds: list[tuple[int, int]], *, classes: int, rounds: int
+) -> list[dict[tuple[int, int], Cost]]:
+    """For each round the cost of each kind of step: (size, batch)."""
+    network = build("mobilevit_xxs", num_classes=classes)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+    found = []
+    order, draw, taken = list(kinds), random.Random(0), 0
+    for _ in range(rounds + 1):
+        draw.shuffle(order)
+        costs = {}
+        for size, batch in order:
+            keys = [
+                SampleKey(number % len(dataset), size, size, number // len(dataset))
+                for number in range(taken, taken + batch)
+            ]
+            taken += batch
+            start = time.process_time()
+            images, labels = dataset.__getitems__(keys)
+            decoded = time.process_time()
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+            learnt = time.process_time()
+            costs[size, batch] = Cost((decoded - start) / batch, (learnt - decoded) / batch)
+        found.append(costs)
+    return found[1:]  # the first round warms up
 
-    def __init__(self, dataset: TrainingSet, schedule: MultiScaleSchedule, classes: int) -> None:
-        """Start at the first batch of the first epoch."""
-        self.dataset = dataset
-        self.batches = endless(EpochOrder(schedule.samples), schedule)
-        self.network = build("mobilevit_xxs", num_classes=classes)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, fused=True)
 
-    def run(self, pictures: int) -> tuple[float, float, int]:
-        """Train on at least so many: seconds a picture with decoding and without, and steps."""
-        decoding = learning = 0.0
-        seen = steps = 0
-        while seen < pictures:
-            start = time.perf_counter()
-            images, labels = self.dataset.__getitems__(next(self.batches))
-            decoded = time.perf_counter()
-            self.optimizer.zero_grad()
-            F.cross_entropy(self.network(images), labels).backward()
-            self.optimizer.step()
-            learning += time.perf_counter() - decoded
-            decoding += decoded - start
-            seen, steps = seen + len(labels), steps + 1
-        return (decoding + learning) / seen, learning / seen, steps
+def epoch_time(
+    schedule: MultiScaleSchedule, costs: dict[tuple[int, int], Cost], *, decoding: bool
+) -> float:
+    """Seconds of an epoch; pictures of a last, smaller batch cost what they do in a full one."""
+    seconds = 0.0
+    for epoch in range(EPOCHS):
+        for step in schedule.epoch(epoch):
+            cost = costs[step.height, schedule.batch_size(step.height)]
+            seconds += step.batch_size * (cost.learning + decoding * cost.decoding)
+    return seconds / EPOCHS
 
 
 def main() -> None:
@@ -78,24 +90,29 @@ def main() -> None:
     parser.add_argument("--min", type=int, default=96, help="smallest size")
     parser.add_argument("--max", type=int, default=160, help="largest size")
     parser.add_argument("--batch", type=int, default=64, help="batch at the base size")
+    parser.add_argument("--decode", choices=["fast", "exact"], default="fast")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pictures", type=int, default=600, help="at least, a sampler and round")
+    parser.add_argument("--pictures", type=int, help="in an epoch; by default those of FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
     train = splits(options.folder).train
     transform = TrainTransform(AugmentOptions(), Preprocessing())
-    classes = len(train.classes)
+    classes, samples = len(train.classes), options.pictures or len(train)
     dataset = TrainingSet(
-        FolderSamples(train), transform, BatchMix(AugmentOptions(), classes), seed=0
+        FolderSamples(train),
+        transform,
+        BatchMix(AugmentOptions(), classes),
+        seed=0,
+        decode=options.decode,
     )
     several = tuple(scales(options.min, options.max, options.size))
     plans = {STANDARD: ((options.size,), "area")}
     plans |= {f"multi-scale, {rule}": (several, rule) for rule in ("area", "floor", "max")}
     schedules = {
         name: MultiScaleSchedule(
-            samples=len(train),
+            samples=samples,
             sizes=sizes,
             base_size=options.size,
             base_batch=options.batch,
@@ -103,33 +120,37 @@ def main() -> None:
         )
         for name, (sizes, rule) in plans.items()
     }
-    contestants = {
-        name: Contestant(dataset, schedule, classes) for name, schedule in schedules.items()
+    kinds = sorted(
+        {(size, plan.batch_size(size)) for plan in schedules.values() for size in plan.sizes}
+    )
+    found = time_steps(dataset, kinds, classes=classes, rounds=options.rounds)
+    times = {
+        (name, decoding): [epoch_time(plan, costs, decoding=decoding) for costs in found]
+        for name, plan in schedules.items()
+        for decoding in (True, False)
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in plans}
-    order, draw = list(plans), random.Random(0)
-    for index in range(options.rounds + 1):
-        draw.shuffle(order)
-        for name in order:
-            whole, network, _ = contestants[name].run(options.pictures)
-            if index:  # the first round warms up
-                times[name].append((whole, network))
     print(
-        f"sizes {several}; {len(train)} pictures an epoch; ratio: standard / this, higher is faster"
+        f"sizes {several}, decoding {options.decode}; {samples} pictures an epoch; "
+        "ratio: standard / this, higher is faster"
     )
     print(
-        f"{'sampler':22}{'steps/epoch':>12}{'ms/picture':>12}{'ratio':>8}{'without decoding':>18}"
+        f"{'sampler':22}{'steps/epoch':>12}{'s/epoch':>10}{'ms/picture':>12}{'decoding':>10}"
+        f"{'ratio':>8}{'without decoding':>18}"
     )
-    for name, pairs in times.items():
+    for name, plan in schedules.items():
+        steps = statistics.mean(len(plan.epoch(epoch)) for epoch in range(EPOCHS))
+        whole = statistics.median(times[name, True])
+        share = 1 - statistics.median(times[name, False]) / whole
         ratios = [
             statistics.median(
-                a[part] / b[part] for a, b in zip(times[STANDARD], pairs, strict=True)
+                a / b for a, b in zip(times[STANDARD, part], times[name, part], strict=True)
             )
-            for part in (0, 1)
+            for part in (True, False)
         ]
-        steps = statistics.mean(len(schedules[name].epoch(epoch)) for epoch in range(20))
-        milliseconds = 1e3 * statistics.median(whole for whole, _ in pairs)
-        print(f"{name:22}{steps:12.1f}{milliseconds:12.2f}{ratios[0]:8.2f}{ratios[1]:18.2f}")
+        print(
+            f"{name:22}{steps:12.1f}{whole:10.0f}{1e3 * whole / samples:12.2f}{share:10.1%}"
+            f"{ratios[0]:8.2f}{ratios[1]:18.2f}"
+        )
 
 
 if __name__ == "__main__":

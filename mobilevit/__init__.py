@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mobilevit.commands.predict import predict
     from mobilevit.commands.serve import serve
     from mobilevit.commands.shard import shard
+    from mobilevit.commands.sweep import sweep
     from mobilevit.models.fuse import fuse
     from mobilevit.models.variants import list_models
     from mobilevit.training.train import train
@@ -41,6 +42,7 @@ _HOMES = {
     "save": "mobilevit.checkpoints.files",
     "serve": "mobilevit.commands.serve",
     "shard": "mobilevit.commands.shard",
+    "sweep": "mobilevit.commands.sweep",
     "train": "mobilevit.training.train",
 }
 
@@ -60,6 +62,7 @@ __all__ = [
     "save",
     "serve",
     "shard",
+    "sweep",
     "train",
 ]
 

@@ -23,6 +23,7 @@ from mobilevit.training.errors import Interrupted
 
 COMMANDS = {
     "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of pictures"),
+    "sweep": ("mobilevit.commands.sweep:sweep", "train many times with options drawn from a space"),
     "evaluate": ("mobilevit.commands.evaluate:evaluate", "judge a model on labelled pictures"),
     "predict": ("mobilevit.commands.predict:predict", "say what a model sees in pictures"),
     "check": ("mobilevit.commands.check:check", "look at a data set before training on it"),

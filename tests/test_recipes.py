@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from mobilevit.__main__ import _call
+from mobilevit.commands.sweep import _kinds
+from mobilevit.commands.sweep_space import read_space
 from mobilevit.training.train import train
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
@@ -27,3 +29,13 @@ def test_every_recipe_is_understood(recipe: Path) -> None:
     assert options["epochs"] == stated["epochs"] and options["data"].root == "photos"
     # Its head says the command that repeats it.
     assert f"--config recipes/{recipe.name}" in recipe.read_text()
+
+
+def test_the_space_in_the_sweeps_recipe_is_one() -> None:
+    text = next(recipe for recipe in RECIPES if recipe.stem == "imagenette_sweep").read_text()
+    space = text.partition("--space '")[2].partition("'")[0]
+    assert [axis.name for axis in read_space(space, _kinds())] == [
+        "optim.weight_decay",
+        "augment.rand_augment",
+        "augment.mixup",
+    ]

@@ -6,9 +6,11 @@ import base64
 import hashlib
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +28,7 @@ from mobilevit.commands.predict_masks import MaskPrediction
 from mobilevit.data.cores import cores
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.masks import voc_palette
-from mobilevit.tasks.drawing import coloured_mask, draw_boxes
+from mobilevit.tasks.drawing import colour_of, coloured_mask, draw_boxes
 
 AnyPrediction: TypeAlias = Prediction | DetectionPrediction | MaskPrediction
 
@@ -42,11 +44,42 @@ OPACITY = 0.55
 """Of a mask's colours."""
 
 
+def folder_of(file: Path) -> Path:
+    """The folder of a page's thumbnails, beside it."""
+    return file.with_name(f"{file.stem}_files")
+
+
+def check_place(file: Path) -> None:
+    """See ahead of all work that a page can be written here, and that nothing would be lost.
+
+    Args:
+        file: see `write_gallery`.
+
+    Raises:
+        ValueError: it can not, or other files than thumbnails lie in the folder beside it.
+    """
+    if file.suffix not in (".html", ".htm"):
+        raise ValueError(f"html is the name of a page, such as {file.stem or 'page'}.html: {file}")
+    if file.is_dir():
+        raise ValueError(f"html is the name of a page, and {file} is a folder")
+    folder = folder_of(file)
+    if not folder.exists():
+        return
+    others = [folder]
+    if folder.is_dir():
+        others = [one for one in folder.iterdir() if not re.fullmatch(r"[0-9]+\.jpg", one.name)]
+    if others:
+        raise ValueError(
+            f"thumbnails of {file.name} would replace {folder}, and {others[0].name} is not one of "
+            "them: give html another name"
+        )
+
+
 def write_gallery(file: Path, predictions: Answers[Any], pictures: Pictures, *, title: str) -> None:
     """Write predictions as a page that is filtered by class, probability and file name.
 
     Thumbnails go into a folder beside it, `NAME_files`, with boxes and masks drawn on them; links
-    lead to the pictures themselves. An old page and folder are replaced.
+    lead to the pictures themselves. An old page and its thumbnails are replaced.
 
     Args:
         file: the page, such as `gallery.html`.
@@ -55,45 +88,50 @@ def write_gallery(file: Path, predictions: Answers[Any], pictures: Pictures, *, 
         title: what the page is called.
 
     Raises:
-        ValueError: the name does not end in .html, or there are other pictures than predictions.
+        ValueError: see `check_place`; or there are other pictures than predictions.
         OSError: it can not be written.
     """
-    if file.suffix not in (".html", ".htm"):
-        raise ValueError(f"a page's name ends in .html, unlike {file.name}")
+    check_place(file)
     if len(predictions) != len(pictures):
         raise ValueError(f"{len(predictions)} predictions of {len(pictures)} pictures")
     file.parent.mkdir(parents=True, exist_ok=True)
-    folder = file.with_name(f"{file.stem}_files")
+    folder = folder_of(file)
     items: Sequence[AnyPrediction] = predictions.items
     classes = next((item.classes for item in items if item.classes), ())
+    digits = len(str(len(items)))
+    names = [f"{number:0{digits}}.jpg" for number in range(1, len(items) + 1)]
     with replacing_folder(folder) as fresh:
         fresh.mkdir()
-        names = [f"{number:0{len(str(len(items)))}}.jpg" for number in range(1, len(items) + 1)]
+        write = partial(_write_thumbnail, pictures)
         with ThreadPoolExecutor(cores()) as pool:  # decoding lets other threads run
-            paths = (fresh / name for name in names)
-            made = list(
-                pool.map(_write_thumbnail, items, range(len(items)), paths, _same(pictures))
-            )
+            made = list(pool.map(write, range(len(items)), items, map(fresh.joinpath, names)))
     places = {name: place for place, name in enumerate(classes)}
     rows = [
         _row(item, places, pictures.sources[index], file.parent)
         | ({"small": f"{urllib.parse.quote(folder.name)}/{names[index]}"} if made[index] else {})
         for index, item in enumerate(items)
     ]
-    page = _page({"task": _task(items), "classes": classes, "items": rows}, title)
+    task = _task(items)
+    data = {"task": task, "classes": classes, "colours": _colours(task, len(classes))}
+    page = _page({**data, "items": rows}, title)
     with replacing(file) as fresh:
         fresh.write_text(page, encoding="utf-8")
-
-
-def _same(value: Any) -> Any:
-    """A value again and again, for `map`."""
-    while True:
-        yield value
 
 
 def _task(items: Sequence[AnyPrediction]) -> str:
     kinds: dict[type, str] = {DetectionPrediction: "detection", MaskPrediction: "segmentation"}
     return next((kinds[type(item)] for item in items if type(item) in kinds), "classification")
+
+
+def _colours(task: str, count: int) -> list[str]:
+    """The classes' colours on thumbnails, as CSS writes them."""
+    if task == "classification":
+        return []
+    if task == "segmentation":
+        colours = voc_palette(max(256, count))[:count]
+    else:
+        colours = [colour_of(label) for label in range(count)]
+    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours]
 
 
 def _row(item: AnyPrediction, places: dict[str, int], source: Any, beside: Path) -> dict[str, Any]:
@@ -128,7 +166,7 @@ def _link(source: Any, beside: Path) -> str | None:
         return path.as_uri()
 
 
-def _write_thumbnail(item: AnyPrediction, index: int, path: Path, pictures: Pictures) -> bool:
+def _write_thumbnail(pictures: Pictures, index: int, item: AnyPrediction, path: Path) -> bool:
     """Write a picture small, with its answer; says whether it could be read."""
     if item.error is not None:
         return False
@@ -181,23 +219,11 @@ def _page(data: dict[str, Any], title: str) -> str:
     # No name of a file or a class may end the element that the data is in.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {
-        "{title}": escape(title),
-        "{script_hash}": f"sha256-{digest}",
-        "{style}": style,
-        "{data}": text,
-        "{script}": script,
+        "title": escape(title),
+        "script_hash": f"sha256-{digest}",
+        "style": style,
+        "data": text,
+        "script": script,
     }
-    pieces = [frame]
-    for name, value in values.items():
-        # Values are not searched: they may hold such a name themselves.
-        pieces = [
-            part
-            for piece in pieces
-            for part in ([piece] if piece in values.values() else _split(piece, name, value))
-        ]
-    return "".join(pieces)
-
-
-def _split(text: str, name: str, value: str) -> list[str]:
-    first, *others = text.split(name)
-    return [first, *(part for other in others for part in (value, other))]
+    # At once, since values may hold such names themselves.
+    return re.sub(rf"\{{({'|'.join(values)})\}}", lambda found: values[found[1]], frame)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints.create import stated_classes
 from mobilevit.checkpoints.files import replacing
+from mobilevit.commands.gallery import check_place, write_gallery
 from mobilevit.commands.pictures import Photo, Pictures, called, named_pictures, stem
 from mobilevit.commands.predict_boxes import (
     DetectionPrediction,
@@ -47,6 +48,7 @@ def predict(
     model: str | Path | Network,
     *photos: Photo,
     out: str | None = None,
+    html: str | None = None,
     format: Literal["table", "jsonl", "csv"] = "table",
     top: int = 5,
     score: float = 0.3,
@@ -72,6 +74,8 @@ def predict(
             detection also detections.json in COCO's form, with the training data's category ids;
             of segmentation also the mask in colours, and as a PNG of class numbers with a palette,
             both at the picture's own size.
+        html: file to write a contact sheet to, a page that is filtered by class, probability and
+            name, such as answers.html; thumbnails go into a folder beside it, answers_files.
         format: what is printed.
         top: classes to name for each picture (classification).
         score: least probability of a box (detection).
@@ -90,12 +94,15 @@ def predict(
         DataError: no name stands for a picture: no such file, an empty folder.
         CheckpointError: the model can not be read.
         ExportError: an exported file can not be opened, or has decided what an option asks for.
-        ValueError: the model's classes are not known; an option out of its range.
+        ValueError: the model's classes are not known; an option out of its range; html is no name
+            of a page, or its folder holds other files.
     """
     if min(top, batch_size) < 1 or format not in ("table", "jsonl", "csv"):
         raise ValueError("top and batch_size are at least 1, format is table, jsonl or csv")
     if postprocessing not in PRESETS:
         raise ValueError(f"postprocessing must be 2021 or later, not {postprocessing!r}")
+    if html is not None:
+        check_place(Path(html))
     boxes = replace(PRESETS[postprocessing], score=score)
     on = device_of(model, device)
     sources = named_pictures(photos)
@@ -149,6 +156,8 @@ def predict(
             result = Predictions(items=tuple(items), shown=top, format=format)
         if out is not None:
             _write(Path(out), result, pictures)
+        if html is not None:
+            write_gallery(Path(html), result, pictures, title=f"What {name} sees")
     return result
 
 

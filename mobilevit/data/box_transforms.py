@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes
 
 from mobilevit.data.boxes import BoxSamples
+from mobilevit.data.decoding import Decode, shrunk
 from mobilevit.data.images import open_image
 from mobilevit.data.multiscale import SampleKey
 from mobilevit.data.preprocessing import Preprocessing
@@ -86,6 +88,10 @@ class BoxTransform:
         self.crop = v2.RandomIoUCrop(min_scale=SMALLEST_CROP)
         self.sanitize = v2.SanitizeBoundingBoxes()
 
+    def decoded_size(self, height: int, width: int) -> tuple[int, int]:
+        """How large a picture must at least be decoded, so that no crop of it is enlarged more."""
+        return math.ceil(height / SMALLEST_CROP), math.ceil(width / SMALLEST_CROP)
+
     def __call__(
         self, image: Image.Image, boxes: BoundingBoxes, labels: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,9 +127,12 @@ class BoxTransform:
 class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and a `BoxBatch`."""
 
-    def __init__(self, samples: BoxSamples, transform: BoxTransform, *, seed: int) -> None:
-        """All random numbers are drawn under `seed` and the keys."""
+    def __init__(
+        self, samples: BoxSamples, transform: BoxTransform, *, seed: int, decode: Decode = "fast"
+    ) -> None:
+        """All random numbers are drawn under `seed` and the keys; `decode`: see `decoding`."""
         self.samples, self.transform, self.seed = samples, transform, seed
+        self.decode = decode
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -133,10 +142,14 @@ class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """One augmented picture `[3, H, W]`, its boxes and labels; crowds are left out."""
         index, height, width, epoch = key
         said = self.samples.annotation(index)
-        image = open_image(self.samples.source(index))
+        source, scale = self.samples.source(index), 1
+        if self.decode == "fast":
+            image, scale = shrunk(source, *self.transform.decoded_size(height, width))
+        else:
+            image = open_image(source)
         kept = ~said.crowd
         boxes = BoundingBoxes(
-            said.boxes[kept], format="XYXY", canvas_size=(image.height, image.width)
+            said.boxes[kept] / scale, format="XYXY", canvas_size=(image.height, image.width)
         )
         with seeded(self.seed, epoch, index):
             return self.transform(image, boxes, said.labels[kept], height, width)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mobilevit.data.decoding import Decode, picture
 from mobilevit.data.folder import DataError, Split
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.multiscale import Batch, SampleKey
@@ -94,17 +96,11 @@ class RelabelledSamples:
         return self.samples.name(index)
 
 
-def picture(
-    samples: Samples, index: int, *, shrink_to: tuple[int, int] | None = None
-) -> Image.Image:
-    """Read a sample's picture.
-
-    Raises:
-        ImageError: it can not be read; the message has the sample's name.
-    """
-    source = samples.source(index)
+@contextmanager
+def _named(samples: Samples, index: int, source: object) -> Iterator[None]:
+    """Have errors name the sample, where its picture is not a file of its own."""
     try:
-        return open_image(source, shrink_to=shrink_to)
+        yield
     except ImageError as error:
         if isinstance(source, Path):
             raise
@@ -123,10 +119,17 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, samples: Samples, transform: TrainTransform, mix: BatchMix, *, seed: int
+        self,
+        samples: Samples,
+        transform: TrainTransform,
+        mix: BatchMix,
+        *,
+        seed: int,
+        decode: Decode = "fast",
     ) -> None:
-        """All random numbers are drawn under `seed` and the keys."""
+        """All random numbers are drawn under `seed` and the keys; `decode`: see `decoding`."""
         self.samples, self.transform, self.mix, self.seed = samples, transform, mix, seed
+        self.decode = decode
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -134,20 +137,37 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
         """One augmented picture `[3, H, W]` and its label."""
-        index, height, width, epoch = key
-        shrink_to = self.transform.decoded_size(height, width)
-        image = picture(self.samples, index, shrink_to=shrink_to)
-        with seeded(self.seed, epoch, index):
-            return self.transform(image, height, width), int(self.samples.labels[index])
+        images, labels = self._batch([key])
+        return images[0], int(labels[0])
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
         """One batch; all keys are of one size."""
         _read_ahead(self.samples, keys)
-        pairs = [self[key] for key in keys]
-        images = torch.stack([image for image, _ in pairs])
-        labels = torch.tensor([label for _, label in pairs])
+        images, labels = self._batch(keys)
         with seeded(self.seed, keys[0].epoch, *(key.sample for key in keys)):
             return self.mix(images, labels)
+
+    def _batch(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
+        """Augmented pictures `[B, 3, H, W]` and their labels `[B]`, not mixed."""
+        # Laid out as pixels are decoded, and as the networks want them.
+        images = torch.empty(
+            (len(keys), 3, keys[0].height, keys[0].width), memory_format=torch.channels_last
+        )
+        for place, (index, height, width, epoch) in enumerate(keys):
+            source = self.samples.source(index)
+            with (
+                _named(self.samples, index, source),
+                picture(source, decode=self.decode) as opened,
+                seeded(self.seed, epoch, index),
+            ):
+                pixels = self.transform.pixels(opened, height, width)
+            torch.div(pixels, 255, out=images[place])
+        images = self.transform.preprocessing.normalized(images)
+        if self.transform.erase:
+            for place, key in enumerate(keys):
+                with seeded(self.seed, key.epoch, key.sample, 1):
+                    images[place] = self.transform.erase(images[place])
+        return images, torch.tensor([int(self.samples.labels[key.sample]) for key in keys])
 
 
 class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
@@ -168,7 +188,9 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         """One picture `[3, crop, crop]`, its label and its index."""
-        image = picture(self.samples, index)
+        source = self.samples.source(index)
+        with _named(self.samples, index, source):
+            image = open_image(source)
         return self.preprocessing(image), int(self.samples.labels[index]), index
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -111,25 +111,25 @@ def open_image(
     if isinstance(source, Image.Image):
         with pillow("image"):
             source.load()
-            orientation = _orientation(source)
+            orientation = orientation_of(source)
         return _upright_rgb(source, orientation, "image")
     if not isinstance(source, str | os.PathLike | bytes):
         raise TypeError(
             "an image is a path, bytes, a PIL image, a numpy array or a torch tensor, "
             f"not {type(source).__name__}"
         )
-    with _opened(source) as (image, name):
+    with opened(source) as (image, name):
         with pillow(name):
             if shrink_to is not None and isinstance(image, JpegImageFile):
                 height, width = shrink_to
-                turned = _orientation(image) >= 5
+                turned = orientation_of(image) >= 5
                 image.draft(None, (height, width) if turned else (width, height))
             key = _transparent_colour(image)
             image.load()
             if key is not None:
                 image.info["transparency"] = key
             # Only now: a PNG may state its orientation after the pixels, a TIFF is turned by load.
-            orientation = _orientation(image)
+            orientation = orientation_of(image)
         return _upright_rgb(image, orientation, name)
 
 
@@ -141,10 +141,10 @@ def image_facts(source: str | os.PathLike[str] | bytes) -> ImageFacts:
     Raises:
         ImageError: the file is missing, empty, no image, of a refused format or too large.
     """
-    with _opened(source) as (image, name):
+    with opened(source) as (image, name):
         with pillow(name):
             # Pillow's own PNG reader would decode the pixels to look for an orientation behind.
-            orientation = _orientation(image, getexif=Image.Image.getexif)
+            orientation = orientation_of(image, getexif=Image.Image.getexif)
             frames = _frame_count(image)
         image_format = str(image.format)
         width, height = image.size
@@ -163,7 +163,7 @@ def image_facts(source: str | os.PathLike[str] | bytes) -> ImageFacts:
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[ImageFile, str]]:
+def opened(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[ImageFile, str]]:
     """The image with its header read, and what to call it; closed afterwards."""
     if isinstance(source, bytes):
         name = f"{len(source)} bytes"
@@ -199,7 +199,7 @@ def _read_header(file: IO[bytes], name: str) -> ImageFile:
     return image
 
 
-def _orientation(
+def orientation_of(
     image: Image.Image, *, getexif: Callable[[Image.Image], Image.Exif] | None = None
 ) -> int:
     """EXIF orientation, 1 to 8; a block that cannot be parsed states none, which means upright."""

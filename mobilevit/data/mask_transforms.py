@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from mobilevit.data.decoding import Decode
 from mobilevit.data.images import open_image
 from mobilevit.data.mask_classes import IGNORE
 from mobilevit.data.masks import MaskSamples
@@ -151,10 +152,16 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
     """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and masks `[B, H, W]`."""
 
     def __init__(
-        self, samples: MaskSamples, transform: SegmentationTransform, *, seed: int
+        self,
+        samples: MaskSamples,
+        transform: SegmentationTransform,
+        *,
+        seed: int,
+        decode: Decode = "fast",
     ) -> None:
-        """All random numbers are drawn under `seed` and the keys."""
+        """All random numbers are drawn under `seed` and the keys; `decode`: see `decoding`."""
         self.samples, self.transform, self.seed = samples, transform, seed
+        self.decode = decode
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -167,7 +174,8 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
             ImageError: picture or mask can not be read, or do not fit.
         """
         index, height, width, epoch = key
-        shrink_to = self.transform.decoded_size(height, width)
+        fast = self.decode == "fast"
+        shrink_to = self.transform.decoded_size(height, width) if fast else None
         image = open_image(self.samples.source(index), shrink_to=shrink_to)
         mask = self.samples.mask(index)
         with seeded(self.seed, epoch, index):

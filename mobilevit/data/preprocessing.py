@@ -99,9 +99,12 @@ class Preprocessing:
 
     def to_tensor(self, image: Image.Image) -> Tensor:
         """Values only: an RGB picture of H x W pixels to a float32 tensor `[3, H, W]`."""
-        x = TF.pil_to_tensor(image).to(torch.float32).div_(255)
+        return self.normalized(TF.pil_to_tensor(image).to(torch.float32).div_(255))
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """What is left to do to RGB values in [0, 1], `[..., 3, H, W]`; `x` is overwritten."""
         if self.channel_order == "bgr":
-            x = x.flip(0)
+            x = x.flip(-3)
         if self.mean != (0.0, 0.0, 0.0) or self.std != (1.0, 1.0, 1.0):
             x = TF.normalize(x, list(self.mean), list(self.std), inplace=True)
         return x

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from mobilevit.data.decoding import Picture, Region
 from mobilevit.data.preprocessing import Preprocessing
 
 
@@ -76,20 +76,29 @@ class AugmentOptions:
 
 @contextmanager
 def seeded(*parts: int) -> Iterator[None]:
-    """Draw from torch's generator under a seed of its own, and give it back as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(repr(parts).encode()))
+    """Draw from torch's CPU generator under a seed of its own, and give it back as it was."""
+    # Not `torch.manual_seed`: it prepares seeds of all devices, which takes as long as a resize.
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(zlib.crc32(repr(parts).encode()))
+    try:
         yield
+    finally:
+        torch.set_rng_state(state)
 
 
 class TrainTransform:
-    """Random resized crop and flip, and the options' further augmentation."""
+    """Random resized crop and flip, and the options' further augmentation.
+
+    `pixels` makes those of a picture. What follows is done to values in [0, 1], of a batch at once:
+    `preprocessing.normalized`, and then to each picture `erase`, where it is chosen.
+    """
 
     def __init__(self, options: AugmentOptions, preprocessing: Preprocessing) -> None:
         """`preprocessing` gives interpolation and values; its sizes play no part."""
         self.options = options
         self.preprocessing = preprocessing
         self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
+        self.crop = v2.RandomResizedCrop(1, options.scale, options.ratio)  # draws; resizes nothing
         self.rand_augment = (
             v2.RandAugment(options.rand_augment, options.rand_augment_magnitude)
             if options.rand_augment
@@ -97,24 +106,26 @@ class TrainTransform:
         )
         self.erase = v2.RandomErasing(options.erase) if options.erase else None
 
-    def decoded_size(self, height: int, width: int) -> tuple[int, int]:
-        """How large a picture must at least be decoded, so that no crop of it is enlarged more."""
-        margin = math.sqrt(self.options.scale[0])
-        return math.ceil(height / margin), math.ceil(width / margin)
+    def pixels(self, picture: Picture, height: int, width: int) -> Tensor:
+        """Crop, flip and change a picture at random.
 
-    def __call__(self, image: Image.Image, height: int, width: int) -> Tensor:
-        """Map an RGB picture to a float32 tensor `[3, height, width]`, values as the network's."""
-        size = (height, width)
-        crop = v2.RandomResizedCrop(
-            size, self.options.scale, self.options.ratio, interpolation=self.interpolation
+        Returns:
+            uint8 `[3, height, width]`, RGB.
+
+        Raises:
+            ImageError: it can not be decoded.
+        """
+        # A picture of the "meta" device has a size and no pixels, which are not decoded yet.
+        drawn = self.crop.make_params(
+            [torch.empty(3, picture.height, picture.width, device="meta")]
         )
-        image = crop(image)
+        region = Region(drawn["top"], drawn["left"], drawn["height"], drawn["width"])
+        x = picture.pixels(region, height, width, self.interpolation)
         if torch.rand(()) < self.options.flip:
-            image = TF.hflip(image)
+            x = x.flip(2)
         if self.rand_augment:
-            image = self.rand_augment(image)
-        x = self.preprocessing.to_tensor(image)
-        return self.erase(x) if self.erase else x
+            x = TF.pil_to_tensor(self.rand_augment(TF.to_pil_image(x)))
+        return x
 
 
 class BatchMix:

@@ -41,6 +41,11 @@ def write(prepared: Prepared, path: Path) -> Written:
             "converted. Export one file for each size (preprocessing: crop and resize), and run it "
             "once for each image; ONNX files can be dynamic"
         )
+    if request.raw and request.quantize is not None and request.quantize.kind == "int8":
+        raise ExportError(
+            "the converter would make a raw file's tensors 8 bits too: leave raw out, or keep the "
+            "weights alone in 8 bits (quantize int8-weights)"
+        )
     with _silent(), overheard():
         need("litert_torch", "ai_edge_litert.interpreter", extra="litert")
         graph = Graph(_converted(prepared))

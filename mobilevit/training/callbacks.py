@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from mobilevit.checkpoints.files import replacing, save
-from mobilevit.training.errors import TrainingError
+from mobilevit.training.errors import DivergedError
 from mobilevit.training.module import TaskTraining
 from mobilevit.training.optim import averaged
 
@@ -195,7 +195,7 @@ class ModelFolders(Callback):
             name.removeprefix("val_"): value for name, value in pl_module.figures("val").items()
         }
         if not math.isfinite(figures["loss"]):
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss is {figures['loss']} after epoch {trainer.current_epoch + 1}: training "
                 "has diverged; try a smaller optim.lr, or optim.clip 1"
             )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevit.data.datasets import EvaluationSet, Samples, SomeSamples, TrainingSet
+from mobilevit.data.decoding import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.streaming import ShardSamples
@@ -94,10 +95,13 @@ class ClassificationJob:
         train, val = samples(data, seed=seed, console=console)
         return Opened(train, val, train.classes, None, len(train.labels))
 
-    def training_set(self, some: Samples, rule: Preprocessing, *, seed: int) -> BatchSource:
+    def training_set(
+        self, some: Samples, rule: Preprocessing, *, seed: int, decode: Decode
+    ) -> BatchSource:
         """Augmented batches."""
         transform = TrainTransform(self.augment, rule)
-        return TrainingSet(some, transform, BatchMix(self.augment, len(some.classes)), seed=seed)
+        mix = BatchMix(self.augment, len(some.classes))
+        return TrainingSet(some, transform, mix, seed=seed, decode=decode)
 
     def evaluation_set(self, some: Samples, rule: Preprocessing) -> BatchSource:
         """Batches as the network is judged on them."""

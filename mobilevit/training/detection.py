@@ -19,6 +19,7 @@ from mobilevit.data.box_transforms import (
 )
 from mobilevit.data.boxes import BoxSamples, some
 from mobilevit.data.check import unreadable
+from mobilevit.data.decoding import Decode
 from mobilevit.data.find_boxes import box_splits
 from mobilevit.data.folder import DataError
 from mobilevit.data.loader import BatchSource, EvaluationLoader
@@ -144,9 +145,11 @@ class DetectionJob:
             train, val = (readable_boxes(part, on_bad=data.on_bad) for part in (train, val))
         return Opened(train, val, train.classes, train.category_ids, len(train))
 
-    def training_set(self, samples: BoxSamples, rule: Preprocessing, *, seed: int) -> BatchSource:
+    def training_set(
+        self, samples: BoxSamples, rule: Preprocessing, *, seed: int, decode: Decode
+    ) -> BatchSource:
         """Augmented batches."""
-        return DetectionSet(samples, BoxTransform(self.boxes, rule), seed=seed)
+        return DetectionSet(samples, BoxTransform(self.boxes, rule), seed=seed, decode=decode)
 
     def evaluation_set(self, samples: BoxSamples, rule: Preprocessing) -> BatchSource:
         """Batches as the network is judged on them."""

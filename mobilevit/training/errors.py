@@ -10,6 +10,10 @@ class TrainingError(ValueError):
     """A run that can not start or go on as asked; the message says what to do."""
 
 
+class DivergedError(TrainingError):
+    """Training with these options came to no number."""
+
+
 class Interrupted(Exception):  # noqa: N818 as KeyboardInterrupt, it is no error
     """Training was asked to stop by Ctrl-C or SIGTERM.
 

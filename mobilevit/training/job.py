@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from rich.console import Console
 
+from mobilevit.data.decoding import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.preprocessing import Preprocessing
 
@@ -54,7 +55,9 @@ class Job(Protocol):
             DataError: they can not be used as they lie; the message names which and why.
         """
 
-    def training_set(self, some: Any, rule: Preprocessing, *, seed: int) -> BatchSource:
+    def training_set(
+        self, some: Any, rule: Preprocessing, *, seed: int, decode: Decode
+    ) -> BatchSource:
         """Augmented batches, by lists of `SampleKey`s."""
 
     def evaluation_set(self, some: Any, rule: Preprocessing) -> BatchSource:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.models.variants import Network
-from mobilevit.training.errors import TrainingError
+from mobilevit.training.errors import DivergedError
 from mobilevit.training.learner import Learner
 from mobilevit.training.optim import adamw, rate_factor
 from mobilevit.training.options import OptimOptions
@@ -86,7 +86,7 @@ class TaskTraining(LightningModule):
         that scales the loss gets here too while it looks for its scale.
 
         Raises:
-            TrainingError: `MOST_SKIPPED` steps in a row were like that.
+            DivergedError: `MOST_SKIPPED` steps in a row were like that.
         """
         parameters = [value for group in optimizer.param_groups for value in group["params"]]
         gradients = [value.grad for value in parameters if value.grad is not None]
@@ -105,7 +105,7 @@ class TaskTraining(LightningModule):
         step = self.trainer.global_step
         log.warning("step %d is skipped: its gradient is not finite (norm %s)", step, float(norm))
         if self._skipped_in_a_row == MOST_SKIPPED:
-            raise TrainingError(
+            raise DivergedError(
                 f"{MOST_SKIPPED} steps in a row had no finite gradient, up to step {step}: "
                 "training has diverged, or the pictures hold what is no number. Try a smaller "
                 "optim.lr, optim.clip 1, precision bf16 or fp32 in place of fp16"

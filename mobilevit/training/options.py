@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mobilevit.checkpoints.config import class_names
+from mobilevit.data.decoding import Decode
 from mobilevit.data.multiscale import BatchRule
 from mobilevit.data.shards_order import POOL
 from mobilevit.models.variants import Task
@@ -43,6 +44,9 @@ class DataOptions:
     """What to do about files that can not be read: stop and name them, or leave them out."""
     check: bool = True
     """Whether to look at the files before training."""
+    decode: Decode = "fast"
+    """How training decodes pictures: JPEGs no further than a crop needs ("fast"; docs/input.md says
+    how close pixels stay), or as they are judged on ("exact"). Judging is always exact."""
     workers: int | None = None
     """Processes that decode; by default from the number of cores."""
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobilevit.data.decoding import Decode
 from mobilevit.data.find_masks import mask_splits
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.mask_transforms import (
@@ -126,9 +127,13 @@ class SegmentationJob:
         console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
         return Opened(found.train, found.val, found.train.classes, None, len(found.train))
 
-    def training_set(self, samples: MaskSamples, rule: Preprocessing, *, seed: int) -> BatchSource:
+    def training_set(
+        self, samples: MaskSamples, rule: Preprocessing, *, seed: int, decode: Decode
+    ) -> BatchSource:
         """Augmented batches."""
-        return SegmentationSet(samples, SegmentationTransform(self.masks, rule), seed=seed)
+        return SegmentationSet(
+            samples, SegmentationTransform(self.masks, rule), seed=seed, decode=decode
+        )
 
     def evaluation_set(self, samples: MaskSamples, rule: Preprocessing) -> BatchSource:
         """Batches as the network is judged on them."""

@@ -253,7 +253,7 @@ def train(
         )
         return samples, loader
 
-    dataset = job.training_set(opened.train, rule, seed=seed)
+    dataset = job.training_set(opened.train, rule, seed=seed, decode=data.decode)
     loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
     val = judged(opened.val)
     learner = job.learner(opened.val)

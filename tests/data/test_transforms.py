@@ -92,11 +92,6 @@ def test_mixed_targets_are_shares(samples, option):
     assert torch.equal(never[1].argmax(1), plain[1])
 
 
-def test_crops_are_never_enlarged_because_of_a_shrunk_decode():
-    transform = TrainTransform(AugmentOptions(scale=(0.25, 1.0)), Preprocessing())
-    assert transform.decoded_size(100, 60) == (200, 120)
-
-
 def test_seeded_draws_differ_by_their_parts():
     drawn = set()
     for parts in ((0, 1), (1, 0), (0, 1, 0), (0,)):

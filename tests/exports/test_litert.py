@@ -181,6 +181,12 @@ def test_refusals_help(network: Any, request_: Request, message: str) -> None:
         LITERT.write(network("mobilevit_xxs"), request_, Path("never.tflite"))
 
 
+def test_raw_tensors_stay_floats(network: Any, tmp_path: Path, photos: list[Image.Image]) -> None:
+    asked = Request(raw=True, quantize=Quantization(kind="int8", photos=tuple(photos)))
+    with pytest.raises(ExportError, match="leave raw out, or keep the weights alone"):
+        LITERT.write(network("mobilevit_xxs"), asked, tmp_path / "ants.tflite")
+
+
 @pytest.mark.parametrize("content", [b"", b"PNG" * 400])
 def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "ants.tflite"

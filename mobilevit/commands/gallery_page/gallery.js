@@ -11,7 +11,11 @@
  * @property {[number, number][]} said Class and probability, score or share; the highest first.
  */
 
-/** @type {{task: string, classes: string[], items: Item[]}} */
+/**
+ * `colours`: of the classes, as CSS writes them; empty where nothing is drawn.
+ *
+ * @type {{task: string, classes: string[], colours: string[], items: Item[]}}
+ */
 const DATA = JSON.parse(byId("data").textContent ?? "");
 
 /** Rows of cards that are made and taken away together. */
@@ -146,7 +150,8 @@ function wordsOf(item) {
   if (DATA.task !== "detection") return [DATA.classes[label], percent(share)];
   const counts = new Map();
   for (const [one] of item.said) counts.set(one, (counts.get(one) ?? 0) + 1);
-  const words = [...counts].map(([one, count]) => `${count} ${DATA.classes[one]}`);
+  const sorted = [...counts].sort(([one], [other]) => one - other);
+  const words = sorted.map(([one, count]) => `${count} ${DATA.classes[one]}`);
   return [words.join(", "), ""];
 }
 
@@ -188,7 +193,10 @@ function open(place) {
   if (place < 0 || place >= shown.length) return;
   current = place;
   const item = DATA.items[shown[place]];
-  byId("one-name").textContent = `${item.file} (${place + 1} of ${shown.length})`;
+  const numbers = [place + 1, shown.length].map((one) => NUMBERS.format(one));
+  byId("one-name").textContent = `${item.file} (${numbers.join(" of ")})`;
+  /** @type {HTMLButtonElement} */ (byId("before")).disabled = place === 0;
+  /** @type {HTMLButtonElement} */ (byId("after")).disabled = place === shown.length - 1;
   const picture = /** @type {HTMLImageElement} */ (byId("one-picture"));
   picture.hidden = !item.small;
   if (item.small) picture.src = item.small;
@@ -196,8 +204,12 @@ function open(place) {
   link.hidden = !item.link;
   if (item.link) link.href = item.link;
   const rows = item.said.map(([label, share]) => {
-    const name = element("span", {}, DATA.classes[label]);
+    const name = element("span", { class: "name" }, DATA.classes[label]);
     const row = element("li", {}, name, element("span", {}, percent(share)));
+    if (DATA.colours.length) {
+      row.prepend(element("span", { class: "swatch" }));
+      /** @type {HTMLElement} */ (row.firstChild).style.background = DATA.colours[label];
+    }
     row.style.setProperty("--share", `${100 * share}%`);
     return row;
   });
@@ -216,7 +228,8 @@ function keep() {
     const value = valueOf(id);
     if (value !== usual) kept.set(id, value);
   }
-  history.replaceState(null, "", `#${kept}`);
+  const hash = kept.toString();
+  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
 }
 
 function start() {
@@ -244,7 +257,9 @@ function start() {
   filters.addEventListener("reset", () => setTimeout(changed)); // once the values are back
   byId("before").addEventListener("click", () => open(current - 1));
   byId("after").addEventListener("click", () => open(current + 1));
-  byId("one").addEventListener("keydown", ({ key }) => {
+  // Of the document: a button that has the focus loses it where it is disabled.
+  document.addEventListener("keydown", ({ key }) => {
+    if (!(/** @type {HTMLDialogElement} */ (byId("one")).open)) return;
     if (key === "ArrowLeft") open(current - 1);
     if (key === "ArrowRight") open(current + 1);
   });

@@ -48,7 +48,10 @@ export function draw(canvas, picture, said) {
   if (answer.task === "detection") {
     const boxes = answer.boxes.filter(({ score }) => score >= choices.least);
     // The likeliest is drawn last, over the others.
-    for (const box of boxes.reverse()) drawBox(pen, place, box, facts, density);
+    for (const box of [...boxes].reverse()) drawBox(pen, place, box, facts, density);
+    /** @type {Region[]} */
+    const taken = [];
+    for (const box of boxes) drawName(pen, place, box, facts, density, taken);
   }
 }
 
@@ -101,18 +104,32 @@ function drawMask(pen, place, mask, facts, opacity) {
  * @param {Facts} facts
  * @param {number} density Pixels of the canvas in one of CSS.
  */
-function drawBox(pen, place, { label, score, corners }, facts, density) {
+function drawBox(pen, place, { label, corners }, facts, density) {
   const [left, top, right, bottom] = [
     place.x + corners[0] * place.width,
     place.y + corners[1] * place.height,
     place.x + corners[2] * place.width,
     place.y + corners[3] * place.height,
   ];
+  pen.lineWidth = 2 * density;
+  pen.strokeStyle = facts.colours[label];
+  pen.strokeRect(left, top, right - left, bottom - top);
+}
+
+/**
+ * Write a box's name at its corner, unless that would hide the name of a likelier one.
+ *
+ * @param {CanvasRenderingContext2D} pen
+ * @param {Region} place
+ * @param {Box} box
+ * @param {Facts} facts
+ * @param {number} density Pixels of the canvas in one of CSS.
+ * @param {Region[]} taken Where names are; the new one's place is added.
+ */
+function drawName(pen, place, { label, score, corners }, facts, density, taken) {
+  const [left, top] = [place.x + corners[0] * place.width, place.y + corners[1] * place.height];
   const colour = facts.colours[label];
   const size = 12 * density;
-  pen.lineWidth = 2 * density;
-  pen.strokeStyle = colour;
-  pen.strokeRect(left, top, right - left, bottom - top);
   const text = `${facts.classes[label]} ${Math.round(100 * score)} %`;
   pen.font = `${size}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
@@ -120,6 +137,11 @@ function drawBox(pen, place, { label, score, corners }, facts, density) {
   const high = 1.4 * size;
   const x = Math.max(0, Math.min(left, pen.canvas.width - wide));
   const y = top >= high ? top - high : top;
+  const hides = taken.some(
+    (one) => x < one.x + one.width && one.x < x + wide && y < one.y + one.height && one.y < y + high,
+  );
+  if (hides) return;
+  taken.push({ x, y, width: wide, height: high });
   pen.fillStyle = colour;
   pen.fillRect(x, y, wide, high);
   pen.fillStyle = inkOn(colour);

@@ -93,7 +93,7 @@ export class LoadView {
         if (bytes >= total) this.#say("Starting …");
       });
       this.engine = engine;
-      const seconds = (/** @type {number} */ time) => `${(time / 1000).toFixed(1)} s`;
+      const seconds = (/** @type {number} */ time) => `${(time / 1000).toFixed(1)}\u00a0s`;
       this.#say(
         `Runs on ${named(running)}. Loaded in ${seconds(running.fetched)}, started in ` +
           `${seconds(running.started)}.`,

@@ -1,0 +1,160 @@
+"""Time decoding and augmenting, as training does it, against Pillow and torchvision's transforms.
+
+    python benchmarks/input.py [--folder PHOTOS] [--rounds N]
+
+Without a folder, JPEGs are made of scikit-learn's two sample photos: of 640x480 pixels, and of 12
+megapixels with a sensor's noise, as phones make them. The plain way opens a file with Pillow,
+converts it to RGB and applies torchvision's v2 transforms: random resized crop, flip, float32. One
+process, one thread; both ways make the same batches of the same random crops in turn, and what
+counts is the processor's time. The columns of pixels say how far the two are apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torchvision.transforms import v2
+
+from mobilevit.data.datasets import TrainingSet
+from mobilevit.data.folder import images_below
+from mobilevit.data.multiscale import SampleKey
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform, seeded
+
+SIZES = (160, 256, 320)
+
+
+class Files:
+    """Files in memory as samples of one class."""
+
+    classes = ("photo",)
+
+    def __init__(self, files: Sequence[bytes]) -> None:
+        """Keep them."""
+        self.files, self.labels = files, [0] * len(files)
+
+    def source(self, index: int) -> bytes:
+        """The file's bytes."""
+        return self.files[index]
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"photo {index}"
+
+
+def made(width: int, height: int, *, quality: int, noise: float) -> list[bytes]:
+    """The sample photos at another size, with noise of a standard deviation of 0..255."""
+    draw = np.random.default_rng(0)
+    files = []
+    for photo in load_sample_images().images:
+        image = Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC)
+        values = np.asarray(image, np.float32) + draw.normal(0, noise, (height, width, 3))
+        file = io.BytesIO()
+        Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+        files.append(file.getvalue())
+    return files
+
+
+def plain(files: Sequence[bytes]) -> Callable[[list[SampleKey]], Tensor]:
+    """A batch the plain way, with the same random numbers as ours."""
+
+    def batch(keys: list[SampleKey]) -> Tensor:
+        transform = v2.Compose(
+            [
+                v2.RandomResizedCrop((keys[0].height, keys[0].width)),
+                v2.RandomHorizontalFlip(),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+        images = []
+        for key in keys:
+            with seeded(0, key.epoch, key.sample), Image.open(io.BytesIO(files[key.sample])) as one:
+                images.append(transform(one.convert("RGB")))
+        return torch.stack(images)
+
+    return batch
+
+
+def ours(files: Sequence[bytes], decode: str) -> Callable[[list[SampleKey]], Tensor]:
+    """A batch of our training set."""
+    transform = TrainTransform(AugmentOptions(), Preprocessing())
+    dataset = TrainingSet(
+        Files(files), transform, BatchMix(AugmentOptions(), 1), seed=0, decode=decode
+    )
+    return lambda keys: dataset.__getitems__(keys)[0]
+
+
+def compare(files: Sequence[bytes], size: int, *, rounds: int, batch: int) -> str:
+    """Time one size; a line of the table."""
+    ways = {"plain": plain(files), "fast": ours(files, "fast"), "exact": ours(files, "exact")}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    apart, worst = [], 0.0
+    order, draw = list(ways), random.Random(0)
+    for index in range(rounds + 1):
+        draw.shuffle(order)
+        keys = [
+            SampleKey(sample % len(files), size, size, index * batch + sample)
+            for sample in range(batch)
+        ]
+        made_by = {}
+        for name in order:
+            start = time.process_time()
+            made_by[name] = ways[name](keys)
+            if index:  # the first round warms up
+                times[name].append((time.process_time() - start) / batch)
+        pixels = {name: (255 * made).round() for name, made in made_by.items()}
+        if not torch.equal(pixels["exact"], pixels["plain"]):
+            raise AssertionError("the exact way does not give the plain way's pixels")
+        error = (pixels["fast"] - pixels["plain"]).abs()
+        apart.append(error.mean().item())
+        worst = max(worst, error.mean((1, 2, 3)).max().item())
+    milliseconds = {name: 1e3 * statistics.median(some) for name, some in times.items()}
+    ratio = statistics.median(a / b for a, b in zip(times["plain"], times["fast"], strict=True))
+    return (
+        f"{size:6}{milliseconds['plain']:10.2f}{milliseconds['exact']:10.2f}"
+        f"{milliseconds['fast']:10.2f}{ratio:8.2f}{statistics.mean(apart):10.2f}{worst:14.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the input of training.")
+    parser.add_argument("--folder", type=Path, help="time these photos instead")
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.folder:
+        paths = images_below(options.folder)[:200] if options.folder.is_dir() else []
+        if not paths:
+            parser.error(f"{options.folder}: no pictures")
+        sets = {str(options.folder): ([path.read_bytes() for path in paths], 32)}
+    else:
+        sets = {
+            "640x480": (made(640, 480, quality=90, noise=2), 32),
+            "4032x3024": (made(4032, 3024, quality=92, noise=4), 8),
+        }
+    for name, (files, batch) in sets.items():
+        kilobytes = statistics.mean(map(len, files)) / 1000
+        print(f"\n{name}, {kilobytes:.0f} KB a file: ms an image; ratio: plain / fast")
+        print(
+            f"{'px':>6}{'plain':>10}{'exact':>10}{'fast':>10}{'ratio':>8}{'apart':>10}"
+            f"{'worst image':>14}"
+        )
+        for size in SIZES:
+            print(compare(files, size, rounds=options.rounds, batch=batch), flush=True)
+    print("\napart: mean difference of the pixels of fast and plain, in steps of 1/255")
+
+
+if __name__ == "__main__":
+    main()

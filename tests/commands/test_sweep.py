@@ -1,0 +1,122 @@
+"""`mobilevit sweep`: real trainings of noisy pictures at 32 px."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mobilevit.__main__ import main
+from mobilevit.commands import sweep as module
+from mobilevit.commands.sweep import _kinds
+from mobilevit.commands.sweep_space import read_space
+from mobilevit.training.errors import DivergedError, Interrupted
+
+pytest.importorskip("optuna")
+
+SPACE = "optim.weight_decay=log:1e-3..0.1:2; augment.mixup=0,0.2"
+
+
+@pytest.fixture
+def words(pictures: Path, tmp_path: Path) -> list[str]:
+    return [
+        *("sweep", "--data.root", str(pictures), "--out", str(tmp_path / "sweep")),
+        *("--model", "mobilevit_xxs", "--size", "32", "--epochs", "1", "--batch_size", "8"),
+        *("--sampler.kind", "standard", "--threads", "1", "--data.workers", "0"),
+    ]
+
+
+def test_an_interrupted_grid_goes_on_and_repeats_nothing(words, tmp_path, monkeypatch, capsys):
+    began = []
+    module_train = module.train
+
+    @functools.wraps(module_train)
+    def stops_at_third(**options):
+        began.append((Path(options["out"]).name, options["resume"]))
+        if len(began) == 3:
+            raise Interrupted(tmp_path / "none")
+        return module_train(**options)
+
+    monkeypatch.setattr(module, "train", stops_at_third)
+    words += ["--space", SPACE, "--method", "grid"]
+    assert main(words) == 130
+    assert main(words) == 1 and "not empty" in capsys.readouterr().err
+    assert main([*words, "--resume", "--epochs", "2"]) == 1
+    assert "another epochs" in capsys.readouterr().err
+    assert main(["sweep", "--out", str(tmp_path / "sweep"), "--resume"]) == 0
+    assert [name for name, _ in began] == [
+        *("trial_000", "trial_001", "trial_002", "trial_002", "trial_003")
+    ]
+
+    folder = tmp_path / "sweep"
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert {(row["optim.weight_decay"], row["augment.mixup"]) for row in rows} == {
+        *(("0.001", "0.0"), ("0.001", "0.2"), ("0.1", "0.0"), ("0.1", "0.2"))
+    }
+    assert "augment.mixup" in (folder / "plot.svg").read_text()
+    best = max(rows, key=lambda row: float(row["top1"]))
+    recipe = yaml.safe_load((folder / "best.yaml").read_text())
+    assert recipe["optim"]["weight_decay"] == float(best["optim.weight_decay"])
+    assert "in 4 trials" in capsys.readouterr().out
+
+
+def test_a_trial_that_diverges_is_told_and_the_sweep_goes_on(words, monkeypatch, capsys):
+    module_train = module.train
+
+    @functools.wraps(module_train)
+    def diverges(**options):
+        if options["optim"].weight_decay == 0.1:
+            raise DivergedError("the loss is nan after epoch 1")
+        return module_train(**options)
+
+    monkeypatch.setattr(module, "train", diverges)
+    assert main([*words, "--space", "optim.weight_decay=0.1,0.01", "--method", "grid"]) == 0
+    out = capsys.readouterr().out
+    assert "failed" in out and "in 1 trials" in out
+
+
+@pytest.mark.parametrize("method", ["tpe", "random"])
+def test_values_are_drawn_within_the_range_and_differ(method, words, tmp_path):
+    words += ["--space", "optim.weight_decay=log:1e-4..0.5", "--method", method]
+    assert main([*words, "--trials", "1"]) == 0
+    assert main([*words, "--trials", "2", "--resume"]) == 0
+    rows = list(csv.DictReader((tmp_path / "sweep" / "results.csv").read_text().splitlines()))
+    drawn = {float(row["optim.weight_decay"]) for row in rows}
+    assert len(drawn) == 2 and all(1e-4 <= value <= 0.5 for value in drawn)
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ("optim.wait_decay=0,1", "is it optim.weight_decay"),
+        ("weight_decay=0,1", "is it optim.weight_decay"),
+        ("optim.weight_decay=0.5..0.1", "is empty"),
+        ("optim.weight_decay=log:0..0.1", "begins above 0"),
+        ("optim.weight_decay=0.1", "one value only"),
+        ("optim.weight_decay=a,b", "can not be 'a'"),
+        ("optim.weight_decay", "OPTION=VALUES"),
+        ("sampler.kind=0..1", "not a number"),
+        ("augment.erase=0..2", "probability"),
+        ("augment.mixup=0,1;augment.mixup=0,2", "twice"),
+        (" ; ", "empty"),
+        ("data.root=a,b", "no option 'data.root'"),
+    ],
+)
+def test_what_can_not_be_varied_is_told(space, says, words, tmp_path, capsys):
+    assert main([*words, "--space", space]) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_space_is_read_by_the_options_types():
+    axes = read_space(
+        "augment.scale=[0.08,1],[0.35,1]\naugment.rand_augment=0..2:3; "
+        "sampler.kind=standard,multiscale",
+        _kinds(),
+    )
+    assert axes[0].bounds == [(0.08, 1.0), (0.35, 1.0)]
+    assert axes[1].points() == [0, 1, 2]
+    assert axes[2].bounds == ["standard", "multiscale"]

@@ -1,0 +1,324 @@
+"""A region of a picture: the plain way's pixels when exact, close to them and sooner when fast."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from mobilevit.data import decoding
+from mobilevit.data.box_transforms import BoxAugmentOptions, BoxTransform, DetectionSet
+from mobilevit.data.boxes import Annotation
+from mobilevit.data.datasets import TrainingSet
+from mobilevit.data.decoding import Region, picture, shrunk
+from mobilevit.data.images import ImageError, open_image
+from mobilevit.data.multiscale import SampleKey
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform, seeded
+
+ORIENTATION = 0x0112
+BILINEAR, BICUBIC = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC
+FULL_SIZE = 1
+"""Steps of 255 that a pixel may differ where a JPEG is decoded at its full size."""
+BICUBIC_MEAN = 0.5
+"""What it is on average with bicubic interpolation, which Pillow rounds and clips in between."""
+REDUCED = 8.0
+"""Steps of 255 that pixels of a photo may differ on average where it is decoded smaller."""
+
+
+def encode(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def photo(width: int = 640, height: int = 427) -> Image.Image:
+    image = Image.fromarray(load_sample_image("china.jpg"))
+    return image if image.size == (width, height) else image.resize((width, height))
+
+
+def turned(image: Image.Image, orientation: int, **options: Any) -> bytes:
+    """Store pixels as they are, and say that they are to be turned."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return encode(image, exif=exif, **options)
+
+
+def region_of(data: Any, region: Region, size: tuple[int, int], decode: Any, mode: Any) -> Tensor:
+    with picture(data, decode=decode) as opened:
+        return opened.pixels(region, *size, mode)
+
+
+def plain(data: Any, region: Region, size: tuple[int, int], mode: Any = BILINEAR) -> Tensor:
+    return TF.pil_to_tensor(TF.resized_crop(open_image(data), *region, list(size), mode))
+
+
+def steps(a: Tensor, b: Tensor) -> Tensor:
+    assert a.shape == b.shape and a.dtype == b.dtype == torch.uint8
+    return (a.int() - b.int()).abs()
+
+
+@st.composite
+def regions(draw: st.DrawFn, height: int, width: int) -> Region:
+    tall, wide = draw(st.integers(height // 4, height)), draw(st.integers(width // 4, width))
+    return Region(
+        draw(st.integers(0, height - tall)), draw(st.integers(0, width - wide)), tall, wide
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_pixels_stay_within_the_stated_bound(data: st.DataObject) -> None:
+    width, height = data.draw(st.sampled_from([(640, 427), (427, 640), (333, 501), (1600, 1067)]))
+    orientation = data.draw(st.integers(1, 8))
+    kind = data.draw(st.sampled_from(["RGB", "RGB", "L", "CMYK"]))
+    options = {
+        "quality": data.draw(st.sampled_from([75, 92])),
+        "progressive": data.draw(st.booleans()),
+    }
+    if kind == "RGB":
+        options["subsampling"] = data.draw(st.sampled_from([0, 1, 2]))
+    file = turned(photo(width, height).convert(kind), orientation, **options)
+    upright = (height, width) if orientation < 5 else (width, height)
+    region = data.draw(regions(*upright))
+    size = (data.draw(st.integers(16, 200)), data.draw(st.integers(16, 200)))
+    mode = data.draw(st.sampled_from([BILINEAR, BICUBIC]))
+    want = plain(file, region, size, mode)
+    assert torch.equal(region_of(file, region, size, "exact", mode), want)
+    apart = steps(region_of(file, region, size, "fast", mode), want)
+    ratio = min(region.height / size[0], region.width / size[1])
+    # Of a CMYK picture nothing is spared.
+    if ratio < 2 or kind == "CMYK":
+        assert apart.max() <= FULL_SIZE if mode == BILINEAR else apart.float().mean() < BICUBIC_MEAN
+    else:
+        assert apart.float().mean() <= REDUCED
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photo_is_cut_where_it_is_seen(orientation: int) -> None:
+    file = turned(photo(), orientation)
+    height, width = (427, 640) if orientation < 5 else (640, 427)
+    with picture(file, decode="fast") as opened:
+        assert (opened.height, opened.width) == (height, width)
+    region = Region(30, 50, height - 100, width - 60)
+    for size in ((70, 40), (300, 350)):
+        apart = steps(
+            region_of(file, region, size, "fast", BILINEAR), plain(file, region, size)
+        ).float()
+        assert apart.mean() <= REDUCED
+
+
+def test_nothing_below_the_region_is_decoded() -> None:
+    whole = encode(photo(3200, 2135), quality=90)
+    cut = whole[: len(whole) * 7 // 10]
+    region = Region(100, 200, 900, 1200)  # its last row lies above the middle
+    for size in ((160, 160), (600, 800)):
+        kept = region_of(cut, region, size, "fast", BILINEAR)
+        assert torch.equal(kept, region_of(whole, region, size, "fast", BILINEAR))
+    for reaching in (Region(900, 200, 1235, 1200), Region(0, 0, 2135, 3200)):
+        for size in ((160, 160), (1200, 1200)):
+            with pytest.raises(ImageError, match="truncated"):
+                region_of(cut, reaching, size, "fast", BILINEAR)
+
+
+def test_a_black_last_row_is_waited_for() -> None:
+    pixels = np.asarray(photo(1600, 1067)).copy()
+    pixels[:, :, :] = pixels // 2 + 60
+    pixels[500:] = 0
+    file = encode(Image.fromarray(pixels), quality=95)
+    region = Region(100, 100, 600, 900)
+    want = plain(file, region, (100, 150))
+    assert steps(region_of(file, region, (100, 150), "fast", BILINEAR), want).float().mean() < 1
+
+
+def test_memory_that_is_not_zero_is_not_taken_for_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = encode(photo(3200, 2135))
+    region = Region(100, 200, 900, 1200)
+    want = region_of(file, region, (600, 800), "fast", BILINEAR)
+    monkeypatch.setattr(Image.core, "new", lambda mode, size: Image.core.fill(mode, size, 9))
+    assert torch.equal(region_of(file, region, (600, 800), "fast", BILINEAR), want)
+
+
+def test_simplejpeg_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("simplejpeg")
+    files = [
+        encode(photo(640 - odd, 427 - odd).convert(kind), quality=85, progressive=bool(odd))
+        for odd in (0, 1)
+        for kind in ("RGB", "L")
+    ]
+    region = Region(20, 30, 400, 560)
+    with_it = [region_of(file, region, (256, 300), "fast", BILINEAR) for file in files]
+    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    for file, fast in zip(files, with_it, strict=True):
+        assert torch.equal(region_of(file, region, (256, 300), "fast", BILINEAR), fast)
+
+
+def test_other_formats_and_pil_images() -> None:
+    image = photo()
+    region = Region(20, 30, 400, 560)
+    for source in (encode(image, "PNG"), encode(image, "WEBP", lossless=True), image):
+        apart = steps(
+            region_of(source, region, (160, 180), "fast", BILINEAR),
+            plain(image, region, (160, 180)),
+        )
+        assert apart.max() <= FULL_SIZE
+
+
+def test_the_way_is_one_of_two() -> None:
+    with (
+        pytest.raises(ValueError, match="fast or exact, not 'quick'"),
+        picture(encode(photo()), decode="quick"),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_wild_files_are_read_or_refused_as_ever(shared: Path) -> None:
+    """A whole picture at its own size: the same pixels, or an error in both ways."""
+    read = refused = 0
+    for path in sorted((shared / "data" / "wild").iterdir()):
+        found: dict[str, Tensor | ImageError] = {}
+        for decode in ("exact", "fast"):
+            try:
+                with picture(path, decode=decode) as opened:
+                    height, width = opened.height, opened.width
+                    whole = Region(0, 0, height, width)
+                    found[decode] = opened.pixels(whole, height, width, BILINEAR)
+            except ImageError as error:
+                found[decode] = error
+        fast, exact = found["fast"], found["exact"]
+        if isinstance(exact, ImageError):
+            assert isinstance(fast, ImageError) and fast.source == exact.source == str(path)
+            refused += 1
+        else:
+            assert isinstance(fast, Tensor) and torch.equal(fast, exact), path
+            read += 1
+    assert read > 150 and refused > 50
+
+
+def test_real_photos_stay_within_the_bound(shared: Path) -> None:
+    data = shared / "data"
+    paths = [
+        *sorted((data / "bccd").rglob("*.jpg"))[::40],
+        *sorted((data / "coco128").rglob("*.jpg"))[::12],
+        *sorted((data / "imagenette" / "val").rglob("*.JPEG"))[::400],
+    ]
+    assert len(paths) > 30
+    transform = TrainTransform(AugmentOptions(), Preprocessing())
+    means = []
+    for number, path in enumerate(paths):
+        for size in (64, 160, 256):
+            ways = []
+            for decode in ("fast", "exact"):
+                with picture(path, decode=decode) as opened, seeded(number):
+                    ways.append(transform.pixels(opened, size, size))
+            means.append(steps(*ways).float().mean().item())
+    assert max(means) <= REDUCED
+    assert np.mean(means) < 0.5
+
+
+class Files:
+    classes = ("photo",)
+
+    def __init__(self, files: list[bytes]) -> None:
+        self.files, self.labels = files, [0] * len(files)
+
+    def source(self, index: int) -> bytes:
+        return self.files[index]
+
+    def name(self, index: int) -> str:
+        return f"sample {index}"
+
+
+def dataset(files: list[bytes], decode: Any, **options: Any) -> TrainingSet:
+    augment = AugmentOptions(**options)
+    transform = TrainTransform(augment, Preprocessing(mean=(0.4, 0.5, 0.6), channel_order="bgr"))
+    return TrainingSet(Files(files), transform, BatchMix(augment, 1), seed=3, decode=decode)
+
+
+@pytest.mark.parametrize("options", [{}, {"rand_augment": 2}, {"erase": 1.0}])
+def test_both_ways_draw_the_same_augmentation(options: dict[str, Any]) -> None:
+    keys = [SampleKey(0, 96, 128, epoch) for epoch in range(8)]
+    files = [encode(photo())]
+    fast, again, exact = (
+        dataset(files, decode, **options).__getitems__(keys)[0]
+        for decode in ("fast", "fast", "exact")
+    )
+    assert torch.equal(fast, again)
+    apart = (255 * (fast - exact).abs()).mean((1, 2, 3))
+    # An operation of RandAugment, such as equalize, may widen what was a small difference.
+    assert apart.median() <= REDUCED
+    if not options:
+        assert apart.max() <= REDUCED
+
+
+def test_exact_training_pictures_are_torchvisions() -> None:
+    files = [encode(photo()), encode(photo(300, 500), "PNG")]
+    options = AugmentOptions()
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop((96, 128), options.scale, options.ratio),
+            v2.RandomHorizontalFlip(options.flip),
+            v2.PILToTensor(),
+        ]
+    )
+    ours = TrainTransform(options, Preprocessing())
+    for number in range(10):
+        file = files[number % 2]
+        with picture(file, decode="exact") as opened, seeded(number):
+            got = ours.pixels(opened, 96, 128)
+        with seeded(number):
+            assert torch.equal(got, transform(Image.open(BytesIO(file)).convert("RGB")))
+
+
+def test_a_damaged_sample_is_named() -> None:
+    data = encode(photo())
+    for decode in ("fast", "exact"):
+        broken = dataset([data, data[:2000]], decode)
+        with pytest.raises(ImageError, match=r"sample 1: .*truncated"):
+            broken.__getitems__([SampleKey(0, 64, 64, 0), SampleKey(1, 64, 64, 0)])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_shrunk_picture_says_how_much(orientation: int) -> None:
+    file = turned(photo(1601, 1067), orientation)
+    full = open_image(file)
+    for least, scale in (((1067, 1601), 1), ((200, 200), 4), ((10, 10), 8)):
+        wanted = least if orientation == 1 else least[::-1]
+        image, found = shrunk(file, *wanted)
+        assert found == scale
+        assert image.size == tuple(-(-side // scale) for side in full.size)
+    assert shrunk(encode(photo(), "PNG"), 10, 10)[1] == shrunk(photo(), 10, 10)[1] == 1
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_boxes_shrink_with_their_picture(orientation: int) -> None:
+    file = turned(photo(2560, 1708), orientation, quality=95)
+    boxes = torch.tensor([[200.0, 300.0, 900.0, 1200.0], [1000.0, 1000.0, 1600.0, 1500.0]])
+    none = torch.zeros(2)
+    said = Annotation(boxes, torch.tensor([0, 1]), none.bool(), none, (1, 2))
+    samples = SimpleNamespace(source=lambda _: file, annotation=lambda _: said)
+    transform = BoxTransform(
+        BoxAugmentOptions(crop=0.0, photometric=0.0),
+        Preprocessing(fit="squash", resize=96, crop=96),
+    )
+    assert transform.decoded_size(96, 96) == (320, 320)
+    found = [
+        DetectionSet(samples, transform, seed=0, decode=decode)[SampleKey(0, 96, 96, 0)]
+        for decode in ("fast", "exact")
+    ]
+    fast, exact = found
+    assert 255 * (fast[0] - exact[0]).abs().mean() <= REDUCED
+    torch.testing.assert_close(fast[1], exact[1], atol=1e-3, rtol=0)
+    assert fast[2].tolist() == exact[2].tolist() == [0, 1]
