@@ -12,8 +12,11 @@ const REASONS = {
   OverconstrainedError: "there is none of this kind",
 };
 
-/** Milliseconds that a new picture is waited for. */
+/** Milliseconds that a new picture is waited for: a camera may stall. */
 const LONGEST_WAIT = 100;
+
+/** The same in browsers that do not tell when there is a new one. */
+const UNTOLD_WAIT = 30;
 
 /** A camera that is on. */
 export class Camera {
@@ -25,6 +28,16 @@ export class Camera {
     this.video = video;
     this.stream = stream;
     this.on = true;
+    this.fresh = false;
+    this.heard = () => {};
+    this.tells = "requestVideoFrameCallback" in video;
+    // Heard while the model runs, too: waiting for the next one after each run would halve the pace.
+    const come = () => {
+      this.fresh = true;
+      this.heard();
+      if (this.on) video.requestVideoFrameCallback(come);
+    };
+    if (this.tells) video.requestVideoFrameCallback(come);
   }
 
   /**
@@ -64,18 +77,19 @@ export class Camera {
   }
 
   /**
-   * Wait for the next picture.
+   * The newest picture; one that was seen already is waited for to be followed by another.
    *
    * @returns {Promise<Picture>} To be closed after use.
    */
   async next() {
     const { video } = this;
-    await new Promise((done) => {
-      // The newest picture, not one that was seen already; browsers without the call get any, as do
-      // all where a camera stalls.
-      if ("requestVideoFrameCallback" in video) video.requestVideoFrameCallback(done);
-      setTimeout(done, LONGEST_WAIT);
-    });
+    if (!this.fresh) {
+      await new Promise((done) => {
+        this.heard = () => done(null);
+        setTimeout(done, this.tells ? LONGEST_WAIT : UNTOLD_WAIT);
+      });
+    }
+    this.fresh = false;
     const image = await createImageBitmap(video);
     return { image, width: image.width, height: image.height, name: "the camera" };
   }
