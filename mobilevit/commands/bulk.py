@@ -11,9 +11,8 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,14 @@ from rich.progress import Progress
 from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.create import opened, stated_classes
 from mobilevit.checkpoints.files import digest, replacing
-from mobilevit.commands.bulk_rows import failures, has_rows, need_ray, row, schema, write_rows
-from mobilevit.commands.pictures import Nothing, Photo, Pictures, called, is_url, named_pictures
-from mobilevit.commands.predict_boxes import DetectionPrediction, detected
-from mobilevit.commands.predict_classes import Prediction, classified
-from mobilevit.commands.predict_masks import MaskPrediction, masked
+from mobilevit.commands.bulk_rows import failures, has_rows, need_ray
+from mobilevit.commands.bulk_worker import Predictor, Work, part_path
+from mobilevit.commands.pictures import Photo, called, is_url, named_pictures
 from mobilevit.data.cores import cores
 from mobilevit.data.folder import DataError
-from mobilevit.exports.network import FileDetector, FileSegmenter, for_inference, is_file
-from mobilevit.models.deeplabv3 import Segmenter
-from mobilevit.models.ssdlite import SSDLite
+from mobilevit.exports.network import FileDetector, for_inference, is_file
 from mobilevit.models.variants import Network
-from mobilevit.tasks.detection import PRESETS, Preset
+from mobilevit.tasks.detection import Preset
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +39,8 @@ RUN, LOCK = "_bulk.json", ".lock"
 """The record of what a folder's parts are of; readers of Parquet pass over such names."""
 STORE = 512 * 2**20
 """Bytes of memory that a Ray started here shares: networks and lists of names pass through it."""
+PART_SIZE = 1024
+"""Pictures in a Parquet file, where nobody says."""
 SHOWN = 5
 """Up to so many pictures that could not be read are named."""
 
@@ -85,86 +82,6 @@ class BulkPredictions:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """All that an actor needs, but for the network."""
-
-    folder: Path
-    base: str
-    """The folder that names of pictures are relative to."""
-    task: str
-    classes: tuple[str, ...]
-    """Names in the order of the outputs."""
-    top: int
-    score: float
-    postprocessing: Preset
-    batch_size: int
-    threads: int
-
-
-class Predictor:
-    """An actor: reads the network once, then predicts and writes parts."""
-
-    def __init__(self, work: Work, held: Any) -> None:
-        """`held`: Ray's reference to the network, or to the name of an exported file."""
-        self.work = work
-        self.device = torch.device("cpu")
-        torch.set_num_threads(work.threads)
-        self.network, _ = for_inference(
-            need_ray("ray").get(held),
-            classes=None,
-            preprocessing=None,
-            device=self.device,
-            threads=work.threads,
-        )
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Predict parts: their `number` and `names` in JSON; gives the `pictures` of each."""
-        pairs = zip(batch["number"], batch["names"], strict=True)
-        return {"pictures": [self._part(int(number), json.loads(str(n))) for number, n in pairs]}
-
-    def _part(self, number: int, names: Sequence[tuple[str, str | None]]) -> int:
-        """Write one part, if it is not there: Ray does a failed actor's parts once more."""
-        path = part_path(self.work.folder, number)
-        if has_rows(path, len(names)):
-            return len(names)
-        sources = [
-            Nothing(name, reason)
-            if reason is not None
-            else name
-            if is_url(name)
-            else Path(self.work.base, name)
-            for name, reason in names
-        ]
-        rows: list[dict[str, Any]] = []
-        with tempfile.TemporaryDirectory() as downloads, torch.inference_mode():
-            pictures = Pictures(sources, self.network.config.preprocessing, Path(downloads))
-            for first in range(0, len(pictures), self.work.batch_size):
-                last = min(first + self.work.batch_size, len(pictures))
-                batch = [pictures[index] for index in range(first, last)]
-                rows += [row(item, self.work.top) for item in self._said(batch)]
-        form = schema(self.work.task, self.work.classes)
-        write_rows(path, [name for name, _ in names], rows, form)
-        return len(names)
-
-    def _said(
-        self, batch: list[Any]
-    ) -> Sequence[Prediction] | Sequence[DetectionPrediction] | Sequence[MaskPrediction]:
-        """Predictions for a batch of pictures."""
-        network, work = self.network, self.work
-        if isinstance(network, SSDLite | FileDetector):
-            rule = replace(PRESETS[work.postprocessing], score=work.score)
-            return detected(network, batch, work.classes, self.device, rule)
-        if isinstance(network, Segmenter | FileSegmenter):
-            return masked(network, batch, work.classes, self.device)
-        return classified(network, batch, work.classes, self.device)
-
-
-def part_path(folder: Path, number: int) -> Path:
-    """The Parquet file of a part; parts count from 0."""
-    return folder / f"part-{number:06d}.parquet"
-
-
 def predict_in_bulk(
     model: str | Path | Network,
     photos: Sequence[Photo],
@@ -176,7 +93,7 @@ def predict_in_bulk(
     classes: str | Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
     batch_size: int,
-    part_size: int,
+    part_size: int | None,
     workers: int | None,
     threads: int | None,
     device: str,
@@ -215,6 +132,7 @@ def predict_in_bulk(
     if device not in ("auto", "cpu"):
         raise BulkError(f"the engine ray computes on CPUs; device can not be {device!r}")
     threads = 1 if threads is None else threads
+    part_size = PART_SIZE if part_size is None else part_size
     if min(part_size, threads, 1 if workers is None else workers) < 1:
         raise BulkError("part_size, workers and threads are at least 1")
     for package in ("ray", "pyarrow"):
@@ -410,8 +328,8 @@ def _run(
                 f"the cluster has room for {room} workers of {work.threads} threads, not "
                 f"{workers or 1}"
             )
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
+        data.DataContext.get_current().enable_progress_bars = False  # there is one of our own
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         rows = [{"number": n, "names": json.dumps(part)} for n, part in parts.items()]
         # A row a block: the next free actor takes the next part.
         said = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -427,10 +345,19 @@ def _run(
             for one in said.iter_rows():
                 bar.advance(task, int(one["pictures"]))
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
         raise BulkError(
-            f"a worker failed: {cause}. The parts that are written stay; the same call goes on"
+            f"a worker failed: {_reason(error)}. The parts that are written stay; the same call "
+            "goes on with the others"
         ) from error
     finally:
         if ours:
             ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in a worker.
+
+    Ray gives an error of a worker as the text of its tracebacks; the first of them is the worker's.
+    """
+    text = str(getattr(error, "traceback_str", error))
+    return text.partition("\n\nThe above exception")[0].strip().splitlines()[-1]
