@@ -74,14 +74,15 @@ class Pictures(Dataset[Prepared | str]):
         source = self.sources[index]
         if isinstance(source, Nothing):
             raise ImageError(source.name, source.reason)
-        if _is_url(source):
+        if is_url(source):
             address, source = str(source), self.downloads / str(index)
             if not source.exists():
                 _download(address, source)
         return open_image(source)
 
 
-def _is_url(photo: Photo | Nothing) -> bool:
+def is_url(photo: Photo | Nothing) -> bool:
+    """Whether a picture is to be fetched from the network."""
     return isinstance(photo, str) and photo.startswith(("http://", "https://"))
 
 
@@ -105,7 +106,7 @@ def named_pictures(photos: Sequence[Photo]) -> list[Photo | Nothing]:
 
 def _expand(photo: Photo) -> Sequence[Photo]:
     """The pictures that a name stands for."""
-    if not isinstance(photo, str | Path) or _is_url(photo):
+    if not isinstance(photo, str | Path) or is_url(photo):
         return [photo]
     path = Path(photo)
     if path.is_dir():
@@ -154,6 +155,6 @@ def stem(source: Photo | Nothing) -> str:
     if not isinstance(source, str | Path):
         return "picture"
     path = (
-        urllib.parse.unquote(urllib.parse.urlsplit(str(source)).path) if _is_url(source) else source
+        urllib.parse.unquote(urllib.parse.urlsplit(str(source)).path) if is_url(source) else source
     )
     return re.sub(r"[^\w.-]+", "_", Path(path).stem)[:60] or "picture"

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints.create import stated_classes
 from mobilevit.checkpoints.files import replacing
+from mobilevit.commands.bulk import BulkError, BulkPredictions, predict_in_bulk
 from mobilevit.commands.gallery import check_place, write_gallery
 from mobilevit.commands.pictures import Photo, Pictures, called, named_pictures, stem
 from mobilevit.commands.predict_boxes import (
@@ -41,7 +42,8 @@ from mobilevit.models.variants import Network
 from mobilevit.tasks.detection import PRESETS, Preset
 from mobilevit.tasks.drawing import coloured_mask, draw_boxes, draw_classes, draw_mask
 
-AnyPredictions: TypeAlias = Predictions | DetectionPredictions | MaskPredictions
+OwnPredictions: TypeAlias = Predictions | DetectionPredictions | MaskPredictions
+AnyPredictions: TypeAlias = OwnPredictions | BulkPredictions
 
 
 def predict(
@@ -59,6 +61,8 @@ def predict(
     workers: int | None = None,
     threads: int | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    engine: Literal["local", "ray"] = "local",
+    part_size: int | None = None,
 ) -> AnyPredictions:
     """Say what is in pictures, with the preprocessing that belongs to the model.
 
@@ -89,6 +93,11 @@ def predict(
         workers: processes that decode; by default from the numbers of cores and pictures.
         threads: compute threads on a CPU; by default from the number of cores.
         device: where to compute; auto takes a GPU where there is one.
+        engine: ray predicts on the cores of a Ray cluster, RAY_ADDRESS or one started here, and
+            writes Parquet files into out; the same call goes on after a stop. It also takes text
+            files (.txt) with one picture a line; workers are its actors, threads those of each.
+        part_size: pictures in a Parquet file (engine ray); by default 32 to 1024, by the number
+            of pictures.
 
     Raises:
         DataError: no name stands for a picture: no such file, an empty folder.
@@ -101,6 +110,26 @@ def predict(
         raise ValueError("top and batch_size are at least 1, format is table, jsonl or csv")
     if postprocessing not in PRESETS:
         raise ValueError(f"postprocessing must be 2021 or later, not {postprocessing!r}")
+    if engine == "ray":
+        if html is not None or format != "table":
+            raise BulkError("the engine ray writes Parquet files alone: leave html and format out")
+        return predict_in_bulk(
+            model,
+            photos,
+            out=out,
+            top=top,
+            score=score,
+            postprocessing=postprocessing,
+            classes=classes,
+            preprocessing=preprocessing,
+            batch_size=batch_size,
+            part_size=part_size,
+            workers=workers,
+            threads=threads,
+            device=device,
+        )
+    if engine != "local" or part_size is not None:
+        raise ValueError("engine is local or ray; part_size is an option of the engine ray")
     if html is not None:
         check_place(Path(html))
     boxes = replace(PRESETS[postprocessing], score=score)
@@ -144,7 +173,7 @@ def predict(
             )
             bar.advance(task, len(batch))
         items = [replace(item, source=called(s)) for item, s in zip(items, sources, strict=True)]
-        result: AnyPredictions
+        result: OwnPredictions
         if isinstance(network, SSDLite | FileDetector):
             numbers = network.config.category_ids or tuple(range(1, len(names) + 1))
             result = DetectionPredictions(
@@ -161,7 +190,7 @@ def predict(
     return result
 
 
-def _write(folder: Path, predictions: AnyPredictions, pictures: Pictures) -> None:
+def _write(folder: Path, predictions: OwnPredictions, pictures: Pictures) -> None:
     """Write `answers.jsonl`, and each picture with its answer as `NUMBER-NAME.jpg`."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "answers.jsonl") as fresh:
