@@ -19,6 +19,8 @@ from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
         (SamplerOptions, "sampler.scales", (0,)),
         (SamplerOptions, "sampler.multiple", (0,)),
         (OptimOptions, "optim.lr", (0.0, -1.0, float("nan"), float("inf"))),
+        (OptimOptions, "optim.name", ("adam", "sgd")),  # sgd has no lr here
+        (OptimOptions, "optim.momentum", (-0.1, 1.0, float("nan"), 0.5)),  # adamw has none
         (OptimOptions, "optim.final_lr", (-0.1, 1.1)),
         (OptimOptions, "optim.warmup", (-0.1, 1.1)),
         (OptimOptions, "optim.head_lr", (0.0,)),
