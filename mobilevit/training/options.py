@@ -179,6 +179,32 @@ class OptimOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """A teacher, whose answers the network learns (classification)."""
+
+    teacher: str | None = None
+    """Whatever `load` reads: a model folder, a published name, ...; or torchvision:NAME, such as
+    torchvision:resnet101, with its published weights; torchvision:NAME=FILE takes those of a
+    file. It must know all classes, by these names."""
+    weight: float = 1.0
+    """Share of the teacher's loss, 0 to 1; the rest is the labels'. The authors: 1."""
+    temperature: float = 1.0
+    """What both networks' logits are divided by for the teacher's loss. The authors: 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, and what would be ignored.
+
+        Raises:
+            ValueError: such an option.
+        """
+        _within("distill.weight", self.weight, 0, 1)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"distill.temperature must be above 0, not {self.temperature}")
+        if self.teacher is None and (self.weight, self.temperature) != (1.0, 1.0):
+            raise ValueError("distill.weight and distill.temperature are for a distill.teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
     """Options of the network; None leaves the variant's own, or that of the given weights."""
 
