@@ -6,7 +6,7 @@ import pytest
 
 from mobilevit.__main__ import main
 from mobilevit.data.transforms import AugmentOptions
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,8 @@ from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
         (OptimOptions, "optim.weight_decay", (-0.1, float("nan"))),
         (OptimOptions, "optim.clip", (0.0, -1.0)),
         (OptimOptions, "optim.accumulate", (0,)),
+        (DistillOptions, "distill.weight", (-0.1, 1.1, float("nan"), 0.5)),  # there is no teacher
+        (DistillOptions, "distill.temperature", (0.0, -1.0, float("inf"), float("nan"), 2.0)),
         (AugmentOptions, "augment.scale", ((0.0, 1.0), (0.5, 0.1), (0.5, 1.5))),
         (AugmentOptions, "augment.ratio", ((0.0, 1.0), (2.0, 1.0))),
         (AugmentOptions, "augment.flip", (-0.1, 1.1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.checkpoints.create import load
+from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.files import save
 from mobilevit.training import checkpoints
-from mobilevit.training.errors import Interrupted
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.errors import Interrupted, TrainingError
+from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 
@@ -45,30 +47,46 @@ def small(pictures: Path, out: Path, **options: Any) -> Any:
     return train(**{**usual, "data": data, "out": str(out), **options})
 
 
-PARTS: dict[str, dict[str, Any]] = {
-    "sgd": {"optim": OptimOptions(name="sgd", lr=0.01, momentum=0.8)},
-}
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two classifiers of these classes, one of them with more."""
+    root = tmp_path_factory.mktemp("teachers")
+    torch.manual_seed(3)
+    for name, classes in (("one", ["red", "grey", "blue"]), ("two", ["blue", "red"])):
+        save(create_model("mobilevit_xxs", classes=classes), root / name)
+    return str(root / "one"), str(root / "two")
 
 
-@pytest.mark.parametrize("part", PARTS)
+def parts(part: str, teachers: tuple[str, str]) -> dict[str, Any]:
+    if part == "sgd":
+        return {"optim": OptimOptions(name="sgd", lr=0.01, momentum=0.8)}
+    return {"distill": DistillOptions(teacher=teachers[0], weight=0.7, temperature=2.0)}
+
+
+@pytest.mark.parametrize("part", ["sgd", "teacher"])
 def test_a_run_resumes_bit_by_bit(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+    pictures: Path,
+    teachers: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
 ) -> None:
     """Ctrl-C in the middle of an epoch; then the same weights and states as without it."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    small(pictures, whole, **PARTS[part])
+    options = parts(part, teachers)
+    small(pictures, whole, **options)
     counted = checkpoints.Checkpoints.on_train_batch_end
 
-    def press(self: Any, trainer: Any, *arguments: Any, **options: Any) -> None:
+    def press(self: Any, trainer: Any, *arguments: Any, **named: Any) -> None:
         if trainer.global_step == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        counted(self, trainer, *arguments, **options)
+        counted(self, trainer, *arguments, **named)
 
     monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", press)
     with pytest.raises(Interrupted, match="--resume"):
-        small(pictures, cut, **PARTS[part])
+        small(pictures, cut, **options)
     monkeypatch.undo()
-    small(pictures, cut, **PARTS[part], resume=True)
+    small(pictures, cut, **options, resume=True)
     assert (whole / "steps.csv").read_text() == (cut / "steps.csv").read_text()
     ours, theirs = (load(run / "model_last").state_dict() for run in (cut, whole))
     assert all(ours[key].equal(theirs[key]) for key in theirs)
@@ -81,3 +99,17 @@ def test_a_run_resumes_bit_by_bit(
         assert all(ours["state"][number][key].equal(value) for key, value in state.items())
     if part == "sgd":
         assert all("momentum_buffer" in state for state in theirs["state"].values())
+    else:
+        ours, theirs = (rows(run / "metrics.csv") for run in (cut, whole))
+        for name in ("train_loss", "train_label_loss", "train_teacher_loss"):
+            assert [float(row[name]) for row in ours] == pytest.approx(
+                [float(row[name]) for row in theirs], rel=1e-6
+            )
+        other = DistillOptions(teacher=teachers[1], weight=0.7, temperature=2.0)
+        with pytest.raises(TrainingError, match=r"begun with other options: distill\.teacher"):
+            small(pictures, whole, distill=other, resume=True)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
