@@ -186,16 +186,16 @@ def _of_torchvision(name: str, classes: int) -> _Found:
     """A teacher of torchvision; where its weights are a file's, it has so many classes."""
     from torchvision import models
 
-    kind, _, file = name.removeprefix(TORCHVISION).partition("=")
+    kind, given, file = name.removeprefix(TORCHVISION).partition("=")
     known = models.list_models(module=models)
     if kind not in known:
         near = difflib.get_close_matches(kind, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {shorten(known)}"
         raise TrainingError(f"torchvision has no classifier {kind!r} for distill.teacher; {hint}")
     weights = models.get_model_weights(kind).DEFAULT
-    given = weights.transforms()
-    rule = Preprocessing(mean=tuple(given.mean), std=tuple(given.std))
-    if not file:
+    values = weights.transforms()
+    rule = Preprocessing(mean=tuple(values.mean), std=tuple(values.std))
+    if not given:
         try:
             network = models.get_model(kind, weights=weights, progress=False)
         except (OSError, RuntimeError) as error:  # RuntimeError: another digest than published
@@ -207,17 +207,17 @@ def _of_torchvision(name: str, classes: int) -> _Found:
     tensors = read_tensors(Path(file)).tensors
     network = models.get_model(kind, weights=None, num_classes=classes)
     own = network.state_dict()
+    lacks, extra = (sorted(a - b) for a, b in ((own.keys(), tensors), (tensors.keys(), own)))
     wrong = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
-    odd = sorted(own.keys() ^ tensors.keys())
-    if not odd and wrong and all(own[k].shape[1:] == tensors[k].shape[1:] for k in wrong):
+    for fault, names in (("lacks", lacks), ("has besides", extra)):
+        if names:
+            raise TrainingError(f"{file} is no {kind} of torchvision: it {fault} {shorten(names)}")
+    if wrong:
+        shapes = f"{wrong[-1]} {list(tensors[wrong[-1]].shape)}, not {list(own[wrong[-1]].shape)}"
         raise TrainingError(
-            f"{file} has {len(tensors[wrong[0]])} classes, and the pictures have {classes}: a file "
-            "of torchvision does not name its classes, so that they must be the pictures', in "
-            "their order"
-        )
-    if odd or wrong:
-        raise TrainingError(
-            f"{file} does not fit {kind} of torchvision: see {shorten(odd + wrong)}"
+            f"{file} does not fit {kind} of torchvision with {classes} classes: it has {shapes}. A "
+            "file of torchvision does not name its classes: they must be the pictures', in their "
+            "order"
         )
     network.load_state_dict(tensors)
     return _Found(network, None, rule)
