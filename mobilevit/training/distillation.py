@@ -204,6 +204,12 @@ def _of_torchvision(name: str, classes: int) -> _Found:
                 f"({error}); of a file they are given by {TORCHVISION}{kind}=FILE"
             ) from error
         return _Found(network, tuple(weights.meta["categories"]), rule)
+    if kind in ("googlenet", "inception_v3"):
+        raise TrainingError(
+            f"{name}: a file of {kind} does not say in which values it expects pictures, of which "
+            f"there are two customs; take its published weights ({TORCHVISION}{kind}) or another "
+            "teacher"
+        )
     tensors = read_tensors(Path(file)).tensors
     network = models.get_model(kind, weights=None, num_classes=classes)
     own = network.state_dict()

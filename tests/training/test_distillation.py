@@ -174,6 +174,8 @@ def test_what_can_not_teach_is_refused(tmp_path: Path) -> None:
         read("torchvision:resnet11", *COLOURS)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read(str(tmp_path / "nowhere"), *COLOURS)
+    with pytest.raises(TrainingError, match="does not say in which values"):
+        read("torchvision:inception_v3=none.pth", *COLOURS)
     file = tmp_path / "vit.pth"
     torch.save(models.get_model("vit_b_32", num_classes=3).state_dict(), file)
     with pytest.raises(TrainingError, match="can not take pictures of 64 px"):
