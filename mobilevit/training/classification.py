@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.data.datasets import EvaluationSet, Samples, SomeSamples, TrainingSet
 from mobilevit.data.decoding import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
@@ -19,9 +20,10 @@ from mobilevit.data.streaming import ShardSamples
 from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
 from mobilevit.models.variants import Network
 from mobilevit.tasks.classification import accuracies, judge
+from mobilevit.training.distillation import Teacher, soft_loss, teacher_of
 from mobilevit.training.job import Opened
-from mobilevit.training.learner import Learner
-from mobilevit.training.options import DataOptions
+from mobilevit.training.learner import FiniteMean, Learner
+from mobilevit.training.options import DataOptions, DistillOptions
 from mobilevit.training.prepare import samples
 from mobilevit.training.result import TrainingResult
 
@@ -30,22 +32,40 @@ if TYPE_CHECKING:
 
 
 class ClassificationLearner(Learner):
-    """Cross-entropy with label smoothing; top-1 and top-5."""
+    """Cross-entropy with label smoothing, or a teacher's answers; top-1 and top-5."""
 
     best = "top1"
 
-    def __init__(self, num_classes: int, *, label_smoothing: float) -> None:
-        """Count rates over `num_classes`."""
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        label_smoothing: float,
+        teacher: Teacher | None = None,
+        distill: DistillOptions = DistillOptions(),
+    ) -> None:
+        """Count rates over `num_classes`; of `distill` the teacher's weight and temperature."""
         super().__init__()
         self.label_smoothing = label_smoothing
         self.train_rates, self.val_rates = accuracies(num_classes), accuracies(num_classes)
         self.train_rates.persistent(True)
+        self.teacher, self.distill = teacher, distill
+        # What the loss is made of where there is a teacher.
+        self.label_loss = FiniteMean(nan_strategy="disable")
+        self.teacher_loss = FiniteMean(nan_strategy="disable")
+        self.label_loss.persistent(True)
+        self.teacher_loss.persistent(True)
 
     def training_loss(self, model: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Targets are labels `[B]` or shares `[B, K]`."""
         images, targets = batch
         logits = model(images)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        if self.teacher is not None:
+            taught = soft_loss(logits.float(), self.teacher(images), self.distill.temperature)
+            self.label_loss.update(loss.detach(), len(images))
+            self.teacher_loss.update(taught.detach(), len(images))
+            loss = (1 - self.distill.weight) * loss + self.distill.weight * taught
         labels = targets if targets.ndim == 1 else targets.argmax(-1)
         self.train_rates.update(logits.detach().float(), labels)
         self.train_loss.update(loss.detach(), len(images))
@@ -59,9 +79,12 @@ class ClassificationLearner(Learner):
         self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
 
     def figures(self, stage: str) -> dict[str, float]:
-        """Loss, top-1, top-5."""
+        """Loss, top-1, top-5; in training with a teacher also the two parts of the loss."""
         rates, loss = getattr(self, f"{stage}_rates"), getattr(self, f"{stage}_loss")
         named = {"loss": loss.compute(), **rates.compute()}
+        if stage == "train" and self.teacher is not None:
+            named["label_loss"] = self.label_loss.compute()
+            named["teacher_loss"] = self.teacher_loss.compute()
         return {f"{stage}_{name}": float(value) for name, value in named.items()}
 
     def line(self, figures: Mapping[str, float]) -> str:
@@ -75,6 +98,9 @@ class ClassificationLearner(Learner):
         """Start counting anew."""
         super().reset(stage)
         getattr(self, f"{stage}_rates").reset()
+        if stage == "train":
+            self.label_loss.reset()
+            self.teacher_loss.reset()
 
 
 class ClassificationJob:
@@ -86,9 +112,11 @@ class ClassificationJob:
     judged_at_once: int | None = None
     head_lr = 1.0
 
-    def __init__(self, augment: AugmentOptions, *, label_smoothing: float) -> None:
+    def __init__(
+        self, augment: AugmentOptions, *, label_smoothing: float, distill: DistillOptions
+    ) -> None:
         """See `train`."""
-        self.augment, self.label_smoothing = augment, label_smoothing
+        self.augment, self.label_smoothing, self.distill = augment, label_smoothing, distill
 
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Opened[Samples]:
         """Find the pictures, and look at their files."""
@@ -113,9 +141,18 @@ class ClassificationJob:
             indices = some.neighbours(indices)
         return SomeSamples(some, indices)
 
-    def learner(self, val: Samples) -> Learner:
-        """The loss and the figures."""
-        return ClassificationLearner(len(val.classes), label_smoothing=self.label_smoothing)
+    def learner(
+        self, val: Samples, config: ModelConfig, *, sizes: Sequence[int], console: Console
+    ) -> Learner:
+        """The loss and the figures; the teacher is read here."""
+        name = self.distill.teacher
+        teacher = None if name is None else teacher_of(name, config, sizes=sizes, console=console)
+        return ClassificationLearner(
+            len(val.classes),
+            label_smoothing=self.label_smoothing,
+            teacher=teacher,
+            distill=self.distill,
+        )
 
     def finish(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.data.box_transforms import (
     BoxAugmentOptions,
     BoxBatch,
@@ -159,7 +160,9 @@ class DetectionJob:
         """Some of the samples."""
         return some(samples, indices)
 
-    def learner(self, val: BoxSamples) -> Learner:
+    def learner(
+        self, val: BoxSamples, config: ModelConfig, *, sizes: Sequence[int], console: Console
+    ) -> Learner:
         """The loss and the figures."""
         return DetectionLearner(val, self.detection)
 

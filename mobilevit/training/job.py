@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from rich.console import Console
 
+from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.data.decoding import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.preprocessing import Preprocessing
@@ -66,8 +68,20 @@ class Job(Protocol):
     def chosen(self, some: Any, indices: list[int]) -> Any:
         """Some of the samples."""
 
-    def learner(self, val: Any) -> Learner:
-        """The loss and the figures; `val` are the samples to validate on."""
+    def learner(
+        self, val: Any, config: ModelConfig, *, sizes: Sequence[int], console: Console
+    ) -> Learner:
+        """The loss and the figures.
+
+        Args:
+            val: the samples to validate on.
+            config: of the network that will learn.
+            sizes: of the pictures in training, in pixels.
+            console: where to say what is not seen elsewhere.
+
+        Raises:
+            TrainingError: the network's teacher can not teach it.
+        """
 
     def finish(
         self,

@@ -14,7 +14,7 @@ from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.models.variants import Network
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.learner import Learner
-from mobilevit.training.optim import adamw, rate_factor
+from mobilevit.training.optim import optimizer_of, rate_factor
 from mobilevit.training.options import OptimOptions
 
 MOST_SKIPPED = 20
@@ -56,9 +56,9 @@ class TaskTraining(LightningModule):
         return self
 
     def configure_optimizers(self) -> Any:
-        """AdamW, its rates set anew at each step."""
+        """The optimiser, its rates set anew at each step."""
         mixed = self.trainer.precision != "32-true"
-        optimizer = adamw(self.model, self.optim, self.lr, mixed=mixed)
+        optimizer = optimizer_of(self.model, self.optim, self.lr, mixed=mixed)
         schedule = LambdaLR(optimizer, rate_factor(self.steps, self.optim))
         return {
             "optimizer": optimizer,
@@ -97,7 +97,7 @@ class TaskTraining(LightningModule):
                 nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
             return
         for value in parameters:
-            value.grad = None  # AdamW leaves parameters without one alone
+            value.grad = None  # optimisers leave parameters without one alone
         for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
             buffer.copy_(before)
         self.skipped += 1

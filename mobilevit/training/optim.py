@@ -1,4 +1,4 @@
-"""AdamW with the paper's learning-rate curve."""
+"""AdamW or SGD, with the paper's learning-rate curve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 
 from mobilevit.models.classifier import Classifier
 from mobilevit.training.options import OptimOptions
@@ -62,13 +62,18 @@ def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list
     ]
 
 
-def adamw(model: nn.Module, options: OptimOptions, lr: float, *, mixed: bool = False) -> AdamW:
-    """AdamW over the trainable parameters, fused where it can be.
+def optimizer_of(
+    model: nn.Module, options: OptimOptions, lr: float, *, mixed: bool = False
+) -> AdamW | SGD:
+    """The optimiser of the trainable parameters, fused where it can be.
 
     In mixed precision the fused form undoes the loss scale itself, too late for clipping.
     """
     fused = not (mixed and options.clip is not None)
-    return AdamW(parameter_groups(model, options, lr), lr=lr, fused=fused)
+    groups = parameter_groups(model, options, lr)
+    if options.name == "sgd":
+        return SGD(groups, lr=lr, momentum=options.momentum, fused=fused)
+    return AdamW(groups, lr=lr, fused=fused)
 
 
 def averaged(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], int], None]:

@@ -124,12 +124,17 @@ class SamplerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimOptions:
-    """AdamW and its learning rate."""
+    """The optimiser and its learning rate."""
 
+    name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or stochastic gradient descent with momentum."""
     lr: float | None = None
-    """Peak learning rate; by default 0.002 for new weights, 0.001 for given ones."""
+    """Peak learning rate; by default 0.002 for new weights, 0.001 for given ones, in detection
+    0.001, in segmentation 0.001 and 0.0005. They suit AdamW: SGD must be given its own."""
+    momentum: float = 0.9
+    """Of SGD; AdamW has none."""
     final_lr: float = 0.1
-    """Where the cosine ends, as a share of the peak."""
+    """Where the cosine ends, as a share of the peak; 1, with no warmup, is a fixed rate."""
     warmup: float = 0.05
     """Share of all steps in which the rate rises linearly, at most 3000 steps."""
     head_lr: float | None = None
@@ -152,6 +157,17 @@ class OptimOptions:
             ValueError: such an option.
         """
         _at_least("optim.accumulate", self.accumulate, 1)
+        if self.name not in ("adamw", "sgd"):
+            raise ValueError(f"optim.name must be adamw or sgd, not {self.name!r}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optim.momentum must be at least 0 and below 1, not {self.momentum}")
+        if self.name == "adamw" and self.momentum != 0.9:
+            raise ValueError("optim.momentum is for optim.name sgd; AdamW has none")
+        if self.name == "sgd" and self.lr is None:
+            raise ValueError(
+                "optim.name sgd needs optim.lr: the default rates suit AdamW. The authors of "
+                "MobileViTv2 fine-tune at 0.001 to 0.01"
+            )
         _within("optim.final_lr", self.final_lr, 0, 1)
         _within("optim.warmup", self.warmup, 0, 1)
         for name in ("lr", "head_lr", "clip"):
@@ -160,6 +176,32 @@ class OptimOptions:
                 raise ValueError(f"optim.{name} must be above 0, not {value}")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optim.weight_decay must be at least 0, not {self.weight_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions:
+    """A teacher, whose answers the network learns (classification)."""
+
+    teacher: str | None = None
+    """Whatever `load` reads: a model folder, a published name, ...; or torchvision:NAME, such as
+    torchvision:resnet101, with its published weights; torchvision:NAME=FILE takes those of a
+    file. It must know all classes, by these names."""
+    weight: float = 1.0
+    """Share of the teacher's loss, 0 to 1; the rest is the labels'. The authors: 1."""
+    temperature: float = 1.0
+    """What both networks' logits are divided by for the teacher's loss. The authors: 1."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range, and what would be ignored.
+
+        Raises:
+            ValueError: such an option.
+        """
+        _within("distill.weight", self.weight, 0, 1)
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"distill.temperature must be above 0, not {self.temperature}")
+        if self.teacher is None and (self.weight, self.temperature) != (1.0, 1.0):
+            raise ValueError("distill.weight and distill.temperature are for a distill.teacher")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.data.decoding import Decode
 from mobilevit.data.find_masks import mask_splits
 from mobilevit.data.loader import BatchSource, EvaluationLoader
@@ -143,7 +144,9 @@ class SegmentationJob:
         """Some of the samples."""
         return samples.some(indices)
 
-    def learner(self, val: MaskSamples) -> Learner:
+    def learner(
+        self, val: MaskSamples, config: ModelConfig, *, sizes: Sequence[int], console: Console
+    ) -> Learner:
         """The loss and the figures."""
         return SegmentationLearner(val)
 

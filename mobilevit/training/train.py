@@ -34,7 +34,13 @@ from mobilevit.training.detection import DetectionJob
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.job import Job
 from mobilevit.training.optim import rate_factor
-from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import (
+    DataOptions,
+    DistillOptions,
+    NetworkOptions,
+    OptimOptions,
+    SamplerOptions,
+)
 from mobilevit.training.prepare import plan
 from mobilevit.training.result import DetectionResult, SegmentationResult, TrainingResult
 from mobilevit.training.run_folder import (
@@ -69,6 +75,7 @@ def train(
     optim: OptimOptions = OptimOptions(),
     network: NetworkOptions = NetworkOptions(),
     label_smoothing: float = 0.1,
+    distill: DistillOptions = DistillOptions(),
     ema: float = 0.9995,
     freeze_backbone: bool = False,
     patience: int | None = None,
@@ -108,6 +115,7 @@ def train(
         optim: optimiser and learning rate.
         network: options of the network.
         label_smoothing: share of the target that is spread over all classes.
+        distill: a teacher to learn from (classification).
         ema: decay of the weights' moving average, which is what is judged and kept; 0 turns it off.
         freeze_backbone: train the classifier's layers alone.
         patience: stop after this many epochs without a better top-1, AP or mean IoU.
@@ -122,7 +130,7 @@ def train(
     Raises:
         DataError: the pictures can not be used as they lie; the message names which and why.
         CheckpointError: the weights do not fit.
-        TrainingError: `out` holds a run already, or none to resume.
+        TrainingError: `out` holds a run already, or none to resume; or the teacher can not teach.
         Interrupted: Ctrl-C (exit code 130) or SIGTERM (143); the state is saved.
         WorkerError: a process that reads pictures has died.
         ValueError: an option out of its range.
@@ -173,7 +181,9 @@ def train(
     )
 
     jobs: dict[Task, Callable[[], Job]] = {
-        "classification": lambda: ClassificationJob(augment, label_smoothing=label_smoothing),
+        "classification": lambda: ClassificationJob(
+            augment, label_smoothing=label_smoothing, distill=distill
+        ),
         "detection": lambda: DetectionJob(boxes, detection),
         "segmentation": lambda: SegmentationJob(masks),
     }
@@ -184,6 +194,7 @@ def train(
         {
             "augment": ("classification", augment, AugmentOptions()),
             "label_smoothing": ("classification", label_smoothing, 0.1),
+            "distill": ("classification", distill, DistillOptions()),
             "boxes": ("detection", boxes, BoxAugmentOptions()),
             "detection": ("detection", detection, DetectionLossOptions()),
             "masks": ("segmentation", masks, SegmentationAugment()),
@@ -204,11 +215,12 @@ def train(
     size = size or net.config.preprocessing.crop
     if rank:
         torch.manual_seed(seed + 1_000_003 * rank)  # dropout differs between processes
+    taught = f", taught by {distill.teacher}" if distill.teacher else ""
     net.config = replace(
         net.config,
         category_ids=opened.category_ids,
         preprocessing=net.config.preprocessing.at(size),
-        source=f"trained on {data.name or data.root} from {net.config.source}",
+        source=f"trained on {data.name or data.root} from {net.config.source}{taught}",
     )
 
     order = order_of(
@@ -256,7 +268,7 @@ def train(
     dataset = job.training_set(opened.train, rule, seed=seed, decode=data.decode)
     loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
     val = judged(opened.val)
-    learner = job.learner(opened.val)
+    learner = job.learner(opened.val, net.config, sizes=schedule.sizes, console=console)
     module = TaskTraining(
         net, learner, optim=optim, lr=lr, steps=steps, freeze_backbone=freeze_backbone
     )

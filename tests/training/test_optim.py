@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mobilevit.models.variants import build
-from mobilevit.training.optim import averaged, parameter_groups, rate_factor
+from mobilevit.training.optim import averaged, optimizer_of, parameter_groups, rate_factor
 from mobilevit.training.options import OptimOptions
 
 
@@ -46,6 +46,36 @@ def test_heads_rate_and_what_is_decayed():
     model.backbone.requires_grad_(False)
     left = parameter_groups(model, OptimOptions(), 0.1)
     assert sum(p.numel() for group in left for p in group["params"]) < 40_000
+
+
+def test_a_fixed_rate():
+    factor = rate_factor(1000, OptimOptions(final_lr=1, warmup=0))
+    assert {factor(step) for step in range(1000)} == {1.0}
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_sgd_is_torchs_written_out(mixed):
+    """Velocity v = m v + g + decay w, then w = w - lr v; three steps, in both of its forms."""
+    options = OptimOptions(
+        name="sgd", lr=0.1, momentum=0.8, weight_decay=0.03, decay_norms=False, head_lr=4.0
+    )
+    torch.manual_seed(0)
+    model = build("mobilevit_xxs", num_classes=3).double()
+    optimizer = optimizer_of(model, options, 0.1, mixed=mixed)
+    assert optimizer.defaults["fused"] is not mixed
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    velocities = {name: torch.zeros_like(value) for name, value in weights.items()}
+    for _ in range(3):
+        for value in model.parameters():
+            value.grad = torch.randn_like(value)
+        optimizer.step()
+        for name, value in model.named_parameters():
+            decay = 0.03 if value.ndim > 1 else 0.0
+            rate = 0.1 * (4.0 if name.startswith("head.") else 1.0)
+            gradient = value.grad + decay * weights[name]
+            velocities[name] = 0.8 * velocities[name] + gradient
+            weights[name] = weights[name] - rate * velocities[name]
+            torch.testing.assert_close(value.detach(), weights[name], rtol=1e-12, atol=1e-12)
 
 
 def ema_of(model, decay=0.9995):

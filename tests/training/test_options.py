@@ -6,7 +6,7 @@ import pytest
 
 from mobilevit.__main__ import main
 from mobilevit.data.transforms import AugmentOptions
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,16 @@ from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
         (SamplerOptions, "sampler.scales", (0,)),
         (SamplerOptions, "sampler.multiple", (0,)),
         (OptimOptions, "optim.lr", (0.0, -1.0, float("nan"), float("inf"))),
+        (OptimOptions, "optim.name", ("adam", "sgd")),  # sgd has no lr here
+        (OptimOptions, "optim.momentum", (-0.1, 1.0, float("nan"), 0.5)),  # adamw has none
         (OptimOptions, "optim.final_lr", (-0.1, 1.1)),
         (OptimOptions, "optim.warmup", (-0.1, 1.1)),
         (OptimOptions, "optim.head_lr", (0.0,)),
         (OptimOptions, "optim.weight_decay", (-0.1, float("nan"))),
         (OptimOptions, "optim.clip", (0.0, -1.0)),
         (OptimOptions, "optim.accumulate", (0,)),
+        (DistillOptions, "distill.weight", (-0.1, 1.1, float("nan"), 0.5)),  # there is no teacher
+        (DistillOptions, "distill.temperature", (0.0, -1.0, float("inf"), float("nan"), 2.0)),
         (AugmentOptions, "augment.scale", ((0.0, 1.0), (0.5, 0.1), (0.5, 1.5))),
         (AugmentOptions, "augment.ratio", ((0.0, 1.0), (2.0, 1.0))),
         (AugmentOptions, "augment.flip", (-0.1, 1.1)),

@@ -58,6 +58,9 @@ TaskTraining.train = train
 sys.exit(main(sys.argv[1:]))
 """
 """Training in which batch norm has no statistics: those belong to a process's own pictures."""
+DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
+PLAIN = [word for name in DROPOUTS for word in (f"--network.{name}", "0")]
+PLAIN += ["--sampler.kind", "standard"]
 
 
 def torchrun(processes: int, *words: str) -> list[str]:
@@ -112,12 +115,9 @@ def still(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     out = tmp_path_factory.mktemp("still")
     script = out / "still.py"
     script.write_text(STILL)
-    zero = ["dropout", "attention_dropout", "ffn_dropout", "classifier_dropout"]
-    plain = [word for name in zero for word in (f"--network.{name}", "0")]
-    plain += ["--sampler.kind", "standard"]
-    one = training(pictures, out / "one", "--batch_size", "8", *plain)
+    one = training(pictures, out / "one", "--batch_size", "8", *PLAIN)
     run([sys.executable, str(script), *one])
-    two = training(pictures, out / "two", "--batch_size", "4", *plain)
+    two = training(pictures, out / "two", "--batch_size", "4", *PLAIN)
     text = run(torchrun(2, str(script), *two))
     assert text.count("epoch 2/2") == 1  # one of them speaks
     assert "in each of 2 processes" in text
@@ -195,6 +195,26 @@ def test_a_signal_to_one_process_stops_all_and_they_resume(pictures: Path, tmp_p
     assert alone.returncode == 1 and "begun with 2 processes" in alone.stderr
 
 
+def test_two_processes_have_a_teacher_each(
+    still: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:
+    """Its answers are those that one process learns, with twice the batch."""
+    script = str(still[0].parent / "still.py")
+    options = [*PLAIN, "--epochs", "1", "--distill.teacher", str(still[0] / "model")]
+    one, two = (
+        training(pictures, tmp_path / name, "--batch_size", size, *options)
+        for name, size in (("one", "8"), ("two", "4"))
+    )
+    run([sys.executable, script, *one])
+    assert run(torchrun(2, script, *two)).count("teacher: ") == 1
+    ours, theirs = (rows(tmp_path / name / "steps.csv") for name in ("one", "two"))
+    losses = [[float(row["loss"]) for row in steps] for steps in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    ours, theirs = (rows(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    for figure in ("train_loss", "train_label_loss", "train_teacher_loss"):
+        assert float(ours[0][figure]) == pytest.approx(float(theirs[0][figure]), rel=1e-5)
+
+
 @pytest.fixture
 def hosts() -> Iterator[list[tuple[str, str, str]]]:
     """Two network namespaces with a cable between them: (name, network device, address)."""
@@ -230,9 +250,7 @@ def test_two_hosts_train_together(
 ) -> None:
     """Each has its own address; the curve is that of two processes on one host."""
     script = still[0].parent / "still.py"
-    options = ["--sampler.kind", "standard", "--batch_size", "4"]
-    for name in ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout"):
-        options += [f"--network.{name}", "0"]
+    options = [*PLAIN, "--batch_size", "4"]
     started = []
     for rank, (name, device, _) in enumerate(hosts):
         # The launcher passes its environment on to the processes.

@@ -1,0 +1,323 @@
+"""A teacher in training: what is learned from it, and that nothing else comes of it."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torchvision import models
+
+from mobilevit.checkpoints.config import ModelConfig, imagenet_classes
+from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.files import save
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.training.classification import ClassificationLearner
+from mobilevit.training.distillation import Teacher, soft_loss, teacher_of
+from mobilevit.training.errors import TrainingError
+from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
+from mobilevit.training.train import train
+
+COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.5])
+def test_the_loss_is_hintons(temperature: float) -> None:
+    """Sum over classes of p (log p - log q), meant over pictures, times T squared."""
+    draw = np.random.default_rng(0)
+    logits, answers = draw.normal(0, 3, (2, 5, 7))
+    expected = 0.0
+    for ours, theirs in zip(logits, answers, strict=True):
+        p, q = (np.exp(x / temperature) for x in (theirs, ours))
+        p, q = p / p.sum(), q / q.sum()
+        expected += float((p * np.log(p / q)).sum()) / len(logits)
+    loss = soft_loss(torch.tensor(logits), torch.tensor(answers), temperature)
+    assert float(loss) == pytest.approx(temperature**2 * expected, rel=1e-12)
+    assert float(soft_loss(torch.tensor(answers), torch.tensor(answers), temperature)) == 0
+
+
+RULES = {
+    "plain": Preprocessing(),
+    "bgr": Preprocessing(channel_order="bgr"),
+    "imagenet": Preprocessing(**IMAGENET),
+    "imagenet, bgr": Preprocessing(channel_order="bgr", **IMAGENET),
+}
+
+
+@pytest.mark.parametrize("own", RULES)
+@pytest.mark.parametrize("given", RULES)
+def test_a_teacher_is_fed_properly(own: str, given: str) -> None:
+    torch.manual_seed(0)
+    pixels = torch.rand(2, 3, 32, 32)
+    network = create_model("mobilevit_xxs", num_classes=4).eval()
+    teacher = Teacher(network, RULES[own], student=RULES[given])
+    student = RULES[given].normalized(pixels.clone())
+    before = student.clone()
+    proper = RULES[own].normalized(pixels.clone())
+    torch.testing.assert_close(teacher.values(student), proper, rtol=1e-5, atol=2e-6)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(student), network(proper), rtol=1e-4, atol=1e-5)
+    assert student.equal(before)
+    assert (teacher.values(student) is student) == (own == given)
+
+
+def saved(folder: Path, classes: Sequence[str] | None, name: str = "mobilevit_xxs") -> str:
+    """A model folder with weights at random."""
+    torch.manual_seed(1)
+    network = create_model(name, classes=classes, num_classes=None if classes else 4)
+    save(network, folder)
+    return str(folder)
+
+
+def student_of(*classes: str) -> ModelConfig:
+    return ModelConfig(model="mobilevit_xxs", num_classes=len(classes), classes=classes)
+
+
+def read(name: str, *classes: str, sizes: Sequence[int] = (32,)) -> Teacher:
+    return teacher_of(name, student_of(*classes), sizes=sizes, console=Console(quiet=True))
+
+
+def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+    name = saved(tmp_path / "teacher", ["red", "green", "blue", "grey"])
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        own = load(name)(images)
+    state = torch.get_rng_state()
+    for classes, columns in (
+        (("blue", "red"), [2, 0]),
+        (("green", "blue", "red", "grey"), [1, 2, 0, 3]),
+        (("red", "green", "blue", "grey"), [0, 1, 2, 3]),
+    ):
+        answers = read(name, *classes)(images)
+        torch.testing.assert_close(answers, own[:, columns], rtol=1e-4, atol=1e-5)
+    assert torch.get_rng_state().equal(state)  # the student's weights are drawn from it
+    with pytest.raises(TrainingError, match=r"lacks 6 of the 7 classes: a, b, c, d, e and 1 more"):
+        read(name, *"abcdef", "red")
+
+
+def test_imagenets_names_are_known() -> None:
+    """Folders are called by WordNet ids, and transformers' lists have several names for a class."""
+    from mobilevit.training.distillation import _columns
+
+    info = files("timm") / "data" / "_info"
+    ids = tuple((info / "imagenet_synsets.txt").read_text().split())
+    lemmas = dict(
+        line.split("\t")[:2]
+        for line in (info / "imagenet_synset_to_lemma.txt").read_text().splitlines()
+    )
+    usual, several = imagenet_classes(), tuple(lemmas[number] for number in ids)
+    for theirs in (ids, several, usual):
+        for ours in (ids, several, usual):
+            assert _columns("teacher", theirs, ours) is None
+        assert _columns("teacher", theirs, ("golf ball", "tench")) == (574, 0)
+    with pytest.raises(TrainingError, match="lacks 1000 of the 1000"):
+        _columns("teacher", usual, tuple(reversed(ids)))
+
+
+def test_a_file_of_torchvision_teaches(tmp_path: Path) -> None:
+    network = models.get_model("shufflenet_v2_x0_5", num_classes=3).eval()
+    file = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), file)
+    teacher = read(f"torchvision:shufflenet_v2_x0_5={file}", *COLOURS)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(Preprocessing(**IMAGENET).normalized(images.clone()))
+    torch.testing.assert_close(teacher(images), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TrainingError, match=r"with 2 classes: it has fc.bias \[3\], not \[2\]"):
+        read(f"torchvision:shufflenet_v2_x0_5={file}", "blue", "red")
+    with pytest.raises(
+        TrainingError, match=r"no squeezenet1_1 of torchvision: it lacks classifier\.1\.bias"
+    ):
+        read(f"torchvision:squeezenet1_1={file}", *COLOURS)
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        read("torchvision:shufflenet_v2_x0_5=none.pth", *COLOURS)
+
+
+def test_published_weights_of_torchvision_teach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if they were downloaded already; their names are those of ImageNet."""
+    weights = models.ShuffleNet_V2_X0_5_Weights.DEFAULT
+    network = models.get_model("shufflenet_v2_x0_5").eval()
+    file = tmp_path / "hub" / "checkpoints" / Path(weights.url).name
+    file.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    teacher = read("torchvision:shufflenet_v2_x0_5", "golf ball", "tench")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(Preprocessing(**IMAGENET).normalized(images.clone()))[:, [574, 0]]
+    torch.testing.assert_close(teacher(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_can_not_teach_is_refused(tmp_path: Path) -> None:
+    detector = saved(tmp_path / "detector", ["cell"], "ssdlite_mobilevit_xxs")
+    with pytest.raises(TrainingError, match="must be a classifier"):
+        read(detector, "cell")
+    nameless = saved(tmp_path / "nameless", None)
+    with pytest.raises(TrainingError, match="does not name its 4 classes"):
+        read(nameless, *COLOURS)
+    assert read(nameless, *"abcd").columns is None
+    with pytest.raises(TrainingError, match="did you mean torchvision:resnet101"):
+        read("resnet101", *COLOURS)
+    with pytest.raises(TrainingError, match=r"no classifier 'resnet11'.*did you mean resnet101"):
+        read("torchvision:resnet11", *COLOURS)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read(str(tmp_path / "nowhere"), *COLOURS)
+    with pytest.raises(TrainingError, match="does not say in which values"):
+        read("torchvision:inception_v3=none.pth", *COLOURS)
+    file = tmp_path / "vit.pth"
+    torch.save(models.get_model("vit_b_32", num_classes=3).state_dict(), file)
+    with pytest.raises(TrainingError, match="can not take pictures of 64 px"):
+        read(f"torchvision:vit_b_32={file}", *COLOURS, sizes=(64, 224))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_a_step_changes_the_student_alone(tmp_path: Path, weight: float) -> None:
+    """Labels are shares, as MixUp makes them; the loss is the sum of its parts."""
+    teacher = read(saved(tmp_path / "teacher", list(COLOURS)), *COLOURS)
+    before = {key: value.clone() for key, value in teacher.network.state_dict().items()}
+    learner = ClassificationLearner(
+        3,
+        label_smoothing=0.1,
+        teacher=teacher,
+        distill=DistillOptions(teacher="given", weight=weight, temperature=2.0),
+    )
+    assert not list(learner.parameters()) and not any("network" in k for k in learner.state_dict())
+    student = create_model("mobilevit_xxs", num_classes=3)
+    images, shares = torch.rand(4, 3, 32, 32), torch.rand(4, 3).softmax(-1)
+    loss = learner.training_loss(student, (images, shares))
+    loss.backward()
+    figures = learner.figures("train")
+    parts = (figures["train_label_loss"], figures["train_teacher_loss"])
+    total = (1 - weight) * parts[0] + weight * parts[1]
+    assert loss.item() == pytest.approx(total, rel=1e-5) and parts[0] != parts[1]
+    assert figures["train_loss"] == pytest.approx(loss.item())
+    assert all(value.grad is not None for value in student.parameters())
+    assert all(value.grad is None for value in teacher.network.parameters())
+    after = teacher.network.state_dict()
+    assert all(before[key].equal(after[key]) for key in before)
+    learner.reset("train")
+    assert not float(learner.teacher_loss.weight)
+
+
+def pictures(root: Path, folders: Sequence[str], colours: Sequence[str], seed: int) -> Path:
+    """Pictures of these colours, each in the folder beside it."""
+    draw = np.random.default_rng(seed)
+    for number, (folder, colour) in enumerate(zip(folders, colours, strict=True)):
+        values = np.clip(np.array(COLOURS[colour]) + draw.normal(0, 40, (36, 40, 3)), 0, 255)
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values.astype(np.uint8)).save(root / folder / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Pictures with right labels; and others with labels at random, to be judged by right ones."""
+    root = tmp_path_factory.mktemp("pictures")
+    names = sorted(COLOURS) * 24
+    mixed = random.Random(0).sample(names, len(names))
+    pictures(root / "right", names, names, 0)
+    pictures(root / "wrong" / "train", mixed, names, 1)
+    pictures(root / "wrong" / "val", names, names, 2)
+    return root / "right", root / "wrong"
+
+
+def small(root: Path, out: Path, **options: Any) -> Any:
+    usual: dict[str, Any] = {
+        "model": "mobilevit_xxs",
+        "epochs": 2,
+        "size": 32,
+        "batch_size": 6,
+        "sampler": SamplerOptions(kind="standard"),
+        "optim": OptimOptions(lr=0.005),
+        "threads": 1,
+    }
+    given = DataOptions(root=str(root), workers=0)
+    return train(**{**usual, "data": given, "out": str(out), **options})
+
+
+@pytest.fixture(scope="module")
+def taught(
+    data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Any]:
+    """A run of a teacher that knows colours, in other values; a run that it taught."""
+    right, wrong = data
+    out = tmp_path_factory.mktemp("runs")
+    rule = {"channel_order": "bgr", **IMAGENET}
+    knows = small(right, out / "teacher", epochs=8, preprocessing=rule)
+    assert knows.metrics.top1 > 0.9
+    options = DistillOptions(teacher=str(out / "teacher" / "model"))
+    result = small(wrong, out / "taught", epochs=8, distill=options)
+    return out / "teacher", out / "taught", result
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_the_teacher_knows_is_learned_whatever_labels_say(
+    taught: tuple[Path, Path, Any],
+) -> None:
+    _, run, result = taught
+    assert result.metrics.top1 > 0.9  # a third by chance
+    assert result.train_top1 < 0.6  # those labels are at random
+    epochs = rows(run / "metrics.csv")
+    losses = [float(row["train_teacher_loss"]) for row in epochs]
+    assert losses == [float(row["train_loss"]) for row in epochs]
+    assert losses[-1] < 0.5 * losses[0] < losses[0] < float(epochs[-1]["train_label_loss"])
+    config = load(run / "model").config
+    assert "taught by" in config.source and "taught by" in (run / "report.html").read_text()
+
+
+def test_the_teacher_is_in_no_file(taught: tuple[Path, Path, Any]) -> None:
+    teacher, run, _ = taught
+    ours, theirs = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        for folder in (run, teacher)
+    )
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    assert ours["averaging_state"].keys() == theirs["averaging_state"].keys()
+    sizes = [(folder / "checkpoints" / "last.ckpt").stat().st_size for folder in (run, teacher)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+    own, other = (load(folder / "model").state_dict() for folder in (run, teacher))
+    assert own.keys() == other.keys()
+
+
+def test_a_teacher_without_weight_changes_nothing(
+    data: tuple[Path, Path], taught: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
+    """Initial weights, augmentation and dropout are those of the run without it, bit by bit."""
+    options = DistillOptions(teacher=str(taught[0] / "model"), weight=0.0)
+    small(data[1], tmp_path / "with", epochs=1, distill=options)
+    small(data[1], tmp_path / "without", epochs=1)
+    ours, theirs = (load(tmp_path / run / "model").state_dict() for run in ("with", "without"))
+    assert all(ours[key].equal(theirs[key]) for key in theirs)
+
+
+def test_other_tasks_have_no_teacher(data: tuple[Path, Path], tmp_path: Path) -> None:
+    options = DistillOptions(teacher="mobilevit_s")
+    for model in ("ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs"):
+        with pytest.raises(TrainingError, match="distill is for classification, not for"):
+            small(data[0], tmp_path / "run", model=model, distill=options)
+
+
+def test_a_failed_teacher_leaves_the_folder_free(data: tuple[Path, Path], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    other = create_model("mobilevit_xxs", classes=["cat", "dog"])
+    other.config = replace(other.config, source="elsewhere")
+    save(other, tmp_path / "other")
+    with pytest.raises(TrainingError, match="lacks 3 of the 3 classes: blue, green, red"):
+        small(data[0], tmp_path / "run", distill=DistillOptions(teacher=str(tmp_path / "other")))
+    small(data[0], tmp_path / "run", epochs=1)
