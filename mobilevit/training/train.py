@@ -71,6 +71,7 @@ def train(
     label_smoothing: float = 0.1,
     ema: float = 0.9995,
     freeze_backbone: bool = False,
+    quantize_aware: bool = False,
     patience: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     sync_batch_norm: bool = False,
@@ -110,6 +111,8 @@ def train(
         label_smoothing: share of the target that is spread over all classes.
         ema: decay of the weights' moving average, which is what is judged and kept; 0 turns it off.
         freeze_backbone: train the classifier's layers alone.
+        quantize_aware: round in training and validation as int8 files do, to fine-tune `weights`
+            that lose too much in them; what is kept is a float network, to be exported as usual.
         patience: stop after this many epochs without a better top-1, AP or mean IoU.
         precision: number format of the network's arithmetic.
         sync_batch_norm: several GPUs: batch norm's statistics are those of all processes' pictures.
@@ -150,6 +153,11 @@ def train(
             raise TrainingError(f"{name} must be at least 0 and below 1, not {share}")
     if checkpoint_minutes < 0:
         raise TrainingError(f"checkpoint_minutes must be at least 0, not {checkpoint_minutes}")
+    if quantize_aware and not weights:
+        raise TrainingError(
+            "quantize_aware fine-tunes a network that is trained already, for int8: give it as "
+            "weights, such as the model folder of another run"
+        )
     run = Path(out)
     checkpoint = run / "checkpoints" / "last.ckpt"
     if processes.first:
@@ -158,6 +166,8 @@ def train(
             same_run(run, options)
 
     on = compute_device(device)
+    if quantize_aware and on.type == "mps":
+        raise TrainingError("torch can not round in training on mps: give device cpu")
     if precision == "fp16" and on.type == "cpu":
         raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
     if sync_batch_norm and on.type != "cuda":
@@ -204,11 +214,14 @@ def train(
     size = size or net.config.preprocessing.crop
     if rank:
         torch.manual_seed(seed + 1_000_003 * rank)  # dropout differs between processes
+    source = f"trained on {data.name or data.root} from {net.config.source}"
+    if quantize_aware:
+        source += ", rounded to 8 bits in training and validation"
     net.config = replace(
         net.config,
         category_ids=opened.category_ids,
         preprocessing=net.config.preprocessing.at(size),
-        source=f"trained on {data.name or data.root} from {net.config.source}",
+        source=source,
     )
 
     order = order_of(
@@ -258,7 +271,13 @@ def train(
     val = judged(opened.val)
     learner = job.learner(opened.val)
     module = TaskTraining(
-        net, learner, optim=optim, lr=lr, steps=steps, freeze_backbone=freeze_backbone
+        net,
+        learner,
+        optim=optim,
+        lr=lr,
+        steps=steps,
+        freeze_backbone=freeze_backbone,
+        quantize_aware=quantize_aware,
     )
     meter = Meter()
     history = History(run, meter, steps=steps)
@@ -296,7 +315,17 @@ def train(
             weights_only=True,
         )
         root = trainer.strategy.root_device
-        best = fuse(load(run / "model")).to(root)
+        kept = load(run / "model")
+        if quantize_aware:
+            figures = kept.config.metrics
+            console.print(
+                f"figures of epochs are of the network rounded to 8 bits: {learner.best} "
+                f"{figures[learner.best]:.4f} in the best, {figures['epoch']:g}; what follows is of "
+                "that epoch's weights in float",
+                highlight=False,
+                soft_wrap=True,
+            )
+        best = fuse(kept).to(root)
         return job.finish(
             run,
             best,
