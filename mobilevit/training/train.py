@@ -319,9 +319,8 @@ def train(
         if quantize_aware:
             figures = kept.config.metrics
             console.print(
-                f"figures of epochs are of the network rounded to 8 bits: {learner.best} "
-                f"{figures[learner.best]:.4f} in the best, {figures['epoch']:g}; what follows is of "
-                "that epoch's weights in float",
+                f"rounded to 8 bits, as in all figures of epochs, the best weights have "
+                f"{learner.best} {figures[learner.best]:.4f}; in float:",
                 highlight=False,
                 soft_wrap=True,
             )
