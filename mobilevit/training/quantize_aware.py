@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
 
 MOMENTUM = 0.01
-"""How far a range narrows towards that of a batch which does not reach as far."""
+"""Share of a batch in the moving averages of smallest and largest values."""
 LOWEST = 3.0
 """How far down a channel counts ahead of SiLU where channels are evened out, as in exports."""
 LEAST = 1e-12
@@ -37,10 +37,10 @@ class Rounding(nn.Module):
     what becomes that by SiLU: ahead of exporting, these channels are evened out.
 
     Gradients pass through as if nothing were rounded; where a value lies outside its range, none
-    does. Exports take the smallest and largest values on many photos. So a range here widens at
-    once to what a batch of training holds, and narrows slowly: it is about that of the last hundred
-    batches. In evaluation ranges stand still. They are buffers here, not in the network, whose own
-    parameters and buffers stay as they are.
+    does. Ranges are moving averages of the smallest and largest values of batches of training, and
+    stand still in evaluation. Exports take the extremes on many photos; but augmentation makes some
+    that no photo has, and ranges that widened to them at once did worse. They are buffers here, not
+    in the network, whose own parameters and buffers stay as they are.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -169,9 +169,9 @@ def rounded(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _move(low: Tensor, high: Tensor, values: Tensor, *, per_channel: bool) -> None:
-    """Widen a range to a batch's, or narrow it a little; the first batch's is taken as it is."""
+    """Move a range towards a batch's; the first batch's is taken as it is."""
     axes = (0, 2, 3) if per_channel else tuple(range(values.ndim))
     bottom, top = values.amin(axes).clamp(max=0), values.amax(axes).clamp(min=0)
     fresh = high == low  # both 0: nothing was seen but zeros
-    low.copy_(torch.where(fresh, bottom, bottom.minimum(low.lerp(bottom, MOMENTUM))))
-    high.copy_(torch.where(fresh, top, top.maximum(high.lerp(top, MOMENTUM))))
+    low.copy_(torch.where(fresh, bottom, low.lerp(bottom, MOMENTUM)))
+    high.copy_(torch.where(fresh, top, high.lerp(top, MOMENTUM)))
