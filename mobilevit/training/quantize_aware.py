@@ -38,9 +38,9 @@ class Rounding(nn.Module):
 
     Gradients pass through as if nothing were rounded; where a value lies outside its range, none
     does. Ranges are moving averages of the smallest and largest values of batches of training, and
-    stand still in evaluation. Exports take the extremes on many photos; but augmentation makes some
-    that no photo has, and ranges that widened to them at once did worse. They are buffers here, not
-    in the network, whose own parameters and buffers stay as they are.
+    stand still in evaluation. Exports take the extremes on many photos, but augmentation makes some
+    that no photo has. They are buffers here, not in the network, whose own parameters and buffers
+    stay as they are.
     """
 
     def __init__(self, model: nn.Module) -> None:
