@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from mobilevit.training.errors import DivergedError
 from mobilevit.training.learner import Learner
 from mobilevit.training.optim import optimizer_of, rate_factor
 from mobilevit.training.options import OptimOptions
+from mobilevit.training.quantize_aware import Rounding
 
 MOST_SKIPPED = 20
 """Steps in a row without a finite gradient, at which a run stops."""
@@ -35,10 +39,12 @@ class TaskTraining(LightningModule):
         lr: float,
         steps: int,
         freeze_backbone: bool,
+        quantize_aware: bool = False,
     ) -> None:
         """`steps`: optimiser steps of the whole run, over which the learning rate falls."""
         super().__init__()
         self.model, self.learner = model, learner
+        self.rounding = Rounding(model) if quantize_aware else None
         self.optim, self.lr, self.steps = optim, lr, steps
         self.freeze_backbone = freeze_backbone
         self.skipped, self._skipped_in_a_row = 0, 0
@@ -65,14 +71,23 @@ class TaskTraining(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def _rounding(self) -> AbstractContextManager[None]:
+        """Within it the network rounds, if it is to."""
+        return nullcontext() if self.rounding is None else self.rounding.around(self.model)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The task's loss."""
-        return self.learner.training_loss(self.model, batch)
+        with self._rounding():
+            return self.learner.training_loss(self.model, batch)
+
+    def _observed(self) -> Iterator[Tensor]:
+        """Batch norm's statistics and the ranges of what is rounded, which a step moves."""
+        return chain(self.model.buffers(), self.rounding.buffers() if self.rounding else ())
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keep batch norm's statistics as they are ahead of the step, should it be skipped."""
+        """Keep what was observed as it is ahead of the step, should it be skipped."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self._statistics = [buffer.clone() for buffer in self.model.buffers()]
+            self._statistics = [buffer.clone() for buffer in self._observed()]
 
     def configure_gradient_clipping(
         self,
@@ -98,7 +113,7 @@ class TaskTraining(LightningModule):
             return
         for value in parameters:
             value.grad = None  # optimisers leave parameters without one alone
-        for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
+        for buffer, before in zip(self._observed(), self._statistics, strict=True):
             buffer.copy_(before)
         self.skipped += 1
         self._skipped_in_a_row += 1
@@ -121,7 +136,8 @@ class TaskTraining(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The task's figures."""
-        self.learner.validate(self.model, batch)
+        with self._rounding():
+            self.learner.validate(self.model, batch)
 
     def figures(self, stage: str) -> dict[str, float]:
         """Loss and figures of the epoch so far; `stage` is `train` or `val`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ import torch
 from rich.console import Console
 
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.read import read
 from mobilevit.data.box_transforms import BoxAugmentOptions
 from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
@@ -27,8 +26,9 @@ from mobilevit.data.streaming import order_of
 from mobilevit.data.transforms import AugmentOptions
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.variants import TASKS, Task, split_name, task_of
+from mobilevit.models.variants import Task, task_of
 from mobilevit.tasks.detection import DetectionLossOptions
+from mobilevit.training.choose import job_for, refuse_foreign
 from mobilevit.training.classification import ClassificationJob
 from mobilevit.training.detection import DetectionJob
 from mobilevit.training.errors import TrainingError
@@ -78,6 +78,7 @@ def train(
     distill: DistillOptions = DistillOptions(),
     ema: float = 0.9995,
     freeze_backbone: bool = False,
+    quantize_aware: bool = False,
     patience: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     sync_batch_norm: bool = False,
@@ -118,6 +119,8 @@ def train(
         distill: a teacher to learn from (classification).
         ema: decay of the weights' moving average, which is what is judged and kept; 0 turns it off.
         freeze_backbone: train the classifier's layers alone.
+        quantize_aware: round in training and validation as int8 files do, to fine-tune `weights`
+            that lose too much in them; what is kept is a float network, to be exported as usual.
         patience: stop after this many epochs without a better top-1, AP or mean IoU.
         precision: number format of the network's arithmetic.
         sync_batch_norm: several GPUs: batch norm's statistics are those of all processes' pictures.
@@ -158,6 +161,11 @@ def train(
             raise TrainingError(f"{name} must be at least 0 and below 1, not {share}")
     if checkpoint_minutes < 0:
         raise TrainingError(f"checkpoint_minutes must be at least 0, not {checkpoint_minutes}")
+    if quantize_aware and not weights:
+        raise TrainingError(
+            "quantize_aware fine-tunes a network that is trained already, for int8: give it as "
+            "weights, such as the model folder of another run"
+        )
     run = Path(out)
     checkpoint = run / "checkpoints" / "last.ckpt"
     if processes.first:
@@ -166,6 +174,8 @@ def train(
             same_run(run, options)
 
     on = compute_device(device)
+    if quantize_aware and on.type == "mps":
+        raise TrainingError("torch can not round in training on mps: give device cpu")
     if precision == "fp16" and on.type == "cpu":
         raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
     if sync_batch_norm and on.type != "cuda":
@@ -187,8 +197,8 @@ def train(
         "detection": lambda: DetectionJob(boxes, detection),
         "segmentation": lambda: SegmentationJob(masks),
     }
-    model, job = _job(task, model, weights, jobs)
-    _refuse_foreign(
+    model, job = job_for(task, model, weights, jobs)
+    refuse_foreign(
         task_of(model),
         data,
         {
@@ -215,12 +225,16 @@ def train(
     size = size or net.config.preprocessing.crop
     if rank:
         torch.manual_seed(seed + 1_000_003 * rank)  # dropout differs between processes
-    taught = f", taught by {distill.teacher}" if distill.teacher else ""
+    source = f"trained on {data.name or data.root} from {net.config.source}"
+    if distill.teacher:
+        source += f", taught by {distill.teacher}"
+    if quantize_aware:
+        source += ", rounded to 8 bits in training and validation"
     net.config = replace(
         net.config,
         category_ids=opened.category_ids,
         preprocessing=net.config.preprocessing.at(size),
-        source=f"trained on {data.name or data.root} from {net.config.source}{taught}",
+        source=source,
     )
 
     order = order_of(
@@ -270,7 +284,13 @@ def train(
     val = judged(opened.val)
     learner = job.learner(opened.val, net.config, sizes=schedule.sizes, console=console)
     module = TaskTraining(
-        net, learner, optim=optim, lr=lr, steps=steps, freeze_backbone=freeze_backbone
+        net,
+        learner,
+        optim=optim,
+        lr=lr,
+        steps=steps,
+        freeze_backbone=freeze_backbone,
+        quantize_aware=quantize_aware,
     )
     meter = Meter()
     history = History(run, meter, steps=steps)
@@ -308,7 +328,16 @@ def train(
             weights_only=True,
         )
         root = trainer.strategy.root_device
-        best = fuse(load(run / "model")).to(root)
+        kept = load(run / "model")
+        if quantize_aware:
+            figures = kept.config.metrics
+            console.print(
+                f"rounded to 8 bits, as in all figures of epochs, the best weights have "
+                f"{learner.best} {figures[learner.best]:.4f}; in float:",
+                highlight=False,
+                soft_wrap=True,
+            )
+        best = fuse(kept).to(root)
         return job.finish(
             run,
             best,
@@ -317,48 +346,6 @@ def train(
             device=root,
             history=history,
         )
-
-
-def _job(
-    task: Task | None,
-    model: str | None,
-    weights: str | None,
-    jobs: Mapping[Task, Callable[[], Job]],
-) -> tuple[str, Job]:
-    """The network to train, and its task.
-
-    Raises:
-        TrainingError: the model is for another task.
-    """
-    theirs = read(weights).config.model if weights and not model else None
-    if task is None:
-        task = task_of(model or theirs or ClassificationJob.default_model)
-    job = jobs[task]()
-    if model is None:
-        head = split_name(job.default_model)[0]
-        fits = theirs is not None and task_of(theirs) == task
-        model = theirs if fits else head + split_name(theirs)[1] if theirs else job.default_model
-    assert model is not None
-    if task_of(model) != task:
-        names = " or ".join(repr(name) for name, what in TASKS.items() if what == task)
-        raise TrainingError(
-            f"{model} is for {task_of(model)}; for {task} its name begins with {names}"
-        )
-    return model, job
-
-
-def _refuse_foreign(
-    task: Task, data: DataOptions, options: Mapping[str, tuple[Task, object, object]]
-) -> None:
-    """See that no option is given that means nothing to the task.
-
-    Raises:
-        ValueError: there is one.
-    """
-    data.refuse_foreign(task)
-    for name, (meant, given, usual) in options.items():
-        if task != meant and given != usual:
-            raise TrainingError(f"{name} is for {meant}, not for {task}")
 
 
 def _some(count: int, seed: int) -> list[int]:
