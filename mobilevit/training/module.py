@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.models.variants import Network
+from mobilevit.training.compiling import Compiler, Shape
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.learner import Learner
 from mobilevit.training.optim import optimizer_of, rate_factor
@@ -40,11 +41,16 @@ class TaskTraining(LightningModule):
         steps: int,
         freeze_backbone: bool,
         quantize_aware: bool = False,
+        compiled: Collection[Shape] = (),
     ) -> None:
-        """`steps`: optimiser steps of the whole run, over which the learning rate falls."""
+        """`steps`: optimiser steps of the whole run, over which the learning rate falls.
+
+        `compiled`: shapes of batches for which the network is compiled.
+        """
         super().__init__()
         self.model, self.learner = model, learner
         self.rounding = Rounding(model) if quantize_aware else None
+        self.compiler = Compiler(model, compiled) if compiled else None
         self.optim, self.lr, self.steps = optim, lr, steps
         self.freeze_backbone = freeze_backbone
         self.skipped, self._skipped_in_a_row = 0, 0
@@ -75,9 +81,13 @@ class TaskTraining(LightningModule):
         """Within it the network rounds, if it is to."""
         return nullcontext() if self.rounding is None else self.rounding.around(self.model)
 
+    def _compiling(self, images: Tensor | None) -> AbstractContextManager[None]:
+        """Within it the network is the compiled one, if it is to be for these."""
+        return nullcontext() if self.compiler is None else self.compiler.around(images)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The task's loss."""
-        with self._rounding():
+        with self._rounding(), self._compiling(batch[0]):
             return self.learner.training_loss(self.model, batch)
 
     def _observed(self) -> Iterator[Tensor]:
@@ -136,7 +146,7 @@ class TaskTraining(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The task's figures."""
-        with self._rounding():
+        with self._rounding(), self._compiling(None):
             self.learner.validate(self.model, batch)
 
     def figures(self, stage: str) -> dict[str, float]:

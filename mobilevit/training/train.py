@@ -30,6 +30,7 @@ from mobilevit.models.variants import Task, task_of
 from mobilevit.tasks.detection import DetectionLossOptions
 from mobilevit.training.choose import job_for, refuse_foreign
 from mobilevit.training.classification import ClassificationJob
+from mobilevit.training.compiling import whole_batches
 from mobilevit.training.detection import DetectionJob
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.job import Job
@@ -81,6 +82,7 @@ def train(
     quantize_aware: bool = False,
     patience: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    compile: bool = False,
     sync_batch_norm: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     threads: int | None = None,
@@ -123,6 +125,8 @@ def train(
             that lose too much in them; what is kept is a float network, to be exported as usual.
         patience: stop after this many epochs without a better top-1, AP or mean IoU.
         precision: number format of the network's arithmetic.
+        compile: let torch compile the network's training, once for each size of the sampler; that
+            takes a minute or more for each, and a C++ compiler on a CPU.
         sync_batch_norm: several GPUs: batch norm's statistics are those of all processes' pictures.
         device: where to train; auto takes a GPU where there is one.
         threads: compute threads on a CPU; by default from the number of cores.
@@ -166,6 +170,8 @@ def train(
             "quantize_aware fine-tunes a network that is trained already, for int8: give it as "
             "weights, such as the model folder of another run"
         )
+    if quantize_aware and compile:
+        raise TrainingError("compile and quantize_aware do not go together: leave one out")
     run = Path(out)
     checkpoint = run / "checkpoints" / "last.ckpt"
     if processes.first:
@@ -291,6 +297,7 @@ def train(
         steps=steps,
         freeze_backbone=freeze_backbone,
         quantize_aware=quantize_aware,
+        compiled=whole_batches(schedule) if compile else (),
     )
     meter = Meter()
     history = History(run, meter, steps=steps)

@@ -1,0 +1,152 @@
+"""Networks that are compiled in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch._inductor.config
+from PIL import Image
+from torch import nn
+from torch._dynamo.utils import counters
+
+from mobilevit.checkpoints.create import load
+from mobilevit.data.multiscale import MultiScaleSchedule
+from mobilevit.models.variants import build
+from mobilevit.training import compiling
+from mobilevit.training.compiling import Compiler, whole_batches
+from mobilevit.training.errors import TrainingError
+from mobilevit.training.options import DataOptions, SamplerOptions
+from mobilevit.training.train import train
+
+pytestmark = pytest.mark.filterwarnings(
+    # torch's own code, when it compiles.
+    "ignore::DeprecationWarning:torch.*",
+    "ignore:.*is deprecated:FutureWarning",
+)
+
+
+@pytest.fixture(autouse=True)
+def afresh() -> Iterator[None]:
+    """No graphs of other tests."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def test_one_graph_for_each_size_of_the_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    schedule = MultiScaleSchedule(samples=31, sizes=(32, 48, 64), base_size=48, base_batch=4)
+    torch.manual_seed(0)
+    plain = build("mobilevit_xxs", num_classes=3, dropout=0.0, classifier_dropout=0.0).train()
+    network = build("mobilevit_xxs", num_classes=3, dropout=0.0, classifier_dropout=0.0).train()
+    network.load_state_dict(plain.state_dict())
+    shapes = whole_batches(schedule)
+    compiler = Compiler(network, shapes)
+    seen, odd = set(), 0
+    for epoch in range(2):
+        for height, width, count in schedule.epoch(epoch):
+            images = torch.rand(count, 3, height, width)
+            with compiler.around(images):
+                made = network(images)
+            expected = plain(images)
+            torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-4)
+            plain.zero_grad()
+            network.zero_grad()
+            made.square().mean().backward()
+            expected.square().mean().backward()
+            for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+                torch.testing.assert_close(one.grad, other.grad, rtol=1e-2, atol=1e-4)
+            seen.add(tuple(images.shape))
+            odd += tuple(images.shape) not in shapes
+    assert odd  # of batches that end an epoch, which have no graph
+    assert graphs() == len(seen & shapes) == 3
+    with compiler.around(None), torch.no_grad():
+        network.eval()(torch.rand(2, 3, 64, 64))
+    assert graphs() == len(seen & shapes)
+
+
+def test_more_sizes_than_torch_usually_compiles_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    shapes = [(2, 3, size, size) for size in range(8, 8 + 12)]
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU())
+    compiler = Compiler(network, shapes)
+    for shape in shapes * 2:
+        with compiler.around(images := torch.rand(shape)):
+            network(images)
+    assert graphs() == len(shapes) > torch._dynamo.config.recompile_limit
+
+
+def test_by_torchs_own_compiler() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU())
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU())
+    plain.load_state_dict(network.state_dict())
+    compiler = Compiler(network, [(4, 3, 16, 16)])
+    images = torch.rand(4, 3, 16, 16)
+    with compiler.around(images):
+        made = network(images)
+    torch.testing.assert_close(made, plain(images))
+    assert graphs() == 1
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(network.state_dict(), plain.state_dict())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 10 pictures."""
+    root, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name in ("dark", "light"):
+        (root / name).mkdir()
+        for number in range(10):
+            values = draw.integers(0, 128, (40, 40, 3)) + 127 * (name == "light")
+            Image.fromarray(values.astype(np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_run_gives_what_it_gives_without(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    for name in ("plain", "compiled"):
+        train(
+            data=DataOptions(root=str(pictures), workers=0),
+            out=str(tmp_path / name),
+            model="mobilevit_xxs",
+            epochs=1,
+            size=64,
+            batch_size=4,
+            sampler=SamplerOptions(min_size=32, max_size=64),
+            compile=name == "compiled",
+            threads=1,
+        )
+    assert 0 < graphs() <= 2
+    plain, compiled = (load(tmp_path / name / "model") for name in ("plain", "compiled"))
+    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=1e-2, atol=1e-3)
+
+
+def test_without_a_compiler() -> None:
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(TrainingError, match=r"needs a C\+\+ compiler"),
+    ):
+        Compiler(nn.Conv2d(3, 4, 3), [(1, 3, 8, 8)])
+
+
+def test_not_beside_rounding(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="do not go together"):
+        train(
+            data=DataOptions(root=str(pictures)),
+            out=str(tmp_path / "run"),
+            weights="anything",
+            quantize_aware=True,
+            compile=True,
+        )
