@@ -1,7 +1,6 @@
 """`mobilevit models`: counts against the literature, memory against hand and real tensors."""
 
 import functools
-import time
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -218,12 +217,11 @@ def test_fused_attention_is_laid_out_as_the_query():
         assert F.scaled_dot_product_attention(q, k, v).stride() == torch.empty_like(q).stride()
 
 
-def test_the_largest_network_at_1024_px_takes_moments_and_no_memory():
+def test_the_largest_network_at_1024_px_takes_no_memory():
     resource = pytest.importorskip("resource")
     summary("mobilevitv2_050", size=64)  # what torch loads at its first use
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cost = summary.__wrapped__("mobilevitv2_200", size=1024).cost  # not from the cache
-    assert time.monotonic() - start < 10
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     # KiB on Linux, bytes on macOS; weights alone are 74 MB.
     assert grown * 1024 < 50e6 < cost.peak_bytes

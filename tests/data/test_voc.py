@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -180,10 +179,8 @@ def test_entities_are_refused_before_they_grow_or_read_a_file(
     (tmp_path / "secret.txt").write_text("secret")
     picture(tmp_path / "1.jpg")
     put(tmp_path, "1.xml", text.encode(encoding))
-    start = time.monotonic()
     with pytest.raises(DataError, match=r"1\.xml:\d: declares entities, which are not read"):
         opened(read_voc(tmp_path))
-    assert time.monotonic() - start < 5
 
 
 def test_a_document_type_without_entities_is_harmless(tmp_path: Path) -> None:
