@@ -24,7 +24,7 @@ import org.json.JSONObject
 data class Box(val name: String, val score: Float, val rectangle: RectF)
 
 /** One model: a file of `mobilevit export`, opened in ONNX Runtime. */
-class MobileViT(file: ByteArray, threads: Int = 2) : AutoCloseable {
+class MobileViT(file: ByteArray, private val threads: Int = 2) : AutoCloseable {
     private val environment = OrtEnvironment.getEnvironment()
     private val session: OrtSession = environment.createSession(
         file, OrtSession.SessionOptions().apply { setIntraOpNumThreads(threads) },
@@ -90,7 +90,7 @@ class MobileViT(file: ByteArray, threads: Int = 2) : AutoCloseable {
         val (labels) = answer.get("labels").get().value as Array<IntArray>
         scores.indices.filter { scores[it] >= least && labels[it] >= 0 }.map {
             val (left, top, right, bottom) = corners[it]
-            Box(classes[labels[it]], scores[it], RectF(left, top, right, bottom))
+            Box(classes.getOrNull(labels[it]) ?: "${labels[it]}", scores[it], RectF(left, top, right, bottom))
         }
     }
 
@@ -113,7 +113,9 @@ class MobileViT(file: ByteArray, threads: Int = 2) : AutoCloseable {
         return JSONObject()
             .put("device", "${Build.MANUFACTURER} ${Build.MODEL}")
             .put("system", "Android ${Build.VERSION.RELEASE}")
-            .put("model", texts["model"]).put("input", "$side x $side").put("batch", 1)
+            .put("model", texts["model"]).put("form", texts["form"])  // with its precision
+            .put("runtime", "ONNX Runtime ${environment.version}, CPU").put("threads", threads)
+            .put("input", "$side x $side").put("batch", 1)
             .put("warm_ups", warmUps).put("runs", runs)
             .put("median_ms", times[runs / 2]).put("p90_ms", times[runs * 9 / 10])
             .put("min_ms", times[0])

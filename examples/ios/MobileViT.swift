@@ -24,6 +24,10 @@ final class MobileViT {
     }
 
     let model: MLModel
+    /// Where the compiled model lies, for `placement(of:)`.
+    let compiled: URL
+    let units: MLComputeUnits
+    let texts: [String: String]
     let frame: Frame
     let classes: [String]
 
@@ -33,9 +37,10 @@ final class MobileViT {
     init(package: URL, units: MLComputeUnits = .all) async throws {
         let configuration = MLModelConfiguration()
         configuration.computeUnits = units
-        let compiled = try await MLModel.compileModel(at: package)
+        compiled = try await MLModel.compileModel(at: package)
+        self.units = units
         model = try await MLModel.load(contentsOf: compiled, configuration: configuration)
-        let texts =
+        texts =
             model.modelDescription.metadata[.creatorDefinedKey] as? [String: String] ?? [:]
         frame = try JSONDecoder().decode(Frame.self, from: Data(texts["preprocessing", default: ""].utf8))
         classes = try JSONDecoder().decode([String]?.self, from: Data(texts["classes", default: "null"].utf8)) ?? []
@@ -85,7 +90,9 @@ final class MobileViT {
             let (x, y) = (CGFloat(corners[4 * i]), CGFloat(corners[4 * i + 1]))
             let (right, bottom) = (CGFloat(corners[4 * i + 2]), CGFloat(corners[4 * i + 3]))
             let rectangle = CGRect(x: x, y: y, width: right - x, height: bottom - y)
-            return Box(name: classes[Int(labels[i])], score: scores[i], rectangle: rectangle)
+            let label = Int(labels[i])
+            let name = classes.indices.contains(label) ? classes[label] : "\(label)"
+            return Box(name: name, score: scores[i], rectangle: rectangle)
         }
     }
 
@@ -97,8 +104,11 @@ final class MobileViT {
 
 /// What to write down beside a latency, or it can not be compared.
 struct Measurement: Codable {
-    let device: String
+    let device: String  // such as iPhone13,2, an iPhone 12
     let system: String
+    let model: String
+    let form: String  // JSON, with its precision
+    let inputSize: Int
     let units: String
     let warmUps: Int
     let runs: Int
@@ -121,13 +131,33 @@ extension MobileViT {
             return Double(took.components.attoseconds) / 1e15 + Double(took.components.seconds) * 1e3
         }.sorted()
         return Measurement(
-            device: UIDevice.current.model, system: UIDevice.current.systemVersion,
-            units: String(describing: model.configuration.computeUnits),
+            device: machine(), system: UIDevice.current.systemVersion,
+            model: texts["model", default: ""], form: texts["form", default: ""],
+            inputSize: frame.crop, units: name(of: units),
             warmUps: warmUps, runs: runs,
             medianMilliseconds: times[runs / 2], p90Milliseconds: times[runs * 9 / 10],
             minimumMilliseconds: times[0],
             thermalStateBefore: before,
             thermalStateAfter: ProcessInfo.processInfo.thermalState.rawValue)
+    }
+}
+
+/// The phone's kind, as Apple numbers them.
+func machine() -> String {
+    var system = utsname()
+    uname(&system)
+    return withUnsafeBytes(of: &system.machine) { bytes in
+        String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+    }
+}
+
+func name(of units: MLComputeUnits) -> String {
+    switch units {
+    case .all: return "all"
+    case .cpuAndGPU: return "cpuAndGPU"
+    case .cpuAndNeuralEngine: return "cpuAndNeuralEngine"
+    case .cpuOnly: return "cpuOnly"
+    @unknown default: return "\(units.rawValue)"
     }
 }
 

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilevit.commands.bench_subjects import AnySubject, FileSubject, Subject
 from mobilevit.data.cores import computing_on
 from mobilevit.exports.facts import Precision
+from mobilevit.exports.prepare import file_rule
 from mobilevit.exports.verify import BOUNDS, LEAST_AGREEMENT, compare
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.ssdlite import RawDetections, SSDLite
@@ -60,7 +61,7 @@ def pictures_for(subject: AnySubject, photos: Sequence[Image.Image], batch: int)
     Returns:
         Float32 `[N, 3, H, W]`, or uint8 `[N, H, W, 3]` for a file that takes pixels.
     """
-    rule = subject.config.preprocessing.at(subject.size)
+    rule = file_rule(subject.config.preprocessing.at(subject.size), None)  # of one shape all
     count = -(-min(len(photos), COMPARED) // batch) * batch
     frames = [rule.frame(photos[index % len(photos)]) for index in range(count)]
     if isinstance(subject, FileSubject) and not subject.facts.raw:
@@ -148,7 +149,7 @@ class Around:
 
 def around(subject: AnySubject, photo: Image.Image, runs: int) -> Around:
     """Time what is around a network."""
-    rule = subject.config.preprocessing.at(subject.size)
+    rule = file_rule(subject.config.preprocessing.at(subject.size), None)
     frame = rule.frame(photo)
     whole = isinstance(subject, FileSubject) and not subject.facts.raw
     after = None

@@ -160,8 +160,9 @@ def _settings(
     Raises:
         ValueError: no format can do that.
     """
-    if not precision or (wrong := set(precision) - {"fp32", "fp16"}):
-        raise ValueError(f"precision must be fp32, fp16 or both, not {', '.join(wrong)}")
+    if not precision or not set(precision) <= {"fp32", "fp16"}:
+        given = ", ".join(precision) or "none"
+        raise ValueError(f"precision must be fp32, fp16 or both, not {given}")
     kinds = dict.fromkeys(kind for one in FORMATS.values() for kind in one.quantizations)
     if unknown := [kind for kind in quantize if kind not in kinds]:
         raise ValueError(f"quantize must be of {', '.join(kinds)}, not {', '.join(unknown)}")

@@ -237,7 +237,7 @@ def _listed(photos: Sequence[Photo]) -> list[tuple[str, str | None]]:
         path = Path(photo)
         if path.suffix.lower() == ".txt" and not is_url(photo) and not path.is_dir():
             try:
-                lines = path.read_text("utf-8", "surrogateescape").splitlines()
+                lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
             except OSError as error:
                 raise BulkError(f"the list {photo} can not be read: {error.strerror}") from error
             found = [(line.strip(), None) for line in lines if line.strip()]

@@ -123,6 +123,10 @@ def has_rows(path: Path, count: int) -> bool:
         return bool(parquet.read_metadata(path).num_rows == count)
     except (FileNotFoundError, pa.ArrowInvalid):  # the latter of a file that is damaged
         return False
+    except OSError as error:
+        if error.errno is not None:  # the system's own, such as of rights
+            raise
+        return False  # pyarrow's, of a footer that is damaged
 
 
 def failures(path: Path) -> list[tuple[str, str]]:

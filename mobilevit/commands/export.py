@@ -36,6 +36,8 @@ MAX_DROP = 1.0
 """Points of accuracy that quantising may cost, unless said otherwise."""
 ENOUGH = 8
 """From so many photos on, those that ranges are measured on are not compared."""
+MEASURED = ("int8", "auto")
+"""Kinds of quantising that measure ranges on photos; others round the weights alone."""
 
 
 def export(
@@ -114,12 +116,15 @@ def export(
         least_agreement = LEAST_AGREEMENT
     network, name = opened(model, classes=classes, preprocessing=preprocessing)
     network.eval()
-    measure = quantize is not None and photos is None
-    judge = None if data is None else _judge(network, data, dynamic, limit, measure=measure)
+    ranges = quantize in MEASURED
+    judge = None
+    if data is not None:
+        judge = _judge(network, data, dynamic, limit, measure=ranges and photos is None)
     if judge is not None and photos is None:
-        compared, measured = judge.compared(), judge.measured()
+        compared, measured = judge.compared(), judge.measured() if ranges else []
     else:
-        compared, measured = _shared(sample_photos() if photos is None else read_photos(photos))
+        named = sample_photos() if photos is None else read_photos(photos)
+        compared, measured = shared(named) if ranges else (named, [])
     request = Request(dynamic=dynamic, raw=raw, precision=precision)
     if quantize is not None:
         bits = "int8" if quantize == "auto" else quantize
@@ -236,7 +241,7 @@ def _judge(
     return Judge(network, data, dynamic=dynamic, limit=limit, measure=measure)
 
 
-def _shared(photos: list[Image.Image]) -> tuple[list[Image.Image], list[Image.Image]]:
+def shared(photos: list[Image.Image]) -> tuple[list[Image.Image], list[Image.Image]]:
     """Photos to compare on and photos to measure ranges on: others, where there are enough."""
     if len(photos) < ENOUGH:
         return photos, photos
@@ -279,7 +284,7 @@ def _notes(model: Network, name: str, request: Request, *, same: bool) -> list[s
         notes.append(f"assumed, since {name} does not state it: {', '.join(rule.assumed)}")
     if model.config.classes is None:
         notes.append(f"no class names are in it: {name} has none; state them by --classes")
-    if request.quantize is not None and same:
+    if same:
         notes.append(
             f"ranges were measured on the photos that were compared: {ENOUGH} photos or more, or "
             "data.root, tell more"

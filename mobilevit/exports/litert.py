@@ -46,6 +46,8 @@ def write(prepared: Prepared, path: Path) -> Written:
             "the converter would make a raw file's tensors 8 bits too: leave raw out, or keep the "
             "weights alone in 8 bits (quantize int8-weights)"
         )
+    if request.precision == "fp16" and request.quantize is not None:
+        raise ExportError("what is not quantised stays in float32: leave precision fp16 out")
     with _silent(), overheard():
         need("litert_torch", "ai_edge_litert.interpreter", extra="litert")
         graph = Graph(_converted(prepared))

@@ -69,8 +69,8 @@ class TaskTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, its rates set anew at each step."""
-        mixed = self.trainer.precision != "32-true"
-        optimizer = optimizer_of(self.model, self.optim, self.lr, mixed=mixed)
+        scaled = self.trainer.precision == "16-mixed"
+        optimizer = optimizer_of(self.model, self.optim, self.lr, scaled=scaled)
         schedule = LambdaLR(optimizer, rate_factor(self.steps, self.optim))
         return {
             "optimizer": optimizer,

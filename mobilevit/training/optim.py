@@ -63,13 +63,14 @@ def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list
 
 
 def optimizer_of(
-    model: nn.Module, options: OptimOptions, lr: float, *, mixed: bool = False
+    model: nn.Module, options: OptimOptions, lr: float, *, scaled: bool = False
 ) -> AdamW | SGD:
     """The optimiser of the trainable parameters, fused where it can be.
 
-    In mixed precision the fused form undoes the loss scale itself, too late for clipping.
+    Where the loss is `scaled`, as in float16, the fused form undoes the scale itself: too late for
+    looking at the gradient ahead of the step.
     """
-    fused = not (mixed and options.clip is not None)
+    fused = not scaled
     groups = parameter_groups(model, options, lr)
     if options.name == "sgd":
         return SGD(groups, lr=lr, momentum=options.momentum, fused=fused)

@@ -9,15 +9,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import mobilevit
 from mobilevit import __main__ as cli
 from mobilevit.commands import bench_measure, bench_subjects
+from mobilevit.commands.bench_checks import pictures_for
 from mobilevit.commands.bench_measure import Worker, WorkerError, measured
 from mobilevit.commands.bench_report import JSON, PLOT, TABLE, Benchmark, Row
 from mobilevit.commands.bench_subjects import FileSubject, Subject, Words, subjects
 from mobilevit.commands.benchmark import benchmark
+from mobilevit.commands.export import sample_photos
+from mobilevit.exports.formats import FORMATS
+from mobilevit.exports.prepare import Request
 
 # torch's exporter and onnxscript use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings(
@@ -215,6 +220,7 @@ def test_unknown_names_help(name: str, message: str) -> None:
     [
         ({"runtime": ["tensorrt"]}, "runtime must be of all, torch, .*, not tensorrt"),
         ({"precision": ["bf16"]}, "precision must be fp32, fp16"),
+        ({"precision": []}, "precision must be fp32, fp16 or both, not none"),
         ({"quantize": ["int1"]}, "quantize must be of int8"),
         ({"threads": [0]}, "threads must be numbers of at least 1"),
         ({"runs": 0}, "runs must be at least 1"),
@@ -267,3 +273,20 @@ def test_a_file_of_any_size_takes_any(report: tuple[Benchmark, Path]) -> None:
     varying = replace(file, facts=replace(file.facts, dynamic="size"), size=96)
     assert varying.refusal(1) is None and "one picture" in (varying.refusal(2) or "")
     assert bench_subjects.Subject.kept is not None
+
+
+def test_photos_of_any_shape_for_a_file_of_any_size(tmp_path: Path) -> None:
+    """They are squashed to the size that the row names, where `predict` keeps their shape."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model: Any = mobilevit.create_model(
+        "deeplabv3_mobilevitv2_050",
+        classes=("sky", "sea"),
+        preprocessing={"crop": 64, "resize": 64},
+    )
+    assert model.config.preprocessing.fit == "short"
+    FORMATS["onnx"].write(model.eval(), Request(dynamic="size"), tmp_path / "sea.onnx")
+    (subject,) = subjects([str(tmp_path / "sea.onnx")], [96])
+    temple = sample_photos()[0]
+    turned = [temple, temple.transpose(Image.Transpose.ROTATE_90)]
+    assert pictures_for(subject, turned, 1).shape == (2, 96, 96, 3)

@@ -21,7 +21,7 @@ from PIL import Image
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.bulk import BulkError
-from mobilevit.commands.bulk_rows import failures
+from mobilevit.commands.bulk_rows import failures, has_rows
 from mobilevit.commands.predict import predict
 from mobilevit.data.cores import cores
 from mobilevit.data.folder import DataError
@@ -29,6 +29,7 @@ from mobilevit.exports.facts import ExportError
 
 ray = pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
+pa = pytest.importorskip("pyarrow")
 
 # What Ray and Ray Data use is deprecated by others and by themselves, and they leave sockets and
 # logs to the interpreter to close.
@@ -167,7 +168,7 @@ def test_an_exported_file_and_a_list_of_names(
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     monkeypatch.chdir(pictures)
-    (tmp_path / "list.txt").write_text("red/0.png\n\nnone/0.png\nblue/6.png\n")
+    (tmp_path / "list.txt").write_text("red/0.png\n\nnone/0.png\nblue/6.png\n", "utf-8-sig")
     file, out = tmp_path / "small.onnx", tmp_path / "out"
     mobilevit.export(mobilevit.save(small("mobilevit_xxs"), tmp_path / "m"), out=str(file))
     local = predict(file, "red/0.png", "blue/6.png", threads=1)
@@ -285,3 +286,13 @@ def test_a_worker_that_fails(
     with pytest.raises(BulkError, match=r"a worker failed: .*shapes"):
         predict(model, pictures / "red", out=str(tmp_path / "out"), engine="ray")
     assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+def test_a_part_whose_footer_is_damaged_is_no_part(tmp_path: Path) -> None:
+    file = tmp_path / "part.parquet"
+    parquet.write_table(pa.table({"source": ["a", "b"]}), file)
+    assert has_rows(file, 2) and not has_rows(file, 3)
+    content = bytearray(file.read_bytes())
+    content[-60:-8] = b"\xff" * 52
+    file.write_bytes(content)
+    assert not has_rows(file, 2)

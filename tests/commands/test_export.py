@@ -13,7 +13,7 @@ from PIL import Image
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
-from mobilevit.commands.export import export, sample_photos
+from mobilevit.commands.export import export, sample_photos, shared
 from mobilevit.commands.export_accuracy import Judge, spread
 from mobilevit.commands.exported import Accuracy
 from mobilevit.exports.facts import ExportError
@@ -111,6 +111,28 @@ def test_large_pictures_are_held_small(colours: Path, tmp_path: Path) -> None:
     rule = network.config.preprocessing
     assert min(held.size) == rule.resize < min(photo.size)
     assert same(rule.frame(held), rule.frame(photo))
+
+
+def test_photos_that_ranges_are_measured_on_are_not_compared() -> None:
+    photos = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(12)]
+    compared, measured = shared(photos)
+    assert (len(compared), len(measured)) == (3, 9)
+    assert not any(same(one, other) for one in compared for other in measured)
+    assert shared(photos[:3]) == (photos[:3], photos[:3])
+
+
+def test_all_photos_are_compared_where_nothing_is_measured(
+    colours: Path, pictures: Path, tmp_path: Path
+) -> None:
+    exported = export(
+        colours,
+        out=str(tmp_path / "colours.onnx"),
+        photos=[str(pictures)],
+        quantize="int8-weights",
+        least_agreement=0.0,
+    )
+    assert exported.verification.pictures == 21
+    assert not any("ranges were measured" in note for note in exported.notes)
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,10 @@ def test_what_is_kept_stays_in_float(
     [
         (Request(dynamic="batch"), "takes one image of one size.*and run it once for each"),
         (Request(dynamic="size"), "one file for each size"),
+        (
+            Request(precision="fp16", quantize=Quantization(kind="int8-weights")),
+            "leave precision fp16 out",
+        ),
         (Request(quantize=Quantization(kind="palette4")), "can not be quantised as 'palette4'"),
         (
             Request(quantize=Quantization(kind="int8-weights", keep=frozenset({"nose"}))),

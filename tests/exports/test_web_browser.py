@@ -163,6 +163,8 @@ def test_answers_are_pythons_without_network(
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         assert_answers(page, task, made, wild)
+        page.click("#sample")
+        page.wait_for_selector("#canvas[aria-label^='the test photo: ']")
         assert requests == []
         page.screenshot(path=screenshots / f"{task}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -345,6 +347,38 @@ def test_camera(chromium: Any, made_page: Any, screenshots: Path) -> None:
         page.click("#sample")
         page.wait_for_selector("#canvas[aria-label^='the test photo: ']")
         assert page.get_attribute("#camera", "aria-pressed") == "false"
+        for _ in range(5):  # stopped while a picture is waited for, which is no error
+            page.click("#camera")
+            page.wait_for_selector("#canvas[aria-label^='the camera: ']")
+            page.click("#camera")
+            page.wait_for_timeout(150)
+            assert page.is_hidden("#error"), page.inner_text("#error")
+
+
+def test_a_camera_that_opens_too_late_is_turned_off(chromium: Any, made_page: Any) -> None:
+    late = """
+        const opened = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (asked) => {
+          await new Promise((done) => { window.permit = done; });
+          return (window.stream = await opened(asked));
+        };"""
+    with (
+        served(made_page("detection").folder) as address,
+        opened(chromium, address, *CAMERA, permissions=["camera"]) as page,
+    ):
+        load(page)
+        page.evaluate(late)
+        page.click("#camera")
+        page.wait_for_function("window.permit")
+        page.click("#sample")  # while the browser asks for permission
+        page.wait_for_selector("#canvas[aria-label^='the test photo: ']")
+        page.evaluate("window.permit()")
+        page.wait_for_function(
+            "window.stream && window.stream.getTracks().every((one) => one.readyState === 'ended')"
+        )
+        assert page.get_attribute("#camera", "aria-pressed") == "false"
+        assert page.evaluate("document.querySelector('#video').srcObject") is None
+        assert page.is_hidden("#error")
 
 
 def test_camera_that_is_forbidden(chromium: Any, made_page: Any) -> None:
@@ -492,6 +526,8 @@ def test_threads_on_a_server_without_headers(chromium: Any, made_page: Any) -> N
             assert page.inner_text("#warnings") == ""
             load(page)
             assert "✓" in page.inner_text("#check")
+            redirected = page.goto(f"http://localhost:{port}/app")  # to a folder's own address
+            assert redirected.status == 200 and redirected.url.endswith("/app/")
         with opened(chromium, f"http://localhost:{port}/", service_workers="block") as page:
             assert "One thread alone" in page.inner_text("#warnings")
             load(page)

@@ -53,16 +53,16 @@ def test_a_fixed_rate():
     assert {factor(step) for step in range(1000)} == {1.0}
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_sgd_is_torchs_written_out(mixed):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_sgd_is_torchs_written_out(scaled):
     """Velocity v = m v + g + decay w, then w = w - lr v; three steps, in both of its forms."""
     options = OptimOptions(
         name="sgd", lr=0.1, momentum=0.8, weight_decay=0.03, decay_norms=False, head_lr=4.0
     )
     torch.manual_seed(0)
     model = build("mobilevit_xxs", num_classes=3).double()
-    optimizer = optimizer_of(model, options, 0.1, mixed=mixed)
-    assert optimizer.defaults["fused"] is not mixed
+    optimizer = optimizer_of(model, options, 0.1, scaled=scaled)
+    assert optimizer.defaults["fused"] is not scaled
     weights = {name: value.detach().clone() for name, value in model.named_parameters()}
     velocities = {name: torch.zeros_like(value) for name, value in weights.items()}
     for _ in range(3):
@@ -76,6 +76,24 @@ def test_sgd_is_torchs_written_out(mixed):
             velocities[name] = 0.8 * velocities[name] + gradient
             weights[name] = weights[name] - rate * velocities[name]
             torch.testing.assert_close(value.detach(), weights[name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_scaled_loss_that_overflows_changes_nothing(name, clip):
+    """As in float16: unscaled first, then gradients that are not finite are dropped."""
+    model = nn.Linear(3, 2)
+    optimizer = optimizer_of(model, OptimOptions(name=name, lr=0.1, clip=clip), 0.1, scaled=True)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(model(torch.full((1, 3), torch.inf)).sum()).backward()
+    assert not getattr(optimizer, "_step_supports_amp_scaling", False)  # or nobody unscales
+    scaler.unscale_(optimizer)
+    model.zero_grad()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 1.0
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 
 def ema_of(model, decay=0.9995):

@@ -80,7 +80,7 @@ function certainty(item, wanted) {
 /** The places of the items that the filters let through, in their order. */
 function filtered() {
   const wanted = valueOf("class");
-  const [from, to] = [Number(valueOf("from")) / 100, Number(valueOf("to")) / 100];
+  const [from, to] = [Number(valueOf("from")) / 100, Number(valueOf("to") || 100) / 100];
   const text = valueOf("text").trim().toLowerCase();
   const certain = DATA.items.map((item) => certainty(item, wanted === UNREAD ? "" : wanted));
   const places = [...DATA.items.keys()].filter((place) => {

@@ -22,6 +22,7 @@ worker.addEventListener("fetch", (/** @type {any} */ event) => {
 /** @param {Request} request */
 async function answered(request) {
   const answer = await fetch(request);
+  if (answer.status === 0) return answer; // a redirection, which the browser follows by itself
   const headers = new Headers(answer.headers);
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
   const { status, statusText } = answer;

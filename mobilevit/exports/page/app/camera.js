@@ -55,14 +55,18 @@ export class Camera {
           "Choose a photo instead; on a phone that can be a new one.",
       );
     }
+    /** @type {MediaStream | undefined} */
+    let stream;
     try {
-      const stream = await navigator.mediaDevices.getUserMedia({
+      stream = await navigator.mediaDevices.getUserMedia({
         video: { facingMode: facing, width: { ideal: 640 }, height: { ideal: 480 } },
       });
       video.srcObject = stream;
       await video.play();
       return new Camera(video, stream);
     } catch (error) {
+      for (const track of stream?.getTracks() ?? []) track.stop();
+      video.srcObject = null;
       const { name, message } = /** @type {DOMException} */ (error);
       throw new PictureError(`The camera can not be used: ${REASONS[name] ?? message}.`);
     }
@@ -79,7 +83,7 @@ export class Camera {
   /**
    * The newest picture; one that was seen already is waited for to be followed by another.
    *
-   * @returns {Promise<Picture>} To be closed after use.
+   * @returns {Promise<Picture | null>} To be closed after use; null once the camera is off.
    */
   async next() {
     const { video } = this;
@@ -90,7 +94,11 @@ export class Camera {
       });
     }
     this.fresh = false;
-    const image = await createImageBitmap(video);
+    // What is off has no picture: without a source, or at once afterwards, it can not be taken.
+    const image = await createImageBitmap(video).catch((error) => {
+      if (this.on) throw error;
+    });
+    if (!image) return null;
     return { image, width: image.width, height: image.height, name: "the camera" };
   }
 

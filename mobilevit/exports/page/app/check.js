@@ -37,11 +37,18 @@ export async function testPhoto(test) {
   return decoded(await blobOf(test.photo), "the test photo");
 }
 
+/** @type {Map<string, Blob>} Files of the folder, which are fetched once: a page may lose its network. */
+const held = new Map();
+
 /** @param {string} path */
 async function blobOf(path) {
+  const known = held.get(path);
+  if (known) return known;
   const answer = await fetch(path);
   if (!answer.ok) throw new Error(`${path} can not be read: ${answer.status}`);
-  return answer.blob();
+  const blob = await answer.blob();
+  held.set(path, blob);
+  return blob;
 }
 
 /**

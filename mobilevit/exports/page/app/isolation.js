@@ -14,10 +14,11 @@ const PATIENCE = 4000;
  */
 export async function isolated() {
   const workers = self.isSecureContext ? navigator.serviceWorker : undefined;
-  if (self.crossOriginIsolated || !workers || sessionStorage.getItem(TRIED)) return false;
-  sessionStorage.setItem(TRIED, "yes");
+  if (self.crossOriginIsolated || !workers) return false;
   const late = new Promise((done) => setTimeout(done, PATIENCE, null));
   try {
+    if (sessionStorage.getItem(TRIED)) return false;
+    sessionStorage.setItem(TRIED, "yes");
     const begun = workers.register(new URL("../headers-worker.js", import.meta.url));
     const there = await Promise.race([begun.then((made) => made && workers.ready), late]);
     if (!there) return false;
@@ -43,7 +44,6 @@ export function missing() {
   if (self.crossOriginIsolated) return [];
   return [
     "One thread alone: the server does not send the headers Cross-Origin-Opener-Policy: same-origin " +
-      "and Cross-Origin-Embedder-Policy: require-corp, and this browser lets no service worker add " +
-      "them.",
+      "and Cross-Origin-Embedder-Policy: require-corp, and no service worker could add them.",
   ];
 }

@@ -35,6 +35,8 @@ export class Page {
     /** @type {"environment" | "user"} */
     this.facing = "environment";
     this.asked = 0;
+    /** Counts starts and stops of cameras: one that opens late may not be wanted any more. */
+    this.cameras = 0;
     this.canvas = the("canvas", HTMLCanvasElement);
     this.answers = new AnswerView(facts, () => this.redraw());
     this.bench = new MeasureView(facts, () => this.toMeasure());
@@ -191,12 +193,15 @@ export class Page {
   async startCamera() {
     const button = the("camera", HTMLButtonElement);
     button.disabled = true;
+    const turn = ++this.cameras;
+    let camera;
     try {
-      this.camera = await Camera.opened(the("video", HTMLVideoElement), this.facing);
+      camera = await Camera.opened(the("video", HTMLVideoElement), this.facing);
     } finally {
       button.disabled = false;
     }
-    const { camera } = this;
+    if (turn !== this.cameras) return camera.stop();
+    this.camera = camera;
     button.setAttribute("aria-pressed", "true");
     button.textContent = "Stop the camera";
     try {
@@ -214,6 +219,8 @@ export class Page {
     this.asked++;
     while (camera.on && this.engine) {
       const picture = await camera.next();
+      if (!picture) return;
+      if (!camera.on) return closed(picture);
       const begun = performance.now();
       const frame = framed(picture, this.facts);
       const framing = performance.now() - begun;
@@ -234,6 +241,7 @@ export class Page {
   }
 
   stopCamera() {
+    this.cameras++;
     this.camera?.stop();
     this.camera = null;
     const button = the("camera", HTMLButtonElement);
