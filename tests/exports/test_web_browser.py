@@ -356,12 +356,14 @@ def test_camera(chromium: Any, made_page: Any, screenshots: Path) -> None:
 
 
 def test_a_camera_that_opens_too_late_is_turned_off(chromium: Any, made_page: Any) -> None:
-    late = """
+    # By hand: the page's policy forbids what Playwright's waiting for a script needs.
+    until = "async () => {{ while (!({})) await new Promise((done) => setTimeout(done, 20)); }}"
+    late = """() => {
         const opened = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
         navigator.mediaDevices.getUserMedia = async (asked) => {
           await new Promise((done) => { window.permit = done; });
           return (window.stream = await opened(asked));
-        };"""
+        }; }"""
     with (
         served(made_page("detection").folder) as address,
         opened(chromium, address, *CAMERA, permissions=["camera"]) as page,
@@ -369,13 +371,12 @@ def test_a_camera_that_opens_too_late_is_turned_off(chromium: Any, made_page: An
         load(page)
         page.evaluate(late)
         page.click("#camera")
-        page.wait_for_function("window.permit")
+        page.evaluate(until.format("window.permit"))
         page.click("#sample")  # while the browser asks for permission
         page.wait_for_selector("#canvas[aria-label^='the test photo: ']")
-        page.evaluate("window.permit()")
-        page.wait_for_function(
-            "window.stream && window.stream.getTracks().every((one) => one.readyState === 'ended')"
-        )
+        page.evaluate("() => window.permit()")
+        over = "window.stream?.getTracks().every((one) => one.readyState === 'ended')"
+        page.evaluate(until.format(over))
         assert page.get_attribute("#camera", "aria-pressed") == "false"
         assert page.evaluate("document.querySelector('#video').srcObject") is None
         assert page.is_hidden("#error")
