@@ -1,5 +1,5 @@
 # Two commands for a fresh machine with Python 3.11 or later; each makes its own environment.
-#   make demo   trains, judges and uses a small model (two to three minutes)
+#   make demo   trains, evaluates and uses a small model (two to three minutes)
 #   make test   runs the checks and the tests
 
 PYTHON ?= python3

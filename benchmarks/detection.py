@@ -2,7 +2,7 @@
 
     python benchmarks/detection.py [--rounds N]
 
-320 px, one picture at a time, COCO's 80 classes, one thread, float32, everything in one process;
+320 px, one image at a time, COCO's 80 classes, one thread, float32, everything in one process;
 each round runs every contestant once, in an order drawn anew. The network and what follows it
 (softmax, decoding, suppression) are timed apart. Weights are random, so what follows gets outputs
 that are made up: some hundred boxes of a class that is likely enough to be looked at, the same
@@ -23,9 +23,9 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.image_list import ImageList
 
 from mobilevit.models.fuse import fuse
+from mobilevit.models.registry import build
 from mobilevit.models.ssdlite import RawDetections, SSDLite
-from mobilevit.models.variants import build
-from mobilevit.tasks.detection import PostProcessing, detections
+from mobilevit.tasks.detection.loss_and_postprocess import PostProcessing, detections
 
 SIZE, LIKELY = 320, 300
 RULE = PostProcessing(score=0.001, before=300, overlap=0.55, most=300)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import mobilevit
 from mobilevit.checkpoints.timm import V1
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Request, overheard, quiet
 
 Run = Callable[[np.ndarray], np.ndarray]

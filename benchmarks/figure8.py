@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from paper import FIGURE8, B, beside, processor_times
 
 import mobilevit
-from mobilevit.commands.tables import markdown
+from mobilevit.utils.tables import markdown
 
 TASKS = {"": "classification", "ssdlite_": "detection", "deeplabv3_": "segmentation"}
 

@@ -27,10 +27,15 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from mobilevit.data.datasets import TrainingSet
-from mobilevit.data.folder import images_below
-from mobilevit.data.multiscale import SampleKey
+from mobilevit.data.formats.folders import images_below
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform, seeded
+from mobilevit.data.sampler import SampleKey
+from mobilevit.tasks.classification.transforms import (
+    AugmentOptions,
+    BatchMix,
+    TrainTransform,
+    seeded,
+)
 
 SIZES = (160, 256, 320)
 
@@ -137,7 +142,7 @@ def main() -> None:
     if options.folder:
         paths = images_below(options.folder)[:200] if options.folder.is_dir() else []
         if not paths:
-            parser.error(f"{options.folder}: no pictures")
+            parser.error(f"{options.folder}: no images")
         sets = {str(options.folder): ([path.read_bytes() for path in paths], 32)}
     else:
         sets = {

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mobilevit.commands.bench_report import Benchmark
-from mobilevit.commands.tables import markdown
+from mobilevit.commands.benchmark.report import Benchmark
+from mobilevit.utils.tables import markdown
 
 B = ":patch_sizes=8,4,2"
 """Configuration B: patches of 8, 4 and 2 pixels at strides 8, 16 and 32; A has 2, 2 and 2."""

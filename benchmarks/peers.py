@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.transformers import V1, files
+from mobilevit.models.config import ModelConfig
 
 
 class Logits(nn.Module):

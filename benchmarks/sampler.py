@@ -4,7 +4,7 @@
 
 FOLDER has one folder per class, or train/ and val/. One process, one thread. Each step that any
 plan has, a size and its batch, is timed in every round once, in an order drawn anew: making its
-pictures, and learning from them. An epoch's time is the sum over its planned steps, the mean of
+images, and learning from them. An epoch's time is the sum over its planned steps, the mean of
 twenty epochs; so chance in the sizes that are drawn does not tell for or against a plan. What
 learning takes is all that counts where decoding has cores of its own.
 """
@@ -21,22 +21,22 @@ import torch
 from torch.nn import functional as F
 
 from mobilevit.data.datasets import FolderSamples, TrainingSet
-from mobilevit.data.folder import splits
-from mobilevit.data.multiscale import (
+from mobilevit.data.formats.folders import splits
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
     scales,
 )
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
+from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 STANDARD = "standard"
 EPOCHS = 20
 
 
 class Cost(NamedTuple):
-    """Seconds that a picture takes."""
+    """Seconds that an image takes."""
 
     decoding: float
     learning: float
@@ -74,7 +74,7 @@ def time_steps(
 def epoch_time(
     schedule: MultiScaleSchedule, costs: dict[tuple[int, int], Cost], *, decoding: bool
 ) -> float:
-    """Seconds of an epoch; pictures of a last, smaller batch cost what they do in a full one."""
+    """Seconds of an epoch; images of a last, smaller batch cost what they do in a full one."""
     seconds = 0.0
     for epoch in range(EPOCHS):
         for step in schedule.epoch(epoch):
@@ -92,14 +92,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="batch at the base size")
     parser.add_argument("--decode", choices=["fast", "exact"], default="fast")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--pictures", type=int, help="in an epoch; by default those of FOLDER")
+    parser.add_argument("--images", type=int, help="in an epoch; by default those of FOLDER")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
     train = splits(options.folder).train
     transform = TrainTransform(AugmentOptions(), Preprocessing())
-    classes, samples = len(train.classes), options.pictures or len(train)
+    classes, samples = len(train.classes), options.images or len(train)
     dataset = TrainingSet(
         FolderSamples(train),
         transform,
@@ -130,11 +130,11 @@ def main() -> None:
         for decoding in (True, False)
     }
     print(
-        f"sizes {several}, decoding {options.decode}; {samples} pictures an epoch; "
+        f"sizes {several}, decoding {options.decode}; {samples} images an epoch; "
         "ratio: standard / this, higher is faster"
     )
     print(
-        f"{'sampler':22}{'steps/epoch':>12}{'s/epoch':>10}{'ms/picture':>12}{'decoding':>10}"
+        f"{'sampler':22}{'steps/epoch':>12}{'s/epoch':>10}{'ms/image':>12}{'decoding':>10}"
         f"{'ratio':>8}{'without decoding':>18}"
     )
     for name, plan in schedules.items():

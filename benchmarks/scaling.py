@@ -1,4 +1,4 @@
-"""MobileViT against MobileViTv2 as pictures grow: time, memory, and attention's share of the time.
+"""MobileViT against MobileViTv2 as images grow: time, memory, and attention's share of the time.
 
     python benchmarks/scaling.py [--models mobilevit_xs,mobilevitv2_075]
                                  [--sizes 256,384,512,768,1024] [--runtime torch,onnx] [--runs 10]
@@ -23,10 +23,10 @@ import torch
 from torch import nn
 
 import mobilevit
-from mobilevit.commands.bench_report import Row
-from mobilevit.commands.bench_subjects import Subject, subjects
-from mobilevit.commands.tables import markdown
+from mobilevit.commands.benchmark.models import Subject, subjects
+from mobilevit.commands.benchmark.report import Row
 from mobilevit.models.layers import SelfAttention, SeparableSelfAttention
+from mobilevit.utils.tables import markdown
 
 RUNS = 3
 """Of PyTorch's network whose attention layers are timed."""

@@ -2,7 +2,7 @@
 
     python benchmarks/segmentation.py [--rounds N]
 
-512 px, one picture at a time, VOC's 21 classes, logits at the picture's size, one thread, float32,
+512 px, one image at a time, VOC's 21 classes, logits at the image's size, one thread, float32,
 everything in one process; each round runs every contestant once, in an order drawn anew. Weights
 are random. Ours is in the form for inference: batch norm folded, channels-last; torchvision's as it
 comes, and channels-last.
@@ -21,7 +21,7 @@ from torch import nn
 from torchvision.models import segmentation
 
 from mobilevit.models.fuse import fuse
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 
 SIZE = 512
 OURS = ("deeplabv3_mobilevit_xxs", "deeplabv3_mobilevit_xs", "deeplabv3_mobilevit_s")

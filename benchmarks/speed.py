@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from mobilevit.checkpoints.timm import V1
 from mobilevit.models.fuse import fuse
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 
 Step = Callable[[], object]
 

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mobilevit.checkpoints.create import create_model, load
-    from mobilevit.checkpoints.files import save
-    from mobilevit.commands.benchmark import benchmark
+    from mobilevit.checkpoints.folder import save
+    from mobilevit.commands.benchmark.command import benchmark
     from mobilevit.commands.check import check
     from mobilevit.commands.convert import convert
     from mobilevit.commands.demo import demo
-    from mobilevit.commands.describe import describe
     from mobilevit.commands.evaluate import evaluate
     from mobilevit.commands.export import export
+    from mobilevit.commands.models import describe
     from mobilevit.commands.predict import predict
     from mobilevit.commands.serve import serve
     from mobilevit.commands.shard import shard
-    from mobilevit.commands.sweep import sweep
+    from mobilevit.commands.sweep.command import sweep
     from mobilevit.models.fuse import fuse
-    from mobilevit.models.variants import list_models
+    from mobilevit.models.registry import list_models
     from mobilevit.training.train import train
 
 _HOMES = {
-    "benchmark": "mobilevit.commands.benchmark",
+    "benchmark": "mobilevit.commands.benchmark.command",
     "check": "mobilevit.commands.check",
     "convert": "mobilevit.commands.convert",
     "create_model": "mobilevit.checkpoints.create",
@@ -35,14 +35,14 @@ _HOMES = {
     "evaluate": "mobilevit.commands.evaluate",
     "export": "mobilevit.commands.export",
     "fuse": "mobilevit.models.fuse",
-    "list_models": "mobilevit.models.variants",
+    "list_models": "mobilevit.models.registry",
     "load": "mobilevit.checkpoints.create",
-    "describe": "mobilevit.commands.describe",
+    "describe": "mobilevit.commands.models",
     "predict": "mobilevit.commands.predict",
-    "save": "mobilevit.checkpoints.files",
+    "save": "mobilevit.checkpoints.folder",
     "serve": "mobilevit.commands.serve",
     "shard": "mobilevit.commands.shard",
-    "sweep": "mobilevit.commands.sweep",
+    "sweep": "mobilevit.commands.sweep.command",
     "train": "mobilevit.training.train",
 }
 

@@ -22,18 +22,21 @@ from typing import Any
 from mobilevit.training.errors import Interrupted
 
 COMMANDS = {
-    "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of pictures"),
-    "sweep": ("mobilevit.commands.sweep:sweep", "train many times with options drawn from a space"),
-    "evaluate": ("mobilevit.commands.evaluate:evaluate", "judge a model on labelled pictures"),
-    "predict": ("mobilevit.commands.predict:predict", "say what a model sees in pictures"),
+    "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of images"),
+    "sweep": (
+        "mobilevit.commands.sweep.command:sweep",
+        "train many times with options drawn from a space",
+    ),
+    "evaluate": ("mobilevit.commands.evaluate:evaluate", "evaluate a model on labelled images"),
+    "predict": ("mobilevit.commands.predict:predict", "say what a model sees in images"),
     "check": ("mobilevit.commands.check:check", "look at a data set before training on it"),
-    "shard": ("mobilevit.commands.shard:shard", "write a folder of pictures as tar shards"),
+    "shard": ("mobilevit.commands.shard:shard", "write a folder of images as tar shards"),
     "convert": ("mobilevit.commands.convert:convert", "write a model as others keep theirs"),
     "export": ("mobilevit.commands.export:export", "write a model as a file for other runtimes"),
     "serve": ("mobilevit.commands.serve:serve", "open a model's page in a browser"),
-    "benchmark": ("mobilevit.commands.benchmark:benchmark", "time models in runtimes"),
-    "models": ("mobilevit.commands.describe:describe", "list the networks and what they cost"),
-    "demo": ("mobilevit.commands.demo:demo", "train, judge and use a small model, in minutes"),
+    "benchmark": ("mobilevit.commands.benchmark.command:benchmark", "time models in runtimes"),
+    "models": ("mobilevit.commands.models:describe", "list the networks and what they cost"),
+    "demo": ("mobilevit.commands.demo:demo", "train, evaluate and use a small model, in minutes"),
 }
 """Command -> where its function is, and what it does."""
 

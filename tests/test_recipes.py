@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from mobilevit.__main__ import _call
-from mobilevit.commands.sweep import _kinds
-from mobilevit.commands.sweep_space import read_space
+from mobilevit.commands.sweep.command import _kinds
+from mobilevit.commands.sweep.space import read_space
 from mobilevit.training.train import train
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))

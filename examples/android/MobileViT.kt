@@ -39,7 +39,7 @@ class MobileViT(file: ByteArray, private val threads: Int = 2) : AutoCloseable {
         ?.let { names -> List(names.length()) { names.getString(it) } }
         .orEmpty()
 
-    /** The picture as the file takes it: resized and cropped; values are dealt with in the file. */
+    /** The image as the file takes it: resized and cropped; values are dealt with in the file. */
     fun framed(photo: Bitmap): ByteBuffer {
         val square = Bitmap.createBitmap(side, side, Bitmap.Config.ARGB_8888)
         val target = if (fit == "crop") {
@@ -82,7 +82,7 @@ class MobileViT(file: ByteArray, private val threads: Int = 2) : AutoCloseable {
             .map { (classes.getOrNull(it.index) ?: "${it.index}") to it.value }
     }
 
-    /** Detection: boxes from a score on, as shares of the framed picture's sides. */
+    /** Detection: boxes from a score on, as shares of the framed image's sides. */
     @Suppress("UNCHECKED_CAST")
     fun boxes(pixels: ByteBuffer, least: Float = 0.3f): List<Box> = run(pixels) { answer ->
         val (corners) = answer.get("boxes").get().value as Array<Array<FloatArray>>

@@ -19,7 +19,7 @@ final class MobileViT {
     struct Box {
         let name: String
         let score: Float
-        /// As shares of the framed picture's sides.
+        /// As shares of the framed image's sides.
         let rectangle: CGRect
     }
 
@@ -46,7 +46,7 @@ final class MobileViT {
         classes = try JSONDecoder().decode([String]?.self, from: Data(texts["classes", default: "null"].utf8)) ?? []
     }
 
-    /// The picture as the file takes it: upright, resized and cropped as `preprocessing` says.
+    /// The image as the file takes it: upright, resized and cropped as `preprocessing` says.
     func framed(_ photo: UIImage) throws -> MLFeatureValue {
         let side = CGFloat(frame.crop)
         let format = UIGraphicsImageRendererFormat()
@@ -102,7 +102,7 @@ final class MobileViT {
     }
 }
 
-/// What to write down beside a latency, or it can not be compared.
+/// What to write down beside a latency, or it cannot be compared.
 struct Measurement: Codable {
     let device: String  // such as iPhone13,2, an iPhone 12
     let system: String

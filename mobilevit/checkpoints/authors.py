@@ -6,7 +6,7 @@ assumed, because no file states it. So did the code behind v1's later weights, w
 those of 2021; only the ones that were trained with RangeAugment can be told, by its scalars.
 
 DeepLabv3 on v1 is told by a tensor's name: the 2021 code stretched logits without aligned corners
-and squashed pictures to 512 px, the later code aligned corners and kept a picture's shape. No file
+and squashed images to 512 px, the later code aligned corners and kept an image's shape. No file
 states its output stride; `custom_stride` is what the authors' recipes had.
 """
 

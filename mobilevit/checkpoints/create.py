@@ -10,18 +10,18 @@ from typing import Any
 
 from torch import Tensor
 
-from mobilevit.checkpoints.config import (
+from mobilevit.checkpoints.keymap import CheckpointError, shorten
+from mobilevit.checkpoints.read import Weights, output_count, read
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.config import (
     CLASSES,
     CUSTOM,
     ModelConfig,
     class_names,
     coco_classes,
 )
-from mobilevit.checkpoints.keymap import CheckpointError, shorten
-from mobilevit.checkpoints.read import Weights, output_count, read
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.variants import HEAD_OPTIONS, TASKS, Network, Task, build, split_name
+from mobilevit.models.registry import HEAD_OPTIONS, TASKS, Network, Task, build, split_name
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def create_model(
         options: `in_channels`, `out_indices`, `output_stride`, `patch_sizes`, `heads`,
             `kernel_size`, `fusion`, `dropout`, `attention_dropout`, `ffn_dropout`,
             `classifier_dropout`, and for segmentation `channels`, `rates`, `aspp_dropout`, `aux`,
-            `align_corners`; see `mobilevit.models.variants.build`.
+            `align_corners`; see `mobilevit.models.registry.build`.
 
     Raises:
         ValueError: an unknown name, or an option that does not fit.
@@ -143,7 +143,7 @@ def load(
     Raises:
         FileNotFoundError: there is no such file or folder, and it is none of the others.
         DownloadError: it could not be downloaded.
-        CheckpointError: it can not be read, has no classifier, or does not fit; the message names
+        CheckpointError: it cannot be read, has no classifier, or does not fit; the message names
             what.
         ValueError: another number of names than of logits.
     """

@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 class CheckpointError(ValueError):
-    """A file of weights that can not be read, or does not fit; the message names what and why."""
+    """A file of weights that cannot be read, or does not fit; the message names what and why."""
 
 
 class Row(NamedTuple):

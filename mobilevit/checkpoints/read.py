@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.config import CLASSES, ModelConfig, Stated
-from mobilevit.checkpoints.files import (
+from mobilevit.checkpoints.folder import (
     CONFIG,
     WEIGHTS,
     is_model_folder,
@@ -27,7 +26,8 @@ from mobilevit.checkpoints.files import (
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
 from mobilevit.checkpoints.source import located
 from mobilevit.checkpoints.tensors import read_tensors
-from mobilevit.models.variants import TASKS, VARIANTS, build, defaults, task_of
+from mobilevit.models.config import CLASSES, ModelConfig, Stated
+from mobilevit.models.registry import TASKS, VARIANTS, build, defaults, task_of
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def read(source: str | Path) -> Weights:
     Raises:
         FileNotFoundError: nothing is there.
         DownloadError: it could not be downloaded.
-        CheckpointError: it can not be read, or is of no known layout.
+        CheckpointError: it cannot be read, or is of no known layout.
     """
     path, published = located(source)
     if path.is_dir():

@@ -10,8 +10,8 @@ from urllib.parse import urldefrag
 
 from mobilevit.checkpoints.download import fetch, from_hub
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.checkpoints.published import PUBLISHED, Published
-from mobilevit.models.variants import list_models
+from mobilevit.checkpoints.pretrained import PUBLISHED, Published
+from mobilevit.models.registry import list_models
 
 log = logging.getLogger(__name__)
 

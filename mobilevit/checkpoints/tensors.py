@@ -26,7 +26,7 @@ WRAPPERS = (
     "state_dict",
     "model",
 )
-"""Entries that hold the weights; averaged weights come first, since they are what is judged."""
+"""Entries that hold the weights; averaged weights come first, since they are what is evaluated."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and training modules put ahead of every name."""

@@ -2,7 +2,7 @@
 
 timm's conversion of the authors' v1 weights reversed the input channels of the first convolution,
 so all of its weights take red-green-blue pixels in [0, 1] without mean or std. A file of weights
-does not say how its pictures were resized: the paper's rule is assumed. In a folder, as on the Hub,
+does not say how its images were resized: the paper's rule is assumed. In a folder, as on the Hub,
 `config.json` says it.
 """
 
@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mobilevit.checkpoints.config import ModelConfig, Stated, distinct, imagenet_classes
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.variants import VARIANTS
+from mobilevit.models.config import ModelConfig, Stated, distinct, imagenet_classes
+from mobilevit.models.registry import VARIANTS
 
 _SHARED = (
     Row("conv_norm", "backbone.stem", "stem"),
@@ -92,7 +92,7 @@ def stated(config: Mapping[str, Any], *, layout: Layout, file: str) -> Stated:
         file: what to call the folder in messages.
 
     Raises:
-        CheckpointError: it asks for what this library's networks or pictures' preparation are not.
+        CheckpointError: it asks for what this library's networks or images' preparation are not.
     """
     arguments = config.get("model_args") or {}
     if unknown := [
@@ -151,7 +151,7 @@ def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
     `timm.create_model("local-dir:FOLDER", pretrained=True)` opens it.
 
     Raises:
-        CheckpointError: pictures are prepared otherwise than by resizing and cropping.
+        CheckpointError: images are prepared otherwise than by resizing and cropping.
     """
     rule = config.preprocessing
     if rule.fit != "crop":

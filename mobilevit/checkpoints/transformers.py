@@ -17,10 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from mobilevit.checkpoints import transformers_processor
-from mobilevit.checkpoints.config import ModelConfig, Stated, distinct
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.variants import VARIANTS, defaults, split_name
+from mobilevit.models.config import ModelConfig, Stated, distinct
+from mobilevit.models.registry import VARIANTS, defaults, split_name
 
 _BLOCK = "backbone.stage{s}.1"
 _LAYER = f"{_BLOCK}.transformer.{{t}}"
@@ -160,7 +160,7 @@ def stated(
         file: what to call the folder in messages.
 
     Raises:
-        CheckpointError: it asks for what this library's networks or pictures' preparation are not.
+        CheckpointError: it asks for what this library's networks or images' preparation are not.
     """
     values = {**_DEFAULTS, **config}
     for key, wanted in (("layer_norm_eps", (1e-5,)), ("hidden_act", ("silu", "swish"))):

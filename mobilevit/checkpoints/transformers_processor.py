@@ -1,4 +1,4 @@
-"""transformers' `preprocessor_config.json`: how pictures are prepared, read and written."""
+"""transformers' `preprocessor_config.json`: how images are prepared, read and written."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from mobilevit.checkpoints.authors import ADE20K_CLASSES
-from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.config import ModelConfig
 
 log = logging.getLogger(__name__)
 
 Refuse = Callable[[str], CheckpointError]
-"""The error that the value under a key of the file is something we can not do."""
+"""The error that the value under a key of the file is something we cannot do."""
 
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers."""
@@ -32,18 +32,18 @@ def preprocessing(
     Args:
         values: the file's content.
         fallback: the layout's custom, for what the file does not state.
-        whole: whether the task is about whole pictures, as segmentation is: where the file has
+        whole: whether the task is about whole images, as segmentation is: where the file has
             their centre cut out, they are kept whole at the same scale.
         file: what to call the folder in messages.
 
     Raises:
-        CheckpointError: the rule is none that pictures' preparation here can do.
+        CheckpointError: the rule is none that images' preparation here can do.
     """
 
     def refuse(key: str) -> CheckpointError:
         return CheckpointError(
             f"{file}: {key} = {values[key]!r} in preprocessor_config.json is not something that "
-            "pictures' preparation here can do; it resizes the short side, cuts the centre out "
+            "images' preparation here can do; it resizes the short side, cuts the centre out "
             "and divides by 255"
         )
 
@@ -87,11 +87,11 @@ def _frame(values: Mapping[str, Any], refuse: Refuse) -> dict[str, Any]:
 
 
 def _whole(values: Mapping[str, Any], refuse: Refuse, file: str) -> dict[str, Any]:
-    """The same, where nothing of a picture may be cut off."""
+    """The same, where nothing of an image may be cut off."""
     if (size := values.get("size")) is None:
         return {}
     if values.get("do_center_crop") is not False:
-        log.info("%s has pictures' centre cut out; here they are kept whole", file)
+        log.info("%s has images' centre cut out; here they are kept whole", file)
     if (side := _short(size)) is not None:
         return {"fit": "short", "resize": side, "crop": side}
     if (side := _square(size)) is not None:
@@ -117,7 +117,7 @@ def content(config: ModelConfig) -> dict[str, Any]:
 
     Raises:
         CheckpointError: transformers has no place for a mean or a standard deviation, or prepares
-            no pictures for classification in this way.
+            no images for classification in this way.
     """
     rule = config.preprocessing
     if (rule.mean, rule.std) != ((0.0,) * 3, (1.0,) * 3):

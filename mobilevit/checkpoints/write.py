@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.config import ModelConfig
-from mobilevit.checkpoints.files import WEIGHTS, replacing, save
+from mobilevit.checkpoints.folder import WEIGHTS, replacing, save
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.checkpoints.read import implied_options
-from mobilevit.models.variants import Network, architecture, changed, split_name
+from mobilevit.models.config import ModelConfig
+from mobilevit.models.registry import Network, architecture, changed, split_name
 
 Target = Literal["folder", "authors", "timm", "transformers"]
 
@@ -42,7 +42,7 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
         What the layout has no place for, in words: its reader has to be told.
 
     Raises:
-        CheckpointError: the layout can not hold this network.
+        CheckpointError: the layout cannot hold this network.
         ValueError: `out` has the wrong form for this layout, or see `save`.
     """
     out = Path(out)
@@ -67,7 +67,7 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
         ]
     ):
         raise CheckpointError(
-            f"{model.name} with {', '.join(lost)} can not be written: its reader would not know"
+            f"{model.name} with {', '.join(lost)} cannot be written: its reader would not know"
         )
     notes = []
     custom: str = config.preprocessing.channel_order
@@ -111,7 +111,7 @@ def _layout(model: Network, layouts: Sequence[Layout], to: str) -> Layout:
     fitting = [one for one in fitting if one.align_corners in (None, corners)]
     if not fitting:
         raise CheckpointError(
-            f"{model.name} with align_corners {corners} can not be written: {to} has no such form"
+            f"{model.name} with align_corners {corners} cannot be written: {to} has no such form"
         )
     return fitting[0]
 

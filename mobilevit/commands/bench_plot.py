@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from mobilevit.commands.bench_report import Row
+    from mobilevit.commands.benchmark.report import Row
 
 METRICS = {"top1": "top-1, %", "ap": "AP, %", "miou": "mean IoU, %"}
 """Figures of accuracy as an axis calls them."""

@@ -1,4 +1,4 @@
-"""Figures of a model at one or several picture sizes, whatever its task."""
+"""Figures of a model at one or several image sizes, whatever its task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, kw_only=True)
 class BySize(Generic[M]):
-    """A model's figures at one or several picture sizes."""
+    """A model's figures at one or several image sizes."""
 
     model: str
     by_size: dict[int, M]

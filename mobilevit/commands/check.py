@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
-from mobilevit.checkpoints.config import class_names
-from mobilevit.data.check import CheckReport
-from mobilevit.data.check import check as check_pictures
-from mobilevit.data.check_boxes import BoxReport, check_boxes
-from mobilevit.data.check_masks import MaskReport, check_masks
-from mobilevit.data.find_shards import is_sharded
+from mobilevit.data.shards.open import is_sharded
 from mobilevit.data.shards_check import ShardReport, check_shards
-from mobilevit.models.variants import Task
+from mobilevit.data.validate import CheckReport
+from mobilevit.data.validate import check as check_images
+from mobilevit.models.config import class_names
+from mobilevit.models.registry import Task
+from mobilevit.tasks.detection.check import BoxReport, check_boxes
+from mobilevit.tasks.segmentation.check import MaskReport, check_masks
 
 AnyReport: TypeAlias = CheckReport | BoxReport | MaskReport | ShardReport
 
@@ -30,7 +30,7 @@ def check(
     val_fraction: float = 0.2,
     seed: int = 0,
 ) -> AnyReport:
-    """Examine every picture of a data set, and what is said of it; report all that is wrong.
+    """Examine every image of a data set, and what is said of it; report all that is wrong.
 
     Args:
         root: the data set, as for `train`.
@@ -40,10 +40,10 @@ def check(
         classes: segmentation: names of the masks' values, with commas between or in a file.
         ignore: segmentation: the value of pixels without a class.
         workers: threads; by default as many as there are cores.
-        quick: read headers and file ends instead of decoding all. Finds what is no picture, empty,
+        quick: read headers and file ends instead of decoding all. Finds what is no image, empty,
             cut off or too large; not what is damaged within, and no duplicates.
         progress: show a progress bar where there is a terminal.
-        val_fraction: share that is held out where the data set names nothing to judge by.
+        val_fraction: share that is held out where the data set names nothing to evaluate by.
         seed: of that choice.
 
     Raises:
@@ -73,7 +73,7 @@ def check(
         )
     if is_sharded(os.fspath(root)):
         return check_shards(os.fspath(root), workers=workers, quick=quick)
-    return check_pictures(
+    return check_images(
         root,
         workers=workers,
         quick=quick,

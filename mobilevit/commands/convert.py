@@ -49,7 +49,7 @@ def convert(
 
     Raises:
         FileNotFoundError: there is no source.
-        ValueError: it can not be read, or the layout can not hold it.
+        ValueError: it cannot be read, or the layout cannot hold it.
     """
     model, _ = opened(source, classes=classes, preprocessing=preprocessing)
     notes = write(model, out, to=to)

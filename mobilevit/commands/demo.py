@@ -1,4 +1,4 @@
-"""`mobilevit demo`: the whole path on pictures that come with a dependency, in minutes."""
+"""`mobilevit demo`: the whole path on images that come with a dependency, in minutes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.predict import predict
-from mobilevit.commands.predict_classes import Predictions
-from mobilevit.data.transforms import AugmentOptions
+from mobilevit.tasks.classification.results import Predictions
+from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
@@ -23,7 +23,7 @@ SIZE = 64
 VAL_EVERY = 5
 """Of each class every fifth digit is held out."""
 SHOWN = 10
-"""Pictures to predict at the end, one of each class."""
+"""Images to predict at the end, one of each class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +43,14 @@ class DemoResult:
             "the model had not seen are right.\n"
             f"  the run:          {run / 'report.html'}\n"
             f"  the model:        {run / 'model'}\n"
-            f"  pictures, judged: {self.folder / 'answers'}\n"
+            f"  images, evaluated: {self.folder / 'answers'}\n"
             "Now with your own, in one folder per class:\n"
             "  mobilevit train --data.root PHOTOS --out runs/photos"
         )
 
 
 def demo(*, out: str = "demo", epochs: int = 18, seed: int = 0) -> DemoResult:
-    """Train, judge and use an XXS on handwritten digits: two to three minutes on two cores.
+    """Train, evaluate and use an XXS on handwritten digits: two to three minutes on two cores.
 
     The 1,797 digits come with scikit-learn; no network is needed.
 
@@ -65,10 +65,10 @@ def demo(*, out: str = "demo", epochs: int = 18, seed: int = 0) -> DemoResult:
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise TrainingError(f"{folder} is not empty; remove it, or choose another --out")
-    pictures = _write_digits(folder / "digits")
+    images = _write_digits(folder / "digits")
     train(
         model="mobilevit_xxs",
-        data=DataOptions(root=str(pictures)),
+        data=DataOptions(root=str(images)),
         out=str(folder / "run"),
         epochs=epochs,
         size=SIZE,
@@ -79,8 +79,8 @@ def demo(*, out: str = "demo", epochs: int = 18, seed: int = 0) -> DemoResult:
         seed=seed,
     )
     model = folder / "run" / "model"
-    evaluation = evaluate(model, data=DataOptions(root=str(pictures)))
-    firsts = [sorted(digit.iterdir())[0] for digit in sorted((pictures / "val").iterdir())]
+    evaluation = evaluate(model, data=DataOptions(root=str(images)))
+    firsts = [sorted(digit.iterdir())[0] for digit in sorted((images / "val").iterdir())]
     predictions = predict(model, *firsts[:SHOWN], out=str(folder / "answers"), top=3)
     assert isinstance(evaluation, Evaluation)
     assert isinstance(predictions, Predictions)

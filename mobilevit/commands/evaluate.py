@@ -1,4 +1,4 @@
-"""`mobilevit evaluate`: how good a model is on labelled pictures."""
+"""`mobilevit evaluate`: how good a model is on labelled images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mobilevit.checkpoints.create import stated_classes
-from mobilevit.checkpoints.files import replacing
+from mobilevit.checkpoints.folder import replacing
 from mobilevit.commands.evaluate_boxes import DetectionEvaluation
 from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.evaluate_masks import SegmentationEvaluation
-from mobilevit.commands.judging import evaluation_samples, judged
-from mobilevit.data.cores import computing_on, cores, share_cores
-from mobilevit.data.processes import Processes, joined
-from mobilevit.exports.network import FileDetector, FileNetwork, device_of, for_inference
-from mobilevit.models.variants import Network, Task
-from mobilevit.tasks.detection import PRESETS, Preset
+from mobilevit.exports.runtime_model import FileDetector, FileNetwork, device_of, for_inference
+from mobilevit.models.registry import Network, Task
+from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
+from mobilevit.tasks.evaluate import evaluated, evaluation_samples
 from mobilevit.training.options import DataOptions
+from mobilevit.utils.devices import computing_on, cores, share_cores
+from mobilevit.utils.distributed import Processes, joined
 
 AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation | SegmentationEvaluation
 
@@ -44,18 +44,18 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     out: str | None = None,
 ) -> AnyEvaluation:
-    """Judge a model on labelled pictures; every picture counts once.
+    """Evaluate a model on labelled images; every image counts once.
 
-    Under torchrun several processes share the pictures.
+    Under torchrun several processes share the images.
 
-    Where the folder has a val/ beside its train/, that is judged; else all of it. The pictures'
+    Where the folder has a val/ beside its train/, that is evaluated; else all of it. The images'
     classes must be classes of the model, by name; the model may have more.
 
     Args:
         model: whatever `load` reads, or a file of `mobilevit export`, which runs in its own runtime
             on the CPU; in Python also a network.
-        data: where the pictures are.
-        sizes: picture sizes (crops) in pixels; by default the model's own. The margin around the
+        data: where the images are.
+        sizes: image sizes (crops) in pixels; by default the model's own. The margin around the
             crop keeps its share. An exported file has one, unless its size is dynamic.
         classes: class names in the order of the outputs, where the model has none: separated by
             commas, or a text file with one a line.
@@ -63,16 +63,16 @@ def evaluate(
             exported file has its own inside.
         postprocessing: detection: which of the authors' rules turns outputs into boxes, that of
             2021 or the later one.
-        boundary: segmentation: also judge the pixels within so many of true boundaries apart.
-        batch_size: pictures at a time.
+        boundary: segmentation: also evaluate the pixels within so many of true boundaries apart.
+        batch_size: images at a time.
         threads: compute threads on a CPU; by default from the number of cores.
         device: where to compute; auto takes a GPU where there is one.
         out: JSON file to write all figures to.
 
     Raises:
-        DataError: the pictures can not be used; the message names which and why.
-        CheckpointError: the model can not be read.
-        ExportError: an exported file can not be opened, or has decided what an option asks for.
+        DataError: the images cannot be used; the message names which and why.
+        CheckpointError: the model cannot be read.
+        ExportError: an exported file cannot be opened, or has decided what an option asks for.
         ValueError: the model's classes are not known.
     """
     if postprocessing not in PRESETS:
@@ -100,7 +100,7 @@ def evaluate(
     with joined(processes, on), computing_on(threads):
         samples = evaluation_samples(data, task, known)
         by_size = {
-            size: judged(
+            size: evaluated(
                 network,
                 samples,
                 rule.at(size),

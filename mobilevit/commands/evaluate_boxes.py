@@ -9,20 +9,20 @@ from typing import Any
 from rich.markup import escape
 
 from mobilevit.commands.by_size import BySize
-from mobilevit.commands.tables import plain, render, share, table
-from mobilevit.tasks.detection_metrics import FIGURES, DetectionMetrics
+from mobilevit.tasks.detection.metrics import FIGURES, DetectionMetrics
+from mobilevit.utils.tables import plain, render, share, table
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionEvaluation(BySize[DetectionMetrics]):
-    """A detector's figures at one or several picture sizes."""
+    """A detector's figures at one or several image sizes."""
 
     def to_json(self) -> dict[str, Any]:
         """All figures as plain values."""
         sizes = {}
         for size, m in self.by_size.items():
             sizes[str(size)] = {
-                "pictures": m.pictures,
+                "images": m.images,
                 "boxes": m.boxes,
                 **{name: plain(value) for name, value in m.figures().items()},
                 "threshold": m.threshold,
@@ -39,12 +39,12 @@ class DetectionEvaluation(BySize[DetectionMetrics]):
 
     def __str__(self) -> str:
         """Tables: figures by size, then the classes at the last size."""
-        columns = ("size", "pictures", "boxes", "AP", "AP50", "AP75", "network", "after it")
+        columns = ("size", "images", "boxes", "AP", "AP50", "AP75", "network", "after it")
         summary = table(*columns)
         for size, m in self.by_size.items():
             summary.add_row(
                 f"{size} px",
-                str(m.pictures),
+                str(m.images),
                 str(m.boxes),
                 *(_number(value) for value in (m.ap, m.ap50, m.ap75)),
                 f"{m.network_ms:.1f} ms",

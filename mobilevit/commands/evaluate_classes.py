@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobilevit.commands.by_size import BySize
-from mobilevit.commands.tables import render, table
-from mobilevit.tasks.classification import ClassificationMetrics
+from mobilevit.tasks.classification.metrics import ClassificationMetrics
+from mobilevit.utils.tables import render, table
 
 MAX_CONFUSION = 20
 """Up to so many classes the confusion matrix is printed."""
@@ -18,7 +18,7 @@ MAX_CONFUSION = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(BySize[ClassificationMetrics]):
-    """A model's figures at one or several picture sizes."""
+    """A model's figures at one or several image sizes."""
 
     def to_json(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -41,7 +41,7 @@ class Evaluation(BySize[ClassificationMetrics]):
 
 
 def _by_size(by_size: dict[int, ClassificationMetrics]) -> Table:
-    rows = table("size", "pictures", "top-1", "top-5", "loss", "calibration error")
+    rows = table("size", "images", "top-1", "top-5", "loss", "calibration error")
     for size, m in by_size.items():
         rows.add_row(
             f"{size} px",
@@ -55,7 +55,7 @@ def _by_size(by_size: dict[int, ClassificationMetrics]) -> Table:
 
 
 def _per_class(metrics: ClassificationMetrics) -> Table:
-    rows = table("class", "pictures", "right", "recall", "precision", "F1")
+    rows = table("class", "images", "right", "recall", "precision", "F1")
     for row in metrics.per_class():
         rows.add_row(
             escape(row.name),

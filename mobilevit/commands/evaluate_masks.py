@@ -8,8 +8,8 @@ from typing import Any
 from rich.markup import escape
 
 from mobilevit.commands.by_size import BySize
-from mobilevit.commands.tables import plain, render, share, table
-from mobilevit.tasks.segmentation import SegmentationMetrics
+from mobilevit.tasks.segmentation.metrics import SegmentationMetrics
+from mobilevit.utils.tables import plain, render, share, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class SegmentationEvaluation(BySize[SegmentationMetrics]):
         sizes = {}
         for size, m in self.by_size.items():
             sizes[str(size)] = {
-                "pictures": m.pictures,
+                "images": m.images,
                 "pixels": m.pixels,
                 "miou": plain(m.miou),
                 "pixel_accuracy": plain(m.pixel_accuracy),
@@ -39,12 +39,12 @@ class SegmentationEvaluation(BySize[SegmentationMetrics]):
     def __str__(self) -> str:
         """Tables: figures by size, then the classes at the last size."""
         summary = table(
-            *("size", "pictures", "mean IoU", "right pixels", "near edges", "network", "after it")
+            *("size", "images", "mean IoU", "right pixels", "near edges", "network", "after it")
         )
         for size, m in self.by_size.items():
             summary.add_row(
                 f"{size} px",
-                str(m.pictures),
+                str(m.images),
                 *(share(value) for value in (m.miou, m.pixel_accuracy, m.boundary_miou)),
                 f"{m.network_ms:.0f} ms",
                 f"{m.after_ms:.0f} ms",

@@ -13,24 +13,30 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mobilevit.checkpoints.create import opened
-from mobilevit.checkpoints.files import replacing, replacing_folder
-from mobilevit.commands.exported import Accuracy, Exported
-from mobilevit.commands.pictures import Pictures, named_pictures
+from mobilevit.checkpoints.folder import replacing, replacing_folder
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.exports import web
-from mobilevit.exports.facts import Dynamic, ExportError, Precision
-from mobilevit.exports.formats import FORMATS, Format, FormatName, format_of, open_exported
-from mobilevit.exports.network import is_file
+from mobilevit.data.sources import Images, named_images
+from mobilevit.exports.backends.registry import (
+    FORMATS,
+    Format,
+    FormatName,
+    format_of,
+    open_exported,
+)
+from mobilevit.exports.backends.web import backend as web
 from mobilevit.exports.prepare import Quantization, Request
+from mobilevit.exports.result import Accuracy, Exported
+from mobilevit.exports.runtime_model import is_file
 from mobilevit.exports.sensitivity import Trial
+from mobilevit.exports.spec import Dynamic, ExportError, Precision
 from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
 from mobilevit.models.pspnet import PSPNet
-from mobilevit.models.variants import Network
+from mobilevit.models.registry import Network
 from mobilevit.training.options import DataOptions
 
 if TYPE_CHECKING:
-    # Judging imports torchmetrics, which takes seconds.
-    from mobilevit.commands.export_accuracy import Judge
+    # Evaluating imports torchmetrics, which takes seconds.
+    from mobilevit.exports.accuracy import Evaluator
 
 MAX_DROP = 1.0
 """Points of accuracy that quantising may cost, unless said otherwise."""
@@ -62,8 +68,8 @@ def export(
 
     Preprocessing of values, class names and where the weights come from are inside; resizing and
     cropping to the file's size are left to what runs it. That runtime then runs the file on photos;
-    it is written only where it says what PyTorch says. Given labelled pictures, both are also
-    judged on those.
+    it is written only where it says what PyTorch says. Given labelled images, both are also
+    evaluated on those.
 
     Args:
         model: whatever `load` reads; in Python also a network.
@@ -71,35 +77,35 @@ def export(
         format: onnx, coreml, litert, executorch, openvino or web; by default what the ending of
             `out` says: .onnx, .mlpackage, .tflite, .pte, .openvino. A web page's folder may be
             called anything, and holds the first of the photos.
-        dynamic: `batch` for any number of pictures at once, `size` for pictures of any size.
+        dynamic: `batch` for any number of images at once, `size` for images of any size.
         raw: the network alone: a prepared float tensor in, logits out.
         precision: `fp32`, or `fp16` for half the size.
         quantize: `int8` for weights and activations of 8 bits, measured on the photos; `auto` for
             the same with as few layers in float as keep the accuracy on `data`; other kinds belong
             to a format.
-        data: labelled pictures, as for `evaluate`, that the model and the file are judged on.
+        data: labelled images, as for `evaluate`, that the model and the file are evaluated on.
         limit: of these at most so many, evenly out of all; by default 500.
         max_drop: most points of accuracy (top-1, AP or mean IoU, times 100) that quantising may
             cost on `data`; by default 1, as from 90 % to 89 %.
         least_agreement: least share of answers of a quantised file that must be PyTorch's; by
             default 0.9, or any where `data` is given.
-        photos: files, folders, patterns or addresses of pictures to compare (and to measure ranges)
-            on; by default pictures of `data` (to measure on, of its training part), else two that
+        photos: files, folders, patterns or addresses of images to compare (and to measure ranges)
+            on; by default images of `data` (to measure on, of its training part), else two that
             scikit-learn brings.
         classes: class names in the order of the logits, where the model has none: separated by
             commas, or a text file with one a line.
         preprocessing: fields of the model's preprocessing to override, such as crop and resize for
-            another size of picture.
+            another size of image.
         runtime_tarball: web, once, where npm is not installed: ONNX Runtime Web as `npm pack` gives
             it elsewhere; without it the message says which version.
 
     Raises:
         DisagreementError: the file says something else than PyTorch, or is less accurate by more
             than `max_drop`; it is not written.
-        ExportError: such a file can not be made; the message says what can.
+        ExportError: such a file cannot be made; the message says what can.
         MissingExtraError: the format's packages are not installed.
-        CheckpointError: the model can not be read.
-        DataError, ImageError: a photo or the data can not be read.
+        CheckpointError: the model cannot be read.
+        DataError, ImageError: a photo or the data cannot be read.
     """
     path = Path(out)
     kind = web.WEB if format == "web" else format_of(path)
@@ -117,11 +123,11 @@ def export(
     network, name = opened(model, classes=classes, preprocessing=preprocessing)
     network.eval()
     ranges = quantize in MEASURED
-    judge = None
+    evaluate = None
     if data is not None:
-        judge = _judge(network, data, dynamic, limit, measure=ranges and photos is None)
-    if judge is not None and photos is None:
-        compared, measured = judge.compared(), judge.measured() if ranges else []
+        evaluate = _evaluate(network, data, dynamic, limit, measure=ranges and photos is None)
+    if evaluate is not None and photos is None:
+        compared, measured = evaluate.compared(), evaluate.measured() if ranges else []
     else:
         named = sample_photos() if photos is None else read_photos(photos)
         compared, measured = shared(named) if ranges else (named, [])
@@ -140,11 +146,11 @@ def export(
     fp32_size: int | None = None
     with (replacing_folder if kind.folder else replacing)(path) as fresh:
         begun = time.perf_counter()
-        if judge is not None and quantize == "auto":
+        if evaluate is not None and quantize == "auto":
             from mobilevit.commands.export_search import smallest
 
             with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as tried:
-                found = smallest(judge, kind, request, Path(tried), max_drop=max_drop)
+                found = smallest(evaluate, kind, request, Path(tried), max_drop=max_drop)
                 written, accuracy = found.written, found.accuracy
                 kept, trials = found.kept, found.trials
                 os.replace(written.path, fresh)
@@ -153,8 +159,8 @@ def export(
         seconds = time.perf_counter() - begun
         run = open_exported(fresh, kind)
         verification = verify(run, network, compared, called=path, least=least_agreement)
-        if judge is not None and accuracy is None:
-            accuracy = judge.accuracy(fresh, kind)
+        if evaluate is not None and accuracy is None:
+            accuracy = evaluate.accuracy(fresh, kind)
         if quantize is not None:
             if accuracy is not None and accuracy.drop > max_drop:
                 raise DisagreementError(_too_much(path, accuracy, max_drop, quantize))
@@ -202,43 +208,43 @@ def _refuse(
     kinds = (*kind.quantizations, *(["auto"] if "int8" in kind.quantizations else []))
     if quantize is not None and quantize not in kinds:
         raise ExportError(
-            f"{kind.name} files can not be quantised as {quantize!r}"
+            f"{kind.name} files cannot be quantised as {quantize!r}"
             + (f"; {', '.join(kinds)} can be done" if kinds else "")
         )
     if data is None:
         if quantize == "auto":
             raise ExportError(
                 "quantize auto looks for the smallest file that stays accurate: give labelled "
-                "pictures by data.root"
+                "images by data.root"
             )
         for option, value in (("limit", limit), ("max_drop", max_drop)):
             if value is not None:
-                raise ExportError(f"{option} is for labelled pictures: give some by data.root")
+                raise ExportError(f"{option} is for labelled images: give some by data.root")
     if quantize is None:
         for option, value in (("max_drop", max_drop), ("least_agreement", least_agreement)):
             if value is not None:
                 raise ExportError(f"{option} is for quantised files: give quantize too")
     if limit is not None and limit < 1:
-        raise ExportError(f"limit is at least 1 (pictures), not {limit}")
+        raise ExportError(f"limit is at least 1 (images), not {limit}")
     if max_drop is not None and not 0 <= max_drop < 100:
         raise ExportError(f"max_drop is in points, from 0 to below 100, not {max_drop}")
     if least_agreement is not None and not 0 <= least_agreement <= 1:
         raise ExportError(f"least_agreement is a share from 0 to 1, not {least_agreement}")
 
 
-def _judge(
+def _evaluate(
     network: Network,
     data: DataOptions,
     dynamic: Dynamic | None,
     limit: int | None,
     *,
     measure: bool,
-) -> Judge:
-    """See `Judge`."""
-    from mobilevit.commands.export_accuracy import LIMIT, Judge
+) -> Evaluator:
+    """See `Evaluate`."""
+    from mobilevit.exports.accuracy import LIMIT, Evaluator
 
     limit = LIMIT if limit is None else limit
-    return Judge(network, data, dynamic=dynamic, limit=limit, measure=measure)
+    return Evaluator(network, data, dynamic=dynamic, limit=limit, measure=measure)
 
 
 def shared(photos: list[Image.Image]) -> tuple[list[Image.Image], list[Image.Image]]:
@@ -279,7 +285,7 @@ def _notes(model: Network, name: str, request: Request, *, same: bool) -> list[s
     if rule.fit == "short" and request.dynamic != "size":
         keeps = "" if isinstance(model, PSPNet) else "; --dynamic size keeps it"
         size = f"{rule.crop}x{rule.crop}"
-        notes.append(f"pictures are squashed to {size}, where predict keeps their shape{keeps}")
+        notes.append(f"images are squashed to {size}, where predict keeps their shape{keeps}")
     if rule.assumed:
         notes.append(f"assumed, since {name} does not state it: {', '.join(rule.assumed)}")
     if model.config.classes is None:
@@ -300,12 +306,12 @@ def sample_photos() -> list[Image.Image]:
 
 
 def read_photos(photos: Sequence[str]) -> list[Image.Image]:
-    """The pictures that people name; a single name is one too.
+    """The images that people name; a single name is one too.
 
     Raises:
-        DataError, ImageError: one can not be read.
+        DataError, ImageError: one cannot be read.
     """
     photos = [photos] if isinstance(photos, str) else photos  # not its letters
     with tempfile.TemporaryDirectory() as downloads:
-        pictures = Pictures(named_pictures(photos), Preprocessing(), Path(downloads))
-        return [pictures.picture(index) for index in range(len(pictures))]
+        images = Images(named_images(photos), Preprocessing(), Path(downloads))
+        return [images.image(index) for index in range(len(images))]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mobilevit.commands.export_accuracy import Judge
-from mobilevit.commands.exported import Accuracy
-from mobilevit.exports.formats import Format
+from mobilevit.exports.accuracy import Evaluator
+from mobilevit.exports.backends.registry import Format
 from mobilevit.exports.prepare import Request, Written
+from mobilevit.exports.result import Accuracy
 from mobilevit.exports.sensitivity import Trial, least_float, ranking
 
 
@@ -25,12 +25,12 @@ class Found:
 
 
 def smallest(
-    judge: Judge, kind: Format, request: Request, folder: Path, *, max_drop: float
+    evaluate: Evaluator, kind: Format, request: Request, folder: Path, *, max_drop: float
 ) -> Found:
     """Quantise with as few layers in float as keep the accuracy.
 
     Args:
-        judge: the network, and the pictures it is judged on.
+        evaluate: the network, and the images it is evaluated on.
         kind: of file.
         request: what is wanted of it; its quantisation is to int8.
         folder: an empty folder for the files that are tried; of those that are accurate enough it
@@ -41,9 +41,9 @@ def smallest(
         The file; it may be less accurate than wanted, if no other is better.
 
     Raises:
-        ExportError: such files can not be made.
+        ExportError: such files cannot be made.
     """
-    network, quantize = judge.network, request.quantize
+    network, quantize = evaluate.network, request.quantize
     assert quantize is not None
     made: dict[frozenset[str], Found] = {}
 
@@ -51,7 +51,7 @@ def smallest(
         path = folder / f"{len(made)}{kind.suffix}"
         asked = replace(request, quantize=replace(quantize, keep=kept))
         written = kind.write(network, asked, path)
-        return Found(written=written, accuracy=judge.accuracy(path, kind), kept=kept)
+        return Found(written=written, accuracy=evaluate.accuracy(path, kind), kept=kept)
 
     def drop(kept: frozenset[str]) -> float:
         found = made[kept] = write(kept)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mobilevit.models.fuse import fuse
-from mobilevit.models.variants import Network
+from mobilevit.models.registry import Network
 
 STAGES = {
     "stem, stage1": ("backbone.stem", "backbone.stage1"),

@@ -1,4 +1,4 @@
-"""`mobilevit predict`: what a model sees in pictures."""
+"""`mobilevit predict`: what a model sees in images."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints.create import stated_classes
-from mobilevit.checkpoints.files import replacing
-from mobilevit.commands.bulk import BulkError, BulkPredictions, predict_in_bulk
-from mobilevit.commands.gallery import check_place, write_gallery
-from mobilevit.commands.pictures import Photo, Pictures, called, named_pictures, stem
-from mobilevit.commands.predict_boxes import (
-    DetectionPrediction,
-    DetectionPredictions,
-    detected,
-)
-from mobilevit.commands.predict_classes import Prediction, Predictions, classified
-from mobilevit.commands.predict_masks import MaskPrediction, MaskPredictions, masked
-from mobilevit.data.cores import computing_on, cores, set_up_worker, share_cores
+from mobilevit.checkpoints.folder import replacing
+from mobilevit.commands.bulk.command import BulkError, BulkPredictions, predict_in_bulk
+from mobilevit.commands.contact_sheet import check_place, write_gallery
 from mobilevit.data.loader import as_is
-from mobilevit.data.masks import voc_palette
-from mobilevit.exports.network import (
+from mobilevit.data.sources import Images, Photo, called, named_images, stem
+from mobilevit.exports.runtime_model import (
     FileDetector,
     FileSegmenter,
     device_of,
     for_inference,
 )
 from mobilevit.models.deeplabv3 import Segmenter
+from mobilevit.models.registry import Network
 from mobilevit.models.ssdlite import SSDLite
-from mobilevit.models.variants import Network
-from mobilevit.tasks.detection import PRESETS, Preset
-from mobilevit.tasks.drawing import coloured_mask, draw_boxes, draw_classes, draw_mask
+from mobilevit.tasks.classification.results import Prediction, Predictions, classified
+from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
+from mobilevit.tasks.detection.results import (
+    DetectionPrediction,
+    DetectionPredictions,
+    detected,
+)
+from mobilevit.tasks.segmentation.dataset import voc_palette
+from mobilevit.tasks.segmentation.results import MaskPrediction, MaskPredictions, masked
+from mobilevit.tasks.visualize import coloured_mask, draw_boxes, draw_classes, draw_mask
+from mobilevit.utils.devices import computing_on, cores, set_up_worker, share_cores
 
 OwnPredictions: TypeAlias = Predictions | DetectionPredictions | MaskPredictions
 AnyPredictions: TypeAlias = OwnPredictions | BulkPredictions
@@ -64,24 +64,24 @@ def predict(
     engine: Literal["local", "ray"] = "local",
     part_size: int | None = None,
 ) -> AnyPredictions:
-    """Say what is in pictures, with the preprocessing that belongs to the model.
+    """Say what is in images, with the preprocessing that belongs to the model.
 
-    A picture that can not be read is reported, as is a name that stands for nothing; the others
+    An image that cannot be read is reported, as is a name that stands for nothing; the others
     are done.
 
     Args:
         model: whatever `load` reads, or a file of `mobilevit export`, which runs in its own runtime
             on the CPU; in Python also a network.
-        photos: files, folders (all pictures below them), patterns such as 'day?/*.jpg', addresses
+        photos: files, folders (all images below them), patterns such as 'day?/*.jpg', addresses
             (http, https); in Python also bytes, PIL images, arrays and tensors.
-        out: folder to write the pictures to with the answer drawn on them, and answers.jsonl; of
+        out: folder to write the images to with the answer drawn on them, and answers.jsonl; of
             detection also detections.json in COCO's form, with the training data's category ids;
             of segmentation also the mask in colours, and as a PNG of class numbers with a palette,
-            both at the picture's own size.
+            both at the image's own size.
         html: file to write a contact sheet to, a page that is filtered by class, probability and
             name, such as answers.html; thumbnails go into a folder beside it, answers_files.
         format: what is printed.
-        top: classes to name for each picture (classification).
+        top: classes to name for each image (classification).
         score: least probability of a box (detection).
         postprocessing: detection: which of the authors' rules turns outputs into boxes, that of
             2021 or the later one.
@@ -89,20 +89,20 @@ def predict(
             commas, or a text file with one a line.
         preprocessing: fields of the model's preprocessing to override, such as channel_order; an
             exported file has its own inside.
-        batch_size: pictures at a time.
-        workers: processes that decode; by default from the numbers of cores and pictures.
+        batch_size: images at a time.
+        workers: processes that decode; by default from the numbers of cores and images.
         threads: compute threads on a CPU; by default from the number of cores.
         device: where to compute; auto takes a GPU where there is one.
         engine: ray predicts on the cores of a Ray cluster, RAY_ADDRESS or one started here, and
             writes Parquet files into out; the same call goes on after a stop. It also takes text
-            files (.txt) with one picture a line; workers are its actors, threads those of each.
-        part_size: pictures in a Parquet file (engine ray); by default 32 to 1024, by the number
-            of pictures.
+            files (.txt) with one image a line; workers are its actors, threads those of each.
+        part_size: images in a Parquet file (engine ray); by default 32 to 1024, by the number
+            of images.
 
     Raises:
-        DataError: no name stands for a picture: no such file, an empty folder.
-        CheckpointError: the model can not be read.
-        ExportError: an exported file can not be opened, or has decided what an option asks for.
+        DataError: no name stands for an image: no such file, an empty folder.
+        CheckpointError: the model cannot be read.
+        ExportError: an exported file cannot be opened, or has decided what an option asks for.
         ValueError: the model's classes are not known; an option out of its range; html is no name
             of a page, or its folder holds other files.
     """
@@ -134,7 +134,7 @@ def predict(
         check_place(Path(html))
     boxes = replace(PRESETS[postprocessing], score=score)
     on = device_of(model, device)
-    sources = named_pictures(photos)
+    sources = named_images(photos)
     few = len(sources) <= batch_size
     default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
     if workers is None:
@@ -154,9 +154,9 @@ def predict(
         torch.inference_mode(),
         Progress(transient=True, console=console, disable=few or not console.is_terminal) as bar,
     ):
-        pictures = Pictures(sources, network.config.preprocessing, Path(downloads))
+        images = Images(sources, network.config.preprocessing, Path(downloads))
         loader = DataLoader(
-            pictures,
+            images,
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=as_is,
@@ -184,14 +184,14 @@ def predict(
         else:
             result = Predictions(items=tuple(items), shown=top, format=format)
         if out is not None:
-            _write(Path(out), result, pictures)
+            _write(Path(out), result, images)
         if html is not None:
-            write_gallery(Path(html), result, pictures, title=f"What {name} sees")
+            write_gallery(Path(html), result, images, title=f"What {name} sees")
     return result
 
 
-def _write(folder: Path, predictions: OwnPredictions, pictures: Pictures) -> None:
-    """Write `answers.jsonl`, and each picture with its answer as `NUMBER-NAME.jpg`."""
+def _write(folder: Path, predictions: OwnPredictions, images: Images) -> None:
+    """Write `answers.jsonl`, and each image with its answer as `NUMBER-NAME.jpg`."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "answers.jsonl") as fresh:
         fresh.write_text(predictions.to_jsonl() + "\n", encoding="utf-8")
@@ -199,13 +199,13 @@ def _write(folder: Path, predictions: OwnPredictions, pictures: Pictures) -> Non
         with replacing(folder / "detections.json") as fresh:
             fresh.write_text(json.dumps(predictions.to_coco()) + "\n")
     shown = predictions.shown if isinstance(predictions, Predictions) else 0
-    digits = len(str(len(pictures)))
+    digits = len(str(len(images)))
     items: Sequence[Prediction | DetectionPrediction | MaskPrediction] = predictions.items
     for index, item in enumerate(items):
         if item.error is not None:
             continue
-        image = pictures.picture(index)
-        file = folder / f"{index + 1:0{digits}}-{stem(pictures.sources[index])}.jpg"
+        image = images.image(index)
+        file = folder / f"{index + 1:0{digits}}-{stem(images.sources[index])}.jpg"
         if isinstance(item, Prediction):
             image = draw_classes(image, item.top(min(3, shown)))
         elif isinstance(item, DetectionPrediction):

@@ -14,9 +14,9 @@ from socket import AF_INET6
 from typing import Any
 
 from mobilevit.commands.export import export
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.web import is_page
-from mobilevit.models.variants import Network
+from mobilevit.exports.backends.web.backend import is_page
+from mobilevit.exports.spec import ExportError
+from mobilevit.models.registry import Network
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ def serve(
 
     Raises:
         ExportError: no such page can be made, or the options do not fit each other.
-        CheckpointError: the model can not be read.
-        OSError: the address can not be served at, or the certificate not be read.
+        CheckpointError: the model cannot be read.
+        OSError: the address cannot be served at, or the certificate not be read.
     """
     if key is not None and certificate is None:
         raise ExportError("key is for https: give certificate too")
@@ -176,7 +176,7 @@ def server_of(
     """A server of a folder that has its address and does not answer yet; see `serve`.
 
     Raises:
-        OSError: the address can not be had, or the certificate not be read.
+        OSError: the address cannot be had, or the certificate not be read.
     """
     secure = None
     if certificate is not None:
@@ -185,13 +185,13 @@ def server_of(
             secure.load_cert_chain(certificate, key)
         except OSError as error:  # ssl's own errors are of this kind, and name no file
             files = certificate if key is None else f"{certificate} with {key}"
-            raise OSError(f"{files} can not be used for https: {error}") from error
+            raise OSError(f"{files} cannot be used for https: {error}") from error
     try:
         return PageServer(folder, host, port, secure)
     except OverflowError as error:
         raise OSError(f"port must be from 0 to 65535, not {port}") from error
     except OSError as error:
-        raise OSError(f"can not serve at {host}, port {port}: {error}; try --port 0") from error
+        raise OSError(f"cannot serve at {host}, port {port}: {error}; try --port 0") from error
 
 
 def _hints(server: PageServer) -> str:

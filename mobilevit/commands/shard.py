@@ -1,4 +1,4 @@
-"""`mobilevit shard`: a folder of pictures as tar files, for data larger than a disk."""
+"""`mobilevit shard`: a folder of images as tar files, for data larger than a disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mobilevit.checkpoints.config import class_names
-from mobilevit.commands.tables import render, table
-from mobilevit.data.check import readable
-from mobilevit.data.cores import cores
-from mobilevit.data.find_shards import expanded, is_pattern
-from mobilevit.data.folder import DataError, TrainVal, splits
-from mobilevit.data.shards import ShardIndex
-from mobilevit.data.shards_write import index_shards, write_shards
+from mobilevit.data.formats.folders import DataError, TrainVal, splits
+from mobilevit.data.shards.index import ShardIndex
+from mobilevit.data.shards.open import expanded, is_pattern
+from mobilevit.data.shards.write import index_shards, write_shards
+from mobilevit.data.validate import readable
+from mobilevit.models.config import class_names
+from mobilevit.utils.devices import cores
+from mobilevit.utils.tables import render, table
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Sharded:
 
     def __str__(self) -> str:
         """A table of the splits, and how to use them."""
-        rows = table("split", "shards", "pictures", "MB")
+        rows = table("split", "shards", "images", "MB")
         for name, part in self.index.parts.items():
             size = sum(shard.size for shard in part.shards) / 1e6
             rows.add_row(name, str(len(part.shards)), str(len(part.rows)), f"{size:.1f}")
@@ -52,7 +52,7 @@ def shard(
     workers: int | None = None,
     seed: int = 0,
 ) -> Sharded:
-    """Write a folder of pictures as tar shards with an index, or index shards that are there.
+    """Write a folder of images as tar shards with an index, or index shards that are there.
 
     Args:
         source: a folder with train/ and val/, or with one folder per class; or a pattern of shards
@@ -61,17 +61,17 @@ def shard(
         out: folder to write to; where a call was interrupted, the same call goes on.
         size: megabytes of a shard, about.
         shards: instead of the size: how many shards of train.
-        on_bad: what to do about files that can not be read: stop and name them, or leave them out.
+        on_bad: what to do about files that cannot be read: stop and name them, or leave them out.
         val_fraction: share of each class that is held out, where the folder has no val/.
-        val: pattern of the shards to judge by, where the source is a pattern.
+        val: pattern of the shards to evaluate by, where the source is a pattern.
         classes: where the source is a pattern: names of the classes that its shards number, with
             commas between or in a file, one a line.
         workers: shards that are written at the same time; by default as many as there are cores.
-        seed: of the order of pictures, and of what is held out.
+        seed: of the order of images, and of what is held out.
 
     Raises:
-        DataError: the pictures can not be used, or `out` holds something else.
-        OSError: it can not be written.
+        DataError: the images cannot be used, or `out` holds something else.
+        OSError: it cannot be written.
         ValueError: an option out of its range.
     """
     workers = cores() if workers is None else workers
@@ -85,7 +85,7 @@ def shard(
     if is_pattern(source):
         if (size, shards, on_bad, val_fraction) != (256.0, None, "error", 0.2):
             raise ValueError(
-                "size, shards, on_bad and val_fraction are for a folder of pictures: shards that "
+                "size, shards, on_bad and val_fraction are for a folder of images: shards that "
                 "are there are indexed as they are"
             )
         places = {"train": expanded(source), **({} if val is None else {"val": expanded(val)})}
@@ -98,7 +98,7 @@ def shard(
         log.info("%s", found.note)
         train, held = readable(found.train, found.val, on_bad=on_bad, workers=workers)
         if folder.resolve().is_relative_to(Path(source).resolve()):
-            raise DataError(f"{folder}: lies in {source}, whose pictures it is to hold")
+            raise DataError(f"{folder}: lies in {source}, whose images it is to hold")
         index = write_shards(
             TrainVal(train, held, found.note),
             folder,

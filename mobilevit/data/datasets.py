@@ -1,4 +1,4 @@
-"""Labelled pictures, and the data sets that training and evaluation read from."""
+"""Labelled images, and the data sets that training and evaluation read from."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mobilevit.data.decoding import Decode, picture
-from mobilevit.data.folder import DataError, Split
+from mobilevit.data.decode import Decode, open_decodable
+from mobilevit.data.formats.folders import DataError, Split
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.multiscale import Batch, SampleKey
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.sampler import Batch, SampleKey
 from mobilevit.data.streaming import Shards, ShardSamples
-from mobilevit.data.transforms import BatchMix, TrainTransform, seeded
+from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform, seeded
 
 
 class Samples(Protocol):
-    """Pictures with one label each."""
+    """Images with one label each."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ class Samples(Protocol):
         """The label of each sample."""
 
     def source(self, index: int) -> Path | bytes | Image.Image:
-        """The picture, as `open_image` takes it."""
+        """The image, as `open_image` takes it."""
 
     def name(self, index: int) -> str:
         """What to call a sample in messages and reports."""
@@ -64,7 +64,7 @@ class SomeSamples:
         self.labels = [samples.labels[index] for index in indices]
 
     def source(self, index: int) -> Path | bytes | Image.Image:
-        """The picture, as `open_image` takes it."""
+        """The image, as `open_image` takes it."""
         return self.samples.source(self.indices[index])
 
     def name(self, index: int) -> str:
@@ -88,7 +88,7 @@ class RelabelledSamples:
         self.labels = [places[label] for label in samples.labels]
 
     def source(self, index: int) -> Path | bytes | Image.Image:
-        """The picture, as `open_image` takes it."""
+        """The image, as `open_image` takes it."""
         return self.samples.source(index)
 
     def name(self, index: int) -> str:
@@ -98,7 +98,7 @@ class RelabelledSamples:
 
 @contextmanager
 def _named(samples: Samples, index: int, source: object) -> Iterator[None]:
-    """Have errors name the sample, where its picture is not a file of its own."""
+    """Have errors name the sample, where its image is not a file of its own."""
     try:
         yield
     except ImageError as error:
@@ -136,7 +136,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
         return len(self.samples.labels)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
-        """One augmented picture `[3, H, W]` and its label."""
+        """One augmented image `[3, H, W]` and its label."""
         images, labels = self._batch([key])
         return images[0], int(labels[0])
 
@@ -148,7 +148,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
             return self.mix(images, labels)
 
     def _batch(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """Augmented pictures `[B, 3, H, W]` and their labels `[B]`, not mixed."""
+        """Augmented images `[B, 3, H, W]` and their labels `[B]`, not mixed."""
         # Laid out as pixels are decoded, and as the networks want them.
         images = torch.empty(
             (len(keys), 3, keys[0].height, keys[0].width), memory_format=torch.channels_last
@@ -157,7 +157,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
             source = self.samples.source(index)
             with (
                 _named(self.samples, index, source),
-                picture(source, decode=self.decode) as opened,
+                open_decodable(source, decode=self.decode) as opened,
                 seeded(self.seed, epoch, index),
             ):
                 pixels = self.transform.pixels(opened, height, width)
@@ -171,7 +171,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 
 
 class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
-    """Pictures as a network is judged on them."""
+    """Images as a network is evaluated on them."""
 
     def __init__(self, samples: Samples, preprocessing: Preprocessing) -> None:
         """Preprocess as the weights want it."""
@@ -187,7 +187,7 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
         return len(self.samples.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        """One picture `[3, crop, crop]`, its label and its index."""
+        """One image `[3, crop, crop]`, its label and its index."""
         source = self.samples.source(index)
         with _named(self.samples, index, source):
             image = open_image(source)

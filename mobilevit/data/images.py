@@ -1,7 +1,7 @@
-"""A file, its bytes or an array -> an upright RGB picture, or the reason why there is none.
+"""A file, its bytes or an array -> an upright RGB image, or the reason why there is none.
 
-Every way into the library (training, evaluation, prediction, checks) reads pictures through
-`open_image`, so that they agree on orientation, transparency and bit depth. A picture is
+Every way into the library (training, evaluation, prediction, checks) reads images through
+`open_image`, so that they agree on orientation, transparency and bit depth. An image is
 read right or refused: nothing is clipped, guessed or replaced by a blank one.
 """
 
@@ -21,7 +21,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from mobilevit.data.formats import FORMATS, IMAGE_EXTENSIONS, explain_unreadable, extensions_of
+from mobilevit.data.image_formats import (
+    FORMATS,
+    IMAGE_EXTENSIONS,
+    explain_unreadable,
+    extensions_of,
+)
 from mobilevit.data.pillow_guard import PILLOW_ERRORS, ImageError, pillow
 
 __all__ = [
@@ -63,7 +68,7 @@ class ImageFacts:
     mode: str
     """Pillow's name for the stored channels: "RGB", "L", "CMYK", "I;16", ..."""
     frames: int
-    """Pictures in the file, of which the first is read."""
+    """Images in the file, of which the first is read."""
     orientation: int
     """EXIF orientation 1 to 8; 1 where none is stored or it cannot be read."""
     extension_matches: bool
@@ -76,7 +81,7 @@ def open_image(
     layout: Layout | None = None,
     shrink_to: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Read a picture as upright 8-bit RGB.
+    """Read an image as upright 8-bit RGB.
 
     - The EXIF orientation is applied; of an animation the first frame is taken.
     - Transparency, of any kind, is composited over white.
@@ -91,14 +96,14 @@ def open_image(
             are CHW.
         layout: where an array has its channels; only needed where its shape leaves that open.
         shrink_to: (height, width) in pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its
-            size, several times as fast, as long as the upright picture stays at least that large
+            size, several times as fast, as long as the upright image stays at least that large
             in both directions. Other formats are not affected; without it decoding is exact.
 
     Returns:
         A new image of mode "RGB" that carries no metadata.
 
     Raises:
-        ImageError: the picture cannot be read, or not without a guess.
+        ImageError: the image cannot be read, or not without a guess.
         ValueError: the shape of an array does not say where its channels are.
         TypeError: `source` is none of the above.
     """
@@ -212,7 +217,7 @@ def orientation_of(
 
 
 def _frame_count(image: ImageFile) -> int:
-    """Pictures in a file; 1 where what follows the first is damaged, as only that one is read."""
+    """Images in a file; 1 where what follows the first is damaged, as only that one is read."""
     try:
         return int(getattr(image, "n_frames", 1))
     except PILLOW_ERRORS:
@@ -255,7 +260,7 @@ def _upright_rgb(image: Image.Image, orientation: int, name: str) -> Image.Image
             rgb = rgb.transpose(_UPRIGHT[orientation])
         elif rgb is image:  # the caller's own, or tied to a file
             rgb = rgb.copy()
-    rgb.info = {}  # whoever reads an orientation here would turn the picture twice
+    rgb.info = {}  # whoever reads an orientation here would turn the image twice
     return rgb
 
 

@@ -8,11 +8,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mobilevit.data.cores import set_up_worker
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError
-from mobilevit.data.multiscale import MultiScaleBatchSampler, Order, SampleKey
-from mobilevit.data.shards_order import ShardOrder
+from mobilevit.data.sampler import MultiScaleBatchSampler, Order, SampleKey
+from mobilevit.data.shards.order import ShardOrder
+from mobilevit.utils.devices import set_up_worker
 
 T = TypeVar("T")
 
@@ -27,8 +27,8 @@ class BatchSource(Protocol):
         """One batch, of indices or of `SampleKey`s.
 
         Raises:
-            ImageError: a picture can not be read.
-            DataError: what holds the pictures can not be read.
+            ImageError: an image cannot be read.
+            DataError: what holds the images cannot be read.
         """
 
 
@@ -38,7 +38,7 @@ def as_is(batch: T) -> T:
 
 
 class _Reporting(Dataset[Any]):
-    """A data set of batches; what can not be read comes back as its error.
+    """A data set of batches; what cannot be read comes back as its error.
 
     What a worker raises, torch wraps into a text with the worker's traceback.
     """
@@ -69,7 +69,7 @@ def _loader(batches: BatchSource, workers: int, **options: Any) -> DataLoader[An
 
 
 class WorkerError(ChildProcessError):
-    """A process that reads pictures has died."""
+    """A process that reads images has died."""
 
 
 def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
@@ -83,7 +83,7 @@ def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
             if "DataLoader worker" not in str(error):
                 raise
             raise WorkerError(
-                f"a process that reads pictures has died ({error}). The machine may be short of "
+                f"a process that reads images has died ({error}). The machine may be short of "
                 "memory (fewer --data.workers need less), or its /dev/shm may be full"
             ) from error
         if isinstance(batch, ImageError | DataError):
@@ -120,7 +120,7 @@ class EvaluationLoader:
             return
         if world_size > 1:
             raise DataError(
-                "shards that can only be read from begin to end are judged by one process alone: "
+                "sequential shards are evaluated by one process alone: "
                 "validate on files, or on shards that lie on a disk"
             )
         # Each worker reads shards of its own, so the order is that of several lanes.
@@ -137,7 +137,7 @@ class EvaluationLoader:
         """The batches.
 
         Raises:
-            ImageError: a picture can not be read.
+            ImageError: an image cannot be read.
         """
         return _delivered(self._loader)
 
@@ -177,7 +177,7 @@ class EpochLoader:
         """The batches that are left of the epoch; workers start with the first of them.
 
         Raises:
-            ImageError: a picture can not be read.
+            ImageError: an image cannot be read.
         """
         epoch = self.sampler.epoch
         if self._position["epoch"] != epoch:

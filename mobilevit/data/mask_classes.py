@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 
 IGNORE = 255
 """What marks pixels without a class, unless a data set says otherwise."""
@@ -44,7 +44,7 @@ def numbered(
         more_ignored: further values of that kind.
 
     Raises:
-        DataError: a value that masks can not hold, names that are not unique, or less than two.
+        DataError: a value that masks cannot hold, names that are not unique, or less than two.
     """
     ignored = {ignore, *more_ignored}
     places = sorted(value for value in names if value not in ignored)
@@ -89,7 +89,7 @@ def stated_classes(root: Path, ignore: int) -> Stated | None:
     0. `labelmap.txt`, as CVAT writes it, has lines `name:red,green,blue::`, which mean the same.
 
     Raises:
-        DataError: the file can not be read as this, or gives a class the value `ignore`; where
+        DataError: the file cannot be read as this, or gives a class the value `ignore`; where
             values are places, that place may be called void, ignored or unlabelled.
     """
     file = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
@@ -98,7 +98,7 @@ def stated_classes(root: Path, ignore: int) -> Stated | None:
     try:
         content = _CONTENT[file.name](file.read_text("utf-8-sig"))
     except (OSError, ValueError, IndexError) as error:
-        raise DataError(f"{file}: can not be read: {error}") from error
+        raise DataError(f"{file}: cannot be read: {error}") from error
     if isinstance(content, list) and _are(content, str) and "" not in content:
         return Stated(named_by_place(content, ignore, file), None, file)
     if isinstance(content, dict) and content and _are(content.values(), int):

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.mask_classes import HIGHEST, IGNORE, numbered
 from mobilevit.data.mask_sets import VOC_CLASSES, Part
-from mobilevit.data.masks import MaskSamples
 from mobilevit.data.pillow_guard import pillow
+from mobilevit.tasks.segmentation.dataset import MaskSamples
 
 CocoKind: TypeAlias = Literal["instances", "panoptic"]
 
@@ -36,12 +36,12 @@ class _Object(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _CocoSamples(MaskSamples):
-    """What both of COCO's forms share: a JSON, and what it says of each picture."""
+    """What both of COCO's forms share: a JSON, and what it says of each image."""
 
     file: Path
     contents: tuple[Any, ...]
-    """For each picture what its mask is made from."""
-    PER_SAMPLE = ("pictures", "contents")
+    """For each image what its mask is made from."""
+    PER_SAMPLE = ("images", "contents")
 
 
 class InstanceMasks(_CocoSamples):
@@ -55,8 +55,8 @@ class InstanceMasks(_CocoSamples):
         """None: the mask is drawn."""
 
     def mask_name(self, index: int) -> str:
-        """The JSON, and the picture in it."""
-        return f"{self.file}: {self.pictures[index].name}"
+        """The JSON, and the image in it."""
+        return f"{self.file}: {self.images[index].name}"
 
     def stored_size(self, index: int) -> tuple[int, int, bool]:
         """The size that the JSON states."""
@@ -119,10 +119,10 @@ def open_coco(root: Path, part: Part, *, kind: CocoKind, voc: bool = False) -> M
 
     Its own classes are all categories in order of id, with `background` before them where masks
     are made of instances. In VOC's, all that VOC has no class for is background, crowds of it too,
-    and hides nothing. Where masks are made of instances, pictures without any are not trained on.
+    and hides nothing. Where masks are made of instances, images without any are not trained on.
 
     Raises:
-        DataError: there is no such JSON; it is not COCO's; or none of its pictures is there.
+        DataError: there is no such JSON; it is not COCO's; or none of its images is there.
     """
     file = _coco_file(root, part, kind)
     if file is None:
@@ -143,7 +143,7 @@ def open_coco(root: Path, part: Part, *, kind: CocoKind, voc: bool = False) -> M
         raise DataError(f"{file}: is not as COCO has it: {type(error).__name__} {error}") from error
     if kind == "instances" and not outlined:
         raise DataError(f"{file}: its objects have boxes only, no outlines to make masks of")
-    folder = _pictures_of(file, root, part, made[0][0] if made else "")
+    folder = _images_of(file, root, part, made[0][0] if made else "")
     kept, unmatched, empty = [], [], 0
     for name, what in made:
         if not (folder / name).is_file():
@@ -155,19 +155,19 @@ def open_coco(root: Path, part: Part, *, kind: CocoKind, voc: bool = False) -> M
         else:
             kept.append((folder / name, what))
     if not kept:
-        raise DataError(f"{file}: not one of its {len(made)} pictures is in {folder} with a mask")
-    pictures, contents = zip(*kept, strict=True)
+        raise DataError(f"{file}: not one of its {len(made)} images is in {folder} with a mask")
+    images, contents = zip(*kept, strict=True)
     numbering = numbered(
         classes, IGNORE if len(classes) <= IGNORE else HIGHEST, more_ignored=(HIGHEST,)
     )
     return (InstanceMasks if kind == "instances" else PanopticMasks)(
         root=root,
         format="coco_voc" if voc else "coco" if kind == "instances" else "coco_panoptic",
-        origin=str(file) + (f" without {empty} pictures that have no object" if empty else ""),
+        origin=str(file) + (f" without {empty} images that have no object" if empty else ""),
         **numbering._asdict(),
         unmatched=tuple(unmatched),
         file=file,
-        pictures=pictures,
+        images=images,
         contents=contents,
     )
 
@@ -203,8 +203,8 @@ def _coco_file(root: Path, part: Part, kind: CocoKind) -> Path | None:
     return None
 
 
-def _pictures_of(file: Path, root: Path, part: Part, first: str) -> Path:
-    """The folder in which a JSON's pictures are, judged by the first of them."""
+def _images_of(file: Path, root: Path, part: Part, first: str) -> Path:
+    """The folder in which a JSON's images are, evaluated by the first of them."""
     name = file.stem.split("_", 1)[1]
     folders = [base / sub for sub in (name, part) for base in (root, root / "images")]
     folders += [root / "images", root]
@@ -227,7 +227,7 @@ def _coco_classes(
 def _instances(
     image: Mapping[str, Any], about: Sequence[Any], values: Mapping[int, int | None]
 ) -> tuple[int, int, tuple[_Object, ...]]:
-    """What `InstanceMasks` makes a picture's mask from."""
+    """What `InstanceMasks` makes an image's mask from."""
     objects = []
     for annotation in about:
         value = values[annotation["category_id"]]
@@ -247,7 +247,7 @@ def _instances(
 def _panoptic(
     folder: Path, image: Mapping[str, Any], about: Sequence[Any], values: Mapping[int, int | None]
 ) -> tuple[Path, dict[int, int]]:
-    """What `PanopticMasks` makes a picture's mask from."""
+    """What `PanopticMasks` makes an image's mask from."""
     segments = {0: HIGHEST}
     for segment in about[0]["segments_info"] if about else ():
         value = values[segment["category_id"]]

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.formats.mask_folders import Pair, match_pair
 from mobilevit.data.mask_classes import IGNORE, Numbering, numbered, stated_classes
-from mobilevit.data.mask_folders import Pair, match_pair
-from mobilevit.data.masks import MaskFiles, voc_palette
+from mobilevit.tasks.segmentation.dataset import MaskFiles, voc_palette
 
 Part: TypeAlias = Literal["train", "val"]
 
@@ -45,7 +45,7 @@ _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 
 
 def find_voc(root: Path) -> Path | None:
-    """The folder in or at `root` that has the form of Pascal VOC, with a list to judge by."""
+    """The folder in or at `root` that has the form of Pascal VOC, with a list to evaluate by."""
     for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (base / "JPEGImages").is_dir() and _voc_list(base, "val"):
             return base
@@ -56,12 +56,12 @@ def open_voc(base: Path, part: Part) -> MaskFiles:
     """Pascal VOC: palette PNGs, listed in ImageSets/Segmentation; 255 is ignored.
 
     What to train on is in `train_aug.txt` or `trainaug.txt` (VOC and SBD), or else in `train.txt`.
-    Lists may also be in `list`, and have two paths a line: picture and mask. A mask that is not in
+    Lists may also be in `list`, and have two paths a line: image and mask. A mask that is not in
     SegmentationClass is looked for in SegmentationClassAug. RGB masks are read by VOC's colours.
     Classes are VOC's own unless a file in the folder names others, as for folders.
 
     Raises:
-        DataError: there is no such list, or none of the pictures in it.
+        DataError: there is no such list, or none of the images in it.
     """
     file = _voc_list(base, part)
     if file is None:
@@ -70,13 +70,13 @@ def open_voc(base: Path, part: Part) -> MaskFiles:
     pairs = []
     for line in filter(None, map(str.strip, file.read_text("utf-8").splitlines())):
         if "/" in line and len(both := line.split()) == 2:
-            picture, mask = both
-            pairs.append((base / picture.lstrip("/"), base / mask.lstrip("/")))
+            image, mask = both
+            pairs.append((base / image.lstrip("/"), base / mask.lstrip("/")))
         else:
-            pictures = (base / "JPEGImages" / f"{line}{end}" for end in (".jpg", ".jpeg", ".png"))
+            images = (base / "JPEGImages" / f"{line}{end}" for end in (".jpg", ".jpeg", ".png"))
             folders = ("SegmentationClass", "SegmentationClassAug")
             masks = (base / folder / f"{line}.png" for folder in folders)
-            pairs.append((_first(pictures), _first(masks)))
+            pairs.append((_first(images), _first(masks)))
     stated = stated_classes(base, IGNORE)
     palette = {colour: value for value, colour in enumerate(voc_palette())}
     numbering = numbered(dict(enumerate(VOC_CLASSES)) if stated is None else stated.names)
@@ -119,13 +119,13 @@ def open_ade20k(base: Path, part: Part) -> MaskFiles:
     """ADE20K's 150 classes: stored values are 1 to 150, and 0, which is ignored.
 
     Raises:
-        DataError: there are no pictures with masks.
+        DataError: there are no images with masks.
     """
     pair = Pair(*(base / kind / _ADE20K_FOLDERS[part] for kind in ("images", "annotations")))
-    pictures, masks, unmatched = match_pair(pair)
+    images, masks, unmatched = match_pair(pair)
     numbering = numbered(dict(enumerate(ADE20K_CLASSES, start=1)), 0)
     samples = _files(
-        base, "ade20k", str(pair.pictures), tuple(zip(pictures, masks, strict=True)), numbering
+        base, "ade20k", str(pair.images), tuple(zip(images, masks, strict=True)), numbering
     )
     return replace(samples, unmatched=samples.unmatched + unmatched)
 
@@ -139,20 +139,20 @@ def open_cityscapes(base: Path, part: Part) -> MaskFiles:
     """Cityscapes' 19 classes of its benchmark; what else its fine labels hold is ignored.
 
     Raises:
-        DataError: there are no pictures with masks.
+        DataError: there are no images with masks.
     """
     from torchvision.datasets import Cityscapes
 
     try:
         listed = Cityscapes(base, split=part, target_type="semantic")
     except (RuntimeError, OSError) as error:
-        raise DataError(f"{base}: {part} of Cityscapes can not be listed: {error}") from error
+        raise DataError(f"{base}: {part} of Cityscapes cannot be listed: {error}") from error
     names = {c.id: c.name for c in Cityscapes.classes if not c.ignore_in_eval}
     others = [c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0]
     pairs = sorted(
-        (Path(picture), Path(masks[0]))
-        for picture, masks in zip(listed.images, listed.targets, strict=True)
-        if picture.endswith(".png")
+        (Path(image), Path(masks[0]))
+        for image, masks in zip(listed.images, listed.targets, strict=True)
+        if image.endswith(".png")
     )
     numbering = numbered(names, more_ignored=others)
     return _files(base, "cityscapes", str(base / "leftImg8bit" / part), pairs, numbering)
@@ -165,17 +165,17 @@ def _files(
     """Samples of those pairs of which both files are there."""
     unmatched = []
     found = []
-    for picture, mask in pairs:
-        if not picture.is_file():
-            unmatched.append((picture, "no such file, but it is listed"))
+    for image, mask in pairs:
+        if not image.is_file():
+            unmatched.append((image, "no such file, but it is listed"))
         elif not mask.is_file():
-            unmatched.append((picture, f"its mask {mask} is missing"))
+            unmatched.append((image, f"its mask {mask} is missing"))
         else:
-            found.append((picture, mask))
+            found.append((image, mask))
     if not found:
-        raise DataError(f"{origin}: not one of {len(pairs)} pictures is there with its mask")
-    pictures, masks = zip(*found, strict=True)
+        raise DataError(f"{origin}: not one of {len(pairs)} images is there with its mask")
+    images, masks = zip(*found, strict=True)
     return MaskFiles(
         root=base, format=name, origin=origin, **numbering._asdict(), unmatched=tuple(unmatched),
-        pictures=pictures, masks=masks, **more,
+        images=images, masks=masks, **more,
     )  # fmt: skip

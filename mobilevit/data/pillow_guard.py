@@ -20,19 +20,19 @@ PILLOW_ERRORS: tuple[type[Exception], ...] = (
     LookupError,  # IndexError, KeyError: tables that end early, unknown modes
     TypeError,  # tags of another type than the format says
     AttributeError,  # tags that are missing
-    EOFError,  # a header without a picture
+    EOFError,  # a header without an image
     struct.error,
     zlib.error,
     ArithmeticError,  # OverflowError, ZeroDivisionError: absurd sizes
     AssertionError,  # what Pillow itself took for granted
     RuntimeError,  # the AVIF and WebP libraries
     MemoryError,
-    Image.DecompressionBombError,  # a picture within a picture: ICO, ICNS, GIF frames
+    Image.DecompressionBombError,  # an image within an image: ICO, ICNS, GIF frames
 )
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read: `source` says which one, `reason` why."""
+    """An image that cannot be read: `source` says which one, `reason` why."""
 
     def __init__(self, source: str, reason: str) -> None:
         """Both go to `args`, which is what crosses process boundaries."""
@@ -41,7 +41,7 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        """Say which picture, then why."""
+        """Say which image, then why."""
         return f"{self.source}: {self.reason}"
 
 
@@ -78,7 +78,7 @@ _silence = _PillowSilence()
 
 @contextmanager
 def pillow(name: str) -> Iterator[None]:
-    """Guard calls into Pillow that concern the picture called `name`."""
+    """Guard calls into Pillow that concern the image called `name`."""
     with _silence:
         try:
             yield

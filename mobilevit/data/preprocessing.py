@@ -1,4 +1,4 @@
-"""From an upright RGB picture to the tensor that given weights expect."""
+"""From an upright RGB image to the tensor that given weights expect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 LONGEST = 16
-"""No picture becomes longer than so many times its short side: a strip would take gigabytes.
+"""No image becomes longer than so many times its short side: a strip would take gigabytes.
 
 Where a square is cut out of it, it loses its ends before it is resized, which would be cut off
 anyway; where it is kept whole, it is squashed.
@@ -27,15 +27,15 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What happens to a picture before the network sees it; it belongs to the weights.
+    """What happens to an image before the network sees it; it belongs to the weights.
 
     How it gets its size is called `fit`:
 
-    * `crop`: the picture is resized until its short side is `resize`, the long side rounded down;
+    * `crop`: the image is resized until its short side is `resize`, the long side rounded down;
       then a square of `crop` pixels is cut from its centre (offsets at half a pixel round to even,
       as torchvision's do: 288x289 gives rows 16 to 271 and columns 16 to 271);
-    * `squash`: the whole picture becomes a square of `crop` pixels, whatever its shape;
-    * `short`: the whole picture keeps its shape; its short side becomes `resize`, and both sides
+    * `squash`: the whole image becomes a square of `crop` pixels, whatever its shape;
+    * `short`: the whole image keeps its shape; its short side becomes `resize`, and both sides
       are rounded down to a multiple of 32 (400x300 at 512 gives 672x512). `crop` is as `resize`.
 
     Values become `(v / 255 - mean) / std`, v in 0..255; the authors use neither mean nor std.
@@ -52,10 +52,10 @@ class Preprocessing:
     """Fields that the weights' file did not state, filled by their layout's documented custom."""
 
     def __post_init__(self) -> None:
-        """Refuse what can not be done.
+        """Refuse what cannot be done.
 
         Raises:
-            ValueError: a crop larger than the resized picture, or a value of no meaning.
+            ValueError: a crop larger than the resized image, or a value of no meaning.
         """
         if self.fit not in ("crop", "squash", "short"):
             raise ValueError(f"fit must be crop, squash or short, not {self.fit!r}")
@@ -78,7 +78,7 @@ class Preprocessing:
         return replace(self, crop=size, resize=max(size, round(size * self.resize / self.crop)))
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) that a picture of this size is framed to."""
+        """The (height, width) that an image of this size is framed to."""
         if self.fit != "short":
             return self.crop, self.crop
         short = min(height, width)
@@ -87,7 +87,7 @@ class Preprocessing:
         return tall // MULTIPLE * MULTIPLE, wide // MULTIPLE * MULTIPLE
 
     def frame(self, image: Image.Image) -> Image.Image:
-        """Resize and crop any RGB picture, to the pixels that `size` says."""
+        """Resize and crop any RGB image, to the pixels that `size` says."""
         mode = v2.InterpolationMode(self.interpolation)
         if self.fit != "crop":
             return TF.resize(image, list(self.size(image.height, image.width)), mode)
@@ -98,7 +98,7 @@ class Preprocessing:
         return TF.center_crop(TF.resize(image, [self.resize], mode), [self.crop, self.crop])
 
     def to_tensor(self, image: Image.Image) -> Tensor:
-        """Values only: an RGB picture of H x W pixels to a float32 tensor `[3, H, W]`."""
+        """Values only: an RGB image of H x W pixels to a float32 tensor `[3, H, W]`."""
         return self.normalized(TF.pil_to_tensor(image).to(torch.float32).div_(255))
 
     def normalized(self, x: Tensor) -> Tensor:
@@ -110,5 +110,5 @@ class Preprocessing:
         return x
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Frame an RGB picture of any size and make it a float32 tensor `[3, H, W]`; see `size`."""
+        """Frame an RGB image of any size and make it a float32 tensor `[3, H, W]`; see `size`."""
         return self.to_tensor(self.frame(image))

@@ -1,4 +1,4 @@
-"""Look at shards before training on them: whether they are whole, and their pictures readable."""
+"""Look at shards before training on them: whether they are whole, and their images readable."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from mobilevit.data.cores import cores
-from mobilevit.data.find_shards import shard_parts
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.shards_tar import TarShards, look_through
+from mobilevit.data.shards.open import shard_parts
+from mobilevit.data.shards.read import TarShards, look_through
 from mobilevit.data.streaming import Shards
+from mobilevit.utils.devices import cores
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class ShardReport:
 
     root: str
     quick: bool
-    """Whether pictures were not decoded."""
+    """Whether images were not decoded."""
     counts: dict[str, dict[str, int]]
     """Split -> class -> samples."""
     bad: tuple[str, ...]
-    """What can not be read, and why."""
+    """What cannot be read, and why."""
 
     @property
     def exit_code(self) -> int:
@@ -39,7 +39,7 @@ class ShardReport:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        how = "shards read" if self.quick else "every picture decoded"
+        how = "shards read" if self.quick else "every image decoded"
         total = sum(sum(part.values()) for part in self.counts.values())
         yield f"{self.root}: {total} images, {how}"
         names = list(next(iter(self.counts.values())))
@@ -53,7 +53,7 @@ class ShardReport:
 
 
 def check_shards(root: str, *, workers: int | None = None, quick: bool = False) -> ShardReport:
-    """Read all shards; compare tars with the digests of their index, and decode the pictures.
+    """Read all shards; compare tars with the digests of their index, and decode the images.
 
     Args:
         root: as for `shard_splits`.

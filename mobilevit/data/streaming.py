@@ -1,4 +1,4 @@
-"""Labelled pictures that lie in shards: tar files, or what a library reads row by row."""
+"""Labelled images that lie in shards: tar files, or what a library reads row by row."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mobilevit.data.folder import DataError
-from mobilevit.data.multiscale import Batch, EpochOrder, Order
-from mobilevit.data.shards_order import POOL, ShardOrder
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.sampler import Batch, EpochOrder, Order
+from mobilevit.data.shards.order import POOL, ShardOrder
 
 
 class Shards(Protocol):
-    """Pictures that are read shard by shard."""
+    """Images that are read shard by shard."""
 
     @property
     def counts(self) -> Sequence[int]:
@@ -27,10 +27,10 @@ class Shards(Protocol):
         """Whether a sample costs reading what lies before it in its shard, or a new connection."""
 
     def read(self, shard: int, start: int) -> Iterator[bytes]:
-        """The files of a shard's pictures, from its `start`-th sample on.
+        """The files of a shard's images, from its `start`-th sample on.
 
         Raises:
-            DataError: it can not be read.
+            DataError: it cannot be read.
         """
 
     def name(self, shard: int, position: int) -> str:
@@ -63,10 +63,10 @@ class ShardSamples:
             self._reading().ahead(batch)
 
     def source(self, index: int) -> bytes:
-        """The picture's file.
+        """The image's file.
 
         Raises:
-            DataError: its shard can not be read.
+            DataError: its shard cannot be read.
         """
         return self._reading().one(index)
 

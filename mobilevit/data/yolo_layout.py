@@ -1,4 +1,4 @@
-"""Where the pictures, labels and class names of a YOLO data set are, by its YAML or its folders."""
+"""Where the images, labels and class names of a YOLO data set are, by its YAML or its folders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from mobilevit.data.box_reading import (
-    PICTURE_FOLDERS,
+from mobilevit.data.formats.base import (
+    IMAGE_FOLDERS,
     Draft,
     FileError,
     files_below,
@@ -23,7 +23,7 @@ from mobilevit.data.box_reading import (
     split_of,
     split_of_path,
 )
-from mobilevit.data.folder import _listed, has_image_extension
+from mobilevit.data.formats.folders import _listed, has_image_extension
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 _NAME_FILES = frozenset(
@@ -33,17 +33,17 @@ _NAME_FILES = frozenset(
 
 @dataclass
 class Plan:
-    """Where pictures are and what classes are called."""
+    """Where images are and what classes are called."""
 
     names: dict[int, str] | None = None
     """None where nothing names them."""
     extra: int = 0
     """Numbers that may follow a box on its line: those of key points."""
     splits: dict[str, list[str]] = field(default_factory=dict)
-    """Name -> pictures; empty where none is named."""
-    pictures: list[str] = field(default_factory=list)
+    """Name -> images; empty where none is named."""
+    images: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    """Pictures that are not there -> file and line that name them."""
+    """Images that are not there -> file and line that name them."""
     labels: list[str] = field(default_factory=list)
     """Files that may be labels."""
     unused: list[str] = field(default_factory=list)
@@ -57,8 +57,8 @@ class Plan:
 
 def from_folder(root: Path, draft: Draft) -> Plan:
     """What the files of a folder say."""
-    pictures, others = files_below(root)
-    plan = Plan(pictures=pictures)
+    images, others = files_below(root)
+    plan = Plan(images=images)
     lists: set[str] = set()
     stated: dict[tuple[str, ...], str] = {}
     for path in others:
@@ -69,7 +69,7 @@ def from_folder(root: Path, draft: Draft) -> Plan:
             elif (split := split_of(_stem(path))) and _is_list(Path(path)):
                 lists.add(path)
                 bases = [Path(path).parent, root]
-                listed = _listed_pictures(Path(path), bases, split, plan, draft)
+                listed = _listed_images(Path(path), bases, split, plan, draft)
                 plan.splits.setdefault(split, []).extend(listed)
         except FileError as error:
             draft.fault(error.where, error.what, skippable=False)
@@ -80,20 +80,20 @@ def from_folder(root: Path, draft: Draft) -> Plan:
     for names, path in stated.items():
         plan.names = _checked(dict(enumerate(names)), path, draft)
     # Beside a folder of images there may be one of masks, or of drawn results.
-    if inside := [path for path in pictures if _is_in_picture_folder(path, root)]:
-        left = set(pictures).difference(inside)
+    if inside := [path for path in images if _is_in_image_folder(path, root)]:
+        left = set(images).difference(inside)
         plan.unused += [f"{path}: in no folder of images, as others are" for path in sorted(left)]
-        pictures = inside
-    for path in () if plan.splits else pictures:
+        images = inside
+    for path in () if plan.splits else images:
         if (split := split_of_path(path, root)) is not None:
             plan.splits.setdefault(split, []).append(path)
-    plan.pictures = [*pictures, *(path for paths in plan.splits.values() for path in paths)]
+    plan.images = [*images, *(path for paths in plan.splits.values() for path in paths)]
     return plan
 
 
-def _is_in_picture_folder(path: str, root: Path) -> bool:
+def _is_in_image_folder(path: str, root: Path) -> bool:
     folders = Path(path).relative_to(root).parts[:-1]
-    return any(same_name(folder) in PICTURE_FOLDERS for folder in folders)
+    return any(same_name(folder) in IMAGE_FOLDERS for folder in folders)
 
 
 def _is_name_file(path: str) -> bool:
@@ -102,13 +102,13 @@ def _is_name_file(path: str) -> bool:
 
 
 def is_label(path: str) -> bool:
-    """Whether a file may hold a picture's labels, by its name."""
+    """Whether a file may hold an image's labels, by its name."""
     name = os.path.basename(path).lower()
     return name.endswith(".txt") and not _is_name_file(path) and not name.startswith("readme")
 
 
 def _is_list(file: Path) -> bool:
-    """Whether a file is text whose first line names a picture."""
+    """Whether a file is text whose first line names an image."""
     if file.suffix.lower() != ".txt":
         return False
     return has_image_extension(read_text(file).split("\n", 1)[0].strip())
@@ -133,7 +133,7 @@ def from_yaml(file: Path, draft: Draft) -> Plan:
         for split, named in entries.items():
             if named:
                 _add_split(split, named, bases, file, plan, draft)
-        folders = {os.path.dirname(path) for path in plan.pictures}
+        folders = {os.path.dirname(path) for path in plan.images}
         for top in _outermost(_top(Path(folder), bases) for folder in folders):
             plan.labels += filter(is_label, files_below(top)[1])
     plan.names = _names(content, file, draft) or plan.names
@@ -200,7 +200,7 @@ def _checked(names: dict[int, str], file: str | Path, draft: Draft) -> dict[int,
 def _add_split(
     split: str, named: list[str], bases: list[Path], file: Path, plan: Plan, draft: Draft
 ) -> None:
-    """Find the pictures of one split of a YAML file."""
+    """Find the images of one split of a YAML file."""
     members = plan.splits.setdefault(split, [])
     for entry in named:
         found = _locate(entry, bases)
@@ -213,14 +213,14 @@ def _add_split(
         elif has_image_extension(found.name):
             members.append(str(found))
         else:
-            members += _listed_pictures(found, [found.parent, *bases], split, plan, draft)
-    plan.pictures += members
+            members += _listed_images(found, [found.parent, *bases], split, plan, draft)
+    plan.images += members
 
 
-def _listed_pictures(
+def _listed_images(
     file: Path, bases: list[Path], split: str, plan: Plan, draft: Draft
 ) -> Iterator[str]:
-    """The pictures that a text file names, one to a line; those that are not there as well."""
+    """The images that a text file names, one to a line; those that are not there as well."""
     try:
         lines = read_text(file).splitlines()
     except FileError as error:
@@ -247,12 +247,12 @@ def _locate(name: str, bases: Sequence[Path]) -> Path | None:
 
 
 def _top(folder: Path, bases: Sequence[Path]) -> Path:
-    """The folder to look for labels in: above `images`, or else what the pictures' folder is in."""
+    """The folder to look for labels in: above `images`, or else what the images' folder is in."""
     inside = any(folder.is_relative_to(base) for base in bases)
     for above in (folder, *folder.parents)[: None if inside else 4]:
         if above == bases[-1]:  # never above the data set
             break
-        if same_name(above.name) in PICTURE_FOLDERS:
+        if same_name(above.name) in IMAGE_FOLDERS:
             return above.parent
         if above in bases:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mobilevit.exports.form import ExportForm
+from mobilevit.exports.rewrite import ExportForm
 from mobilevit.models.layers import InvertedResidual
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mobilevit.exports.facts import ExportError
+from mobilevit.exports.spec import ExportError
 
 TYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
@@ -28,7 +28,7 @@ LAST = torch.tensor(-1, dtype=torch.int32)
 
 
 class MilError(ExportError):
-    """A Core ML program holds what can not be run here; the message names it."""
+    """A Core ML program holds what cannot be run here; the message names it."""
 
 
 def refuse(operation: str, **inputs: object) -> MilError:

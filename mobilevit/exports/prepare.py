@@ -20,14 +20,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from mobilevit.checkpoints.files import digest
+from mobilevit.checkpoints.folder import digest
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.exports.facts import Dynamic, ExportError, FileFacts, Precision
-from mobilevit.exports.form import export_form
-from mobilevit.exports.whole import IMAGE, OUTPUTS, RAW_OUTPUTS, TENSOR, Raw, Whole, whole
+from mobilevit.exports.rewrite import export_form
+from mobilevit.exports.spec import Dynamic, ExportError, FileFacts, Precision
+from mobilevit.exports.wrap import IMAGE, OUTPUTS, RAW_OUTPUTS, TENSOR, Raw, Whole, whole
 from mobilevit.models.pspnet import PSPNet
+from mobilevit.models.registry import Network
 from mobilevit.models.ssdlite import SSDLite
-from mobilevit.models.variants import Network
 
 
 class MissingExtraError(ExportError, ImportError):
@@ -58,7 +58,7 @@ class Quantization:
     kind: str
     """`int8`: weights for each channel and activations, static; other kinds belong to a format."""
     photos: tuple[Image.Image, ...] = ()
-    """RGB pictures that ranges of activations are measured on; framed as the file takes them."""
+    """RGB images that ranges of activations are measured on; framed as the file takes them."""
     keep: frozenset[str] = frozenset()
     """Layers that stay in float, by their names in `Prepared.module.named_modules()`, such as
     `form.backbone.stages.2.1.layers.0.attention.qkv`."""
@@ -134,7 +134,7 @@ class Prepared:
             return torch.export.export(self.module, (self.example,), dynamic_shapes=self.shapes)
 
     def given(self, frames: Sequence[Image.Image]) -> Tensor:
-        """Pictures of the right size as the module takes them: uint8 pixels, or prepared floats."""
+        """Images of the right size as the module takes them: uint8 pixels, or prepared floats."""
         if self.request.raw:
             return torch.stack([self.facts.config.preprocessing.to_tensor(f) for f in frames])
         pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
@@ -157,7 +157,7 @@ class Prepared:
 def file_rule(rule: Preprocessing, dynamic: Dynamic | None) -> Preprocessing:
     """The preprocessing that photos need ahead of a file.
 
-    A file of one size takes squares: where weights take pictures in their own shape, those are
+    A file of one size takes squares: where weights take images in their own shape, those are
     squashed.
     """
     return replace(rule, fit="squash") if rule.fit == "short" and dynamic != "size" else rule
@@ -184,14 +184,14 @@ def prepare(
         ExportError: no file can do that; the message says what to do in its place.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        raise ExportError("a fused network can not be exported; give the one it was made of")
+        raise ExportError("a fused network cannot be exported; give the one it was made of")
     reason = {
         SSDLite: "a detector's anchors belong to one size of image",
         PSPNet: "PSPNet's regions are cut for one size of image",
     }.get(type(model))
     if reason and request.dynamic == "size":
         raise ExportError(
-            f"{model.name} can not be exported with dynamic size: {reason}. Export one file for "
+            f"{model.name} cannot be exported with dynamic size: {reason}. Export one file for "
             "each size (preprocessing: crop and resize)"
         )
     rule = file_rule(model.config.preprocessing, request.dynamic)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mobilevit.exports.equalise import REACH, Equalised, refuse_float16
-from mobilevit.exports.facts import ExportError
 from mobilevit.exports.prepare import Prepared
-from mobilevit.exports.whole import Raw, Whole
+from mobilevit.exports.quantize import REACH, Equalised, refuse_float16
+from mobilevit.exports.spec import ExportError
+from mobilevit.exports.wrap import Raw, Whole
 
 log = logging.getLogger(__name__)
 

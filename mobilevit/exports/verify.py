@@ -13,26 +13,26 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from mobilevit.exports.facts import ExportError, FileFacts, Precision
-from mobilevit.exports.formats import Runner
+from mobilevit.exports.backends.registry import Runner
+from mobilevit.exports.spec import ExportError, FileFacts, Precision
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.fuse import fuse
+from mobilevit.models.registry import Network
 from mobilevit.models.ssdlite import RawDetections, SSDLite, decode
-from mobilevit.models.variants import Network
-from mobilevit.tasks.detection import PRESETS, detections
+from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, detections
 
 BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
-"""So much may differ, in probability (and corners of boxes as shares of the picture's sides)."""
+"""So much may differ, in probability (and corners of boxes as shares of the image's sides)."""
 
 LEAST_AGREEMENT = 0.9
-"""Of a quantised file, unless said otherwise: share of pictures (pixels, anchors) whose answer is
+"""Of a quantised file, unless said otherwise: share of images (pixels, anchors) whose answer is
 PyTorch's."""
 
 SIZES = ((256, 256), (224, 224), (192, 320))
 """(height, width) at which a file of dynamic size is run."""
 
 LEAST_BATCH = 3
-"""A file of dynamic batch is run on so many pictures at once."""
+"""A file of dynamic batch is run on so many images at once."""
 
 MOST_BATCH = 8
 """And on no more than these: a batch's logits are held for both."""
@@ -44,28 +44,28 @@ class DisagreementError(ExportError):
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """How far a file is from PyTorch on some pictures."""
+    """How far a file is from PyTorch on some images."""
 
-    pictures: int
+    images: int
     """Each size and mirror image counted."""
     difference: float
     """The largest in probability. Of a mask: the most that PyTorch's probability of a pixel's class
     lies above that of the class the file gives. Of boxes: the largest in score and corners (shares
-    of the picture's sides), or the score of a box that is missing."""
+    of the image's sides), or the score of a box that is missing."""
     agreement: float
-    """Share of pictures whose likeliest class (or likeliest box's class) is the same; of
+    """Share of images whose likeliest class (or likeliest box's class) is the same; of
     segmentation the share of pixels, of raw detection that of anchors."""
     bound: float | None
     """On the difference; None where a file is quantised, and so held to agree."""
     least: float | None = None
-    """Of a quantised file: the least agreement; None where it is judged otherwise."""
+    """Of a quantised file: the least agreement; None where it is evaluated otherwise."""
 
     def __str__(self) -> str:
         """One line."""
         bound = "" if self.bound is None else f" (bound {self.bound:g})"
         least = "" if self.least is None else f" (at least {self.least:.0%})"
         return (
-            f"{self.pictures} pictures: differs by {self.difference:.2g} at most{bound}, same "
+            f"{self.images} images: differs by {self.difference:.2g} at most{bound}, same "
             f"answer in {self.agreement:.2%}{least}"
         )
 
@@ -89,13 +89,13 @@ def verify(
 ) -> Verification:
     """Run an exported file on photos, and compare with the network that it was made of.
 
-    A file of dynamic batch runs three pictures or more at once, one of dynamic size runs each photo
+    A file of dynamic batch runs three images or more at once, one of dynamic size runs each photo
     at several sizes.
 
     Args:
         run: the file, opened in its runtime.
         model: the network.
-        photos: RGB pictures of any size.
+        photos: RGB images of any size.
         called: what to call the file in messages.
         least: of a quantised file: the share of answers that must be the same; None: any.
 
@@ -105,7 +105,7 @@ def verify(
         ExportError: no photos.
     """
     if not photos:
-        raise ExportError("a file can not be verified without photos")
+        raise ExportError("a file cannot be verified without photos")
     facts, rule = run.facts, run.facts.config.preprocessing
     fused = fuse(model)
     bound = BOUNDS[facts.precision]
@@ -119,7 +119,7 @@ def verify(
             counts.append(len(frames))
     agreements = torch.stack([one.agreement for one in compared])
     result = Verification(
-        pictures=sum(counts),
+        images=sum(counts),
         # torch's maximum is NaN where there is one.
         difference=float(torch.stack([one.difference for one in compared]).max()),
         agreement=float((agreements * torch.tensor(counts)).sum() / sum(counts)),
@@ -136,7 +136,7 @@ def verify(
 
 
 def _batches(photos: Sequence[Image.Image], facts: FileFacts) -> Iterator[list[Image.Image]]:
-    """The pictures as the file takes them, framed."""
+    """The images as the file takes them, framed."""
     if facts.dynamic == "size":
         for photo in photos:
             yield from ([photo.resize((width, height))] for height, width in SIZES)
@@ -156,12 +156,12 @@ def _batches(photos: Sequence[Image.Image], facts: FileFacts) -> Iterator[list[I
 def compare(
     model: Network, tensors: Tensor, said: Sequence[Tensor], *, raw: bool, bound: float
 ) -> Compared:
-    """Compare a file's outputs with a network's, for one batch of prepared pictures.
+    """Compare a file's outputs with a network's, for one batch of prepared images.
 
     Args:
         model: fused, or in evaluation mode.
         tensors: `[B, 3, H, W]`.
-        said: the file's outputs; see `mobilevit.exports.whole`.
+        said: the file's outputs; see `mobilevit.exports.wrap`.
         raw: whether they are logits.
         bound: of boxes, which scores count as different.
     """
@@ -169,13 +169,13 @@ def compare(
     if isinstance(model, SSDLite):
         anchors = model.anchors(*tensors.shape[-2:])
         if not raw:
-            pictures = [
+            images = [
                 _compare_boxes(
                     RawDetections(*(p[i : i + 1] for p in expected)), anchors, one, bound
                 )
                 for i, one in enumerate(zip(*said, strict=True))
             ]
-            differences, agreements = zip(*pictures, strict=True)
+            differences, agreements = zip(*images, strict=True)
             return Compared(torch.stack(differences).max(), torch.stack(agreements).mean())
         corners = decode(expected.offsets, anchors) - decode(said[1], anchors)
         logits = _compare_logits(expected.logits, said[0], axis=2)
@@ -203,7 +203,7 @@ def _compare_logits(expected: Tensor, said: Tensor, *, axis: int) -> Compared:
 def _compare_boxes(
     expected: RawDetections, anchors: Tensor, said: Sequence[Tensor], bound: float
 ) -> Compared:
-    """Compare the boxes of one picture.
+    """Compare the boxes of one image.
 
     Which of two boxes is suppressed may hang on the last digit of their overlap. So every box of
     the file must be one of the network's candidates, with its score and corners; and every box that
@@ -223,7 +223,7 @@ def _compare_boxes(
 
     places = truth.boxes.as_subclass(Tensor)
     covers = box_iou(places, boxes) >= rule.overlap - bound  # [M, N]
-    # A box outside the picture has no area left, and so overlaps nothing.
+    # A box outside the image has no area left, and so overlaps nothing.
     covers |= (places[:, None] - boxes).abs().amax(-1) <= bound
     covers &= truth.labels[:, None] == labels
     covered = (covers & (scores >= truth.scores[:, None] - bound)).any(1)

@@ -17,7 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def fuse(model: Network) -> Network:
     """Copy a network for inference: evaluation mode, no gradients, no batch norm.
 
-    The copy gives the outputs of `model.eval()` within float rounding, in less time; it can not
+    The copy gives the outputs of `model.eval()` within float rounding, in less time; it cannot
     be trained further. The original is left as it was.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)

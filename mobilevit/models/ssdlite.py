@@ -21,13 +21,13 @@ from mobilevit.models.mobilevit import Backbone
 EXTRA_CHANNELS = (256, 128, 128)
 """Channels of the maps at strides 64, 128 and 256."""
 GLOBAL_CHANNELS = 64
-"""Channels of the last map, which is one position for the whole picture."""
+"""Channels of the last map, which is one position for the whole image."""
 HEAD_CHANNELS = (512, 256, 256, 128, 128, 64)
 """Channels that the six heads work on."""
 ASPECT_RATIOS = ([2, 3], [2, 3], [2, 3], [2, 3], [2, 3], [2])
 """Of the anchors of each map, beside the square ones; each stands for itself and its reciprocal."""
 SCALES = torch.linspace(0.1, 1.05, len(HEAD_CHANNELS) + 1).tolist()
-"""Sides of the square anchors, as shares of the picture's; the last only ends the row."""
+"""Sides of the square anchors, as shares of the image's; the last only ends the row."""
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 """What the network's offsets are multiplied by."""
 

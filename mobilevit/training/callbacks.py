@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
-from mobilevit.checkpoints.files import replacing, save
+from mobilevit.checkpoints.folder import replacing, save
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.module import TaskTraining
 from mobilevit.training.optim import averaged
@@ -22,7 +22,7 @@ STEP_ROWS = 2000
 
 
 def moving_average(decay: float) -> WeightAveraging:
-    """Lightning's weight averaging by an exponential moving average; validation judges it."""
+    """Lightning's weight averaging by an exponential moving average; validation evaluates it."""
     return WeightAveraging(multi_avg_fn=averaged(decay))
 
 
@@ -91,7 +91,7 @@ class History(Callback):
         self.epochs: list[dict[str, float]] = []
         self.steps: list[dict[str, float]] = []
         self.seen: dict[tuple[int, int], tuple[int, int]] = {}
-        """(height, width) -> how many batches, and pictures in them."""
+        """(height, width) -> how many batches, and images in them."""
         self._begun, self._lr, self._step = 0.0, 0.0, 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,9 +111,9 @@ class History(Callback):
         """Count the batch; note the step."""
         images = batch[0]
         height, width = images.shape[2:]
-        batches, pictures = self.seen.get((height, width), (0, 0))
+        batches, num_images = self.seen.get((height, width), (0, 0))
         everywhere = len(images) * trainer.world_size
-        self.seen[height, width] = (batches + 1, pictures + everywhere)
+        self.seen[height, width] = (batches + 1, num_images + everywhere)
         if trainer.global_step == self._step or trainer.global_step % self.every:
             return
         loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
@@ -178,7 +178,7 @@ class ModelFolders(Callback):
     """Write model folders after each validation: the last weights, and the task's best ones.
 
     Stands ahead of the weight averaging in the list of callbacks, so that it sees the averaged
-    weights that were judged, before they are swapped back.
+    weights that were evaluated, before they are swapped back.
     """
 
     def __init__(self, run: Path) -> None:
@@ -187,7 +187,7 @@ class ModelFolders(Callback):
         self.best: float | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what was judged."""
+        """Save what was evaluated."""
         assert isinstance(pl_module, TaskTraining)
         if trainer.sanity_checking:
             return

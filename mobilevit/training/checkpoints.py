@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mobilevit.checkpoints.files import replacing
-from mobilevit.data.processes import gathered
+from mobilevit.checkpoints.folder import replacing
 from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.module import TaskTraining
+from mobilevit.utils.distributed import gathered
 
 
 class Checkpoints(Callback):

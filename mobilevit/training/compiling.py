@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mobilevit.data.multiscale import MultiScaleSchedule
+from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.training.errors import TrainingError
 
 Shape = tuple[int, ...]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class TrainingError(ValueError):
-    """A run that can not start or go on as asked; the message says what to do."""
+    """A run that cannot start or go on as asked; the message says what to do."""
 
 
 class DivergedError(TrainingError):

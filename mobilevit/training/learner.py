@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from mobilevit.models.variants import Network
+from mobilevit.models.registry import Network
 
 
 class FiniteMean(MeanMetric):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.models.variants import Network
+from mobilevit.models.registry import Network
 from mobilevit.training.compiling import Compiler, Shape
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.learner import Learner
@@ -132,7 +132,7 @@ class TaskTraining(LightningModule):
         if self._skipped_in_a_row == MOST_SKIPPED:
             raise DivergedError(
                 f"{MOST_SKIPPED} steps in a row had no finite gradient, up to step {step}: "
-                "training has diverged, or the pictures hold what is no number. Try a smaller "
+                "training has diverged, or the images hold what is no number. Try a smaller "
                 "optim.lr, optim.clip 1, precision bf16 or fp32 in place of fp16"
             )
 

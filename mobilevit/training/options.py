@@ -6,22 +6,22 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from mobilevit.checkpoints.config import class_names
-from mobilevit.data.decoding import Decode
-from mobilevit.data.multiscale import BatchRule
-from mobilevit.data.shards_order import POOL
-from mobilevit.models.variants import Task
+from mobilevit.data.decode import Decode
+from mobilevit.data.sampler import BatchRule
+from mobilevit.data.shards.order import POOL
+from mobilevit.models.config import class_names
+from mobilevit.models.registry import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Where the pictures are."""
+    """Where the images are."""
 
     root: str
     """Classification: a folder with train/ and val/, or with one folder per class; with `name`,
     where that data set lies or is downloaded to; or shards, tables or a set of the Hub, see
     docs/scale.md. Detection: a folder of COCO, Pascal VOC or YOLO, a
-    COCO file or a data.yaml. Segmentation: folders of pictures and masks, or a known data set."""
+    COCO file or a data.yaml. Segmentation: folders of images and masks, or a known data set."""
     name: str | None = None
     """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
     format: str = "auto"
@@ -31,7 +31,7 @@ class DataOptions:
     ignore: int = 255
     """Segmentation: the value of pixels without a class, which loss and figures pass over."""
     split: str | None = None
-    """Detection, for evaluation: which part to judge, such as test; by default what stands beside
+    """Detection, for evaluation: which split to evaluate, such as test; by default the one beside
     train."""
     index: str | None = None
     """Shards: where their index is, if it does not lie beside them."""
@@ -41,12 +41,12 @@ class DataOptions:
     """Share of each class that is held out, where the folder has no val/; of shards, share of the
     shards."""
     on_bad: Literal["error", "skip"] = "error"
-    """What to do about files that can not be read: stop and name them, or leave them out."""
+    """What to do about files that cannot be read: stop and name them, or leave them out."""
     check: bool = True
     """Whether to look at the files before training."""
     decode: Decode = "fast"
-    """How training decodes pictures: JPEGs no further than a crop needs ("fast"; docs/input.md says
-    how close pixels stay), or as they are judged on ("exact"). Judging is always exact."""
+    """How training decodes images: JPEGs no further than a crop needs ("fast"; docs/input.md says
+    how close pixels stay), or as they are evaluated on ("exact"). Evaluating is always exact."""
     workers: int | None = None
     """Processes that decode; by default from the number of cores."""
 
@@ -64,7 +64,7 @@ class DataOptions:
             raise ValueError("data.index is for shards, not for what data.name opens")
         if self.name is not None and (self.val_fraction, self.on_bad) != (0.2, "error"):
             raise ValueError(
-                "data.val_fraction and data.on_bad are for folders of pictures: a data set that "
+                "data.val_fraction and data.on_bad are for folders of images: a data set that "
                 "is opened by data.name has its own splits"
             )
 
@@ -97,7 +97,7 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:
-    """How pictures are batched."""
+    """How images are batched."""
 
     kind: Literal["multiscale", "standard"] = "multiscale"
     """Sizes that change from step to step, or one size."""
@@ -235,7 +235,7 @@ class NetworkOptions:
     aux: bool | None = None
     """Segmentation: whether training has a second head, on stage 4."""
     align_corners: bool | None = None
-    """Segmentation: how logits are stretched to the picture's size."""
+    """Segmentation: how logits are stretched to the image's size."""
 
 
 def _within(name: str, value: float, low: float, high: float, *, inclusive: bool = True) -> None:

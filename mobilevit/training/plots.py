@@ -1,4 +1,4 @@
-"""The pictures of a report: curves as SVG to stand inside a page, heat maps as PNG."""
+"""The images of a report: curves as SVG to stand inside a page, heat maps as PNG."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def svg(
 
 
 def _draw(axes: Axes, curve: Curve) -> None:
-    """One line, without the points that can not be shown."""
+    """One line, without the points that cannot be shown."""
     values = np.asarray(curve.y, dtype=float)
     if not len(values):
         return

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from mobilevit.data.check import readable
 from mobilevit.data.datasets import FolderSamples, Samples
-from mobilevit.data.find_shards import is_sharded, shard_splits
-from mobilevit.data.folder import DataError, splits
-from mobilevit.data.multiscale import MultiScaleSchedule, scales
-from mobilevit.data.named import named_samples
+from mobilevit.data.formats.folders import DataError, splits
+from mobilevit.data.formats.torchvision import named_samples
+from mobilevit.data.sampler import MultiScaleSchedule, scales
+from mobilevit.data.shards.open import is_sharded, shard_splits
+from mobilevit.data.validate import readable
 from mobilevit.training.options import DataOptions, SamplerOptions
 
 
@@ -19,7 +19,7 @@ def samples(options: DataOptions, *, seed: int, console: Console) -> tuple[Sampl
     """Find what to train on and what to validate on, and look at its files.
 
     Raises:
-        DataError: there is nothing to train on, the two do not fit together, or files can not be
+        DataError: there is nothing to train on, the two do not fit together, or files cannot be
             read; the message names all of them.
     """
     if options.name is not None:
@@ -43,7 +43,7 @@ def _sharded(options: DataOptions, *, seed: int, console: Console) -> tuple[Samp
     if options.on_bad != "error":
         raise DataError(
             f"{options.root}: bad files are left out when shards are written, by `mobilevit shard "
-            "--on_bad skip`; data.on_bad is for folders of pictures"
+            "--on_bad skip`; data.on_bad is for folders of images"
         )
     found = shard_splits(
         options.root, index=options.index, val_fraction=options.val_fraction, seed=seed
@@ -55,7 +55,7 @@ def _sharded(options: DataOptions, *, seed: int, console: Console) -> tuple[Samp
 def plan(
     options: SamplerOptions, *, samples: int, size: int, batch_size: int, seed: int
 ) -> MultiScaleSchedule:
-    """The schedule of a run whose base is `batch_size` pictures of `size` pixels.
+    """The schedule of a run whose base is `batch_size` images of `size` pixels.
 
     Raises:
         ValueError: sizes that are no range around `size`.

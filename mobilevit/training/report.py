@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.data.datasets import Samples
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.tasks.classification import ClassificationMetrics, Mistake
-from mobilevit.training import parts
+from mobilevit.models.config import ModelConfig
+from mobilevit.tasks import report_sections as parts
+from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
+from mobilevit.tasks.training_result import TrainingResult
 from mobilevit.training.plots import heat_map, shares, strength
-from mobilevit.training.result import TrainingResult
 
 if TYPE_CHECKING:
     # Lightning, which callbacks are made of, takes seconds to import.
@@ -43,23 +43,23 @@ def write_report(
 ) -> None:
     """Write the report of a training run as one HTML file, in one step.
 
-    The same run gives the same file, byte by byte. Mistakes whose picture can not be read any
+    The same run gives the same file, byte by byte. Mistakes whose image cannot be read any
     more are shown without it.
 
     Args:
         path: the file to write; an old one is replaced.
         result: how good the best weights are.
         history: the figures of epochs and steps; it may be empty.
-        samples: the validation pictures, to which the mistakes' indices refer.
+        samples: the validation images, to which the mistakes' indices refer.
         config: of the best weights: their name, source and preprocessing.
 
     Raises:
-        OSError: the file can not be written.
+        OSError: the file cannot be written.
         IndexError: a mistake is of none of the samples.
     """
     metrics, best = result.metrics, config.metrics.get("epoch")
     about = (
-        "Top-1 by epoch. Training is measured while the network learns, on augmented pictures, "
+        "Top-1 by epoch. Training is measured while the network learns, on augmented images, "
         "and may therefore lie below validation."
     )
     body = (
@@ -81,7 +81,7 @@ def _headline(result: TrainingResult, history: History, config: ModelConfig) -> 
         (
             "Top-1",
             parts.percent(metrics.top1),
-            f"of the validation pictures are named right. So many pictures tell it to within "
+            f"of the validation images are named right. So many images tell it to within "
             f"{parts.percent(low)} to {parts.percent(high)}; naming the most frequent class every "
             f"time would give {parts.percent(often)}.",
         )
@@ -97,15 +97,15 @@ def _headline(result: TrainingResult, history: History, config: ModelConfig) -> 
             f"{parts.number(100 * metrics.calibration_error, 1)} points on average.",
         ),
         (
-            "Validation pictures",
+            "Validation images",
             f"{metrics.samples:,}",
             f"in {len(metrics.classes)} classes, seen at {side} × {side} pixels. They chose the "
             "best epoch too, so expect slightly less on others.",
         ),
         (
-            "Training pictures",
+            "Training images",
             parts.percent(result.train_top1),
-            "top-1 of the same weights on (a sample of) the pictures they learned from, prepared "
+            "top-1 of the same weights on (a sample of) the images they learned from, prepared "
             "in the same way.",
         ),
         ("Gap", f"{_gap(result):+.1f} points", "training minus validation: " + _meaning(result)),
@@ -124,22 +124,22 @@ def _meaning(result: TrainingResult) -> str:
     gap, metrics = _gap(result), result.metrics
     low, high = _interval(metrics.top1, metrics.samples)
     if low <= result.train_top1 <= high:
-        return "no more than chance would make of so many pictures: no sign of learning by heart."
+        return "no more than chance would make of so many images: no sign of learning by heart."
     if gap < 0:
         return (
-            "it does better on pictures it has not learned from; the validation pictures may be "
-            "easier ones, or copies of training pictures."
+            "it does better on images it has not learned from; the validation images may be "
+            "easier ones, or copies of training images."
         )
     if gap < GAP:
-        return "small: what the model has learned holds for new pictures too."
+        return "small: what the model has learned holds for new images too."
     return (
-        "the model knows the pictures it learned from better than new ones. More pictures, "
+        "the model knows the images it learned from better than new ones. More images, "
         "stronger augmentation or fewer epochs make the gap smaller."
     )
 
 
 def _interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share of `count` pictures."""
+    """Wilson's 95% interval of a share of `count` images."""
     z = 1.96
     centre = share + z * z / (2 * count)
     margin = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -151,7 +151,7 @@ def _confusion(metrics: ClassificationMetrics) -> str:
     """What is taken for what."""
     counts = metrics.confusion.numpy()
     about = (
-        "Rows: what a picture is; columns: what the model says. Blue is right, orange wrong; the "
+        "Rows: what an image is; columns: what the model says. Blue is right, orange wrong; the "
         "stronger, the larger the share of its row (as its root, so that rare ones show)."
     )
     if len(counts) <= NAMED:
@@ -213,12 +213,12 @@ def _frequent(classes: Sequence[str], counts: np.ndarray) -> str:
     ]
     if not rows:
         return "<p>Nothing is confused.</p>"
-    head = ("Label", "Answer", "Pictures", "Share of the label")
+    head = ("Label", "Answer", "Images", "Share of the label")
     return "<h3>Most frequent confusions</h3>" + parts.table("Most frequent confusions", head, rows)
 
 
 def _classes(metrics: ClassificationMetrics) -> str:
-    """How good each class is, the worst first; those without pictures last."""
+    """How good each class is, the worst first; those without images last."""
     ranked = sorted(metrics.per_class(), key=lambda row: (math.isnan(row[3]), row[3]))
     rows = (
         (
@@ -229,15 +229,15 @@ def _classes(metrics: ClassificationMetrics) -> str:
         for name, count, _, recall, precision, f1 in ranked
     )
     about = (
-        "<p>Recall: of the pictures of a class, the share that is named right. Precision: of those "
+        "<p>Recall: of the images of a class, the share that is named right. Precision: of those "
         "that are given its name, the share that is right. F1 joins the two.</p>"
     )
-    head = ("Class", "Pictures", "Recall", "Precision", "F1")
+    head = ("Class", "Images", "Recall", "Precision", "F1")
     return parts.section("Classes", about + parts.table("Classes, worst recall first", head, rows))
 
 
 def _mistakes(metrics: ClassificationMetrics, samples: Samples, seen: Preprocessing) -> str:
-    """The worst mistakes as pictures."""
+    """The worst mistakes as images."""
     wrong = metrics.samples - int(metrics.confusion.diag().sum())
     if not metrics.mistakes:
         return parts.section("Worst mistakes", "<p>There are none.</p>")
@@ -252,16 +252,16 @@ def _mistakes(metrics: ClassificationMetrics, samples: Samples, seen: Preprocess
 def _mistake(
     mistake: Mistake, metrics: ClassificationMetrics, samples: Samples, seen: Preprocessing
 ) -> str:
-    """One picture, what it is and what it was taken for."""
+    """One image, what it is and what it was taken for."""
     label, answer = metrics.classes[mistake.label], metrics.classes[mistake.predicted]
     try:
         image = seen.frame(open_image(samples.source(mistake.sample)))
     except ImageError as error:
-        picture = f"<p>The picture can not be read any more: {parts.name(error.reason)}</p>"
+        img = f"<p>The image cannot be read any more: {parts.name(error.reason)}</p>"
     else:
-        picture = parts.picture(image, f"{label}, taken for {answer}", longest=THUMBNAIL)
+        img = parts.image_tag(image, f"{label}, taken for {answer}", longest=THUMBNAIL)
     return (
-        f"<li>{picture}<p>is <b>{parts.name(label)}</b></p>"
+        f"<li>{img}<p>is <b>{parts.name(label)}</b></p>"
         f"<p>taken for <b>{parts.name(answer)}</b>, {parts.percent(mistake.probability)}</p>"
         f"<p>loss {parts.number(mistake.loss, 2)}</p>"
         f"<p><small>{parts.name(samples.name(mistake.sample))}</small></p></li>"

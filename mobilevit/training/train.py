@@ -1,4 +1,4 @@
-"""`mobilevit train`: from pictures to a run folder with a model folder in it."""
+"""`mobilevit train`: from images to a run folder with a model folder in it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ import torch
 from rich.console import Console
 
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.data.box_transforms import BoxAugmentOptions
-from mobilevit.data.cores import compute_device, computing_on, cores, share_cores
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.mask_transforms import SegmentationAugment
-from mobilevit.data.multiscale import MultiScaleBatchSampler
-from mobilevit.data.processes import Processes
+from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.data.streaming import order_of
-from mobilevit.data.transforms import AugmentOptions
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.variants import Task, task_of
-from mobilevit.tasks.detection import DetectionLossOptions
-from mobilevit.training.choose import job_for, refuse_foreign
-from mobilevit.training.classification import ClassificationJob
+from mobilevit.models.registry import Task, task_of
+from mobilevit.tasks.base import Job
+from mobilevit.tasks.choose import job_for, refuse_foreign
+from mobilevit.tasks.classification.task import ClassificationJob
+from mobilevit.tasks.classification.transforms import AugmentOptions
+from mobilevit.tasks.detection.loss_and_postprocess import DetectionLossOptions
+from mobilevit.tasks.detection.task import DetectionJob
+from mobilevit.tasks.detection.transforms import BoxAugmentOptions
+from mobilevit.tasks.segmentation.task import SegmentationJob
+from mobilevit.tasks.segmentation.transforms import SegmentationAugment
+from mobilevit.tasks.training_result import DetectionResult, SegmentationResult, TrainingResult
 from mobilevit.training.compiling import whole_batches
-from mobilevit.training.detection import DetectionJob
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.job import Job
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import (
     DataOptions,
@@ -43,17 +43,17 @@ from mobilevit.training.options import (
     SamplerOptions,
 )
 from mobilevit.training.prepare import plan
-from mobilevit.training.result import DetectionResult, SegmentationResult, TrainingResult
-from mobilevit.training.run_folder import (
+from mobilevit.training.resume import (
     claim,
     note_another_curve,
     same_run,
     write_config,
 )
-from mobilevit.training.segmentation import SegmentationJob
+from mobilevit.utils.devices import compute_device, computing_on, cores, share_cores
+from mobilevit.utils.distributed import Processes
 
 GAP_SAMPLES = 1000
-"""How many training pictures are judged, at most, to see the gap to validation."""
+"""How many training images are evaluated, at most, to see the gap to validation."""
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -90,12 +90,12 @@ def train(
     checkpoint_minutes: float = 10.0,
     resume: bool = False,
 ) -> TrainingResult | DetectionResult | SegmentationResult:
-    """Train or fine-tune a network on your own pictures.
+    """Train or fine-tune a network on your own images.
 
     Under torchrun in several processes at once, on one machine or more: see the docs on training.
 
     Args:
-        data: where the pictures are.
+        data: where the images are.
         out: run folder to write; must be new, or of the run to resume.
         task: classification, detection or segmentation; by default what `model`, or else `weights`,
             are for.
@@ -105,21 +105,21 @@ def train(
             transformers, a published name, a Hub id or a URL. The head is new where the classes are
             others.
         preprocessing: fields that differ from the weights' preprocessing, such as channel_order.
-        epochs: how often every picture is seen.
-        size: base picture size in pixels, at which validation judges; by default that of the
+        epochs: how often every image is seen.
+        size: base image size in pixels, at which validation evaluates; by default that of the
             weights, or 256, in detection 320, in segmentation 512.
-        batch_size: pictures in a batch at the base size, in each process; by default 64 in
+        batch_size: images in a batch at the base size, in each process; by default 64 in
             classification, 16 in detection, 8 in segmentation.
-        sampler: how pictures are batched.
-        augment: what training does to pictures (classification).
-        boxes: what training does to pictures with boxes (detection).
+        sampler: how images are batched.
+        augment: what training does to images (classification).
+        boxes: what training does to images with boxes (detection).
         detection: the loss of detection.
-        masks: what training does to pictures with masks (segmentation).
+        masks: what training does to images with masks (segmentation).
         optim: optimiser and learning rate.
         network: options of the network.
         label_smoothing: share of the target that is spread over all classes.
         distill: a teacher to learn from (classification).
-        ema: decay of the weights' moving average, which is what is judged and kept; 0 turns it off.
+        ema: decay of the weights' moving average, the weights that are evaluated and saved; 0: off.
         freeze_backbone: train the classifier's layers alone.
         quantize_aware: round in training and validation as int8 files do, to fine-tune `weights`
             that lose too much in them; what is kept is a float network, to be exported as usual.
@@ -127,7 +127,7 @@ def train(
         precision: number format of the network's arithmetic.
         compile: let torch compile the network's training, once for each size of the sampler; that
             takes a minute or more for each, and a C++ compiler on a CPU.
-        sync_batch_norm: several GPUs: batch norm's statistics are those of all processes' pictures.
+        sync_batch_norm: several GPUs: batch norm's statistics are those of all processes' images.
         device: where to train; auto takes a GPU where there is one.
         threads: compute threads on a CPU; by default from the number of cores.
         seed: of everything that is random.
@@ -135,11 +135,11 @@ def train(
         resume: go on with the run in `out`.
 
     Raises:
-        DataError: the pictures can not be used as they lie; the message names which and why.
+        DataError: the images cannot be used as they lie; the message names which and why.
         CheckpointError: the weights do not fit.
-        TrainingError: `out` holds a run already, or none to resume; or the teacher can not teach.
+        TrainingError: `out` holds a run already, or none to resume; or the teacher cannot teach.
         Interrupted: Ctrl-C (exit code 130) or SIGTERM (143); the state is saved.
-        WorkerError: a process that reads pictures has died.
+        WorkerError: a process that reads images has died.
         ValueError: an option out of its range.
     """
     options = {key: value for key, value in locals().items() if key != "resume"}
@@ -181,7 +181,7 @@ def train(
 
     on = compute_device(device)
     if quantize_aware and on.type == "mps":
-        raise TrainingError("torch can not round in training on mps: give device cpu")
+        raise TrainingError("torch cannot round in training on mps: give device cpu")
     if precision == "fp16" and on.type == "cpu":
         raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
     if sync_batch_norm and on.type != "cuda":
@@ -217,7 +217,7 @@ def train(
         },
     )
     batch_size = batch_size or job.batch_size
-    judged_at_once = min(batch_size, job.judged_at_once or batch_size)
+    eval_batch_size = min(batch_size, job.eval_batch_size or batch_size)
     opened = job.open(data, seed=seed, console=console)
     torch.manual_seed(seed)
     net = create_model(
@@ -260,7 +260,7 @@ def train(
     if world_size > 1:
         batches += f" in each of {world_size} processes"
     console.print(
-        f"{model}: {opened.size} pictures, {epochs} epochs, {steps} steps of {batches}; "
+        f"{model}: {opened.size} images, {epochs} epochs, {steps} steps of {batches}; "
         f"peak learning rate {lr:g}",
         highlight=False,
         soft_wrap=True,
@@ -274,11 +274,11 @@ def train(
 
     rule = net.config.preprocessing
 
-    def judged(samples: Any) -> tuple[Any, EvaluationLoader]:
+    def evaluated(samples: Any) -> tuple[Any, EvaluationLoader]:
         dataset = job.evaluation_set(samples, rule)
         loader = EvaluationLoader(
             dataset,
-            batch_size=judged_at_once,
+            batch_size=eval_batch_size,
             workers=workers,
             rank=rank,
             world_size=world_size,
@@ -287,7 +287,7 @@ def train(
 
     dataset = job.training_set(opened.train, rule, seed=seed, decode=data.decode)
     loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
-    val = judged(opened.val)
+    val = evaluated(opened.val)
     learner = job.learner(opened.val, net.config, sizes=schedule.sizes, console=console)
     module = TaskTraining(
         net,
@@ -349,7 +349,7 @@ def train(
             run,
             best,
             val=val,
-            train=judged(job.chosen(opened.train, _some(opened.size, seed))),
+            train=evaluated(job.chosen(opened.train, _some(opened.size, seed))),
             device=root,
             history=history,
         )

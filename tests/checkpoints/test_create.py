@@ -7,9 +7,9 @@ import torch
 
 from mobilevit.checkpoints import authors, timm
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import save
+from mobilevit.checkpoints.folder import save
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import torch
 from huggingface_hub import constants
 
 from mobilevit.checkpoints import download, source, transformers
-from mobilevit.checkpoints.config import imagenet_classes
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.download import DownloadError, fetch, from_hub
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.checkpoints.published import BASE, MIRROR, PUBLISHED
+from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED
 from mobilevit.checkpoints.source import located
 from mobilevit.checkpoints.write import write
+from mobilevit.models.config import imagenet_classes
 
 CONTENT = os.urandom(100_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobilevit.checkpoints import files
-from mobilevit.checkpoints.config import ModelConfig, class_names
+from mobilevit.checkpoints import folder as files
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import digest, replacing, save
+from mobilevit.checkpoints.folder import digest, replacing, save
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.config import ModelConfig, class_names
 from mobilevit.models.fuse import fuse
 
 

@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
-from mobilevit.models.variants import VARIANTS, build
+from mobilevit.models.config import ModelConfig
+from mobilevit.models.registry import VARIANTS, build
 
 LAYOUTS = tuple(home for module in (authors, timm, transformers) for home in (module.V1, module.V2))
 NAMES = {1: ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s"), 2: ("mobilevitv2_050",)}

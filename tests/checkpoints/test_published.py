@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mobilevit.checkpoints.config import CUSTOM, ModelConfig, voc_classes
-from mobilevit.checkpoints.published import BASE, PUBLISHED
+from mobilevit.checkpoints.pretrained import BASE, PUBLISHED
 from mobilevit.data.mask_sets import ADE20K_CLASSES
-from mobilevit.models.variants import VARIANTS, architecture, build, list_models
+from mobilevit.models.config import CUSTOM, ModelConfig, voc_classes
+from mobilevit.models.registry import VARIANTS, architecture, build, list_models
 
 
 def test_every_published_checkpoint_is_there_once():

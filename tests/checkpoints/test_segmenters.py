@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.config import class_names, voc_classes
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import save
+from mobilevit.checkpoints.folder import save
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.variants import build
+from mobilevit.models.config import class_names, voc_classes
+from mobilevit.models.registry import build
 
 LATER = {"output_stride": 8, "channels": 512, "aux": True, "align_corners": True}
 REFERENCES = {
@@ -110,7 +110,7 @@ def test_150_classes_are_taken_for_ade20k(name, tmp_path):
     options = {"output_stride": 8}
     write(create_model(name, num_classes=150, **options), tmp_path / "ade.pt", to="authors")
     assert load(tmp_path / "ade.pt").config.options == options
-    with pytest.raises(CheckpointError, match="with output_stride can not be written"):
+    with pytest.raises(CheckpointError, match="with output_stride cannot be written"):
         write(create_model(name, num_classes=150), tmp_path / "other.pt", to="authors")
 
 
@@ -140,11 +140,11 @@ def test_the_first_layout_that_matches_is_the_right_one(layout):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("deeplabv3_mobilevit_xxs", {"rates": (3, 6, 9)}, "with rates can not"),
-        ("deeplabv3_mobilevit_xxs", {"output_stride": 8}, "with output_stride can not"),
-        ("deeplabv3_mobilevit_xxs", {**LATER, "output_stride": 16}, "with output_stride can not"),
+        ("deeplabv3_mobilevit_xxs", {"rates": (3, 6, 9)}, "with rates cannot"),
+        ("deeplabv3_mobilevit_xxs", {"output_stride": 8}, "with output_stride cannot"),
+        ("deeplabv3_mobilevit_xxs", {**LATER, "output_stride": 16}, "with output_stride cannot"),
         ("deeplabv3_mobilevit_xxs", {"aux": True}, "no place for aux"),
-        ("pspnet_mobilevitv2_050", {"align_corners": False}, "align_corners False can not"),
+        ("pspnet_mobilevitv2_050", {"align_corners": False}, "align_corners False cannot"),
         ("pspnet_mobilevitv2_050", {"heads": 4, "patch_sizes": (4, 4, 4)}, "with patch_sizes"),
     ],
 )

@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from mobilevit.checkpoints import transformers
-from mobilevit.checkpoints.config import CUSTOM, ModelConfig
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.variants import build
+from mobilevit.models.config import CUSTOM, ModelConfig
+from mobilevit.models.registry import build
 
 
 def varied(model: torch.nn.Module) -> torch.nn.Module:
@@ -175,7 +175,7 @@ def test_masks_of_ade20k_count_from_one(tmp_path):
         assert values["do_reduce_labels"] == (count == 150)
 
 
-def test_a_centre_that_would_be_cut_out_stays_in_the_picture(tmp_path, caplog):
+def test_a_centre_that_would_be_cut_out_stays_in_the_image(tmp_path, caplog):
     """As the published folders of v1 say it, in the form of 2022 and in today's."""
     write(create_model("deeplabv3_mobilevit_xxs", num_classes=2), tmp_path, to="transformers")
     expected = Preprocessing(fit="short", resize=544, crop=544, channel_order="bgr")
@@ -220,7 +220,7 @@ def test_what_we_can_not_do_in_their_folders_is_named(tmp_path, task, change, me
         load(tmp_path)
 
 
-def test_a_classifier_of_squashed_pictures_keeps_that_in_transformers_alone(tmp_path):
+def test_a_classifier_of_squashed_images_keeps_that_in_transformers_alone(tmp_path):
     model = create_model("mobilevit_xxs", num_classes=2)
     rule = Preprocessing(fit="squash", resize=200, crop=200)
     model.config = replace(model.config, preprocessing=rule)

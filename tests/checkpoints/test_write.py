@@ -14,10 +14,10 @@ from timm import create_model as create_timm
 from timm.data import create_transform, resolve_model_data_config
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from mobilevit.checkpoints.config import imagenet_classes
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
+from mobilevit.models.config import imagenet_classes
 
 NAMES = ("mobilevit_xxs", "mobilevitv2_050")
 TARGETS = (
@@ -98,7 +98,7 @@ def test_transformers_gives_our_answer_on_a_photo(model, photo, tmp_path, order)
         values = processor(photo, return_tensors="pt").pixel_values
         logits = theirs(values).logits
     expected = answer(model, photo)
-    # its resizing works on tensors, ours on pictures: pixels differ by a step of 1/255
+    # its resizing works on tensors, ours on images: pixels differ by a step of 1/255
     assert (values[0] - model.config.preprocessing(photo)).abs().max() < 2.5 / 255
     assert np.abs(logits.softmax(1)[0].numpy() - expected).max() < 1e-2
     assert theirs.config.id2label[int(logits.argmax())] == model.config.classes[expected.argmax()]
@@ -160,8 +160,8 @@ def test_a_network_without_names_stays_so(tmp_path):
 @pytest.mark.parametrize(
     ("to", "out", "options", "message"),
     [
-        ("authors", "o.pt", {"patch_sizes": (8, 4, 2)}, "patch_sizes can not be written"),
-        ("timm", "o", {"heads": 2}, "heads can not be written"),
+        ("authors", "o.pt", {"patch_sizes": (8, 4, 2)}, "patch_sizes cannot be written"),
+        ("timm", "o", {"heads": 2}, "heads cannot be written"),
         ("transformers", "o", {"patch_sizes": (8, 4, 2)}, r"one number for patch_sizes.*8, 4, 2"),
         ("transformers", "o", {"fusion": False}, "no place for fusion"),
         ("authors", "folder", {}, r"must end in \.pt"),

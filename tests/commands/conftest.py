@@ -1,4 +1,4 @@
-"""Pictures and a model that several commands are tried on."""
+"""Images and a model that several commands are tried on."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from PIL import Image
 
 from mobilevit.checkpoints.create import create_model
-from mobilevit.checkpoints.files import save
+from mobilevit.checkpoints.folder import save
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Three classes of seven noisy pictures of one colour each."""
+def images(tmp_path: Path) -> Path:
+    """Three classes of seven noisy images of one colour each."""
     draw = np.random.default_rng(0)
     for label, name in enumerate(("blue", "green", "red")):
         for number in range(7):
             values = draw.integers(0, 120, (40, 50, 3), np.uint8)
             values[:, :, 2 - label] += 130
-            file = tmp_path / "pictures" / name / f"{number}.png"
+            file = tmp_path / "images" / name / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(file)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 @pytest.fixture

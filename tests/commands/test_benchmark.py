@@ -14,14 +14,15 @@ from torch import nn
 
 import mobilevit
 from mobilevit import __main__ as cli
-from mobilevit.commands import bench_measure, bench_subjects
-from mobilevit.commands.bench_checks import pictures_for
-from mobilevit.commands.bench_measure import Worker, WorkerError, measured
-from mobilevit.commands.bench_report import JSON, PLOT, TABLE, Benchmark, Row
-from mobilevit.commands.bench_subjects import FileSubject, Subject, Words, subjects
-from mobilevit.commands.benchmark import benchmark
+from mobilevit.commands.benchmark import measure as bench_measure
+from mobilevit.commands.benchmark import models as bench_subjects
+from mobilevit.commands.benchmark.checks import images_for
+from mobilevit.commands.benchmark.command import benchmark
+from mobilevit.commands.benchmark.measure import Worker, WorkerError, measured
+from mobilevit.commands.benchmark.models import FileSubject, Subject, Words, subjects
+from mobilevit.commands.benchmark.report import JSON, PLOT, TABLE, Benchmark, Row
 from mobilevit.commands.export import sample_photos
-from mobilevit.exports.formats import FORMATS
+from mobilevit.exports.backends.registry import FORMATS
 from mobilevit.exports.prepare import Request
 
 # torch's exporter and onnxscript use what their own dependencies deprecate.
@@ -119,13 +120,13 @@ def test_what_can_not_be_is_a_row_with_the_reason(report: tuple[Benchmark, Path]
         warmup=1,
     )
     reasons = [row.why for row in result.rows]
-    assert "one picture at a time" in reasons[0] and "64 px; export one for 96 px" in reasons[1]
+    assert "one image at a time" in reasons[0] and "64 px; export one for 96 px" in reasons[1]
     assert reasons[2] == "" and reasons[3] == "torch has no int8"
     assert [row.size for row in result.rows] == [64, 96, 48, 48]
     assert result.rows[2].batch == 2 and result.rows[2].agreement.good  # type: ignore[union-attr]
     assert result.rows[2].accuracy is None  # it was measured at 64 px
     text = str(result)
-    assert "1: the file takes one picture at a time" in text
+    assert "1: the file takes one image at a time" in text
     assert result.exit_code == 0
 
 
@@ -204,8 +205,8 @@ def test_words() -> None:
         ("mobilevit_xxs:patch_sizes=2", "patch_sizes=2: "),
         ("mobilevit_xxs:in_channels=1", "takes 1 channels; the photos .* have 3"),
         ("torchvision:mobilenet_v22", "did you mean mobilenet_v2"),
-        ("torchvision:mobilenet_v2:deep=3", "can not be made like this: .*deep"),
-        ("torchvision:vit_b_16:image_size=100", "can not be made like this"),
+        ("torchvision:mobilenet_v2:deep=3", "cannot be made like this: .*deep"),
+        ("torchvision:vit_b_16:image_size=100", "cannot be made like this"),
         ("nowhere.onnx", "there is no file"),
         ("nowhere.pt", "there is no file"),
     ],
@@ -271,7 +272,7 @@ def test_a_file_of_any_size_takes_any(report: tuple[Benchmark, Path]) -> None:
     (file,) = subjects([folder / "model.onnx"], None)
     assert isinstance(file, FileSubject) and file.size == file.own_size == 64
     varying = replace(file, facts=replace(file.facts, dynamic="size"), size=96)
-    assert varying.refusal(1) is None and "one picture" in (varying.refusal(2) or "")
+    assert varying.refusal(1) is None and "one image" in (varying.refusal(2) or "")
     assert bench_subjects.Subject.kept is not None
 
 
@@ -289,4 +290,4 @@ def test_photos_of_any_shape_for_a_file_of_any_size(tmp_path: Path) -> None:
     (subject,) = subjects([str(tmp_path / "sea.onnx")], [96])
     temple = sample_photos()[0]
     turned = [temple, temple.transpose(Image.Transpose.ROTATE_90)]
-    assert pictures_for(subject, turned, 1).shape == (2, 96, 96, 3)
+    assert images_for(subject, turned, 1).shape == (2, 96, 96, 3)

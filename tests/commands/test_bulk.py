@@ -1,4 +1,4 @@
-"""`mobilevit predict --engine ray`: the same answers, in Parquet files, each picture once."""
+"""`mobilevit predict --engine ray`: the same answers, in Parquet files, each image once."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from PIL import Image
 
 import mobilevit
 from mobilevit.__main__ import main
-from mobilevit.commands.bulk import BulkError
-from mobilevit.commands.bulk_rows import failures, has_rows
+from mobilevit.commands.bulk.command import BulkError
+from mobilevit.commands.bulk.rows import failures, has_rows
 from mobilevit.commands.predict import predict
-from mobilevit.data.cores import cores
-from mobilevit.data.folder import DataError
-from mobilevit.exports.facts import ExportError
+from mobilevit.data.formats.folders import DataError
+from mobilevit.exports.spec import ExportError
+from mobilevit.utils.devices import cores
 
 ray = pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -56,7 +56,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def small() -> Callable[[str], Any]:
-    """Make a small network of four classes whose answers differ from picture to picture."""
+    """Make a small network of four classes whose answers differ from image to image."""
 
     def make(name: str) -> Any:
         torch.manual_seed(0)
@@ -79,17 +79,17 @@ def table(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def broken(pictures: Path) -> Path:
-    file = pictures / "green" / "3b.jpg"
-    file.write_text("no picture")
+def broken(images: Path) -> Path:
+    file = images / "green" / "3b.jpg"
+    file.write_text("no image")
     return file
 
 
 def test_classes(
-    cluster: None, small: Callable[[str], Any], pictures: Path, broken: Path, tmp_path: Path
+    cluster: None, small: Callable[[str], Any], images: Path, broken: Path, tmp_path: Path
 ) -> None:
     model, out = small("mobilevit_xxs"), tmp_path / "out"
-    there, gone = str(pictures), str(tmp_path / "gone.jpg")
+    there, gone = str(images), str(tmp_path / "gone.jpg")
     local = predict(model, there, gone)
     bulk = predict(model, there, gone, out=str(out), engine="ray", part_size=5, top=3)
     assert [file.name for file in bulk.parts] == [f"part-{n:06d}.parquet" for n in range(5)]
@@ -112,14 +112,14 @@ def test_classes(
 
 
 def test_boxes(
-    cluster: None, small: Callable[[str], Any], pictures: Path, broken: Path, tmp_path: Path
+    cluster: None, small: Callable[[str], Any], images: Path, broken: Path, tmp_path: Path
 ) -> None:
     model, out = small("ssdlite_mobilevit_xxs"), tmp_path / "out"
     with torch.no_grad():
         for head in model.heads:
             head.predict.weight *= 0.3
-    local = predict(model, pictures, score=0.05)
-    predict(model, pictures, score=0.05, out=str(out), engine="ray")
+    local = predict(model, images, score=0.05)
+    predict(model, images, score=0.05, out=str(out), engine="ray")
     rows = table(out)
     assert sum(len(row["boxes"] or ()) for row in rows) > len(rows)
     for row, item in zip(rows, local, strict=True):
@@ -137,11 +137,11 @@ def test_boxes(
 
 
 def test_masks(
-    cluster: None, small: Callable[[str], Any], pictures: Path, broken: Path, tmp_path: Path
+    cluster: None, small: Callable[[str], Any], images: Path, broken: Path, tmp_path: Path
 ) -> None:
     model, out = small("deeplabv3_mobilevit_xxs"), tmp_path / "out"
-    local = predict(model, pictures)
-    predict(model, pictures, out=str(out), engine="ray", part_size=20)
+    local = predict(model, images)
+    predict(model, images, out=str(out), engine="ray", part_size=20)
     rows = table(out)
     assert len({name for row in rows for name in row["classes"] or ()}) > 1
     for row, item in zip(rows, local, strict=True):
@@ -161,13 +161,13 @@ def test_masks(
 def test_an_exported_file_and_a_list_of_names(
     cluster: None,
     small: Callable[[str], Any],
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    monkeypatch.chdir(pictures)
+    monkeypatch.chdir(images)
     (tmp_path / "list.txt").write_text("red/0.png\n\nnone/0.png\nblue/6.png\n", "utf-8-sig")
     file, out = tmp_path / "small.onnx", tmp_path / "out"
     mobilevit.export(mobilevit.save(small("mobilevit_xxs"), tmp_path / "m"), out=str(file))
@@ -181,8 +181,8 @@ def test_an_exported_file_and_a_list_of_names(
         np.testing.assert_allclose(row["probabilities"], expected, rtol=0, atol=1e-5)
 
 
-def test_killed_and_run_again(colours: Path, pictures: Path, tmp_path: Path) -> None:
-    files = sorted(pictures.rglob("*.png"))
+def test_killed_and_run_again(colours: Path, images: Path, tmp_path: Path) -> None:
+    files = sorted(images.rglob("*.png"))
     names = tmp_path / "list.txt"
     names.write_text("".join(f"{file}\n" for file in files * 40))
     out = tmp_path / "out"
@@ -207,37 +207,37 @@ def test_killed_and_run_again(colours: Path, pictures: Path, tmp_path: Path) -> 
     torn.write_bytes(torn.read_bytes()[:100])  # as a disk that lost power may leave it
     del before[torn]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert f"840 pictures in 120 Parquet files in {out} ({len(before)} of them were" in done.stdout
+    assert f"840 images in 120 Parquet files in {out} ({len(before)} of them were" in done.stdout
     assert [row["source"] for row in table(out)] == [str(file) for file in files * 40]
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert not list(out.glob(".part-*"))
 
 
 def test_the_cluster_at_ray_address(
-    cluster: None, colours: Path, pictures: Path, tmp_path: Path
+    cluster: None, colours: Path, images: Path, tmp_path: Path
 ) -> None:
     most = cores() + 1  # a cluster that the call itself started would have one less
-    command = [sys.executable, "-m", "mobilevit", "predict", str(colours), str(pictures / "red")]
+    command = [sys.executable, "-m", "mobilevit", "predict", str(colours), str(images / "red")]
     command += ["--engine", "ray", "--part_size", "1", "--workers", str(most)]
     command += ["--out", str(tmp_path / "out")]
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "7 pictures in 7 Parquet files" in done.stdout
+    assert "7 images in 7 Parquet files" in done.stdout
     assert len(table(tmp_path / "out")) == 7
 
 
 def test_a_folder_of_another_run_is_refused(
-    cluster: None, colours: Path, small: Callable[[str], Any], pictures: Path, tmp_path: Path
+    cluster: None, colours: Path, small: Callable[[str], Any], images: Path, tmp_path: Path
 ) -> None:
-    out, red = str(tmp_path / "out"), pictures / "red"
+    out, red = str(tmp_path / "out"), images / "red"
     predict(colours, red, out=out, engine="ray")
     again = predict(colours, red, out=out, engine="ray", part_size=3)  # the first size stays
     assert again.kept == len(again.parts) == 1
     with pytest.raises(BulkError, match="the model, its classes or its preprocessing differ"):
         predict(small("mobilevit_xxs"), red, out=out, engine="ray")
-    with pytest.raises(BulkError, match="the list of pictures differ"):
-        predict(colours, pictures / "blue", out=out, engine="ray")
+    with pytest.raises(BulkError, match="the list of images differ"):
+        predict(colours, images / "blue", out=out, engine="ray")
     with pytest.raises(BulkError, match=r"top \(5, now 2\) differ"):
         predict(colours, red, out=out, engine="ray", top=2)
     (tmp_path / "mine").mkdir()
@@ -250,7 +250,7 @@ def test_a_folder_of_another_run_is_refused(
 
 
 def test_options_that_do_not_fit(
-    cluster: None, colours: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: None, colours: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "out")
     given: list[tuple[dict[str, Any], str]] = [
@@ -263,28 +263,28 @@ def test_options_that_do_not_fit(
     ]
     for options, message in given:
         with pytest.raises(BulkError, match=message):
-            predict(colours, pictures, engine="ray", **options)
-    with pytest.raises(BulkError, match="not pictures in memory"):
+            predict(colours, images, engine="ray", **options)
+    with pytest.raises(BulkError, match="not images in memory"):
         predict(colours, np.zeros((8, 8, 3), np.uint8), engine="ray", out=out)
     with pytest.raises(DataError, match="no such file"):
         predict(colours, tmp_path / "none.jpg", engine="ray", out=out)
-    with pytest.raises(BulkError, match="can not be read"):
+    with pytest.raises(BulkError, match="cannot be read"):
         predict(colours, tmp_path / "none.txt", engine="ray", out=out)
     with pytest.raises(ExportError, match="there is no file"):
-        predict(tmp_path / "none.onnx", pictures, engine="ray", out=out)
+        predict(tmp_path / "none.onnx", images, engine="ray", out=out)
     with pytest.raises(ValueError, match="part_size is an option"):
-        predict(colours, pictures, part_size=3)
-    assert main(["predict", str(colours), str(pictures), "--engine", "ray"]) == 1
+        predict(colours, images, part_size=3)
+    assert main(["predict", str(colours), str(images), "--engine", "ray"]) == 1
     assert "--out FOLDER" in capsys.readouterr().err
 
 
 def test_a_worker_that_fails(
-    cluster: None, small: Callable[[str], Any], pictures: Path, tmp_path: Path
+    cluster: None, small: Callable[[str], Any], images: Path, tmp_path: Path
 ) -> None:
     model = small("mobilevit_xxs")
     model.head = torch.nn.Linear(3, 4)
     with pytest.raises(BulkError, match=r"a worker failed: .*shapes"):
-        predict(model, pictures / "red", out=str(tmp_path / "out"), engine="ray")
+        predict(model, images / "red", out=str(tmp_path / "out"), engine="ray")
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mobilevit.checkpoints.published import PUBLISHED
-from mobilevit.commands.describe import ModelSummary, ModelTable, describe
+from mobilevit.checkpoints.pretrained import PUBLISHED
 from mobilevit.commands.memory import ActivationMemory, peak_activations
-from mobilevit.models.variants import VARIANTS, build
+from mobilevit.commands.models import ModelSummary, ModelTable, describe
+from mobilevit.models.registry import VARIANTS, build
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import torch
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.commands.evaluate import evaluate
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import open_image
 from mobilevit.training.options import DataOptions
 
@@ -18,10 +18,10 @@ def data(root, **options):
     return DataOptions(root=str(root), **{"workers": 0, **options})
 
 
-def expected(model, pictures):
-    """Top-1 by hand: every picture alone, the network as it was saved."""
+def expected(model, images):
+    """Top-1 by hand: every image alone, the network as it was saved."""
     right = 0
-    files = sorted(pictures.rglob("*.png"))
+    files = sorted(images.rglob("*.png"))
     for file in files:
         with torch.inference_mode():
             logits = model(model.config.preprocessing(open_image(file))[None])
@@ -29,61 +29,59 @@ def expected(model, pictures):
     return right / len(files)
 
 
-def test_figures_are_those_of_single_pictures_by_name(colours, pictures):
+def test_figures_are_those_of_single_images_by_name(colours, images):
     """The model's order of classes is not the folders', and it has one more."""
-    result = evaluate(colours, data=data(pictures))
+    result = evaluate(colours, data=data(images))
     metrics = result.metrics
     assert metrics.classes == ("red", "green", "blue", "grey")
     assert metrics.samples == 21
-    assert metrics.top1 == pytest.approx(expected(load(colours), pictures))
+    assert metrics.top1 == pytest.approx(expected(load(colours), images))
     assert [row.samples for row in metrics.per_class()] == [7, 7, 7, 0]
 
 
-def test_several_sizes_at_once_from_the_command_line(colours, pictures, tmp_path, capsys):
+def test_several_sizes_at_once_from_the_command_line(colours, images, tmp_path, capsys):
     out = tmp_path / "new" / "figures.json"
-    words = ["evaluate", str(colours), "--data.root", str(pictures), "--sizes", "32,48,40"]
+    words = ["evaluate", str(colours), "--data.root", str(images), "--sizes", "32,48,40"]
     assert main([*words, "--data.workers", "1", "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert all(f"{size} px" in text for size in (32, 48, 40))
     assert "label / answer" in text
     figures = json.loads(out.read_text())["sizes"]
     assert list(figures) == ["32", "48", "40"]
-    assert figures["32"]["top1"] == pytest.approx(
-        evaluate(colours, data=data(pictures)).metrics.top1
-    )
+    assert figures["32"]["top1"] == pytest.approx(evaluate(colours, data=data(images)).metrics.top1)
     assert sum(map(sum, figures["48"]["confusion"])) == 21
 
 
-def test_the_held_out_part_is_judged_where_there_is_one(colours, pictures, tmp_path):
-    shutil.copytree(pictures, tmp_path / "set" / "train")
-    shutil.copytree(pictures / "red", tmp_path / "set" / "val" / "red")
+def test_the_held_out_part_is_evaluated_where_there_is_one(colours, images, tmp_path):
+    shutil.copytree(images, tmp_path / "set" / "train")
+    shutil.copytree(images / "red", tmp_path / "set" / "val" / "red")
     assert evaluate(colours, data=data(tmp_path / "set")).metrics.samples == 7
 
 
-def test_a_network_in_hand_is_judged_and_left_as_it_was(colours, pictures):
+def test_a_network_in_hand_is_evaluated_and_left_as_it_was(colours, images):
     model = load(colours)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    result = evaluate(model.train(), data=data(pictures))
-    assert result.metrics.top1 == evaluate(colours, data=data(pictures)).metrics.top1
+    result = evaluate(model.train(), data=data(images))
+    assert result.metrics.top1 == evaluate(colours, data=data(images)).metrics.top1
     assert model.training
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-def test_unknown_classes_and_bad_files_are_named(colours, pictures, capsys):
-    (pictures / "yellow").mkdir()
-    shutil.copy(pictures / "red" / "0.png", pictures / "yellow" / "0.png")
+def test_unknown_classes_and_bad_files_are_named(colours, images, capsys):
+    (images / "yellow").mkdir()
+    shutil.copy(images / "red" / "0.png", images / "yellow" / "0.png")
     with pytest.raises(DataError, match=r"yellow.*known are: red, green, blue, grey"):
-        evaluate(colours, data=data(pictures))
-    shutil.rmtree(pictures / "yellow")
-    (pictures / "red" / "bad.png").write_bytes(b"")
-    assert main(["evaluate", str(colours), "--data.root", str(pictures)]) == 1
+        evaluate(colours, data=data(images))
+    shutil.rmtree(images / "yellow")
+    (images / "red" / "bad.png").write_bytes(b"")
+    assert main(["evaluate", str(colours), "--data.root", str(images)]) == 1
     assert "bad.png: empty file" in capsys.readouterr().err
-    assert evaluate(colours, data=data(pictures, on_bad="skip")).metrics.samples == 21
+    assert evaluate(colours, data=data(images, on_bad="skip")).metrics.samples == 21
 
 
-def test_unstated_classes_are_asked_for(shared, pictures, capsys):
+def test_unstated_classes_are_asked_for(shared, images, capsys):
     weights = shared / "data" / "weights" / "timm_mobilevit_xxs_corn_leaf.pth"
-    assert main(["evaluate", str(weights), "--data.root", str(pictures)]) == 1
+    assert main(["evaluate", str(weights), "--data.root", str(images)]) == 1
     assert "does not say what its 5 classes are called; state them by --classes" in (
         capsys.readouterr().err
     )
@@ -100,12 +98,12 @@ def test_corn_leaves_get_the_published_answers(shared):
     assert result.metrics.samples == 160
 
 
-def test_preprocessing_can_be_overridden(colours, pictures):
-    swapped = evaluate(colours, data=data(pictures), preprocessing={"channel_order": "bgr"})
-    assert swapped.metrics.loss != evaluate(colours, data=data(pictures)).metrics.loss
+def test_preprocessing_can_be_overridden(colours, images):
+    swapped = evaluate(colours, data=data(images), preprocessing={"channel_order": "bgr"})
+    assert swapped.metrics.loss != evaluate(colours, data=data(images)).metrics.loss
 
 
-def test_options_that_a_network_would_ignore_are_refused(colours, pictures):
+def test_options_that_a_network_would_ignore_are_refused(colours, images):
     for ignored in ({"classes": "a,b,c,d"}, {"preprocessing": {"crop": 64}}):
         with pytest.raises(ValueError, match=r"model\.config"):
-            evaluate(load(colours), data=data(pictures), **ignored)
+            evaluate(load(colours), data=data(images), **ignored)

@@ -1,4 +1,4 @@
-"""`mobilevit export` on labelled pictures: accuracy of both, and what quantising may cost."""
+"""`mobilevit export` on labelled images: accuracy of both, and what quantising may cost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.commands.export import export, sample_photos, shared
-from mobilevit.commands.export_accuracy import Judge, spread
-from mobilevit.commands.exported import Accuracy
-from mobilevit.exports.facts import ExportError
+from mobilevit.exports.accuracy import Evaluator, spread
+from mobilevit.exports.result import Accuracy
+from mobilevit.exports.spec import ExportError
 from mobilevit.training.options import DataOptions
 
 pytest.importorskip("onnxruntime")
@@ -32,28 +32,28 @@ def data(root: Path, **options: Any) -> DataOptions:
     return DataOptions(root=str(root), **{"workers": 0, **options})
 
 
-def test_both_are_judged(
-    colours: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_both_are_evaluated(
+    colours: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "colours.onnx"
-    exported = export(colours, out=str(out), data=data(pictures))
+    exported = export(colours, out=str(out), data=data(images))
     accuracy = exported.accuracy
     assert accuracy is not None and accuracy.measure == "top-1"
-    assert accuracy.pytorch == mobilevit.evaluate(colours, data=data(pictures)).metrics.top1
-    assert accuracy.file == mobilevit.evaluate(out, data=data(pictures)).metrics.top1
-    assert (accuracy.pictures, accuracy.every) == (21, 21)
-    assert exported.verification.pictures == 21  # its own, not the two samples
+    assert accuracy.pytorch == mobilevit.evaluate(colours, data=data(images)).metrics.top1
+    assert accuracy.file == mobilevit.evaluate(out, data=data(images)).metrics.top1
+    assert (accuracy.images, accuracy.every) == (21, 21)
+    assert exported.verification.images == 21  # its own, not the two samples
     assert exported.fp32_size is None
     words = ["export", str(colours), "--out", str(out), "--limit", "9"]
-    assert main([*words, "--data.root", str(pictures), "--data.workers", "0"]) == 0
-    assert "in the file, 9 of 21 pictures" in capsys.readouterr().out
+    assert main([*words, "--data.root", str(images), "--data.workers", "0"]) == 0
+    assert "in the file, 9 of 21 images" in capsys.readouterr().out
 
 
 def test_a_line_for_people() -> None:
-    options: dict[str, Any] = {"measure": "mean IoU", "file": 0.5, "pictures": 60, "every": 60}
+    options: dict[str, Any] = {"measure": "mean IoU", "file": 0.5, "images": 60, "every": 60}
     text = str(Accuracy(pytorch=0.575, own_shape=0.594, **options))
     assert text == (
-        "mean IoU 57.5% in PyTorch (59.4% in their own shape), 50.0% in the file, 60 pictures"
+        "mean IoU 57.5% in PyTorch (59.4% in their own shape), 50.0% in the file, 60 images"
     )
     assert Accuracy(pytorch=0.575, **options).drop == pytest.approx(7.5)
 
@@ -67,47 +67,49 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return one.size == other.size and np.array_equal(np.asarray(one), np.asarray(other))
 
 
-def overlap(judge: Judge) -> int:
-    """How many of the pictures that ranges are measured on are judged."""
-    judged = [judge.samples.name(place) for place in range(len(judge.samples.labels))]  # type: ignore[union-attr]
-    pictures = [load_framed(judge, name) for name in judged]
-    return sum(any(same(one, other) for other in pictures) for one in judge.measured())
+def overlap(evaluator: Evaluator) -> int:
+    """How many of the images that ranges are measured on are evaluated."""
+    evaluated = [evaluator.samples.name(place) for place in range(len(evaluator.samples.labels))]  # type: ignore[union-attr]
+    images = [load_framed(evaluator, name) for name in evaluated]
+    return sum(any(same(one, other) for other in images) for one in evaluator.measured())
 
 
-def load_framed(judge: Judge, name: str) -> Image.Image:
-    with Image.open(name) as picture:
-        return picture.convert("RGB")
+def load_framed(evaluator: Evaluator, name: str) -> Image.Image:
+    with Image.open(name) as image:
+        return image.convert("RGB")
 
 
 def test_ranges_are_measured_on_the_training_part(
-    colours: Path, pictures: Path, tmp_path: Path
+    colours: Path, images: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(pictures, tmp_path / "set" / "train")
+    shutil.copytree(images, tmp_path / "set" / "train")
     for name in ("red", "green", "blue"):
         (tmp_path / "set" / "val" / name).mkdir(parents=True)
         moved = tmp_path / "set" / "train" / name / "0.png"
         moved.rename(tmp_path / "set" / "val" / name / "0.png")
     network = load(colours)
-    judge = Judge(network, data(tmp_path / "set"), dynamic=None, measure=True)
-    assert judge.every == 3 and len(judge.compared()) == 3
-    assert len(judge.measured()) == 18 and overlap(judge) == 0
+    evaluate = Evaluator(network, data(tmp_path / "set"), dynamic=None, measure=True)
+    assert evaluate.every == 3 and len(evaluate.compared()) == 3
+    assert len(evaluate.measured()) == 18 and overlap(evaluate) == 0
 
 
 @pytest.mark.parametrize("limit", [500, 4])
-def test_no_picture_is_both_measured_and_judged(colours: Path, pictures: Path, limit: int) -> None:
-    judge = Judge(load(colours), data(pictures), dynamic=None, limit=limit, measure=True)
-    judged = len(judge.samples.labels)  # type: ignore[union-attr]
-    assert judged == min(limit, 16)  # of 21, five are kept to measure on where all would be judged
-    assert len(judge.measured()) >= 5 and overlap(judge) == 0
+def test_no_image_is_both_measured_and_evaluated(colours: Path, images: Path, limit: int) -> None:
+    evaluate = Evaluator(load(colours), data(images), dynamic=None, limit=limit, measure=True)
+    evaluated = len(evaluate.samples.labels)  # type: ignore[union-attr]
+    assert evaluated == min(
+        limit, 16
+    )  # of 21, five are kept to measure on where all would be evaluated
+    assert len(evaluate.measured()) >= 5 and overlap(evaluate) == 0
 
 
-def test_large_pictures_are_held_small(colours: Path, tmp_path: Path) -> None:
+def test_large_images_are_held_small(colours: Path, tmp_path: Path) -> None:
     (tmp_path / "set" / "red").mkdir(parents=True)
     photo = sample_photos()[0]
     photo.save(tmp_path / "set" / "red" / "0.png")
     network = load(colours)
-    judge = Judge(network, data(tmp_path / "set"), dynamic=None)
-    (held,) = judge.compared()
+    evaluate = Evaluator(network, data(tmp_path / "set"), dynamic=None)
+    (held,) = evaluate.compared()
     rule = network.config.preprocessing
     assert min(held.size) == rule.resize < min(photo.size)
     assert same(rule.frame(held), rule.frame(photo))
@@ -122,26 +124,26 @@ def test_photos_that_ranges_are_measured_on_are_not_compared() -> None:
 
 
 def test_all_photos_are_compared_where_nothing_is_measured(
-    colours: Path, pictures: Path, tmp_path: Path
+    colours: Path, images: Path, tmp_path: Path
 ) -> None:
     exported = export(
         colours,
         out=str(tmp_path / "colours.onnx"),
-        photos=[str(pictures)],
+        photos=[str(images)],
         quantize="int8-weights",
         least_agreement=0.0,
     )
-    assert exported.verification.pictures == 21
+    assert exported.verification.images == 21
     assert not any("ranges were measured" in note for note in exported.notes)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantize": "auto"}, "give labelled pictures by data.root"),
-        ({"quantize": "int3"}, "can not be quantised as 'int3'; int8, .*auto can be done"),
-        ({"limit": 5}, "limit is for labelled pictures"),
-        ({"max_drop": 1.0, "quantize": "int8"}, "max_drop is for labelled pictures"),
+        ({"quantize": "auto"}, "give labelled images by data.root"),
+        ({"quantize": "int3"}, "cannot be quantised as 'int3'; int8, .*auto can be done"),
+        ({"limit": 5}, "limit is for labelled images"),
+        ({"max_drop": 1.0, "quantize": "int8"}, "max_drop is for labelled images"),
         ({"least_agreement": 0.5}, "least_agreement is for quantised files"),
         ({"least_agreement": 50.0, "quantize": "int8"}, "a share from 0 to 1, not 50"),
     ],
@@ -159,7 +161,7 @@ def test_an_exported_file_is_not_exported_again(tmp_path: Path) -> None:
         export("colours.onnx", out=str(tmp_path / "colours.onnx"))
 
 
-def test_limits_on_data_that_do_not_fit(colours: Path, pictures: Path, tmp_path: Path) -> None:
+def test_limits_on_data_that_do_not_fit(colours: Path, images: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "colours.onnx")
     for options, message in (
         ({"limit": 0}, "at least 1"),
@@ -167,4 +169,4 @@ def test_limits_on_data_that_do_not_fit(colours: Path, pictures: Path, tmp_path:
         ({"max_drop": 100.0, "quantize": "int8"}, "in points, from 0 to below 100"),
     ):
         with pytest.raises(ExportError, match=message):
-            export(colours, out=out, data=data(pictures), **options)  # type: ignore[arg-type]
+            export(colours, out=out, data=data(images), **options)  # type: ignore[arg-type]

@@ -18,14 +18,14 @@ from torchvision import tv_tensors
 
 import mobilevit
 from mobilevit.__main__ import main
-from mobilevit.commands.gallery import OPACITY, write_gallery
-from mobilevit.commands.pictures import Pictures
-from mobilevit.commands.predict_boxes import DetectionPrediction, DetectionPredictions
-from mobilevit.commands.predict_classes import Prediction, Predictions
-from mobilevit.commands.predict_masks import MaskPrediction, MaskPredictions, PackedMask
-from mobilevit.data.masks import voc_palette
+from mobilevit.commands.contact_sheet import OPACITY, write_gallery
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.tasks.detection import Detections
+from mobilevit.data.sources import Images
+from mobilevit.tasks.classification.results import Prediction, Predictions
+from mobilevit.tasks.detection.loss_and_postprocess import Detections
+from mobilevit.tasks.detection.results import DetectionPrediction, DetectionPredictions
+from mobilevit.tasks.segmentation.dataset import voc_palette
+from mobilevit.tasks.segmentation.results import MaskPrediction, MaskPredictions, PackedMask
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -40,28 +40,28 @@ def data_of(file: Path) -> Any:
 def gallery(
     file: Path, predictions: Any, images: list[Any], title: str = "What a test sees"
 ) -> dict[str, Any]:
-    pictures = Pictures(images, Preprocessing(), file.parent)
-    write_gallery(file, predictions, pictures, title=title)
+    num_images = Images(images, Preprocessing(), file.parent)
+    write_gallery(file, predictions, num_images, title=title)
     return data_of(file)
 
 
 def test_predict_writes_a_page(
-    colours: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    colours: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = pictures / "red" / "3b.jpg"
-    broken.write_text("no picture")
+    broken = images / "red" / "3b.jpg"
+    broken.write_text("no image")
     page = tmp_path / "sheets" / "red & blue.html"
     for _ in range(2):  # a second time it is replaced
-        assert main(["predict", str(colours), str(pictures), "--html", str(page)]) == 1
+        assert main(["predict", str(colours), str(images), "--html", str(page)]) == 1
         assert "3b.jpg" in capsys.readouterr().out
     assert sorted(one.name for one in page.parent.iterdir()) == [page.name, "red & blue_files"]
     data = data_of(page)
-    found = mobilevit.predict(str(colours), str(pictures))
+    found = mobilevit.predict(str(colours), str(images))
     assert data["task"] == "classification" and len(data["items"]) == len(found) == 22
     for row, item in zip(data["items"], found, strict=True):
         assert row["file"] == item.source
-        picture = page.parent / urllib.parse.unquote(row["link"])
-        assert picture.resolve() == Path(item.source).resolve()
+        image = page.parent / urllib.parse.unquote(row["link"])
+        assert image.resolve() == Path(item.source).resolve()
         if item.error is not None:
             assert row["error"] == item.error and "small" not in row and row["said"] == []
             continue
@@ -73,7 +73,7 @@ def test_predict_writes_a_page(
     assert f"<title>What {colours} sees</title>" in page.read_text()
 
 
-def test_places_that_are_refused(colours: Path, pictures: Path, tmp_path: Path) -> None:
+def test_places_that_are_refused(colours: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "folder.html").mkdir()
     kept = tmp_path / "mine_files" / "holiday.jpg"
     kept.parent.mkdir()
@@ -88,7 +88,7 @@ def test_places_that_are_refused(colours: Path, pictures: Path, tmp_path: Path) 
     ):
         with pytest.raises(ValueError, match=message):
             # Before the model is looked for.
-            mobilevit.predict("no such model", str(pictures), html=str(tmp_path / name))
+            mobilevit.predict("no such model", str(images), html=str(tmp_path / name))
     assert kept.read_bytes() == b"dear to me"
 
 
@@ -121,7 +121,7 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path) -> None:
 
 
 def answers(count: int) -> Predictions:
-    """Every third picture shows a cat, a dog, a cow; ever more surely. The last is not read."""
+    """Every third image shows a cat, a dog, a cow; ever more surely. The last is not read."""
     items = []
     for place in range(count - 1):
         share = np.float32(0.4 + 0.6 * place / count)
@@ -133,7 +133,7 @@ def answers(count: int) -> Predictions:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page of 3,000 pictures."""
+    """A page of 3,000 images."""
     file = tmp_path_factory.mktemp("large") / "sheet.html"
     draw = np.random.default_rng(0)
     images = [Image.fromarray(draw.integers(0, 256, (96, 128, 3), np.uint8)) for _ in range(9)]
@@ -166,7 +166,7 @@ def names(page: Any) -> list[str]:
 
 
 def width_of_first(page: Any) -> int:
-    """Pixels of the first picture, once it is decoded."""
+    """Pixels of the first image, once it is decoded."""
     script = "async (one) => { await one.decode(); return one.naturalWidth }"
     return page.locator("#sheet img").first.evaluate(script)
 
@@ -175,20 +175,20 @@ def test_thousands_open_at_once_and_are_filtered(chromium: Any, large: Path) -> 
     chromium()  # it starts in its own time
     with opened(chromium, large, viewport={"width": 1200, "height": 800}) as page:
         page.wait_for_selector("#sheet img")
-        assert page.inner_text("#count") == "3,000 of 3,000 pictures"
+        assert page.inner_text("#count") == "3,000 of 3,000 images"
         assert len(names(page)) < 400  # only those near the window exist
         assert names(page)[:3] == ["0.jpg", "1.jpg", "2.jpg"]
         assert width_of_first(page) == 128
         assert "dog (1000)" in page.inner_text("#class")
 
         page.select_option("#class", label="dog (1000)")
-        assert page.inner_text("#count") == "1,000 of 3,000 pictures"
+        assert page.inner_text("#count") == "1,000 of 3,000 images"
         assert names(page)[:2] == ["1.jpg", "4.jpg"]
         page.fill("#from", "90")
         shown = sum(0.4 + 0.6 * place / 3000 >= 0.9 for place in range(1, 2999, 3))
-        assert page.inner_text("#count") == f"{shown} of 3,000 pictures"
+        assert page.inner_text("#count") == f"{shown} of 3,000 images"
         page.fill("#to", "")  # no limit, not 0 %
-        assert page.inner_text("#count") == f"{shown} of 3,000 pictures"
+        assert page.inner_text("#count") == f"{shown} of 3,000 images"
         page.select_option("#order", "sure")
         assert names(page)[0] == "2998.jpg"
         page.fill("#text", "P/29")

@@ -15,22 +15,22 @@ import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.commands.predict import predict
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError, open_image
 
 
 def by_hand(model, file):
-    """Class names by probability, of one picture alone."""
+    """Class names by probability, of one image alone."""
     with torch.inference_mode():
         logits = model(model.config.preprocessing(open_image(file))[None])[0]
     order = logits.argsort(descending=True).tolist()
     return [(model.config.classes[index], float(logits.softmax(0)[index])) for index in order]
 
 
-def test_a_folder_gives_each_picture_its_own_answer(colours, pictures):
+def test_a_folder_gives_each_image_its_own_answer(colours, images):
     model = load(colours)
-    found = predict(colours, pictures, batch_size=4, workers=2)
-    files = sorted(pictures.rglob("*.png"))
+    found = predict(colours, images, batch_size=4, workers=2)
+    files = sorted(images.rglob("*.png"))
     assert [item.source for item in found] == [str(file) for file in files]
     for item, file in zip(found, files, strict=True):
         for answer, (name, probability) in zip(item.answers, by_hand(model, file), strict=True):
@@ -38,39 +38,39 @@ def test_a_folder_gives_each_picture_its_own_answer(colours, pictures):
             assert answer.probability == pytest.approx(probability, abs=1e-5)
 
 
-def test_one_picture_in_python(colours, pictures):
+def test_one_image_in_python(colours, images):
     model = load(colours)
-    file = pictures / "red" / "0.png"
+    file = images / "red" / "0.png"
     top = mobilevit.predict(model, file).top(2)
     assert [name for name, _ in top] == [name for name, _ in by_hand(model, file)][:2]
-    with Image.open(file) as picture:
-        pixels = np.array(picture)
+    with Image.open(file) as image:
+        pixels = np.array(image)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     for form in (file.read_bytes(), Image.fromarray(pixels), pixels, tensor):
         assert mobilevit.predict(model, form).top(2) == top
-    with pytest.raises(ValueError, match="2 pictures"):
+    with pytest.raises(ValueError, match="2 images"):
         mobilevit.predict(model, file, file).top(1)
 
 
 @pytest.fixture
-def broken(pictures):
-    file = pictures / "red" / "3b.jpg"
-    file.write_text("no picture")
+def broken(images):
+    file = images / "red" / "3b.jpg"
+    file.write_text("no image")
     return file
 
 
-def test_a_bad_file_is_reported_and_the_others_are_done(colours, pictures, broken, capsys):
-    found = predict(colours, pictures / "red")
+def test_a_bad_file_is_reported_and_the_others_are_done(colours, images, broken, capsys):
+    found = predict(colours, images / "red")
     assert [item.source for item in found.failed] == [str(broken)]
     assert [item.error is None for item in found] == [True] * 4 + [False] + [True] * 3
     with pytest.raises(ImageError, match=r"3b\.jpg"):
         found.failed[0].top(1)
-    assert main(["predict", str(colours), str(pictures / "red")]) == 1
+    assert main(["predict", str(colours), str(images / "red")]) == 1
     assert "not an image" in capsys.readouterr().out
 
 
-def test_table_json_lines_and_csv(colours, pictures, broken, capsys):
-    names = [str(pictures / "red" / "0.png"), str(broken)]
+def test_table_json_lines_and_csv(colours, images, broken, capsys):
+    names = [str(images / "red" / "0.png"), str(broken)]
     answers = by_hand(load(colours), names[0])
     main(["predict", str(colours), *names, "--format", "jsonl", "--top", "2"])
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
@@ -88,20 +88,20 @@ def test_table_json_lines_and_csv(colours, pictures, broken, capsys):
     assert answers[0][0] in table and f"{answers[0][1]:.1%}" in table
 
 
-def test_answers_are_drawn(colours, pictures, broken, tmp_path):
-    found = predict(colours, pictures / "red", out=str(tmp_path / "out"))
+def test_answers_are_drawn(colours, images, broken, tmp_path):
+    found = predict(colours, images / "red", out=str(tmp_path / "out"))
     drawn = sorted(file.name for file in (tmp_path / "out").glob("*.jpg"))
     assert drawn == [f"{number}-{name}.jpg" for number, name in
                      ((1, 0), (2, 1), (3, 2), (4, 3), (6, 4), (7, 5), (8, 6))]  # fmt: skip
-    with Image.open(tmp_path / "out" / drawn[0]) as picture:
-        assert picture.width >= 320
+    with Image.open(tmp_path / "out" / drawn[0]) as image:
+        assert image.width >= 320
     lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
     assert len(lines) == len(found) == 8
 
 
-def test_patterns_are_expanded(colours, pictures):
-    assert len(predict(colours, str(pictures / "*" / "[12].png"))) == 6
-    assert len(predict(colours, str(pictures / "**" / "*.png"))) == 21
+def test_patterns_are_expanded(colours, images):
+    assert len(predict(colours, str(images / "*" / "[12].png"))) == 6
+    assert len(predict(colours, str(images / "**" / "*.png"))) == 21
 
 
 def test_names_that_stand_for_nothing_are_errors(colours, tmp_path, capsys):
@@ -113,8 +113,8 @@ def test_names_that_stand_for_nothing_are_errors(colours, tmp_path, capsys):
     assert "none.jpg: no such file" in capsys.readouterr().err
 
 
-def test_a_mistyped_name_does_not_stop_the_others(colours, pictures, tmp_path, capsys):
-    good, bad = str(pictures / "red" / "0.png"), str(tmp_path / "none.jpg")
+def test_a_mistyped_name_does_not_stop_the_others(colours, images, tmp_path, capsys):
+    good, bad = str(images / "red" / "0.png"), str(tmp_path / "none.jpg")
     found = predict(colours, bad, good, out=str(tmp_path / "out"))
     assert [item.source for item in found] == [bad, good]
     assert "no such file" in found[0].error and found[1].error is None
@@ -122,46 +122,46 @@ def test_a_mistyped_name_does_not_stop_the_others(colours, pictures, tmp_path, c
     assert "no such file" in capsys.readouterr().out
 
 
-def test_folders_and_patterns_give_pictures_alone(colours, pictures):
-    folder = pictures / "red"
+def test_folders_and_patterns_give_images_alone(colours, images):
+    folder = images / "red"
     expected = sorted(str(file) for file in folder.glob("*.png"))
     (folder / ".hidden.png").write_bytes((folder / "0.png").read_bytes())
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     (folder / "album.png").mkdir()
     for name in (folder, folder / "*"):
         assert [item.source for item in predict(colours, str(name))] == expected
 
 
-def test_all_classes_stay_at_hand(colours, pictures):
-    found = predict(colours, pictures / "red" / "0.png", top=1)[0]
+def test_all_classes_stay_at_hand(colours, images):
+    found = predict(colours, images / "red" / "0.png", top=1)[0]
     assert len(found.answers) == len(found.classes) == len(found.top(9)) == 4
     assert sum(answer.probability for answer in found.answers) == pytest.approx(1, abs=1e-5)
 
 
-def test_options_that_a_network_would_ignore_are_refused(colours, pictures):
+def test_options_that_a_network_would_ignore_are_refused(colours, images):
     network = load(colours)
     for ignored in ({"classes": "a,b,c"}, {"preprocessing": {"crop": 64}}):
         with pytest.raises(ValueError, match=r"model\.config"):
-            predict(network, pictures, **ignored)
+            predict(network, images, **ignored)
     with pytest.raises(ValueError, match="at least 1"):
-        predict(network, pictures, top=0)
+        predict(network, images, top=0)
 
 
-def test_a_model_that_is_none_is_an_error(pictures, capsys):
-    assert main(["predict", str(pictures), str(pictures)]) == 1
+def test_a_model_that_is_none_is_an_error(images, capsys):
+    assert main(["predict", str(images), str(images)]) == 1
     assert "not a model folder" in capsys.readouterr().err
-    assert main(["predict", "nothing", str(pictures)]) == 1
+    assert main(["predict", "nothing", str(images)]) == 1
     assert "nothing" in capsys.readouterr().err
 
 
 @pytest.fixture
-def server(pictures):
-    """Address of a server of the pictures, and the requests that reach it."""
+def server(images):
+    """Address of a server of the images, and the requests that reach it."""
     requests = []
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(pictures))
+            super().__init__(*arguments, directory=str(images))
 
         def log_message(self, *_):
             pass
@@ -176,11 +176,11 @@ def server(pictures):
         running.shutdown()
 
 
-def test_addresses_are_fetched(colours, pictures, server, tmp_path):
+def test_addresses_are_fetched(colours, images, server, tmp_path):
     server, requests = server
     address = f"{server}/red/0.png?a=%2F" + "x" * 300
     found = predict(colours, address, f"{server}/red/none.png", out=str(tmp_path / "o"))
     assert len(requests) == 2  # once each
-    assert found[0].answers[0].name == by_hand(load(colours), pictures / "red" / "0.png")[0][0]
+    assert found[0].answers[0].name == by_hand(load(colours), images / "red" / "0.png")[0][0]
     assert "404" in found[1].error
     assert (tmp_path / "o" / "1-0.jpg").exists()

@@ -15,7 +15,7 @@ import pytest
 
 from mobilevit.__main__ import main
 from mobilevit.commands.serve import PageServer, serve, server_of
-from mobilevit.exports.facts import ExportError
+from mobilevit.exports.spec import ExportError
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_https(folder: Path, tmp_path: Path) -> None:
             "127.0.0.1", server.server_port, context=context, timeout=10
         )
         assert answer(connection, "/")[2] == b"<p>page</p>"
-    with pytest.raises(OSError, match=r"key\.pem can not be used for https"):
+    with pytest.raises(OSError, match=r"key\.pem cannot be used for https"):
         server_of(folder, certificate=str(key))
 
 
@@ -98,7 +98,7 @@ def test_what_can_not_be_served(
         serve(folder, photos=["a.jpg"])
     with pytest.raises(OSError, match="from 0 to 65535, not 70000"):
         serve(folder, port=70000)
-    with pytest.raises(OSError, match=r"none\.pem can not be used for https"):
+    with pytest.raises(OSError, match=r"none\.pem cannot be used for https"):
         serve(folder, certificate=str(tmp_path / "none.pem"))
     with server_of(folder) as taken, pytest.raises(OSError, match="try --port 0"):
         serve(folder, port=taken.server_port)

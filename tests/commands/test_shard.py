@@ -1,4 +1,4 @@
-"""`mobilevit shard`, and training and judging from what it writes, as a user does it."""
+"""`mobilevit shard`, and training and evaluating from what it writes, as a user does it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
-from mobilevit.checkpoints.files import digest
+from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.check import check
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.shard import shard
@@ -26,38 +26,38 @@ def words(*arguments: object) -> list[str]:
     return [str(argument) for argument in arguments]
 
 
-def test_a_folder_becomes_shards_that_are_judged_alike(
-    pictures: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_becomes_shards_that_are_evaluated_alike(
+    images: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "shards"
-    assert main(words("shard", pictures, out, "--shards", 4)) == 0
+    assert main(words("shard", images, out, "--shards", 4)) == 0
     said = capsys.readouterr().out
     assert f"--data.root {out} trains on it" in said
     assert {path.name for path in out.iterdir()} >= {"index.json", "train-000003.tar", "val.npy"}
-    assert main(words("shard", pictures, out, "--shards", 4)) == 1
+    assert main(words("shard", images, out, "--shards", 4)) == 1
     assert "holds shards already" in capsys.readouterr().err
-    whole = shard(str(pictures), str(tmp_path / "again"), shards=4)
+    whole = shard(str(images), str(tmp_path / "again"), shards=4)
     assert [len(part.rows) for part in whole.index.parts.values()] == [18, 3]
-    # Of a folder without splits all is judged, of shards what they hold out.
+    # Of a folder without splits all is evaluated, of shards what they hold out.
     held = evaluate(str(colours), data=DataOptions(root=str(out), workers=0))
     assert held.by_size[32].samples == 3
     pipe = f"pipe:cat {out}/train-{{000000..000003}}.tar"
     rest = evaluate(str(colours), data=DataOptions(root=pipe, index=str(out), workers=1))
-    everything = evaluate(str(colours), data=DataOptions(root=str(pictures), workers=0))
+    everything = evaluate(str(colours), data=DataOptions(root=str(images), workers=0))
     confusion = held.by_size[32].confusion + rest.by_size[32].confusion
     assert confusion.equal(everything.by_size[32].confusion)
 
 
-def test_shards_are_checked(pictures: Path, tmp_path: Path) -> None:
+def test_shards_are_checked(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
-    shard(str(pictures), str(out), shards=2)
+    shard(str(images), str(out), shards=2)
     report = check(out)
     assert isinstance(report, ShardReport) and report.exit_code == 0
-    assert "21 images, every picture decoded" in str(report)
+    assert "21 images, every image decoded" in str(report)
     assert report.counts["train"] == {"blue": 6, "green": 6, "red": 6}
     file = out / "train-000001.tar"
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1  # a byte of a picture, or of a header
+    content[len(content) // 2] ^= 1  # a byte of an image, or of a header
     file.write_bytes(content)
     report = check(out, quick=True)
     assert report.exit_code == 1
@@ -67,16 +67,16 @@ def test_shards_are_checked(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_bad_files_are_refused_or_left_out(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (pictures / "red" / "cut.jpg").write_bytes((pictures / "red" / "1.png").read_bytes()[:900])
-    (pictures / "red" / "none.jpg").write_text("no picture")
+    (images / "red" / "cut.jpg").write_bytes((images / "red" / "1.png").read_bytes()[:900])
+    (images / "red" / "none.jpg").write_text("no image")
     out = tmp_path / "shards"
-    assert main(words("shard", pictures, out)) == 1
+    assert main(words("shard", images, out)) == 1
     said = capsys.readouterr().err
-    assert "2 of 23 files can not be read" in said and "cut.jpg" in said and "none.jpg" in said
+    assert "2 of 23 files cannot be read" in said and "cut.jpg" in said and "none.jpg" in said
     assert not out.exists()
-    assert main(words("shard", pictures, out, "--on_bad", "skip")) == 0
+    assert main(words("shard", images, out, "--on_bad", "skip")) == 0
     assert (
         main(words("train", "--data.root", out, "--data.on_bad", "skip", "--out", out / "x")) == 1
     )
@@ -87,17 +87,17 @@ def test_bad_files_are_refused_or_left_out(
     ("arguments", "message"),
     [
         (["nowhere", "out"], "nowhere: no such folder"),
-        (["PICTURES", "out", "--size", "0"], "size must be above 0 MB"),
-        (["PICTURES", "out", "--shards", "0"], "shards must be at least 1"),
-        (["PICTURES", "out", "--classes", "a,b"], "for shards that are there"),
-        (["PICTURES", "PICTURES/out"], "whose pictures it is to hold"),
-        (["a-{0..3}.tar", "out", "--shards", "3"], "for a folder of pictures"),
+        (["IMAGES", "out", "--size", "0"], "size must be above 0 MB"),
+        (["IMAGES", "out", "--shards", "0"], "shards must be at least 1"),
+        (["IMAGES", "out", "--classes", "a,b"], "for shards that are there"),
+        (["IMAGES", "IMAGES/out"], "whose images it is to hold"),
+        (["a-{0..3}.tar", "out", "--shards", "3"], "for a folder of images"),
         (["a-{0..3}.tar", "out"], ".tar: cannot be read"),
         (["a-{0..3.tar", "out"], "Unbalanced braces"),
     ],
 )
 def test_wrong_arguments_are_said(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -105,15 +105,15 @@ def test_wrong_arguments_are_said(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["shard", *(word.replace("PICTURES", str(pictures)) for word in arguments)]) == 1
+    assert main(["shard", *(word.replace("IMAGES", str(images)) for word in arguments)]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_shards_of_others_get_an_index(
-    pictures: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = shard(str(pictures), str(tmp_path / "shards"), shards=3)
+    written = shard(str(images), str(tmp_path / "shards"), shards=3)
     for part in written.index.parts.values():
         assert part.shards
     pattern = f"{tmp_path}/shards/train-{{000000..000002}}.tar"
@@ -145,13 +145,13 @@ def small(root: Path | str, out: Path, **options: Any) -> Any:
 
 @pytest.mark.parametrize("stop_at", [4, 11])
 def test_a_run_over_shards_resumes_to_the_same_end(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     """Begun on files, interrupted in the first or second epoch, ended on a pipe and two workers."""
     from mobilevit.training import checkpoints
 
     out = tmp_path / "shards"
-    shard(str(pictures), str(out), shards=4)
+    shard(str(images), str(out), shards=4)
     whole = tmp_path / "whole"
     small(out, whole, data={"workers": 0})
     counted = checkpoints.Checkpoints.on_train_batch_end

@@ -1,4 +1,4 @@
-"""`mobilevit sweep`: real trainings of noisy pictures at 32 px."""
+"""`mobilevit sweep`: real trainings of noisy images at 32 px."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from mobilevit.__main__ import main
-from mobilevit.commands import sweep as module
-from mobilevit.commands.sweep import _kinds
-from mobilevit.commands.sweep_space import read_space
+from mobilevit.commands.sweep import command as module
+from mobilevit.commands.sweep.command import _kinds
+from mobilevit.commands.sweep.space import read_space
 from mobilevit.training.errors import DivergedError, Interrupted
 
 pytest.importorskip("optuna")
@@ -21,9 +21,9 @@ SPACE = "optim.weight_decay=log:1e-3..0.1:2; augment.mixup=0,0.2"
 
 
 @pytest.fixture
-def words(pictures: Path, tmp_path: Path) -> list[str]:
+def words(images: Path, tmp_path: Path) -> list[str]:
     return [
-        *("sweep", "--data.root", str(pictures), "--out", str(tmp_path / "sweep")),
+        *("sweep", "--data.root", str(images), "--out", str(tmp_path / "sweep")),
         *("--model", "mobilevit_xxs", "--size", "32", "--epochs", "1", "--batch_size", "8"),
         *("--sampler.kind", "standard", "--threads", "1", "--data.workers", "0"),
     ]
@@ -96,7 +96,7 @@ def test_values_are_drawn_within_the_range_and_differ(method, words, tmp_path):
         ("optim.weight_decay=0.5..0.1", "is empty"),
         ("optim.weight_decay=log:0..0.1", "begins above 0"),
         ("optim.weight_decay=0.1", "one value only"),
-        ("optim.weight_decay=a,b", "can not be 'a'"),
+        ("optim.weight_decay=a,b", "cannot be 'a'"),
         ("optim.weight_decay", "OPTION=VALUES"),
         ("sampler.kind=0..1", "not a number"),
         ("augment.erase=0..2", "probability"),

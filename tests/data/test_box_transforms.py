@@ -1,4 +1,4 @@
-"""Pictures and boxes move together."""
+"""Images and boxes move together."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 from PIL import Image
 from torchvision.tv_tensors import BoundingBoxes
 
-from mobilevit.data.box_transforms import (
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.sampler import SampleKey
+from mobilevit.tasks.detection.dataset import Annotation
+from mobilevit.tasks.detection.transforms import (
     BoxAugmentOptions,
     BoxTransform,
     DetectionEvaluationSet,
     DetectionSet,
     stacked,
 )
-from mobilevit.data.boxes import Annotation
-from mobilevit.data.multiscale import SampleKey
-from mobilevit.data.preprocessing import Preprocessing
 
 SQUASH = Preprocessing(fit="squash", resize=64, crop=64)
 PLAIN = BoxAugmentOptions(crop=0.0, photometric=0.0, flip=0.0)
 
 
-def picture(boxes: list[tuple[int, int, int, int]], width: int = 160, height: int = 120):
-    """A grey picture with a block of its own colour for each box."""
+def make_image(boxes: list[tuple[int, int, int, int]], width: int = 160, height: int = 120):
+    """A grey image with a block of its own colour for each box."""
     pixels = np.full((height, width, 3), 90, np.uint8)
     for number, (x1, y1, x2, y2) in enumerate(boxes):
         pixels[y1:y2, x1:x2] = [(255, 0, 0), (0, 255, 0), (0, 0, 255)][number]
@@ -36,7 +36,7 @@ def picture(boxes: list[tuple[int, int, int, int]], width: int = 160, height: in
 
 
 def block(x: torch.Tensor, channel: int) -> list[float]:
-    """Where a picture `[3, H, W]` is of one pure colour: corners as shares."""
+    """Where an image `[3, H, W]` is of one pure colour: corners as shares."""
     others = [c for c in range(3) if c != channel]
     pure = (x[channel] > 0.75) & (x[others[0]] < 0.25) & (x[others[1]] < 0.25)
     rows, columns = pure.any(1).nonzero(), pure.any(0).nonzero()
@@ -60,7 +60,7 @@ def block(x: torch.Tensor, channel: int) -> list[float]:
 )
 def test_boxes_stay_on_their_objects(options):
     transform = BoxTransform(options, SQUASH)
-    image, boxes, labels = picture([(20, 30, 60, 90), (90, 10, 150, 50), (100, 70, 130, 110)])
+    image, boxes, labels = make_image([(20, 30, 60, 90), (90, 10, 150, 50), (100, 70, 130, 110)])
     seen = 0
     for seed in range(12):
         torch.manual_seed(seed)
@@ -77,16 +77,16 @@ def test_boxes_stay_on_their_objects(options):
 
 def test_distorted_colours_leave_boxes_alone():
     transform = BoxTransform(BoxAugmentOptions(crop=0.0, photometric=1.0, flip=0.0), SQUASH)
-    image, boxes, labels = picture([(20, 30, 60, 90)])
+    image, boxes, labels = make_image([(20, 30, 60, 90)])
     x, kept, _ = transform(image, boxes, labels, 120, 160)
     plain, _, _ = BoxTransform(PLAIN, SQUASH)(image, boxes, labels, 120, 160)
     assert kept.tolist() == [[0.125, 0.25, 0.375, 0.75]]
     assert not torch.allclose(x, plain, atol=0.02)
 
 
-def test_pictures_without_boxes_pass():  # A36
+def test_images_without_boxes_pass():  # A36
     transform = BoxTransform(BoxAugmentOptions(zoom_out=0.5), SQUASH)
-    image, boxes, labels = picture([])
+    image, boxes, labels = make_image([])
     for seed in range(4):
         torch.manual_seed(seed)
         x, kept, named = transform(image, boxes, labels, 64, 96)
@@ -110,9 +110,9 @@ def test_batches_are_filled_up():
 
 
 def samples():
-    """Two pictures; a crowd in the first."""
-    first, boxes, _ = picture([(20, 30, 60, 90), (90, 10, 150, 50)])
-    second, _, _ = picture([], 50, 40)
+    """Two images; a crowd in the first."""
+    first, boxes, _ = make_image([(20, 30, 60, 90), (90, 10, 150, 50)])
+    second, _, _ = make_image([], 50, 40)
     said = (
         Annotation(
             boxes=boxes.as_subclass(torch.Tensor),
@@ -149,7 +149,7 @@ def test_training_batches_leave_crowds_out_and_repeat_themselves():
     assert not torch.equal(images, other)
 
 
-def test_evaluation_batches_know_the_pictures_own_size():
+def test_evaluation_batches_know_the_images_own_size():
     data = DetectionEvaluationSet(samples(), SQUASH)
     images, (boxes, labels), indices, sizes = data.__getitems__([0, 1])
     assert images.shape == (2, 3, 64, 64)

@@ -1,4 +1,4 @@
-"""Boxes end up where the objects are in the upright picture, or are left out and counted."""
+"""Boxes end up where the objects are in the upright image, or are left out and counted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mobilevit.data.box_reading import Draft, pair
-from mobilevit.data.boxes import (
+from mobilevit.data.formats.base import Draft, pair
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.images import ImageError, open_image
+from mobilevit.tasks.detection.dataset import (
     BoxSamples,
     clipped,
     relabelled,
@@ -22,8 +24,6 @@ from mobilevit.data.boxes import (
     split_off,
     turned_upright,
 )
-from mobilevit.data.folder import DataError
-from mobilevit.data.images import ImageError, open_image
 
 NAN, INF = float("nan"), float("inf")
 Boxes = list[tuple[tuple[float, float, float, float], str]]
@@ -31,16 +31,16 @@ Boxes = list[tuple[tuple[float, float, float, float], str]]
 
 def made(
     root: Path,
-    pictures: dict[str, Boxes],
+    images: dict[str, Boxes],
     *,
     classes: tuple[str, ...] = ("cat", "dog"),
     size: tuple[int, int] | None = (40, 60),
     relative: bool = False,
 ) -> BoxSamples:
-    """Pictures that are not there, each with its recorded size and its boxes."""
+    """Images that are not there, each with its recorded size and its boxes."""
     draft = Draft(root, "coco", relative=relative)
-    for name, boxes in pictures.items():
-        place = draft.add_picture(root / name, size=size)
+    for name, boxes in images.items():
+        place = draft.add_image(root / name, size=size)
         for corners, label in boxes:
             draft.add_box(place, corners, classes.index(label))
     return draft.finish(classes, range(1, len(classes) + 1)).samples
@@ -55,13 +55,13 @@ def blank(path: Path, width: int, height: int) -> Path:
 # annotation
 
 
-def test_boxes_are_cut_to_the_picture_and_those_without_area_are_left_out(tmp_path: Path) -> None:
+def test_boxes_are_cut_to_the_image_and_those_without_area_are_left_out(tmp_path: Path) -> None:
     blank(tmp_path / "a.png", 60, 40)
     boxes: Boxes = [
         ((10, 5, 20, 15), "dog"),
         ((-5, -5, 8, 8), "cat"),
         ((50, 30, 99, 99), "cat"),
-        ((60, 10, 70, 20), "cat"),  # beside the picture
+        ((60, 10, 70, 20), "cat"),  # beside the image
         ((10, 10, 10, 20), "cat"),
         ((20, 20, 10, 30), "cat"),
         ((NAN, 0, 10, 10), "cat"),
@@ -86,14 +86,14 @@ def test_boxes_are_cut_to_the_picture_and_those_without_area_are_left_out(tmp_pa
 def test_a_stated_area_goes_before_that_of_the_box(tmp_path: Path) -> None:
     blank(tmp_path / "a.png", 60, 40)
     draft = Draft(tmp_path, "coco")
-    place = draft.add_picture(tmp_path / "a.png")
+    place = draft.add_image(tmp_path / "a.png")
     for area in (12.5, 0.0, NAN):
         draft.add_box(place, (0, 0, 10, 10), 0, area=area)
     found = draft.finish(("cat",), (7,)).samples.annotation(0)
     assert found.area.tolist() == [12.5, 100, 100]
 
 
-def test_pictures_are_opened_only_for_their_boxes_and_once(tmp_path: Path) -> None:
+def test_images_are_opened_only_for_their_boxes_and_once(tmp_path: Path) -> None:
     samples = made(tmp_path, {"none.png": [], "a.png": [((1, 1, 5, 5), "cat")]})
     assert samples.annotation(0).boxes.shape == (0, 4)
     assert samples.annotation(0).ids == ()
@@ -108,7 +108,7 @@ def test_pictures_are_opened_only_for_their_boxes_and_once(tmp_path: Path) -> No
         samples.annotation(2)
 
 
-def test_shares_become_pixels_of_the_upright_picture(tmp_path: Path) -> None:
+def test_shares_become_pixels_of_the_upright_image(tmp_path: Path) -> None:
     image, exif = Image.new("RGB", (60, 40)), Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "turned.jpg", exif=exif)
@@ -121,10 +121,10 @@ def test_shares_become_pixels_of_the_upright_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("recorded", ["stored", "upright", None])
-def test_boxes_follow_a_picture_that_is_turned_by_exif(
+def test_boxes_follow_a_image_that_is_turned_by_exif(
     tmp_path: Path, orientation: int, recorded: str | None
 ) -> None:
-    marker = (8, 4, 24, 12)  # in the picture as it is stored: 64 wide, 32 high
+    marker = (8, 4, 24, 12)  # in the image as it is stored: 64 wide, 32 high
     stored = np.zeros((32, 64, 3), np.uint8)
     stored[marker[1] : marker[3], marker[0] : marker[2]] = 255
     exif = Image.Exif()
@@ -159,7 +159,7 @@ def test_another_size_than_recorded_is_said_once_and_boxes_are_as_they_are(
     assert f"say {size[1]} and {size[0]}" in caplog.text
 
 
-def test_what_a_wrong_size_leaves_out_is_looked_up_in_the_picture(tmp_path: Path) -> None:
+def test_what_a_wrong_size_leaves_out_is_looked_up_in_the_image(tmp_path: Path) -> None:
     blank(tmp_path / "a.png", 60, 40)
     rows: Boxes = [
         ((30, 5, 50, 15), "cat"),  # beyond the size as it is stated, but there
@@ -214,7 +214,7 @@ def test_a_turn_and_its_opposite_change_nothing(
 
 
 @given(ROWS, SIDES, SIDES)
-def test_what_is_kept_has_an_area_in_the_picture(
+def test_what_is_kept_has_an_area_in_the_image(
     rows: list[tuple[float, ...]], height: int, width: int
 ) -> None:
     boxes = np.array(rows, float).reshape(-1, 4)
@@ -239,13 +239,13 @@ def test_what_is_thinner_than_float32_can_tell_has_no_width() -> None:
 
 
 @given(st.data())
-def test_some_pictures_keep_their_boxes(data: st.DataObject) -> None:
+def test_some_images_keep_their_boxes(data: st.DataObject) -> None:
     counts = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=8))
-    pictures: dict[str, Boxes] = {
+    images: dict[str, Boxes] = {
         f"{place}.png": [((place, box, 30, 30), "dog" if box % 2 else "cat") for box in range(n)]
         for place, n in enumerate(counts)
     }
-    samples = made(Path("root"), pictures)
+    samples = made(Path("root"), images)
     chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), max_size=8))
     subset = some(samples, chosen)
     assert len(subset) == len(chosen)
@@ -280,7 +280,7 @@ def named(*numbers: int) -> dict[str, Boxes]:
     return {f"{number}.png": [((1, 1, 9, 9), "cat")] for number in numbers}
 
 
-def test_a_share_is_held_out_and_stays_when_pictures_are_added(tmp_path: Path) -> None:
+def test_a_share_is_held_out_and_stays_when_images_are_added(tmp_path: Path) -> None:
     train, val = split_off(made(tmp_path, named(*range(50))), 0.3, 0)
     assert (len(train), len(val)) == (35, 15)
     assert not {*train.files} & {*val.files}
@@ -293,21 +293,21 @@ def test_a_share_is_held_out_and_stays_when_pictures_are_added(tmp_path: Path) -
 
 
 def test_the_only_boxes_of_a_class_are_trained_on(tmp_path: Path) -> None:
-    pictures = named(*range(10)) | {"rare.png": [((1, 1, 9, 9), "dog")], "empty.png": []}
+    images = named(*range(10)) | {"rare.png": [((1, 1, 9, 9), "dog")], "empty.png": []}
     for seed in range(20):
-        train, val = split_off(made(tmp_path, pictures), 0.9, seed)
+        train, val = split_off(made(tmp_path, images), 0.9, seed)
         assert train.counts()["dog"] == 1
         assert train.counts()["cat"] >= 1
         assert len(val) == 10
 
 
-def test_pictures_that_are_too_few_can_not_be_divided(tmp_path: Path) -> None:
+def test_images_that_are_too_few_can_not_be_divided(tmp_path: Path) -> None:
     one_each: dict[str, Boxes] = {
         "a.png": [((1, 1, 9, 9), "cat")], "b.png": [((1, 1, 9, 9), "dog")]
     }  # fmt: skip
-    for pictures in (one_each, named(1)):
+    for images in (one_each, named(1)):
         with pytest.raises(DataError, match="too few to hold one out"):
-            split_off(made(tmp_path, pictures), 0.5, 0)
+            split_off(made(tmp_path, images), 0.5, 0)
     with pytest.raises(ValueError, match="between 0 and 1"):
         split_off(made(tmp_path, named(1, 2)), 1.0, 0)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.check import check, readable
-from mobilevit.data.folder import DataError, scan
+from mobilevit.data.formats.folders import DataError, scan
+from mobilevit.data.validate import check, readable
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP"}
 
@@ -91,7 +91,7 @@ def test_cut_files_are_found_in_every_format(
     path = put(root, f"train/cat/cut{extension}", whole[:-missing])
     put(root, f"train/cat/whole{extension}", whole)
     bad = [file.path for file in check(root, quick=quick).bad]
-    harmless = extension in (".png", ".gif") and missing == 1  # the picture is all there
+    harmless = extension in (".png", ".gif") and missing == 1  # the image is all there
     assert bad == ([] if harmless else [path])
 
 

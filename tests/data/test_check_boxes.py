@@ -1,4 +1,4 @@
-"""A check of annotated pictures finds all that is wrong at once."""
+"""A check of annotated images finds all that is wrong at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.check_boxes import AT_MOST, BoxReport, check_boxes
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
+from mobilevit.tasks.detection.check import AT_MOST, BoxReport, check_boxes
 
 
-def picture(path: Path, seed: int, size: tuple[int, int] = (200, 160)) -> Path:
+def image(path: Path, seed: int, size: tuple[int, int] = (200, 160)) -> Path:
     """A file like no other: noise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
@@ -58,10 +58,10 @@ SIZE = (200, 160)
 
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
-    """Two pictures to train on, one to judge by, nothing wrong."""
+    """Two images to train on, one to evaluate by, nothing wrong."""
     for part, numbers in (("train", (1, 2)), ("val", (3,))):
         for number in numbers:
-            picture(tmp_path / part / f"{number}.png", number)
+            image(tmp_path / part / f"{number}.png", number)
     boxes = [
         annotation(10, 1, 0, 0, 20, 20),
         annotation(11, 1, 50, 50, 40, 40, label=2),
@@ -78,21 +78,21 @@ def test_a_good_set_is_counted(good: Path, quick: bool) -> None:
     assert report.ok and report.exit_code == 0
     assert report.problems == ()
     train, val = report.splits["train"], report.splits["val"]
-    assert (train.pictures, train.empty, train.unreadable, train.unusable) == (2, 1, 0, 0)
+    assert (train.images, train.empty, train.unreadable, train.unusable) == (2, 1, 0, 0)
     assert train.boxes == {"cat": 1, "dog": 1, "emu": 1}
     assert train.crowd == 1
     assert train.sizes == (2, 1, 0)  # the crowd is small by its own area
     assert val.boxes == {"cat": 1, "dog": 0, "emu": 0}
     assert val.sizes == (0, 0, 1)
     text = str(report)
-    for words in (f"{good}: coco, 3 pictures", "nothing is wrong with it", "medium"):
+    for words in (f"{good}: coco, 3 images", "nothing is wrong with it", "medium"):
         assert words in text
     assert "warning" not in text and "error" not in text
 
 
 def test_all_that_is_wrong_is_named_at_once(good: Path) -> None:  # case A36
     sizes = dict.fromkeys(range(1, 7), SIZE)
-    picture(good / "train" / "4.png", 4, (200, 150))
+    image(good / "train" / "4.png", 4, (200, 150))
     (good / "train" / "5.png").write_bytes(b"not an image")
     coco(
         good,
@@ -117,26 +117,26 @@ def test_all_that_is_wrong_is_named_at_once(good: Path) -> None:  # case A36
     file = good / "train.json"
     for kind, where, words in (
         ("boxes without width or height", "annotation 30 (1.png)", "no width or no height"),
-        ("boxes outside their pictures", "annotation 31 (1.png)", "is outside 200 x 160"),
-        ("boxes partly outside their pictures", "annotation 32 (2.png)", "10 pixels out of 200"),
+        ("boxes outside their images", "annotation 31 (1.png)", "is outside 200 x 160"),
+        ("boxes partly outside their images", "annotation 32 (2.png)", "10 pixels out of 200"),
         ("boxes stated twice", "annotation 34 (2.png)", "annotation 33 (2.png)"),
         ("boxes that are no numbers", "annotation 36 (2.png)", "is left out"),
-        ("pictures of another size than stated", "4.png", "200 x 150 pixels, but by"),
-        ("pictures that can not be read", "5.png", "text file"),
-        ("missing pictures", str(file), "train/3.png (image id 3)"),
+        ("images of another size than stated", "4.png", "200 x 150 pixels, but by"),
+        ("images that cannot be read", "5.png", "text file"),
+        ("missing images", str(file), "train/3.png (image id 3)"),
     ):
-        if kind != "missing pictures":
+        if kind != "missing images":
             assert len(found[kind]) == 1
         text = "\n".join(found[kind])
         assert where in text and words in text
         assert text.split("\n")[0] in str(report)
-    assert len(found["missing pictures"]) == 2
-    unusable = "\n".join(found["annotations that can not be used"])
+    assert len(found["missing images"]) == 2
+    unusable = "\n".join(found["annotations that cannot be used"])
     assert f"{file}: annotation 38: no category has its category_id 77" in unusable
     assert f"{file}: annotation 39: no image has its image_id 66" in unusable
     assert "no boxes of: emu" in "\n".join(found["classes"])
     train = report.splits["train"]
-    assert (train.pictures, train.unreadable, train.unusable) == (6, 3, 3)
+    assert (train.images, train.unreadable, train.unusable) == (6, 3, 3)
     assert sum(train.boxes.values()) == 7
     assert "boxes without width or height: 1" in str(report).splitlines()[-1]
 
@@ -148,7 +148,7 @@ def test_warnings_alone_are_no_error(good: Path) -> None:
     report = check_boxes(good, progress=False)
     assert report.exit_code == 0
     found = kinds(report)
-    assert found["pictures in two splits"] == [
+    assert found["images in two splits"] == [
         f"{good}/val/3.png: (val) is of the same bytes as {good}/train/2.png (train)"
     ]
     assert [line.removeprefix(f"{good}: ") for line in found["classes"]] == [
@@ -156,7 +156,7 @@ def test_warnings_alone_are_no_error(good: Path) -> None:
     ]  # fmt: skip
     assert len(found["boxes stated twice"]) == 1
     assert "warning: " in str(report) and "error: " not in str(report)
-    assert "pictures in two splits" not in kinds(check_boxes(good, quick=True, progress=False))
+    assert "images in two splits" not in kinds(check_boxes(good, quick=True, progress=False))
 
 
 def test_many_problems_of_a_kind_are_not_all_written_out(good: Path) -> None:
@@ -171,19 +171,19 @@ def test_a_broken_file_does_not_hide_the_rest(good: Path) -> None:
     put(good, "val.json", (good / "val.json").read_text()[:-1])
     coco(good, "train", {1: SIZE}, annotation(1, 1, 5, 5, 0, 0))
     found = kinds(check_boxes(good, progress=False))
-    assert "val.json: not JSON" in found["annotations that can not be used"][0]
+    assert "val.json: not JSON" in found["annotations that cannot be used"][0]
     assert "boxes without width or height" in found
 
 
 def test_a_set_without_splits_is_divided_as_training_divides_it(tmp_path: Path) -> None:
     for number in range(10):
-        picture(tmp_path / f"{number}.png", number // 5 if number % 5 == 4 else 100 + number)
+        image(tmp_path / f"{number}.png", number // 5 if number % 5 == 4 else 100 + number)
         put(tmp_path, f"{number}.txt", "0 .5 .5 .1 .1")
     report = check_boxes(tmp_path, val_fraction=0.3, seed=3, progress=False)
-    assert {name: facts.pictures for name, facts in report.splits.items()} == {
+    assert {name: facts.images for name, facts in report.splits.items()} == {
         "train": 7, "val": 3,
     }  # fmt: skip
-    assert "30% of the pictures held out with seed 3" in str(report)
+    assert "30% of the images held out with seed 3" in str(report)
     for number in range(1, 10):
         (tmp_path / f"{number}.png").unlink()
     assert list(check_boxes(tmp_path, progress=False).splits) == ["all"]
@@ -195,24 +195,22 @@ def test_voc_problems_name_file_and_line(tmp_path: Path) -> None:
         "<xmax>{}</xmax><ymax>60</ymax></bndbox></object>\n"
     )
     for name, part in (("a", "train"), ("b", "train"), ("c", "val")):
-        picture(tmp_path / part / f"{name}.png", ord(name))
+        image(tmp_path / part / f"{name}.png", ord(name))
         things = thing.format("cat", 11, 50) + thing.format("Cat ", 30, 30)
         size = "<size><width>160</width><height>200</height></size>"  # the wrong way round
         put(tmp_path, f"{part}/{name}.xml", f"<annotation>{size}\n{things}</annotation>")
     put(tmp_path, "train/b.xml", "<annotation>\n<object>")
     put(tmp_path, "train/d.xml", "<annotation/>")
-    picture(tmp_path / "train" / "lone.png", 0)
+    image(tmp_path / "train" / "lone.png", 0)
     report = check_boxes(tmp_path, progress=False)
     found = kinds(report)
-    assert (
-        f"{tmp_path}/train/b.xml:2: malformed XML" in found["annotations that can not be used"][0]
-    )
+    assert f"{tmp_path}/train/b.xml:2: malformed XML" in found["annotations that cannot be used"][0]
     assert (
         f"{tmp_path}/train/a.xml:3: (30, 11, 30, 60) has no width"
         in (found["boxes without width or height"][0])
     )
-    assert "d.xml: picture missing" in found["missing pictures"][0]
-    assert "is 200 x 160 pixels, but by" in found["pictures of another size than stated"][0]
+    assert "d.xml: image missing" in found["missing images"][0]
+    assert "is 200 x 160 pixels, but by" in found["images of another size than stated"][0]
     assert 'classes "Cat" and "cat" differ in capitals or spaces only' in found["classes"][-1]
     assert found["files that are no part of it"] == [
         f"{tmp_path}/train/lone.png: no XML file belongs to it"
@@ -222,7 +220,7 @@ def test_voc_problems_name_file_and_line(tmp_path: Path) -> None:
 def test_yolo_problems_name_file_and_line(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for number in range(2):
-            picture(tmp_path / part / "images" / f"{number}.png", len(part) + 10 * number)
+            image(tmp_path / part / "images" / f"{number}.png", len(part) + 10 * number)
             put(tmp_path, f"{part}/labels/{number}.txt", "\n0 .5 .5 0 .1\n1 .5 .5 .1 .1\n")
     put(tmp_path, "val/labels/1.txt", "0 .5 .5 .2\n3 .5 .5 .1 .1\n0 .9 .5 .3 .1\n")
     put(
@@ -232,22 +230,22 @@ def test_yolo_problems_name_file_and_line(tmp_path: Path) -> None:
     )
     report = check_boxes(tmp_path, progress=False)
     found = kinds(report)
-    bad = "\n".join(found["annotations that can not be used"])
+    bad = "\n".join(found["annotations that cannot be used"])
     assert "1.txt:1: 4 numbers" in bad and "1.txt:2: class 3" in bad and "test: gone is not" in bad
     assert len(found["boxes without width or height"]) == 3  # once each, also those in both splits
     assert "labels/0.txt:2: (100, 72, 100, 88) has no width" in str(report)
     assert "1.txt:3: (150, 72, 210, 88) stands 10 pixels out" in str(report)
-    assert len(found["pictures in two splits"]) == 2
-    assert "is the same file as" in found["pictures in two splits"][0]
+    assert len(found["images in two splits"]) == 2
+    assert "is the same file as" in found["images in two splits"][0]
 
 
-def test_pictures_stated_more_than_once(good: Path) -> None:
+def test_images_stated_more_than_once(good: Path) -> None:
     file = coco(good, "train", {1: SIZE, 2: SIZE}, annotation(1, 1, 5, 5, 20, 20))
     content = json.loads(file.read_text())
     content["images"][1]["file_name"] = "train/1.png"
     file.write_text(json.dumps(content))
     found = kinds(check_boxes(good, progress=False))
-    assert found["pictures stated more than once"] == [
+    assert found["images stated more than once"] == [
         f"{good}/train/1.png: is stated more than once in a split"
     ]
 

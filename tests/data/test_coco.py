@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mobilevit.data.box_reading import select
-from mobilevit.data.boxes import BoxSamples
-from mobilevit.data.coco import _corners, looks_like_coco, read_coco
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.base import select
+from mobilevit.data.formats.coco import _corners, looks_like_coco, read_coco
+from mobilevit.data.formats.folders import DataError
+from mobilevit.tasks.detection.dataset import BoxSamples
 
 
-def picture(path: Path, size: tuple[int, int] = (100, 80)) -> Path:
+def image(path: Path, size: tuple[int, int] = (100, 80)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size).save(path, "PNG")
     return path
@@ -38,10 +38,10 @@ def content(**parts: Any) -> dict[str, Any]:
     }
 
 
-def put(file: Path, *, pictures: tuple[str, ...] = ("a.png",), **parts: Any) -> Path:
-    """A JSON, and its pictures in `images` beside it."""
-    for name in pictures:
-        picture(file.parent / "images" / name)
+def put(file: Path, *, files: tuple[str, ...] = ("a.png",), **parts: Any) -> Path:
+    """A JSON, and its images in `images` beside it."""
+    for name in files:
+        image(file.parent / "images" / name)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content(**parts)))
     return file
@@ -78,7 +78,7 @@ def test_category_ids_may_be_any_and_in_any_order(tmp_path: Path) -> None:  # ca
     assert samples.annotation(0).labels.tolist() == [1, 2, 0]
 
 
-def test_crowds_areas_and_pictures_without_boxes(
+def test_crowds_areas_and_images_without_boxes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:  # case A36
     images = [{"id": n, "file_name": f"{n}.png"} for n in (5, 9, 3)]
@@ -95,7 +95,7 @@ def test_crowds_areas_and_pictures_without_boxes(
         tmp_path / "x.json",
         images=images,
         annotations=annotations,
-        pictures=("3.png", "5.png", "9.png"),
+        files=("3.png", "5.png", "9.png"),
     )
     samples = opened(file)
     assert [samples.image_id(index) for index in range(3)] == [5, 9, 3]
@@ -178,7 +178,7 @@ def test_ids_may_be_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("json_path", "picture_path", "file_name"),
+    ("json_path", "image_path", "file_name"),
     [
         ("x.json", "a.png", "a.png"),
         ("x.json", "images/a.png", "a.png"),
@@ -195,45 +195,43 @@ def test_ids_may_be_texts(tmp_path: Path) -> None:
         ("x.json", "images/" + unicodedata.normalize("NFD", "é.png"), "\u00e9.png"),
     ],
 )
-def test_pictures_are_found_where_they_usually_are(
-    tmp_path: Path, json_path: str, picture_path: str, file_name: str
+def test_images_are_found_where_they_usually_are(
+    tmp_path: Path, json_path: str, image_path: str, file_name: str
 ) -> None:
-    there = picture(tmp_path / picture_path)
-    file = put(tmp_path / json_path, images=[{"id": 5, "file_name": file_name}], pictures=())
+    there = image(tmp_path / image_path)
+    file = put(tmp_path / json_path, images=[{"id": 5, "file_name": file_name}], files=())
     assert opened(file).source(0).samefile(there)
 
 
-def test_a_picture_of_the_same_name_in_another_split_is_no_substitute(tmp_path: Path) -> None:
+def test_a_image_of_the_same_name_in_another_split_is_no_substitute(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": f"{n}.png"} for n in (5, 6)]
-    picture(tmp_path / "train" / "6.png")
-    picture(tmp_path / "val" / "5.png")
-    file = put(tmp_path / "train.json", images=images, pictures=())
-    with pytest.raises(DataError, match=r"1 of 2 pictures are missing(.|\n)*5\.png \(image id 5\)"):
+    image(tmp_path / "train" / "6.png")
+    image(tmp_path / "val" / "5.png")
+    file = put(tmp_path / "train.json", images=images, files=())
+    with pytest.raises(DataError, match=r"1 of 2 images are missing(.|\n)*5\.png \(image id 5\)"):
         opened(file)
 
 
-def test_of_two_pictures_of_one_name_in_odd_places_none_is_taken(tmp_path: Path) -> None:
+def test_of_two_images_of_one_name_in_odd_places_none_is_taken(tmp_path: Path) -> None:
     for place in ("one", "other"):
-        picture(tmp_path / place / "a.png")
-    with pytest.raises(DataError, match="1 of 1 pictures are missing"):
-        opened(put(tmp_path / "x.json", pictures=()))
+        image(tmp_path / place / "a.png")
+    with pytest.raises(DataError, match="1 of 1 images are missing"):
+        opened(put(tmp_path / "x.json", files=()))
 
 
 def test_what_is_wrong_with_the_whole_set_is_said_first(tmp_path: Path) -> None:
     images = [{"id": n, "file_name": f"{n}.png"} for n in range(9)]
-    file = put(tmp_path / "x.json", images=images, annotations=[5], pictures=())
+    file = put(tmp_path / "x.json", images=images, annotations=[5], files=())
     with pytest.raises(DataError, match=r"as they are:\n.*annotation number 1 is 5"):
         opened(file)
 
 
-def test_missing_pictures_are_counted_and_can_be_left_out(
+def test_missing_images_are_counted_and_can_be_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = [{"id": n, "file_name": f"{n}.png"} for n in range(9)]
-    file = put(
-        tmp_path / "x.json", images=images, annotations=[box(1, image=8)], pictures=("8.png",)
-    )
-    with pytest.raises(DataError, match="8 of 9 pictures are missing") as caught:
+    file = put(tmp_path / "x.json", images=images, annotations=[box(1, image=8)], files=("8.png",))
+    with pytest.raises(DataError, match="8 of 9 images are missing") as caught:
         opened(file)
     text = str(caught.value)
     assert "0.png (image id 0)" in text and "4.png" in text and "5.png" not in text
@@ -241,12 +239,12 @@ def test_missing_pictures_are_counted_and_can_be_left_out(
     samples = opened(file, on_bad="skip")
     assert [samples.image_id(index) for index in range(len(samples))] == [8]
     assert len(samples.annotation(0).ids) == 1
-    assert "8 pictures left out" in caplog.text
+    assert "8 images left out" in caplog.text
     with pytest.raises(ValueError, match="on_bad"):
         opened(file, on_bad="ignore")
 
 
-def test_skipping_leaves_out_pictures_of_unknown_classes_but_not_a_broken_set(
+def test_skipping_leaves_out_images_of_unknown_classes_but_not_a_broken_set(
     tmp_path: Path,
 ) -> None:
     images = [{"id": n, "file_name": "a.png"} for n in (5, 6)]

@@ -1,4 +1,4 @@
-"""A region of a picture: the plain way's pixels when exact, close to them and sooner when fast."""
+"""A region of an image: the plain way's pixels when exact, close to them and sooner when fast."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mobilevit.data import decoding
-from mobilevit.data.box_transforms import BoxAugmentOptions, BoxTransform, DetectionSet
-from mobilevit.data.boxes import Annotation
+from mobilevit.data import decode as decoding
 from mobilevit.data.datasets import TrainingSet
-from mobilevit.data.decoding import Region, picture, shrunk
+from mobilevit.data.decode import Region, open_decodable, shrunk
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.multiscale import SampleKey
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform, seeded
+from mobilevit.data.sampler import SampleKey
+from mobilevit.tasks.classification.transforms import (
+    AugmentOptions,
+    BatchMix,
+    TrainTransform,
+    seeded,
+)
+from mobilevit.tasks.detection.dataset import Annotation
+from mobilevit.tasks.detection.transforms import BoxAugmentOptions, BoxTransform, DetectionSet
 
 ORIENTATION = 0x0112
 BILINEAR, BICUBIC = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC
@@ -57,7 +62,7 @@ def turned(image: Image.Image, orientation: int, **options: Any) -> bytes:
 
 
 def region_of(data: Any, region: Region, size: tuple[int, int], decode: Any, mode: Any) -> Tensor:
-    with picture(data, decode=decode) as opened:
+    with open_decodable(data, decode=decode) as opened:
         return opened.pixels(region, *size, mode)
 
 
@@ -99,7 +104,7 @@ def test_pixels_stay_within_the_stated_bound(data: st.DataObject) -> None:
     assert torch.equal(region_of(file, region, size, "exact", mode), want)
     apart = steps(region_of(file, region, size, "fast", mode), want)
     ratio = min(region.height / size[0], region.width / size[1])
-    # Of a CMYK picture nothing is spared.
+    # Of a CMYK image nothing is spared.
     if ratio < 2 or kind == "CMYK":
         assert apart.max() <= FULL_SIZE if mode == BILINEAR else apart.float().mean() < BICUBIC_MEAN
     else:
@@ -110,7 +115,7 @@ def test_pixels_stay_within_the_stated_bound(data: st.DataObject) -> None:
 def test_a_turned_photo_is_cut_where_it_is_seen(orientation: int) -> None:
     file = turned(photo(), orientation)
     height, width = (427, 640) if orientation < 5 else (640, 427)
-    with picture(file, decode="fast") as opened:
+    with open_decodable(file, decode="fast") as opened:
         assert (opened.height, opened.width) == (height, width)
     region = Region(30, 50, height - 100, width - 60)
     for size in ((70, 40), (300, 350)):
@@ -179,19 +184,19 @@ def test_other_formats_and_pil_images() -> None:
 def test_the_way_is_one_of_two() -> None:
     with (
         pytest.raises(ValueError, match="fast or exact, not 'quick'"),
-        picture(encode(photo()), decode="quick"),  # type: ignore[arg-type]
+        open_decodable(encode(photo()), decode="quick"),  # type: ignore[arg-type]
     ):
         pass
 
 
 def test_wild_files_are_read_or_refused_as_ever(shared: Path) -> None:
-    """A whole picture at its own size: the same pixels, or an error in both ways."""
+    """A whole image at its own size: the same pixels, or an error in both ways."""
     read = refused = 0
     for path in sorted((shared / "data" / "wild").iterdir()):
         found: dict[str, Tensor | ImageError] = {}
         for decode in ("exact", "fast"):
             try:
-                with picture(path, decode=decode) as opened:
+                with open_decodable(path, decode=decode) as opened:
                     height, width = opened.height, opened.width
                     whole = Region(0, 0, height, width)
                     found[decode] = opened.pixels(whole, height, width, BILINEAR)
@@ -221,7 +226,7 @@ def test_real_photos_stay_within_the_bound(shared: Path) -> None:
         for size in (64, 160, 256):
             ways = []
             for decode in ("fast", "exact"):
-                with picture(path, decode=decode) as opened, seeded(number):
+                with open_decodable(path, decode=decode) as opened, seeded(number):
                     ways.append(transform.pixels(opened, size, size))
             means.append(steps(*ways).float().mean().item())
     assert max(means) <= REDUCED
@@ -263,7 +268,7 @@ def test_both_ways_draw_the_same_augmentation(options: dict[str, Any]) -> None:
         assert apart.max() <= REDUCED
 
 
-def test_exact_training_pictures_are_torchvisions() -> None:
+def test_exact_training_images_are_torchvisions() -> None:
     files = [encode(photo()), encode(photo(300, 500), "PNG")]
     options = AugmentOptions()
     transform = v2.Compose(
@@ -276,7 +281,7 @@ def test_exact_training_pictures_are_torchvisions() -> None:
     ours = TrainTransform(options, Preprocessing())
     for number in range(10):
         file = files[number % 2]
-        with picture(file, decode="exact") as opened, seeded(number):
+        with open_decodable(file, decode="exact") as opened, seeded(number):
             got = ours.pixels(opened, 96, 128)
         with seeded(number):
             assert torch.equal(got, transform(Image.open(BytesIO(file)).convert("RGB")))
@@ -291,7 +296,7 @@ def test_a_damaged_sample_is_named() -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_shrunk_picture_says_how_much(orientation: int) -> None:
+def test_a_shrunk_image_says_how_much(orientation: int) -> None:
     file = turned(photo(1601, 1067), orientation)
     full = open_image(file)
     for least, scale in (((1067, 1601), 1), ((200, 200), 4), ((10, 10), 8)):
@@ -303,7 +308,7 @@ def test_a_shrunk_picture_says_how_much(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_boxes_shrink_with_their_picture(orientation: int) -> None:
+def test_boxes_shrink_with_their_image(orientation: int) -> None:
     file = turned(photo(2560, 1708), orientation, quality=95)
     boxes = torch.tensor([[200.0, 300.0, 900.0, 1200.0], [1000.0, 1000.0, 1600.0, 1500.0]])
     none = torch.zeros(2)

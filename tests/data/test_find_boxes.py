@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mobilevit.data.check_boxes import check_boxes
-from mobilevit.data.find_boxes import box_evaluation, box_splits, find_boxes
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
+from mobilevit.tasks.detection.check import check_boxes
+from mobilevit.tasks.detection.open import box_evaluation, box_splits, find_boxes
 
 
-def picture(path: Path, colour: int = 0) -> Path:
+def make_image(path: Path, colour: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (100, 80), (colour, 0, 0)).save(path, "PNG")
     return path
@@ -29,15 +29,15 @@ def put(root: Path, name: str, text: str) -> Path:
 
 
 def yolo(root: Path, part: str, *classes: int) -> None:
-    """Pictures of one box each."""
+    """Images of one box each."""
     for number, label in enumerate(classes):
-        picture(root / part / "images" / f"{number}.png")
+        make_image(root / part / "images" / f"{number}.png")
         put(root, f"{part}/labels/{number}.txt", f"{label} .5 .5 .2 .2")
 
 
 def voc(root: Path, part: str, *classes: str) -> None:
     for number, label in enumerate(classes):
-        picture(root / part / f"{number}.png")
+        make_image(root / part / f"{number}.png")
         sides = "<xmin>11</xmin><ymin>11</ymin><xmax>50</xmax><ymax>60</ymax>"
         put(
             root,
@@ -52,7 +52,7 @@ def coco(
     names = {1: "cat", 5: "dog"} if categories is None else categories
     images = [{"id": 100 + n, "file_name": f"{part}-{n}.png"} for n in range(len(labels))]
     for image in images:
-        picture(root / "images" / str(image["file_name"]))
+        make_image(root / "images" / str(image["file_name"]))
     content: dict[str, Any] = {
         "images": images,
         "annotations": [
@@ -78,7 +78,7 @@ def test_splits_that_are_named_are_taken(tmp_path: Path, val: str) -> None:
         assert data.train.classes == data.val.classes
         assert data.val.annotation(0).labels.tolist() == [1]
         assert data.val.category_ids == data.train.category_ids
-        assert f"({count} pictures), val: " in data.note and "(1 pictures)" in data.note
+        assert f"({count} images), val: " in data.note and "(1 images)" in data.note
         assert len(box_evaluation(tmp_path / folder)) == 1
         assert len(box_evaluation(tmp_path / folder, split="Train")) == count
 
@@ -102,7 +102,7 @@ def test_a_share_is_held_out_where_nothing_is_named(
     make(tmp_path, part, *labels)
     data = box_splits(tmp_path, val_fraction=0.3, seed=4)
     assert (len(data.train), len(data.val)) == (7, 3)
-    assert "30% of the pictures held out with seed 4 (7 + 3 pictures)" in data.note
+    assert "30% of the images held out with seed 4 (7 + 3 images)" in data.note
     assert ("has only train" if part == "train" else "names no splits") in data.note
     again = box_splits(tmp_path, val_fraction=0.3, seed=4)
     assert again.val.files == data.val.files
@@ -140,10 +140,10 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
     assert len(box_evaluation(tmp_path)) == 2
 
 
-def test_pictures_in_both_parts_are_said(tmp_path: Path) -> None:
+def test_images_in_both_parts_are_said(tmp_path: Path) -> None:
     yolo(tmp_path, "train", 0, 0)
     put(tmp_path, "data.yaml", "train: train/images\nval: train/images\nnames: [a]")
-    assert "val (2 pictures), of which 2 are in train too" in box_splits(tmp_path).note.replace(
+    assert "val (2 images), of which 2 are in train too" in box_splits(tmp_path).note.replace(
         "val: ", ""
     )
 
@@ -182,8 +182,8 @@ def test_one_file_may_be_named(tmp_path: Path) -> None:
     coco(tmp_path, "val", 5)
     assert len(box_evaluation(train)) == 3
     assert len(box_splits(train, val_fraction=0.4).val) == 1
-    yolo(tmp_path / "y", "pictures", 0, 0)
-    file = put(tmp_path / "y", "cells.yml", "train: pictures/images\nnames: [a]")
+    yolo(tmp_path / "y", "images", 0, 0)
+    file = put(tmp_path / "y", "cells.yml", "train: images/images\nnames: [a]")
     assert len(box_splits(file).train) == 1
     with pytest.raises(DataError, match="is an archive; unpack it"):
         find_boxes(put(tmp_path, "set.zip", ""))
@@ -199,7 +199,7 @@ def test_each_split_has_its_json(tmp_path: Path) -> None:
     coco(tmp_path, "valid", 1, name="valid/_annotations.coco.json")
     data = box_splits(tmp_path)
     assert (len(data.train), len(data.val)) == (2, 1)
-    assert "instances_train.json (2 pictures), val: _annotations.coco.json" in data.note
+    assert "instances_train.json (2 images), val: _annotations.coco.json" in data.note
     assert set(find_boxes(tmp_path).parts) == {"train", "valid"}
     coco(tmp_path, "train2014", 1)
     with pytest.raises(DataError, match=r"several JSON files, .*train.*; give the one to read"):
@@ -230,7 +230,7 @@ def test_two_formats_ask_for_a_choice(tmp_path: Path) -> None:
 
 
 def test_nothing_recognised_says_what_was_looked_for_and_is_there(tmp_path: Path) -> None:
-    picture(tmp_path / "photos" / "1.png")
+    make_image(tmp_path / "photos" / "1.png")
     put(tmp_path, "boxes.csv", "1.png,1,2,3,4,cat")
     with pytest.raises(DataError) as caught:
         box_splits(tmp_path)
@@ -256,19 +256,19 @@ def test_no_boxes_at_all_is_an_error(tmp_path: Path) -> None:
     file = coco(tmp_path, "val", 1)
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "annotations": []}))
-    with pytest.raises(DataError, match="no boxes in val, 1 pictures"):
+    with pytest.raises(DataError, match="no boxes in val, 1 images"):
         box_splits(tmp_path)
 
 
-def test_bad_pictures_stop_it_or_are_left_out(tmp_path: Path) -> None:
+def test_bad_images_stop_it_or_are_left_out(tmp_path: Path) -> None:
     coco(tmp_path, "train", 1, 5, 1)
     coco(tmp_path, "val", 1)
     (tmp_path / "images" / "train-1.png").unlink()
-    with pytest.raises(DataError, match="1 of 3 pictures are missing"):
+    with pytest.raises(DataError, match="1 of 3 images are missing"):
         box_splits(tmp_path)
     assert len(box_splits(tmp_path, on_bad="skip").train) == 2
     assert len(box_evaluation(tmp_path)) == 1
-    with pytest.raises(DataError, match="1 of 3 pictures are missing"):
+    with pytest.raises(DataError, match="1 of 3 images are missing"):
         box_evaluation(tmp_path, split="train")
 
 
@@ -293,9 +293,9 @@ def test_real_sets(shared: Path) -> None:
     data = box_splits(shared / "data" / "bccd")
     assert (len(data.train), len(data.val)) == (205, 87)
     assert data.train.classes == data.val.classes == ("Platelets", "RBC", "WBC")
-    assert data.note.startswith("Pascal VOC: train: train (205 pictures)")
+    assert data.note.startswith("Pascal VOC: train: train (205 images)")
     data = box_splits(shared / "data" / "coco128")
     assert (len(data.train), len(data.val)) == (128, 128)
-    assert data.note.startswith("COCO: train: instances_train2017.json (128 pictures)")
+    assert data.note.startswith("COCO: train: instances_train2017.json (128 images)")
     with pytest.raises(DataError, match="no boxes recognised"):
         box_splits(shared / "data" / "camvid")

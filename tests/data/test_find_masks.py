@@ -1,4 +1,4 @@
-"""A folder with masks is recognised, divided, and opened without what can not be used."""
+"""A folder with masks is recognised, divided, and opened without what cannot be used."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.find_masks import each, find_mask_splits, mask_evaluation, mask_splits
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.mask_sets import VOC_CLASSES
+from mobilevit.tasks.segmentation.open import each, find_mask_splits, mask_evaluation, mask_splits
 
 
 def put(root: Path, name: str, *values: int) -> Path:
-    """An index mask of 8 x 6 pixels with these values, or a picture where there are none."""
+    """An index mask of 8 x 6 pixels with these values, or an image where there are none."""
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if values:
@@ -27,7 +27,7 @@ def put(root: Path, name: str, *values: int) -> Path:
 
 
 def folders(root: Path, *, train: str = "train/", val: str = "val/") -> Path:
-    """Four and two pictures of the classes 0 to 2."""
+    """Four and two images of the classes 0 to 2."""
     for number in range(6):
         split = train if number < 4 else val
         put(root, f"{split}images/{number}.jpg")
@@ -94,11 +94,11 @@ def test_formats_are_recognised(tmp_path: Path, make, format: str, classes: int)
     data = mask_splits(make(tmp_path))
     assert (data.train.format, data.val.format) == (format, format)
     assert data.train.classes == data.val.classes and len(data.train.classes) == classes
-    assert f"({len(data.train)} pictures)" in data.note
-    assert mask_evaluation(tmp_path).pictures == data.val.pictures
+    assert f"({len(data.train)} images)" in data.note
+    assert mask_evaluation(tmp_path).images == data.val.images
     assert data.val.mask(0).shape == (6, 8)
     stated = mask_splits(tmp_path, format=format)
-    assert stated.train.pictures == data.train.pictures
+    assert stated.train.images == data.train.images
 
 
 def test_coco_may_be_read_in_three_ways(tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_one_pair_of_folders_is_divided(tmp_path: Path) -> None:
     root = folders(tmp_path, train="", val="")
     data = mask_splits(root, val_fraction=0.5, seed=1)
     assert len(data.train) == len(data.val) == 3
-    assert not set(data.train.pictures) & set(data.val.pictures)
-    assert "50% held out with seed 1 (3 + 3 pictures)" in data.note
-    assert mask_splits(root, val_fraction=0.5, seed=1).val.pictures == data.val.pictures
+    assert not set(data.train.images) & set(data.val.images)
+    assert "50% held out with seed 1 (3 + 3 images)" in data.note
+    assert mask_splits(root, val_fraction=0.5, seed=1).val.images == data.val.images
     assert len(mask_evaluation(root)) == 6
     with pytest.raises(ValueError, match="val_fraction"):
         mask_splits(root, val_fraction=0)
@@ -184,9 +184,9 @@ def test_what_is_ignored_is_stated_for_folders_only(tmp_path: Path) -> None:
 
 
 def spoil(root: Path) -> dict[str, str]:
-    """Spoil pictures 0 to 2 and 5 of `folders`, and add a bad one: what is said of each."""
+    """Spoil images 0 to 2 and 5 of `folders`, and add a bad one: what is said of each."""
     (root / "train/masks/0.png").unlink()
-    put(root, "train/images/1.jpg").write_bytes(b"no picture")
+    put(root, "train/images/1.jpg").write_bytes(b"no image")
     path = root / "train/masks/2.png"
     path.write_bytes(path.read_bytes()[:50])
     Image.new("L", (6, 8)).save(root / "val/masks/5.png")
@@ -204,7 +204,7 @@ def spoil(root: Path) -> dict[str, str]:
 
 def test_all_bad_files_are_an_error_at_once(tmp_path: Path) -> None:
     told = spoil(folders(tmp_path))
-    with pytest.raises(DataError, match=r"5 files can not be used.*--data\.on_bad skip") as caught:
+    with pytest.raises(DataError, match=r"5 files cannot be used.*--data\.on_bad skip") as caught:
         mask_splits(tmp_path)
     lines = str(caught.value).splitlines()[1:]
     assert len(lines) == 5
@@ -223,16 +223,16 @@ def test_bad_files_may_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixt
     put(tmp_path, "val/masks/7.png", 0, 7)  # a value that is no class
     with caplog.at_level(logging.WARNING):
         data = mask_splits(tmp_path, classes=names, on_bad="skip")
-    assert [path.name for path in (*data.train.pictures, *data.val.pictures)] == ["3.jpg", "4.jpg"]
+    assert [path.name for path in (*data.train.images, *data.val.images)] == ["3.jpg", "4.jpg"]
     assert data.train.unmatched == ()
-    assert data.note.endswith("of the pictures 5 left out")
+    assert data.note.endswith("of the images 5 left out")
     assert "6 skipped" in caplog.text and "value 7" in caplog.text
     for reason in told.values():
         assert reason in caplog.text
     val = mask_evaluation(tmp_path, classes=names, on_bad="skip")
-    assert [path.name for path in val.pictures] == ["4.jpg"]
+    assert [path.name for path in val.images] == ["4.jpg"]
     (tmp_path / "val/masks/4.png").write_bytes(b"")
-    with pytest.raises(DataError, match="not one of 3 pictures can be used"):
+    with pytest.raises(DataError, match="not one of 3 images can be used"):
         mask_evaluation(tmp_path, classes=names, on_bad="skip")
 
 
@@ -262,7 +262,7 @@ def test_camvid(shared: Path) -> None:
 
 def test_masks_of_128_photos_of_coco(shared: Path) -> None:
     root = shared / "data" / "coco128"
-    with pytest.raises(DataError, match="56 files can not be used"):
+    with pytest.raises(DataError, match="56 files cannot be used"):
         mask_splits(root, ignore=0)
     data = mask_splits(root, ignore=0, on_bad="skip")
     assert (len(data.train), len(data.val)) == (100, 100)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilevit.data.folder import (
+from mobilevit.data.formats.folders import (
     DataError,
     Split,
     _hold_out,
@@ -177,7 +177,7 @@ def test_a_split_survives_a_move_and_new_classes(tmp_path: Path) -> None:
     assert [n for n in names(after.val) if not n.startswith("ant")] == names(before.val)
 
 
-def test_nothing_to_judge_by_is_an_error(tmp_path: Path) -> None:
+def test_nothing_to_evaluate_by_is_an_error(tmp_path: Path) -> None:
     fill(tmp_path, "cat/1.jpg", "dog/1.jpg")
     with pytest.raises(DataError, match="one image only"):
         splits(tmp_path)

@@ -1,4 +1,4 @@
-"""Every way to give a picture ends in the same upright RGB pixels, or in a reason."""
+"""Every way to give an image ends in the same upright RGB pixels, or in a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
 
 
 def photo(height: int = 40, width: int = 56) -> Image.Image:
-    """A smooth picture whose four corners differ, so that no turn or flip leaves it as it is."""
+    """A smooth image whose four corners differ, so that no turn or flip leaves it as it is."""
     y, x = np.mgrid[0:height, 0:width]
     planes = [x * 255 // (width - 1), y * 255 // (height - 1), (x + y) * 128 // (height + width)]
     return Image.fromarray(np.stack(planes, axis=2).astype(np.uint8))
@@ -79,7 +79,7 @@ def u16(*values: int) -> bytes:
 
 def test_arrays_tensors_and_pil_images_give_the_same_pixels() -> None:  # case A8
     hwc = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 13
-    for picture in (
+    for image in (
         open_image(hwc),
         open_image(hwc.transpose(2, 0, 1), layout="CHW"),
         open_image(torch.from_numpy(hwc).permute(2, 0, 1)),
@@ -90,7 +90,7 @@ def test_arrays_tensors_and_pil_images_give_the_same_pixels() -> None:  # case A
         open_image(hwc.astype(np.uint16) * 257),
         open_image(torch.from_numpy(hwc).permute(2, 0, 1).double() / 255),
     ):
-        np.testing.assert_array_equal(pixels(picture), hwc)
+        np.testing.assert_array_equal(pixels(image), hwc)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 3), (1, 5, 4), (5, 6, 7), (2, 2, 2)])
@@ -155,25 +155,25 @@ def test_anything_else_is_a_type_error() -> None:
 # Modes
 
 
-def test_one_picture_in_every_mode() -> None:  # case A28
-    picture = photo()
-    grey = picture.convert("L")
-    want, want_grey = np.asarray(picture).astype(int), np.asarray(grey.convert("RGB")).astype(int)
+def test_one_image_in_every_mode() -> None:  # case A28
+    image = photo()
+    grey = image.convert("L")
+    want, want_grey = np.asarray(image).astype(int), np.asarray(grey.convert("RGB")).astype(int)
     wide = np.asarray(grey).astype(np.uint16) * 257
     sixteen = Image.fromarray(wide)
     big_endian = Image.frombytes("I;16B", grey.size, wide.astype(">u2").tobytes())
     for name, data, expected, tolerance in [
         ("L", encode(grey, "PNG"), want_grey, 0),
         ("LA", encode(grey.convert("LA"), "PNG"), want_grey, 0),
-        ("P", encode(picture.quantize(256), "PNG"), want, 6),
-        ("RGBA", encode(picture.convert("RGBA"), "PNG"), want, 0),
-        ("CMYK", encode(picture.convert("CMYK"), "TIFF"), want, 0),
-        ("CMYK", encode(picture.convert("CMYK"), "JPEG", quality=95), want, 6),
+        ("P", encode(image.quantize(256), "PNG"), want, 6),
+        ("RGBA", encode(image.convert("RGBA"), "PNG"), want, 0),
+        ("CMYK", encode(image.convert("CMYK"), "TIFF"), want, 0),
+        ("CMYK", encode(image.convert("CMYK"), "JPEG", quality=95), want, 6),
         ("I;16", encode(sixteen, "PNG"), want_grey, 0),
         ("I;16", encode(sixteen, "TIFF"), want_grey, 0),
         ("I;16B", encode(big_endian, "TIFF"), want_grey, 0),
         ("I", encode(sixteen, "PPM"), want_grey, 0),
-        ("LAB", encode(picture.convert("LAB"), "TIFF"), want, 4),
+        ("LAB", encode(image.convert("LAB"), "TIFF"), want, 4),
         ("1", encode(grey.point(lambda v: 255 * (v > 99), "1"), "PNG"), 255 * (want_grey > 99), 0),
     ]:  # fmt: skip
         assert image_facts(data).mode == name
@@ -185,25 +185,25 @@ def test_one_picture_in_every_mode() -> None:  # case A28
     "mode", ["YCbCr", "HSV", "RGBX", "La", "RGBa", "PA", "I;16", "I;16B", "I;16L"]
 )
 def test_modes_that_only_pil_images_have(mode: str) -> None:
-    picture = photo()
+    image = photo()
     if mode.startswith("I;16"):
-        values = np.asarray(picture.convert("L")).astype(">u2" if mode == "I;16B" else "<u2") * 257
-        converted = Image.frombytes(mode, picture.size, values.astype(values.dtype).tobytes())
-        expected = picture.convert("L").convert("RGB")
+        values = np.asarray(image.convert("L")).astype(">u2" if mode == "I;16B" else "<u2") * 257
+        converted = Image.frombytes(mode, image.size, values.astype(values.dtype).tobytes())
+        expected = image.convert("L").convert("RGB")
     elif mode == "La":
         converted, expected = (
-            picture.convert("LA").convert("La"),
-            picture.convert("L").convert("RGB"),
+            image.convert("LA").convert("La"),
+            image.convert("L").convert("RGB"),
         )
     elif mode == "RGBa":
-        converted, expected = picture.convert("RGBA").convert("RGBa"), picture
+        converted, expected = image.convert("RGBA").convert("RGBa"), image
     elif mode == "PA":
         converted, expected = (
-            picture.quantize(256).convert("PA"),
-            picture.quantize(256).convert("RGB"),
+            image.quantize(256).convert("PA"),
+            image.quantize(256).convert("RGB"),
         )
     else:
-        converted, expected = picture.convert(mode), picture
+        converted, expected = image.convert(mode), image
     assert converted.mode == mode
     difference = np.abs(pixels(open_image(converted)).astype(int) - np.asarray(expected))
     assert difference.max() <= (8 if mode in ("YCbCr", "HSV") else 0)
@@ -342,7 +342,7 @@ def test_a_shrunk_jpeg_is_never_smaller_than_asked_for(
     assert small.height <= full.height
 
 
-def test_shrinking_shows_the_same_picture() -> None:
+def test_shrinking_shows_the_same_image() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 8
     data = encode(photo(240, 400), "JPEG", quality=95, exif=exif)
@@ -513,7 +513,7 @@ REFUSED_BY_DESIGN = {
     # Indices into a palette that the file lacks.
     "ok_1px_side__6069511ab1f98abec905c9ea70c8e8cca9813ff1": "without a palette",
     "ok_1px_side__b169e49b95794c91caf535ca7a54ba743893a949": "without a palette",
-    # Broken after all: a first load fails, and only a second one gives a (blank) picture, which is
+    # Broken after all: a first load fails, and only a second one gives a (blank) image, which is
     # what the manifest saw after its look at the EXIF block.
     "ok_PNG_P__1cd603479c91735e4f73e106e05333216f5d7db9": "broken data stream",
     "ok_PNG_P__4da6aaf1ae71f8835f7ada556a08ab054e09eabe": "broken data stream",

@@ -1,4 +1,4 @@
-"""Pictures and masks in folders find each other by name."""
+"""Images and masks in folders find each other by name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.folder import DataError
-from mobilevit.data.mask_folders import (
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.formats.mask_folders import (
     Pair,
     Pairs,
     find_pairs,
@@ -20,7 +20,7 @@ from mobilevit.data.mask_folders import (
 
 
 def put(path: Path, *values: int) -> Path:
-    """An index mask of 8 x 6 pixels with these values, or a picture where there are none."""
+    """An index mask of 8 x 6 pixels with these values, or an image where there are none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if values:
         Image.fromarray(np.resize(np.array(values, np.uint8), (6, 8))).save(path)
@@ -46,7 +46,7 @@ def relative(paths: tuple[Path, ...], root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "masks", "train", "val"),
+    ("images", "masks", "train", "val"),
     [
         ("images", "masks", "train", "val"),
         ("JPEGImages", "SegmentationClass", "train", "test"),
@@ -55,19 +55,19 @@ def relative(paths: tuple[Path, ...], root: Path) -> list[str]:
     ],
 )
 def test_train_and_val_may_be_above_or_below(
-    tmp_path: Path, pictures: str, masks: str, train: str, val: str
+    tmp_path: Path, images: str, masks: str, train: str, val: str
 ) -> None:
     above, below = tmp_path / "above", tmp_path / "below"
     for split in (train, val):
-        fill(above, f"{split}/{pictures}/1.jpg", f"{split}/{masks}/1.png")
-        fill(below, f"{pictures}/{split}/1.jpg", f"{masks}/{split}/1.png")
+        fill(above, f"{split}/{images}/1.jpg", f"{split}/{masks}/1.png")
+        fill(below, f"{images}/{split}/1.jpg", f"{masks}/{split}/1.png")
     assert find_pairs(above) == Pairs(
-        train=Pair(above / train / pictures, above / train / masks),
-        val=Pair(above / val / pictures, above / val / masks),
+        train=Pair(above / train / images, above / train / masks),
+        val=Pair(above / val / images, above / val / masks),
     )
     assert find_pairs(below) == Pairs(
-        train=Pair(below / pictures / train, below / masks / train),
-        val=Pair(below / pictures / val, below / masks / val),
+        train=Pair(below / images / train, below / masks / train),
+        val=Pair(below / images / val, below / masks / val),
     )
 
 
@@ -123,11 +123,11 @@ def test_partners_have_one_name(tmp_path: Path) -> None:
         "caf\u00e9.png",
         "7_L.png",
     )
-    pictures, masks, unmatched = match_pair(Pair(tmp_path / "images", tmp_path / "masks"))
+    images, masks, unmatched = match_pair(Pair(tmp_path / "images", tmp_path / "masks"))
     assert unmatched == ()
     found = dict(
         zip(
-            relative(pictures, tmp_path / "images"),
+            relative(images, tmp_path / "images"),
             relative(masks, tmp_path / "masks"),
             strict=True,
         )
@@ -148,17 +148,17 @@ def test_partners_have_one_name(tmp_path: Path) -> None:
 def test_what_lacks_a_partner_is_told(tmp_path: Path) -> None:
     fill(tmp_path / "images", "1.jpg", "2.jpg", "3.jpg", "3.png", "4.jpg")
     fill(tmp_path / "masks", "1.png", "3.png", "4.png", "4_mask.png", "5.png")
-    pictures, masks, unmatched = match_pair(Pair(tmp_path / "images", tmp_path / "masks"))
-    assert [path.name for path in (*pictures, *masks)] == ["1.jpg", "1.png"]
+    images, masks, unmatched = match_pair(Pair(tmp_path / "images", tmp_path / "masks"))
+    assert [path.name for path in (*images, *masks)] == ["1.jpg", "1.png"]
     told = {path.name: reason for path, reason in unmatched}
     assert set(told) == {"2.jpg", "3.jpg", "4.png", "5.png"}
-    assert "no mask in" in told["2.jpg"] and "no picture in" in told["5.png"]
+    assert "no mask in" in told["2.jpg"] and "no image in" in told["5.png"]
     assert told["3.jpg"].endswith("3.jpg, 3.png") and told["4.png"].endswith("4.png, 4_mask.png")
 
 
 def test_no_partner_at_all_is_an_error(tmp_path: Path) -> None:
     fill(tmp_path, "images/1.jpg", "images/2.jpg", "masks/one.png")
-    with pytest.raises(DataError, match=r"not one of its 2 pictures has a mask among the 1 of"):
+    with pytest.raises(DataError, match=r"not one of its 2 images has a mask among the 1 of"):
         match_pair(Pair(tmp_path / "images", tmp_path / "masks"))
 
 
@@ -278,12 +278,12 @@ def test_a_share_is_held_out_and_stays(tmp_path: Path) -> None:
     assert len({*later_val} - {*val, "100"}) <= 1 and len({*later_train} - {*train, "100"}) <= 1
 
 
-def test_a_share_of_one_picture_is_none(tmp_path: Path) -> None:
+def test_a_share_of_one_image_is_none(tmp_path: Path) -> None:
     put(tmp_path / "images" / "1.jpg")
     put(tmp_path / "masks" / "1.png", 0, 1)
     pair = Pair(tmp_path / "images", tmp_path / "masks")
     (whole,), _ = open_pairs(tmp_path, [pair], classes=None, ignore=255)
-    with pytest.raises(DataError, match="one picture"):
+    with pytest.raises(DataError, match="one image"):
         hold_out(whole, val_fraction=0.5, seed=0)
     with pytest.raises(ValueError, match="val_fraction"):
         hold_out(whole, val_fraction=1.0, seed=0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.mask_coco import COCO_IDS_OF_VOC, find_coco, open_coco
 from mobilevit.data.mask_sets import (
@@ -24,10 +24,10 @@ from mobilevit.data.mask_sets import (
     open_voc,
     surely_ade20k,
 )
-from mobilevit.data.masks import MaskSizeError, voc_palette
+from mobilevit.tasks.segmentation.dataset import MaskSizeError, voc_palette
 
 
-def picture(path: Path, width: int = 8, height: int = 6) -> Path:
+def make_image(path: Path, width: int = 8, height: int = 6) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height)).save(path)
     return path
@@ -52,7 +52,7 @@ def write(path: Path, text: str) -> None:
 def voc(tmp_path: Path) -> Path:
     base = tmp_path / "VOCdevkit" / "VOC2012"
     for name in ("a", "b", "c", "d"):
-        picture(base / "JPEGImages" / f"{name}.jpg")
+        make_image(base / "JPEGImages" / f"{name}.jpg")
     for name in ("a", "b"):
         path = mask(base / "SegmentationClass" / f"{name}.png", 0, 20, 255)
         image = Image.open(path).convert("P")
@@ -86,7 +86,7 @@ def test_the_list_of_voc_and_sbd_is_used(voc: Path, folder: str, name: str) -> N
     assert [path.parent.name for path in train.masks] == [
         "SegmentationClassAug", "SegmentationClassAug", "SegmentationClass",
     ]  # fmt: skip
-    assert [path.stem for path in train.pictures] == ["c", "a", "a"]
+    assert [path.stem for path in train.images] == ["c", "a", "a"]
     assert [(path.name, "is missing" in reason) for path, reason in train.unmatched] == [
         ("d.jpg", True)
     ]
@@ -108,7 +108,7 @@ def test_voc_without_lists_is_none(voc: Path) -> None:
     with pytest.raises(DataError, match=r"no train_aug\.txt or trainaug\.txt or train\.txt"):
         open_voc(base, "train")
     (base / "JPEGImages" / "b.jpg").unlink()
-    with pytest.raises(DataError, match="not one of 1 pictures"):
+    with pytest.raises(DataError, match="not one of 1 images"):
         open_voc(base, "val")
     (base / "ImageSets" / "Segmentation" / "val.txt").unlink()
     assert find_voc(voc) is None
@@ -120,7 +120,7 @@ def test_voc_without_lists_is_none(voc: Path) -> None:
 def test_ade20k_counts_from_one(tmp_path: Path) -> None:
     root = tmp_path / "ADEChallengeData2016"
     for part in ("training", "validation"):
-        picture(root / "images" / part / "1.jpg")
+        make_image(root / "images" / part / "1.jpg")
         mask(root / "annotations" / part / "1.png", 0, 1, 150)
     assert find_ade20k(tmp_path) == find_ade20k(root) == surely_ade20k(root) == root
     val = open_ade20k(root, "val")
@@ -139,7 +139,7 @@ def test_ade20k_counts_from_one(tmp_path: Path) -> None:
 def test_cityscapes_has_19_classes(tmp_path: Path) -> None:
     for part in ("train", "val"):
         for name in ("a_000000_000000", "a_000001_000000"):
-            picture(tmp_path / "leftImg8bit" / part / "a" / f"{name}_leftImg8bit.png")
+            make_image(tmp_path / "leftImg8bit" / part / "a" / f"{name}_leftImg8bit.png")
             mask(tmp_path / "gtFine" / part / "a" / f"{name}_gtFine_labelIds.png", 0, 7, 26, 29, 33)
     assert find_cityscapes(tmp_path) == tmp_path
     train = open_cityscapes(tmp_path, "train")
@@ -149,7 +149,7 @@ def test_cityscapes_has_19_classes(tmp_path: Path) -> None:
     train.masks[1].unlink()
     assert len(open_cityscapes(tmp_path, "train").unmatched) == 1
     (tmp_path / "leftImg8bit" / "val").rename(tmp_path / "leftImg8bit" / "other")
-    with pytest.raises(DataError, match="val of Cityscapes can not be listed"):
+    with pytest.raises(DataError, match="val of Cityscapes cannot be listed"):
         open_cityscapes(tmp_path, "val")
 
 
@@ -162,7 +162,7 @@ def square(left: int, top: int, side: int) -> list[list[float]]:
 
 
 def instances(root: Path, annotations: list[dict[str, Any]], **image: Any) -> Path:
-    """A data set of two pictures of 40 x 30, of which the second has no object."""
+    """A data set of two images of 40 x 30, of which the second has no object."""
     images = [
         {"id": 7, "file_name": "7.jpg", "height": 30, "width": 40, **image},
         {"id": 8, "file_name": "8.jpg", "height": 30, "width": 40},
@@ -178,7 +178,7 @@ def instances(root: Path, annotations: list[dict[str, Any]], **image: Any) -> Pa
     }
     for part in ("train", "val"):
         for one in images:
-            picture(root / f"{part}2017" / str(one["file_name"]), 40, 30)
+            make_image(root / f"{part}2017" / str(one["file_name"]), 40, 30)
         write(root / "annotations" / f"instances_{part}2017.json", json.dumps(content))
     return root
 
@@ -278,17 +278,17 @@ def test_masks_of_another_size_or_damaged(tmp_path: Path, counts: object) -> Non
         val.mask(0)
 
 
-def test_pictures_without_objects_are_judged_but_not_trained_on(tmp_path: Path) -> None:
+def test_images_without_objects_are_evaluated_but_not_trained_on(tmp_path: Path) -> None:
     root = instances(tmp_path, [{"category_id": 73, "segmentation": square(0, 0, 9)}])
     assert len(open_coco(root, "val", kind="instances")) == 2
     train = open_coco(root, "train", kind="instances")
-    assert [path.name for path in train.pictures] == ["7.jpg"]
-    assert "without 1 pictures" in train.origin
-    with pytest.raises(DataError, match="not one of its 2 pictures"):
+    assert [path.name for path in train.images] == ["7.jpg"]
+    assert "without 1 images" in train.origin
+    with pytest.raises(DataError, match="not one of its 2 images"):
         open_coco(root, "train", kind="instances", voc=True)
 
 
-def test_pictures_are_looked_for_where_they_usually_are(tmp_path: Path) -> None:
+def test_images_are_looked_for_where_they_usually_are(tmp_path: Path) -> None:
     root = instances(tmp_path, [{"category_id": 1, "segmentation": square(0, 0, 9)}])
     (root / "val2017").rename(root / "val")
     assert open_coco(root, "val", kind="instances").source(0) == root / "val" / "7.jpg"
@@ -303,7 +303,7 @@ def test_pictures_are_looked_for_where_they_usually_are(tmp_path: Path) -> None:
     assert find_coco(root, "instances") == root and find_coco(root, "panoptic") is None
 
 
-def test_a_picture_of_another_size_than_stated(tmp_path: Path) -> None:
+def test_a_image_of_another_size_than_stated(tmp_path: Path) -> None:
     root = instances(tmp_path, [{"category_id": 1, "segmentation": square(0, 0, 9)}], height=31)
     with pytest.raises(MaskSizeError, match=r"7\.jpg: the mask has 40 x 31 pixels"):
         open_coco(root, "val", kind="instances").mask(0)
@@ -336,7 +336,7 @@ def panoptic(root: Path, ids: np.ndarray, segments: list[dict[str, Any]]) -> Pat
         "categories": [{"id": 1, "name": "person"}, {"id": 200, "name": "rug"}],
         "annotations": [{"image_id": 7, "file_name": "7.png", "segments_info": segments}],
     }
-    picture(root / "val2017" / "7.jpg")
+    make_image(root / "val2017" / "7.jpg")
     rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], 2).astype(np.uint8)
     path = root / "annotations" / "panoptic_val2017" / "7.png"
     path.parent.mkdir(parents=True)

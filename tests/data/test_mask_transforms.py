@@ -1,4 +1,4 @@
-"""Pictures and masks move as one, under a seed of their own."""
+"""Images and masks move as one, under a seed of their own."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mobilevit.data.find_masks import mask_splits
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.mask_classes import numbered
-from mobilevit.data.mask_transforms import (
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.sampler import (
+    EpochOrder,
+    MultiScaleBatchSampler,
+    MultiScaleSchedule,
+    SampleKey,
+)
+from mobilevit.tasks.classification.transforms import seeded
+from mobilevit.tasks.segmentation.dataset import MaskFiles
+from mobilevit.tasks.segmentation.open import mask_splits
+from mobilevit.tasks.segmentation.transforms import (
     SegmentationAugment,
     SegmentationEvaluationSet,
     SegmentationSet,
     SegmentationTransform,
     by_shape,
 )
-from mobilevit.data.masks import MaskFiles
-from mobilevit.data.multiscale import (
-    EpochOrder,
-    MultiScaleBatchSampler,
-    MultiScaleSchedule,
-    SampleKey,
-)
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.data.transforms import seeded
 
 STILL = {"scale": (1.0, 1.0), "flip": 0.0, "photometric": 0.0}
 
 
 @pytest.fixture
 def samples(tmp_path: Path) -> MaskFiles:
-    """Six pictures of noise, 40 x 50 and 60 x 30, and masks of the values 0 to 3, 11 ignored."""
+    """Six images of noise, 40 x 50 and 60 x 30, and masks of the values 0 to 3, 11 ignored."""
     draw = np.random.default_rng(0)
     for number in range(6):
         shape = (40, 50) if number % 2 else (60, 30)
@@ -50,7 +50,7 @@ def samples(tmp_path: Path) -> MaskFiles:
         format="folders",
         origin="here",
         **numbered(dict(enumerate("abcd")), 11)._asdict(),
-        pictures=tuple(tmp_path / f"{number}.png" for number in range(6)),
+        images=tuple(tmp_path / f"{number}.png" for number in range(6)),
         masks=tuple(tmp_path / f"mask{number}.png" for number in range(6)),
     )
 
@@ -74,16 +74,16 @@ def keys(*indices: int, height: int = 32, width: int = 32, epoch: int = 0) -> li
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_masks_hold_what_they_held(rotate: float, dtype: type) -> None:  # case A29
     mask = np.random.default_rng(0).choice(np.array([0, 5, 255], dtype), (7, 11))
-    picture = Image.new("RGB", (11, 7))
+    image = Image.new("RGB", (11, 7))
     for seed in range(20):
         with seeded(seed):
-            turned = transform(rotate=rotate)(picture, mask, 20, 33)[1]
+            turned = transform(rotate=rotate)(image, mask, 20, 33)[1]
         assert turned.shape == (20, 33) and turned.dtype == torch.int64
         assert set(turned.unique().tolist()) <= {0, 5, 255}
 
 
 def corners(height: int, width: int) -> tuple[Image.Image, np.ndarray]:
-    """A black picture with a white block in each corner, and a mask that marks them 1 to 4."""
+    """A black image with a white block in each corner, and a mask that marks them 1 to 4."""
     mask = np.zeros((height, width), np.uint8)
     for place, (top, left) in enumerate([(0, 0), (0, -8), (-8, 0), (-8, -8)], start=1):
         mask[top : top + 8 or None, left : left + 8 or None] = place
@@ -105,16 +105,16 @@ def centre(weights: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(70, 110), (130, 120)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("rotate", [0.0, 30.0])
-def test_markers_of_picture_and_mask_coincide(
+def test_markers_of_image_and_mask_coincide(
     size: tuple[int, int], interpolation: str, rotate: float
 ) -> None:  # case A29
-    picture, mask = corners(70, 90)
+    img, mask = corners(70, 90)
     options = SegmentationAugment(rotate=rotate, photometric=0.0, scale=(0.5, 1.2))
     move = SegmentationTransform(options, Preprocessing(interpolation=interpolation))  # type: ignore[arg-type]
     seen = 0
     for seed in range(12):
         with seeded(seed):
-            image, moved = move(picture, mask, *size)
+            image, moved = move(img, mask, *size)
         assert image.shape == (3, *size) and moved.shape == size
         for place in range(1, 5):
             around = grown(moved == place, 4)
@@ -123,19 +123,19 @@ def test_markers_of_picture_and_mask_coincide(
                 seen += 1
                 white = centre(image[0] * around)
                 assert (white - centre((moved == place).float())).abs().max() < 1
-        if not rotate:  # turned corners become round in the picture
+        if not rotate:  # turned corners become round in the image
             white = image[0] > 0.5
             marked = (moved > 0) & (moved < 5)
             assert not (white & ~grown(marked, 1)).any() and not (marked & ~grown(white, 1)).any()
     assert seen > 1
 
 
-def test_a_picture_decoded_smaller_moves_as_the_whole() -> None:
-    picture, mask = corners(64, 96)
+def test_a_image_decoded_smaller_moves_as_the_whole() -> None:
+    image, mask = corners(64, 96)
     with seeded(1):
-        _, moved = transform(**STILL)(picture, mask, 32, 48)
+        _, moved = transform(**STILL)(image, mask, 32, 48)
     with seeded(1):
-        small, same = transform(**STILL)(picture.resize((48, 32)), mask, 32, 48)
+        small, same = transform(**STILL)(image.resize((48, 32)), mask, 32, 48)
     assert torch.equal(moved, same)
     assert torch.equal(small[0] > 0.5, moved > 0)
     assert transform(scale=(0.5, 1.5)).decoded_size(100, 60) == (90, 90)
@@ -143,9 +143,9 @@ def test_a_picture_decoded_smaller_moves_as_the_whole() -> None:
 
 def test_the_scale_is_that_of_the_short_side() -> None:
     mask = np.arange(40, dtype=np.uint8)[:, None].repeat(80, 1)
-    picture = Image.fromarray(np.stack([mask] * 3, 2))
+    image = Image.fromarray(np.stack([mask] * 3, 2))
     options = {**STILL, "scale": (2.0, 2.0)}
-    moved = transform(**options)(picture, mask, 20, 30)[1]  # 40 x 80, as it is
+    moved = transform(**options)(image, mask, 20, 30)[1]  # 40 x 80, as it is
     assert torch.equal(moved[:, 0] - moved[0, 0], torch.arange(20))
     with seeded(0):
         sides = [float(transform()._resized(40, 80, 20, 30)[0]) for _ in range(300)]
@@ -154,17 +154,17 @@ def test_the_scale_is_that_of_the_short_side() -> None:
 
 def test_what_is_too_small_is_filled_with_black_and_ignored() -> None:
     mask = np.full((10, 10), 3, np.uint8)
-    picture = Image.new("RGB", (10, 10), "white")
+    img = Image.new("RGB", (10, 10), "white")
     places = set()
     for seed in range(20):
         with seeded(seed):
-            image, moved = transform(**STILL)(picture, mask, 10, 25, ignore=7)
+            image, moved = transform(**STILL)(img, mask, 10, 25, ignore=7)
         assert (moved == 3).sum() == 100 and (moved == 7).sum() == 150
         assert torch.equal(image[0] == 1, moved == 3) and torch.equal(image[0] == 0, moved == 7)
         places.add(int(moved[0].ne(7).nonzero()[0]))
     assert len(places) > 5
     with seeded(0):
-        image, moved = transform(**STILL, rotate=45.0)(picture, mask, 40, 40, ignore=7)
+        image, moved = transform(**STILL, rotate=45.0)(img, mask, 40, 40, ignore=7)
     assert 0 < (moved == 7).sum() < 800 and (image[0][moved == 7] < 1).all()
 
 
@@ -174,10 +174,10 @@ def test_strips_stay_small() -> None:
 
 
 def test_a_flip_is_of_both() -> None:
-    picture, mask = corners(64, 64)
+    image, mask = corners(64, 64)
     mask[:, :32] = 0
-    plain = transform(**STILL)(picture, mask, 64, 64)
-    flipped = transform(**{**STILL, "flip": 1.0})(picture, mask, 64, 64)
+    plain = transform(**STILL)(image, mask, 64, 64)
+    flipped = transform(**{**STILL, "flip": 1.0})(image, mask, 64, 64)
     assert torch.equal(flipped[0], plain[0].flip(-1))
     assert torch.equal(flipped[1], plain[1].flip(-1)) and not torch.equal(*[plain[1], flipped[1]])
 
@@ -186,7 +186,7 @@ def test_no_class_takes_more_of_a_crop_than_its_share() -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask[80:] = 1
     mask[:, 90:] = 255
-    picture = Image.new("RGB", (100, 100))
+    image = Image.new("RGB", (100, 100))
 
     def mixed(**options: object) -> int:
         found = 0
@@ -206,12 +206,12 @@ def test_no_class_takes_more_of_a_crop_than_its_share() -> None:
             first = transform(**STILL)._corner(few, 30, 30, 255)
         with seeded(seed):
             assert transform(**STILL, crop_max_share=0.75)._corner(few, 30, 30, 255) == first
-    uniform = transform(**STILL, crop_max_share=0.5)(picture, np.zeros_like(mask), 100, 100)
+    uniform = transform(**STILL, crop_max_share=0.5)(image, np.zeros_like(mask), 100, 100)
     assert uniform[1].shape == (100, 100)  # where there is no better one, it goes on
 
 
 @pytest.mark.parametrize("option", [{"photometric": 1.0}, {"blur": 1.0}])
-def test_colours_change_in_the_picture_alone(samples: MaskFiles, option: dict[str, float]) -> None:
+def test_colours_change_in_the_image_alone(samples: MaskFiles, option: dict[str, float]) -> None:
     plain = training_set(samples, **STILL).__getitems__(keys(1, 3))
     changed = training_set(samples, **{**STILL, **option}).__getitems__(keys(1, 3))
     assert not torch.allclose(plain[0], changed[0], atol=0.01)
@@ -280,7 +280,7 @@ def test_a_loader_takes_it(samples: MaskFiles, workers: int) -> None:
     loader = EpochLoader(training_set(samples), batches, workers=workers)
     shapes = [(tuple(images.shape[2:]), tuple(masks.shape[1:])) for images, masks in loader]
     assert shapes and all(image == mask for image, mask in shapes)
-    samples.masks[2].write_bytes(b"no picture")
+    samples.masks[2].write_bytes(b"no image")
     with pytest.raises(ImageError, match="mask2"):
         list(loader)
 
@@ -296,7 +296,7 @@ def test_evaluation_keeps_masks_as_they_are(samples: MaskFiles) -> None:
     assert [tuple(mask.shape) for _, mask, _ in items] == [(40, 50), (60, 30)]
 
 
-def test_pictures_of_one_shape_are_stacked(samples: MaskFiles) -> None:
+def test_images_of_one_shape_are_stacked(samples: MaskFiles) -> None:
     rule = Preprocessing(fit="short", resize=32, crop=32)
     batch = SegmentationEvaluationSet(samples, rule).__getitems__([5, 0, 2, 1])
     groups = list(by_shape(batch))

@@ -1,4 +1,4 @@
-"""Masks are read as the values that are stored, and lie on their pictures."""
+"""Masks are read as the values that are stored, and lie on their images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.mask_classes import numbered, spans, stated_classes
-from mobilevit.data.masks import MaskFiles, MaskSizeError, read_mask, voc_palette
+from mobilevit.tasks.segmentation.dataset import MaskFiles, MaskSizeError, read_mask, voc_palette
 
 ORIENTATION = 0x0112
 VALUES = np.array([[0, 1, 2], [3, 255, 15]], np.uint8)
@@ -53,14 +53,14 @@ def with_palette(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def samples(root: Path, picture: Path, mask: Path, ignore: int = 255) -> MaskFiles:
+def samples(root: Path, image: Path, mask: Path, ignore: int = 255) -> MaskFiles:
     numbering = numbered({0: "sky", 1: "road", 2: "car", 3: "dog"}, ignore)
     return MaskFiles(
         root=root,
         format="folders",
         origin="here",
         **numbering._asdict(),
-        pictures=(picture,),
+        images=(image,),
         masks=(mask,),
     )
 
@@ -123,7 +123,7 @@ def test_files_that_can_not_be_trusted_are_refused(tmp_path: Path) -> None:
     (tmp_path / "15.pgm").write_bytes(b"P5 2 1 15\n\0\1")
     with pytest.raises(ImageError, match="white is 15"):
         read_mask(tmp_path / "15.pgm")
-    (tmp_path / "no.png").write_bytes(b"no picture")
+    (tmp_path / "no.png").write_bytes(b"no image")
     with pytest.raises(ImageError, match="text file"):
         read_mask(tmp_path / "no.png")
     with pytest.raises(ImageError, match="no such file"):
@@ -198,14 +198,14 @@ def test_files_that_name_classes(
     ("file", "text", "ignore", "reason"),
     [
         ("classes.txt", "sky\n\nroad", 255, "is not a list of names"),
-        ("classes.json", "[", 255, "can not be read"),
+        ("classes.json", "[", 255, "cannot be read"),
         ("classes.json", '[{"name": "sky"}]', 255, "is not a list of names"),
         ("classes.json", '{"sky": 0, "road": 0}', 255, "the same value"),
         ("classes.json", '{"a": [0, 0, 0], "b": [0, 0, 0]}', 255, "the same colour"),
         ("classes.json", '{"a": [0, 0, 256]}', 255, "is not a list of names"),
         ("classes.json", '{"sky": 0, "road": 255}', 255, "255 is 'road', but 255 is ignored"),
         ("classes.txt", "person\nbicycle", 0, "has 'person' in its place"),
-        ("labelmap.txt", "sky", 255, "can not be read"),
+        ("labelmap.txt", "sky", 255, "cannot be read"),
     ],
 )
 def test_files_that_do_not(tmp_path: Path, file: str, text: str, ignore: int, reason: str) -> None:
@@ -220,15 +220,15 @@ def test_numbers_as_text() -> None:
     assert spans([]) == "none"
 
 
-# Masks on pictures
+# Masks on images
 
 
 def test_masks_hold_places_of_classes(tmp_path: Path) -> None:
-    picture = save(tmp_path / "1.jpg", np.zeros((2, 3, 3), np.uint8))
+    image = save(tmp_path / "1.jpg", np.zeros((2, 3, 3), np.uint8))
     values = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
-    one = samples(tmp_path, picture, save(tmp_path / "1.png", values))
+    one = samples(tmp_path, image, save(tmp_path / "1.png", values))
     assert one.mask(0).dtype == np.uint8 and one.mask(0).tolist() == values.tolist()
-    shifted = samples(tmp_path, picture, one.masks[0], ignore=0)
+    shifted = samples(tmp_path, image, one.masks[0], ignore=0)
     with pytest.raises(ImageError, match=r"1\.png: no class has the value 255; classes are 1 to 3"):
         shifted.mask(0)
     assert shifted.outside(values) == [255]
@@ -239,9 +239,9 @@ def test_masks_hold_places_of_classes(tmp_path: Path) -> None:
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
-    picture = save(tmp_path / "1.jpg", np.zeros((2, 3, 3), np.uint8))
+    image = save(tmp_path / "1.jpg", np.zeros((2, 3, 3), np.uint8))
     values = np.array([[0, 1, 2], [3, 4, 1]], np.uint8)
-    one = samples(tmp_path, picture, save(tmp_path / "1.png", values), ignore=4)
+    one = samples(tmp_path, image, save(tmp_path / "1.png", values), ignore=4)
     assert one.ignore == 4
     other = one.relabelled(["dog", "tree", "car", "road", "sky"])
     assert other.ignore == 255  # 4 is sky now
@@ -263,32 +263,32 @@ def quarters(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_mask_of_the_stored_picture_is_turned_with_it(
+def test_a_mask_of_the_stored_image_is_turned_with_it(
     tmp_path: Path, orientation: int, bits: int
 ) -> None:
     stored = quarters(20, 32)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     grey = (stored * 60).astype(np.uint8)
-    picture = save(tmp_path / "1.png", np.stack([grey] * 3, 2), exif=exif)
-    upright = np.asarray(open_image(picture))[..., 0] // 60
+    image = save(tmp_path / "1.png", np.stack([grey] * 3, 2), exif=exif)
+    upright = np.asarray(open_image(image))[..., 0] // 60
     kept = save(tmp_path / "kept.png", stored.astype(f"uint{bits}"))
     turned = save(tmp_path / "turned.png", upright.astype(f"uint{bits}"))
     if orientation >= 5:  # the size tells
-        np.testing.assert_array_equal(samples(tmp_path, picture, kept).mask(0), upright)
-        assert samples(tmp_path, picture, kept).turn(0) == (orientation, True)
-    np.testing.assert_array_equal(samples(tmp_path, picture, turned).mask(0), upright)
+        np.testing.assert_array_equal(samples(tmp_path, image, kept).mask(0), upright)
+        assert samples(tmp_path, image, kept).turn(0) == (orientation, True)
+    np.testing.assert_array_equal(samples(tmp_path, image, turned).mask(0), upright)
     # A mask that fits either way is taken as upright, and the doubt is told.
-    assert samples(tmp_path, picture, turned).turn(0) == (1, orientation not in (2, 3, 4))
+    assert samples(tmp_path, image, turned).turn(0) == (1, orientation not in (2, 3, 4))
     own = save(tmp_path / "own.png", stored, exif=exif)  # a mask with an orientation of its own
-    np.testing.assert_array_equal(samples(tmp_path, picture, own).mask(0), upright)
+    np.testing.assert_array_equal(samples(tmp_path, image, own).mask(0), upright)
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
-    picture = save(tmp_path / "1.jpg", np.zeros((20, 30, 3), np.uint8))
+    image = save(tmp_path / "1.jpg", np.zeros((20, 30, 3), np.uint8))
     mask = save(tmp_path / "1.png", np.zeros((30, 20), np.uint8))
     with pytest.raises(MaskSizeError, match=r"1\.png: the mask has 20 x 30 .*1\.jpg has 30 x 20"):
-        samples(tmp_path, picture, mask).mask(0)
+        samples(tmp_path, image, mask).mask(0)
 
 
 def test_camvid_has_eleven_classes_and_void(shared: Path) -> None:

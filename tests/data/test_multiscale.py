@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilevit.data.multiscale import (
+from mobilevit.data.sampler import (
     EpochOrder,
     MultiScaleBatchSampler,
     MultiScaleSchedule,
@@ -91,7 +91,7 @@ def test_few_samples_make_one_batch():  # A21
 
 
 @pytest.mark.parametrize("samples", [33, 65, 97])
-def test_no_sample_is_left_alone(samples):  # A21: batch norm can not learn from one
+def test_no_sample_is_left_alone(samples):  # A21: batch norm cannot learn from one
     schedule = MultiScaleSchedule(samples=samples, sizes=(64,), base_size=64, base_batch=32)
     assert [step.batch_size for step in schedule.epoch(0)][-1] == 33
 

@@ -5,17 +5,17 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.formats.torchvision import NAMED_SETS, named_samples
 from mobilevit.data.images import open_image
-from mobilevit.data.named import NAMED_SETS, named_samples
 
 
 @pytest.fixture
 def imagenette(tmp_path):
     for split, count in (("train", 2), ("val", 1)):
         for number, wnid in enumerate(datasets.Imagenette._WNID_TO_CLASS):
-            for picture in range(count):
-                file = tmp_path / "imagenette2" / split / wnid / f"{picture}.JPEG"
+            for image in range(count):
+                file = tmp_path / "imagenette2" / split / wnid / f"{image}.JPEG"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (20, 30), (25 * number, 0, 0)).save(file)
     return tmp_path

@@ -1,4 +1,4 @@
-"""From a picture to the tensor that weights expect."""
+"""From an image to the tensor that weights expect."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_solid_red_is_blue_green_red_for_the_authors_weights():  # A7
     assert bgr.amax((1, 2)).tolist() == bgr.amin((1, 2)).tolist() == [0, 0, 1]
 
 
-def test_three_forms_of_a_picture_give_one_tensor():  # A8
+def test_three_forms_of_a_image_give_one_tensor():  # A8
     hwc = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14
     forms = [
         open_image(np.ascontiguousarray(hwc.transpose(2, 0, 1)), layout="CHW"),
@@ -33,14 +33,14 @@ def test_three_forms_of_a_picture_give_one_tensor():  # A8
 
 
 def _columns(width: int, height: int) -> Image.Image:
-    """A picture whose red is the column and whose green is the row, modulo 256."""
+    """An image whose red is the column and whose green is the row, modulo 256."""
     rows, columns = np.mgrid[0:height, 0:width]
     return Image.fromarray(np.uint8(np.stack((columns % 256, rows % 256, rows * 0), -1)))
 
 
 def test_short_side_288_then_the_centre():  # A9: 400x300 becomes 384x288, of which 64..319
-    picture = _columns(384, 288)
-    framed = np.asarray(Preprocessing().frame(picture))
+    image = _columns(384, 288)
+    framed = np.asarray(Preprocessing().frame(image))
     assert framed.shape == (256, 256, 3)
     assert framed[0, :, 0].tolist() == [column % 256 for column in range(64, 320)]
     assert framed[:, 0, 1].tolist() == [row % 256 for row in range(16, 272)]
@@ -59,7 +59,7 @@ def test_another_size_keeps_the_margins_share():
     assert Preprocessing(resize=384, crop=384).at(200) == Preprocessing(resize=200, crop=200)
 
 
-def test_small_and_narrow_pictures_are_framed():
+def test_small_and_narrow_images_are_framed():
     for size in ((1, 1), (1, 300), (2000, 3), (1, 60_000)):
         assert Preprocessing(resize=36, crop=32).frame(Image.new("RGB", size)).size == (32, 32)
 
@@ -88,12 +88,12 @@ def test_mean_and_std():
         ((1, 1500), (512, 8192)),  # no longer than 16 times its short side
     ],
 )
-def test_a_whole_picture_keeps_its_shape_in_steps_of_32(size, expected):
+def test_a_whole_image_keeps_its_shape_in_steps_of_32(size, expected):
     rule = Preprocessing(fit="short", resize=512, crop=512)
     assert rule.size(*size) == expected
 
 
-def test_short_keeps_all_of_the_picture():
+def test_short_keeps_all_of_the_image():
     rule = Preprocessing(fit="short", resize=96, crop=96)
     framed = np.asarray(rule.frame(_columns(240, 192)))
     assert framed.shape == (96, 96, 3)  # 120 is rounded down

@@ -1,4 +1,4 @@
-"""Shards hold every picture as it is, and give it back once, however they are read."""
+"""Shards hold every image as it is, and give it back once, however they are read."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data import shards_tar
 from mobilevit.data.datasets import EvaluationSet, TrainingSet
-from mobilevit.data.find_shards import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.folder import DataError, splits
+from mobilevit.data.formats.folders import DataError, splits
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.multiscale import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.data.shards import INDEX, UNFINISHED, read_index
-from mobilevit.data.shards_write import index_shards, write_shards
+from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.shards import read as shards_tar
+from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
+from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
+from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.data.streaming import order_of
-from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 CLASSES = ("a.b", "ödland")
 RULE = Preprocessing(crop=16, resize=16)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """46 pictures to train on, 14 to judge by; two classes, names that webdataset would split."""
-    root = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """46 images to train on, 14 to evaluate by; two classes, names that webdataset would split."""
+    root = tmp_path_factory.mktemp("images")
     for number in range(60):
         noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
         split = "val" if number % 30 >= 23 else "train"
@@ -51,9 +51,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards")
-    write_shards(splits(pictures), out, size=1e6, shards=7, workers=2)
+    write_shards(splits(images), out, size=1e6, shards=7, workers=2)
     return out
 
 
@@ -78,7 +78,7 @@ def loader(samples: Any, workers: int = 0, pool: int = 20) -> EpochLoader:
     return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
 
 
-def test_shards_hold_the_files_as_they_are(pictures: Path, shards: Path) -> None:
+def test_shards_hold_the_files_as_they_are(images: Path, shards: Path) -> None:
     index = read_index(str(shards))
     assert index.classes == CLASSES
     assert [len(index.parts[name].shards) for name in ("train", "val")] == [7, 2]
@@ -89,7 +89,7 @@ def test_shards_hold_the_files_as_they_are(pictures: Path, shards: Path) -> None
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.size, shard.sha256)
         assert shard.samples in (6, 7)
     found = shard_splits(str(shards))
-    for ours, split in ((found.train, splits(pictures).train), (found.val, splits(pictures).val)):
+    for ours, split in ((found.train, splits(images).train), (found.val, splits(images).val)):
         theirs = {
             path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
         }
@@ -100,7 +100,7 @@ def test_shards_hold_the_files_as_they_are(pictures: Path, shards: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own
-def test_webdataset_reads_them(pictures: Path, shards: Path) -> None:
+def test_webdataset_reads_them(images: Path, shards: Path) -> None:
     import webdataset
 
     urls = [str(path) for path in sorted(shards.glob("train-*.tar"))]
@@ -108,14 +108,14 @@ def test_webdataset_reads_them(pictures: Path, shards: Path) -> None:
     ours = shard_splits(str(shards)).train
     assert len(theirs) == len(ours.labels)
     for index, sample in enumerate(theirs):
-        picture = sample.get("png", sample.get("jpeg"))
-        assert (picture, int(sample["cls"])) == (ours.source(index), ours.labels[index])
+        image = sample.get("png", sample.get("jpeg"))
+        assert (image, int(sample["cls"])) == (ours.source(index), ours.labels[index])
     assert len({sample["__key__"] for sample in theirs}) == 46
 
 
-def test_an_interrupted_writing_goes_on(pictures: Path, shards: Path, tmp_path: Path) -> None:
+def test_an_interrupted_writing_goes_on(images: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write = partial(write_shards, splits(pictures), out, size=1e6, shards=7)
+    write = partial(write_shards, splits(images), out, size=1e6, shards=7)
     out.mkdir()
     (out / "mine.txt").touch()
     with pytest.raises(DataError, match="is not empty"):
@@ -135,8 +135,8 @@ def test_an_interrupted_writing_goes_on(pictures: Path, shards: Path, tmp_path: 
     assert is_sharded(str(out))
     with pytest.raises(DataError, match="not all written"):
         shard_splits(str(out))
-    with pytest.raises(DataError, match="other pictures, or with other options"):
-        write_shards(splits(pictures), out, size=1e6, shards=7, seed=1)
+    with pytest.raises(DataError, match="other images, or with other options"):
+        write_shards(splits(images), out, size=1e6, shards=7, seed=1)
     kept = (out / "train-000001.tar").stat().st_mtime_ns
     write()
     assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
@@ -209,8 +209,8 @@ def test_an_epoch_has_every_sample_once(shards: Path, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_sample_once(pictures: Path, shards: Path, workers: int) -> None:
-    split = splits(pictures).val
+def test_evaluation_sees_every_sample_once(images: Path, shards: Path, workers: int) -> None:
+    split = splits(images).val
     known = {
         path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
     }
@@ -325,9 +325,9 @@ def test_a_run_does_not_go_on_with_other_data(shards: Path) -> None:
         other.load_state_dict(state)
 
 
-def test_shards_of_others_are_indexed(pictures: Path, tmp_path: Path) -> None:
+def test_shards_of_others_are_indexed(images: Path, tmp_path: Path) -> None:
     """Tars as the `tar` command makes them, with other members in them."""
-    split = splits(pictures).train
+    split = splits(images).train
     for number in range(2):
         folder = tmp_path / f"content{number}"
         folder.mkdir()
@@ -358,16 +358,16 @@ def test_shards_of_others_are_indexed(pictures: Path, tmp_path: Path) -> None:
     subprocess.run(
         ["tar", "-cf", tmp_path / "0.tar", "-C", tmp_path / "content0", "1.jpg"], check=True
     )
-    with pytest.raises(DataError, match=r"a sample is one picture and one .cls"):
+    with pytest.raises(DataError, match=r"a sample is one image and one .cls"):
         index_shards({"train": places}, tmp_path / "other", classes=CLASSES)
 
 
-def test_a_broken_picture_is_named_by_its_shard(tmp_path: Path, pictures: Path) -> None:
-    root = tmp_path / "pictures"
+def test_a_broken_image_is_named_by_its_shard(tmp_path: Path, images: Path) -> None:
+    root = tmp_path / "images"
     for split, number in itertools.product(("train", "val"), range(2)):
         file = root / split / "a" / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     write_shards(splits(root), tmp_path / "out", size=1e6)
     samples = shard_splits(str(tmp_path / "out")).train
     batches = EvaluationLoader(EvaluationSet(samples, RULE), batch_size=1, workers=0)

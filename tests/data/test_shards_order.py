@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilevit.data.folder import DataError
-from mobilevit.data.multiscale import Batch, MultiScaleBatchSampler, MultiScaleSchedule
-from mobilevit.data.shards_order import ShardOrder
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.sampler import Batch, MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.shards.order import ShardOrder
 
 
 def sizes_of(order: ShardOrder, epoch: int) -> list[int]:
@@ -103,9 +103,9 @@ def test_too_few_shards_are_said(caplog: pytest.LogCaptureFixture) -> None:
 RANKS = """
 import sys
 import torch.distributed as dist
-from mobilevit.data.find_shards import shard_splits
+from mobilevit.data.shards.open import shard_splits
 from mobilevit.data.loader import EpochLoader
-from mobilevit.data.multiscale import MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.streaming import order_of
 
 class Numbers:
@@ -144,14 +144,14 @@ def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
     """The same sizes at every step, disjoint samples, through a URL and a worker of each rank."""
     from PIL import Image
 
-    from mobilevit.data.folder import splits
-    from mobilevit.data.shards_write import write_shards
+    from mobilevit.data.formats.folders import splits
+    from mobilevit.data.shards.write import write_shards
 
     for number in range(40):
-        file = tmp_path / "pictures" / "ab"[number % 2] / f"{number}.png"
+        file = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
-    write_shards(splits(tmp_path / "pictures"), tmp_path / "shards", size=1e6, shards=5)
+    write_shards(splits(tmp_path / "images"), tmp_path / "shards", size=1e6, shards=5)
     (tmp_path / "ranks.py").write_text(RANKS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Tables of pictures, as `datasets` streams them."""
+"""Tables of images, as `datasets` streams them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from mobilevit.data.datasets import TrainingSet
-from mobilevit.data.find_shards import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.folder import DataError
+from mobilevit.data.formats.folders import DataError
 from mobilevit.data.loader import EpochLoader
-from mobilevit.data.multiscale import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.streaming import ShardSamples, order_of
-from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 NAMES = ("red", "blue")
 COUNTS = {"train": (6, 7, 5), "validation": (4, 3)}
@@ -120,8 +120,8 @@ def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
     assert found.val.source(3) == jpeg(53)
 
 
-def test_what_is_no_set_of_labelled_pictures_is_said(tables: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can not be opened as a data set"):
+def test_what_is_no_set_of_labelled_images_is_said(tables: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be opened as a data set"):
         shard_splits(f"hf:{tmp_path}/none")
     rows(0, 3).remove_columns("label").to_parquet(str(tmp_path / "a" / "train.parquet"))
     with pytest.raises(

@@ -12,16 +12,21 @@ from mobilevit.data.datasets import (
     SomeSamples,
     TrainingSet,
 )
-from mobilevit.data.folder import DataError, scan
+from mobilevit.data.formats.folders import DataError, scan
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.multiscale import (
+from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.sampler import (
     EpochOrder,
     MultiScaleBatchSampler,
     MultiScaleSchedule,
     SampleKey,
 )
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.data.transforms import AugmentOptions, BatchMix, TrainTransform, seeded
+from mobilevit.tasks.classification.transforms import (
+    AugmentOptions,
+    BatchMix,
+    TrainTransform,
+    seeded,
+)
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def test_the_callers_generator_is_left_alone(samples):
 
 
 @pytest.mark.parametrize("option", [{"rand_augment": 2}, {"erase": 1.0}, {"flip": 1.0}])
-def test_each_augmentation_changes_pictures(samples, option):
+def test_each_augmentation_changes_images(samples, option):
     plain = training_set(samples, flip=0.0).__getitems__(keys(*range(6)))[0]
     changed = training_set(samples, **{"flip": 0.0, **option}).__getitems__(keys(*range(6)))[0]
     assert not torch.equal(plain, changed)
@@ -137,7 +142,7 @@ def test_a_file_that_breaks_later_is_named(samples, workers):
     from mobilevit.data.images import ImageError
 
     broken = samples.split.paths[4]
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     with pytest.raises(ImageError, match=broken.name):
         list(epoch_loader(samples, workers))
     with pytest.raises(ImageError, match=broken.name):

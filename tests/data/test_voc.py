@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mobilevit.data.box_reading import Reading, select
-from mobilevit.data.boxes import BoxSamples
-from mobilevit.data.folder import DataError
-from mobilevit.data.voc import looks_like_voc, read_voc
+from mobilevit.data.formats.base import Reading, select
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.formats.voc import looks_like_voc, read_voc
+from mobilevit.tasks.detection.dataset import BoxSamples
 
 
-def picture(path: Path, size: tuple[int, int] = (100, 80), *, orientation: int = 1) -> Path:
+def make_image(path: Path, size: tuple[int, int] = (100, 80), *, orientation: int = 1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -53,15 +53,15 @@ def put(root: Path, name: str, text: str | bytes) -> Path:
 
 
 def one(root: Path, *things: str, **options: Any) -> BoxSamples:
-    """A folder with one picture of 100 x 80, opened."""
-    picture(root / "JPEGImages" / "1.jpg")
+    """A folder with one image of 100 x 80, opened."""
+    make_image(root / "JPEGImages" / "1.jpg")
     put(root, "Annotations/1.xml", xml(things, **options))
     return opened(read_voc(root))
 
 
 def opened(reading: Reading, split: str | None = None, *, on_bad: Any = "error") -> BoxSamples:
-    pictures = range(len(reading.samples)) if split is None else reading.splits[split]
-    return select(reading, pictures, split=split, on_bad=on_bad)
+    images = range(len(reading.samples)) if split is None else reading.splits[split]
+    return select(reading, images, split=split, on_bad=on_bad)
 
 
 def stems(samples: BoxSamples) -> list[str]:
@@ -147,8 +147,8 @@ def test_a_size_that_lies_changes_no_box(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_file_is_named_with_its_line(
     tmp_path: Path, text: str, reason: str
 ) -> None:
-    picture(tmp_path / "1.jpg")
-    picture(tmp_path / "2.jpg")
+    make_image(tmp_path / "1.jpg")
+    make_image(tmp_path / "2.jpg")
     put(tmp_path, "1.xml", text)
     put(tmp_path, "2.xml", xml([thing("a", 1, 1, 9, 9)]))
     with pytest.raises(DataError, match=reason):
@@ -177,14 +177,14 @@ def test_entities_are_refused_before_they_grow_or_read_a_file(
     tmp_path: Path, text: str, encoding: str
 ) -> None:
     (tmp_path / "secret.txt").write_text("secret")
-    picture(tmp_path / "1.jpg")
+    make_image(tmp_path / "1.jpg")
     put(tmp_path, "1.xml", text.encode(encoding))
     with pytest.raises(DataError, match=r"1\.xml:\d: declares entities, which are not read"):
         opened(read_voc(tmp_path))
 
 
 def test_a_document_type_without_entities_is_harmless(tmp_path: Path) -> None:
-    picture(tmp_path / "1.jpg")
+    make_image(tmp_path / "1.jpg")
     put(tmp_path, "1.xml", '<!DOCTYPE annotation SYSTEM "voc.dtd">' + xml([thing("a", 1, 1, 9, 9)]))
     assert opened(read_voc(tmp_path)).annotation(0).ids == (1,)
 
@@ -192,15 +192,15 @@ def test_a_document_type_without_entities_is_harmless(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb2312", "windows-1251"])
 def test_names_in_many_encodings(tmp_path: Path, encoding: str) -> None:
     name = {"gb2312": "\u72d7", "windows-1251": "\u043f\u0451\u0441"}.get(encoding, "h\u00fcnd")
-    picture(tmp_path / "1.jpg")
+    make_image(tmp_path / "1.jpg")
     text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + xml([thing(name, 1, 1, 9, 9)])
     put(tmp_path, "1.xml", text.encode(encoding))
     assert opened(read_voc(tmp_path)).classes == (name,)
 
 
 def test_other_xml_is_no_part_of_it(tmp_path: Path) -> None:
-    picture(tmp_path / "1.jpg")
-    picture(tmp_path / "lone.jpg")
+    make_image(tmp_path / "1.jpg")
+    make_image(tmp_path / "lone.jpg")
     put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)]))
     put(tmp_path, "project.xml", "<project><annotation/></project>")
     put(tmp_path, "broken.xml", "<project><annotation>")
@@ -232,42 +232,42 @@ def test_other_xml_is_no_part_of_it(tmp_path: Path) -> None:
         ("xml/" + unicodedata.normalize("NFD", "\u00e9") + ".xml", "imgs/\u00e9.jpg", ""),
     ],
 )
-def test_the_picture_of_an_xml_file_is_found(
+def test_the_image_of_an_xml_file_is_found(
     tmp_path: Path, annotation: str, image: str, filename: str
 ) -> None:
-    there = picture(tmp_path / image)
+    there = make_image(tmp_path / image)
     put(tmp_path, annotation, xml([thing("a", 1, 1, 9, 9)], filename=filename))
     assert opened(read_voc(tmp_path)).source(0).samefile(there)
 
 
 def test_the_name_of_the_xml_file_goes_before_the_stated_one(tmp_path: Path) -> None:
     for name in "12":
-        picture(tmp_path / f"{name}.jpg")
+        make_image(tmp_path / f"{name}.jpg")
         put(tmp_path, f"{name}.xml", xml([thing("a", 1, 1, 9, 9)], filename="1.jpg"))
     assert stems(opened(read_voc(tmp_path))) == ["1", "2"]
 
 
-def test_of_pictures_with_one_name_the_stated_one_is_taken(tmp_path: Path) -> None:
+def test_of_images_with_one_name_the_stated_one_is_taken(tmp_path: Path) -> None:
     for extension in ("jpg", "png", "webp"):
-        picture(tmp_path / f"1.{extension}")
+        make_image(tmp_path / f"1.{extension}")
     put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)], filename="1.png"))
     assert opened(read_voc(tmp_path)).source(0).name == "1.png"
 
 
-def test_missing_pictures_are_named(tmp_path: Path) -> None:
-    picture(tmp_path / "train" / "1.jpg")
-    picture(tmp_path / "val" / "2.jpg")  # of the same name, but of another split
+def test_missing_images_are_named(tmp_path: Path) -> None:
+    make_image(tmp_path / "train" / "1.jpg")
+    make_image(tmp_path / "val" / "2.jpg")  # of the same name, but of another split
     for name in ("1", "2", "3"):
         put(tmp_path, f"train/{name}.xml", xml([thing("a", 1, 1, 9, 9)], filename=f"{name}.gif"))
-    with pytest.raises(DataError, match=r"2 of 3 pictures are missing") as caught:
+    with pytest.raises(DataError, match=r"2 of 3 images are missing") as caught:
         opened(read_voc(tmp_path))
-    assert "3.xml: picture missing: none of that name, nor 3.gif" in str(caught.value)
+    assert "3.xml: image missing: none of that name, nor 3.gif" in str(caught.value)
     assert stems(opened(read_voc(tmp_path), on_bad="skip")) == ["1"]
 
 
 def test_lists_state_the_splits(tmp_path: Path) -> None:
     for name in ("1", "2.5", "my photo 1", "4", "deep/5", "6"):
-        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        make_image(tmp_path / "JPEGImages" / f"{name}.jpg")
         put(tmp_path, f"Annotations/{name}.xml", xml([thing("a", 1, 1, 9, 9)]))
     put(tmp_path, "ImageSets/Main/train.txt", "1  1\n2.5 -1\r\nmy photo 1\n\n1\n")
     put(tmp_path, "ImageSets/Main/Val.TXT", "4.jpg\nJPEGImages/6.jpg\ndeep/5\n")
@@ -288,7 +288,7 @@ def test_lists_state_the_splits(tmp_path: Path) -> None:
 
 
 def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
-    picture(tmp_path / "1.jpg")
+    make_image(tmp_path / "1.jpg")
     put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)]))
     put(tmp_path, "ImageSets/train.txt", "1")
     put(tmp_path, "ImageSets/val.txt", b"\xff1")
@@ -300,7 +300,7 @@ def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 def test_folders_state_the_splits(tmp_path: Path) -> None:
     for name in ("train/1", "Validation/2", "other/3"):
-        picture(tmp_path / f"{name}.jpg")
+        make_image(tmp_path / f"{name}.jpg")
         put(tmp_path, f"{name}.xml", xml([thing("a", 1, 1, 9, 9)]))
     reading = read_voc(tmp_path)
     assert stems(opened(reading, "train")) == ["1"]
@@ -311,7 +311,7 @@ def test_folders_state_the_splits(tmp_path: Path) -> None:
 def test_years_side_by_side_each_with_their_lists(tmp_path: Path) -> None:
     for year in ("VOC2007", "VOC2012"):
         for name in ("1", "2"):
-            picture(tmp_path / year / "JPEGImages" / f"{name}.jpg")
+            make_image(tmp_path / year / "JPEGImages" / f"{name}.jpg")
             put(tmp_path, f"{year}/Annotations/{name}.xml", xml([thing(year, 1, 1, 9, 9)]))
         put(tmp_path, f"{year}/ImageSets/Main/train.txt", "1\n")
     train = opened(read_voc(tmp_path), "train")
@@ -322,8 +322,8 @@ def test_years_side_by_side_each_with_their_lists(tmp_path: Path) -> None:
 def test_a_strange_set(tmp_path: Path) -> None:
     """Spaces, accents, capitals, nested folders, a photo turned by EXIF, a size of 0."""
     root = tmp_path / "Meine Daten (neu)"
-    upright = picture(root / "Images/K\u00fche & Co/Foto 1.JPG", (100, 80), orientation=6)
-    picture(root / "Images/K\u00fche & Co/deep/er/foto.2.Jpeg")
+    upright = make_image(root / "Images/K\u00fche & Co/Foto 1.JPG", (100, 80), orientation=6)
+    make_image(root / "Images/K\u00fche & Co/deep/er/foto.2.Jpeg")
     put(
         root,
         "Annotations/K\u00fche & Co/Foto 1.XML",

@@ -11,14 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mobilevit.data.box_reading import Reading, read_text, select
-from mobilevit.data.boxes import BoxSamples
-from mobilevit.data.folder import DataError
-from mobilevit.data.yolo import _read_line, looks_like_data_yaml, looks_like_labels, read_yolo
+from mobilevit.data.formats.base import Reading, read_text, select
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.formats.yolo import (
+    _read_line,
+    looks_like_data_yaml,
+    looks_like_labels,
+    read_yolo,
+)
 from mobilevit.data.yolo_layout import Plan
+from mobilevit.tasks.detection.dataset import BoxSamples
 
 
-def picture(path: Path, size: tuple[int, int] = (100, 80), *, orientation: int = 1) -> Path:
+def make_image(path: Path, size: tuple[int, int] = (100, 80), *, orientation: int = 1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -34,13 +39,13 @@ def put(root: Path, name: str, text: str = "") -> Path:
 
 
 def pair(root: Path, image: str, label: str, line: str = "0 .5 .5 .2 .5") -> None:
-    picture(root / image)
+    make_image(root / image)
     put(root, label, line + "\n")
 
 
 def opened(reading: Reading, split: str | None = None, *, on_bad: Any = "error") -> BoxSamples:
-    pictures = range(len(reading.samples)) if split is None else reading.splits[split]
-    return select(reading, pictures, split=split, on_bad=on_bad)
+    images = range(len(reading.samples)) if split is None else reading.splits[split]
+    return select(reading, images, split=split, on_bad=on_bad)
 
 
 def one(root: Path, text: str) -> BoxSamples:
@@ -59,7 +64,7 @@ def found(samples: BoxSamples) -> dict[str, int]:
 # lines
 
 
-def test_a_line_is_a_class_and_shares_of_the_picture(tmp_path: Path) -> None:
+def test_a_line_is_a_class_and_shares_of_the_image(tmp_path: Path) -> None:
     samples = one(tmp_path, "\ufeff0 0.5 0.5 0.2 0.5\r\n\n 2.0\t.1 .125 .4 .25 \n")
     shown = samples.annotation(0)
     assert shown.boxes[0].tolist() == pytest.approx([40, 20, 60, 60])
@@ -102,13 +107,13 @@ def test_centre_and_sides_come_back(box: tuple[float, ...], number: int) -> None
         ("-1 .5 .5 .2 .2", "starts with -1, which is no class number"),
         ("nan .5 .5 .2 .2", "starts with nan"),
         ("1e300 .5 .5 .2 .2", "starts with 1e300"),
-        ("0 320 240 20 20", "320 is no share of a picture's width or height"),
+        ("0 320 240 20 20", "320 is no share of an image's width or height"),
         ("0 .5 -.7 .2 .2", "-0.7 is no share"),
         ("0 .5 .5 inf .2", "inf is no share"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
-    picture(tmp_path / "other.jpg")
+    make_image(tmp_path / "other.jpg")
     put(tmp_path, "other.txt", "0 .5 .5 .1 .1")
     with pytest.raises(DataError, match=reason) as caught:
         one(tmp_path, f"0 .5 .5 .1 .1\n\n{line}\n")
@@ -127,8 +132,8 @@ def test_boxes_without_area_are_left_out_and_counted(
     assert "1.txt:1, " in caplog.text
 
 
-def test_shares_are_of_the_upright_picture(tmp_path: Path) -> None:
-    picture(tmp_path / "1.jpg", (100, 80), orientation=8)
+def test_shares_are_of_the_upright_image(tmp_path: Path) -> None:
+    make_image(tmp_path / "1.jpg", (100, 80), orientation=8)
     put(tmp_path, "1.txt", "0 .5 .5 .5 .5")
     assert opened(read_yolo(tmp_path)).annotation(0).boxes.tolist() == [[20, 25, 60, 75]]
 
@@ -268,17 +273,17 @@ def test_labels_are_found(tmp_path: Path, image: str, label: str) -> None:
     assert count == 1
 
 
-def test_a_folder_of_labels_goes_before_text_beside_the_picture(tmp_path: Path) -> None:
+def test_a_folder_of_labels_goes_before_text_beside_the_image(tmp_path: Path) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt")
     put(tmp_path, "images/1.txt", "a caption")
     assert found(opened(read_yolo(tmp_path))) == {"1.jpg": 1}
 
 
-def test_pictures_beside_a_folder_of_images_are_something_else(tmp_path: Path) -> None:
+def test_images_beside_a_folder_of_images_are_something_else(tmp_path: Path) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt")
-    picture(tmp_path / "images/2.jpg")
-    picture(tmp_path / "masks/1.png")
-    picture(tmp_path / "preview.jpg")
+    make_image(tmp_path / "images/2.jpg")
+    make_image(tmp_path / "masks/1.png")
+    make_image(tmp_path / "preview.jpg")
     reading = read_yolo(tmp_path)
     assert found(opened(reading)) == {"1.jpg": 1, "2.jpg": 0}
     assert [line.split(": ")[1] for line in reading.unused] == [
@@ -286,17 +291,17 @@ def test_pictures_beside_a_folder_of_images_are_something_else(tmp_path: Path) -
     ] * 2
 
 
-def test_pictures_without_labels_have_no_boxes(tmp_path: Path) -> None:
+def test_images_without_labels_have_no_boxes(tmp_path: Path) -> None:
     pair(tmp_path, "images/train/1.jpg", "labels/train/1.txt")
     pair(tmp_path, "images/train/2.jpg", "labels/train/2.txt", "")
-    picture(tmp_path / "images/train/3.jpg")
+    make_image(tmp_path / "images/train/3.jpg")
     # One of the same name in another split is not taken for it.
     pair(tmp_path, "images/val/4.jpg", "labels/val/4.txt")
     put(tmp_path, "labels/val/3.txt", "0 .5 .5 .1 .1")
     reading = read_yolo(tmp_path)
     assert found(opened(reading, "train")) == {"1.jpg": 1, "2.jpg": 0, "3.jpg": 0}
     assert found(opened(reading, "val")) == {"4.jpg": 1}
-    assert any("3.txt: no picture belongs to it" in line for line in reading.unused)
+    assert any("3.txt: no image belongs to it" in line for line in reading.unused)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +322,7 @@ def test_a_yaml_says_where_the_splits_are(tmp_path: Path, text: str) -> None:
     root = tmp_path / "cells"
     pair(root, "images/train/1.jpg", "labels/train/1.txt", "1 .5 .5 .1 .1")
     pair(root, "images/val/2.jpg", "labels/val/2.txt")
-    picture(root / "images/val/more/3.jpg")
+    make_image(root / "images/val/more/3.jpg")
     pair(root, "images/spare/4.jpg", "labels/spare/4.txt")
     put(root, "train.txt", "./images/train/1.jpg\n")
     put(root, "lists/val.txt", "images/val/2.jpg\n\n/content/images/val/more/3.jpg\n")
@@ -329,7 +334,7 @@ def test_a_yaml_says_where_the_splits_are(tmp_path: Path, text: str) -> None:
     assert set(reading.splits) - {"train", "val"} == ({"test"} if "images/test" in text else set())
 
 
-def test_pictures_may_be_far_from_the_yaml(tmp_path: Path) -> None:
+def test_images_may_be_far_from_the_yaml(tmp_path: Path) -> None:
     pair(tmp_path, "far/images/train/1.jpg", "far/labels/train/1.txt")
     pair(tmp_path, "away/val/2.jpg", "away/val/2.txt")
     file = put(
@@ -377,14 +382,14 @@ def test_a_split_that_is_not_there_matters_only_if_it_is_wanted(tmp_path: Path) 
         opened(reading, "test")
 
 
-def test_lists_of_pictures_state_the_splits_of_a_folder(tmp_path: Path) -> None:
+def test_lists_of_images_state_the_splits_of_a_folder(tmp_path: Path) -> None:
     for number in range(4):
         pair(tmp_path, f"obj_train_data/{number}.jpg", f"obj_train_data/{number}.txt")
     put(tmp_path, "train.txt", "data/obj_train_data/0.jpg\ndata/obj_train_data/1.jpg\n")
     put(tmp_path, "valid.txt", "data/obj_train_data/2.jpg\ndata/obj_train_data/gone.jpg\n")
     reading = read_yolo(tmp_path)
     assert found(opened(reading, "train")) == {"0.jpg": 1, "1.jpg": 1}
-    with pytest.raises(DataError, match=r"1 of 2 pictures are missing(.|\n)*valid\.txt:2"):
+    with pytest.raises(DataError, match=r"1 of 2 images are missing(.|\n)*valid\.txt:2"):
         opened(reading, "valid")
     assert found(opened(reading, "valid", on_bad="skip")) == {"2.jpg": 1}
     assert [line.split(": ")[1] for line in reading.unused] == ["in no split"]
@@ -407,9 +412,9 @@ def test_a_folder_may_be_named_from_within_it(
 def test_a_strange_set(tmp_path: Path) -> None:
     """Spaces, accents, capitals, nested folders, a byte order mark, a photo turned by EXIF."""
     root = tmp_path / "d\u00e9tection \u2013 v2"
-    picture(root / "Train/Images/Caf\u00e9 (1).JPEG", (100, 80), orientation=6)
+    make_image(root / "Train/Images/Caf\u00e9 (1).JPEG", (100, 80), orientation=6)
     put(root, "Train/Labels/Caf\u00e9 (1).TXT", "\ufeff1 .25 .5 .5 .1\r\n")
-    picture(root / "Train/Images/n\u00e6r/2.jpg")
+    make_image(root / "Train/Images/n\u00e6r/2.jpg")
     put(root, "Train/Labels/n\u00e6r/2.txt", "0 .5 .5 1 1\n")
     pair(root, "VALID/Images/3.Jpg", "VALID/Labels/3.txt", "")
     put(root, "README.txt", "exported")
@@ -446,6 +451,6 @@ def test_what_looks_like_yolo(tmp_path: Path) -> None:
         assert looks_like_labels([f"x/{name}.JPG"], [str(texts[name])]) is expected
     assert not looks_like_labels(["other.jpg"], [str(texts["numbers"])])
     many = [put(tmp_path, f"many/{number:03}.txt") for number in range(200)]
-    pictures = [f"{number:03}.jpg" for number in range(200)]
+    images = [f"{number:03}.jpg" for number in range(200)]
     many[-1].write_text("3 .5 .5 .1 .1 .9 .9")
-    assert looks_like_labels(pictures, [str(path) for path in many])
+    assert looks_like_labels(images, [str(path) for path in many])

@@ -15,8 +15,8 @@ from torch import nn
 
 import mobilevit
 from mobilevit.commands.export import export, sample_photos
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.web_runtime import provide
+from mobilevit.exports.backends.web.onnxruntime_web import provide
+from mobilevit.exports.spec import ExportError
 
 ANTS = tuple(f"ant {number}" for number in range(5))
 
@@ -51,7 +51,7 @@ def network() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
-    """Three pictures that differ."""
+    """Three images that differ."""
     found = sample_photos()
     return [*found, ImageOps.invert(found[0])]
 
@@ -83,7 +83,7 @@ def made_page(
 ) -> Callable[[str], MadePage]:
     """Export a network of a task as a page, once: `made_page("detection")`.
 
-    That of segmentation takes pictures of any size.
+    That of segmentation takes images of any size.
     """
     try:
         provide()

@@ -17,14 +17,14 @@ from PIL import Image
 import mobilevit
 from mobilevit.commands.export import export
 from mobilevit.exports import prepare as prepare_module
-from mobilevit.exports.coreml import CoremlRunner
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.exports.backends.coreml.backend import CoremlRunner
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Quantization, Request, Written, prepare
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.verify import DisagreementError, verify
-from mobilevit.exports.whole import whole
+from mobilevit.exports.wrap import whole
 from mobilevit.models.fuse import fuse
-from mobilevit.tasks.detection import detect
+from mobilevit.tasks.detection.loss_and_postprocess import detect
 
 pytest.importorskip("coremltools")
 
@@ -246,7 +246,7 @@ def test_a_wrong_package_is_not_written(
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"quantize": Quantization(kind="int4")}, "can not be quantised as 'int4'; int8, "),
+        ({"quantize": Quantization(kind="int4")}, "cannot be quantised as 'int4'; int8, "),
         (
             {"quantize": Quantization(kind="palette6", keep=frozenset({"form.tail"}))},
             r"form\.tail to keep",

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mobilevit
-from mobilevit.checkpoints.files import digest
-from mobilevit.exports import executorch
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.checkpoints.folder import digest
+from mobilevit.exports.backends.executorch import backend as executorch
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Quantization, Request, Written, file_rule
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.verify import verify
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import TransformerLayer
@@ -217,7 +217,7 @@ def test_nothing_delegated_is_an_error(network: Any) -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(quantize=Quantization(kind="palette4")), "can not be quantised as palette4"),
+        (Request(quantize=Quantization(kind="palette4")), "cannot be quantised as palette4"),
         (
             Request(quantize=Quantization(kind="int8", keep=frozenset({"nose"}))),
             "there are no layers nose",
@@ -233,5 +233,5 @@ def test_refusals_help(network: Any, request_: Request, message: str) -> None:
 def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "ants.pte"
     path.write_bytes(content)
-    with pytest.raises(ExportError, match=r"ExecuTorch can not open .*ants\.pte"):
+    with pytest.raises(ExportError, match=r"ExecuTorch cannot open .*ants\.pte"):
         open_exported(path)

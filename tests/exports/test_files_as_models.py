@@ -13,11 +13,11 @@ from PIL import Image
 
 import mobilevit
 from mobilevit.__main__ import main
-from mobilevit.checkpoints.files import digest
-from mobilevit.commands.export_accuracy import Judge
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.checkpoints.folder import digest
+from mobilevit.exports.accuracy import Evaluator
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Request
+from mobilevit.exports.spec import ExportError
 from mobilevit.training.options import DataOptions
 
 pytest.importorskip("onnxruntime")
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.filterwarnings(
 ODD: dict[str, Any] = {"channel_order": "bgr", "mean": (0.1, 0.0, 0.05), "std": (0.9, 1.0, 1.1)}
 """Values of a kind that a forgotten step would show in."""
 OWN: dict[str, dict[str, Any]] = {"masks": {"fit": "squash"}, "masks-size": {}}
-"""How a file frames pictures, where the network keeps their shape."""
+"""How a file frames images, where the network keeps their shape."""
 SHAPES = ((60, 80), (90, 70), (64, 64), (40, 100), (75, 75))
-"""(height, width) of the pictures."""
+"""(height, width) of the images."""
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +70,21 @@ def ants(network: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set for all three tasks: five pictures of coarse noise in several shapes.
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set for all three tasks: five images of coarse noise in several shapes.
 
     `classes/ant N/N.png`; `boxes/images` and `boxes/labels`; `masks/images` and `masks/masks`.
     """
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     for folder in ("boxes/images", "boxes/labels", "masks/images", "masks/masks"):
         (root / folder).mkdir(parents=True)
     for number, (height, width) in enumerate(SHAPES):
         coarse = Image.fromarray(draw.integers(0, 256, (5, 5, 3), np.uint8))
-        picture = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        image = coarse.resize((width, height), Image.Resampling.BICUBIC)
         (root / "classes" / f"ant {number}").mkdir(parents=True)
         for place in (f"classes/ant {number}", "boxes/images", "masks/images"):
-            picture.save(root / place / f"{number}.png")
+            image.save(root / place / f"{number}.png")
         (root / "boxes" / "labels" / f"{number}.txt").write_text(f"{number} 0.5 0.5 0.6 0.7\n")
         mask = np.full((height, width), number, np.uint8)
         mask[: height // 2] = (number + 1) % 5
@@ -95,8 +95,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def photos_of(pictures: Path) -> list[Path]:
-    return sorted((pictures / "boxes" / "images").glob("*.png"))
+def photos_of(images: Path) -> list[Path]:
+    return sorted((images / "boxes" / "images").glob("*.png"))
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def photos_of(pictures: Path) -> list[Path]:
     [("classes", 1e-4), ("classes-raw", 1e-4), ("classes-half", 1e-2)],
 )
 def test_probabilities_are_those_of_the_folder(
-    ants: Path, pictures: Path, file: str, bound: float
+    ants: Path, images: Path, file: str, bound: float
 ) -> None:
-    photos = photos_of(pictures)
+    photos = photos_of(images)
     expected = mobilevit.predict(ants / "classes", *photos)
     found = mobilevit.predict(ants / f"{file}.onnx", *photos, threads=1)
     assert [one.source for one in found] == [str(photo) for photo in photos]
@@ -119,8 +119,8 @@ def test_probabilities_are_those_of_the_folder(
 
 
 @pytest.mark.parametrize("file", ["boxes", "boxes-raw"])
-def test_boxes_are_those_of_the_folder(ants: Path, pictures: Path, file: str) -> None:
-    photos = photos_of(pictures)
+def test_boxes_are_those_of_the_folder(ants: Path, images: Path, file: str) -> None:
+    photos = photos_of(images)
     expected = mobilevit.predict(ants / "boxes", *photos, score=0.2)
     found = mobilevit.predict(ants / f"{file}.onnx", *photos, score=0.2)
     assert sum(len(one.boxes) for one in expected) > 5
@@ -133,8 +133,8 @@ def test_boxes_are_those_of_the_folder(ants: Path, pictures: Path, file: str) ->
 
 
 @pytest.mark.parametrize("file", ["masks", "masks-size"])
-def test_masks_are_those_of_the_folder(ants: Path, pictures: Path, file: str) -> None:
-    photos = photos_of(pictures)
+def test_masks_are_those_of_the_folder(ants: Path, images: Path, file: str) -> None:
+    photos = photos_of(images)
     expected = mobilevit.predict(ants / "masks", *photos, preprocessing=OWN[file])
     found = mobilevit.predict(ants / f"{file}.onnx", *photos)
     for one, other, shape in zip(found, expected, SHAPES, strict=True):
@@ -146,9 +146,9 @@ def test_masks_are_those_of_the_folder(ants: Path, pictures: Path, file: str) ->
 @pytest.mark.parametrize(
     "file", ["classes", "classes-raw", "boxes", "boxes-raw", "masks", "masks-size"]
 )
-def test_figures_are_those_of_the_folder(ants: Path, pictures: Path, file: str) -> None:
+def test_figures_are_those_of_the_folder(ants: Path, images: Path, file: str) -> None:
     name = file.partition("-")[0]
-    data = DataOptions(root=str(pictures / name), workers=0)
+    data = DataOptions(root=str(images / name), workers=0)
     folder = mobilevit.evaluate(ants / name, data=data, preprocessing=OWN.get(file))
     expected = folder.to_json()["sizes"]["64"]
     evaluation = mobilevit.evaluate(ants / f"{file}.onnx", data=data)
@@ -157,32 +157,32 @@ def test_figures_are_those_of_the_folder(ants: Path, pictures: Path, file: str) 
     assert found.keys() == expected.keys()
     figures = {
         "classes": ("samples", "top1", "top5", "loss", "calibration_error"),
-        "boxes": ("pictures", "boxes", "ap", "ap50", "ar100", "threshold"),
-        "masks": ("pictures", "pixels", "miou", "pixel_accuracy"),
+        "boxes": ("images", "boxes", "ap", "ap50", "ar100", "threshold"),
+        "masks": ("images", "pixels", "miou", "pixel_accuracy"),
     }
     for figure in figures[name]:
         assert found[figure] == pytest.approx(expected[figure], abs=2e-3), figure
 
 
 @pytest.mark.parametrize(("name", "measure"), [("boxes", "AP"), ("masks", "mean IoU")])
-def test_both_are_judged_at_export(ants: Path, pictures: Path, name: str, measure: str) -> None:
-    data = DataOptions(root=str(pictures / name), workers=0)
-    judge = Judge(mobilevit.load(ants / name), data, dynamic=None, limit=4)
-    accuracy = judge.accuracy(ants / f"{name}.onnx", FORMATS["onnx"])
-    assert (accuracy.measure, accuracy.pictures, accuracy.every) == (measure, 4, 5)
+def test_both_are_evaluated_at_export(ants: Path, images: Path, name: str, measure: str) -> None:
+    data = DataOptions(root=str(images / name), workers=0)
+    evaluate = Evaluator(mobilevit.load(ants / name), data, dynamic=None, limit=4)
+    accuracy = evaluate.accuracy(ants / f"{name}.onnx", FORMATS["onnx"])
+    assert (accuracy.measure, accuracy.images, accuracy.every) == (measure, 4, 5)
     assert accuracy.pytorch > 0 and accuracy.drop == pytest.approx(0, abs=0.1)
     assert (accuracy.own_shape is not None) == (name == "masks")
-    assert [max(photo.size) for photo in judge.compared()] == [64] * 4
+    assert [max(photo.size) for photo in evaluate.compared()] == [64] * 4
 
 
 def test_from_the_command_line(
-    ants: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ants: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, photo = str(ants / "classes.onnx"), str(photos_of(pictures)[0])
+    file, photo = str(ants / "classes.onnx"), str(photos_of(images)[0])
     assert main(["predict", file, photo, "--format", "csv", "--device", "cpu"]) == 0
     assert photo in capsys.readouterr().out
     file = str(ants / "masks-size.onnx")
-    words = ["evaluate", file, "--data.root", str(pictures / "masks"), "--sizes", "64,96"]
+    words = ["evaluate", file, "--data.root", str(images / "masks"), "--sizes", "64,96"]
     assert main([*words, "--data.workers", "1", "--threads", "2"]) == 0
     assert "96 px" in capsys.readouterr().out
     out = tmp_path / "drawn"
@@ -190,10 +190,10 @@ def test_from_the_command_line(
     assert len(list(out.iterdir())) == 4
 
 
-def test_a_raw_photo_into_the_file(ants: Path, pictures: Path) -> None:
+def test_a_raw_photo_into_the_file(ants: Path, images: Path) -> None:
     """No resizing on either side: a photo of the file's own size, as any program would give it."""
-    with Image.open(pictures / "boxes" / "images" / "2.png") as picture:
-        photo = picture.convert("RGB").resize((72, 72))
+    with Image.open(images / "boxes" / "images" / "2.png") as image:
+        photo = image.convert("RGB").resize((72, 72))
     inner = np.asarray(photo)[None, 4:68, 4:68]  # the square that the rule cuts out
     expected = mobilevit.predict(ants / "classes", photo)[0].probabilities
     model = mobilevit.load(ants / "classes")
@@ -222,25 +222,25 @@ def test_a_raw_photo_into_the_file(ants: Path, pictures: Path) -> None:
     ],
 )
 def test_options_that_a_file_has_decided(
-    ants: Path, pictures: Path, file: str, options: dict[str, Any], message: str
+    ants: Path, images: Path, file: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        mobilevit.predict(ants / f"{file}.onnx", pictures, **options)
+        mobilevit.predict(ants / f"{file}.onnx", images, **options)
     if "score" not in options:
-        data = DataOptions(root=str(pictures / "boxes"), workers=0)
+        data = DataOptions(root=str(images / "boxes"), workers=0)
         with pytest.raises(ExportError, match=message):
             mobilevit.evaluate(ants / f"{file}.onnx", data=data, **options)
 
 
-def test_another_size_is_refused_its_own_is_not(ants: Path, pictures: Path) -> None:
-    data = DataOptions(root=str(pictures / "classes"), workers=0)
-    with pytest.raises(ExportError, match="pictures of 64 x 64 pixels alone"):
+def test_another_size_is_refused_its_own_is_not(ants: Path, images: Path) -> None:
+    data = DataOptions(root=str(images / "classes"), workers=0)
+    with pytest.raises(ExportError, match="images of 64 x 64 pixels alone"):
         mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64, 96])
     assert mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64]).metrics.samples == 5
 
 
-def test_a_raw_detector_takes_either_rule(ants: Path, pictures: Path) -> None:
-    photo = photos_of(pictures)[0]
+def test_a_raw_detector_takes_either_rule(ants: Path, images: Path) -> None:
+    photo = photos_of(images)[0]
     options: dict[str, Any] = {"postprocessing": "2021", "score": 0.001}
     expected = mobilevit.predict(ants / "boxes", photo, **options)[0].boxes
     assert len(mobilevit.predict(ants / "boxes-raw.onnx", photo, **options)[0].boxes) == len(
@@ -249,7 +249,7 @@ def test_a_raw_detector_takes_either_rule(ants: Path, pictures: Path) -> None:
 
 
 def test_classes_may_be_stated_where_the_file_has_none(
-    network: Any, ants: Path, pictures: Path, tmp_path: Path
+    network: Any, ants: Path, images: Path, tmp_path: Path
 ) -> None:
     import onnx
 
@@ -258,7 +258,7 @@ def test_classes_may_be_stated_where_the_file_has_none(
         if text.key == "config":
             text.value = json.dumps({**json.loads(text.value), "classes": None})
     onnx.save(file, tmp_path / "nameless.onnx")
-    photo = photos_of(pictures)[0]
+    photo = photos_of(images)[0]
     with pytest.raises(ValueError, match="does not say what its 5 classes are called"):
         mobilevit.predict(tmp_path / "nameless.onnx", photo)
     found = mobilevit.predict(tmp_path / "nameless.onnx", photo, classes="a,b,c,d,e")
@@ -266,7 +266,7 @@ def test_classes_may_be_stated_where_the_file_has_none(
 
 
 def test_files_that_are_none(
-    ants: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ants: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import onnx
 
@@ -278,7 +278,7 @@ def test_files_that_are_none(
     (tmp_path / "text.onnx").write_text("no graph")
     (tmp_path / "empty.onnx").touch()
     (tmp_path / "folder.onnx").mkdir()
-    photo = str(photos_of(pictures)[0])
+    photo = str(photos_of(images)[0])
     for name, message in (
         ("foreign", "no file of `mobilevit export`"),
         ("cut", "damaged"),
@@ -294,8 +294,8 @@ def test_files_that_are_none(
 
 
 def test_a_missing_runtime_is_named(
-    ants: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ants: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    assert main(["predict", str(ants / "classes.onnx"), str(photos_of(pictures)[0])]) == 1
+    assert main(["predict", str(ants / "classes.onnx"), str(photos_of(images)[0])]) == 1
     assert "pip install 'mobilevit[onnx]'" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilevit.exports.form import export_form
+from mobilevit.exports.rewrite import export_form
 from mobilevit.models.fuse import fuse
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 
 
 def busy(name: str, **options: object) -> nn.Module:

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 import mobilevit
-from mobilevit.checkpoints.files import digest
+from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.exports.backends.registry import FORMATS, open_exported
+from mobilevit.exports.spec import ExportError
 
 # torch's exporters and the formats' tools use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,18 +15,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 import mobilevit
-from mobilevit.checkpoints.files import digest
+from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
-from mobilevit.exports.equalise import Equalised
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.form import export_form
-from mobilevit.exports.formats import FORMATS, open_exported
-from mobilevit.exports.litert_form import Gated, RootMeanSquare, litert_form
-from mobilevit.exports.litert_int8 import among, rounding
+from mobilevit.exports.backends.litert.quantize import among, rounding
+from mobilevit.exports.backends.litert.rewrite import Gated, RootMeanSquare, litert_form
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Quantization, Request, Written
+from mobilevit.exports.quantize import Equalised
+from mobilevit.exports.rewrite import export_form
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.verify import verify
 from mobilevit.models.layers import ConvNormAct
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 
 pytest.importorskip("litert_torch")
 
@@ -173,7 +173,7 @@ def test_what_is_kept_stays_in_float(
             Request(precision="fp16", quantize=Quantization(kind="int8-weights")),
             "leave precision fp16 out",
         ),
-        (Request(quantize=Quantization(kind="palette4")), "can not be quantised as 'palette4'"),
+        (Request(quantize=Quantization(kind="palette4")), "cannot be quantised as 'palette4'"),
         (
             Request(quantize=Quantization(kind="int8-weights", keep=frozenset({"nose"}))),
             "there are no layers nose",
@@ -212,7 +212,7 @@ def test_a_single_photo_is_a_name(network: Any, tmp_path: Path, photos: list[Ima
     exported = export(
         network("mobilevit_xxs"), out=str(tmp_path / "a.tflite"), photos=str(tmp_path / "one.png")
     )
-    assert exported.verification.pictures == 1
+    assert exported.verification.images == 1
 
 
 def busy(name: str) -> nn.Module:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilevit.exports.mil import Program
-from mobilevit.exports.mil_ops import OPERATIONS
+from mobilevit.exports.backends.coreml.interpreter import Program
+from mobilevit.exports.backends.coreml.mil_ops import OPERATIONS
 from mobilevit.exports.mil_types import MilError
 from mobilevit.exports.prepare import need, quiet
 

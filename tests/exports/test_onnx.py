@@ -14,17 +14,17 @@ from PIL import Image
 from torch import nn
 
 import mobilevit
-from mobilevit.checkpoints.files import digest
+from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
-from mobilevit.exports import onnx as onnx_module
 from mobilevit.exports import prepare as prepare_module
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.exports.backends.onnx import backend as onnx_module
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import MissingExtraError, Request, file_rule, prepare
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.verify import DisagreementError, compare, verify
-from mobilevit.exports.whole import suppress, whole
+from mobilevit.exports.wrap import suppress, whole
 from mobilevit.models.fuse import fuse
-from mobilevit.tasks.detection import detect
+from mobilevit.tasks.detection.loss_and_postprocess import detect
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -161,7 +161,7 @@ def test_half_precision_is_half_the_size(
     assert verification.bound == 1e-2 and verification.agreement == 1
 
 
-def test_suppression_is_within_classes_and_pictures() -> None:
+def test_suppression_is_within_classes_and_images() -> None:
     box = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9], [0.5, 0.5, 0.6, 0.6]])
     scores = torch.tensor([[[0.9, 0.8, 0.7], [0.1, 0.2, 0.0]], [[0.0, 0.5, 0.0], [0.0] * 3]])
     kept = suppress(box.expand(2, 3, 4), scores, 3, 0.5, 0.01)
@@ -189,7 +189,7 @@ def test_command(network: Any, tmp_path: Path) -> None:
     out = tmp_path / "new" / "ants.onnx"
     exported = export(str(folder), out=str(out), raw=True, preprocessing={"mean": (0.1, 0.1, 0.1)})
     assert exported.exit_code == 0 and exported.size == out.stat().st_size
-    assert exported.verification.pictures == 2 and exported.verification.difference < 1e-4
+    assert exported.verification.images == 2 and exported.verification.difference < 1e-4
     text = str(exported)
     assert "tensor: float32 [1, 3, 64, 64]" in text and "bound 0.001" in text
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Quantization, Request, file_rule
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.verify import verify
 from mobilevit.models.fuse import fuse
 
@@ -31,7 +31,7 @@ ODD: dict[str, Any] = {"channel_order": "bgr", "mean": (0.4, 0.5, 0.6), "std": (
 
 @pytest.fixture(scope="module")
 def ants(network: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A classifier, and its file of any number of pictures."""
+    """A classifier, and its file of any number of images."""
     model = network("mobilevit_xxs", **ODD)
     path = tmp_path_factory.mktemp("openvino") / "ants.openvino"
     written = OPENVINO.write(model, Request(dynamic="batch"), path)
@@ -45,7 +45,7 @@ def test_says_what_pytorch_says(ants: tuple[Any, Path], photos: list[Image.Image
     model, path = ants
     assert {file.name for file in path.iterdir()} == {"model.xml", "model.bin"}
     verification = verify(open_exported(path), model, photos, called="ants")
-    assert verification.pictures == 3 and verification.difference < 1e-4
+    assert verification.images == 3 and verification.difference < 1e-4
     rule = file_rule(model.config.preprocessing, None)
     images = np.stack([np.asarray(rule.frame(photo)) for photo in photos])
     (said,) = open_exported(path)(images)

@@ -1,4 +1,4 @@
-"""Quantised files on labelled pictures: what they may cost, and the smallest that costs no more."""
+"""Quantised files on labelled images: what they may cost, and the smallest that costs no more."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def model(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(model: Path, tmp_path_factory: pytest.TempPathFactory) -> DataOptions:
-    """Pictures in folders of the classes that the model sees in them."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Images in folders of the classes that the model sees in them."""
+    root = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _ in range(120):
         coarse = Image.fromarray(draw.integers(0, 256, (4, 4, 3), np.uint8))
-        pictures.append(coarse.resize((72, 64), Image.Resampling.BICUBIC))
-    for number, item in enumerate(mobilevit.predict(model, *pictures)):
+        images.append(coarse.resize((72, 64), Image.Resampling.BICUBIC))
+    for number, item in enumerate(mobilevit.predict(model, *images)):
         label = root / item.top(1)[0].name
         label.mkdir(exist_ok=True)
-        pictures[number].save(label / f"{number}.png")
+        images[number].save(label / f"{number}.png")
     return DataOptions(root=str(root), workers=0)
 
 
@@ -49,7 +49,7 @@ def test_auto_keeps_the_accuracy(model: Path, data: DataOptions, tmp_path: Path)
     out = tmp_path / "ants.onnx"
     whole = export(model, out=str(out), quantize="int8", data=data, max_drop=99.0)
     assert whole.accuracy is not None and whole.fp32_size is not None
-    assert whole.accuracy.pytorch == 1.0 and whole.accuracy.pictures == 90
+    assert whole.accuracy.pytorch == 1.0 and whole.accuracy.images == 90
     text = str(whole)
     assert f"{whole.int8_share:.0%} of the operations compute in int8" in text
     assert f"{whole.size / whole.fp32_size:.2f} of the fp32 file's" in text
@@ -65,7 +65,7 @@ def test_auto_keeps_the_accuracy(model: Path, data: DataOptions, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["ants.onnx"]
     metrics = mobilevit.evaluate(out, data=data).metrics
     wrong = round((1 - metrics.top1) * metrics.samples)
-    assert wrong >= round(found.accuracy.drop * 0.9)  # 90 of these 120 were judged
+    assert wrong >= round(found.accuracy.drop * 0.9)  # 90 of these 120 were evaluated
 
 
 def test_a_file_that_loses_too_much_is_not_left(
@@ -83,7 +83,7 @@ def test_a_file_that_loses_too_much_is_not_left(
 def test_without_data_answers_must_agree(model: Path, data: DataOptions, tmp_path: Path) -> None:
     out = tmp_path / "ants.onnx"
     options: dict[str, Any] = {"quantize": "int8", "photos": [data.root], "least_agreement": 1.0}
-    with pytest.raises(DisagreementError, match=r"30 pictures: .*at least 100%") as caught:
+    with pytest.raises(DisagreementError, match=r"30 images: .*at least 100%") as caught:
         export(model, out=str(out), **options)
     assert str(caught.value).startswith(f"{out} does not say what PyTorch says")
     assert list(tmp_path.iterdir()) == []

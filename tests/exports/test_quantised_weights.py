@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mobilevit.commands.export import export
-from mobilevit.exports.formats import FORMATS
+from mobilevit.exports.backends.registry import FORMATS
 from mobilevit.training.options import DataOptions
 
 # The formats' tools use what their own dependencies deprecate.
@@ -38,6 +38,6 @@ def test_int8_is_small_and_accurate(shared: Path, tmp_path: Path, kind: Any) -> 
         max_drop=2.6,
     )
     assert exported.accuracy is not None and exported.fp32_size is not None
-    assert exported.accuracy.pictures == 80 and exported.accuracy.pytorch > 0.9
+    assert exported.accuracy.images == 80 and exported.accuracy.pytorch > 0.9
     assert exported.size < 0.4 * exported.fp32_size
     assert exported.verification.agreement >= 0.9

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from mobilevit.commands.export import export
-from mobilevit.exports.equalise import Equalised, equalised
-from mobilevit.exports.facts import ExportError
-from mobilevit.exports.formats import FORMATS, open_exported
+from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Prepared, Quantization, Request
+from mobilevit.exports.quantize import Equalised, equalised
 from mobilevit.exports.sensitivity import Trial, layers_of, least_float, ranking
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.verify import verify
 from mobilevit.models.layers import InvertedResidual
 
@@ -136,7 +136,7 @@ def test_int8_weights_compute_as_float(
     ("options", "message"),
     [
         ({"precision": "fp16", "quantize": "int8"}, "leave precision fp16 out"),
-        ({"quantize": "int3"}, "can not be quantised as 'int3'"),
+        ({"quantize": "int3"}, "cannot be quantised as 'int3'"),
     ],
 )
 def test_refusals_help(network: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ import mobilevit
 from mobilevit.commands.serve import server_of
 from mobilevit.data.images import open_image
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.exports.formats import FORMATS, open_exported
-from mobilevit.exports.web import MODEL
-from mobilevit.exports.web_answer import expected_answer
+from mobilevit.exports.backends.registry import FORMATS, open_exported
+from mobilevit.exports.backends.web.backend import MODEL
+from mobilevit.exports.backends.web.self_test import expected_answer
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -97,7 +97,7 @@ def load(page: Any, backend: str = "wasm") -> None:
 
 @pytest.fixture(scope="module")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pictures of pages go: MOBILEVIT_SCREENSHOTS, for people who want to look."""
+    """Where images of pages go: MOBILEVIT_SCREENSHOTS, for people who want to look."""
     folder = os.environ.get("MOBILEVIT_SCREENSHOTS")
     path = Path(folder) if folder else tmp_path_factory.mktemp("screenshots")
     path.mkdir(parents=True, exist_ok=True)
@@ -242,13 +242,13 @@ def assert_same(task: str, answer: Any, prediction: Any) -> None:
     else:
         mask = answer["mask"]
         assert sum(one["share"] for one in mask["shares"]) == pytest.approx(1)
-        # The page keeps the mask at the model's size, predict stretches it to the picture's.
+        # The page keeps the mask at the model's size, predict stretches it to the image's.
         shares = {one.name: one.share for one in prediction.shares}
         for one in mask["shares"]:
             assert one["share"] == pytest.approx(shares.get(f"ant {one['label']}", 0), abs=0.05)
 
 
-def test_pictures_are_framed_as_in_python(chromium: Any, made_page: Any) -> None:
+def test_images_are_framed_as_in_python(chromium: Any, made_page: Any) -> None:
     rules = [
         Preprocessing(fit="crop", resize=37, crop=32),
         Preprocessing(fit="crop", resize=37, crop=32, interpolation="bicubic"),
@@ -258,8 +258,8 @@ def test_pictures_are_framed_as_in_python(chromium: Any, made_page: Any) -> None
     draw = np.random.default_rng(0)
     script = """
         const { framed } = await import('/app/framing.js');
-        const { decoded } = await import('/app/pictures.js');
-        const blob = await (await fetch(given.picture)).blob();
+        const { decoded } = await import('/app/images.js');
+        const blob = await (await fetch(given.image)).blob();
         const facts = { ...held.facts, preprocessing: given.rule };
         const { pixels, width, height } = framed(await decoded(blob, 'noise'), facts);
         return { pixels: Array.from(pixels), width, height } }"""
@@ -276,9 +276,9 @@ def test_pictures_are_framed_as_in_python(chromium: Any, made_page: Any) -> None
             noise = Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8))
             file = BytesIO()
             noise.save(file, "PNG")
-            picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+            image = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
             for rule in rules:
-                found = page.evaluate(GIVEN + script, {"picture": picture, "rule": asdict(rule)})
+                found = page.evaluate(GIVEN + script, {"image": image, "rule": asdict(rule)})
                 expected = np.asarray(rule.frame(noise))
                 assert (found["height"], found["width"]) == expected.shape[:2]
                 assert found["pixels"] == expected.ravel().tolist(), (width, height, rule)
@@ -336,7 +336,7 @@ def test_camera(chromium: Any, made_page: Any, screenshots: Path) -> None:
         load(page)
         page.click("#camera")
         page.wait_for_selector("#canvas[aria-label^='the camera: ']")
-        page.wait_for_selector("#timing:has-text('pictures a second')")
+        page.wait_for_selector("#timing:has-text('images a second')")
         assert page.get_attribute("#camera", "aria-pressed") == "true"
         page.screenshot(path=screenshots / "camera.png", full_page=True)
         page.click("#camera")
@@ -347,7 +347,7 @@ def test_camera(chromium: Any, made_page: Any, screenshots: Path) -> None:
         page.click("#sample")
         page.wait_for_selector("#canvas[aria-label^='the test photo: ']")
         assert page.get_attribute("#camera", "aria-pressed") == "false"
-        for _ in range(5):  # stopped while a picture is waited for, which is no error
+        for _ in range(5):  # stopped while an image is waited for, which is no error
             page.click("#camera")
             page.wait_for_selector("#canvas[aria-label^='the camera: ']")
             page.click("#camera")
@@ -386,14 +386,14 @@ def test_camera_that_is_forbidden(chromium: Any, made_page: Any) -> None:
     with served(made_page("detection").folder) as address, opened(chromium, address) as page:
         load(page)
         page.click("#camera")
-        page.wait_for_selector("#error:has-text('The camera can not be used')")
+        page.wait_for_selector("#error:has-text('The camera cannot be used')")
         assert page.is_enabled("#camera")
 
 
 def test_bad_files_get_a_message(chromium: Any, made_page: Any, tmp_path: Path) -> None:
     folder = made_page("classification").folder
     photo = (folder / "test" / "photo.png").read_bytes()
-    bad = {"notes.txt": b"no picture", "empty.png": b"", "torn.png": photo[:200]}
+    bad = {"notes.txt": b"no image", "empty.png": b"", "torn.png": photo[:200]}
     with served(folder) as address, opened(chromium, address) as page:
         load(page)
         for name, content in bad.items():
@@ -402,7 +402,7 @@ def test_bad_files_get_a_message(chromium: Any, made_page: Any, tmp_path: Path) 
             page.wait_for_selector(f"#error:has-text('{name}')")
         assert page.get_attribute("#error", "role") == "alert"
         page.evaluate("document.querySelector('#url').closest('details').open = true")
-        for path, message in (("nothing.jpg", "404"), ("page.json", "is not a picture")):
+        for path, message in (("nothing.jpg", "404"), ("page.json", "is not an image")):
             page.fill("#url", address + path)
             page.press("#url", "Enter")
             page.wait_for_selector(f"#error:has-text('{message}')")
@@ -566,7 +566,7 @@ def test_a_damaged_model_gets_a_message(chromium: Any, made_page: Any, tmp_path:
     (folder / MODEL).write_bytes(b"no model")
     with served(folder) as address, opened(chromium, address) as page:
         load(page)
-        assert "WebAssembly can not run the model" in page.inner_text("#state.bad")
+        assert "WebAssembly cannot run the model" in page.inner_text("#state.bad")
         assert page.is_disabled("#measure") and page.is_enabled("#load-button")
 
 

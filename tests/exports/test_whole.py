@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.exports.form import export_form
-from mobilevit.exports.whole import WholeDetector, whole
-from mobilevit.models.variants import build
+from mobilevit.exports.rewrite import export_form
+from mobilevit.exports.wrap import WholeDetector, whole
+from mobilevit.models.registry import build
 
 
 def detector(*, plain: bool) -> WholeDetector:

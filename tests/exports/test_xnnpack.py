@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilevit.exports.form import export_form
-from mobilevit.exports.xnnpack import RootNorm, decompositions, with_root_norms
-from mobilevit.models.variants import build
+from mobilevit.exports.backends.executorch.xnnpack import RootNorm, decompositions, with_root_norms
+from mobilevit.exports.rewrite import export_form
+from mobilevit.models.registry import build
 
 
 def busy(name: str) -> nn.Module:

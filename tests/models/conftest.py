@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mobilevit.models.layers import initialise
 from mobilevit.models.mobilevit import Backbone, BlockOptions
-from mobilevit.models.variants import VARIANTS, build
+from mobilevit.models.registry import VARIANTS, build
 
 
 @pytest.fixture

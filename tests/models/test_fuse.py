@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mobilevit.models.fuse import fuse
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 
 
 @pytest.mark.parametrize(

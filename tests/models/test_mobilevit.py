@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mobilevit.models.mobilevit import Backbone, fold, unfold
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 
 BACKBONES = {
     name: build(name, features_only=True).eval() for name in ("mobilevit_xxs", "mobilevitv2_050")

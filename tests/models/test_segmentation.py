@@ -14,7 +14,7 @@ from mobilevit.checkpoints import authors
 from mobilevit.models.deeplabv3 import PooledNorm, SegmentationLogits
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import PointwiseConv
-from mobilevit.models.variants import TASKS, VARIANTS, build, defaults
+from mobilevit.models.registry import TASKS, VARIANTS, build, defaults
 
 LATER = {"output_stride": 8, "channels": 512, "aux": True, "align_corners": True}
 """The authors' later form of DeepLabv3 on v1."""
@@ -95,7 +95,7 @@ def test_logits_are_as_large_as_the_image(name: str, size: tuple[int, int], busy
         logits = model(images)
         assert logits.shape == (2, 5, *size)
         assert logits.isfinite().all()
-        # a picture's logits do not depend on what else is in the batch
+        # an image's logits do not depend on what else is in the batch
         assert (model(images[:1]) - logits[:1]).abs().max() < 1e-4 * logits.abs().max()
 
 

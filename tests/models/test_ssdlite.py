@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mobilevit.checkpoints import authors
 from mobilevit.models.fuse import fuse
+from mobilevit.models.registry import VARIANTS, build
 from mobilevit.models.ssdlite import SSDLite, decode, encode
-from mobilevit.models.variants import VARIANTS, build
-from mobilevit.tasks.detection import detect
+from mobilevit.tasks.detection.loss_and_postprocess import detect
 
 REFERENCES = ("ssdlite_mobilevit_xxs", "ssdlite_mobilevit_s", "ssdlite_mobilevitv2_050")
 
@@ -47,7 +47,7 @@ def test_outputs_and_detections_are_the_originals(detector):
     (found,) = detect(model, images)
     assert found.labels.tolist() == (theirs["det_labels"] - 1).tolist()
     assert close(found.scores, theirs["det_scores"])
-    clipped = theirs["det_boxes"].clip(0, 1)  # ours end where the picture does
+    clipped = theirs["det_boxes"].clip(0, 1)  # ours end where the image does
     assert close(found.boxes.as_subclass(torch.Tensor) / 320, clipped)
     assert found.boxes.canvas_size == (320, 320)
 

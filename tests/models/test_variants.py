@@ -10,7 +10,7 @@ from torch import nn
 from mobilevit.checkpoints import authors
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import ConvNormAct, PointwiseConv, SelfAttention
-from mobilevit.models.variants import (
+from mobilevit.models.registry import (
     TASKS,
     VARIANTS,
     architecture,

@@ -1,4 +1,4 @@
-"""How a classifier is judged."""
+"""How a classifier is evaluated."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_score, recall_score
 from torch import nn
 
-from mobilevit.tasks.classification import judge
+from mobilevit.tasks.classification.metrics import evaluate_classifier
 
 CLASSES = tuple("abcdefg")
 
@@ -33,7 +33,7 @@ def case():
 
 def test_figures_equal_scikit_learns(case):
     logits, labels = case
-    metrics = judge(*answered(logits, labels), classes=CLASSES)
+    metrics = evaluate_classifier(*answered(logits, labels), classes=CLASSES)
     predicted = logits.argmax(1)
     assert metrics.samples == 21
     assert metrics.top1 == pytest.approx((predicted == labels).double().mean().item())
@@ -56,7 +56,9 @@ def test_figures_equal_scikit_learns(case):
 
 
 def test_batches_do_not_matter(case):
-    one, other = (judge(*answered(*case, batch=batch), classes=CLASSES) for batch in (1, 21))
+    one, other = (
+        evaluate_classifier(*answered(*case, batch=batch), classes=CLASSES) for batch in (1, 21)
+    )
     assert (one.top1, one.top5, one.samples) == (other.top1, other.top5, other.samples)
     assert one.confusion.tolist() == other.confusion.tolist()
     assert one.loss == pytest.approx(other.loss)
@@ -69,14 +71,14 @@ def test_calibration_error_of_a_known_case():
     logits = torch.zeros(10, 2)
     logits[:, 0] = math.log(4)
     labels = torch.tensor([0] * 6 + [1] * 4)
-    metrics = judge(*answered(logits, labels), classes=("yes", "no"))
+    metrics = evaluate_classifier(*answered(logits, labels), classes=("yes", "no"))
     assert metrics.calibration_error == pytest.approx(0.2, abs=1e-6)
     assert metrics.top5 == 1  # of two classes
 
 
 def test_the_worst_mistakes_come_first(case):
     logits, labels = case
-    metrics = judge(*answered(logits, labels), classes=CLASSES, worst=3)
+    metrics = evaluate_classifier(*answered(logits, labels), classes=CLASSES, worst=3)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     wrong = (logits.argmax(1) != labels).nonzero().flatten().tolist()
     expected = sorted(wrong, key=lambda row: -losses[row])[:3]
@@ -86,6 +88,6 @@ def test_the_worst_mistakes_come_first(case):
     assert first.probability == pytest.approx(logits[expected[0]].softmax(0).max().item())
 
 
-def test_nothing_to_judge_is_an_error():
+def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no samples"):
-        judge(nn.Identity(), [], classes=CLASSES)
+        evaluate_classifier(nn.Identity(), [], classes=CLASSES)

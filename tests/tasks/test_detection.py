@@ -13,10 +13,10 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_convert, box_iou
 from torchvision.tv_tensors import BoundingBoxes
 
-from mobilevit.data.boxes import Annotation
+from mobilevit.models.registry import build
 from mobilevit.models.ssdlite import RawDetections, decode, encode
-from mobilevit.models.variants import build
-from mobilevit.tasks.detection import (
+from mobilevit.tasks.detection.dataset import Annotation
+from mobilevit.tasks.detection.loss_and_postprocess import (
     DetectionLossOptions,
     Detections,
     PostProcessing,
@@ -25,7 +25,7 @@ from mobilevit.tasks.detection import (
     detections,
     match,
 )
-from mobilevit.tasks.detection_metrics import coco_results, judge_detector, matched
+from mobilevit.tasks.detection.metrics import coco_results, evaluate_detector, matched
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def anchors():
     return build("ssdlite_mobilevit_xxs", num_classes=3).anchors(320, 320)
 
 
-def targets(*pictures: list[tuple[list[float], int]]) -> Targets:
-    most = max(1, *(len(boxes) for boxes in pictures))
-    boxes = torch.zeros(len(pictures), most, 4)
-    labels = torch.full((len(pictures), most), -1)
-    for row, some in enumerate(pictures):
+def targets(*images: list[tuple[list[float], int]]) -> Targets:
+    most = max(1, *(len(boxes) for boxes in images))
+    boxes = torch.zeros(len(images), most, 4)
+    labels = torch.full((len(images), most), -1)
+    for row, some in enumerate(images):
         for column, (corners, label) in enumerate(some):
             boxes[row, column], labels[row, column] = torch.tensor(corners), label
     return Targets(boxes, labels)
@@ -46,16 +46,16 @@ def targets(*pictures: list[tuple[list[float], int]]) -> Targets:
 SMALL, LARGE = [0.1, 0.1, 0.22, 0.2], [0.3, 0.2, 0.9, 0.95]
 
 
-def test_matching_is_that_of_one_picture_at_a_time(anchors):
+def test_matching_is_that_of_one_image_at_a_time(anchors):
     torch.manual_seed(0)
-    pictures = []
+    images = []
     for count in (0, 1, 5, 12):
         corners = torch.rand(count, 4) * 0.5
         corners[:, 2:] += corners[:, :2] + 0.02
-        pictures.append([(box.tolist(), index % 3) for index, box in enumerate(corners)])
-    classes, boxes = match(targets(*pictures), anchors, overlap=0.5)
+        images.append([(box.tolist(), index % 3) for index, box in enumerate(corners)])
+    classes, boxes = match(targets(*images), anchors, overlap=0.5)
     shapes = box_convert(anchors, "cxcywh", "xyxy")
-    for row, some in enumerate(pictures):  # the plain way: SSD's paper, section 2.2
+    for row, some in enumerate(images):  # the plain way: SSD's paper, section 2.2
         expected = torch.zeros(len(anchors), dtype=torch.long)
         wanted = torch.zeros(len(anchors), 4)
         if some:
@@ -118,7 +118,7 @@ def test_loss_of_a_batch_by_hand(anchors):
     assert loss.location.item() == pytest.approx(location.item() / count, rel=1e-5)
 
 
-def test_pictures_without_boxes_train(anchors):  # A36
+def test_images_without_boxes_train(anchors):  # A36
     torch.manual_seed(0)
     logits = torch.randn(2, len(anchors), 4, requires_grad=True)
     raw = RawDetections(logits, torch.zeros(2, len(anchors), 4))
@@ -160,14 +160,14 @@ def test_post_processing_keeps_what_it_says():
 
 
 class Truth:
-    """Pictures with boxes, without the pictures."""
+    """Images with boxes, without the images."""
 
-    def __init__(self, seed: int, pictures: int = 12, classes: int = 4) -> None:
+    def __init__(self, seed: int, images: int = 12, classes: int = 4) -> None:
         draw = np.random.default_rng(seed)
         self.classes = tuple(f"class {number}" for number in range(classes))
         self.category_ids = (3, 90, 7, 15)[:classes]
         self.said = []
-        for _ in range(pictures):
+        for _ in range(images):
             count = int(draw.integers(0, 7))
             corners = draw.uniform(0, 250, (count, 4))
             corners[:, 2:] = corners[:, :2] + draw.uniform(4, 200, (count, 2))
@@ -226,7 +226,7 @@ def test_figures_are_those_of_pycocotools(tmp_path, seed):
         (torch.zeros(4, 3, 8, 8), None, torch.arange(4) + at, torch.full((4, 2), 500))
         for at in (0, 4, 8)
     ]
-    ours = judge_detector(Guesser(truth, seed), batches, truth)
+    ours = evaluate_detector(Guesser(truth, seed), batches, truth)
 
     annotations = []
     for index in range(len(truth)):
@@ -271,14 +271,14 @@ def test_figures_are_those_of_pycocotools(tmp_path, seed):
                 row["bbox"], row["score"] = [x1, y1, x2 - x1, y2 - y1], score
             results += rows
     coco = COCO(str(file))
-    judge = COCOeval(coco, coco.loadRes(results), "bbox")
-    judge.evaluate()
-    judge.accumulate()
-    judge.summarize()
-    for value, theirs in zip(ours.figures().values(), judge.stats, strict=True):
+    evaluate = COCOeval(coco, coco.loadRes(results), "bbox")
+    evaluate.evaluate()
+    evaluate.accumulate()
+    evaluate.summarize()
+    for value, theirs in zip(ours.figures().values(), evaluate.stats, strict=True):
         assert value == pytest.approx(np.nan if theirs == -1 else theirs, abs=1e-6, nan_ok=True)
     assert 0.05 < ours.ap < 0.95
-    precision = judge.eval["precision"]  # [overlap, recall, class by id, area, most]
+    precision = evaluate.eval["precision"]  # [overlap, recall, class by id, area, most]
     for label, number in enumerate(truth.category_ids):
         place = sorted(truth.category_ids).index(number)
         mine = precision[:, :, place, 0, 2]
@@ -343,17 +343,17 @@ def test_the_truth_as_an_answer_is_perfect_and_shifted_classes_are_not():  # A35
         for at in range(len(truth))
     ]
     every = PostProcessing(overlap=1.0)  # of one class, true boxes may overlap
-    right = judge_detector(Knowing(truth, 0), batches, truth, rule=every)
+    right = evaluate_detector(Knowing(truth, 0), batches, truth, rule=every)
     assert right.ap > 0.99
     assert right.precision == right.recall == 1
     Knowing.shift = 1
-    wrong = judge_detector(Knowing(truth, 0), batches, truth, rule=every)
+    wrong = evaluate_detector(Knowing(truth, 0), batches, truth, rule=every)
     assert wrong.ap < 0.05
 
 
-def test_nothing_to_judge_is_an_error():
-    with pytest.raises(ValueError, match="no pictures"):
-        judge_detector(SimpleNamespace(), [], Truth(0))
+def test_nothing_to_evaluate_is_an_error():
+    with pytest.raises(ValueError, match="no images"):
+        evaluate_detector(SimpleNamespace(), [], Truth(0))
 
 
 def test_decoding_is_exportable(anchors):

@@ -1,10 +1,10 @@
-"""Answers drawn on pictures."""
+"""Answers drawn on images."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.tasks.drawing import (
+from mobilevit.tasks.visualize import (
     MAX_SIDE,
     MIN_SIDE,
     DrawnBox,
@@ -17,7 +17,7 @@ ANSWERS = [("bée", 0.75), ("ant", 0.25)]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (640, 480), (3000, 2000), (3, 900), (900, 3)])
-def test_the_picture_stays_whole_and_bars_are_as_long_as_probable(size):
+def test_the_image_stays_whole_and_bars_are_as_long_as_probable(size):
     drawn = draw_classes(Image.new("RGB", size, (0, 200, 0)), ANSWERS)
     pixels = np.asarray(drawn).astype(int)
     green = (pixels == (0, 200, 0)).all(-1)
@@ -28,10 +28,10 @@ def test_the_picture_stays_whole_and_bars_are_as_long_as_probable(size):
     assert (pixels == (255, 255, 255)).all(-1).any()  # something is written
 
 
-def test_the_callers_picture_is_not_changed():
-    picture = Image.new("RGB", (50, 50))
-    draw_classes(picture, ANSWERS)
-    assert picture.size == (50, 50) and not np.asarray(picture).any()
+def test_the_callers_image_is_not_changed():
+    image = Image.new("RGB", (50, 50))
+    draw_classes(image, ANSWERS)
+    assert image.size == (50, 50) and not np.asarray(image).any()
 
 
 def test_boxes_are_drawn_where_they_are():
@@ -51,7 +51,7 @@ def test_boxes_are_drawn_where_they_are():
     assert (drawn == [0, 0, 255]).all(-1).any()
 
 
-def test_small_pictures_with_boxes_are_enlarged_and_large_ones_reduced():
+def test_small_images_with_boxes_are_enlarged_and_large_ones_reduced():
     box = [DrawnBox((2.0, 2.0, 8.0, 8.0), "x", (255, 0, 0))]
     assert max(draw_boxes(Image.new("RGB", (16, 10)), box).size) == MIN_SIDE
     assert draw_boxes(Image.new("RGB", (4000, 1000)), box).size == (MAX_SIDE, MAX_SIDE // 4)

@@ -1,4 +1,4 @@
-"""Loss over pixels, answers at a picture's own size, figures over pixels."""
+"""Loss over pixels, answers at an image's own size, figures over pixels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.deeplabv3 import SegmentationLogits
-from mobilevit.tasks.drawing import draw_mask
-from mobilevit.tasks.segmentation import (
+from mobilevit.tasks.segmentation.metrics import (
+    evaluate_segmenter,
     full_size,
-    judge_segmenter,
     mean_iou,
     near_boundaries,
     segmentation_loss,
 )
+from mobilevit.tasks.visualize import draw_mask
 
 
 def test_loss_is_the_mean_over_pixels_that_have_a_class():
@@ -47,7 +47,7 @@ def test_a_mask_without_any_class_costs_nothing():  # A30
 
 @pytest.mark.parametrize("classes", [2, 8, 21, 300])
 @pytest.mark.parametrize("align", [True, False, None])
-def test_answers_at_the_pictures_size_are_those_of_all_classes_at_once(classes, align):  # A32
+def test_answers_at_the_images_size_are_those_of_all_classes_at_once(classes, align):  # A32
     torch.manual_seed(0)
     logits = torch.randn(classes, 12, 16)
     seen = full_size(logits, 75, 100, align_corners=align)
@@ -97,7 +97,7 @@ class Colours(torch.nn.Module):
 
 
 def batch(masks: list[torch.Tensor], wrong: int = 0):
-    """Pictures whose channels are their masks, the first `wrong` rows of each taken for class 0."""
+    """Images whose channels are their masks, the first `wrong` rows of each taken for class 0."""
     items = []
     for index, mask in enumerate(masks):
         seen = torch.where(mask == 255, 0, mask)
@@ -119,9 +119,9 @@ def test_figures_by_hand():
     first[:, 5:] = 1
     second = torch.ones(6, 6, dtype=torch.long)
     second[3:] = 255
-    m = judge_segmenter(Colours(), [batch([first, second], wrong=2)], samples(2), boundary=1)
+    m = evaluate_segmenter(Colours(), [batch([first, second], wrong=2)], samples(2), boundary=1)
     # of 80 + 18 pixels: 10 and 12 of road are taken for sky
-    assert m.pictures == 2
+    assert m.images == 2
     assert m.pixels == 98
     assert m.confusion.tolist() == [[40, 0, 0], [22, 36, 0], [0, 0, 0]]
     assert m.pixel_accuracy == pytest.approx(76 / 98)
@@ -135,11 +135,11 @@ def test_figures_by_hand():
     assert 0 < m.boundary_miou < 1
 
 
-def test_a_picture_without_classes_changes_nothing():  # A30
+def test_a_image_without_classes_changes_nothing():  # A30
     good = torch.randint(3, (8, 8))
     empty = torch.full((5, 7), 255)
-    alone = judge_segmenter(Colours(), [batch([good], wrong=1)], samples(1))
-    both = judge_segmenter(Colours(), [batch([good, empty], wrong=1)], samples(2))
+    alone = evaluate_segmenter(Colours(), [batch([good], wrong=1)], samples(1))
+    both = evaluate_segmenter(Colours(), [batch([good, empty], wrong=1)], samples(2))
     assert both.miou == alone.miou
     assert both.pixels == alone.pixels == 64
     assert [one.sample for one in both.worst] == [0]
@@ -147,8 +147,8 @@ def test_a_picture_without_classes_changes_nothing():  # A30
 
 def test_mean_iou_of_nothing_is_no_number():
     assert np.isnan(mean_iou(torch.zeros(3, 3)))
-    with pytest.raises(ValueError, match="no pictures"):
-        judge_segmenter(Colours(), [], samples(1))
+    with pytest.raises(ValueError, match="no images"):
+        evaluate_segmenter(Colours(), [], samples(1))
 
 
 def test_masks_are_drawn_with_a_legend():
@@ -169,7 +169,7 @@ import resource, sys
 from types import SimpleNamespace
 import torch
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.tasks.segmentation import judge_segmenter
+from mobilevit.tasks.segmentation.metrics import evaluate_segmenter
 
 class Some(SimpleNamespace):
     def __len__(self):
@@ -186,12 +186,12 @@ batches = (
     [(torch.zeros(3, 32, 48), torch.randint(21, (900, 1200), dtype=torch.uint8), index)]
     for index in range(len(samples))
 )
-judge_segmenter(Network(), batches, samples, worst=2, shown=2)
+evaluate_segmenter(Network(), batches, samples, worst=2, shown=2)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_memory_does_not_grow_with_pictures():  # A33
+def test_memory_does_not_grow_with_images():  # A33
     few, many = (
         int(
             subprocess.run(
@@ -203,7 +203,7 @@ def test_memory_does_not_grow_with_pictures():  # A33
         )
         for count in (6, 40)
     )
-    # kilobytes; the masks of 34 pictures alone would be 36 MB, their logits 3 GB
+    # kilobytes; the masks of 34 images alone would be 36 MB, their logits 3 GB
     assert many - few < 25_000
 
 

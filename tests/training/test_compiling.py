@@ -14,8 +14,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from mobilevit.checkpoints.create import load
-from mobilevit.data.multiscale import MultiScaleSchedule
-from mobilevit.models.variants import build
+from mobilevit.data.sampler import MultiScaleSchedule
+from mobilevit.models.registry import build
 from mobilevit.training import compiling
 from mobilevit.training.compiling import Compiler, whole_batches
 from mobilevit.training.errors import TrainingError
@@ -101,9 +101,9 @@ def test_by_torchs_own_compiler() -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 10 pictures."""
-    root, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 10 images."""
+    root, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for name in ("dark", "light"):
         (root / name).mkdir()
         for number in range(10):
@@ -113,12 +113,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_gives_what_it_gives_without(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     for name in ("plain", "compiled"):
         train(
-            data=DataOptions(root=str(pictures), workers=0),
+            data=DataOptions(root=str(images), workers=0),
             out=str(tmp_path / name),
             model="mobilevit_xxs",
             epochs=1,
@@ -141,10 +141,10 @@ def test_without_a_compiler() -> None:
         Compiler(nn.Conv2d(3, 4, 3), [(1, 3, 8, 8)])
 
 
-def test_not_beside_rounding(pictures: Path, tmp_path: Path) -> None:
+def test_not_beside_rounding(images: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="do not go together"):
         train(
-            data=DataOptions(root=str(pictures)),
+            data=DataOptions(root=str(images)),
             out=str(tmp_path / "run"),
             weights="anything",
             quantize_aware=True,

@@ -1,4 +1,4 @@
-"""Training a detector, whole, on pictures that are made here; judging and using it."""
+"""Training a detector, whole, on images that are made here; evaluating and using it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 import mobilevit
 from mobilevit.__main__ import main
-from mobilevit.data.box_transforms import BoxAugmentOptions
+from mobilevit.tasks.detection.transforms import BoxAugmentOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import DataOptions, SamplerOptions
 from mobilevit.training.train import train
@@ -20,9 +20,9 @@ COLOURS = {"röd": (200, 30, 30), "blå": (30, 30, 200)}
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
-    """A YOLO data set: one or two coloured squares on noise, and pictures with nothing in them.
+    """A YOLO data set: one or two coloured squares on noise, and images with nothing in them.
 
-    Those to judge by are some of those to train on: so few steps teach no more than these.
+    Those to evaluate by are some of those to train on: so few steps teach no more than these.
     """
     root = tmp_path_factory.mktemp("yolo set")
     for split, count in (("train", 15), ("val", 8)):
@@ -72,10 +72,10 @@ def test_a_detector_learns(run):
     out, result = run
     assert result.train_metrics.ap50 > 0.4
     assert result.metrics.ap50 > 0.4
-    assert result.metrics.pictures == 8
+    assert result.metrics.images == 8
     assert result.metrics.classes == tuple(COLOURS)
     text = str(result)
-    assert "AP50" in text and "on 7 boxes in 8 validation pictures" in text
+    assert "AP50" in text and "on 7 boxes in 8 validation images" in text
     config = mobilevit.load(out / "model").config
     assert config.task == "detection"
     assert config.category_ids == (0, 1)
@@ -94,7 +94,7 @@ def test_the_report_is_whole(run):
     assert "http" not in text.replace("http://www.w3.org", "").replace("http-equiv", "")
 
 
-def test_it_is_judged_again_from_the_command_line(run, squares, tmp_path, capsys):
+def test_it_is_evaluated_again_from_the_command_line(run, squares, tmp_path, capsys):
     out, result = run
     file = tmp_path / "figures.json"
     words = ["evaluate", str(out / "model"), "--data.root", str(squares / "data.yaml")]
@@ -103,7 +103,7 @@ def test_it_is_judged_again_from_the_command_line(run, squares, tmp_path, capsys
     assert "ap_medium" in text and "röd" in text and "128 px" in text
     figures = json.loads(file.read_text())["sizes"]["96"]
     assert figures["ap"] == pytest.approx(result.metrics.ap, abs=1e-6)
-    assert figures["pictures"] == 8
+    assert figures["images"] == 8
     assert main([*words, "--data.split", "train"]) == 0
     assert " 15 " in capsys.readouterr().out
     assert main([*words, "--data.split", "test"]) == 1
@@ -114,7 +114,7 @@ def test_it_finds_squares(run, squares, tmp_path):
     out, _ = run
     photo = squares / "images" / "train" / "bild 1.PNG"
     broken = tmp_path / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     answers = tmp_path / "answers"
     result = mobilevit.predict(out / "model", photo, broken, out=str(answers), score=0.4)
     assert result.exit_code == 1
@@ -147,7 +147,7 @@ def test_what_is_printed(run, squares, capsys, form):
 
 
 def test_a_strange_voc_set_trains_as_it_lies(squares, tmp_path):
-    """XML beside the pictures, in nested folders with blanks, no splits, a file turned by EXIF."""
+    """XML beside the images, in nested folders with blanks, no splits, a file turned by EXIF."""
     root = tmp_path / "from Åsa"
     for number, photo in enumerate(sorted((squares / "images").rglob("*.PNG"))):
         folder = root / f"batch {number % 3}" / "raw data"
@@ -180,7 +180,7 @@ def test_a_strange_voc_set_trains_as_it_lies(squares, tmp_path):
         threads=1,
     )
     assert result.metrics.classes == tuple(sorted(COLOURS))
-    assert result.metrics.pictures + 18 == 23
+    assert result.metrics.images + 18 == 23
 
 
 def test_the_task_and_the_model_must_agree(squares, tmp_path):
@@ -201,18 +201,18 @@ def test_options_of_other_tasks_are_refused(squares, tmp_path):
         train(data=DataOptions(root=str(squares), ignore=3), **options)
 
 
-def test_broken_pictures_are_named_or_skipped(squares, tmp_path):
+def test_broken_images_are_named_or_skipped(squares, tmp_path):
     import shutil
 
     root = tmp_path / "copy"
     shutil.copytree(squares, root)
-    (root / "images" / "train" / "bild 0.PNG").write_bytes(b"no picture")
+    (root / "images" / "train" / "bild 0.PNG").write_bytes(b"no image")
     options = {"model": "ssdlite_mobilevit_xxs", "out": str(tmp_path / "run"), "epochs": 1}
     options |= {"size": 64, "batch_size": 16, "threads": 1}
-    with pytest.raises(ValueError, match=r"1 of 15 pictures can not be read.*\n.*bild 0\.PNG"):
+    with pytest.raises(ValueError, match=r"1 of 15 images cannot be read.*\n.*bild 0\.PNG"):
         train(data=DataOptions(root=str(root), workers=0), **options)
     result = train(data=DataOptions(root=str(root), workers=0, on_bad="skip"), **options)
-    assert result.metrics.pictures == 8
+    assert result.metrics.images == 8
 
 
 def test_check_looks_at_boxes(squares, capsys):

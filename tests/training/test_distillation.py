@@ -17,12 +17,12 @@ from PIL import Image
 from rich.console import Console
 from torchvision import models
 
-from mobilevit.checkpoints.config import ModelConfig, imagenet_classes
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import save
+from mobilevit.checkpoints.folder import save
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.training.classification import ClassificationLearner
-from mobilevit.training.distillation import Teacher, soft_loss, teacher_of
+from mobilevit.models.config import ModelConfig, imagenet_classes
+from mobilevit.tasks.classification.task import ClassificationLearner
+from mobilevit.training.distill import Teacher, soft_loss, teacher_of
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
@@ -33,7 +33,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 @pytest.mark.parametrize("temperature", [1.0, 3.5])
 def test_the_loss_is_hintons(temperature: float) -> None:
-    """Sum over classes of p (log p - log q), meant over pictures, times T squared."""
+    """Sum over classes of p (log p - log q), meant over images, times T squared."""
     draw = np.random.default_rng(0)
     logits, answers = draw.normal(0, 3, (2, 5, 7))
     expected = 0.0
@@ -107,7 +107,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_imagenets_names_are_known() -> None:
     """Folders are called by WordNet ids, and transformers' lists have several names for a class."""
-    from mobilevit.training.distillation import _columns
+    from mobilevit.training.distill import _columns
 
     info = files("timm") / "data" / "_info"
     ids = tuple((info / "imagenet_synsets.txt").read_text().split())
@@ -178,7 +178,7 @@ def test_what_can_not_teach_is_refused(tmp_path: Path) -> None:
         read("torchvision:inception_v3=none.pth", *COLOURS)
     file = tmp_path / "vit.pth"
     torch.save(models.get_model("vit_b_32", num_classes=3).state_dict(), file)
-    with pytest.raises(TrainingError, match="can not take pictures of 64 px"):
+    with pytest.raises(TrainingError, match="cannot take images of 64 px"):
         read(f"torchvision:vit_b_32={file}", *COLOURS, sizes=(64, 224))
 
 
@@ -211,8 +211,8 @@ def test_a_step_changes_the_student_alone(tmp_path: Path, weight: float) -> None
     assert not float(learner.teacher_loss.weight)
 
 
-def pictures(root: Path, folders: Sequence[str], colours: Sequence[str], seed: int) -> Path:
-    """Pictures of these colours, each in the folder beside it."""
+def images(root: Path, folders: Sequence[str], colours: Sequence[str], seed: int) -> Path:
+    """Images of these colours, each in the folder beside it."""
     draw = np.random.default_rng(seed)
     for number, (folder, colour) in enumerate(zip(folders, colours, strict=True)):
         values = np.clip(np.array(COLOURS[colour]) + draw.normal(0, 40, (36, 40, 3)), 0, 255)
@@ -223,13 +223,13 @@ def pictures(root: Path, folders: Sequence[str], colours: Sequence[str], seed: i
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Pictures with right labels; and others with labels at random, to be judged by right ones."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Images with right labels; and others with labels at random, to be evaluated by right ones."""
+    root = tmp_path_factory.mktemp("images")
     names = sorted(COLOURS) * 24
     mixed = random.Random(0).sample(names, len(names))
-    pictures(root / "right", names, names, 0)
-    pictures(root / "wrong" / "train", mixed, names, 1)
-    pictures(root / "wrong" / "val", names, names, 2)
+    images(root / "right", names, names, 0)
+    images(root / "wrong" / "train", mixed, names, 1)
+    images(root / "wrong" / "val", names, names, 2)
     return root / "right", root / "wrong"
 
 

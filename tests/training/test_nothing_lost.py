@@ -36,9 +36,9 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes that differ by colour."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     for name, colour in (("blue", (20, 40, 220)), ("red", (220, 30, 20))):
         (root / name).mkdir()
@@ -48,8 +48,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def small(pictures: Path, out: Path, *, workers: int = 0, **options: Any) -> Any:
-    data = DataOptions(root=str(pictures), workers=workers)
+def small(images: Path, out: Path, *, workers: int = 0, **options: Any) -> Any:
+    data = DataOptions(root=str(images), workers=workers)
     return train(**{**OPTIONS, "data": data, "out": str(out), **options})
 
 
@@ -71,7 +71,7 @@ from mobilevit.training.train import train
 
 options = {options!r}
 # Saved at every step, so that runs are killed in the middle of saving too.
-data = DataOptions(root={pictures!r}, workers=1)
+data = DataOptions(root={images!r}, workers=1)
 
 def child(out):
     pid = os.fork()
@@ -108,7 +108,7 @@ print(kills)
 """
 
 
-def test_twenty_kills_change_nothing(pictures: Path, tmp_path: Path) -> None:
+def test_twenty_kills_change_nothing(images: Path, tmp_path: Path) -> None:
     """SIGKILL at twenty random instants; weights, averages and figures are bit for bit the same.
 
     Multi-scale, accumulated steps, a worker, a moving average. The runs are forked from a process
@@ -117,7 +117,7 @@ def test_twenty_kills_change_nothing(pictures: Path, tmp_path: Path) -> None:
     code = KILLER.format(
         path=[path for path in sys.path if path],
         options=OPTIONS,
-        pictures=str(pictures),
+        images=str(images),
         out=str(tmp_path),
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
@@ -158,12 +158,12 @@ def assert_same(a: Any, b: Any, where: str) -> None:
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from mobilevit.training.classification import ClassificationLearner
+    from mobilevit.tasks.classification.task import ClassificationLearner
     from mobilevit.training.module import TaskTraining
 
     taught = ClassificationLearner.training_loss
@@ -172,11 +172,11 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
 
     def poisoned(self: Any, model: Any, batch: Any) -> Any:
         calls[0] += 1
-        images, targets = batch
+        inputs, targets = batch
         bad = calls[0] == 5
         if bad:
             states.append({k: v.clone() for k, v in model.state_dict().items()})
-        return taught(self, model, (images * float("inf") if bad else images, targets))
+        return taught(self, model, (inputs * float("inf") if bad else inputs, targets))
 
     def clipping(self: Any, *arguments: Any, **options: Any) -> None:
         ended(self, *arguments, **options)
@@ -186,7 +186,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
 
     monkeypatch.setattr(ClassificationLearner, "training_loss", poisoned)
     monkeypatch.setattr(TaskTraining, "configure_gradient_clipping", clipping)
-    small(pictures, tmp_path / "run", epochs=1, optim=OptimOptions(lr=0.005))
+    small(images, tmp_path / "run", epochs=1, optim=OptimOptions(lr=0.005))
     assert_same(states[1], states[0], "state")
     assert "step 4 is skipped" in caplog.text
     (epoch,) = rows(tmp_path / "run" / "metrics.csv")
@@ -196,15 +196,15 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
         assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_many_such_steps_in_a_row_stop_a_run(pictures: Path, tmp_path: Path) -> None:
+def test_many_such_steps_in_a_row_stop_a_run(images: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"20 steps in a row|has diverged"):
-        small(pictures, tmp_path / "run", epochs=30, optim=OptimOptions(lr=1e30, clip=None))
+        small(images, tmp_path / "run", epochs=30, optim=OptimOptions(lr=1e30, clip=None))
 
 
 @pytest.fixture
-def begun(pictures: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Pictures of its own, and a run of one epoch on them."""
-    copy = shutil.copytree(pictures, tmp_path / "copy")
+def begun(images: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Images of its own, and a run of one epoch on them."""
+    copy = shutil.copytree(images, tmp_path / "copy")
     small(copy, tmp_path / "run", epochs=1)
     return copy, tmp_path / "run"
 
@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_last_state(begun: tuple[Path, Path], room: int) 
     small(copy, out, epochs=2, resume=True)
 
 
-def test_pictures_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
+def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
     copy, out = begun
     before = (out / "checkpoints" / "last.ckpt").read_bytes()
     from mobilevit.training.callbacks import Meter

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from mobilevit.models.variants import build
+from mobilevit.models.registry import build
 from mobilevit.training.optim import averaged, optimizer_of, parameter_groups, rate_factor
 from mobilevit.training.options import OptimOptions
 

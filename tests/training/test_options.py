@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mobilevit.__main__ import main
-from mobilevit.data.transforms import AugmentOptions
+from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
 
 

@@ -19,15 +19,15 @@ import torch
 from PIL import Image
 
 from mobilevit.checkpoints.create import load
-from mobilevit.data.multiscale import EpochOrder, MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.sampler import EpochOrder, MultiScaleBatchSampler, MultiScaleSchedule
 
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes that differ by colour: 24 pictures to train on, 21 to judge."""
-    root = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes that differ by colour: 24 images to train on, 21 to evaluate."""
+    root = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 7)):
         for name, colour in COLOURS.items():
@@ -57,7 +57,7 @@ def train(self, mode=True):
 TaskTraining.train = train
 sys.exit(main(sys.argv[1:]))
 """
-"""Training in which batch norm has no statistics: those belong to a process's own pictures."""
+"""Training in which batch norm has no statistics: those belong to a process's own images."""
 DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
 PLAIN = [word for name in DROPOUTS for word in (f"--network.{name}", "0")]
 PLAIN += ["--sampler.kind", "standard"]
@@ -69,9 +69,9 @@ def torchrun(processes: int, *words: str) -> list[str]:
     return [*runner, "--nproc-per-node", str(processes), *what, *words]
 
 
-def training(pictures: Path, out: Path, *words: str) -> list[str]:
+def training(images: Path, out: Path, *words: str) -> list[str]:
     return [
-        *("train", "--model", "mobilevit_xxs", "--data.root", str(pictures), "--out", str(out)),
+        *("train", "--model", "mobilevit_xxs", "--data.root", str(images), "--out", str(out)),
         *("--size", "32", "--threads", "1", "--data.workers", "0", "--optim.lr", "0.005"),
         *("--epochs", "2", *words),
     ]
@@ -107,7 +107,7 @@ def test_ranks_take_the_same_sizes_and_other_samples() -> None:
 
 
 @pytest.fixture(scope="module")
-def still(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def still(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same training by one process with a batch of 8, and by two with one of 4 each.
 
     Nothing is dropped; what augmentation draws belongs to a sample and an epoch.
@@ -115,9 +115,9 @@ def still(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     out = tmp_path_factory.mktemp("still")
     script = out / "still.py"
     script.write_text(STILL)
-    one = training(pictures, out / "one", "--batch_size", "8", *PLAIN)
+    one = training(images, out / "one", "--batch_size", "8", *PLAIN)
     run([sys.executable, str(script), *one])
-    two = training(pictures, out / "two", "--batch_size", "4", *PLAIN)
+    two = training(images, out / "two", "--batch_size", "4", *PLAIN)
     text = run(torchrun(2, str(script), *two))
     assert text.count("epoch 2/2") == 1  # one of them speaks
     assert "in each of 2 processes" in text
@@ -136,7 +136,7 @@ def test_two_processes_learn_as_one_with_twice_the_batch(still: tuple[Path, Path
     assert (a - b).norm() < 1e-4 * a.norm()
 
 
-def test_two_processes_judge_as_one(still: tuple[Path, Path]) -> None:  # A22
+def test_two_processes_evaluate_as_one(still: tuple[Path, Path]) -> None:  # A22
     one, two = (rows(out / "metrics.csv") for out in still)
     for a, b in zip(one, two, strict=True):
         for figure in ("val_top1", "val_top5", "train_top1"):
@@ -145,9 +145,9 @@ def test_two_processes_judge_as_one(still: tuple[Path, Path]) -> None:  # A22
 
 
 def test_evaluation_by_two_processes_is_that_by_one(
-    still: tuple[Path, Path], pictures: Path, tmp_path: Path
+    still: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:  # A22
-    words = ["evaluate", str(still[0] / "model"), "--data.root", str(pictures), "--threads", "1"]
+    words = ["evaluate", str(still[0] / "model"), "--data.root", str(images), "--threads", "1"]
     run([sys.executable, "-m", "mobilevit", *words, "--out", str(tmp_path / "one.json")])
     text = run(torchrun(2, *words, "--out", str(tmp_path / "two.json")))
     files = (tmp_path / "one.json", tmp_path / "two.json")
@@ -162,16 +162,16 @@ def test_evaluation_by_two_processes_is_that_by_one(
     assert "21" in text
 
 
-def test_a_signal_to_one_process_stops_all_and_they_resume(pictures: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_they_resume(images: Path, tmp_path: Path) -> None:
     """Multi-scale, accumulated; the end is that of a run that nothing has stopped."""
     options = [
         *("--batch_size", "4", "--sampler.min_size", "32", "--sampler.max_size", "64"),
         *("--optim.accumulate", "2", "--epochs", "6"),
     ]
-    run(torchrun(2, *training(pictures, tmp_path / "whole", *options)))
+    run(torchrun(2, *training(images, tmp_path / "whole", *options)))
     out = tmp_path / "stopped"
     process = subprocess.Popen(
-        torchrun(2, *training(pictures, out, *options)),
+        torchrun(2, *training(images, out, *options)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -196,13 +196,13 @@ def test_a_signal_to_one_process_stops_all_and_they_resume(pictures: Path, tmp_p
 
 
 def test_two_processes_have_a_teacher_each(
-    still: tuple[Path, Path], pictures: Path, tmp_path: Path
+    still: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:
     """Its answers are those that one process learns, with twice the batch."""
     script = str(still[0].parent / "still.py")
     options = [*PLAIN, "--epochs", "1", "--distill.teacher", str(still[0] / "model")]
     one, two = (
-        training(pictures, tmp_path / name, "--batch_size", size, *options)
+        training(images, tmp_path / name, "--batch_size", size, *options)
         for name, size in (("one", "8"), ("two", "4"))
     )
     run([sys.executable, script, *one])
@@ -246,7 +246,7 @@ def hosts() -> Iterator[list[tuple[str, str, str]]]:
 
 
 def test_two_hosts_train_together(
-    hosts: list[tuple[str, str, str]], still: tuple[Path, Path], pictures: Path, tmp_path: Path
+    hosts: list[tuple[str, str, str]], still: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:
     """Each has its own address; the curve is that of two processes on one host."""
     script = still[0].parent / "still.py"
@@ -263,7 +263,7 @@ def test_two_hosts_train_together(
         command = [*("ip", "netns", "exec", name), *environment, *launcher]
         started.append(
             subprocess.Popen(
-                [*command, *training(pictures, tmp_path / "run", *options)],
+                [*command, *training(images, tmp_path / "run", *options)],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,

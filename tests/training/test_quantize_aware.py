@@ -15,9 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import digest, save
-from mobilevit.data.mask_transforms import SegmentationAugment
+from mobilevit.checkpoints.folder import digest, save
 from mobilevit.models.layers import InvertedResidual
+from mobilevit.tasks.segmentation.transforms import SegmentationAugment
 from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
 from mobilevit.training.quantize_aware import Rounding, points, rounded, rounded_weight
@@ -206,9 +206,9 @@ def test_a_network_that_rounding_destroys_recovers():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Two classes of colours."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     for name, colour in {"blue": (20, 40, 220), "red": (220, 30, 20)}.items():
         (root / name).mkdir()
@@ -227,7 +227,7 @@ def start(tmp_path_factory):
     )
 
 
-def run(pictures, out, start, **options):
+def run(images, out, start, **options):
     """Seconds long; of several sizes."""
     defaults = {
         "epochs": 2,
@@ -238,20 +238,20 @@ def run(pictures, out, start, **options):
         "threads": 1,
         "quantize_aware": True,
         "weights": start,
-        "data": DataOptions(root=str(pictures), workers=0),
+        "data": DataOptions(root=str(images), workers=0),
     }
     return train(out=str(out), **{**defaults, **options})
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, start, tmp_path_factory):
+def whole(images, start, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
-    return run(pictures, out, start), out
+    return run(images, out, start), out
 
 
-def test_the_model_folder_is_that_of_a_float_run(whole, pictures, start, tmp_path, capsys):
+def test_the_model_folder_is_that_of_a_float_run(whole, images, start, tmp_path, capsys):
     out = whole[1]
-    run(pictures, tmp_path / "run", start, epochs=1, quantize_aware=False)
+    run(images, tmp_path / "run", start, epochs=1, quantize_aware=False)
     assert "8 bits" not in capsys.readouterr().out
     ours, theirs = (
         load_file(one / "model" / "model.safetensors") for one in (out, tmp_path / "run")
@@ -267,7 +267,7 @@ def test_the_model_folder_is_that_of_a_float_run(whole, pictures, start, tmp_pat
         assert any(key.startswith("rounding.") for key in state[kind])
 
 
-def test_a_resumed_run_comes_to_the_same_end(whole, pictures, start, tmp_path, monkeypatch):
+def test_a_resumed_run_comes_to_the_same_end(whole, images, start, tmp_path, monkeypatch):
     from mobilevit.training import checkpoints
 
     saved = checkpoints.Checkpoints.on_train_batch_end
@@ -279,9 +279,9 @@ def test_a_resumed_run_comes_to_the_same_end(whole, pictures, start, tmp_path, m
 
     monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", stop)
     with pytest.raises(Interrupted):
-        run(pictures, tmp_path / "run", start)
+        run(images, tmp_path / "run", start)
     monkeypatch.undo()
-    run(pictures, tmp_path / "run", start, resume=True)
+    run(images, tmp_path / "run", start, resume=True)
     states = [
         torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
         for out in (whole[1], tmp_path / "run")
@@ -290,7 +290,7 @@ def test_a_resumed_run_comes_to_the_same_end(whole, pictures, start, tmp_path, m
         assert digest(states[0][kind]) == digest(states[1][kind])
 
 
-def test_a_step_without_a_finite_gradient_moves_no_range(pictures, start, tmp_path, monkeypatch):
+def test_a_step_without_a_finite_gradient_moves_no_range(images, start, tmp_path, monkeypatch):
     from mobilevit.training import module
 
     clip = module.TaskTraining.configure_gradient_clipping
@@ -304,23 +304,23 @@ def test_a_step_without_a_finite_gradient_moves_no_range(pictures, start, tmp_pa
         seen.append((before, digest(self.rounding.state_dict())))
 
     monkeypatch.setattr(module.TaskTraining, "configure_gradient_clipping", spoil)
-    run(pictures, tmp_path / "run", start, epochs=1)
+    run(images, tmp_path / "run", start, epochs=1)
     changed = [before != after for before, after in seen]
     assert changed[:2] == [False, False] and changed[2]
     assert seen[2][1] == seen[1][1]  # as after the step ahead of it
 
 
-def test_mixed_precision_and_a_frozen_backbone(pictures, start, tmp_path):
-    run(pictures, tmp_path / "run", start, epochs=1, precision="bf16", freeze_backbone=True, ema=0)
+def test_mixed_precision_and_a_frozen_backbone(images, start, tmp_path):
+    run(images, tmp_path / "run", start, epochs=1, precision="bf16", freeze_backbone=True, ema=0)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     stem = state["state_dict"]["rounding.backbone/stem/conv/taken/high"]
     assert 0 < float(stem) <= 1  # frozen layers round too
 
 
-def test_it_needs_weights(pictures, tmp_path, capsys):
+def test_it_needs_weights(images, tmp_path, capsys):
     with pytest.raises(TrainingError, match="give it as weights"):
-        run(pictures, tmp_path / "run", None, model="mobilevit_xxs")
-    words = ["train", "--data.root", str(pictures), "--out", str(tmp_path / "run")]
+        run(images, tmp_path / "run", None, model="mobilevit_xxs")
+    words = ["train", "--data.root", str(images), "--out", str(tmp_path / "run")]
     assert main([*words, "--quantize_aware", "true"]) == 1
     assert "give it as weights" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -339,8 +339,8 @@ def test_segmentation(tmp_path):
             mask = np.zeros((64, 80), np.uint8)
             mask[10:40, 20:60] = 1
             grey = np.where(mask == 1, 220, 40) + draw.integers(-15, 15, mask.shape)
-            picture = Image.fromarray(np.repeat(grey.astype(np.uint8)[..., None], 3, 2))
-            picture.save(root / split / "images" / f"{number}.png")
+            image = Image.fromarray(np.repeat(grey.astype(np.uint8)[..., None], 3, 2))
+            image.save(root / split / "images" / f"{number}.png")
             Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     (root / "classes.txt").write_text("dark\nbright\n")
     begun = save(create_model("deeplabv3_mobilevit_xxs", num_classes=2), tmp_path / "m")

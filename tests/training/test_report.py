@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.checkpoints.config import ModelConfig
 from mobilevit.data.datasets import FolderSamples
-from mobilevit.data.folder import scan
+from mobilevit.data.formats.folders import scan
 from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.tasks.classification import ClassificationMetrics, Mistake
+from mobilevit.models.config import ModelConfig
+from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
+from mobilevit.tasks.training_result import TrainingResult
 from mobilevit.training.plots import Curve, svg
 from mobilevit.training.report import write_report
-from mobilevit.training.result import TrainingResult
 
 
 @pytest.fixture
 def samples(tmp_path):
     for number in range(4):
-        file = tmp_path / "pictures" / "ab"[number % 2] / f"{number}<i>.png"
+        file = tmp_path / "images" / "ab"[number % 2] / f"{number}<i>.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((40, 60, 3), 60 * number, np.uint8)).save(file)
-    return FolderSamples(scan(tmp_path / "pictures"))
+    return FolderSamples(scan(tmp_path / "images"))
 
 
 def history(epochs=3, every=1):
@@ -55,7 +55,7 @@ def metrics(classes, mistakes=2):
     count = len(classes)
     confusion = torch.eye(count, dtype=torch.long) * 8
     confusion[0, 1] = 2
-    confusion[-1] = 0  # a class without pictures: its figures are undefined
+    confusion[-1] = 0  # a class without images: its figures are undefined
     total = int(confusion.sum())
     return ClassificationMetrics(
         classes=tuple(classes),
@@ -155,11 +155,11 @@ def test_the_figures_are_in_it(tmp_path, samples):
     assert text.index("80.0%") < text.index("100.0%", text.index("<h2>Classes"))
 
 
-def test_mistakes_are_shown_as_pictures_even_if_one_is_gone(tmp_path, samples):
+def test_mistakes_are_shown_as_images_even_if_one_is_gone(tmp_path, samples):
     samples.split.paths[1].unlink()
     text = report(tmp_path, samples, ["ant", "bee", "cat"])
     assert text.count("data:image/jpeg;base64,") == 1
-    assert "can not be read any more" in text
+    assert "cannot be read any more" in text
     assert "taken for" in text and "87.0%" in text
 
 
@@ -200,11 +200,11 @@ def test_the_same_run_gives_the_same_file(tmp_path, samples):
     [
         (0.9999, "small: what the model has learned holds"),
         (0.9975, "no more than chance"),
-        (0.5, "better on pictures it has not learned from"),
+        (0.5, "better on images it has not learned from"),
     ],
 )
 def test_the_gap_is_explained(tmp_path, samples, train_top1, meaning):
-    classes = [str(number) for number in range(120)]  # 99.8% of the validation pictures are right
+    classes = [str(number) for number in range(120)]  # 99.8% of the validation images are right
     assert meaning in report(tmp_path, samples, classes, train_top1=train_top1)
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import save
+from mobilevit.checkpoints.folder import save
 from mobilevit.training import checkpoints
 from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
@@ -22,9 +22,9 @@ from mobilevit.training.train import train
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes that differ by colour."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     for name, colour in (("blue", (20, 40, 220)), ("red", (220, 30, 20))):
         (root / name).mkdir()
@@ -34,7 +34,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def small(pictures: Path, out: Path, **options: Any) -> Any:
+def small(images: Path, out: Path, **options: Any) -> Any:
     usual: dict[str, Any] = {
         "model": "mobilevit_xxs",
         "epochs": 2,
@@ -43,7 +43,7 @@ def small(pictures: Path, out: Path, **options: Any) -> Any:
         "sampler": SamplerOptions(min_size=32, max_size=64),
         "threads": 1,
     }
-    data = DataOptions(root=str(pictures), workers=0)
+    data = DataOptions(root=str(images), workers=0)
     return train(**{**usual, "data": data, "out": str(out), **options})
 
 
@@ -65,7 +65,7 @@ def parts(part: str, teachers: tuple[str, str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("part", ["sgd", "teacher"])
 def test_a_run_resumes_bit_by_bit(
-    pictures: Path,
+    images: Path,
     teachers: tuple[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,7 +74,7 @@ def test_a_run_resumes_bit_by_bit(
     """Ctrl-C in the middle of an epoch; then the same weights and states as without it."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = parts(part, teachers)
-    small(pictures, whole, **options)
+    small(images, whole, **options)
     counted = checkpoints.Checkpoints.on_train_batch_end
 
     def press(self: Any, trainer: Any, *arguments: Any, **named: Any) -> None:
@@ -84,9 +84,9 @@ def test_a_run_resumes_bit_by_bit(
 
     monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", press)
     with pytest.raises(Interrupted, match="--resume"):
-        small(pictures, cut, **options)
+        small(images, cut, **options)
     monkeypatch.undo()
-    small(pictures, cut, **options, resume=True)
+    small(images, cut, **options, resume=True)
     assert (whole / "steps.csv").read_text() == (cut / "steps.csv").read_text()
     ours, theirs = (load(run / "model_last").state_dict() for run in (cut, whole))
     assert all(ours[key].equal(theirs[key]) for key in theirs)
@@ -107,7 +107,7 @@ def test_a_run_resumes_bit_by_bit(
             )
         other = DistillOptions(teacher=teachers[1], weight=0.7, temperature=2.0)
         with pytest.raises(TrainingError, match=r"begun with other options: distill\.teacher"):
-            small(pictures, whole, distill=other, resume=True)
+            small(images, whole, distill=other, resume=True)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Training a network for segmentation, whole, on pictures that are made here; using it."""
+"""Training a network for segmentation, whole, on images that are made here; using it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image
 
 import mobilevit
 from mobilevit.__main__ import main
-from mobilevit.data.mask_transforms import SegmentationAugment
+from mobilevit.tasks.segmentation.transforms import SegmentationAugment
 from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """Pictures of bright and dark fields with their masks; a border without a class."""
+    """Images of bright and dark fields with their masks; a border without a class."""
     root = tmp_path_factory.mktemp("shapes")
     draw = np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 6)):
@@ -30,8 +30,8 @@ def shapes(tmp_path_factory):
             mask[y : y + 30, x : x + 40] = 1
             grey = np.where(mask == 1, 220, 40) + draw.integers(-15, 15, mask.shape)
             mask[:2] = 255
-            picture = np.repeat(grey.astype(np.uint8)[..., None], 3, 2)
-            Image.fromarray(picture).save(root / split / "images" / f"{number}.jpg", quality=95)
+            image = np.repeat(grey.astype(np.uint8)[..., None], 3, 2)
+            Image.fromarray(image).save(root / split / "images" / f"{number}.jpg", quality=95)
             Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     (root / "classes.txt").write_text("dark\nbright\n")
     return root
@@ -60,19 +60,19 @@ def run(shapes, tmp_path_factory):
 def test_a_network_learns(run):
     out, result = run
     assert result.metrics.miou > 0.6
-    assert result.metrics.pictures == 6
+    assert result.metrics.images == 6
     assert result.metrics.classes == ("dark", "bright")
     assert "mean IoU" in str(result)
     config = mobilevit.load(out / "model").config
     assert config.task == "segmentation"
     assert config.preprocessing.fit == "short"
     text = (out / "report.html").read_text()
-    for part in ("Mean IoU", "bright", "Worst pictures", "Right pixels"):
+    for part in ("Mean IoU", "bright", "Worst images", "Right pixels"):
         assert part in text
     assert text.count("data:image/jpeg") == 2 * (6 + 6)
 
 
-def test_it_is_judged_again_from_the_command_line(run, shapes, tmp_path, capsys):
+def test_it_is_evaluated_again_from_the_command_line(run, shapes, tmp_path, capsys):
     out, result = run
     file = tmp_path / "figures.json"
     words = ["evaluate", str(out / "model"), "--data.root", str(shapes)]
@@ -90,7 +90,7 @@ def test_photos_of_any_size_are_segmented_at_their_own(run, shapes, tmp_path):  
     photo = np.full((75, 133, 3), 40, np.uint8)
     photo[20:60, 30:100] = 220
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     answers = tmp_path / "answers"
     result = mobilevit.predict(
         out / "model",
@@ -140,7 +140,7 @@ def test_batches_of_one_train(shapes, tmp_path):
         sampler=SamplerOptions(kind="standard"),
         threads=1,
     )
-    assert result.metrics.pictures == 6
+    assert result.metrics.images == 6
     assert np.isfinite(result.metrics.miou)
 
 

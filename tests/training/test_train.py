@@ -18,9 +18,9 @@ import yaml
 from PIL import Image
 
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.files import digest, save
-from mobilevit.data.folder import DataError
-from mobilevit.data.transforms import AugmentOptions
+from mobilevit.checkpoints.folder import digest, save
+from mobilevit.data.formats.folders import DataError
+from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
@@ -29,9 +29,9 @@ COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Three classes that differ by colour: learnt in a few steps."""
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         for number in range(30):
@@ -43,8 +43,8 @@ def pictures(tmp_path_factory):
     return root
 
 
-def small(pictures, out, **options):
-    """A run of seconds: 32 and 48 px pictures, some twenty steps an epoch."""
+def small(images, out, **options):
+    """A run of seconds: 32 and 48 px images, some twenty steps an epoch."""
     defaults = {
         "model": "mobilevit_xxs",
         "epochs": 2,
@@ -54,7 +54,7 @@ def small(pictures, out, **options):
         "optim": OptimOptions(lr=0.01),
         "threads": 1,
     }
-    data = options.pop("data", DataOptions(root=str(pictures), workers=0))
+    data = options.pop("data", DataOptions(root=str(images), workers=0))
     return train(**{**defaults, "data": data, "out": str(out), **options})
 
 
@@ -64,10 +64,10 @@ def rows(path):
 
 
 @pytest.fixture(scope="module")
-def whole_run(pictures, tmp_path_factory):
+def whole_run(images, tmp_path_factory):
     """One uninterrupted run of four epochs."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    return small(pictures, out, epochs=4), out
+    return small(images, out, epochs=4), out
 
 
 def test_a_run_learns_and_leaves_everything_behind(whole_run):
@@ -113,7 +113,7 @@ def test_config_yaml_repeats_the_run(whole_run, tmp_path):  # A47
 
 @pytest.mark.parametrize("stop_at", [3, 30])
 def test_an_interrupted_run_resumes_to_the_same_end(
-    whole_run, pictures, tmp_path, stop_at, monkeypatch
+    whole_run, images, tmp_path, stop_at, monkeypatch
 ):
     """Ctrl-C in the first and in a later epoch; then the same weights as without it."""
     from mobilevit.training import checkpoints
@@ -128,9 +128,9 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", press)
     out = tmp_path / "run"
     with pytest.raises(Interrupted, match="--resume"):
-        small(pictures, out, epochs=4)
+        small(images, out, epochs=4)
     monkeypatch.undo()
-    result = small(pictures, out, epochs=4, resume=True)
+    result = small(images, out, epochs=4, resume=True)
     expected, whole = whole_run
     assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
     for name in ("model", "model_last"):
@@ -152,14 +152,14 @@ def test_an_interrupted_run_resumes_to_the_same_end(
     ("number", "kill"),
     [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
 )
-def test_a_killed_command_resumes(pictures, tmp_path, number, kill):
+def test_a_killed_command_resumes(images, tmp_path, number, kill):
     """SIGTERM to the command alone or to its workers too, as schedulers do; Ctrl-C to both.
 
     `--out RUN --resume` says all that is needed to go on.
     """
     out = tmp_path / "run"
     words = [
-        *("train", "--model", "mobilevit_xxs", "--data.root", str(pictures), "--out", str(out)),
+        *("train", "--model", "mobilevit_xxs", "--data.root", str(images), "--out", str(out)),
         *("--epochs", "60", "--size", "32", "--batch_size", "6", "--sampler.kind", "standard"),
         *("--threads", "1", "--data.workers", "1"),
     ]
@@ -186,40 +186,40 @@ def test_a_killed_command_resumes(pictures, tmp_path, number, kill):
     assert len(rows(out / "metrics.csv")) == done + 1
 
 
-def test_a_run_folder_is_not_overwritten_and_resume_needs_one(whole_run, pictures, tmp_path):
+def test_a_run_folder_is_not_overwritten_and_resume_needs_one(whole_run, images, tmp_path):
     with pytest.raises(TrainingError, match="not empty; resume"):
-        small(pictures, whole_run[1])
+        small(images, whole_run[1])
     with pytest.raises(TrainingError, match="no run to resume"):
-        small(pictures, tmp_path / "none", resume=True)
+        small(images, tmp_path / "none", resume=True)
     with pytest.raises(TrainingError, match="epochs"):
-        small(pictures, tmp_path / "none", epochs=0)
+        small(images, tmp_path / "none", epochs=0)
     for name in ("size", "batch_size", "threads", "patience"):
         with pytest.raises(TrainingError, match=f"{name} must be at least 1"):
-            small(pictures, tmp_path / "none", **{name: 0})
+            small(images, tmp_path / "none", **{name: 0})
     for name in ("ema", "label_smoothing"):
         with pytest.raises(TrainingError, match=name):
-            small(pictures, tmp_path / "none", **{name: 1.0})
+            small(images, tmp_path / "none", **{name: 1.0})
 
 
-def test_clipping_works_in_mixed_precision(pictures, tmp_path):
-    small(pictures, tmp_path / "run", epochs=1, precision="bf16", optim=OptimOptions(clip=1.0))
+def test_clipping_works_in_mixed_precision(images, tmp_path):
+    small(images, tmp_path / "run", epochs=1, precision="bf16", optim=OptimOptions(clip=1.0))
 
 
-def test_a_resumed_run_is_the_same_run(whole_run, pictures):
+def test_a_resumed_run_is_the_same_run(whole_run, images):
     before = (whole_run[1] / "config.yaml").read_text()
     with pytest.raises(TrainingError, match=r"other options: batch_size 6 -> 8; seed 0 -> 1"):
-        small(pictures, whole_run[1], epochs=4, resume=True, batch_size=8, seed=1)
+        small(images, whole_run[1], epochs=4, resume=True, batch_size=8, seed=1)
     assert (whole_run[1] / "config.yaml").read_text() == before
 
 
-def test_a_run_that_failed_at_once_does_not_block_its_folder(pictures, tmp_path):
+def test_a_run_that_failed_at_once_does_not_block_its_folder(images, tmp_path):
     """A loss that is no number is an error, and leaves the folder free."""
     with pytest.raises(TrainingError, match="diverged"):
-        small(pictures, tmp_path / "run", epochs=1, optim=OptimOptions(lr=1e30))
-    small(pictures, tmp_path / "run", epochs=1)
+        small(images, tmp_path / "run", epochs=1, optim=OptimOptions(lr=1e30))
+    small(images, tmp_path / "run", epochs=1)
 
 
-def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(pictures, tmp_path):
+def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(images, tmp_path):
     torch.manual_seed(0)
     start = create_model("mobilevit_xxs", num_classes=9)
     start.config = replace(
@@ -227,7 +227,7 @@ def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(pictures, t
     )
     save(start, tmp_path / "start")
     small(
-        pictures,
+        images,
         tmp_path / "run",
         epochs=1,
         weights=str(tmp_path / "start"),
@@ -243,10 +243,10 @@ def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(pictures, t
     assert not torch.equal(before["expand.conv.weight"], after["expand.conv.weight"])
 
 
-def test_the_recipe_of_v2_runs(pictures, tmp_path):
+def test_the_recipe_of_v2_runs(images, tmp_path):
     """Everything that is off by default, at once: each part really runs."""
     result = small(
-        pictures,
+        images,
         tmp_path / "run",
         model="mobilevitv2_050",
         epochs=1,
@@ -261,9 +261,9 @@ def test_the_recipe_of_v2_runs(pictures, tmp_path):
     assert sum(int(row["batch"]) for row in steps) < 0.7 * 72
 
 
-def test_the_variant_comes_from_the_weights(pictures, tmp_path):
+def test_the_variant_comes_from_the_weights(images, tmp_path):
     save(create_model("mobilevitv2_050", num_classes=3), tmp_path / "start")
-    small(pictures, tmp_path / "run", model=None, epochs=1, weights=str(tmp_path / "start"))
+    small(images, tmp_path / "run", model=None, epochs=1, weights=str(tmp_path / "start"))
     assert load(tmp_path / "run" / "model").config.model == "mobilevitv2_050"
 
 
@@ -272,40 +272,40 @@ def test_the_variant_comes_from_the_weights(pictures, tmp_path):
     ("options", "message"),
     [({"device": "cuda"}, "no cuda device"), ({"precision": "fp16"}, "fp16 needs a GPU")],
 )
-def test_what_needs_a_gpu_says_so(pictures, tmp_path, options, message):
+def test_what_needs_a_gpu_says_so(images, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        small(pictures, tmp_path / "run", **options)
+        small(images, tmp_path / "run", **options)
 
 
-def test_early_stopping(pictures, tmp_path):
-    small(pictures, tmp_path / "run", epochs=30, patience=2, optim=OptimOptions(lr=1e-9))
+def test_early_stopping(images, tmp_path):
+    small(images, tmp_path / "run", epochs=30, patience=2, optim=OptimOptions(lr=1e-9))
     assert len(rows(tmp_path / "run" / "metrics.csv")) < 10
 
 
-def broken_copies(pictures, root):
-    """Two good pictures a class and, in one, three files that are none (A26)."""
+def broken_copies(images, root):
+    """Two good images a class and, in one, three files that are none (A26)."""
     for name in COLOURS:
         (root / name).mkdir(parents=True)
         for number in range(4):
-            content = (pictures / name / f"{number:02}.png").read_bytes()
+            content = (images / name / f"{number:02}.png").read_bytes()
             (root / name / f"{number:02}.png").write_bytes(content)
     good = (root / "red" / "00.png").read_bytes()
     (root / "red" / "cut.png").write_bytes(good[: len(good) // 2])
     (root / "red" / "empty.jpg").write_bytes(b"")
-    (root / "red" / "text.jpg").write_text("not a picture")
+    (root / "red" / "text.jpg").write_text("not an image")
     return root
 
 
-def test_bad_files_stop_a_run_and_are_all_named(pictures, tmp_path):  # A26
-    root = broken_copies(pictures, tmp_path / "data")
+def test_bad_files_stop_a_run_and_are_all_named(images, tmp_path):  # A26
+    root = broken_copies(images, tmp_path / "data")
     with pytest.raises(DataError) as caught:
         small(root, tmp_path / "run")
     assert all(name in str(caught.value) for name in ("cut.png", "empty.jpg", "text.jpg"))
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_bad_files_are_left_out_on_request(pictures, tmp_path, caplog):  # A26
-    root = broken_copies(pictures, tmp_path / "data")
+def test_bad_files_are_left_out_on_request(images, tmp_path, caplog):  # A26
+    root = broken_copies(images, tmp_path / "data")
     small(
         root,
         tmp_path / "run",
@@ -317,23 +317,21 @@ def test_bad_files_are_left_out_on_request(pictures, tmp_path, caplog):  # A26
     assert 0 < seen <= 9
 
 
-def test_a_class_that_train_lacks_stops_a_run(pictures, tmp_path):  # A23
+def test_a_class_that_train_lacks_stops_a_run(images, tmp_path):  # A23
     for split, names in (("train", ["red", "blue"]), ("val", ["red", "green"])):
         for name in names:
             (tmp_path / split).mkdir(exist_ok=True)
-            (tmp_path / split / name).symlink_to(pictures / name)
+            (tmp_path / split / name).symlink_to(images / name)
     with pytest.raises(DataError, match="green"):
         small(tmp_path, tmp_path / "run")
     with pytest.raises(DataError, match="nowhere"):
         small(Path("nowhere"), tmp_path / "run")
 
 
-def test_few_pictures_train(pictures, tmp_path):  # A21
+def test_few_images_train(images, tmp_path):  # A21
     for name in ("red", "blue"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(2):
-            os.link(
-                pictures / name / f"{number:02}.png", tmp_path / "data" / name / f"{number}.png"
-            )
+            os.link(images / name / f"{number:02}.png", tmp_path / "data" / name / f"{number}.png")
     result = small(tmp_path / "data", tmp_path / "run", epochs=1, batch_size=128)
     assert result.metrics.samples == 2

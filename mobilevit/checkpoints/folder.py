@@ -1,0 +1,162 @@
+"""Model folders: a network's weights and all that belongs to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.checkpoints.tensors import read_tensors
+from mobilevit.models.config import ModelConfig
+from mobilevit.models.mobilevit import Backbone
+from mobilevit.models.registry import Network
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a new file to write; at the end it takes the place of `path` in one step.
+
+    Whatever interrupts the writing, `path` stays the old file, or becomes the new one whole.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    fresh = Path(name)
+    try:
+        yield fresh
+        with fresh.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.chmod(fresh, 0o666 & ~_umask())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give the name of a new folder to write; at the end it takes the place of `path`.
+
+    Whatever interrupts the writing, `path` stays the old folder, or becomes the new one whole; for
+    an instant between the two it is missing, and the old one lies beside it under a dotted name.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+        fresh, old = Path(name) / path.name, Path(name) / "old"
+        yield fresh
+        if path.exists():
+            os.replace(path, old)
+        os.replace(fresh, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def save(model: Network, folder: str | Path) -> Path:
+    """Write a network as a model folder: `config.json` and `model.safetensors`.
+
+    The weights' file carries the configuration too. It is replaced first and in one step, so a
+    writer that is killed leaves the old model or the new one: `load` believes `config.json` only
+    where it names these very weights.
+
+    Args:
+        model: a network of `create_model` or `load`; its `config` is written.
+        folder: where to; made where it is missing.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the network is a backbone alone, or one that `fuse` made: `load` could not
+            rebuild it.
+        OSError: it cannot be written, such as on a full disk.
+    """
+    if isinstance(model, Backbone):
+        raise ValueError("a backbone alone has no model folder; save the network that it is in")
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        raise ValueError("a fused network cannot be saved; save the one that it was made of")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    config: ModelConfig = model.config
+    text = config.to_json(weights=digest(tensors))
+    with replacing(folder / WEIGHTS) as fresh:
+        try:
+            save_file(tensors, fresh, metadata={"format": "pt", "config": text})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{folder / WEIGHTS} cannot be written: {error}") from error
+    with replacing(folder / CONFIG) as fresh:
+        fresh.write_text(text)
+    return folder
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether `save` wrote here."""
+    if not (path / WEIGHTS).is_file():
+        return False
+    try:
+        config = json.loads((path / CONFIG).read_text())
+    except (FileNotFoundError, ValueError):
+        config = None
+    if isinstance(config, dict) and "format" in config:
+        return True
+    try:
+        with safe_open(path / WEIGHTS, framework="pt") as file:
+            return "config" in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The configuration and the tensors of a model folder.
+
+    Raises:
+        CheckpointError: a part is missing, damaged or of another model folder.
+    """
+    tensors, _, metadata = read_tensors(folder / WEIGHTS)
+    carried = metadata.get("config")
+    path = folder / CONFIG
+    if path.is_file():
+        config, weights = ModelConfig.from_json(path.read_text(), file=str(path))
+        if carried is None or weights == digest(tensors):
+            return config, tensors
+        log.warning("%s was left by an earlier save; what %s carries is used", path, WEIGHTS)
+    if carried is None:
+        raise CheckpointError(f"{folder} has no {CONFIG}: nothing says what its weights are")
+    return read_carried(carried, tensors, file=folder / WEIGHTS), tensors
+
+
+def read_carried(carried: str, tensors: Mapping[str, Tensor], *, file: Path) -> ModelConfig:
+    """The configuration that a file of weights carries in its metadata.
+
+    Raises:
+        CheckpointError: it is not that of these tensors.
+    """
+    config, weights = ModelConfig.from_json(carried, file=f"{file} (its metadata)")
+    if weights != digest(tensors):
+        raise CheckpointError(f"{file} is damaged: its tensors are not those it names")
+    return config

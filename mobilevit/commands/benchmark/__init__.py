@@ -1,0 +1,1 @@
+"""`mobilevit benchmark`: models side by side, in every runtime."""

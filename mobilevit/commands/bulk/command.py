@@ -1,0 +1,363 @@
+"""`mobilevit predict --engine ray`: more images than one machine can take.
+
+The list of images is cut into parts, each a Parquet file in the end. Ray Data hands parts to
+actors, each with the network in its memory; the actor that has predicted a part writes it. A part
+that has its name is whole, so a run that was killed goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import Progress
+
+from mobilevit.checkpoints.create import opened, stated_classes
+from mobilevit.checkpoints.folder import digest, replacing
+from mobilevit.commands.bulk.rows import failures, has_rows, need_ray
+from mobilevit.commands.bulk.worker import Predictor, Work, part_path
+from mobilevit.data.formats.folders import DataError
+from mobilevit.data.sources import Photo, called, is_url, named_images
+from mobilevit.exports.runtime_model import FileDetector, for_inference, is_file
+from mobilevit.models.config import ModelConfig
+from mobilevit.models.registry import Network
+from mobilevit.tasks.detection.loss_and_postprocess import Preset
+from mobilevit.utils.devices import cores
+
+log = logging.getLogger(__name__)
+
+RUN, LOCK = "_bulk.json", ".lock"
+"""The record of what a folder's parts are of; readers of Parquet pass over such names."""
+STORE = 512 * 2**20
+"""Bytes of memory that a Ray started here shares: networks and lists of names pass through it."""
+PARTS, SMALLEST, LARGEST = 64, 32, 1024
+"""Where nobody says, so many Parquet files, if that makes them of 32 to 1024 images."""
+SHOWN = 5
+"""Up to so many images that could not be read are named."""
+
+
+class BulkError(ValueError):
+    """Bulk prediction that cannot be done as asked; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkPredictions:
+    """What bulk prediction has written."""
+
+    folder: Path
+    parts: tuple[Path, ...]
+    """The Parquet files, in the order of the images."""
+    images: int
+    """Rows of all parts, one for each image."""
+    kept: int
+    """Parts that an earlier run had written."""
+    failed: tuple[tuple[str, str], ...]
+    """(source, error) of the images that could not be read."""
+
+    @property
+    def exit_code(self) -> int:
+        """1 where an image could not be read."""
+        return 1 if self.failed else 0
+
+    def __str__(self) -> str:
+        """How much there is and where, and the first images that could not be read."""
+        there = f" ({self.kept} of them were there already)" if self.kept else ""
+        lines = [f"{self.images} images in {len(self.parts)} Parquet files in {self.folder}{there}"]
+        if self.failed:
+            lines.append(f"{len(self.failed)} could not be read:")
+            lines += [f"  {source}: {error}" for source, error in self.failed[:SHOWN]]
+            if len(self.failed) > SHOWN:
+                lines.append("  ... (the rows whose error is not null)")
+        return "\n".join(lines)
+
+
+def predict_in_bulk(
+    model: str | Path | Network,
+    photos: Sequence[Photo],
+    *,
+    out: str | None,
+    top: int,
+    score: float,
+    postprocessing: Preset,
+    classes: str | Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None,
+    batch_size: int,
+    part_size: int | None,
+    workers: int | None,
+    threads: int | None,
+    device: str,
+) -> BulkPredictions:
+    """Predict on a Ray cluster and write Parquet files, or go on with a run that was stopped.
+
+    The cluster is the one that this process has joined already, or the one at RAY_ADDRESS; else one
+    is started on this machine, and stopped at the end. Images, `out` and an exported file must
+    have the same paths on all its machines.
+
+    Args:
+        model: as of `predict`.
+        photos: files, folders, patterns, addresses; and text files (.txt) with one file or address
+            a line, relative to the working folder.
+        out: folder for the Parquet files.
+        top: classes to name for each image (classification).
+        score: least probability of a box (detection).
+        postprocessing: see `PRESETS`.
+        classes: names, where the model has none.
+        preprocessing: fields of the model's preprocessing to override.
+        batch_size: images at a time.
+        part_size: images in a Parquet file, by default 32 to 1024 by the length of the list; a
+            run that goes on keeps its first.
+        workers: actors; by default as many as the cluster's cores allow.
+        threads: compute threads, and cores, of each actor; by default 1.
+        device: auto or cpu.
+
+    Raises:
+        BulkError: no out, or it holds something else; an option out of its range; the cluster is
+            too small, or an actor failed.
+        DataError: no name stands for an image; the extra is missing.
+        CheckpointError, ExportError, ValueError: see `predict`.
+        ConnectionError: there is no cluster at RAY_ADDRESS.
+    """
+    if out is None:
+        raise BulkError("the engine ray writes Parquet files: say where with --out FOLDER")
+    if device not in ("auto", "cpu"):
+        raise BulkError(f"the engine ray computes on CPUs; device cannot be {device!r}")
+    threads = 1 if threads is None else threads
+    if min(1 if part_size is None else part_size, threads, 1 if workers is None else workers) < 1:
+        raise BulkError("part_size, workers and threads are at least 1")
+    for package in ("ray", "pyarrow"):
+        need_ray(package)
+    held, config, identity = _identified(model, classes, preprocessing, postprocessing, score)
+    names = _listed(photos)
+    if part_size is None:
+        part_size = min(max(len(names) // PARTS, SMALLEST), LARGEST)
+    asked = {
+        "model": identity,
+        "images": len(names),
+        "list": hashlib.sha256("\n".join(map(ascii, names)).encode()).hexdigest(),
+        **({"top": top} if config.task == "classification" else {}),
+        **({"score": score, "rule": postprocessing} if config.task == "detection" else {}),
+    }
+    folder = Path(out).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Work(
+        folder=folder,
+        base=os.getcwd(),
+        task=config.task,
+        classes=stated_classes(config, str(model) if isinstance(model, str | Path) else model.name),
+        top=top,
+        score=score,
+        postprocessing=postprocessing,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            part_size = _begun(folder, asked, part_size)
+            cut = [names[first : first + part_size] for first in range(0, len(names), part_size)]
+            missing = [
+                n for n, part in enumerate(cut) if not has_rows(part_path(folder, n), len(part))
+            ]
+            for left in folder.glob(".part-*"):  # of a writer that was killed
+                left.unlink()
+            if missing:
+                log.info("%d of %d parts are to be predicted", len(missing), len(cut))
+                _run(work, held, {n: cut[n] for n in missing}, workers)
+    except Timeout as error:
+        raise BulkError(f"another process is writing to {folder}") from error
+    parts = tuple(part_path(folder, number) for number in range(len(cut)))
+    return BulkPredictions(
+        folder=Path(out),
+        parts=parts,
+        images=len(names),
+        kept=len(cut) - len(missing),
+        failed=tuple(failure for part in parts for failure in failures(part)),
+    )
+
+
+def _identified(
+    model: str | Path | Network,
+    classes: str | Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | None,
+    postprocessing: Preset,
+    score: float,
+) -> tuple[str | Network, ModelConfig, str]:
+    """What actors are given, the model's configuration, and a digest of all that answers follow."""
+    if isinstance(model, str | Path) and is_file(model):
+        path = Path(model).absolute()
+        network, _ = for_inference(
+            path,
+            classes=classes,
+            preprocessing=preprocessing,
+            device=torch.device("cpu"),
+            threads=1,
+        )
+        if isinstance(network, FileDetector):
+            network.refuse_rule(postprocessing, score)
+        total = hashlib.sha256()
+        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        for one in files:
+            with one.open("rb") as opened_file:
+                content = hashlib.file_digest(opened_file, "sha256").hexdigest()
+            total.update(f"{one.relative_to(path.parent)} {content}\n".encode())
+        held: str | Network = str(path)
+        config, weights = network.config, total.hexdigest()
+    else:
+        held, _ = opened(model, classes=classes, preprocessing=preprocessing)
+        held.eval()
+        config, weights = held.config, digest(held.state_dict())
+    rest = json.dumps([weights, config.classes, asdict(config.preprocessing)], default=str)
+    return held, config, hashlib.sha256(rest.encode()).hexdigest()
+
+
+def _listed(photos: Sequence[Photo]) -> list[tuple[str, str | None]]:
+    """The names of images, each with the reason where it stands for none.
+
+    Raises:
+        BulkError: an image in memory; a list that is empty or cannot be read.
+        DataError: no name stands for an image.
+    """
+    names: list[tuple[str, str | None]] = []
+    for photo in photos:
+        if not isinstance(photo, str | Path):
+            raise BulkError(
+                f"the engine ray takes files and addresses, not images in memory "
+                f"({type(photo).__name__})"
+            )
+        path = Path(photo)
+        if path.suffix.lower() == ".txt" and not is_url(photo) and not path.is_dir():
+            try:
+                lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
+            except OSError as error:
+                raise BulkError(f"the list {photo} cannot be read: {error.strerror}") from error
+            found = [(line.strip(), None) for line in lines if line.strip()]
+            if not found:
+                raise BulkError(f"the list {photo} is empty")
+            names += found
+            continue
+        try:
+            sources = named_images([photo])
+        except DataError as error:  # of one name alone: the others are done
+            names.append((str(photo), str(error)))
+        else:
+            names += [(called(source), None) for source in sources]
+    if all(reason is not None for _, reason in names):
+        raise DataError("\n".join(str(reason) for _, reason in names) or "no images are named")
+    return names
+
+
+def _begun(folder: Path, asked: dict[str, Any], part_size: int) -> int:
+    """See that a folder is new or of this very run, and write down what it is of.
+
+    Returns:
+        The size of its parts.
+
+    Raises:
+        BulkError: it is of another run, or holds something else.
+    """
+    record = folder / RUN
+    if not record.exists():
+        others = [one.name for one in folder.iterdir() if not one.name.startswith(".")]
+        if others:
+            raise BulkError(
+                f"{folder} is not empty ({min(others)}) and no bulk prediction: choose a new folder"
+            )
+        with replacing(record) as fresh:
+            fresh.write_text(json.dumps({**asked, "part_size": part_size}, indent=2) + "\n")
+        return part_size
+    try:
+        had = json.loads(record.read_text())
+        size = int(had.pop("part_size"))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BulkError(f"{record} is damaged; choose a new folder") from error
+    if had != asked:
+        differ = [
+            "the list of images"
+            if key == "list"
+            else f"{key} ({had.get(key)}, now {value})"
+            if key != "model"
+            else "the model, its classes or its preprocessing"
+            for key, value in {**dict.fromkeys(had), **asked}.items()
+            if had.get(key) != value
+        ]
+        raise BulkError(
+            f"{folder} is of another bulk prediction: {', '.join(differ)} differ. Repeat that call "
+            "to go on with it, or choose a new folder"
+        )
+    return size
+
+
+def _run(
+    work: Work,
+    held: str | Network,
+    parts: Mapping[int, Sequence[tuple[str, str | None]]],
+    workers: int | None,
+) -> None:
+    """Predict and write parts in Ray Data.
+
+    Raises:
+        BulkError: the cluster is too small for the workers; an actor failed.
+        ConnectionError: there is no cluster at RAY_ADDRESS.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    ray = need_ray("ray")
+    data = need_ray("ray.data")
+    ours = not ray.is_initialized()
+    if ours:
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        own = {"num_cpus": max(cores(), work.threads), "object_store_memory": STORE}
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            **(own if address == "local" else {}),
+        )
+    try:
+        room = int(ray.cluster_resources().get("CPU", 0)) // work.threads
+        if (workers or 1) > room:
+            raise BulkError(
+                f"the cluster has room for {room} workers of {work.threads} threads, not "
+                f"{workers or 1}"
+            )
+        data.DataContext.get_current().enable_progress_bars = False  # there is one of our own
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        rows = [{"number": n, "names": json.dumps(part)} for n, part in parts.items()]
+        # A row a block: the next free actor takes the next part.
+        said = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            Predictor,
+            fn_constructor_args=(work, ray.put(held)),
+            batch_size=1,
+            num_cpus=work.threads,
+            compute=data.ActorPoolStrategy(size=min(workers or room, len(rows))),
+        )
+        console = Console(stderr=True)
+        with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("predicting", total=sum(map(len, parts.values())))
+            for one in said.iter_rows():
+                bar.advance(task, int(one["images"]))
+    except ray.exceptions.RayError as error:
+        raise BulkError(
+            f"a worker failed: {_reason(error)}. The parts that are written stay; the same call "
+            "goes on with the others"
+        ) from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in a worker.
+
+    Ray gives an error of a worker as the text of its tracebacks; the first of them is the worker's.
+    """
+    text = str(getattr(error, "traceback_str", error))
+    return text.partition("\n\nThe above exception")[0].strip().splitlines()[-1]

@@ -1,0 +1,1 @@
+"""`mobilevit sweep`: many trainings over a space of options."""

@@ -1,0 +1,1 @@
+"""Tar shards and remote tables: index, read, write."""

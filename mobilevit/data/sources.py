@@ -1,0 +1,160 @@
+"""The images that people name: files, folders, patterns, addresses, arrays."""
+
+from __future__ import annotations
+
+import glob
+import http.client
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mobilevit.data.formats.folders import DataError, images_below
+from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
+from mobilevit.data.preprocessing import Preprocessing
+
+Photo: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
+URL_TIMEOUT = 30
+"""Seconds that a server may take to answer, or to go on."""
+MAX_DOWNLOAD = 200 * 2**20
+"""Bytes that an image from the network may have."""
+
+
+class Nothing(NamedTuple):
+    """A name that stands for no image."""
+
+    name: str
+    reason: str
+
+
+class Prepared(NamedTuple):
+    """An image as the network takes it."""
+
+    tensor: Tensor
+    """`[3, H, W]`."""
+    size: tuple[int, int]
+    """(height, width) of the image itself, in pixels."""
+
+
+class Images(Dataset[Prepared | str]):
+    """Images prepared for a network, or the reason why one cannot be read."""
+
+    def __init__(
+        self, sources: Sequence[Photo | Nothing], preprocessing: Preprocessing, downloads: Path
+    ) -> None:
+        """`downloads`: a folder for what comes from the network."""
+        self.sources, self.preprocessing, self.downloads = sources, preprocessing, downloads
+
+    def __len__(self) -> int:
+        """The number of images, those that cannot be read included."""
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> Prepared | str:
+        """One image."""
+        try:
+            image = self.image(index)
+        except ImageError as error:
+            return error.reason
+        return Prepared(self.preprocessing(image), (image.height, image.width))
+
+    def image(self, index: int) -> Image.Image:
+        """The upright image; one from the network is fetched once.
+
+        Raises:
+            ImageError: it cannot be read, or the server does not give it.
+        """
+        source = self.sources[index]
+        if isinstance(source, Nothing):
+            raise ImageError(source.name, source.reason)
+        if is_url(source):
+            address, source = str(source), self.downloads / str(index)
+            if not source.exists():
+                _download(address, source)
+        return open_image(source)
+
+
+def is_url(photo: Photo | Nothing) -> bool:
+    """Whether an image is to be fetched from the network."""
+    return isinstance(photo, str) and photo.startswith(("http://", "https://"))
+
+
+def named_images(photos: Sequence[Photo]) -> list[Photo | Nothing]:
+    """The images that names stand for, and the names that stand for none.
+
+    Raises:
+        DataError: all stand for none.
+    """
+    sources: list[Photo | Nothing] = []
+    for photo in photos:
+        try:
+            sources += _expand(photo)
+        except DataError as error:
+            sources.append(Nothing(str(photo), str(error)))
+    nothing = [source for source in sources if isinstance(source, Nothing)]
+    if len(nothing) == len(sources):
+        raise DataError("\n".join(source.reason for source in nothing) or "no images are named")
+    return sources
+
+
+def _expand(photo: Photo) -> Sequence[Photo]:
+    """The images that a name stands for."""
+    if not isinstance(photo, str | Path) or is_url(photo):
+        return [photo]
+    path = Path(photo)
+    if path.is_dir():
+        found = images_below(path)
+        if not found:
+            raise DataError(f"{path} has no images in it")
+        return found
+    if path.exists():
+        return [path]
+    matches = [Path(name) for name in sorted(glob.glob(str(photo), recursive=True))]
+    images = [
+        match
+        for match in matches
+        if match.suffix.lower() in IMAGE_EXTENSIONS and not match.is_dir()
+    ]
+    if not images:
+        raise DataError(f"{photo}: no such file, folder or pattern that an image matches")
+    return images
+
+
+def _download(address: str, file: Path) -> None:
+    """Fetch an image from the network.
+
+    Raises:
+        ImageError: the server does not give it, or too much.
+    """
+    try:
+        with urllib.request.urlopen(address, timeout=URL_TIMEOUT) as answer:
+            content: bytes = answer.read(MAX_DOWNLOAD + 1)
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        raise ImageError(address, f"cannot be downloaded: {error}") from error
+    if len(content) > MAX_DOWNLOAD:
+        raise ImageError(address, f"larger than {MAX_DOWNLOAD // 2**20} MiB")
+    file.write_bytes(content)
+
+
+def called(source: Photo | Nothing) -> str:
+    """What to call an image in messages."""
+    if isinstance(source, Nothing):
+        return source.name
+    return str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
+
+
+def stem(source: Photo | Nothing) -> str:
+    """What to call the drawn image: a short name that every file system takes."""
+    if not isinstance(source, str | Path):
+        return "image"
+    path = (
+        urllib.parse.unquote(urllib.parse.urlsplit(str(source)).path) if is_url(source) else source
+    )
+    return re.sub(r"[^\w.-]+", "_", Path(path).stem)[:60] or "image"

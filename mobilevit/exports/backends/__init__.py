@@ -1,0 +1,1 @@
+"""The formats that networks are exported to: one module or package each."""

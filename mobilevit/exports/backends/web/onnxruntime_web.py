@@ -1,0 +1,161 @@
+"""ONNX Runtime Web: one version of it, checked against its hash, from npm into the user's cache."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import logging
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from mobilevit.exports.spec import ExportError
+
+log = logging.getLogger(__name__)
+
+NAME, VERSION = "onnxruntime-web", "1.30.0"
+PACKAGE = f"{NAME}@{VERSION}"
+INTEGRITY = (
+    "sha512-"
+    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
+"""Of the package's tarball, as npm states it."""
+PATIENCE = 900
+"""Seconds that npm may take; the tarball has 33 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A build of the runtime: what is taken from the package, by what it is called in a page."""
+
+    script: str
+    """The module; it brings what starts the WebAssembly, and what threads run."""
+    binary: str
+    """The WebAssembly."""
+
+    def taken(self) -> dict[str, str]:
+        """Where each file comes from, by its name in a page's folder for the runtime."""
+        # Not every server knows that .mjs is JavaScript, and a browser runs nothing else.
+        script = self.script.replace(".bundle.min.mjs", ".js")
+        return {script: self.script, f"{self.binary}.gz": self.binary}
+
+
+BUILDS = {
+    "wasm": Build(script="ort.wasm.bundle.min.mjs", binary="ort-wasm-simd-threaded.wasm"),
+    "webgpu": Build(
+        script="ort.webgpu.bundle.min.mjs", binary="ort-wasm-simd-threaded.asyncify.wasm"
+    ),
+}
+"""By backend; that of WebGPU has WebAssembly for what a GPU cannot do, and is twice as large."""
+
+
+def cached() -> Path:
+    """Where the tarball lies or will lie: beside downloaded weights (`TORCH_HOME` moves it)."""
+    return Path(torch.hub.get_dir()) / "mobilevit" / f"{NAME}-{VERSION}.tgz"
+
+
+def provide(tarball: str | Path | None = None) -> Path:
+    """See that the runtime's tarball is in the cache: fetched once by npm, checked every time.
+
+    Args:
+        tarball: the same tarball, got otherwise, to be taken in place of npm's.
+
+    Returns:
+        Where it lies in the cache.
+
+    Raises:
+        ExportError: it is not to be had, or not the expected file; the message says what to do.
+    """
+    target = cached()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f"{target.name}.lock")):  # several processes may want it
+        if tarball is None and target.is_file():
+            if _integrity(target) == INTEGRITY:
+                return target
+            log.warning("%s is damaged: it is fetched again", target)
+        with tempfile.TemporaryDirectory(prefix=".fetching.", dir=target.parent) as folder:
+            fresh = Path(folder) / target.name
+            if tarball is None:
+                _by_npm(fresh)
+            else:
+                _copied(Path(tarball), fresh)
+            if (found := _integrity(fresh)) != INTEGRITY:
+                raise ExportError(
+                    f"{tarball or PACKAGE} is not the expected file: its hash is {found}, not "
+                    f"{INTEGRITY}; nothing was kept. `npm pack {PACKAGE}` gives the right one"
+                )
+            fresh.replace(target)
+    return target
+
+
+def _copied(tarball: Path, to: Path) -> None:
+    try:
+        shutil.copyfile(tarball, to)
+    except OSError as error:
+        raise ExportError(f"the runtime's tarball {tarball} cannot be read: {error}") from error
+
+
+def _by_npm(to: Path) -> None:
+    """Have npm fetch the package.
+
+    Raises:
+        ExportError: there is no npm, or it fails.
+    """
+    by_hand = (
+        f"On a machine that has npm and a network, `npm pack {PACKAGE}` writes {to.name}; give "
+        "that file by --runtime-tarball, once"
+    )
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ExportError(
+            f"pages run models by {NAME} {VERSION}, which npm fetches, and npm is not installed: "
+            f"install Node.js. {by_hand}"
+        )
+    log.info("fetching %s by npm (33 MB, once)", PACKAGE)
+    command = [npm, "pack", PACKAGE, "--silent", "--ignore-scripts"]
+    command += ["--pack-destination", str(to.parent)]
+    try:
+        done = subprocess.run(
+            command, cwd=to.parent, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"npm did not fetch {PACKAGE} in {PATIENCE} s. {by_hand}") from error
+    if done.returncode or not to.is_file():
+        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise ExportError(f"npm could not fetch {PACKAGE}: {said}. {by_hand}")
+
+
+def _integrity(file: Path) -> str:
+    """A file's hash in npm's form."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha512").digest()
+    return f"sha512-{base64.b64encode(digest).decode()}"
+
+
+def unpack(tarball: Path, folder: Path) -> None:
+    """Write what a page needs of the runtime into a folder that exists.
+
+    WebAssembly is compressed: it is a quarter of the size, and not every server compresses it.
+
+    Raises:
+        ExportError: the tarball lacks a file.
+    """
+    with tarfile.open(tarball) as archive:
+        for build in BUILDS.values():
+            for name, origin in build.taken().items():
+                try:
+                    member = archive.extractfile(f"package/dist/{origin}")
+                except KeyError as error:
+                    raise ExportError(f"{tarball} has no file {origin} in it") from error
+                assert member is not None
+                content = member.read()
+                if name.endswith(".gz"):
+                    content = gzip.compress(content, 9, mtime=0)
+                (folder / name).write_bytes(content)

@@ -1,0 +1,81 @@
+"""One run in several processes, as torchrun starts them, on one machine or many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Among those on this machine."""
+    local_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and prints."""
+        return self.rank == 0
+
+    @property
+    def nodes(self) -> int:
+        """Machines, each with as many processes."""
+        return self.world_size // self.local_size
+
+    @classmethod
+    def of_environment(cls) -> Processes:
+        """What torchrun says; one process where it did not start this one.
+
+        Raises:
+            ValueError: machines with different numbers of processes.
+        """
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return cls()
+        found = cls(
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        )
+        if found.world_size % found.local_size:
+            raise ValueError(
+                f"{found.world_size} processes cannot be {found.local_size} on each machine: "
+                "start as many on all (torchrun --nproc-per-node)"
+            )
+        return found
+
+
+@contextmanager
+def joined(processes: Processes, device: torch.device) -> Iterator[None]:
+    """Let the processes of a run talk to each other; nothing to do for one alone."""
+    if processes.world_size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(processes.local_rank)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def gathered(items: list[T]) -> list[T]:
+    """The items of all processes, those of the first one first; of one alone its own."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return items
+    everyone: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, items)
+    return [item for part in everyone for item in part]
