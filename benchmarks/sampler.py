@@ -116,7 +116,7 @@ def main() -> None:
             sizes=sizes,
             base_size=options.size,
             base_batch=options.batch,
-            rule=rule,
+            batch_rule=rule,
         )
         for name, (sizes, rule) in plans.items()
     }

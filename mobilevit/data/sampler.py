@@ -68,7 +68,7 @@ class MultiScaleSchedule:
     """Image sizes (squares) to draw from, in pixels; one size makes the standard sampler."""
     base_size: int = 256
     base_batch: int = 128
-    rule: BatchRule = "area"
+    batch_rule: BatchRule = "area"
     batch_multiple: int = 1
     seed: int = 0
 
@@ -76,10 +76,10 @@ class MultiScaleSchedule:
         """Refuse a plan without steps.
 
         Raises:
-            ValueError: no samples, no sizes, an unknown rule, or a number below 1.
+            ValueError: no samples, no sizes, an unknown batch rule, or a number below 1.
         """
-        if self.rule not in ("area", "floor", "max"):
-            raise ValueError(f"the batch rule must be area, floor or max, not {self.rule!r}")
+        if self.batch_rule not in ("area", "floor", "max"):
+            raise ValueError(f"batch_rule must be area, floor or max, not {self.batch_rule!r}")
         if not self.sizes or min(*self.sizes, self.base_size, self.base_batch) < 1:
             raise ValueError("sizes and batch sizes must be at least 1")
         if self.samples < 1 or self.batch_multiple < 1:
@@ -87,9 +87,9 @@ class MultiScaleSchedule:
 
     def batch_size(self, size: int) -> int:
         """The batch that goes with a size."""
-        reference = max(self.sizes) if self.rule == "max" else self.base_size
+        reference = max(self.sizes) if self.batch_rule == "max" else self.base_size
         batch = self.base_batch * reference**2 // size**2
-        if self.rule == "floor":
+        if self.batch_rule == "floor":
             batch = max(self.base_batch, batch)
         multiple = self.batch_multiple
         return max(multiple, (batch + multiple // 2) // multiple * multiple)

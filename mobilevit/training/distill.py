@@ -243,7 +243,7 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
         except (AssertionError, RuntimeError, ValueError) as error:  # torchvision's, torch's, ours
             raise TrainingError(
                 f"distill.teacher {name} cannot take images of {size} px ({error}). It is given "
-                "the student's: another size or sampler.kind standard may do, or another teacher"
+                "the student's: another size or sampler.mode standard may do, or another teacher"
             ) from error
     return outputs
 

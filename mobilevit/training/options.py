@@ -99,7 +99,7 @@ class DataOptions:
 class SamplerOptions:
     """How images are batched."""
 
-    kind: Literal["multiscale", "standard"] = "multiscale"
+    mode: Literal["multiscale", "standard"] = "multiscale"
     """Sizes that change from step to step, or one size."""
     min_size: int | None = None
     """Smallest size in pixels; by default 0.625 of the base size, as the paper's 160 of 256."""
@@ -109,7 +109,7 @@ class SamplerOptions:
     """Sizes between the two, ahead of rounding."""
     multiple: int = 32
     """What sizes are rounded to."""
-    rule: BatchRule = "area"
+    batch_rule: BatchRule = "area"
     """How the batch follows the size; see `MultiScaleSchedule`."""
 
     def __post_init__(self) -> None:

@@ -60,11 +60,11 @@ def plan(
     Raises:
         ValueError: sizes that are no range around `size`.
     """
-    if options.kind == "standard":
+    if options.mode == "standard":
         if (options.min_size, options.max_size) != (None, None):
             raise ValueError("the standard sampler has one size: min_size and max_size have no use")
         sizes: Sequence[int] = (size,)
-    elif options.kind == "multiscale":
+    elif options.mode == "multiscale":
         sizes = scales(
             options.min_size or round(0.625 * size),
             options.max_size or round(1.25 * size),
@@ -73,12 +73,12 @@ def plan(
             multiple=options.multiple,
         )
     else:
-        raise ValueError(f"sampler.kind must be multiscale or standard, not {options.kind!r}")
+        raise ValueError(f"sampler.mode must be multiscale or standard, not {options.mode!r}")
     return MultiScaleSchedule(
         samples=samples,
         sizes=tuple(sizes),
         base_size=size,
         base_batch=batch_size,
-        rule=options.rule,
+        batch_rule=options.batch_rule,
         seed=seed,
     )

@@ -25,7 +25,7 @@ def words(images: Path, tmp_path: Path) -> list[str]:
     return [
         *("sweep", "--data.root", str(images), "--out", str(tmp_path / "sweep")),
         *("--model", "mobilevit_xxs", "--size", "32", "--epochs", "1", "--batch_size", "8"),
-        *("--sampler.kind", "standard", "--threads", "1", "--data.workers", "0"),
+        *("--sampler.mode", "standard", "--threads", "1", "--data.workers", "0"),
     ]
 
 
@@ -98,7 +98,7 @@ def test_values_are_drawn_within_the_range_and_differ(method, words, tmp_path):
         ("optim.weight_decay=0.1", "one value only"),
         ("optim.weight_decay=a,b", "cannot be 'a'"),
         ("optim.weight_decay", "OPTION=VALUES"),
-        ("sampler.kind=0..1", "not a number"),
+        ("sampler.mode=0..1", "not a number"),
         ("augment.erase=0..2", "probability"),
         ("augment.mixup=0,1;augment.mixup=0,2", "twice"),
         (" ; ", "empty"),
@@ -114,7 +114,7 @@ def test_what_can_not_be_varied_is_told(space, says, words, tmp_path, capsys):
 def test_a_space_is_read_by_the_options_types():
     axes = read_space(
         "augment.scale=[0.08,1],[0.35,1]\naugment.rand_augment=0..2:3; "
-        "sampler.kind=standard,multiscale",
+        "sampler.mode=standard,multiscale",
         _kinds(),
     )
     assert axes[0].bounds == [(0.08, 1.0), (0.35, 1.0)]

@@ -37,7 +37,7 @@ def test_the_papers_scales_are_rounded_to_32_and_hold_the_base():  # A19
     ],
 )
 def test_published_batch_rules(rule, multiple, batches):
-    schedule = MultiScaleSchedule(samples=9, sizes=PAPER, rule=rule, batch_multiple=multiple)
+    schedule = MultiScaleSchedule(samples=9, sizes=PAPER, batch_rule=rule, batch_multiple=multiple)
     assert [schedule.batch_size(size) for size in PAPER] == batches
 
 
@@ -53,7 +53,7 @@ def test_every_sample_is_seen_once_an_epoch_and_ranks_agree(samples, epoch, seed
     plans = []
     for rank in range(world):
         order = EpochOrder(samples, seed=seed, rank=rank, world_size=world)
-        schedule = MultiScaleSchedule(samples=len(order), sizes=PAPER, rule=rule, seed=seed)
+        schedule = MultiScaleSchedule(samples=len(order), sizes=PAPER, batch_rule=rule, seed=seed)
         batches = MultiScaleBatchSampler(order, schedule)
         order.set_epoch(epoch)
         listed = list(batches)
@@ -111,7 +111,7 @@ def test_keys_carry_what_a_data_set_needs():
 
 @pytest.mark.parametrize(
     "options",
-    [{"samples": 0}, {"sizes": ()}, {"rule": "none"}, {"base_batch": 0}, {"sizes": (0,)}],
+    [{"samples": 0}, {"sizes": ()}, {"batch_rule": "none"}, {"base_batch": 0}, {"sizes": (0,)}],
 )
 def test_impossible_plans_are_refused(options):
     with pytest.raises(ValueError, match=r"batch|size|sample"):

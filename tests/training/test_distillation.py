@@ -239,7 +239,7 @@ def small(root: Path, out: Path, **options: Any) -> Any:
         "epochs": 2,
         "size": 32,
         "batch_size": 6,
-        "sampler": SamplerOptions(kind="standard"),
+        "sampler": SamplerOptions(mode="standard"),
         "optim": OptimOptions(lr=0.005),
         "threads": 1,
     }

@@ -60,7 +60,7 @@ sys.exit(main(sys.argv[1:]))
 """Training in which batch norm has no statistics: those belong to a process's own images."""
 DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
 PLAIN = [word for name in DROPOUTS for word in (f"--network.{name}", "0")]
-PLAIN += ["--sampler.kind", "standard"]
+PLAIN += ["--sampler.mode", "standard"]
 
 
 def torchrun(processes: int, *words: str) -> list[str]:

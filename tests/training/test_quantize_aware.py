@@ -326,7 +326,7 @@ def test_it_needs_weights(images, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-SMALL = {"epochs": 1, "size": 64, "batch_size": 4, "sampler": SamplerOptions(kind="standard")}
+SMALL = {"epochs": 1, "size": 64, "batch_size": 4, "sampler": SamplerOptions(mode="standard")}
 
 
 def test_segmentation(tmp_path):

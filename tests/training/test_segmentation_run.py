@@ -137,7 +137,7 @@ def test_batches_of_one_train(shapes, tmp_path):
         epochs=1,
         size=64,
         batch_size=1,
-        sampler=SamplerOptions(kind="standard"),
+        sampler=SamplerOptions(mode="standard"),
         threads=1,
     )
     assert result.metrics.images == 6
@@ -150,7 +150,7 @@ def test_a_run_is_resumed(shapes, tmp_path):
         "data": DataOptions(root=str(shapes), workers=0),
         "out": str(tmp_path / "run"),
         "size": 64,
-        "sampler": SamplerOptions(kind="standard"),
+        "sampler": SamplerOptions(mode="standard"),
         "threads": 1,
     }
     train(epochs=1, **options)

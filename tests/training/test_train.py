@@ -160,7 +160,7 @@ def test_a_killed_command_resumes(images, tmp_path, number, kill):
     out = tmp_path / "run"
     words = [
         *("train", "--model", "mobilevit_xxs", "--data.root", str(images), "--out", str(out)),
-        *("--epochs", "60", "--size", "32", "--batch_size", "6", "--sampler.kind", "standard"),
+        *("--epochs", "60", "--size", "32", "--batch_size", "6", "--sampler.mode", "standard"),
         *("--threads", "1", "--data.workers", "1"),
     ]
     process = subprocess.Popen(
