@@ -12,10 +12,11 @@ from sklearn.datasets import load_digits
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.predict import predict
+from mobilevit.data.options import DataOptions
 from mobilevit.tasks.classification.results import Predictions
 from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 SIZE = 64

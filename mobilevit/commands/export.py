@@ -14,6 +14,7 @@ from PIL import Image
 
 from mobilevit.checkpoints.create import opened
 from mobilevit.checkpoints.folder import replacing, replacing_folder
+from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sources import Images, named_images
 from mobilevit.exports.backends.registry import (
@@ -32,7 +33,6 @@ from mobilevit.exports.spec import Dynamic, ExportError, Precision
 from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
 from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.registry import Network
-from mobilevit.training.options import DataOptions
 
 if TYPE_CHECKING:
     # Evaluating imports torchmetrics, which takes seconds.

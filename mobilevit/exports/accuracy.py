@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from mobilevit.checkpoints.create import stated_classes
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import open_image
+from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.exports.backends.registry import Format, open_exported
 from mobilevit.exports.prepare import file_rule
@@ -33,7 +34,6 @@ from mobilevit.tasks.evaluate import (
     training_samples,
 )
 from mobilevit.tasks.segmentation.metrics import AT_ONCE
-from mobilevit.training.options import DataOptions
 from mobilevit.utils.devices import computing_on, cores, share_cores
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from mobilevit.models.config import ModelConfig
 
 if TYPE_CHECKING:
     # These import Lightning or torchmetrics, which take seconds.
+    from mobilevit.data.options import DataOptions
     from mobilevit.training.callbacks import History
     from mobilevit.training.learner import Learner
-    from mobilevit.training.options import DataOptions
 
 S = TypeVar("S")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mobilevit.checkpoints.read import read
+from mobilevit.data.options import DataOptions
 from mobilevit.models.registry import TASKS, Task, split_name, task_of
 from mobilevit.tasks.base import Job
 from mobilevit.tasks.classification.task import ClassificationJob
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import DataOptions
 
 
 def job_for(

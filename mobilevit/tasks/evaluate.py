@@ -19,6 +19,7 @@ from mobilevit.data.datasets import (
 from mobilevit.data.formats.folders import evaluation_split, relabel, splits
 from mobilevit.data.formats.torchvision import named_samples
 from mobilevit.data.loader import BatchSource, EvaluationLoader
+from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.validate import readable
@@ -36,7 +37,6 @@ from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.metrics import SegmentationMetrics, evaluate_segmenter
 from mobilevit.tasks.segmentation.open import mask_evaluation, mask_splits
 from mobilevit.tasks.segmentation.transforms import SegmentationEvaluationSet
-from mobilevit.training.options import DataOptions
 from mobilevit.utils.distributed import Processes
 
 log = logging.getLogger(__name__)

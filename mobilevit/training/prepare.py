@@ -9,10 +9,11 @@ from rich.console import Console
 from mobilevit.data.datasets import FolderSamples, Samples
 from mobilevit.data.formats.folders import DataError, splits
 from mobilevit.data.formats.torchvision import named_samples
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleSchedule, scales
 from mobilevit.data.shards.open import is_sharded, shard_splits
 from mobilevit.data.validate import readable
-from mobilevit.training.options import DataOptions, SamplerOptions
+from mobilevit.training.options import SamplerOptions
 
 
 def samples(options: DataOptions, *, seed: int, console: Console) -> tuple[Samples, Samples]:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.data.streaming import order_of
 from mobilevit.models.fuse import fuse
@@ -24,6 +25,7 @@ from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import Task, task_of
 from mobilevit.tasks.base import Job
 from mobilevit.tasks.choose import job_for, refuse_foreign
+from mobilevit.tasks.classification.distill import DistillOptions
 from mobilevit.tasks.classification.task import ClassificationJob
 from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.tasks.detection.loss_and_postprocess import DetectionLossOptions
@@ -35,13 +37,7 @@ from mobilevit.tasks.training_result import DetectionResult, SegmentationResult,
 from mobilevit.training.compiling import whole_batches
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
-from mobilevit.training.options import (
-    DataOptions,
-    DistillOptions,
-    NetworkOptions,
-    OptimOptions,
-    SamplerOptions,
-)
+from mobilevit.training.options import NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.prepare import plan
 from mobilevit.training.resume import (
     claim,

@@ -11,7 +11,7 @@ from mobilevit.checkpoints.create import load
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import open_image
-from mobilevit.training.options import DataOptions
+from mobilevit.data.options import DataOptions
 
 
 def data(root, **options):

@@ -14,10 +14,10 @@ import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.commands.export import export, sample_photos, shared
+from mobilevit.data.options import DataOptions
 from mobilevit.exports.accuracy import Evaluator, spread
 from mobilevit.exports.result import Accuracy
 from mobilevit.exports.spec import ExportError
-from mobilevit.training.options import DataOptions
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

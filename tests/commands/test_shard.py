@@ -16,9 +16,10 @@ from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.check import check
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.shard import shard
+from mobilevit.data.options import DataOptions
 from mobilevit.data.shards_check import ShardReport
 from mobilevit.training.errors import Interrupted
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 

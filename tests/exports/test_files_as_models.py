@@ -14,11 +14,11 @@ from PIL import Image
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.folder import digest
+from mobilevit.data.options import DataOptions
 from mobilevit.exports.accuracy import Evaluator
 from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Request
 from mobilevit.exports.spec import ExportError
-from mobilevit.training.options import DataOptions
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

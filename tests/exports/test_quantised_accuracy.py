@@ -12,8 +12,8 @@ from PIL import Image
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.export import export
+from mobilevit.data.options import DataOptions
 from mobilevit.exports.verify import DisagreementError
-from mobilevit.training.options import DataOptions
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mobilevit.commands.export import export
+from mobilevit.data.options import DataOptions
 from mobilevit.exports.backends.registry import FORMATS
-from mobilevit.training.options import DataOptions
 
 # The formats' tools use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore")

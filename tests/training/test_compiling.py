@@ -14,12 +14,13 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from mobilevit.checkpoints.create import load
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.models.registry import build
 from mobilevit.training import compiling
 from mobilevit.training.compiling import Compiler, whole_batches
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import DataOptions, SamplerOptions
+from mobilevit.training.options import SamplerOptions
 from mobilevit.training.train import train
 
 pytestmark = pytest.mark.filterwarnings(

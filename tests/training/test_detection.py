@@ -10,9 +10,10 @@ from PIL import Image
 
 import mobilevit
 from mobilevit.__main__ import main
+from mobilevit.data.options import DataOptions
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import DataOptions, SamplerOptions
+from mobilevit.training.options import SamplerOptions
 from mobilevit.training.train import train
 
 COLOURS = {"röd": (200, 30, 30), "blå": (30, 30, 200)}

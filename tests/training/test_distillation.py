@@ -19,12 +19,19 @@ from torchvision import models
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
+from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.config import ModelConfig, imagenet_classes
+from mobilevit.tasks.classification.distill import (
+    DistillOptions,
+    Teacher,
+    TeacherError,
+    soft_loss,
+    teacher_of,
+)
 from mobilevit.tasks.classification.task import ClassificationLearner
-from mobilevit.training.distill import Teacher, soft_loss, teacher_of
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
@@ -101,13 +108,13 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
         answers = read(name, *classes)(images)
         torch.testing.assert_close(answers, own[:, columns], rtol=1e-4, atol=1e-5)
     assert torch.get_rng_state().equal(state)  # the student's weights are drawn from it
-    with pytest.raises(TrainingError, match=r"lacks 6 of the 7 classes: a, b, c, d, e and 1 more"):
+    with pytest.raises(TeacherError, match=r"lacks 6 of the 7 classes: a, b, c, d, e and 1 more"):
         read(name, *"abcdef", "red")
 
 
 def test_imagenets_names_are_known() -> None:
     """Folders are called by WordNet ids, and transformers' lists have several names for a class."""
-    from mobilevit.training.distill import _columns
+    from mobilevit.tasks.classification.distill import _columns
 
     info = files("timm") / "data" / "_info"
     ids = tuple((info / "imagenet_synsets.txt").read_text().split())
@@ -120,7 +127,7 @@ def test_imagenets_names_are_known() -> None:
         for ours in (ids, several, usual):
             assert _columns("teacher", theirs, ours) is None
         assert _columns("teacher", theirs, ("golf ball", "tench")) == (574, 0)
-    with pytest.raises(TrainingError, match="lacks 1000 of the 1000"):
+    with pytest.raises(TeacherError, match="lacks 1000 of the 1000"):
         _columns("teacher", usual, tuple(reversed(ids)))
 
 
@@ -133,10 +140,10 @@ def test_a_file_of_torchvision_teaches(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(Preprocessing(**IMAGENET).normalized(images.clone()))
     torch.testing.assert_close(teacher(images), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(TrainingError, match=r"with 2 classes: it has fc.bias \[3\], not \[2\]"):
+    with pytest.raises(TeacherError, match=r"with 2 classes: it has fc.bias \[3\], not \[2\]"):
         read(f"torchvision:shufflenet_v2_x0_5={file}", "blue", "red")
     with pytest.raises(
-        TrainingError, match=r"no squeezenet1_1 of torchvision: it lacks classifier\.1\.bias"
+        TeacherError, match=r"no squeezenet1_1 of torchvision: it lacks classifier\.1\.bias"
     ):
         read(f"torchvision:squeezenet1_1={file}", *COLOURS)
     with pytest.raises(FileNotFoundError, match=r"none\.pth"):
@@ -162,23 +169,23 @@ def test_published_weights_of_torchvision_teach(
 
 def test_what_can_not_teach_is_refused(tmp_path: Path) -> None:
     detector = saved(tmp_path / "detector", ["cell"], "ssdlite_mobilevit_xxs")
-    with pytest.raises(TrainingError, match="must be a classifier"):
+    with pytest.raises(TeacherError, match="must be a classifier"):
         read(detector, "cell")
     nameless = saved(tmp_path / "nameless", None)
-    with pytest.raises(TrainingError, match="does not name its 4 classes"):
+    with pytest.raises(TeacherError, match="does not name its 4 classes"):
         read(nameless, *COLOURS)
     assert read(nameless, *"abcd").columns is None
-    with pytest.raises(TrainingError, match="did you mean torchvision:resnet101"):
+    with pytest.raises(TeacherError, match="did you mean torchvision:resnet101"):
         read("resnet101", *COLOURS)
-    with pytest.raises(TrainingError, match=r"no classifier 'resnet11'.*did you mean resnet101"):
+    with pytest.raises(TeacherError, match=r"no classifier 'resnet11'.*did you mean resnet101"):
         read("torchvision:resnet11", *COLOURS)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read(str(tmp_path / "nowhere"), *COLOURS)
-    with pytest.raises(TrainingError, match="does not say in which values"):
+    with pytest.raises(TeacherError, match="does not say in which values"):
         read("torchvision:inception_v3=none.pth", *COLOURS)
     file = tmp_path / "vit.pth"
     torch.save(models.get_model("vit_b_32", num_classes=3).state_dict(), file)
-    with pytest.raises(TrainingError, match="cannot take images of 64 px"):
+    with pytest.raises(TeacherError, match="cannot take images of 64 px"):
         read(f"torchvision:vit_b_32={file}", *COLOURS, sizes=(64, 224))
 
 
@@ -318,6 +325,6 @@ def test_a_failed_teacher_leaves_the_folder_free(data: tuple[Path, Path], tmp_pa
     other = create_model("mobilevit_xxs", classes=["cat", "dog"])
     other.config = replace(other.config, source="elsewhere")
     save(other, tmp_path / "other")
-    with pytest.raises(TrainingError, match="lacks 3 of the 3 classes: blue, green, red"):
+    with pytest.raises(TeacherError, match="lacks 3 of the 3 classes: blue, green, red"):
         small(data[0], tmp_path / "run", distill=DistillOptions(teacher=str(tmp_path / "other")))
     small(data[0], tmp_path / "run", epochs=1)

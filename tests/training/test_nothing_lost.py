@@ -20,8 +20,9 @@ from PIL import Image
 from mobilevit.checkpoints.create import load
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import WorkerError
+from mobilevit.data.options import DataOptions
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 OPTIONS: dict[str, Any] = {
@@ -66,7 +67,8 @@ import torch
 torch.set_num_threads(1)
 import lightning.pytorch, mobilevit.training.report
 import mobilevit.training.callbacks, mobilevit.training.checkpoints, mobilevit.training.module
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.data.options import DataOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 options = {options!r}

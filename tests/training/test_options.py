@@ -5,8 +5,10 @@ import re
 import pytest
 
 from mobilevit.__main__ import main
+from mobilevit.data.options import DataOptions
+from mobilevit.tasks.classification.distill import DistillOptions
 from mobilevit.tasks.classification.transforms import AugmentOptions
-from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest, save
+from mobilevit.data.options import DataOptions
 from mobilevit.models.layers import InvertedResidual
 from mobilevit.tasks.segmentation.transforms import SegmentationAugment
 from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.quantize_aware import Rounding, points, rounded, rounded_weight
 from mobilevit.training.train import train
 

@@ -15,9 +15,11 @@ from PIL import Image
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
+from mobilevit.data.options import DataOptions
+from mobilevit.tasks.classification.distill import DistillOptions
 from mobilevit.training import checkpoints
 from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.options import DataOptions, DistillOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 

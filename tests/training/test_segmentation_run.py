@@ -10,8 +10,9 @@ from PIL import Image
 
 import mobilevit
 from mobilevit.__main__ import main
+from mobilevit.data.options import DataOptions
 from mobilevit.tasks.segmentation.transforms import SegmentationAugment
-from mobilevit.training.options import DataOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 

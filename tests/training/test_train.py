@@ -20,9 +20,10 @@ from PIL import Image
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest, save
 from mobilevit.data.formats.folders import DataError
+from mobilevit.data.options import DataOptions
 from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.options import DataOptions, NetworkOptions, OptimOptions, SamplerOptions
+from mobilevit.training.options import NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}

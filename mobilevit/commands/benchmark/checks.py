@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject
+from mobilevit.data.options import DataOptions
 from mobilevit.exports.prepare import file_rule
 from mobilevit.exports.spec import Precision
 from mobilevit.exports.verify import BOUNDS, LEAST_AGREEMENT, compare
@@ -24,7 +25,6 @@ from mobilevit.models.registry import Task
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.loss_and_postprocess import detections
 from mobilevit.tasks.segmentation.metrics import full_size
-from mobilevit.training.options import DataOptions
 from mobilevit.utils.devices import computing_on
 
 COMPARED = 8

@@ -18,10 +18,10 @@ from mobilevit.commands.benchmark.measure import measured
 from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject, subjects
 from mobilevit.commands.benchmark.report import Benchmark, Machine, Row, load
 from mobilevit.commands.export import read_photos, sample_photos, size_of
+from mobilevit.data.options import DataOptions
 from mobilevit.exports.backends.registry import FORMATS
 from mobilevit.exports.spec import Precision
 from mobilevit.models.registry import Network
-from mobilevit.training.options import DataOptions
 from mobilevit.utils.devices import computing_on
 
 RuntimeName = Literal[

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 from mobilevit.data.datasets import EvaluationSet, Samples, SomeSamples, TrainingSet
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
+from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.streaming import ShardSamples
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import Opened
+from mobilevit.tasks.classification.distill import DistillOptions, Teacher, soft_loss, teacher_of
 from mobilevit.tasks.classification.metrics import accuracies, evaluate_classifier
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 from mobilevit.tasks.training_result import TrainingResult
-from mobilevit.training.distill import Teacher, soft_loss, teacher_of
 from mobilevit.training.learner import FiniteMean, Learner
-from mobilevit.training.options import DataOptions, DistillOptions
 from mobilevit.training.prepare import samples
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mobilevit.data.decode import Decode
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.loader import BatchSource, EvaluationLoader
+from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.validate import unreadable
 from mobilevit.models.config import ModelConfig
@@ -44,7 +45,6 @@ from mobilevit.tasks.detection.transforms import (
 )
 from mobilevit.tasks.training_result import DetectionResult
 from mobilevit.training.learner import FiniteMean, Learner
-from mobilevit.training.options import DataOptions
 
 if TYPE_CHECKING:
     from mobilevit.training.callbacks import History

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
+from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.deeplabv3 import Segmenter
@@ -37,7 +38,6 @@ from mobilevit.tasks.segmentation.transforms import (
 )
 from mobilevit.tasks.training_result import SegmentationResult
 from mobilevit.training.learner import Learner
-from mobilevit.training.options import DataOptions
 
 if TYPE_CHECKING:
     from mobilevit.training.callbacks import History

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from mobilevit.checkpoints.tensors import read_tensors
 from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.models.config import ModelConfig, imagenet_classes
 from mobilevit.models.fuse import fuse
-from mobilevit.training.errors import TrainingError
+from mobilevit.utils.options import Options, Positive, Share
 
 TORCHVISION = "torchvision:"
 """What stands ahead of the name of a classifier of torchvision."""
@@ -27,6 +28,34 @@ IMAGENET_IDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd
 """SHA-256 of ImageNet-1k's 1000 WordNet ids, n01440764 to n15075141, with line breaks between."""
 SAME_PLACES = 900
 """So many of 1000 names that stand where ImageNet's do tell that all of them are ImageNet's."""
+
+
+class TeacherError(ValueError):
+    """A teacher that cannot teach the network in training; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOptions(Options, name="distill"):
+    """A teacher, whose answers the network learns (classification)."""
+
+    teacher: str | None = None
+    """Whatever `load` reads: a model folder, a published name, ...; or torchvision:NAME, such as
+    torchvision:resnet101, with its published weights; torchvision:NAME=FILE takes those of a
+    file. It must know all classes, by these names."""
+    weight: Share = 1.0
+    """Share of the teacher's loss, 0 to 1; the rest is the labels'. The authors: 1."""
+    temperature: Positive = 1.0
+    """What both networks' logits are divided by for the teacher's loss. The authors: 1."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that there is a teacher for them.
+
+        Raises:
+            ValueError: one is out of range, or has no meaning here.
+        """
+        super().__post_init__()
+        if self.teacher is None and (self.weight, self.temperature) != (1.0, 1.0):
+            raise ValueError("distill.weight and distill.temperature are for a distill.teacher")
 
 
 def soft_loss(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
@@ -135,7 +164,7 @@ def teacher_of(
         console: where to say how classes were matched.
 
     Raises:
-        TrainingError: it is no classifier, lacks classes of the student, cannot take images of
+        TeacherError: it is no classifier, lacks classes of the student, cannot take images of
             these sizes, or torchvision does not have it.
         FileNotFoundError, DownloadError, CheckpointError: see `load`.
     """
@@ -155,7 +184,7 @@ def teacher_of(
     elif outputs == len(student.classes):
         how = "taken to be in the same order, since nobody has named them"
     else:
-        raise TrainingError(
+        raise TeacherError(
             f"distill.teacher {name} does not name its {outputs} classes, and the images have "
             f"{len(student.classes)}: there is no telling which is which. A model folder names "
             "them; `mobilevit convert` writes one, --classes states the names"
@@ -171,11 +200,11 @@ def _of_ours(name: str) -> _Found:
     from torchvision import models
 
     if not Path(name).exists() and name in models.list_models(module=models):
-        raise TrainingError(f"distill.teacher {name}: did you mean {TORCHVISION}{name}?")
+        raise TeacherError(f"distill.teacher {name}: did you mean {TORCHVISION}{name}?")
     network = load(name)
     config = network.config
     if config.task != "classification":
-        raise TrainingError(
+        raise TeacherError(
             f"distill.teacher {name} is {config.model}, for {config.task}: a teacher must be a "
             "classifier"
         )
@@ -191,7 +220,7 @@ def _of_torchvision(name: str, classes: int) -> _Found:
     if kind not in known:
         near = difflib.get_close_matches(kind, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {shorten(known)}"
-        raise TrainingError(f"torchvision has no classifier {kind!r} for distill.teacher; {hint}")
+        raise TeacherError(f"torchvision has no classifier {kind!r} for distill.teacher; {hint}")
     weights = models.get_model_weights(kind).DEFAULT
     values = weights.transforms()
     rule = Preprocessing(mean=tuple(values.mean), std=tuple(values.std))
@@ -199,13 +228,13 @@ def _of_torchvision(name: str, classes: int) -> _Found:
         try:
             network = models.get_model(kind, weights=weights, progress=False)
         except (OSError, RuntimeError) as error:  # RuntimeError: another digest than published
-            raise TrainingError(
+            raise TeacherError(
                 f"the weights of distill.teacher {name} could not be downloaded from {weights.url} "
                 f"({error}); of a file they are given by {TORCHVISION}{kind}=FILE"
             ) from error
         return _Found(network, tuple(weights.meta["categories"]), rule)
     if kind in ("googlenet", "inception_v3"):
-        raise TrainingError(
+        raise TeacherError(
             f"{name}: a file of {kind} does not say in which values it expects images, of which "
             f"there are two customs; take its published weights ({TORCHVISION}{kind}) or another "
             "teacher"
@@ -217,10 +246,10 @@ def _of_torchvision(name: str, classes: int) -> _Found:
     wrong = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
     for fault, names in (("lacks", lacks), ("has besides", extra)):
         if names:
-            raise TrainingError(f"{file} is no {kind} of torchvision: it {fault} {shorten(names)}")
+            raise TeacherError(f"{file} is no {kind} of torchvision: it {fault} {shorten(names)}")
     if wrong:
         shapes = f"{wrong[-1]} {list(tensors[wrong[-1]].shape)}, not {list(own[wrong[-1]].shape)}"
-        raise TrainingError(
+        raise TeacherError(
             f"{file} does not fit {kind} of torchvision with {classes} classes: it has {shapes}. A "
             "file of torchvision does not name its classes: they must be the images', in their "
             "order"
@@ -233,7 +262,7 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
     """How many logits a network gives, at each of these sizes.
 
     Raises:
-        TrainingError: it cannot take images of such a size.
+        TeacherError: it cannot take images of such a size.
     """
     outputs = 0
     for size in sizes:
@@ -241,7 +270,7 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
             with torch.no_grad():
                 outputs = network(torch.zeros(1, 3, size, size)).shape[1]
         except (AssertionError, RuntimeError, ValueError) as error:  # torchvision's, torch's, ours
-            raise TrainingError(
+            raise TeacherError(
                 f"distill.teacher {name} cannot take images of {size} px ({error}). It is given "
                 "the student's: another size or sampler.mode standard may do, or another teacher"
             ) from error
@@ -252,7 +281,7 @@ def _columns(name: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple
     """Where a teacher has a student's classes; None: it has them alone, in the same order.
 
     Raises:
-        TrainingError: it lacks some.
+        TeacherError: it lacks some.
     """
     theirs, wanted = _usual_names(theirs), _usual_names(ours)
     if theirs == wanted:
@@ -260,7 +289,7 @@ def _columns(name: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple
     column = {known: index for index, known in enumerate(theirs)}
     missing = [named for named, usual in zip(ours, wanted, strict=True) if usual not in column]
     if missing:
-        raise TrainingError(
+        raise TeacherError(
             f"distill.teacher {name} lacks {len(missing)} of the {len(ours)} classes: "
             f"{shorten(missing, 5)}. Its own are called {shorten(list(theirs), 5)}; the names of "
             "the images' folders must be among them"

@@ -1,0 +1,91 @@
+"""Options that say where a data set is and how its files are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from mobilevit.data.decode import Decode
+from mobilevit.data.shards.order import POOL
+from mobilevit.models.config import class_names
+from mobilevit.models.registry import Task
+from mobilevit.utils.options import Interval, Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options, name="data"):
+    """Where the images are."""
+
+    root: str
+    """Classification: a folder with train/ and val/, or with one folder per class; with `name`,
+    where that data set lies or is downloaded to; or shards, tables or a set of the Hub, see
+    docs/scale.md. Detection: a folder of COCO, Pascal VOC or YOLO, a
+    COCO file or a data.yaml. Segmentation: folders of images and masks, or a known data set."""
+    name: str | None = None
+    """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
+    format: str = "auto"
+    """Detection and segmentation: coco, voc, ..., where a folder could be read in several ways."""
+    classes: str | None = None
+    """Segmentation: names of the masks' values, with commas between or in a file, one a line."""
+    ignore: Annotated[int, Interval(0, 65535, "[]")] = 255
+    """Segmentation: the value of pixels without a class, which loss and figures pass over."""
+    split: str | None = None
+    """Detection, for evaluation: which split to evaluate, such as test; by default the one beside
+    train."""
+    index: str | None = None
+    """Shards: where their index is, if it does not lie beside them."""
+    pool: Annotated[int, Interval(0)] = POOL
+    """Shards: samples of each process, read ahead, among which the next batches are drawn."""
+    val_fraction: Annotated[float, Interval(0, 1, "()")] = 0.2
+    """Share of each class that is held out, where the folder has no val/; of shards, share of the
+    shards."""
+    on_bad: Literal["error", "skip"] = "error"
+    """What to do about files that cannot be read: stop and name them, or leave them out."""
+    check: bool = True
+    """Whether to look at the files before training."""
+    decode: Decode = "fast"
+    """How training decodes images: JPEGs no further than a crop needs ("fast"; docs/input.md says
+    how close pixels stay), or as they are evaluated on ("exact"). Evaluating is always exact."""
+    workers: Annotated[int, Interval(0)] | None = None
+    """Processes that decode; by default from the number of cores."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that none of them would be ignored.
+
+        Raises:
+            ValueError: one is out of range, or has no meaning here.
+        """
+        super().__post_init__()
+        if self.name is not None and self.index is not None:
+            raise ValueError("data.index is for shards, not for what data.name opens")
+        if self.name is not None and (self.val_fraction, self.on_bad) != (0.2, "error"):
+            raise ValueError(
+                "data.val_fraction and data.on_bad are for folders of images: a data set that "
+                "is opened by data.name has its own splits"
+            )
+
+    def refuse_foreign(self, task: Task) -> None:
+        """See that no option is given that means nothing to a task.
+
+        Raises:
+            ValueError: there is one.
+        """
+        usual = DataOptions(root=self.root)
+        meant = {
+            "name": ("classification",),
+            "index": ("classification",),
+            "pool": ("classification",),
+            "format": ("detection", "segmentation"),
+            "classes": ("segmentation",),
+            "ignore": ("segmentation",),
+            "split": ("detection",),
+            "check": ("classification", "detection"),
+        }
+        for option, tasks in meant.items():
+            if task not in tasks and getattr(self, option) != getattr(usual, option):
+                raise ValueError(f"data.{option} is for {' and '.join(tasks)}, not for {task}")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """`classes` as names."""
+        return class_names(self.classes)

@@ -1,0 +1,104 @@
+"""Option classes: dataclasses whose annotations state the values that they accept."""
+
+from __future__ import annotations
+
+import math
+import types
+from dataclasses import dataclass, fields
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+
+class Interval(NamedTuple):
+    """The numbers between two ends; `ends` says whether they belong to it, as "[)" does.
+
+    >>> 1.0 in Interval(0, 1, "[)"), str(Interval(1))
+    (False, 'at least 1')
+    """
+
+    low: float
+    high: float = math.inf
+    ends: str = "[)"
+
+    def __contains__(self, value: object) -> bool:
+        """Whether a number lies in it; NaN lies in none."""
+        assert isinstance(value, int | float)
+        return (self.low <= value if self.ends[0] == "[" else self.low < value) and (
+            value <= self.high if self.ends[1] == "]" else value < self.high
+        )
+
+    def __str__(self) -> str:
+        """Describe it in an error."""
+        if self.high == math.inf:
+            return f"{'at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
+        return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+
+Positive = Annotated[float, Interval(0, ends="()")]
+NonNegative = Annotated[float, Interval(0)]
+Share = Annotated[float, Interval(0, 1, "[]")]
+Count = Annotated[int, Interval(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of option classes; refuses values that the annotations exclude.
+
+    A subclass states the name under which recipes and the command line know it, for messages:
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class FlipOptions(Options, name="flip"):
+    ...     probability: Share = 0.5
+    >>> FlipOptions(probability=2.0)
+    Traceback (most recent call last):
+    ValueError: flip.probability must be in [0, 1], not 2.0
+    """
+
+    prefix: ClassVar[str] = ""
+
+    def __init_subclass__(cls, name: str = "") -> None:
+        """`name`: such as `optim`; none for options that stand at the top."""
+        cls.prefix = name and f"{name}."
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: a number outside its interval, or a value that is none of a `Literal`'s.
+        """
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in fields(self):
+            check_value(self.prefix + field.name, getattr(self, field.name), hints[field.name])
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Check a value against the intervals and literals of its annotation; None always passes.
+
+    Raises:
+        ValueError: it is excluded; the message has `name`.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if value is None:
+        return
+    if origin in (Union, types.UnionType):
+        alternatives = [inner for inner in arguments if inner is not types.NoneType]
+        if len(alternatives) == 1:
+            check_value(name, value, alternatives[0])
+    elif origin is Literal and value not in arguments:
+        raise ValueError(f"{name} must be {' or '.join(map(str, arguments))}, not {value!r}")
+    elif origin is Annotated:
+        for interval in arguments[1:]:
+            if isinstance(interval, Interval) and value not in interval:
+                raise ValueError(f"{name} must be {interval}, not {value}")
+    elif origin is tuple:
+        for one, inner in zip(value, arguments, strict=False):
+            check_value(name, one, inner)
