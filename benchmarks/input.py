@@ -28,8 +28,8 @@ from torchvision.transforms import v2
 
 from mobilevit.data.datasets import TrainingSet
 from mobilevit.data.formats.folders import images_below
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import SampleKey
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import (
     AugmentOptions,
     BatchMix,

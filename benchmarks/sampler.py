@@ -22,12 +22,12 @@ from torch.nn import functional as F
 
 from mobilevit.data.datasets import FolderSamples, TrainingSet
 from mobilevit.data.formats.folders import splits
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
     scales,
 )
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import build
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 

@@ -31,7 +31,7 @@ class MobileViT(file: ByteArray, private val threads: Int = 2) : AutoCloseable {
     )
     private val texts = session.metadata.customMetadata
     private val rule = JSONObject(texts.getValue("preprocessing"))
-    private val fit = rule.getString("fit")
+    private val resizeMode = rule.getString("resize_mode")
     private val resize = rule.getInt("resize")
     private val side = rule.getInt("crop")
     val classes: List<String> = texts["classes"]?.takeIf { it != "null" }
@@ -42,7 +42,7 @@ class MobileViT(file: ByteArray, private val threads: Int = 2) : AutoCloseable {
     /** The image as the file takes it: resized and cropped; values are dealt with in the file. */
     fun framed(photo: Bitmap): ByteBuffer {
         val square = Bitmap.createBitmap(side, side, Bitmap.Config.ARGB_8888)
-        val target = if (fit == "crop") {
+        val target = if (resizeMode == "crop") {
             val scale = resize.toFloat() / min(photo.width, photo.height)
             val (width, height) = photo.width * scale to photo.height * scale
             val (left, top) = (side - width) / 2 to (side - height) / 2

@@ -11,7 +11,7 @@ import UIKit
 final class MobileViT {
     /// What the weights' preprocessing says of a photo's size; values are dealt with in the file.
     struct Frame: Decodable {
-        let fit: String  // crop, squash
+        let resize_mode: String  // crop, stretch
         let resize: Int
         let crop: Int
     }
@@ -55,7 +55,7 @@ final class MobileViT {
         let drawn = UIGraphicsImageRenderer(size: square, format: format).image { context in
             context.cgContext.interpolationQuality = .high
             var target = CGRect(origin: .zero, size: square)
-            if frame.fit == "crop" {
+            if frame.resize_mode == "crop" {
                 let scale = CGFloat(frame.resize) / min(photo.size.width, photo.size.height)
                 let size = CGSize(width: photo.size.width * scale, height: photo.size.height * scale)
                 target = CGRect(

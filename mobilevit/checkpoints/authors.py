@@ -18,7 +18,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mobilevit.checkpoints.keymap import Layout, Row
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.config import Preprocessing
 
 ADE20K_CLASSES = 150
 """So many has no other data set that the authors used."""
@@ -175,15 +175,17 @@ PSP_V1, PSP_V2 = (
 )
 LAYOUTS = (V1, V2, SSD_V1, SSD_V2, DEEPLAB_V1_2021, DEEPLAB_V1, DEEPLAB_V2, PSP_V1, PSP_V2)
 
-_SQUASH_320 = Preprocessing(fit="squash", resize=320, crop=320)
-_SHORT_512 = Preprocessing(fit="short", resize=512, crop=512)
+_SQUASH_320 = Preprocessing(resize_mode="stretch", resize=320, crop=320)
+_SHORT_512 = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
 _SHORT_512_V2 = replace(_SHORT_512, interpolation="bicubic", assumed=("channel_order",))
 PREPROCESSING = {
     V1: Preprocessing(channel_order="bgr"),
     V2: Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
     SSD_V1: replace(_SQUASH_320, channel_order="bgr"),
     SSD_V2: replace(_SQUASH_320, interpolation="bicubic", assumed=("channel_order",)),
-    DEEPLAB_V1_2021: Preprocessing(channel_order="bgr", fit="squash", resize=512, crop=512),
+    DEEPLAB_V1_2021: Preprocessing(
+        channel_order="bgr", resize_mode="stretch", resize=512, crop=512
+    ),
     DEEPLAB_V1: _SHORT_512,
     DEEPLAB_V2: _SHORT_512_V2,
     PSP_V1: _SHORT_512,

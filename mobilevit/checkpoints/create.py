@@ -12,16 +12,18 @@ from torch import Tensor
 
 from mobilevit.checkpoints.keymap import CheckpointError, shorten
 from mobilevit.checkpoints.read import Weights, output_count, read
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import (
+from mobilevit.data.class_names import class_names, coco_classes
+from mobilevit.models.config import ModelConfig, Preprocessing, Task
+from mobilevit.models.mobilevit import Backbone
+from mobilevit.models.registry import (
     CLASSES,
     CUSTOM,
-    ModelConfig,
-    class_names,
-    coco_classes,
+    HEAD_OPTIONS,
+    TASKS,
+    Network,
+    build,
+    split_name,
 )
-from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.registry import HEAD_OPTIONS, TASKS, Network, Task, build, split_name
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ CLASS_TENSORS: dict[Task, tuple[str, ...]] = {
 MOST_NAMES = 12
 """Up to so many new tensors are named one by one."""
 
-FRAME = ("fit", "resize", "crop")
+FRAME = ("resize_mode", "resize", "crop")
 """The fields of `Preprocessing` that belong to a task more than to weights."""
 
 

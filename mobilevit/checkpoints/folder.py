@@ -9,7 +9,9 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,11 +20,12 @@ from torch import Tensor, nn
 
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.tensors import read_tensors
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import Network
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +69,42 @@ def _umask() -> int:
     return mask
 
 
+def config_to_json(config: ModelConfig, *, weights: str) -> str:
+    """The text of `config.json`; `weights` is the digest of the tensors next to it."""
+    return json.dumps({"format": FORMAT, **asdict(config), "weights": weights}, indent=2) + "\n"
+
+
+def config_from_json(text: str, *, file: str) -> tuple[ModelConfig, str]:
+    """Read `config.json`: the configuration, and the digest of the weights it belongs to.
+
+    Raises:
+        CheckpointError: not JSON, of a later format, or with unknown or missing fields.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if not isinstance(values, dict) or "format" not in values:
+        raise CheckpointError(f"{file} is not the configuration of a MobileViT model folder")
+    if values.pop("format") != FORMAT:
+        raise CheckpointError(f"{file} is of a format that this version does not know")
+    weights = values.pop("weights", "")
+    if unknown := sorted(values.keys() - {item.name for item in fields(ModelConfig)}):
+        raise CheckpointError(f"{file} has unknown fields: {', '.join(unknown)}")
+    try:
+        preprocessing: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.pop("preprocessing", {}).items()
+        }
+        for key in ("classes", "category_ids"):
+            if values.get(key) is not None:
+                values[key] = tuple(values[key])
+        config = ModelConfig(preprocessing=Preprocessing(**preprocessing), **values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    return config, weights
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
     total = hashlib.sha256()
@@ -103,7 +142,7 @@ def save(model: Network, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     config: ModelConfig = model.config
-    text = config.to_json(weights=digest(tensors))
+    text = config_to_json(config, weights=digest(tensors))
     with replacing(folder / WEIGHTS) as fresh:
         try:
             save_file(tensors, fresh, metadata={"format": "pt", "config": text})
@@ -141,7 +180,7 @@ def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     carried = metadata.get("config")
     path = folder / CONFIG
     if path.is_file():
-        config, weights = ModelConfig.from_json(path.read_text(), file=str(path))
+        config, weights = config_from_json(path.read_text(), file=str(path))
         if carried is None or weights == digest(tensors):
             return config, tensors
         log.warning("%s was left by an earlier save; what %s carries is used", path, WEIGHTS)
@@ -156,7 +195,7 @@ def read_carried(carried: str, tensors: Mapping[str, Tensor], *, file: Path) -> 
     Raises:
         CheckpointError: it is not that of these tensors.
     """
-    config, weights = ModelConfig.from_json(carried, file=f"{file} (its metadata)")
+    config, weights = config_from_json(carried, file=f"{file} (its metadata)")
     if weights != digest(tensors):
         raise CheckpointError(f"{file} is damaged: its tensors are not those it names")
     return config

@@ -17,14 +17,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mobilevit.models.config import Preprocessing
+
 
 class CheckpointError(ValueError):
     """A file of weights that cannot be read, or does not fit; the message names what and why."""
+
+
+class Stated(NamedTuple):
+    """What a folder of another layout says beside its weights."""
+
+    options: dict[str, Any]
+    """Options of `create_model`."""
+    classes: tuple[str, ...] | None
+    """None where it names none."""
+    preprocessing: Preprocessing | None
+    """None where it says nothing."""
 
 
 class Row(NamedTuple):

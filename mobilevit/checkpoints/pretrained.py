@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from mobilevit.checkpoints import authors
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig, class_names, coco_classes
+from mobilevit.data.class_names import class_names, coco_classes
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import changed
 
 BASE = "https://docs-assets.developer.apple.com/ml-research/models/"

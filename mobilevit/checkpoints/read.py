@@ -23,11 +23,11 @@ from mobilevit.checkpoints.folder import (
     read_carried,
     read_folder,
 )
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, Stated, shorten
 from mobilevit.checkpoints.source import located
 from mobilevit.checkpoints.tensors import read_tensors
-from mobilevit.models.config import CLASSES, ModelConfig, Stated
-from mobilevit.models.registry import TASKS, VARIANTS, build, defaults, task_of
+from mobilevit.models.config import ModelConfig
+from mobilevit.models.registry import CLASSES, TASKS, VARIANTS, build, defaults, task_of
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig, Stated, distinct, imagenet_classes
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row, Stated
+from mobilevit.data.class_names import imagenet_classes, unique_names
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import VARIANTS
 
 _SHARED = (
@@ -133,7 +133,7 @@ def stated(config: Mapping[str, Any], *, layout: Layout, file: str) -> Stated:
     classes = None
     if labels := config.get("label_names") or own.get("label_names"):
         names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) else labels
-        classes = distinct([str(name) for name in names])
+        classes = unique_names([str(name) for name in names])
     elif config.get("num_classes", own.get("num_classes")) == 1000 and _IMAGENET.search(
         str(own.get("tag"))
     ):
@@ -154,8 +154,10 @@ def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
         CheckpointError: images are prepared otherwise than by resizing and cropping.
     """
     rule = config.preprocessing
-    if rule.fit != "crop":
-        raise CheckpointError(f"timm's layout has no place for fit {rule.fit}; only for crop")
+    if rule.resize_mode != "crop":
+        raise CheckpointError(
+            f"timm's layout has no place for resize_mode {rule.resize_mode}, only for crop"
+        )
     arch = VARIANTS[config.model]
     content: dict[str, Any] = {
         "architecture": config.model,

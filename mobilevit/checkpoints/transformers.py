@@ -17,9 +17,9 @@ from dataclasses import replace
 from typing import Any
 
 from mobilevit.checkpoints import transformers_processor
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig, Stated, distinct
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row, Stated
+from mobilevit.data.class_names import unique_names
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import VARIANTS, defaults, split_name
 
 _BLOCK = "backbone.stage{s}.1"
@@ -107,15 +107,15 @@ DEEPLAB_V1, DEEPLAB_V2 = (
 LAYOUTS = (DEEPLAB_V1, DEEPLAB_V2, V1, V2)  # a classifier's layout matches the others' files too
 
 _FRAME = ("resize", "crop", "interpolation")
-_SQUASH_512 = Preprocessing(fit="squash", resize=512, crop=512)
+_SQUASH_512 = Preprocessing(resize_mode="stretch", resize=512, crop=512)
 PREPROCESSING = {
     V1: Preprocessing(channel_order="bgr", assumed=("channel_order", *_FRAME)),
     V2: Preprocessing(interpolation="bicubic", assumed=("channel_order", *_FRAME)),
     DEEPLAB_V1: replace(
-        _SQUASH_512, channel_order="bgr", assumed=("channel_order", "fit", *_FRAME)
+        _SQUASH_512, channel_order="bgr", assumed=("channel_order", "resize_mode", *_FRAME)
     ),
     DEEPLAB_V2: replace(
-        _SQUASH_512, interpolation="bicubic", assumed=("channel_order", "fit", *_FRAME)
+        _SQUASH_512, interpolation="bicubic", assumed=("channel_order", "resize_mode", *_FRAME)
     ),
 }
 """Where there is no `preprocessor_config.json`."""
@@ -199,7 +199,7 @@ def _names(config: Mapping[str, Any], *, file: str) -> tuple[str, ...] | None:
         raise CheckpointError(f"{file}: id2label has no entry {error}") from error
     if names == [f"LABEL_{index}" for index in range(len(names))]:
         return None
-    return distinct(names)
+    return unique_names(names)
 
 
 def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -284,7 +284,7 @@ def unsaid(config: ModelConfig) -> list[str]:
         notes.append("the auxiliary head, which training alone uses")
     if options.get("align_corners"):
         notes.append("aligned corners: transformers' processor stretches logits without them")
-    if head and config.preprocessing.fit == "short":
+    if head and config.preprocessing.resize_mode == "shortest_edge":
         notes.append("sides rounded down to multiples of 32: transformers keeps them as they come")
     if VARIANTS[variant].version == 2 and options["output_stride"] < 32:
         notes.append(

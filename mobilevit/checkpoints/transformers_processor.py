@@ -9,8 +9,7 @@ from typing import Any
 
 from mobilevit.checkpoints.authors import ADE20K_CLASSES
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +67,12 @@ def preprocessing(
 
 
 def _frame(values: Mapping[str, Any], refuse: Refuse) -> dict[str, Any]:
-    """Those of `fit`, `resize` and `crop` that the file states."""
+    """Those of `resize_mode`, `resize` and `crop` that the file states."""
     if values.get("do_center_crop") is False:
         side = _square(values.get("size"))
         if side is None:
             raise refuse("do_center_crop")
-        return {"fit": "squash", "resize": side, "crop": side}
+        return {"resize_mode": "stretch", "resize": side, "crop": side}
     found: dict[str, Any] = {}
     if (size := values.get("size")) is not None:
         found["resize"] = _short(size)
@@ -93,9 +92,9 @@ def _whole(values: Mapping[str, Any], refuse: Refuse, file: str) -> dict[str, An
     if values.get("do_center_crop") is not False:
         log.info("%s has images' centre cut out; here they are kept whole", file)
     if (side := _short(size)) is not None:
-        return {"fit": "short", "resize": side, "crop": side}
+        return {"resize_mode": "shortest_edge", "resize": side, "crop": side}
     if (side := _square(size)) is not None:
-        return {"fit": "squash", "resize": side, "crop": side}
+        return {"resize_mode": "stretch", "resize": side, "crop": side}
     raise refuse("size")
 
 
@@ -127,13 +126,13 @@ def content(config: ModelConfig) -> dict[str, Any]:
         "do_resize": True,
         "size": {"shortest_edge": rule.resize},
         "resample": {name: number for number, name in _RESAMPLE.items()}[rule.interpolation],
-        "do_center_crop": rule.fit == "crop",
+        "do_center_crop": rule.resize_mode == "crop",
         "crop_size": {"height": rule.crop, "width": rule.crop},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_flip_channel_order": rule.channel_order == "bgr",
     }
-    if rule.fit == "squash":
+    if rule.resize_mode == "stretch":
         found["size"] = found["crop_size"]
     if config.task == "segmentation":
         # ADE20K's own masks count its classes from 1, and 0 is none of them.

@@ -123,7 +123,7 @@ def _unsaid(config: ModelConfig, custom: Any) -> list[str]:
     notes = []
     if config.classes is not None:
         notes.append(f"the names of its {len(config.classes)} classes")
-    for field in ("fit", "resize", "crop", "interpolation", "mean", "std"):
+    for field in ("resize_mode", "resize", "crop", "interpolation", "mean", "std"):
         if (value := getattr(plain, field)) != getattr(custom, field):
             notes.append(f"{field} {value}, where its reader takes {getattr(custom, field)}")
     return notes

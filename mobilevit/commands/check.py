@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TypeAlias
 
+from mobilevit.data.class_names import class_names
 from mobilevit.data.shards.open import is_sharded
 from mobilevit.data.shards_check import ShardReport, check_shards
 from mobilevit.data.validate import CheckReport
 from mobilevit.data.validate import check as check_images
-from mobilevit.models.config import class_names
-from mobilevit.models.registry import Task
+from mobilevit.models.config import Task
 from mobilevit.tasks.detection.check import BoxReport, check_boxes
 from mobilevit.tasks.segmentation.check import MaskReport, check_masks
 

@@ -14,7 +14,8 @@ from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.evaluate_masks import SegmentationEvaluation
 from mobilevit.data.options import DataOptions
 from mobilevit.exports.runtime_model import FileDetector, FileNetwork, device_of, for_inference
-from mobilevit.models.registry import Network, Task
+from mobilevit.models.config import Task
+from mobilevit.models.registry import Network
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
 from mobilevit.tasks.evaluate import evaluated, evaluation_samples
 from mobilevit.utils.devices import computing_on, cores, share_cores

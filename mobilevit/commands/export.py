@@ -15,7 +15,6 @@ from PIL import Image
 from mobilevit.checkpoints.create import opened
 from mobilevit.checkpoints.folder import replacing, replacing_folder
 from mobilevit.data.options import DataOptions
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sources import Images, named_images
 from mobilevit.exports.backends.registry import (
     FORMATS,
@@ -31,6 +30,7 @@ from mobilevit.exports.runtime_model import is_file
 from mobilevit.exports.sensitivity import Trial
 from mobilevit.exports.spec import Dynamic, ExportError, Precision
 from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.registry import Network
 
@@ -282,7 +282,7 @@ def _notes(model: Network, name: str, request: Request, *, same: bool) -> list[s
     """`same`: whether ranges were measured on the photos that were compared."""
     notes = []
     rule = model.config.preprocessing
-    if rule.fit == "short" and request.dynamic != "size":
+    if rule.resize_mode == "shortest_edge" and request.dynamic != "size":
         keeps = "" if isinstance(model, PSPNet) else "; --dynamic size keeps it"
         size = f"{rule.crop}x{rule.crop}"
         notes.append(f"images are squashed to {size}, where predict keeps their shape{keeps}")

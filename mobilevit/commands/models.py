@@ -19,9 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED, Published
 from mobilevit.commands.memory import HEAD, STAGES, peak_activations
-from mobilevit.models.config import CLASSES
 from mobilevit.models.mobilevit import Backbone, MobileViTBlock, MobileViTv2Block, round_up
-from mobilevit.models.registry import VARIANTS, architecture, build, list_models, task_of
+from mobilevit.models.registry import CLASSES, VARIANTS, architecture, build, list_models, task_of
 from mobilevit.utils.tables import markdown
 
 MACS = (

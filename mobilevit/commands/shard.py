@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mobilevit.data.class_names import class_names
 from mobilevit.data.formats.folders import DataError, TrainVal, splits
 from mobilevit.data.shards.index import ShardIndex
 from mobilevit.data.shards.open import expanded, is_pattern
 from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.data.validate import readable
-from mobilevit.models.config import class_names
 from mobilevit.utils.devices import cores
 from mobilevit.utils.tables import render, table
 

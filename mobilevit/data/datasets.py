@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from mobilevit.data.decode import Decode, open_decodable
 from mobilevit.data.formats.folders import DataError, Split
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.preprocessing import normalize, preprocess
 from mobilevit.data.sampler import Batch, SampleKey
 from mobilevit.data.streaming import Shards, ShardSamples
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform, seeded
 
 
@@ -162,7 +163,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
             ):
                 pixels = self.transform.pixels(opened, height, width)
             torch.div(pixels, 255, out=images[place])
-        images = self.transform.preprocessing.normalized(images)
+        images = normalize(images, self.transform.preprocessing)
         if self.transform.erase:
             for place, key in enumerate(keys):
                 with seeded(self.seed, key.epoch, key.sample, 1):
@@ -191,7 +192,7 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
         source = self.samples.source(index)
         with _named(self.samples, index, source):
             image = open_image(source)
-        return self.preprocessing(image), int(self.samples.labels[index]), index
+        return preprocess(image, self.preprocessing), int(self.samples.labels[index]), index
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """One batch: images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`."""

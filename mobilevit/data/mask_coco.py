@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
+from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.mask_classes import HIGHEST, IGNORE, numbered
-from mobilevit.data.mask_sets import VOC_CLASSES, Part
+from mobilevit.data.mask_sets import Part
 from mobilevit.data.pillow_guard import pillow
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 

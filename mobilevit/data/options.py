@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from mobilevit.data.class_names import class_names
 from mobilevit.data.decode import Decode
 from mobilevit.data.shards.order import POOL
-from mobilevit.models.config import class_names
-from mobilevit.models.registry import Task
+from mobilevit.models.config import Task
 from mobilevit.utils.options import Interval, Options
 
 

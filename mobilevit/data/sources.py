@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from mobilevit.data.formats.folders import DataError, images_below
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.preprocessing import preprocess
+from mobilevit.models.config import Preprocessing
 
 Photo: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
 URL_TIMEOUT = 30
@@ -63,7 +64,7 @@ class Images(Dataset[Prepared | str]):
             image = self.image(index)
         except ImageError as error:
             return error.reason
-        return Prepared(self.preprocessing(image), (image.height, image.width))
+        return Prepared(preprocess(image, self.preprocessing), (image.height, image.width))
 
     def image(self, index: int) -> Image.Image:
         """The upright image; one from the network is fetched once.

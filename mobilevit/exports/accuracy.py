@@ -17,14 +17,15 @@ from mobilevit.checkpoints.create import stated_classes
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import open_image
 from mobilevit.data.options import DataOptions
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.backends.registry import Format, open_exported
 from mobilevit.exports.prepare import file_rule
 from mobilevit.exports.result import Accuracy
 from mobilevit.exports.runtime_model import AnyNetwork, file_network
 from mobilevit.exports.spec import Dynamic, ExportError
+from mobilevit.models.config import Preprocessing, Task
 from mobilevit.models.fuse import fuse
-from mobilevit.models.registry import Network, Task
+from mobilevit.models.registry import Network
 from mobilevit.tasks.evaluate import (
     AnySamples,
     chosen,
@@ -172,8 +173,8 @@ class Evaluator:
     def _image(self, samples: AnySamples, place: int) -> Image.Image:
         """An image, reduced as far as what becomes of it stays the same."""
         image = open_image(samples.source(place))
-        if self.rule.fit != "crop":
-            return self.rule.frame(image)
+        if self.rule.resize_mode != "crop":
+            return frame_image(image, self.rule)
         if min(image.size) <= self.rule.resize:
             return image
         mode = v2.InterpolationMode(self.rule.interpolation)

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mobilevit.checkpoints.folder import digest
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.rewrite import export_form
 from mobilevit.exports.spec import Dynamic, ExportError, FileFacts, Precision
 from mobilevit.exports.wrap import IMAGE, OUTPUTS, RAW_OUTPUTS, TENSOR, Raw, Whole, whole
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.registry import Network
 from mobilevit.models.ssdlite import SSDLite
@@ -136,7 +137,9 @@ class Prepared:
     def given(self, frames: Sequence[Image.Image]) -> Tensor:
         """Images of the right size as the module takes them: uint8 pixels, or prepared floats."""
         if self.request.raw:
-            return torch.stack([self.facts.config.preprocessing.to_tensor(f) for f in frames])
+            return torch.stack(
+                [image_to_tensor(f, self.facts.config.preprocessing) for f in frames]
+            )
         pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in frames]))
         planar = not self.request.raw and getattr(self.module, "planar", False)
         return pixels.permute(0, 3, 1, 2).float() if planar else pixels
@@ -151,7 +154,7 @@ class Prepared:
         if quantize is None or not quantize.photos:
             raise ExportError("ranges of activations are measured on photos: give some")
         rule = self.facts.config.preprocessing
-        return [self.given([rule.frame(photo)]) for photo in quantize.photos]
+        return [self.given([frame_image(photo, rule)]) for photo in quantize.photos]
 
 
 def file_rule(rule: Preprocessing, dynamic: Dynamic | None) -> Preprocessing:
@@ -160,7 +163,11 @@ def file_rule(rule: Preprocessing, dynamic: Dynamic | None) -> Preprocessing:
     A file of one size takes squares: where weights take images in their own shape, those are
     squashed.
     """
-    return replace(rule, fit="squash") if rule.fit == "short" and dynamic != "size" else rule
+    return (
+        replace(rule, resize_mode="stretch")
+        if rule.resize_mode == "shortest_edge" and dynamic != "size"
+        else rule
+    )
 
 
 def prepare(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from mobilevit.checkpoints.create import opened
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.class_names import class_names
 from mobilevit.exports.backends.registry import Runner, format_of, open_exported
 from mobilevit.exports.spec import ExportError
-from mobilevit.models.config import ModelConfig, class_names
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network, build
 from mobilevit.models.ssdlite import RawDetections, SSDLite
@@ -25,13 +23,10 @@ from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, SuppressedBo
 from mobilevit.utils.devices import compute_device
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pixels(Preprocessing):
-    """Frames an image and leaves its values to the file."""
+class PixelPreprocessing(Preprocessing):
+    """Resizes and crops an image and leaves its values to the file."""
 
-    def to_tensor(self, image: Image.Image) -> Tensor:
-        """An RGB image of H x W pixels to uint8 `[3, H, W]`."""
-        return TF.pil_to_tensor(image)
+    as_pixels: ClassVar[bool] = True
 
 
 class FileNetwork:
@@ -47,7 +42,7 @@ class FileNetwork:
         self.runner, self.facts = runner, runner.facts
         self.config = runner.facts.config
         if not self.facts.raw:
-            rule = Pixels(**asdict(self.config.preprocessing))
+            rule = PixelPreprocessing(**asdict(self.config.preprocessing))
             self.config = replace(self.config, preprocessing=rule)
 
     def outputs(self, images: Tensor) -> list[Tensor]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mobilevit.checkpoints.folder import config_from_json, config_to_json
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.models.config import ModelConfig
 
@@ -75,7 +76,7 @@ class FileFacts:
             "weights_sha256": self.weights,
             "licence": LICENCE.format(source=config.source),
             "mobilevit_version": importlib.metadata.version("mobilevit"),
-            "config": config.to_json(weights=self.weights),
+            "config": config_to_json(config, weights=self.weights),
         }
 
     @classmethod
@@ -86,7 +87,7 @@ class FileFacts:
             ExportError: it is not a file of this library.
         """
         try:
-            config, weights = ModelConfig.from_json(texts["config"], file=str(file))
+            config, weights = config_from_json(texts["config"], file=str(file))
             form: dict[str, Any] = json.loads(texts["form"])
             return cls(config=config, weights=weights, **form)
         except (KeyError, TypeError, ValueError, CheckpointError) as error:

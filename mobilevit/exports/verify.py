@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.backends.registry import Runner
 from mobilevit.exports.spec import ExportError, FileFacts, Precision
 from mobilevit.models.deeplabv3 import Segmenter
@@ -112,7 +113,7 @@ def verify(
     compared, counts = [], []
     with torch.inference_mode():
         for frames in _batches(photos, facts):
-            tensors = torch.stack([rule.to_tensor(frame) for frame in frames])
+            tensors = torch.stack([image_to_tensor(frame, rule) for frame in frames])
             given = tensors.numpy() if facts.raw else np.stack([np.asarray(f) for f in frames])
             said = [torch.from_numpy(part) for part in run(given)]
             compared.append(compare(fused, tensors, said, raw=facts.raw, bound=bound))
@@ -141,7 +142,7 @@ def _batches(photos: Sequence[Image.Image], facts: FileFacts) -> Iterator[list[I
         for photo in photos:
             yield from ([photo.resize((width, height))] for height, width in SIZES)
         return
-    frames = [facts.config.preprocessing.frame(photo) for photo in photos]
+    frames = [frame_image(photo, facts.config.preprocessing) for photo in photos]
     if facts.dynamic is None:
         yield from ([frame] for frame in frames)
         return

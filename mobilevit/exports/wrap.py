@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.exports.half import halve
 from mobilevit.exports.rewrite import (
     ExportClassifier,
@@ -24,7 +23,7 @@ from mobilevit.exports.rewrite import (
     ExportSegmenter,
     stem_of,
 )
-from mobilevit.models.registry import Task
+from mobilevit.models.config import Preprocessing, Task
 from mobilevit.models.ssdlite import decode
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, PostProcessing
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mobilevit.models.config import ModelConfig
 from mobilevit.models.layers import ConvNormAct
 from mobilevit.models.mobilevit import Backbone
 
@@ -15,7 +16,7 @@ class Classifier(nn.Module):
 
     name: str
     options: dict[str, Any]
-    config: Any  # set by create_model; its type lives where model folders do
+    config: ModelConfig
 
     def __init__(
         self, backbone: Backbone, *, num_classes: int, channels: int | None, dropout: float

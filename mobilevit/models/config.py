@@ -1,45 +1,100 @@
-"""What belongs to a network's weights, and its form in `config.json`."""
+"""What belongs to a network's weights: its options, its classes and its preprocessing."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.data.mask_sets import ADE20K_CLASSES
-from mobilevit.data.preprocessing import Fit, Preprocessing
-from mobilevit.models.registry import Task
+Task: TypeAlias = Literal["classification", "detection", "segmentation"]
+ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
+ResizeMode: TypeAlias = Literal["crop", "stretch", "shortest_edge"]
+Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 
-FORMAT = 1
-
-CLASSES: dict[Task, int] = {"classification": 1000, "detection": 80, "segmentation": 21}
-"""Of ImageNet-1k, COCO and VOC: what a network is made for where nothing is said."""
-
-FITS: dict[Task, tuple[Fit, ...]] = {
-    "classification": ("crop", "squash"),
-    "detection": ("squash",),
-    "segmentation": ("squash", "short"),
+RESIZE_MODES: dict[Task, tuple[ResizeMode, ...]] = {
+    "classification": ("crop", "stretch"),
+    "detection": ("stretch",),
+    "segmentation": ("stretch", "shortest_edge"),
 }
-"""How images may get their size: in detection and segmentation nothing may be cut off."""
+"""Detection and segmentation must not cut anything off an image."""
 
-CUSTOM: dict[Task, Preprocessing] = {
-    "classification": Preprocessing(),
-    "detection": Preprocessing(fit="squash", resize=320, crop=320),
-    "segmentation": Preprocessing(fit="short", resize=512, crop=512),
-}
-"""How images are prepared for new weights: as the authors did.
+MAX_ASPECT_RATIO = 16
+"""Longer images lose their ends (`crop`) or are stretched: a strip would take gigabytes."""
 
-In segmentation as their later code: images keep their shape, as the crops do that are trained on.
-"""
+SIZE_MULTIPLE = 32
+"""What `shortest_edge` rounds sides down to: the coarsest stride of the networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image is prepared for given weights; `mobilevit.data.preprocessing` applies it.
+
+    `resize_mode` is one of:
+
+    * `crop`: the short side is resized to `resize`, the long side in proportion, rounded down; then
+      a square of `crop` pixels is cut from the centre (offsets at half a pixel round to even, as in
+      torchvision: 288x289 gives rows 16 to 271 and columns 16 to 271);
+    * `stretch`: the image is resized to a square of `crop` pixels, whatever its shape;
+    * `shortest_edge`: the short side is resized to `resize`, the long side in proportion, and both
+      are rounded down to a multiple of 32 (400x300 at 512 gives 672x512). `crop` equals `resize`.
+
+    Values become `(v / 255 - mean) / std`, v in 0..255; the authors use neither mean nor std.
+
+    >>> Preprocessing(resize_mode="shortest_edge", resize=512, crop=512).size(300, 400)
+    (512, 672)
+    """
+
+    channel_order: ChannelOrder = "rgb"
+    resize_mode: ResizeMode = "crop"
+    resize: int = 288
+    crop: int = 256
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    assumed: tuple[str, ...] = ()
+    """Fields that the weights' file does not state, filled in by the custom of its layout."""
+
+    as_pixels: ClassVar[bool] = False
+    """Whether values stay 0..255, uint8, for a file that converts them itself."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: a crop larger than the resized image, or an unknown value.
+        """
+        for name, values in (
+            ("resize_mode", ResizeMode),
+            ("channel_order", ChannelOrder),
+            ("interpolation", Interpolation),
+        ):
+            if (value := getattr(self, name)) not in get_args(values):
+                raise ValueError(f"{name} must be one of {get_args(values)}, not {value!r}")
+        if not 0 < self.crop <= self.resize:
+            raise ValueError(f"crop must lie in 1..resize ({self.resize}), not {self.crop}")
+        if self.resize_mode == "shortest_edge" and not SIZE_MULTIPLE <= self.crop == self.resize:
+            raise ValueError(
+                f"with resize_mode shortest_edge, resize and crop must be one number of at least "
+                f"{SIZE_MULTIPLE}, not {self.resize} and {self.crop}"
+            )
+
+    def at(self, size: int) -> Preprocessing:
+        """The same for another input size; the margin around the crop keeps its share."""
+        return replace(self, crop=size, resize=max(size, round(size * self.resize / self.crop)))
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that an image of this size is resized and cropped to."""
+        if self.resize_mode != "shortest_edge":
+            return self.crop, self.crop
+        short = min(height, width)
+        longest = MAX_ASPECT_RATIO * self.resize
+        tall, wide = (min(side * self.resize // short, longest) for side in (height, width))
+        return tall // SIZE_MULTIPLE * SIZE_MULTIPLE, wide // SIZE_MULTIPLE * SIZE_MULTIPLE
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """All that `config.json` holds: enough to rebuild a network, feed it and read its answer."""
+    """Enough to rebuild a network, prepare its input and read its output: `config.json`."""
 
     model: str
     """A model name; see `list_models`."""
@@ -48,9 +103,9 @@ class ModelConfig:
     """The options of `create_model` that differ from its defaults."""
     task: Task = "classification"
     classes: tuple[str, ...] | None = None
-    """Class names in the order of the logits; None where nobody has stated them."""
+    """Class names in the order of the logits; None if they are unknown."""
     category_ids: tuple[int, ...] | None = None
-    """Detection: the classes' numbers in the source's own annotations, such as COCO's."""
+    """Detection: the classes' numbers in the data set's own annotations, such as COCO's."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     source: str = "new weights"
     """Where the weights come from, in words."""
@@ -58,15 +113,17 @@ class ModelConfig:
     """Figures measured on these weights, by name."""
 
     def __post_init__(self) -> None:
-        """Refuse names that do not count up to the classes.
+        """Check that the parts agree.
 
         Raises:
-            ValueError: another number of names than of logits, or a name given twice.
+            ValueError: a resize mode that the task cannot use, another number of class names than
+                of classes, or duplicate names.
         """
-        if self.preprocessing.fit not in FITS[self.task]:
+        modes = RESIZE_MODES[self.task]
+        if self.preprocessing.resize_mode not in modes:
             raise ValueError(
-                f"{self.model} cannot work with preprocessing.fit {self.preprocessing.fit}: in "
-                f"{self.task} it must be {' or '.join(FITS[self.task])}"
+                f"{self.model} cannot use preprocessing.resize_mode "
+                f"{self.preprocessing.resize_mode}: in {self.task} it must be {' or '.join(modes)}"
             )
         if self.category_ids is not None and len(self.category_ids) != self.num_classes:
             raise ValueError(
@@ -81,117 +138,4 @@ class ModelConfig:
                 + ("; does one of the two count a background class?" if off_by_one else "")
             )
         if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
-            raise ValueError(f"class names given twice: {', '.join(twice)}")
-
-    def to_json(self, *, weights: str) -> str:
-        """The text of `config.json`; `weights` is the digest of the tensors beside it."""
-        return json.dumps({"format": FORMAT, **asdict(self), "weights": weights}, indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, *, file: str) -> tuple[ModelConfig, str]:
-        """Read `config.json`: the configuration, and the digest of the weights it belongs to.
-
-        Raises:
-            CheckpointError: no such JSON, of a later format, or with unknown or missing fields.
-        """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{file} is not JSON: {error}") from error
-        if not isinstance(values, dict) or "format" not in values:
-            raise CheckpointError(f"{file} is not the configuration of a MobileViT model folder")
-        if values.pop("format") != FORMAT:
-            raise CheckpointError(f"{file} is of a format that this version does not know")
-        weights = values.pop("weights", "")
-        known = {item.name for item in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise CheckpointError(f"{file} has unknown fields: {', '.join(unknown)}")
-        try:
-            preprocessing: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in values.pop("preprocessing", {}).items()
-            }
-            for key in ("classes", "category_ids"):
-                if values.get(key) is not None:
-                    values[key] = tuple(values[key])
-            config = cls(preprocessing=Preprocessing(**preprocessing), **values)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{file}: {error}") from error
-        return config, weights
-
-
-class Stated(NamedTuple):
-    """What a folder of another layout says beside its weights."""
-
-    options: dict[str, Any]
-    """Options of `create_model`."""
-    classes: tuple[str, ...] | None
-    """None where it names none."""
-    preprocessing: Preprocessing | None
-    """None where it says nothing."""
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """The 1000 class names of ImageNet-1k in the usual order, from tench to toilet tissue."""
-    from torchvision.models import MobileNet_V2_Weights
-
-    return tuple(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])
-
-
-def coco_classes() -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The 80 class names of COCO, and their numbers in its annotations, 1 to 90 with gaps."""
-    from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
-
-    every = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
-    kept = [(name, i) for i, name in enumerate(every) if name not in ("__background__", "N/A")]
-    return tuple(name for name, _ in kept), tuple(number for _, number in kept)
-
-
-def voc_classes() -> tuple[str, ...]:
-    """The 21 class names of PASCAL VOC 2012, background ahead of its 20 kinds of objects."""
-    from torchvision.models.segmentation import DeepLabV3_MobileNet_V3_Large_Weights
-
-    weights = DeepLabV3_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1
-    return "background", *weights.meta["categories"][1:]
-
-
-def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """The same names, with its number behind each that is given more than once.
-
-    ImageNet's lists often have two cranes, a bird and a machine.
-    """
-    counts = Counter(names)
-    return tuple(
-        f"{name} [{index}]" if counts[name] > 1 else name for index, name in enumerate(names)
-    )
-
-
-def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Names as people state them: a sequence, names with commas between, or a file with one a line.
-
-    `imagenet1k` stands for the 1000 names of ImageNet-1k, `coco` for COCO's 80, `voc` for the 21 of
-    PASCAL VOC 2012, background ahead.
-
-    Raises:
-        ValueError: a file without names.
-    """
-    if value is None or not isinstance(value, str):
-        return None if value is None else tuple(value)
-    if value == "imagenet1k":
-        return imagenet_classes()
-    if value == "coco":
-        return coco_classes()[0]
-    if value == "voc":
-        return voc_classes()
-    if value == "ade20k":
-        return ADE20K_CLASSES
-    # A file's names may hold commas; it may begin with a byte order mark.
-    try:
-        is_file = Path(value).is_file()
-    except OSError:  # a list longer than a file's name may be
-        is_file = False
-    parts = Path(value).read_text("utf-8-sig").splitlines() if is_file else value.split(",")
-    names = tuple(name.strip() for name in parts if name.strip())
-    if not names:
-        raise ValueError(f"no class names in {value!r}")
-    return names
+            raise ValueError(f"duplicate class names: {', '.join(twice)}")

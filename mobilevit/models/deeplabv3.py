@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilevit.models.config import ModelConfig
 from mobilevit.models.layers import ConvNormAct, initialise
 from mobilevit.models.mobilevit import Backbone
 
@@ -34,7 +35,7 @@ class Segmenter(nn.Module):
 
     name: str
     options: dict[str, Any]
-    config: Any  # set by create_model; its type lives where model folders do
+    config: ModelConfig
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilevit.models.config import ModelConfig
 from mobilevit.models.layers import (
     ConvNormAct,
     FeedForward,
@@ -203,7 +204,7 @@ class Backbone(nn.Module):
 
     name: str
     options: dict[str, Any]
-    config: Any  # set by create_model; its type lives where model folders do
+    config: ModelConfig
 
     def __init__(
         self,

@@ -9,18 +9,18 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from mobilevit.models.classifier import Classifier
+from mobilevit.models.config import Preprocessing, Task
 from mobilevit.models.deeplabv3 import DeepLabv3, initialise_segmenter
 from mobilevit.models.layers import initialise, make_divisible
 from mobilevit.models.mobilevit import Architecture, Backbone, BlockOptions
 from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.ssdlite import SSDLite, initialise_heads
 
-Task: TypeAlias = Literal["classification", "detection", "segmentation"]
 Network: TypeAlias = Classifier | SSDLite | DeepLabv3 | PSPNet
 """A network that does a task, as model folders hold it."""
 
@@ -85,6 +85,17 @@ TASKS: dict[str, Task] = {
     "pspnet_": "segmentation",
 }
 """What stands ahead of a variant's name -> what the network does."""
+
+CLASSES: dict[Task, int] = {"classification": 1000, "detection": 80, "segmentation": 21}
+"""Of ImageNet-1k, COCO and VOC: the default number of classes."""
+
+CUSTOM: dict[Task, Preprocessing] = {
+    "classification": Preprocessing(),
+    "detection": Preprocessing(resize_mode="stretch", resize=320, crop=320),
+    "segmentation": Preprocessing(resize_mode="shortest_edge", resize=512, crop=512),
+}
+"""How images are prepared for new weights: as the authors did, in segmentation by their later code.
+"""
 
 HEAD_OPTIONS = ("classifier_dropout", "channels", "rates", "aspp_dropout", "aux", "align_corners")
 """Options of `build` that are not the backbone's; which of them a network has, `defaults` says."""

@@ -15,6 +15,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
+from mobilevit.models.config import ModelConfig
 from mobilevit.models.layers import ConvNormAct, initialise
 from mobilevit.models.mobilevit import Backbone
 
@@ -84,7 +85,7 @@ class SSDLite(nn.Module):
 
     name: str
     options: dict[str, Any]
-    config: Any  # set by create_model; its type lives where model folders do
+    config: ModelConfig
 
     def __init__(self, backbone: Backbone, *, num_classes: int) -> None:
         """`num_classes`: kinds of objects, background not counted.

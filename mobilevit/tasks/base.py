@@ -11,8 +11,7 @@ from rich.console import Console
 
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 
 if TYPE_CHECKING:
     # These import Lightning or torchmetrics, which take seconds.

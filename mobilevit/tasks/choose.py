@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from mobilevit.checkpoints.read import read
 from mobilevit.data.options import DataOptions
-from mobilevit.models.registry import TASKS, Task, split_name, task_of
+from mobilevit.models.config import Task
+from mobilevit.models.registry import TASKS, split_name, task_of
 from mobilevit.tasks.base import Job
 from mobilevit.tasks.classification.task import ClassificationJob
 from mobilevit.training.errors import TrainingError

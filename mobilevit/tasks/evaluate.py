@@ -20,12 +20,11 @@ from mobilevit.data.formats.folders import evaluation_split, relabel, splits
 from mobilevit.data.formats.torchvision import named_samples
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.options import DataOptions
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.validate import readable
 from mobilevit.exports.runtime_model import AnyNetwork, FileDetector, FileSegmenter
+from mobilevit.models.config import Preprocessing, Task
 from mobilevit.models.deeplabv3 import Segmenter
-from mobilevit.models.registry import Task
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, evaluate_classifier
 from mobilevit.tasks.detection.dataset import BoxSamples, relabelled, some

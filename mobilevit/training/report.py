@@ -12,8 +12,8 @@ import numpy as np
 
 from mobilevit.data.datasets import Samples
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig
+from mobilevit.data.preprocessing import frame_image
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks import report_sections as parts
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.training_result import TrainingResult
@@ -255,7 +255,7 @@ def _mistake(
     """One image, what it is and what it was taken for."""
     label, answer = metrics.classes[mistake.label], metrics.classes[mistake.predicted]
     try:
-        image = seen.frame(open_image(samples.source(mistake.sample)))
+        image = frame_image(open_image(samples.source(mistake.sample)), seen)
     except ImageError as error:
         img = f"<p>The image cannot be read any more: {parts.name(error.reason)}</p>"
     else:

@@ -20,9 +20,10 @@ from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.data.streaming import order_of
+from mobilevit.models.config import Task
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.registry import Task, task_of
+from mobilevit.models.registry import task_of
 from mobilevit.tasks.base import Job
 from mobilevit.tasks.choose import job_for, refuse_foreign
 from mobilevit.tasks.classification.distill import DistillOptions

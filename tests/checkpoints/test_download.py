@@ -18,7 +18,7 @@ from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED
 from mobilevit.checkpoints.source import located
 from mobilevit.checkpoints.write import write
-from mobilevit.models.config import imagenet_classes
+from mobilevit.data.class_names import imagenet_classes
 
 CONTENT = os.urandom(100_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

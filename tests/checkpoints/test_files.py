@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from mobilevit.checkpoints import folder as files
 from mobilevit.checkpoints.create import create_model, load
-from mobilevit.checkpoints.folder import digest, replacing, save
+from mobilevit.checkpoints.folder import config_to_json, digest, replacing, save
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig, class_names
+from mobilevit.data.class_names import class_names
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import fuse
 
 
@@ -113,7 +113,7 @@ def test_weights_that_are_not_those_of_the_config_are_refused(model, tmp_path):
     save(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["head.bias"] += 1
-    text = model.config.to_json(weights=digest(model.state_dict()))
+    text = config_to_json(model.config, weights=digest(model.state_dict()))
     save_file(tensors, tmp_path / "model.safetensors", metadata={"config": text})
     with pytest.raises(CheckpointError, match="damaged"):
         load(tmp_path)
@@ -186,11 +186,11 @@ def test_a_digest_depends_on_every_byte():
 
 def test_a_frame_that_cuts_off_is_refused_where_nothing_may_be(tmp_path):
     save(create_model("ssdlite_mobilevit_xxs", num_classes=2), tmp_path / "detector")
-    with pytest.raises(ValueError, match="in detection it must be squash"):
-        load(tmp_path / "detector", preprocessing={"fit": "crop"})
+    with pytest.raises(ValueError, match="in detection it must be stretch"):
+        load(tmp_path / "detector", preprocessing={"resize_mode": "crop"})
     save(create_model("mobilevit_xxs", num_classes=2), tmp_path / "classifier")
-    with pytest.raises(ValueError, match="in classification it must be crop or squash"):
-        load(tmp_path / "classifier", preprocessing={"fit": "short", "resize": 256})
+    with pytest.raises(ValueError, match="in classification it must be crop or stretch"):
+        load(tmp_path / "classifier", preprocessing={"resize_mode": "shortest_edge", "resize": 256})
 
 
 def test_long_lists_of_names_are_no_file_names():

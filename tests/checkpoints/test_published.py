@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from mobilevit.checkpoints.pretrained import BASE, PUBLISHED
-from mobilevit.data.mask_sets import ADE20K_CLASSES
-from mobilevit.models.config import CUSTOM, ModelConfig, voc_classes
-from mobilevit.models.registry import VARIANTS, architecture, build, list_models
+from mobilevit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
+from mobilevit.models.config import ModelConfig
+from mobilevit.models.registry import CUSTOM, VARIANTS, architecture, build, list_models
+
+SHORTEST = "shortest_edge"
 
 
 def test_every_published_checkpoint_is_there_once():
@@ -42,24 +44,45 @@ def test_some_rows_as_the_authors_print_them():
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "options", "fit", "order", "rates"),
+    ("name", "classes", "options", "mode", "order", "rates"),
     [
-        ("deeplabv3_mobilevit_xs.apple_voc", 21, {}, "squash", "bgr", 6),
-        ("deeplabv3_mobilevit_s.apple_voc_os8", 21, {"output_stride": 8}, "short", "rgb", 12),
+        ("deeplabv3_mobilevit_xs.apple_voc", 21, {}, "stretch", "bgr", 6),
+        (
+            "deeplabv3_mobilevit_s.apple_voc_os8",
+            21,
+            {"output_stride": 8},
+            SHORTEST,
+            "rgb",
+            12,
+        ),
         (
             "deeplabv3_mobilevit_s.apple_ade20k_rangeaugment",
             150,
             {"output_stride": 8},
-            "short",
+            SHORTEST,
             "rgb",
             12,
         ),
-        ("deeplabv3_mobilevitv2_050.apple_voc", 21, {}, "short", "rgb", 6),
-        ("deeplabv3_mobilevitv2_050.apple_ade20k", 150, {"output_stride": 8}, "short", "rgb", 12),
-        ("pspnet_mobilevitv2_050.apple_ade20k", 150, {"output_stride": 8}, "short", "rgb", None),
+        ("deeplabv3_mobilevitv2_050.apple_voc", 21, {}, SHORTEST, "rgb", 6),
+        (
+            "deeplabv3_mobilevitv2_050.apple_ade20k",
+            150,
+            {"output_stride": 8},
+            SHORTEST,
+            "rgb",
+            12,
+        ),
+        (
+            "pspnet_mobilevitv2_050.apple_ade20k",
+            150,
+            {"output_stride": 8},
+            SHORTEST,
+            "rgb",
+            None,
+        ),
     ],
 )
-def test_segmentation_weights_are_completed(name, classes, options, fit, order, rates):
+def test_segmentation_weights_are_completed(name, classes, options, mode, order, rates):
     entry = PUBLISHED[name]
     config = entry.complete(
         ModelConfig(
@@ -70,9 +93,9 @@ def test_segmentation_weights_are_completed(name, classes, options, fit, order, 
         )
     )
     assert config.options == options
-    assert (config.preprocessing.fit, config.preprocessing.channel_order) == (fit, order)
+    assert (config.preprocessing.resize_mode, config.preprocessing.channel_order) == (mode, order)
     assert config.preprocessing.resize == config.preprocessing.crop == 512
-    assert config.classes == (voc_classes() if classes == 21 else ADE20K_CLASSES)
+    assert config.classes == (VOC_CLASSES if classes == 21 else ADE20K_CLASSES)
     with torch.device("meta"):
         model = build(config.model, num_classes=classes, **config.options)
     if rates:
@@ -80,7 +103,7 @@ def test_segmentation_weights_are_completed(name, classes, options, fit, order, 
 
 
 def test_voc_has_background_ahead_of_its_twenty_objects():
-    names = voc_classes()
+    names = VOC_CLASSES
     assert len(names) == len(set(names)) == 21
     assert (names[0], names[1], names[15], names[-1]) == (
         *("background", "aeroplane", "person", "tvmonitor"),

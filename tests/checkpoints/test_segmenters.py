@@ -17,10 +17,11 @@ from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import class_names, voc_classes
+from mobilevit.data.class_names import VOC_CLASSES, class_names
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import build
 
+SHORTEST_512 = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
 LATER = {"output_stride": 8, "channels": 512, "aux": True, "align_corners": True}
 REFERENCES = {
     "deeplabv3_mobilevit_xxs_2021": {},
@@ -77,8 +78,10 @@ def test_a_published_name_says_what_its_file_does_not(file, server, tmp_path, mo
         model = load("deeplabv3_mobilevit_s.apple_voc_os8")
     assert "does not state" not in caplog.text
     assert model.options == model.config.options == LATER
-    assert model.config.classes == voc_classes()
-    assert model.config.preprocessing == Preprocessing(fit="short", resize=512, crop=512)
+    assert model.config.classes == VOC_CLASSES
+    assert model.config.preprocessing == Preprocessing(
+        resize_mode="shortest_edge", resize=512, crop=512
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,13 +89,16 @@ def test_a_published_name_says_what_its_file_does_not(file, server, tmp_path, mo
     [
         (
             "deeplabv3_mobilevit_xxs_2021",
-            Preprocessing(channel_order="bgr", fit="squash", resize=512, crop=512),
+            Preprocessing(channel_order="bgr", resize_mode="stretch", resize=512, crop=512),
         ),
-        ("deeplabv3_mobilevit_xxs", Preprocessing(fit="short", resize=512, crop=512)),
+        (
+            "deeplabv3_mobilevit_xxs",
+            SHORTEST_512,
+        ),
         (
             "pspnet_mobilevitv2_050",
             Preprocessing(
-                fit="short",
+                resize_mode="shortest_edge",
                 resize=512,
                 crop=512,
                 interpolation="bicubic",
@@ -175,7 +181,9 @@ def test_a_model_folder_keeps_everything(tmp_path):
     again = load(tmp_path)
     assert again.config == model.config
     assert again.config.options == {"rates": [1, 2, 3], "aux": True}
-    assert again.config.preprocessing == Preprocessing(fit="short", resize=512, crop=512)
+    assert again.config.preprocessing == Preprocessing(
+        resize_mode="shortest_edge", resize=512, crop=512
+    )
     assert all(
         torch.equal(again.state_dict()[key], tensor) for key, tensor in model.state_dict().items()
     )
@@ -190,7 +198,7 @@ def test_a_classifiers_weights_become_the_backbone(tmp_path, caplog):
         model = create_model("deeplabv3_mobilevit_xxs", num_classes=4, weights=tmp_path)
     assert model.options == {"patch_sizes": [4, 4, 2]}  # strides belong to the task
     assert "all of context, predict" in caplog.text
-    assert model.config.preprocessing.fit == "short"
+    assert model.config.preprocessing.resize_mode == "shortest_edge"
     for key, tensor in classifier.backbone.state_dict().items():
         assert torch.equal(model.backbone.state_dict()[key], tensor), key
     back = tmp_path / "back"
@@ -233,5 +241,5 @@ def test_an_auxiliary_head_can_be_left_out_and_added(tmp_path, caplog):
 
 def test_names_of_voc_are_built_in():
     model = create_model("deeplabv3_mobilevit_xxs", classes=class_names("voc"))
-    assert model.config.classes == voc_classes()
+    assert model.config.classes == VOC_CLASSES
     assert model.config.num_classes == len(model.predict.bias) == 21

@@ -26,9 +26,9 @@ from mobilevit.checkpoints import transformers
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import CUSTOM, ModelConfig
-from mobilevit.models.registry import build
+from mobilevit.data.preprocessing import preprocess
+from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.registry import CUSTOM, build
 
 
 def varied(model: torch.nn.Module) -> torch.nn.Module:
@@ -100,10 +100,10 @@ def test_transformers_weights_give_transformers_logits(name, options, sizes):
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-@pytest.mark.parametrize("fit", ["squash", "short"])
-def test_a_folder_opens_in_transformers_and_comes_back(model, tmp_path, fit, order):
+@pytest.mark.parametrize("mode", ["stretch", "shortest_edge"])
+def test_a_folder_opens_in_transformers_and_comes_back(model, tmp_path, mode, order):
     rule = Preprocessing(
-        fit=fit, resize=160, crop=160, channel_order=order, interpolation="bicubic"
+        resize_mode=mode, resize=160, crop=160, channel_order=order, interpolation="bicubic"
     )
     model.config = replace(model.config, preprocessing=rule)
     notes = write(model, tmp_path, to="transformers")
@@ -115,11 +115,11 @@ def test_a_folder_opens_in_transformers_and_comes_back(model, tmp_path, fit, ord
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8))
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     values = processor(photo.resize((300, 200)), return_tensors="pt").pixel_values
-    if fit == "squash":
+    if mode == "stretch":
         assert values.shape == (1, 3, 160, 160)
-        assert (values[0] - rule(photo)).abs().max() < 3 / 255
+        assert (values[0] - preprocess(photo, rule)).abs().max() < 3 / 255
     else:  # their sides are not rounded down
-        assert values.shape == (1, 3, 160, 240) and rule(photo).shape == (3, 160, 224)
+        assert values.shape == (1, 3, 160, 240) and preprocess(photo, rule).shape == (3, 160, 224)
     if "v2" not in model.name:
         with torch.inference_mode():
             mine = model(values)
@@ -178,7 +178,7 @@ def test_masks_of_ade20k_count_from_one(tmp_path):
 def test_a_centre_that_would_be_cut_out_stays_in_the_image(tmp_path, caplog):
     """As the published folders of v1 say it, in the form of 2022 and in today's."""
     write(create_model("deeplabv3_mobilevit_xxs", num_classes=2), tmp_path, to="transformers")
-    expected = Preprocessing(fit="short", resize=544, crop=544, channel_order="bgr")
+    expected = Preprocessing(resize_mode="shortest_edge", resize=544, crop=544, channel_order="bgr")
     forms = (
         {"size": {"shortest_edge": 544}, "crop_size": {"height": 512, "width": 512}},
         {"size": 544, "crop_size": 512, "do_flip_channel_order": ..., "do_flip_channels": True},
@@ -193,8 +193,8 @@ def test_a_centre_that_would_be_cut_out_stays_in_the_image(tmp_path, caplog):
         assert "centre cut out; here they are kept whole" in caplog.text
     (tmp_path / "preprocessor_config.json").unlink()
     rule = load(tmp_path).config.preprocessing
-    assert (rule.fit, rule.crop, rule.channel_order) == ("squash", 512, "bgr")
-    assert rule.assumed == ("channel_order", "fit", "resize", "crop", "interpolation")
+    assert (rule.resize_mode, rule.crop, rule.channel_order) == ("stretch", 512, "bgr")
+    assert rule.assumed == ("channel_order", "resize_mode", "resize", "crop", "interpolation")
 
 
 def test_a_folder_without_config_is_taken_as_the_authors_made_it(tmp_path):
@@ -222,12 +222,12 @@ def test_what_we_can_not_do_in_their_folders_is_named(tmp_path, task, change, me
 
 def test_a_classifier_of_squashed_images_keeps_that_in_transformers_alone(tmp_path):
     model = create_model("mobilevit_xxs", num_classes=2)
-    rule = Preprocessing(fit="squash", resize=200, crop=200)
+    rule = Preprocessing(resize_mode="stretch", resize=200, crop=200)
     model.config = replace(model.config, preprocessing=rule)
     write(model, tmp_path / "out", to="transformers")
     assert load(tmp_path / "out").config.preprocessing == rule
-    with pytest.raises(CheckpointError, match="no place for fit squash"):
+    with pytest.raises(CheckpointError, match="no place for resize_mode stretch"):
         write(model, tmp_path / "timm", to="timm")
-    short = Preprocessing(fit="short", resize=200, crop=200)
-    with pytest.raises(ValueError, match="in classification it must be crop or squash"):
+    short = Preprocessing(resize_mode="shortest_edge", resize=200, crop=200)
+    with pytest.raises(ValueError, match="in classification it must be crop or stretch"):
         replace(model.config, preprocessing=short)

@@ -245,7 +245,7 @@ def test_outsiders_have_the_size_that_is_asked_for() -> None:
     assert rule.mean == (0.485, 0.456, 0.406) and rule.resize > rule.crop == 96
     segmenter = subjects(["torchvision:lraspp_mobilenet_v3_large"], [64])[0]
     assert segmenter.config.task == "segmentation"
-    assert segmenter.config.preprocessing.fit == "squash"
+    assert segmenter.config.preprocessing.resize_mode == "stretch"
 
 
 def test_new_weights_are_the_same_each_time_and_of_ordinary_size() -> None:
@@ -285,7 +285,7 @@ def test_photos_of_any_shape_for_a_file_of_any_size(tmp_path: Path) -> None:
         classes=("sky", "sea"),
         preprocessing={"crop": 64, "resize": 64},
     )
-    assert model.config.preprocessing.fit == "short"
+    assert model.config.preprocessing.resize_mode == "shortest_edge"
     FORMATS["onnx"].write(model.eval(), Request(dynamic="size"), tmp_path / "sea.onnx")
     (subject,) = subjects([str(tmp_path / "sea.onnx")], [96])
     temple = sample_photos()[0]

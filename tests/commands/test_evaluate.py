@@ -12,6 +12,7 @@ from mobilevit.commands.evaluate import evaluate
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import open_image
 from mobilevit.data.options import DataOptions
+from mobilevit.data.preprocessing import preprocess
 
 
 def data(root, **options):
@@ -24,7 +25,7 @@ def expected(model, images):
     files = sorted(images.rglob("*.png"))
     for file in files:
         with torch.inference_mode():
-            logits = model(model.config.preprocessing(open_image(file))[None])
+            logits = model(preprocess(open_image(file), model.config.preprocessing)[None])
         right += model.config.classes[int(logits.argmax())] == file.parent.name
     return right / len(files)
 

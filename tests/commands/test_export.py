@@ -15,6 +15,7 @@ from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.commands.export import export, sample_photos, shared
 from mobilevit.data.options import DataOptions
+from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.accuracy import Evaluator, spread
 from mobilevit.exports.result import Accuracy
 from mobilevit.exports.spec import ExportError
@@ -112,7 +113,7 @@ def test_large_images_are_held_small(colours: Path, tmp_path: Path) -> None:
     (held,) = evaluate.compared()
     rule = network.config.preprocessing
     assert min(held.size) == rule.resize < min(photo.size)
-    assert same(rule.frame(held), rule.frame(photo))
+    assert same(frame_image(held, rule), frame_image(photo, rule))
 
 
 def test_photos_that_ranges_are_measured_on_are_not_compared() -> None:

@@ -19,8 +19,8 @@ from torchvision import tv_tensors
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.contact_sheet import OPACITY, write_gallery
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sources import Images
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.results import Prediction, Predictions
 from mobilevit.tasks.detection.loss_and_postprocess import Detections
 from mobilevit.tasks.detection.results import DetectionPrediction, DetectionPredictions

@@ -17,12 +17,13 @@ from mobilevit.checkpoints.create import load
 from mobilevit.commands.predict import predict
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError, open_image
+from mobilevit.data.preprocessing import preprocess
 
 
 def by_hand(model, file):
     """Class names by probability, of one image alone."""
     with torch.inference_mode():
-        logits = model(model.config.preprocessing(open_image(file))[None])[0]
+        logits = model(preprocess(open_image(file), model.config.preprocessing)[None])[0]
     order = logits.argsort(descending=True).tolist()
     return [(model.config.classes[index], float(logits.softmax(0)[index])) for index in order]
 

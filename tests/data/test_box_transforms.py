@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torchvision.tv_tensors import BoundingBoxes
 
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import SampleKey
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.detection.dataset import Annotation
 from mobilevit.tasks.detection.transforms import (
     BoxAugmentOptions,
@@ -21,7 +21,7 @@ from mobilevit.tasks.detection.transforms import (
     stacked,
 )
 
-SQUASH = Preprocessing(fit="squash", resize=64, crop=64)
+STRETCH = Preprocessing(resize_mode="stretch", resize=64, crop=64)
 PLAIN = BoxAugmentOptions(crop=0.0, photometric=0.0, flip=0.0)
 
 
@@ -59,7 +59,7 @@ def block(x: torch.Tensor, channel: int) -> list[float]:
     ],
 )
 def test_boxes_stay_on_their_objects(options):
-    transform = BoxTransform(options, SQUASH)
+    transform = BoxTransform(options, STRETCH)
     image, boxes, labels = make_image([(20, 30, 60, 90), (90, 10, 150, 50), (100, 70, 130, 110)])
     seen = 0
     for seed in range(12):
@@ -76,16 +76,16 @@ def test_boxes_stay_on_their_objects(options):
 
 
 def test_distorted_colours_leave_boxes_alone():
-    transform = BoxTransform(BoxAugmentOptions(crop=0.0, photometric=1.0, flip=0.0), SQUASH)
+    transform = BoxTransform(BoxAugmentOptions(crop=0.0, photometric=1.0, flip=0.0), STRETCH)
     image, boxes, labels = make_image([(20, 30, 60, 90)])
     x, kept, _ = transform(image, boxes, labels, 120, 160)
-    plain, _, _ = BoxTransform(PLAIN, SQUASH)(image, boxes, labels, 120, 160)
+    plain, _, _ = BoxTransform(PLAIN, STRETCH)(image, boxes, labels, 120, 160)
     assert kept.tolist() == [[0.125, 0.25, 0.375, 0.75]]
     assert not torch.allclose(x, plain, atol=0.02)
 
 
 def test_images_without_boxes_pass():  # A36
-    transform = BoxTransform(BoxAugmentOptions(zoom_out=0.5), SQUASH)
+    transform = BoxTransform(BoxAugmentOptions(zoom_out=0.5), STRETCH)
     image, boxes, labels = make_image([])
     for seed in range(4):
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def test_images_without_boxes_pass():  # A36
 
 
 def test_a_frame_that_would_cut_boxes_off_is_refused():
-    with pytest.raises(ValueError, match=r"needs preprocessing\.fit squash, not crop"):
+    with pytest.raises(ValueError, match=r"needs preprocessing\.resize_mode stretch, not crop"):
         BoxTransform(PLAIN, Preprocessing())
     with pytest.raises(ValueError, match=r"boxes\.flip is a probability"):
         BoxAugmentOptions(flip=1.5)
@@ -138,7 +138,7 @@ def samples():
 
 
 def test_training_batches_leave_crowds_out_and_repeat_themselves():
-    data = DetectionSet(samples(), BoxTransform(BoxAugmentOptions(), SQUASH), seed=3)
+    data = DetectionSet(samples(), BoxTransform(BoxAugmentOptions(), STRETCH), seed=3)
     keys = [SampleKey(index, 96, 64, 1) for index in (0, 1)]
     images, (boxes, labels) = data.__getitems__(keys)
     assert images.shape == (2, 3, 96, 64)
@@ -150,7 +150,7 @@ def test_training_batches_leave_crowds_out_and_repeat_themselves():
 
 
 def test_evaluation_batches_know_the_images_own_size():
-    data = DetectionEvaluationSet(samples(), SQUASH)
+    data = DetectionEvaluationSet(samples(), STRETCH)
     images, (boxes, labels), indices, sizes = data.__getitems__([0, 1])
     assert images.shape == (2, 3, 64, 64)
     assert boxes[0, 0].tolist() == pytest.approx([20 / 160, 30 / 120, 60 / 160, 90 / 120])

@@ -22,8 +22,8 @@ from mobilevit.data import decode as decoding
 from mobilevit.data.datasets import TrainingSet
 from mobilevit.data.decode import Region, open_decodable, shrunk
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import SampleKey
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import (
     AugmentOptions,
     BatchMix,
@@ -316,7 +316,7 @@ def test_boxes_shrink_with_their_image(orientation: int) -> None:
     samples = SimpleNamespace(source=lambda _: file, annotation=lambda _: said)
     transform = BoxTransform(
         BoxAugmentOptions(crop=0.0, photometric=0.0),
-        Preprocessing(fit="squash", resize=96, crop=96),
+        Preprocessing(resize_mode="stretch", resize=96, crop=96),
     )
     assert transform.decoded_size(96, 96) == (320, 320)
     found = [

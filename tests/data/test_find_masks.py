@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.mask_sets import VOC_CLASSES
 from mobilevit.tasks.segmentation.open import each, find_mask_splits, mask_evaluation, mask_splits
 
 

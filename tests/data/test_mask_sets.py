@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilevit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.mask_coco import COCO_IDS_OF_VOC, find_coco, open_coco
 from mobilevit.data.mask_sets import (
-    ADE20K_CLASSES,
-    VOC_CLASSES,
     find_ade20k,
     find_cityscapes,
     find_voc,

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.mask_classes import numbered
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import (
     EpochOrder,
     MultiScaleBatchSampler,
     MultiScaleSchedule,
     SampleKey,
 )
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import seeded
 from mobilevit.tasks.segmentation.dataset import MaskFiles
 from mobilevit.tasks.segmentation.open import mask_splits
@@ -286,7 +286,7 @@ def test_a_loader_takes_it(samples: MaskFiles, workers: int) -> None:
 
 
 def test_evaluation_keeps_masks_as_they_are(samples: MaskFiles) -> None:
-    rule = Preprocessing(fit="squash", resize=32, crop=32)
+    rule = Preprocessing(resize_mode="stretch", resize=32, crop=32)
     data = SegmentationEvaluationSet(samples, rule)
     items = data.__getitems__([3, 0])
     assert len(data) == 6 and [index for _, _, index in items] == [3, 0]
@@ -297,7 +297,7 @@ def test_evaluation_keeps_masks_as_they_are(samples: MaskFiles) -> None:
 
 
 def test_images_of_one_shape_are_stacked(samples: MaskFiles) -> None:
-    rule = Preprocessing(fit="short", resize=32, crop=32)
+    rule = Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
     batch = SegmentationEvaluationSet(samples, rule).__getitems__([5, 0, 2, 1])
     groups = list(by_shape(batch))
     assert [group.indices for group in groups] == [[5, 1], [0, 2]]
@@ -315,6 +315,6 @@ def test_camvid_is_trained_on(shared: Path) -> None:
     )
     assert images.shape == (8, 3, 256, 256) and set(masks.unique().tolist()) <= set(range(12))
     image, mask, _ = SegmentationEvaluationSet(
-        data.val, Preprocessing(fit="short", resize=352, crop=352)
+        data.val, Preprocessing(resize_mode="shortest_edge", resize=352, crop=352)
     )[0]
     assert image.shape == (3, 352, 448) and mask.shape == (360, 480)

@@ -23,13 +23,13 @@ from mobilevit.data.datasets import EvaluationSet, TrainingSet
 from mobilevit.data.formats.folders import DataError, splits
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards import read as shards_tar
 from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.data.streaming import order_of
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 CLASSES = ("a.b", "ödland")

@@ -15,10 +15,10 @@ from PIL import Image
 from mobilevit.data.datasets import TrainingSet
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.loader import EpochLoader
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.streaming import ShardSamples, order_of
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 NAMES = ("red", "blue")

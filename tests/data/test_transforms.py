@@ -14,13 +14,13 @@ from mobilevit.data.datasets import (
 )
 from mobilevit.data.formats.folders import DataError, scan
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.sampler import (
     EpochOrder,
     MultiScaleBatchSampler,
     MultiScaleSchedule,
     SampleKey,
 )
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import (
     AugmentOptions,
     BatchMix,

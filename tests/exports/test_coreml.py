@@ -16,6 +16,7 @@ from PIL import Image
 
 import mobilevit
 from mobilevit.commands.export import export
+from mobilevit.data.preprocessing import frame_image, preprocess
 from mobilevit.exports import prepare as prepare_module
 from mobilevit.exports.backends.coreml.backend import CoremlRunner
 from mobilevit.exports.backends.registry import FORMATS, open_exported
@@ -65,7 +66,7 @@ def opened(path: Path) -> CoremlRunner:
 
 def pixels(model: Any, photos: list[Image.Image]) -> np.ndarray:
     rule = prepare_module.file_rule(model.config.preprocessing, None)
-    return np.stack([np.asarray(rule.frame(photo)) for photo in photos])
+    return np.stack([np.asarray(frame_image(photo, rule)) for photo in photos])
 
 
 def size(path: Path) -> int:
@@ -131,7 +132,7 @@ def test_rows_of_a_batch_keep_their_order_in_half_precision(
     weights = sum(values.numel() for values in fuse(model).parameters())
     assert size(path) < 2 * weights + 5e5
     run, images = opened(path), pixels(model, photos)
-    tensors = torch.stack([model.config.preprocessing(photo) for photo in photos])
+    tensors = torch.stack([preprocess(photo, model.config.preprocessing) for photo in photos])
     with torch.inference_mode():
         expected = fuse(model)(tensors).softmax(-1).numpy()
     assert np.abs(expected[0] - expected[2]).max() > 0.1  # another order would show
@@ -171,7 +172,9 @@ def test_boxes_are_those_of_pytorch(
     run = opened(path)
     image = pixels(model, photos[:1])
     with torch.inference_mode():
-        (truth,) = detect(fuse(model), model.config.preprocessing(photos[0])[None], [(1, 1)])
+        (truth,) = detect(
+            fuse(model), preprocess(photos[0], model.config.preprocessing)[None], [(1, 1)]
+        )
     boxes, scores, labels = run(image)
     assert (labels[0] >= 0).sum() > 10
     np.testing.assert_allclose(scores[0, 0], truth.scores[0], rtol=0, atol=1e-2)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import mobilevit
 from mobilevit.checkpoints.folder import digest
+from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.backends.executorch import backend as executorch
 from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Quantization, Request, Written, file_rule
@@ -43,7 +44,7 @@ def shallow(model: Any) -> Any:
 
 def pixels(model: Any, photos: list[Image.Image]) -> np.ndarray:
     rule = file_rule(model.config.preprocessing, None)
-    return np.stack([np.asarray(rule.frame(photo)) for photo in photos])
+    return np.stack([np.asarray(frame_image(photo, rule)) for photo in photos])
 
 
 @pytest.fixture(scope="module")

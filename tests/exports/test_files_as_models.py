@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 ODD: dict[str, Any] = {"channel_order": "bgr", "mean": (0.1, 0.0, 0.05), "std": (0.9, 1.0, 1.1)}
 """Values of a kind that a forgotten step would show in."""
-OWN: dict[str, dict[str, Any]] = {"masks": {"fit": "squash"}, "masks-size": {}}
+OWN: dict[str, dict[str, Any]] = {"masks": {"resize_mode": "stretch"}, "masks-size": {}}
 """How a file frames images, where the network keeps their shape."""
 SHAPES = ((60, 80), (90, 70), (64, 64), (40, 100), (75, 75))
 """(height, width) of the images."""

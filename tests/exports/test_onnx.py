@@ -16,6 +16,7 @@ from torch import nn
 import mobilevit
 from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
+from mobilevit.data.preprocessing import frame_image, preprocess
 from mobilevit.exports import prepare as prepare_module
 from mobilevit.exports.backends.onnx import backend as onnx_module
 from mobilevit.exports.backends.registry import FORMATS, open_exported
@@ -45,7 +46,7 @@ def run(path: Path, **given: np.ndarray) -> list[np.ndarray]:
 
 def pixels(model: Any, photos: list[Image.Image]) -> np.ndarray:
     rule = file_rule(model.config.preprocessing, None)
-    return np.stack([np.asarray(rule.frame(photo)) for photo in photos])
+    return np.stack([np.asarray(frame_image(photo, rule)) for photo in photos])
 
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
@@ -92,7 +93,7 @@ def test_rows_of_a_batch_keep_their_order(
     written = ONNX.write(model, Request(dynamic="batch"), path)
     assert written.inputs == ("image: uint8 [batch, 64, 64, 3]",)
     images = pixels(model, photos)
-    tensors = torch.stack([model.config.preprocessing(photo) for photo in photos])
+    tensors = torch.stack([preprocess(photo, model.config.preprocessing) for photo in photos])
     with torch.inference_mode():
         expected = fuse(model)(tensors).softmax(-1).numpy()
     assert np.abs(expected[0] - expected[2]).max() > 1e-3  # another order would show
@@ -121,7 +122,7 @@ def test_boxes_are_those_of_pytorch(
     model = network("ssdlite_mobilevit_xxs", **ODD)
     path = tmp_path / "ants.onnx"
     ONNX.write(model, Request(dynamic="batch"), path)
-    tensors = torch.stack([model.config.preprocessing(photo) for photo in photos])
+    tensors = torch.stack([preprocess(photo, model.config.preprocessing) for photo in photos])
     with torch.inference_mode():
         expected = detect(fuse(model), tensors, [(1, 1)] * len(photos))
     found = run(path, image=pixels(model, photos))
@@ -220,7 +221,7 @@ def test_a_missing_extra_is_named(
 
 def test_boxes_that_are_off_or_missing_count(network: Any, photos: list[Image.Image]) -> None:
     model = network("ssdlite_mobilevit_xxs")
-    tensors = model.config.preprocessing(photos[0])[None]
+    tensors = preprocess(photos[0], model.config.preprocessing)[None]
     module = prepare(model, Request()).module
     with torch.inference_mode():
         said = module(torch.from_numpy(pixels(model, photos[:1])))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.prepare import Quantization, Request, file_rule
 from mobilevit.exports.spec import ExportError
@@ -47,7 +48,7 @@ def test_says_what_pytorch_says(ants: tuple[Any, Path], photos: list[Image.Image
     verification = verify(open_exported(path), model, photos, called="ants")
     assert verification.images == 3 and verification.difference < 1e-4
     rule = file_rule(model.config.preprocessing, None)
-    images = np.stack([np.asarray(rule.frame(photo)) for photo in photos])
+    images = np.stack([np.asarray(frame_image(photo, rule)) for photo in photos])
     (said,) = open_exported(path)(images)
     assert np.abs(said[0] - said[1]).max() > 0.01  # the photos are told apart
 

@@ -23,10 +23,11 @@ from PIL import Image
 import mobilevit
 from mobilevit.commands.serve import server_of
 from mobilevit.data.images import open_image
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.backends.web.backend import MODEL
 from mobilevit.exports.backends.web.self_test import expected_answer
+from mobilevit.models.config import Preprocessing
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -208,7 +209,7 @@ def assert_answers(page: Any, task: str, made: Any, files: list[Path]) -> int:
         )
         pixels = np.frombuffer(base64.b64decode(found["pixels"]), np.uint8)
         pixels = pixels.reshape(found["height"], found["width"], 3)
-        frame = np.asarray(rule.frame(open_image(file)))
+        frame = np.asarray(frame_image(open_image(file), rule))
         assert frame.shape == pixels.shape
         levels = int(np.abs(frame.astype(int) - pixels).max())
         # Browsers may decode JPEG, and what is see-through, a little otherwise than Pillow.
@@ -250,10 +251,10 @@ def assert_same(task: str, answer: Any, prediction: Any) -> None:
 
 def test_images_are_framed_as_in_python(chromium: Any, made_page: Any) -> None:
     rules = [
-        Preprocessing(fit="crop", resize=37, crop=32),
-        Preprocessing(fit="crop", resize=37, crop=32, interpolation="bicubic"),
-        Preprocessing(fit="squash", resize=32, crop=32, interpolation="bicubic"),
-        Preprocessing(fit="short", resize=40, crop=40),
+        Preprocessing(resize_mode="crop", resize=37, crop=32),
+        Preprocessing(resize_mode="crop", resize=37, crop=32, interpolation="bicubic"),
+        Preprocessing(resize_mode="stretch", resize=32, crop=32, interpolation="bicubic"),
+        Preprocessing(resize_mode="shortest_edge", resize=40, crop=40),
     ]
     draw = np.random.default_rng(0)
     script = """
@@ -279,7 +280,7 @@ def test_images_are_framed_as_in_python(chromium: Any, made_page: Any) -> None:
             image = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
             for rule in rules:
                 found = page.evaluate(GIVEN + script, {"image": image, "rule": asdict(rule)})
-                expected = np.asarray(rule.frame(noise))
+                expected = np.asarray(frame_image(noise, rule))
                 assert (found["height"], found["width"]) == expected.shape[:2]
                 assert found["pixels"] == expected.ravel().tolist(), (width, height, rule)
 

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.exports.rewrite import export_form
 from mobilevit.exports.wrap import WholeDetector, whole
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import build
 
 
 def detector(*, plain: bool) -> WholeDetector:
     form = export_form(build("ssdlite_mobilevit_xxs", num_classes=3).eval())
-    rule = Preprocessing(fit="squash", resize=64, crop=64)
+    rule = Preprocessing(resize_mode="stretch", resize=64, crop=64)
     module = whole(form, rule, torch.zeros(1, 4), plain=plain)
     assert isinstance(module, WholeDetector)
     return module

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.deeplabv3 import SegmentationLogits
 from mobilevit.tasks.segmentation.metrics import (
     evaluate_segmenter,
@@ -90,7 +90,9 @@ class Colours(torch.nn.Module):
     """Takes the brightest of three channels for the class."""
 
     align_corners = False
-    config = SimpleNamespace(preprocessing=Preprocessing(fit="short", resize=32, crop=32))
+    config = SimpleNamespace(
+        preprocessing=Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
+    )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images
@@ -168,7 +170,7 @@ PROGRAM = """
 import resource, sys
 from types import SimpleNamespace
 import torch
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.segmentation.metrics import evaluate_segmenter
 
 class Some(SimpleNamespace):
@@ -177,7 +179,8 @@ class Some(SimpleNamespace):
 
 class Network(torch.nn.Module):
     align_corners = False
-    config = SimpleNamespace(preprocessing=Preprocessing(fit="short", resize=32, crop=32))
+    preprocessing = Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
+    config = SimpleNamespace(preprocessing=preprocessing)
     def forward(self, images):
         return torch.randn(len(images), 21, 32, 48)
 

@@ -80,7 +80,7 @@ def test_a_detector_learns(run):
     config = mobilevit.load(out / "model").config
     assert config.task == "detection"
     assert config.category_ids == (0, 1)
-    assert config.preprocessing.fit == "squash"
+    assert config.preprocessing.resize_mode == "stretch"
     assert config.preprocessing.crop == 96
     assert "val_ap50" in (out / "metrics.csv").read_text()
 

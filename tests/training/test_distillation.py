@@ -19,9 +19,10 @@ from torchvision import models
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
+from mobilevit.data.class_names import imagenet_classes
 from mobilevit.data.options import DataOptions
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig, imagenet_classes
+from mobilevit.data.preprocessing import normalize
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.classification.distill import (
     DistillOptions,
     Teacher,
@@ -68,9 +69,9 @@ def test_a_teacher_is_fed_properly(own: str, given: str) -> None:
     pixels = torch.rand(2, 3, 32, 32)
     network = create_model("mobilevit_xxs", num_classes=4).eval()
     teacher = Teacher(network, RULES[own], student=RULES[given])
-    student = RULES[given].normalized(pixels.clone())
+    student = normalize(pixels.clone(), RULES[given])
     before = student.clone()
-    proper = RULES[own].normalized(pixels.clone())
+    proper = normalize(pixels.clone(), RULES[own])
     torch.testing.assert_close(teacher.values(student), proper, rtol=1e-5, atol=2e-6)
     with torch.no_grad():
         torch.testing.assert_close(teacher(student), network(proper), rtol=1e-4, atol=1e-5)
@@ -138,7 +139,7 @@ def test_a_file_of_torchvision_teaches(tmp_path: Path) -> None:
     teacher = read(f"torchvision:shufflenet_v2_x0_5={file}", *COLOURS)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        expected = network(Preprocessing(**IMAGENET).normalized(images.clone()))
+        expected = network(normalize(images.clone(), Preprocessing(**IMAGENET)))
     torch.testing.assert_close(teacher(images), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(TeacherError, match=r"with 2 classes: it has fc.bias \[3\], not \[2\]"):
         read(f"torchvision:shufflenet_v2_x0_5={file}", "blue", "red")
@@ -163,7 +164,7 @@ def test_published_weights_of_torchvision_teach(
     teacher = read("torchvision:shufflenet_v2_x0_5", "golf ball", "tench")
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        expected = network(Preprocessing(**IMAGENET).normalized(images.clone()))[:, [574, 0]]
+        expected = network(normalize(images.clone(), Preprocessing(**IMAGENET)))[:, [574, 0]]
     torch.testing.assert_close(teacher(images), expected, rtol=1e-4, atol=1e-5)
 
 

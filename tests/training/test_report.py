@@ -11,8 +11,7 @@ from PIL import Image
 
 from mobilevit.data.datasets import FolderSamples
 from mobilevit.data.formats.folders import scan
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.training_result import TrainingResult
 from mobilevit.training.plots import Curve, svg

@@ -66,7 +66,7 @@ def test_a_network_learns(run):
     assert "mean IoU" in str(result)
     config = mobilevit.load(out / "model").config
     assert config.task == "segmentation"
-    assert config.preprocessing.fit == "short"
+    assert config.preprocessing.resize_mode == "shortest_edge"
     text = (out / "report.html").read_text()
     for part in ("Mean IoU", "bright", "Worst images", "Right pixels"):
         assert part in text

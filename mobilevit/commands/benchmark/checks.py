@@ -17,11 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject
 from mobilevit.data.options import DataOptions
+from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.prepare import file_rule
 from mobilevit.exports.spec import Precision
 from mobilevit.exports.verify import BOUNDS, LEAST_AGREEMENT, compare
+from mobilevit.models.config import Task
 from mobilevit.models.deeplabv3 import Segmenter
-from mobilevit.models.registry import Task
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.loss_and_postprocess import detections
 from mobilevit.tasks.segmentation.metrics import full_size
@@ -63,10 +64,10 @@ def images_for(subject: AnySubject, photos: Sequence[Image.Image], batch: int) -
     """
     rule = file_rule(subject.config.preprocessing.at(subject.size), None)  # of one shape all
     count = -(-min(len(photos), COMPARED) // batch) * batch
-    frames = [rule.frame(photos[index % len(photos)]) for index in range(count)]
+    frames = [frame_image(photos[index % len(photos)], rule) for index in range(count)]
     if isinstance(subject, FileSubject) and not subject.facts.raw:
         return np.stack([np.asarray(frame) for frame in frames])
-    return torch.stack([rule.to_tensor(frame) for frame in frames]).numpy()
+    return torch.stack([image_to_tensor(frame, rule) for frame in frames]).numpy()
 
 
 def agreement(
@@ -93,7 +94,7 @@ def agreement(
     tensors = (
         torch.from_numpy(images)
         if images.dtype == np.float32
-        else torch.stack([rule.to_tensor(Image.fromarray(one)) for one in images])
+        else torch.stack([image_to_tensor(Image.fromarray(one), rule) for one in images])
     )
     answers = [torch.from_numpy(part) for part in said]
     bound = BOUNDS[precision]
@@ -150,19 +151,19 @@ class Around:
 def around(subject: AnySubject, photo: Image.Image, runs: int) -> Around:
     """Time what is around a network."""
     rule = file_rule(subject.config.preprocessing.at(subject.size), None)
-    frame = rule.frame(photo)
+    frame = frame_image(photo, rule)
     whole = isinstance(subject, FileSubject) and not subject.facts.raw
     after = None
     if isinstance(subject, Subject) and not (subject.new and _detects(subject)):
-        after = _after(subject, rule.to_tensor(frame)[None], photo)
+        after = _after(subject, image_to_tensor(frame, rule)[None], photo)
     count = min(runs, REPEATS)
     with computing_on(1), torch.inference_mode():
         return Around(
             model=subject.name,
             size=subject.size,
             photo=f"{photo.height} x {photo.width}",
-            frame_ms=_median_ms(lambda: rule.frame(photo), count),
-            values_ms=None if whole else _median_ms(lambda: rule.to_tensor(frame), count),
+            frame_ms=_median_ms(lambda: frame_image(photo, rule), count),
+            values_ms=None if whole else _median_ms(lambda: image_to_tensor(frame, rule), count),
             after_ms=None if after is None else _median_ms(after, count),
         )
 

@@ -10,10 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mobilevit.data.preprocessing import Interpolation, Preprocessing
 from mobilevit.exports.prepare import MissingExtraError
-from mobilevit.models.config import ModelConfig
-from mobilevit.models.registry import Task
+from mobilevit.models.config import Interpolation, ModelConfig, Preprocessing, Task
 
 Home = Literal["timm", "torchvision"]
 
@@ -165,7 +163,7 @@ def _rule(
     red, green, blue = mean
     deviations = std[0], std[1], std[2]
     return Preprocessing(
-        fit="squash" if squash else "crop",
+        resize_mode="stretch" if squash else "crop",
         resize=size if squash else max(size, resize),
         crop=size,
         interpolation=kind,

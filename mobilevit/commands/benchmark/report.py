@@ -16,7 +16,7 @@ from mobilevit.checkpoints.folder import replacing
 from mobilevit.commands.bench_plot import plot
 from mobilevit.commands.benchmark.checks import Accuracy, Agreement, Around
 from mobilevit.exports.spec import Precision
-from mobilevit.models.registry import Task
+from mobilevit.models.config import Task
 from mobilevit.utils.devices import cores
 from mobilevit.utils.tables import markdown
 

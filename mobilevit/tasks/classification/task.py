@@ -15,9 +15,8 @@ from mobilevit.data.datasets import EvaluationSet, Samples, SomeSamples, Trainin
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.options import DataOptions
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.streaming import ShardSamples
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import Opened
 from mobilevit.tasks.classification.distill import DistillOptions, Teacher, soft_loss, teacher_of

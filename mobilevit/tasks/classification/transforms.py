@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from mobilevit.data.decode import DecodableImage, Region
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.models.config import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,8 @@ from mobilevit.data.decode import Decode
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.options import DataOptions
-from mobilevit.data.preprocessing import Preprocessing
 from mobilevit.data.validate import unreadable
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import Network
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.tasks.base import Opened

@@ -16,8 +16,9 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from mobilevit.data.decode import Decode, shrunk
 from mobilevit.data.images import open_image
-from mobilevit.data.preprocessing import Preprocessing
+from mobilevit.data.preprocessing import image_to_tensor, preprocess
 from mobilevit.data.sampler import SampleKey
+from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import seeded
 from mobilevit.tasks.detection.dataset import BoxSamples
 
@@ -79,8 +80,8 @@ class BoxTransform:
         Raises:
             ValueError: it does not squash the whole image, so that boxes would be cut off.
         """
-        if preprocessing.fit != "squash":
-            raise ValueError(f"detection needs preprocessing.fit squash, not {preprocessing.fit}")
+        if (mode := preprocessing.resize_mode) != "stretch":
+            raise ValueError(f"detection needs preprocessing.resize_mode stretch, not {mode}")
         self.options, self.preprocessing = options, preprocessing
         self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
         self.distort = v2.RandomPhotometricDistort(p=options.photometric)
@@ -121,7 +122,7 @@ class BoxTransform:
             image, boxes = TF.hflip(image), TF.hflip(boxes)
         boxes = boxes / torch.tensor([image.width, image.height] * 2)
         image = TF.resize(image, [height, width], self.interpolation)
-        return self.preprocessing.to_tensor(image), boxes.as_subclass(Tensor), labels
+        return image_to_tensor(image, self.preprocessing), boxes.as_subclass(Tensor), labels
 
 
 class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -178,7 +179,7 @@ class DetectionEvaluationSet(Dataset[tuple[Tensor, Tensor, Tensor, tuple[int, in
         kept = ~said.crowd
         boxes = said.boxes[kept] / torch.tensor([image.width, image.height] * 2)
         size = (image.height, image.width)
-        return self.preprocessing(image), boxes, said.labels[kept], size
+        return preprocess(image, self.preprocessing), boxes, said.labels[kept], size
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, BoxBatch, Tensor, Tensor]:
         """One batch: images, boxes, images' indices `[B]`, their (height, width) `[B, 2]`."""

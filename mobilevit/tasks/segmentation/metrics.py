@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobilevit.models.config import ModelConfig
 from mobilevit.models.deeplabv3 import SegmentationLogits
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import by_shape
@@ -47,9 +48,11 @@ def segmentation_loss(said: Tensor | SegmentationLogits, masks: Tensor, *, ignor
 class Segmenting(Protocol):
     """A `Segmenter`, or what answers in its place."""
 
-    config: Any
-    """See `mobilevit.models.config.ModelConfig`; or None."""
     align_corners: bool
+
+    @property
+    def config(self) -> ModelConfig | None:
+        """None for a network that `create_model` did not make."""
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Prepared images `[B, 3, h, w]` -> logits `[B, K, h, w]`, or classes `[B, h, w]`."""
@@ -57,7 +60,7 @@ class Segmenting(Protocol):
 
 def stretched_by(model: Segmenting) -> bool | None:
     """How a network's answer gets an image's size: `align_corners` of `full_size`."""
-    squashed = model.config is not None and model.config.preprocessing.fit == "squash"
+    squashed = model.config is not None and model.config.preprocessing.resize_mode == "stretch"
     return None if squashed else model.align_corners
 
 

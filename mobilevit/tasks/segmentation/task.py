@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.options import DataOptions
-from mobilevit.data.preprocessing import Preprocessing
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import Opened
@@ -64,7 +63,7 @@ class SegmentationLearner(Learner):
     def validate(self, model: Network, batch: list[tuple[Tensor, Tensor, int]]) -> None:
         """Compare images at their own size; the loss is that at the network's."""
         assert isinstance(model, Segmenter)
-        align = None if model.config.preprocessing.fit == "squash" else model.align_corners
+        align = None if model.config.preprocessing.resize_mode == "stretch" else model.align_corners
         for images, masks, _ in by_shape(batch):
             logits = model(images)
             small = torch.stack(

@@ -18,8 +18,9 @@ from torchvision.transforms.v2 import functional as TF
 from mobilevit.data.decode import Decode
 from mobilevit.data.images import open_image
 from mobilevit.data.mask_classes import IGNORE
-from mobilevit.data.preprocessing import LONGEST, Preprocessing
+from mobilevit.data.preprocessing import image_to_tensor, preprocess
 from mobilevit.data.sampler import SampleKey
+from mobilevit.models.config import MAX_ASPECT_RATIO, Preprocessing
 from mobilevit.tasks.classification.transforms import seeded
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 
@@ -126,12 +127,16 @@ class SegmentationTransform:
             image, labels = TF.hflip(image), TF.hflip(labels)
         for change in (*self.colours, self.blur):
             image = change(image)
-        return self.preprocessing.to_tensor(image), torch.from_numpy(np.array(labels, np.int64))
+        return image_to_tensor(image, self.preprocessing), torch.from_numpy(
+            np.array(labels, np.int64)
+        )
 
     def _resized(self, height: int, width: int, short: int, long: int) -> list[int]:
         """A random size, height and width, for an image to be cropped to such sides."""
         factor = short * _uniform(*self.options.scale) / min(height, width)
-        factor = min(factor, LONGEST * long / max(height, width))  # strips would take gigabytes
+        factor = min(
+            factor, MAX_ASPECT_RATIO * long / max(height, width)
+        )  # strips would take gigabytes
         return [max(1, round(side * factor)) for side in (height, width)]
 
     def _corner(self, mask: np.ndarray, height: int, width: int, ignore: int) -> tuple[int, int]:
@@ -208,7 +213,11 @@ class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
             ImageError: image or mask cannot be read, or do not fit.
         """
         image = open_image(self.samples.source(index))
-        return self.preprocessing(image), torch.from_numpy(self.samples.mask(index)), index
+        return (
+            preprocess(image, self.preprocessing),
+            torch.from_numpy(self.samples.mask(index)),
+            index,
+        )
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor, int]]:
         """One batch, in order."""

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobilevit.data.preprocessing import LONGEST, MULTIPLE
+from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.backends.registry import FORMATS, Format, Runner
 from mobilevit.exports.backends.web.onnxruntime_web import BUILDS, NAME, VERSION, provide, unpack
 from mobilevit.exports.backends.web.self_test import expected_answer
 from mobilevit.exports.prepare import Prepared, Request, Written
 from mobilevit.exports.spec import ExportError, FileFacts
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import MAX_ASPECT_RATIO, SIZE_MULTIPLE, ModelConfig
 from mobilevit.models.registry import Network
 from mobilevit.tasks.segmentation.dataset import voc_palette
 from mobilevit.tasks.visualize import colour_of
@@ -106,7 +106,7 @@ def add_test(folder: Path, network: Network, photo: Image.Image) -> None:
     run = open_file(folder, 1)
     photo = photo.copy()
     photo.thumbnail((LONGEST_PHOTO, LONGEST_PHOTO))
-    frame = run.facts.config.preprocessing.frame(photo)
+    frame = frame_image(photo, run.facts.config.preprocessing)
     expected = expected_answer(run, network, frame)
     (folder / TEST).mkdir(exist_ok=True)
     test = {name: f"{TEST}/{name}.png" for name in ("photo", "frame")}
@@ -124,7 +124,7 @@ def add_test(folder: Path, network: Network, photo: Image.Image) -> None:
 def _facts(facts: FileFacts, folder: Path) -> dict[str, Any]:
     """What a page knows of its model; `Facts` in its `types.js` says what each is."""
     config, texts = facts.config, facts.texts()
-    rule = asdict(config.preprocessing)
+    preprocessing = asdict(config.preprocessing)
     builds = {
         backend: {
             **dict(zip(("script", "binary"), paths, strict=True)),
@@ -139,9 +139,11 @@ def _facts(facts: FileFacts, folder: Path) -> dict[str, Any]:
         "task": config.task,
         "classes": names,
         "colours": _colours(config),
-        "preprocessing": {one: rule[one] for one in ("fit", "resize", "crop", "interpolation")},
-        "multiple": MULTIPLE,
-        "longest": LONGEST,
+        "preprocessing": {
+            name: preprocessing[name] for name in ("resize_mode", "resize", "crop", "interpolation")
+        },
+        "multiple": SIZE_MULTIPLE,
+        "longest": MAX_ASPECT_RATIO,
         "tall_down": _tall_down(),
         "dynamic": facts.dynamic == "size",
         "precision": facts.precision,

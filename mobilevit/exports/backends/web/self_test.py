@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mobilevit.data.preprocessing import image_to_tensor
 from mobilevit.exports.backends.registry import Runner
 from mobilevit.exports.spec import FileFacts
 from mobilevit.exports.verify import BOUNDS
@@ -46,7 +47,7 @@ def expected_answer(run: Runner, network: Network, frame: Image.Image) -> dict[s
         return {"by": run.runtime, "bound": None, **_of_file(facts, said)}
     bound = BOUNDS[facts.precision]
     fused = fuse(network)
-    tensors = facts.config.preprocessing.to_tensor(frame)[None]
+    tensors = image_to_tensor(frame, facts.config.preprocessing)[None]
     with torch.inference_mode():
         if isinstance(fused, SSDLite):
             answer = _of_detector(fused, tensors, bound)

@@ -17,12 +17,12 @@ export function about(facts) {
   the("name", HTMLElement).textContent = facts.model;
   the("about", HTMLElement).textContent =
     `A network that ${TASKS[facts.task]}, of ${count}. It runs on this device: no image leaves it.`;
-  const { fit, resize, crop, interpolation } = facts.preprocessing;
+  const { resize_mode: mode, resize, crop, interpolation } = facts.preprocessing;
   const framing = {
     crop: `short side ${resize} pixels, then the ${crop} × ${crop} in the middle`,
-    squash: `the whole image as ${crop} × ${crop} pixels`,
-    short: `the whole image in its shape, short side ${resize} pixels`,
-  }[fit];
+    stretch: `the whole image as ${crop} × ${crop} pixels`,
+    shortest_edge: `the whole image in its shape, short side ${resize} pixels`,
+  }[mode];
   /** @type {[string, string][]} */
   const pairs = [
     ["Task", facts.task],

@@ -38,12 +38,12 @@ function centre(width, height, toWidth, toHeight) {
  * @returns {{from: Region, width: number, height: number, cut: Region}}
  */
 export function plan(facts, width, height) {
-  const { fit, resize: short, crop } = facts.preprocessing;
+  const { resize_mode: mode, resize: short, crop } = facts.preprocessing;
   const least = Math.min(width, height);
   const all = { x: 0, y: 0, width, height };
-  if (fit !== "crop") {
+  if (mode !== "crop") {
     let [tall, wide] = [crop, crop];
-    if (fit === "short") {
+    if (mode === "shortest_edge") {
       [tall, wide] = [height, width].map((side) => {
         const scaled = Math.min(Math.floor((side * short) / least), facts.longest * short);
         return Math.floor(scaled / facts.multiple) * facts.multiple;

@@ -4,7 +4,7 @@
  * How an image gets its size; the same words as Python's `Preprocessing`.
  *
  * @typedef {object} Rule
- * @property {"crop" | "squash" | "short"} fit
+ * @property {"crop" | "stretch" | "shortest_edge"} resize_mode
  * @property {number} resize Pixels of the short side before the crop.
  * @property {number} crop Pixels of the square's side.
  * @property {"bilinear" | "bicubic"} interpolation

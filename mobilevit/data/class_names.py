@@ -1,0 +1,98 @@
+"""Class names: of the usual data sets, and as users state them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
+ADE20K_CLASSES = (
+    "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass",
+    "cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant", "curtain",
+    "chair", "car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror", "rug", "field",
+    "armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp", "bathtub", "railing",
+    "cushion", "base", "box", "column", "signboard", "chest of drawers", "counter", "sand", "sink",
+    "skyscraper", "fireplace", "refrigerator", "grandstand", "path", "stairs", "runway", "case",
+    "pool table", "pillow", "screen door", "stairway", "river", "bridge", "bookcase", "blind",
+    "coffee table", "toilet", "flower", "book", "hill", "bench", "countertop", "stove", "palm",
+    "kitchen island", "computer", "swivel chair", "boat", "bar", "arcade machine", "hovel", "bus",
+    "towel", "light", "truck", "tower", "chandelier", "awning", "streetlight", "booth",
+    "television receiver", "airplane", "dirt track", "apparel", "pole", "land", "bannister",
+    "escalator", "ottoman", "bottle", "buffet", "poster", "stage", "van", "ship", "fountain",
+    "conveyer belt", "canopy", "washer", "plaything", "swimming pool", "stool", "barrel", "basket",
+    "waterfall", "tent", "bag", "minibike", "cradle", "oven", "ball", "food", "step", "tank",
+    "trade name", "microwave", "pot", "animal", "bicycle", "lake", "dishwasher", "screen",
+    "blanket", "sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan",
+    "pier", "crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass",
+    "clock", "flag",
+)  # fmt: skip
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1000 class names of ImageNet-1k in the usual order, from tench to toilet tissue."""
+    from torchvision.models import MobileNet_V2_Weights
+
+    return tuple(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def coco_classes() -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The 80 class names of COCO, and their numbers in its annotations, 1 to 90 with gaps."""
+    from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
+
+    names = SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.meta["categories"]
+    used = [(name, i) for i, name in enumerate(names) if name not in ("__background__", "N/A")]
+    return tuple(name for name, _ in used), tuple(number for _, number in used)
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The same names; those that occur more than once get their index appended.
+
+    ImageNet's lists often have two cranes, a bird and a machine.
+
+    >>> unique_names(["crane", "heron", "crane"])
+    ('crane [0]', 'heron', 'crane [2]')
+    """
+    counts = Counter(names)
+    return tuple(
+        f"{name} [{index}]" if counts[name] > 1 else name for index, name in enumerate(names)
+    )
+
+
+def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names as users state them: a sequence, a comma-separated list, or a file with one a line.
+
+    `imagenet1k`, `coco`, `voc` and `ade20k` stand for the 1000, 80, 21 and 150 names of these data
+    sets; VOC's include background.
+
+    Raises:
+        ValueError: no names.
+
+    >>> class_names("cat, dog")
+    ('cat', 'dog')
+    """
+    if value is None or not isinstance(value, str):
+        return None if value is None else tuple(value)
+    match value:
+        case "imagenet1k":
+            return imagenet_classes()
+        case "coco":
+            return coco_classes()[0]
+        case "voc":
+            return VOC_CLASSES
+        case "ade20k":
+            return ADE20K_CLASSES
+    # A file's names may contain commas; it may begin with a byte order mark.
+    try:
+        is_file = Path(value).is_file()
+    except OSError:  # a list longer than a file's name may be
+        is_file = False
+    parts = Path(value).read_text("utf-8-sig").splitlines() if is_file else value.split(",")
+    names = tuple(name.strip() for name in parts if name.strip())
+    if not names:
+        raise ValueError(f"no class names in {value!r}")
+    return names
