@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("mobilevit").setLevel(logging.INFO)
     module, function = COMMANDS[command][0].split(":")
     try:
-        result = _call(command, getattr(importlib.import_module(module), function), words)
+        result = call(command, getattr(importlib.import_module(module), function), words)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -92,7 +92,7 @@ def _overview() -> str:
     )
 
 
-def _call(command: str, function: Callable[..., Any], words: list[str]) -> Any:
+def call(command: str, function: Callable[..., Any], words: list[str]) -> Any:
     """Read a function's arguments from the command line, and call it."""
     from jsonargparse import ArgumentParser
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mobilevit.__main__ import _call
-from mobilevit.commands.sweep.command import _kinds
+from mobilevit.__main__ import call
+from mobilevit.commands.sweep.command import option_types
 from mobilevit.commands.sweep.space import read_space
 from mobilevit.training.train import train
 
@@ -24,7 +24,7 @@ def test_every_recipe_is_understood(recipe: Path) -> None:
         return options
 
     words = ["--config", str(recipe), "--data.root", "photos", "--out", "run"]
-    options = _call("train", told, words)
+    options = call("train", told, words)
     stated = yaml.safe_load(recipe.read_text())
     assert options["epochs"] == stated["epochs"] and options["data"].root == "photos"
     # Its head says the command that repeats it.
@@ -34,7 +34,7 @@ def test_every_recipe_is_understood(recipe: Path) -> None:
 def test_the_space_in_the_sweeps_recipe_is_one() -> None:
     text = next(recipe for recipe in RECIPES if recipe.stem == "imagenette_sweep").read_text()
     space = text.partition("--space '")[2].partition("'")[0]
-    assert [axis.name for axis in read_space(space, _kinds())] == [
+    assert [axis.name for axis in read_space(space, option_types())] == [
         "optim.weight_decay",
         "augment.rand_augment",
         "augment.mixup",

@@ -17,15 +17,15 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import torch
-from filelock import FileLock
+
+from mobilevit.utils.files import file_sha256, lock_file
+from mobilevit.utils.urls import TIMEOUT
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 PAUSE = 1.0
 """Seconds before the second attempt; twice as many before each further one."""
-TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as cut."""
 _CHUNK = 1 << 20
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
@@ -56,15 +56,15 @@ def fetch(url: str, *, address: str | None = None, sha256: str | None = None) ->
     name = Path(urlsplit(url).path).name or "weights"
     target = Path(torch.hub.get_dir()) / "checkpoints" / "mobilevit" / key / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f"{name}.lock")):  # several processes may want it at once
+    with lock_file(target):  # several processes may want it at once
         if target.is_file():
-            if sha256 is None or (found := _digest(target)) == sha256:
+            if sha256 is None or (found := file_sha256(target)) == sha256:
                 return target
             log.warning("%s has changed (its SHA-256 is %s): it is fetched again", target, found)
         part = target.with_name(f"{name}.part")
         log.info("downloading %s to %s", address or url, target)
         _download(address or url, part, by_hand=target)
-        if sha256 is not None and (found := _digest(part)) != sha256:
+        if sha256 is not None and (found := file_sha256(part)) != sha256:
             part.unlink()
             _tag(part).unlink(missing_ok=True)
             raise DownloadError(
@@ -129,16 +129,11 @@ def _from_hub(repository: str, name: str, revision: str | None) -> Path | None:
 def _check_blob(path: Path) -> None:
     """Large files lie under their SHA-256: compare it, since the Hub's client does not."""
     blob = path.resolve()
-    if len(blob.name) == 64 and (found := _digest(blob)) != blob.name:
+    if len(blob.name) == 64 and (found := file_sha256(blob)) != blob.name:
         blob.unlink()
         raise DownloadError(
             f"{path} was damaged (its SHA-256 is {found}) and is removed; try again"
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tag(part: Path) -> Path:
@@ -152,7 +147,7 @@ def _download(address: str, part: Path, *, by_hand: Path) -> None:
     while True:
         before = part.stat().st_size if part.is_file() else 0
         try:
-            if _attempt(address, part):
+            if attempt(address, part):
                 return
             reason = "the connection was cut"
         except DownloadError:
@@ -181,7 +176,7 @@ def _download(address: str, part: Path, *, by_hand: Path) -> None:
         time.sleep(pause)
 
 
-def _attempt(address: str, part: Path) -> bool:
+def attempt(address: str, part: Path) -> bool:
     """Fetch what is missing; whether that was all of it."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn

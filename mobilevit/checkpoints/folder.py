@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -23,50 +20,11 @@ from mobilevit.checkpoints.tensors import read_tensors
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import Network
+from mobilevit.utils.files import replace_file, write_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a new file to write; at the end it takes the place of `path` in one step.
-
-    Whatever interrupts the writing, `path` stays the old file, or becomes the new one whole.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    fresh = Path(name)
-    try:
-        yield fresh
-        with fresh.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.chmod(fresh, 0o666 & ~_umask())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give the name of a new folder to write; at the end it takes the place of `path`.
-
-    Whatever interrupts the writing, `path` stays the old folder, or becomes the new one whole; for
-    an instant between the two it is missing, and the old one lies beside it under a dotted name.
-    """
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
-        fresh, old = Path(name) / path.name, Path(name) / "old"
-        yield fresh
-        if path.exists():
-            os.replace(path, old)
-        os.replace(fresh, path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def config_to_json(config: ModelConfig, *, weights: str) -> str:
@@ -143,13 +101,12 @@ def save(model: Network, folder: str | Path) -> Path:
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     config: ModelConfig = model.config
     text = config_to_json(config, weights=digest(tensors))
-    with replacing(folder / WEIGHTS) as fresh:
+    with replace_file(folder / WEIGHTS) as fresh:
         try:
             save_file(tensors, fresh, metadata={"format": "pt", "config": text})
         except SafetensorError as error:  # a full disk, for one
             raise OSError(f"{folder / WEIGHTS} cannot be written: {error}") from error
-    with replacing(folder / CONFIG) as fresh:
-        fresh.write_text(text)
+    write_file(folder / CONFIG, text)
     return folder
 
 

@@ -12,6 +12,7 @@ from mobilevit.checkpoints.download import fetch, from_hub
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.pretrained import PUBLISHED, Published
 from mobilevit.models.registry import list_models
+from mobilevit.utils.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def located(source: str | Path) -> tuple[Path, Published | None]:
             raise CheckpointError(f"{name} is published, but this version has no such network")
         log.info("%s is under the %s", name, entry.licence)
         return fetch(entry.url, address=entry.mirror, sha256=entry.sha256), entry
-    if name.startswith(("https://", "http://")):
+    if is_url(name):
         address, fragment = urldefrag(name)
         digest = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
         if fragment and not digest:

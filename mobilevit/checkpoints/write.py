@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.folder import WEIGHTS, replacing, save
+from mobilevit.checkpoints.folder import WEIGHTS, save
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.checkpoints.read import implied_options
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network, architecture, changed, split_name
+from mobilevit.utils.files import replace_file, write_file
 
 Target = Literal["folder", "authors", "timm", "transformers"]
 
@@ -92,8 +93,7 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     _write_tensors(theirs, out / WEIGHTS)
     for name, content in described.items():
-        with replacing(out / name) as fresh:
-            fresh.write_text(json.dumps(content, indent=2) + "\n")
+        write_file(out / name, json.dumps(content, indent=2) + "\n")
     return notes
 
 
@@ -130,7 +130,7 @@ def _unsaid(config: ModelConfig, custom: Any) -> list[str]:
 
 
 def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    with replacing(path) as fresh:
+    with replace_file(path) as fresh:
         if path.suffix == ".safetensors":
             save_file(dict(tensors), fresh, metadata={"format": "pt"})
         else:

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from mobilevit.checkpoints.folder import replacing, replacing_folder
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.sources import Images
 from mobilevit.tasks.classification.results import Prediction
@@ -28,7 +27,9 @@ from mobilevit.tasks.results import Answers
 from mobilevit.tasks.segmentation.dataset import voc_palette
 from mobilevit.tasks.segmentation.results import MaskPrediction
 from mobilevit.tasks.visualize import colour_of, coloured_mask, draw_boxes
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
+from mobilevit.utils.files import replace_folder, write_file
+from mobilevit.utils.urls import is_url
 
 AnyPrediction: TypeAlias = Prediction | DetectionPrediction | MaskPrediction
 
@@ -100,10 +101,10 @@ def write_gallery(file: Path, predictions: Answers[Any], images: Images, *, titl
     classes = next((item.classes for item in items if item.classes), ())
     digits = len(str(len(items)))
     names = [f"{number:0{digits}}.jpg" for number in range(1, len(items) + 1)]
-    with replacing_folder(folder) as fresh:
+    with replace_folder(folder) as fresh:
         fresh.mkdir()
         write = partial(_write_thumbnail, images)
-        with ThreadPoolExecutor(cores()) as pool:  # decoding lets other threads run
+        with ThreadPoolExecutor(available_cores()) as pool:  # decoding lets other threads run
             made = list(pool.map(write, range(len(items)), items, map(fresh.joinpath, names)))
     places = {name: place for place, name in enumerate(classes)}
     rows = [
@@ -114,8 +115,7 @@ def write_gallery(file: Path, predictions: Answers[Any], images: Images, *, titl
     task = _task(items)
     data = {"task": task, "classes": classes, "colours": _colours(task, len(classes))}
     page = _page({**data, "items": rows}, title)
-    with replacing(file) as fresh:
-        fresh.write_text(page, encoding="utf-8")
+    write_file(file, page)
 
 
 def _task(items: Sequence[AnyPrediction]) -> str:
@@ -155,7 +155,7 @@ def _link(source: Any, beside: Path) -> str | None:
     """Where an image itself is, as seen from the page; None where that is nowhere."""
     if not isinstance(source, str | Path):
         return None
-    if str(source).startswith(("http://", "https://")):
+    if is_url(source):
         return str(source)
     path = Path(source).absolute()
     if not path.is_file():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from mobilevit.checkpoints.create import stated_classes
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.commands.evaluate_boxes import DetectionEvaluation
 from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.evaluate_masks import SegmentationEvaluation
@@ -18,8 +17,9 @@ from mobilevit.models.config import Task
 from mobilevit.models.registry import Network
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
 from mobilevit.tasks.evaluate import evaluated, evaluation_samples
-from mobilevit.utils.devices import computing_on, cores, share_cores
-from mobilevit.utils.distributed import Processes, joined
+from mobilevit.utils.devices import available_cores, split_cores, use_threads
+from mobilevit.utils.distributed import Processes, process_group
+from mobilevit.utils.files import write_file
 
 AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation | SegmentationEvaluation
 
@@ -81,7 +81,7 @@ def evaluate(
     if boundary < 0:
         raise ValueError(f"boundary must be at least 0 (pixels), not {boundary}")
     on = device_of(model, device)
-    default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
+    default_threads, default_workers = split_cores(available_cores(), on_gpu=on.type != "cpu")
     threads = threads or default_threads
     network, name = for_inference(
         model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
@@ -97,8 +97,8 @@ def evaluate(
     data.refuse_foreign(task)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
-    processes = Processes.of_environment()
-    with joined(processes, on), computing_on(threads):
+    processes = Processes.from_environment()
+    with process_group(processes, on), use_threads(threads):
         samples = evaluation_samples(data, task, known)
         by_size = {
             size: evaluated(
@@ -115,7 +115,6 @@ def evaluate(
             for size in sizes
         }
     result = EVALUATIONS[task](model=name, by_size=by_size)
-    if out is not None and processes.first:
-        with replacing(Path(out)) as fresh:
-            fresh.write_text(json.dumps(result.to_json(), indent=1) + "\n")
+    if out is not None and processes.is_main:
+        write_file(Path(out), json.dumps(result.to_json(), indent=1) + "\n")
     return result

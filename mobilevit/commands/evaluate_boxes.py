@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from mobilevit.commands.by_size import BySize
 from mobilevit.tasks.detection.metrics import FIGURES, DetectionMetrics
-from mobilevit.utils.tables import plain, render, share, table
+from mobilevit.utils.tables import json_value, percent, render, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,14 @@ class DetectionEvaluation(BySize[DetectionMetrics]):
             sizes[str(size)] = {
                 "images": m.images,
                 "boxes": m.boxes,
-                **{name: plain(value) for name, value in m.figures().items()},
+                **{name: json_value(value) for name, value in m.figures().items()},
                 "threshold": m.threshold,
-                "precision": plain(m.precision),
-                "recall": plain(m.recall),
+                "precision": json_value(m.precision),
+                "recall": json_value(m.recall),
                 "network_ms": m.network_ms,
                 "after_ms": m.after_ms,
                 "per_class": [
-                    {key: plain(value) for key, value in row._asdict().items()}
+                    {key: json_value(value) for key, value in row._asdict().items()}
                     for row in m.per_class
                 ],
             }
@@ -59,8 +59,8 @@ class DetectionEvaluation(BySize[DetectionMetrics]):
             classes.add_row(escape(row.name), str(row.boxes), _number(row.ap), _number(row.ap50))
         balance = (
             f"At a score of {last.threshold:.2f} precision and recall balance best: "
-            f"{share(last.precision, 1)} of the boxes found are right, {share(last.recall, 1)} of "
-            "all are found (overlap 0.5)."
+            f"{percent(last.precision, 1)} of the boxes found are right, "
+            f"{percent(last.recall, 1)} of all are found (overlap 0.5)."
         )
         return render(summary, every, classes) + f"\n{balance}"
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from mobilevit.commands.by_size import BySize
 from mobilevit.tasks.segmentation.metrics import SegmentationMetrics
-from mobilevit.utils.tables import plain, render, share, table
+from mobilevit.utils.tables import json_value, percent, render, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,13 @@ class SegmentationEvaluation(BySize[SegmentationMetrics]):
             sizes[str(size)] = {
                 "images": m.images,
                 "pixels": m.pixels,
-                "miou": plain(m.miou),
-                "pixel_accuracy": plain(m.pixel_accuracy),
-                "boundary_miou": plain(m.boundary_miou),
+                "miou": json_value(m.miou),
+                "pixel_accuracy": json_value(m.pixel_accuracy),
+                "boundary_miou": json_value(m.boundary_miou),
                 "network_ms": m.network_ms,
                 "after_ms": m.after_ms,
                 "per_class": [
-                    {key: plain(value) for key, value in row._asdict().items()}
+                    {key: json_value(value) for key, value in row._asdict().items()}
                     for row in m.per_class()
                 ],
                 "confusion": m.confusion.tolist(),
@@ -45,7 +45,7 @@ class SegmentationEvaluation(BySize[SegmentationMetrics]):
             summary.add_row(
                 f"{size} px",
                 str(m.images),
-                *(share(value) for value in (m.miou, m.pixel_accuracy, m.boundary_miou)),
+                *(percent(value) for value in (m.miou, m.pixel_accuracy, m.boundary_miou)),
                 f"{m.network_ms:.0f} ms",
                 f"{m.after_ms:.0f} ms",
             )
@@ -54,6 +54,6 @@ class SegmentationEvaluation(BySize[SegmentationMetrics]):
         for row in last.per_class():
             part = row.pixels / max(1, last.pixels)
             classes.add_row(
-                escape(row.name), *(share(value) for value in (part, row.iou, row.accuracy))
+                escape(row.name), *(percent(value) for value in (part, row.iou, row.accuracy))
             )
         return render(summary, classes)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mobilevit.checkpoints.create import opened
-from mobilevit.checkpoints.folder import replacing, replacing_folder
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sources import Images, named_images
 from mobilevit.exports.backends.registry import (
@@ -33,6 +32,7 @@ from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.registry import Network
+from mobilevit.utils.files import replace_file, replace_folder
 
 if TYPE_CHECKING:
     # Evaluating imports torchmetrics, which takes seconds.
@@ -144,7 +144,7 @@ def export(
     kept: frozenset[str] = frozenset()
     trials: tuple[Trial, ...] = ()
     fp32_size: int | None = None
-    with (replacing_folder if kind.folder else replacing)(path) as fresh:
+    with (replace_folder if kind.folder else replace_file)(path) as fresh:
         begun = time.perf_counter()
         if evaluate is not None and quantize == "auto":
             from mobilevit.commands.export_search import smallest

@@ -11,12 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from mobilevit.checkpoints.create import stated_classes
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.commands.bulk.command import BulkError, BulkPredictions, predict_in_bulk
 from mobilevit.commands.contact_sheet import check_place, write_gallery
 from mobilevit.data.loader import as_is
@@ -40,7 +37,9 @@ from mobilevit.tasks.detection.results import (
 from mobilevit.tasks.segmentation.dataset import voc_palette
 from mobilevit.tasks.segmentation.results import MaskPrediction, MaskPredictions, masked
 from mobilevit.tasks.visualize import coloured_mask, draw_boxes, draw_classes, draw_mask
-from mobilevit.utils.devices import computing_on, cores, set_up_worker, share_cores
+from mobilevit.utils.devices import available_cores, init_worker, split_cores, use_threads
+from mobilevit.utils.files import write_file
+from mobilevit.utils.progress import progress_bar
 
 OwnPredictions: TypeAlias = Predictions | DetectionPredictions | MaskPredictions
 AnyPredictions: TypeAlias = OwnPredictions | BulkPredictions
@@ -136,10 +135,10 @@ def predict(
     on = device_of(model, device)
     sources = named_images(photos)
     few = len(sources) <= batch_size
-    default_threads, default_workers = share_cores(cores(), on_gpu=on.type != "cpu")
+    default_threads, default_workers = split_cores(available_cores(), on_gpu=on.type != "cpu")
     if workers is None:
         workers = 0 if few else default_workers
-    threads = threads or (cores() if few and workers == 0 else default_threads)
+    threads = threads or (available_cores() if few and workers == 0 else default_threads)
     network, name = for_inference(
         model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
     )
@@ -147,12 +146,11 @@ def predict(
     if isinstance(network, FileDetector):
         network.refuse_rule(postprocessing, score)
     items: list[Any] = []
-    console = Console(stderr=True)
     with (
         tempfile.TemporaryDirectory() as downloads,
-        computing_on(threads),
+        use_threads(threads),
         torch.inference_mode(),
-        Progress(transient=True, console=console, disable=few or not console.is_terminal) as bar,
+        progress_bar("predicting", len(sources), show=not few) as advance,
     ):
         images = Images(sources, network.config.preprocessing, Path(downloads))
         loader = DataLoader(
@@ -160,9 +158,8 @@ def predict(
             batch_size=batch_size,
             num_workers=workers,
             collate_fn=as_is,
-            worker_init_fn=set_up_worker,
+            worker_init_fn=init_worker,
         )
-        task = bar.add_task("predicting", total=len(sources))
         for batch in loader:
             items += (
                 detected(network, batch, names, on, boxes)
@@ -171,7 +168,7 @@ def predict(
                 if isinstance(network, Segmenter | FileSegmenter)
                 else classified(network, batch, names, on)
             )
-            bar.advance(task, len(batch))
+            advance(len(batch))
         items = [replace(item, source=called(s)) for item, s in zip(items, sources, strict=True)]
         result: OwnPredictions
         if isinstance(network, SSDLite | FileDetector):
@@ -193,11 +190,9 @@ def predict(
 def _write(folder: Path, predictions: OwnPredictions, images: Images) -> None:
     """Write `answers.jsonl`, and each image with its answer as `NUMBER-NAME.jpg`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "answers.jsonl") as fresh:
-        fresh.write_text(predictions.to_jsonl() + "\n", encoding="utf-8")
+    write_file(folder / "answers.jsonl", predictions.to_jsonl() + "\n")
     if isinstance(predictions, DetectionPredictions):
-        with replacing(folder / "detections.json") as fresh:
-            fresh.write_text(json.dumps(predictions.to_coco()) + "\n")
+        write_file(folder / "detections.json", json.dumps(predictions.to_coco()) + "\n")
     shown = predictions.shown if isinstance(predictions, Predictions) else 0
     digits = len(str(len(images)))
     items: Sequence[Prediction | DetectionPrediction | MaskPrediction] = predictions.items

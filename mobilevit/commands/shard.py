@@ -14,7 +14,7 @@ from mobilevit.data.shards.index import ShardIndex
 from mobilevit.data.shards.open import expanded, is_pattern
 from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.data.validate import readable
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
 from mobilevit.utils.tables import render, table
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def shard(
         OSError: it cannot be written.
         ValueError: an option out of its range.
     """
-    workers = cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     for name, count in (("workers", workers), ("shards", shards)):
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, not {count}")

@@ -12,7 +12,7 @@ from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.sampler import MultiScaleBatchSampler, Order, SampleKey
 from mobilevit.data.shards.order import ShardOrder
-from mobilevit.utils.devices import set_up_worker
+from mobilevit.utils.devices import init_worker
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def _loader(batches: BatchSource, workers: int, **options: Any) -> DataLoader[An
         _Reporting(batches),
         num_workers=workers,
         collate_fn=as_is,
-        worker_init_fn=set_up_worker,
+        worker_init_fn=init_worker,
         generator=torch.Generator(),  # not the global one, which draws dropout
         pin_memory=torch.cuda.is_available(),
         **options,

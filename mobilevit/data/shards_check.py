@@ -14,7 +14,7 @@ from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.shards.open import shard_parts
 from mobilevit.data.shards.read import TarShards, look_through
 from mobilevit.data.streaming import Shards
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def check_shards(root: str, *, workers: int | None = None, quick: bool = False) 
         DataError: there is no index, or it does not know the shards.
         ValueError: `workers` is less than 1.
     """
-    workers = cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     counts: dict[str, dict[str, int]] = {}

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import glob
-import http.client
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -21,10 +17,9 @@ from mobilevit.data.formats.folders import DataError, images_below
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
 from mobilevit.data.preprocessing import preprocess
 from mobilevit.models.config import Preprocessing
+from mobilevit.utils.urls import is_url, read_url, url_path
 
 Photo: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
-URL_TIMEOUT = 30
-"""Seconds that a server may take to answer, or to go on."""
 MAX_DOWNLOAD = 200 * 2**20
 """Bytes that an image from the network may have."""
 
@@ -78,13 +73,11 @@ class Images(Dataset[Prepared | str]):
         if is_url(source):
             address, source = str(source), self.downloads / str(index)
             if not source.exists():
-                _download(address, source)
+                try:
+                    source.write_bytes(read_url(address, max_bytes=MAX_DOWNLOAD))
+                except OSError as error:
+                    raise ImageError(address, str(error)) from error
         return open_image(source)
-
-
-def is_url(photo: Photo | Nothing) -> bool:
-    """Whether an image is to be fetched from the network."""
-    return isinstance(photo, str) and photo.startswith(("http://", "https://"))
 
 
 def named_images(photos: Sequence[Photo]) -> list[Photo | Nothing]:
@@ -128,22 +121,6 @@ def _expand(photo: Photo) -> Sequence[Photo]:
     return images
 
 
-def _download(address: str, file: Path) -> None:
-    """Fetch an image from the network.
-
-    Raises:
-        ImageError: the server does not give it, or too much.
-    """
-    try:
-        with urllib.request.urlopen(address, timeout=URL_TIMEOUT) as answer:
-            content: bytes = answer.read(MAX_DOWNLOAD + 1)
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise ImageError(address, f"cannot be downloaded: {error}") from error
-    if len(content) > MAX_DOWNLOAD:
-        raise ImageError(address, f"larger than {MAX_DOWNLOAD // 2**20} MiB")
-    file.write_bytes(content)
-
-
 def called(source: Photo | Nothing) -> str:
     """What to call an image in messages."""
     if isinstance(source, Nothing):
@@ -155,7 +132,5 @@ def stem(source: Photo | Nothing) -> str:
     """What to call the drawn image: a short name that every file system takes."""
     if not isinstance(source, str | Path):
         return "image"
-    path = (
-        urllib.parse.unquote(urllib.parse.urlsplit(str(source)).path) if is_url(source) else source
-    )
+    path = url_path(str(source)) if is_url(source) else source
     return re.sub(r"[^\w.-]+", "_", Path(path).stem)[:60] or "image"

@@ -17,7 +17,8 @@ from typing import Literal
 from mobilevit.data.formats.folders import DataError, Split, TrainVal, splits
 from mobilevit.data.images import ImageError, ImageFacts, image_facts, open_image
 from mobilevit.data.paths import Paths
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
+from mobilevit.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def check(
         DataError: the folders do not make a data set; see `splits`.
         ValueError: `workers` is less than 1.
     """
-    workers = cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     data = splits(root, val_fraction=val_fraction, seed=seed)
@@ -277,7 +278,7 @@ def unreadable(
         quick: decode only files whose last bytes leave it open whether they were cut off.
         progress: show a bar, where there is a terminal.
     """
-    workers = cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     findings = _examined(paths, workers=workers, quick=quick, progress=progress)
     return {found.path: found.reason for found in findings if isinstance(found, BadFile)}
 
@@ -302,23 +303,16 @@ def _examined(
     paths: Sequence[Path], *, workers: int, quick: bool, progress: bool
 ) -> Iterator[Readable | BadFile]:
     """One finding after another; of many files no more than some are waiting."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
     with (
-        Progress(
-            transient=True, console=console, disable=not (progress and console.is_terminal)
-        ) as bar,
+        progress_bar("checking images", len(paths), show=progress) as advance,
         ThreadPoolExecutor(workers) as executor,
     ):
-        task = bar.add_task("checking images", total=len(paths))
         for begin in range(0, len(paths), _WAITING):
             some = paths[begin : begin + _WAITING]
             chunks = [some[start : start + _CHUNK] for start in range(0, len(some), _CHUNK)]
             for found in executor.map(partial(_examine, quick=quick), chunks):
                 yield from found
-                bar.advance(task, len(found))
+                advance(len(found))
 
 
 def _examine(paths: Sequence[Path], *, quick: bool) -> list[Readable | BadFile]:
@@ -332,7 +326,7 @@ def _examine(paths: Sequence[Path], *, quick: bool) -> list[Readable | BadFile]:
                 content = path.read_bytes()
                 open_image(content)
                 digest = hashlib.blake2b(content, digest_size=16).digest()
-            elif not _ends_as_it_should(path, facts.format):
+            elif not has_end_marker(path, facts.format):
                 open_image(path)
         except ImageError as error:
             findings.append(BadFile(path, error.reason))
@@ -341,7 +335,7 @@ def _examine(paths: Sequence[Path], *, quick: bool) -> list[Readable | BadFile]:
     return findings
 
 
-def _ends_as_it_should(path: Path, image_format: str) -> bool:
+def has_end_marker(path: Path, image_format: str) -> bool:
     """Whether a file has the last bytes of its format, so that it has surely not been cut off.
 
     False says little: cameras and phones add to the end of files, and most formats have no end

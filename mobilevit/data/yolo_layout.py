@@ -23,7 +23,7 @@ from mobilevit.data.formats.base import (
     split_of,
     split_of_path,
 )
-from mobilevit.data.formats.folders import _listed, has_image_extension
+from mobilevit.data.formats.folders import has_image_extension, join_names
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 _NAME_FILES = frozenset(
@@ -191,7 +191,7 @@ def _names(content: Mapping[str, Any], file: Path, draft: Draft) -> dict[int, st
 def _checked(names: dict[int, str], file: str | Path, draft: Draft) -> dict[int, str]:
     """The same names; that each is there and only once."""
     if twice := [name for name, times in Counter(names.values()).items() if times > 1]:
-        draft.fault(file, f"{_listed('class', twice)} stated more than once", skippable=False)
+        draft.fault(file, f"{join_names('class', twice)} stated more than once", skippable=False)
     if not all(names.values()):
         draft.fault(file, "a class without a name", skippable=False)
     return names

@@ -35,7 +35,7 @@ from mobilevit.tasks.evaluate import (
     training_samples,
 )
 from mobilevit.tasks.segmentation.metrics import AT_ONCE
-from mobilevit.utils.devices import computing_on, cores, share_cores
+from mobilevit.utils.devices import available_cores, split_cores, use_threads
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Evaluator:
                 every, places, _to_measure(data, self.config.task, classes, every), limit
             )
         self.samples = chosen(every, places)
-        self.threads, _ = share_cores(cores(), on_gpu=False)
+        self.threads, _ = split_cores(available_cores(), on_gpu=False)
         # By default none: converters leave threads behind (jax's, with litert-torch), and a process
         # that is forked from such a one may hang.
         self.workers = data.workers or 0
@@ -152,7 +152,7 @@ class Evaluator:
             ExportError: there is nothing to count, such as no box in any image.
         """
         task = self.config.task
-        with computing_on(self.threads):
+        with use_threads(self.threads):
             metrics = evaluated(
                 network,
                 self.samples,

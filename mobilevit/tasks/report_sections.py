@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.training.page import PAGE, STYLE
 from mobilevit.training.plots import TRAINING, VALIDATION, Curve, svg
+from mobilevit.utils.files import write_file
 
 if TYPE_CHECKING:
     # Lightning, which callbacks are made of, takes seconds to import.
@@ -30,9 +30,8 @@ def write_page(path: Path, *, title: str, body: Iterable[str]) -> None:
         OSError: the file cannot be written.
     """
     page = PAGE.format(title=escape(title), style=STYLE, body="\n".join(body))
-    with replacing(path) as fresh:
-        # File names need not be valid text; what is not, is shown by its bytes' numbers.
-        fresh.write_text(page, encoding="utf-8", errors="backslashreplace")
+    # File names need not be valid text: what is not is written as escapes of its bytes.
+    write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
 def headline(title: str, about: str, tiles: Iterable[tuple[str, str, str]]) -> str:

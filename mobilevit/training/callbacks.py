@@ -12,10 +12,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
-from mobilevit.checkpoints.folder import replacing, save
+from mobilevit.checkpoints.folder import save
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.module import TaskTraining
 from mobilevit.training.optim import averaged
+from mobilevit.utils.files import replace_file
 
 STEP_ROWS = 2000
 """About how many steps of a run are kept for curves."""
@@ -152,7 +153,7 @@ class History(Callback):
         if not trainer.is_global_zero:
             return
         for name, rows in (("metrics.csv", self.epochs), ("steps.csv", self.steps)):
-            with replacing(self.folder / name) as fresh, fresh.open("w", newline="") as file:
+            with replace_file(self.folder / name) as fresh, fresh.open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]) if rows else [])
                 writer.writeheader()
                 writer.writerows(rows)

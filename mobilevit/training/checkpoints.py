@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.module import TaskTraining
-from mobilevit.utils.distributed import gathered
+from mobilevit.utils.distributed import gather_items
+from mobilevit.utils.files import replace_file
 
 
 class Checkpoints(Callback):
@@ -73,7 +73,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer, asked: int) -> None:
         if trainer.is_global_zero:
-            with replacing(self.path) as fresh:  # Lightning's own writing is not atomic
+            with replace_file(self.path) as fresh:  # Lightning's own writing is not atomic
                 trainer.save_checkpoint(fresh)
         else:
             trainer.save_checkpoint(self.path)  # takes part; the first process writes
@@ -107,7 +107,7 @@ class Checkpoints(Callback):
         mine = {"generator": torch.get_rng_state(), "learner": pl_module.learner.state_dict()}
         if pl_module.device.type == "cuda":
             mine["cuda_generator"] = torch.cuda.get_rng_state(pl_module.device)
-        checkpoint["processes"] = gathered([mine])
+        checkpoint["processes"] = gather_items([mine])
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -11,8 +11,8 @@ import torch
 import yaml
 from rich.console import Console
 
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.training.errors import TrainingError
+from mobilevit.utils.files import write_file
 
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
@@ -65,8 +65,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def write_config(run: Path, options: dict[str, Any]) -> None:
     """Write all options as the recipe that repeats the run."""
-    with replacing(run / CONFIG) as fresh:
-        fresh.write_text(yaml.safe_dump(_plain(options), sort_keys=False))
+    write_file(run / CONFIG, yaml.safe_dump(_plain(options), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

@@ -46,7 +46,7 @@ from mobilevit.training.resume import (
     same_run,
     write_config,
 )
-from mobilevit.utils.devices import compute_device, computing_on, cores, share_cores
+from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
 from mobilevit.utils.distributed import Processes
 
 GAP_SAMPLES = 1000
@@ -150,9 +150,9 @@ def train(
     from mobilevit.training.module import Batches, TaskTraining
     from mobilevit.training.progress import ProgressBar
 
-    processes = Processes.of_environment()
+    processes = Processes.from_environment()
     rank, world_size = processes.rank, processes.world_size
-    console = Console(quiet=not processes.first)
+    console = Console(quiet=not processes.is_main)
     counts = {"epochs": epochs, "size": size, "batch_size": batch_size, "threads": threads}
     for name, value in {**counts, "patience": patience}.items():
         if value is not None and value < 1:
@@ -171,7 +171,7 @@ def train(
         raise TrainingError("compile and quantize_aware do not go together: leave one out")
     run = Path(out)
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if processes.first:
+    if processes.is_main:
         claim(run, checkpoint, resume=resume)
         if resume:
             same_run(run, options)
@@ -184,11 +184,11 @@ def train(
     if sync_batch_norm and on.type != "cuda":
         raise TrainingError("sync_batch_norm needs GPUs; on a CPU leave it out")
     on_gpu = on.type != "cpu"
-    default_threads, default_workers = share_cores(cores(), on_gpu=on_gpu)
+    default_threads, default_workers = split_cores(available_cores(), on_gpu=on_gpu)
     threads = default_threads if threads is None else threads
     workers = default_workers if data.workers is None else data.workers
     console.print(
-        f"{cores()} cores: {threads} compute thread{'s' * (threads != 1)}, "
+        f"{available_cores()} cores: {threads} compute thread{'s' * (threads != 1)}, "
         f"{workers} loader worker{'s' * (workers != 1)} (--threads, --data.workers)",
         highlight=False,
     )
@@ -265,7 +265,7 @@ def train(
     if resume:
         factor = rate_factor(steps, optim)
         note_another_curve(run, checkpoint, epochs, lambda step: lr * factor(step), console)
-    if processes.first:
+    if processes.is_main:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_config(run, options)
 
@@ -305,7 +305,7 @@ def train(
     if patience is not None:
         callbacks.append(EarlyStopping(f"val_{learner.best}", mode="max", patience=patience))
     callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
-    with computing_on(threads), _quiet(), closing(loader):
+    with use_threads(threads), _quiet(), closing(loader):
         trainer = Trainer(
             accelerator=on.type,
             devices=processes.local_size,

@@ -14,14 +14,14 @@ GRACE = 30
 """Seconds that a worker told to terminate goes on."""
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Processor cores that this process may use, by its affinity and its container's limit."""
     from joblib import cpu_count  # slow to import
 
     return int(cpu_count())
 
 
-def share_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
+def split_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
     """Divide cores between computing and loading: (compute threads, loader workers).
 
     On a CPU the network is the brake, at about ten times the cost of decoding, so one core in four
@@ -57,7 +57,7 @@ def compute_device(name: str) -> torch.device:
 
 
 @contextmanager
-def computing_on(threads: int) -> Iterator[None]:
+def use_threads(threads: int) -> Iterator[None]:
     """Let torch compute on so many threads of a CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -67,7 +67,7 @@ def computing_on(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def set_up_worker(_: int) -> None:
+def init_worker(_: int) -> None:
     """Set up a loader's worker: it decodes on one core, and leaves signals to the main process.
 
     A terminal sends Ctrl-C to the workers too, and many a scheduler SIGTERM; a worker that died of

@@ -25,7 +25,7 @@ class Processes:
     local_size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this one writes files and prints."""
         return self.rank == 0
 
@@ -35,7 +35,7 @@ class Processes:
         return self.world_size // self.local_size
 
     @classmethod
-    def of_environment(cls) -> Processes:
+    def from_environment(cls) -> Processes:
         """What torchrun says; one process where it did not start this one.
 
         Raises:
@@ -58,7 +58,7 @@ class Processes:
 
 
 @contextmanager
-def joined(processes: Processes, device: torch.device) -> Iterator[None]:
+def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
     """Let the processes of a run talk to each other; nothing to do for one alone."""
     if processes.world_size == 1:
         yield
@@ -72,7 +72,7 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def gathered(items: list[T]) -> list[T]:
+def gather_items(items: list[T]) -> list[T]:
     """The items of all processes, those of the first one first; of one alone its own."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return items

@@ -47,11 +47,11 @@ def markdown(
     return render(result, width=1000).strip()
 
 
-def share(value: float, digits: int = 2) -> str:
+def percent(value: float, digits: int = 2) -> str:
     """A share in per cent; a dash where there is none."""
     return "-" if math.isnan(value) else f"{value:.{digits}%}"
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A value for JSON, which has no NaN: null."""
     return None if isinstance(value, float) and math.isnan(value) else value

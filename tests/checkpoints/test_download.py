@@ -145,7 +145,7 @@ def test_a_full_disk_is_not_the_networks_fault(server, url, monkeypatch):
         attempts.append(1)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download, "_attempt", full)
+    monkeypatch.setattr(download, "attempt", full)
     with pytest.raises(OSError, match="No space left"):
         fetch(url)
     assert len(attempts) == 1

@@ -25,7 +25,7 @@ from mobilevit.commands.bulk.rows import failures, has_rows
 from mobilevit.commands.predict import predict
 from mobilevit.data.formats.folders import DataError
 from mobilevit.exports.spec import ExportError
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
 
 ray = pytest.importorskip("ray")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -45,7 +45,7 @@ def cluster() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         address="local",
-        num_cpus=cores() + 1,
+        num_cpus=available_cores() + 1,
         include_dashboard=False,
         object_store_memory=2**28,
         log_to_driver=False,
@@ -216,7 +216,7 @@ def test_killed_and_run_again(colours: Path, images: Path, tmp_path: Path) -> No
 def test_the_cluster_at_ray_address(
     cluster: None, colours: Path, images: Path, tmp_path: Path
 ) -> None:
-    most = cores() + 1  # a cluster that the call itself started would have one less
+    most = available_cores() + 1  # a cluster that the call itself started would have one less
     command = [sys.executable, "-m", "mobilevit", "predict", str(colours), str(images / "red")]
     command += ["--engine", "ray", "--part_size", "1", "--workers", str(most)]
     command += ["--out", str(tmp_path / "out")]
@@ -257,7 +257,10 @@ def test_options_that_do_not_fit(
         ({}, "--out FOLDER"),
         ({"out": out, "device": "cuda"}, "on CPUs"),
         ({"out": out, "part_size": 0}, "at least 1"),
-        ({"out": out, "workers": 999}, f"room for {cores() + 1} workers of 1 threads, not 999"),
+        (
+            {"out": out, "workers": 999},
+            f"{available_cores() + 1} workers of 1 threads, not 999",
+        ),
         ({"out": out, "threads": 999}, "room for 0 workers of 999 threads"),
         ({"out": out, "html": "a.html"}, "leave html and format out"),
     ]

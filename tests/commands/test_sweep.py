@@ -11,7 +11,7 @@ import yaml
 
 from mobilevit.__main__ import main
 from mobilevit.commands.sweep import command as module
-from mobilevit.commands.sweep.command import _kinds
+from mobilevit.commands.sweep.command import option_types
 from mobilevit.commands.sweep.space import read_space
 from mobilevit.training.errors import DivergedError, Interrupted
 
@@ -115,7 +115,7 @@ def test_a_space_is_read_by_the_options_types():
     axes = read_space(
         "augment.scale=[0.08,1],[0.35,1]\naugment.rand_augment=0..2:3; "
         "sampler.mode=standard,multiscale",
-        _kinds(),
+        option_types(),
     )
     assert axes[0].bounds == [(0.08, 1.0), (0.35, 1.0)]
     assert axes[1].points() == [0, 1, 2]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mobilevit.data.formats.base import select
-from mobilevit.data.formats.coco import _corners, looks_like_coco, read_coco
+from mobilevit.data.formats.coco import box_corners, looks_like_coco, read_coco
 from mobilevit.data.formats.folders import DataError
 from mobilevit.tasks.detection.dataset import BoxSamples
 
@@ -65,7 +65,7 @@ def test_a_box_of_corner_and_sides_becomes_corners(tmp_path: Path) -> None:  # c
 
 @given(st.tuples(*[st.floats(-1e4, 1e4, width=32)] * 2, *[st.floats(0.125, 1e4, width=32)] * 2))
 def test_corners_give_the_box_back(bbox: tuple[float, float, float, float]) -> None:
-    x1, y1, x2, y2 = _corners(list(bbox))
+    x1, y1, x2, y2 = box_corners(list(bbox))
     assert (x1, y1, x2 - x1, y2 - y1) == pytest.approx(bbox, abs=1e-6)
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mobilevit.data.formats.folders import (
     DataError,
     Split,
-    _hold_out,
     evaluation_split,
+    hold_out,
     relabel,
     scan,
     splits,
@@ -204,7 +204,7 @@ def test_every_class_is_in_both_and_no_file_is(
         paths=tuple(root / f"c{c}" / f"{i}.jpg" for c, n in enumerate(counts) for i in range(n)),
         labels=tuple(label for label, count in enumerate(counts) for _ in range(count)),
     )
-    data = _hold_out(whole, val_fraction=fraction, seed=seed)
+    data = hold_out(whole, val_fraction=fraction, seed=seed)
     assert sorted([*data.train.paths, *data.val.paths]) == sorted(whole.paths)
     for split in (data.train, data.val):
         assert split.classes == whole.classes

@@ -14,9 +14,9 @@ from PIL import Image
 from mobilevit.data.formats.base import Reading, read_text, select
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.formats.yolo import (
-    _read_line,
     looks_like_data_yaml,
     looks_like_labels,
+    read_line,
     read_yolo,
 )
 from mobilevit.data.yolo_layout import Plan
@@ -89,7 +89,7 @@ def test_a_polygon_becomes_its_bounding_box(tmp_path: Path) -> None:
     st.integers(0, 9),
 )
 def test_centre_and_sides_come_back(box: tuple[float, ...], number: int) -> None:
-    label, (x1, y1, x2, y2) = _read_line([str(number), *map(repr, box)], Plan())
+    label, (x1, y1, x2, y2) = read_line([str(number), *map(repr, box)], Plan())
     assert label == number
     assert ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1) == pytest.approx(box)
 

@@ -115,7 +115,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_imagenets_names_are_known() -> None:
     """Folders are called by WordNet ids, and transformers' lists have several names for a class."""
-    from mobilevit.tasks.classification.distill import _columns
+    from mobilevit.tasks.classification.distill import class_columns
 
     info = files("timm") / "data" / "_info"
     ids = tuple((info / "imagenet_synsets.txt").read_text().split())
@@ -126,10 +126,10 @@ def test_imagenets_names_are_known() -> None:
     usual, several = imagenet_classes(), tuple(lemmas[number] for number in ids)
     for theirs in (ids, several, usual):
         for ours in (ids, several, usual):
-            assert _columns("teacher", theirs, ours) is None
-        assert _columns("teacher", theirs, ("golf ball", "tench")) == (574, 0)
+            assert class_columns("teacher", theirs, ours) is None
+        assert class_columns("teacher", theirs, ("golf ball", "tench")) == (574, 0)
     with pytest.raises(TeacherError, match="lacks 1000 of the 1000"):
-        _columns("teacher", usual, tuple(reversed(ids)))
+        class_columns("teacher", usual, tuple(reversed(ids)))
 
 
 def test_a_file_of_torchvision_teaches(tmp_path: Path) -> None:

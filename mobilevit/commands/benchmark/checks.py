@@ -26,7 +26,7 @@ from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.loss_and_postprocess import detections
 from mobilevit.tasks.segmentation.metrics import full_size
-from mobilevit.utils.devices import computing_on
+from mobilevit.utils.devices import use_threads
 
 COMPARED = 8
 """So many photos are compared on, at most."""
@@ -157,7 +157,7 @@ def around(subject: AnySubject, photo: Image.Image, runs: int) -> Around:
     if isinstance(subject, Subject) and not (subject.new and _detects(subject)):
         after = _after(subject, image_to_tensor(frame, rule)[None], photo)
     count = min(runs, REPEATS)
-    with computing_on(1), torch.inference_mode():
+    with use_threads(1), torch.inference_mode():
         return Around(
             model=subject.name,
             size=subject.size,

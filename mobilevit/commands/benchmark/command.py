@@ -22,7 +22,7 @@ from mobilevit.data.options import DataOptions
 from mobilevit.exports.backends.registry import FORMATS
 from mobilevit.exports.spec import Precision
 from mobilevit.models.registry import Network
-from mobilevit.utils.devices import computing_on
+from mobilevit.utils.devices import use_threads
 
 RuntimeName = Literal[
     "all", "torch", "torch-compile", "onnx", "coreml", "litert", "executorch", "openvino"
@@ -100,7 +100,7 @@ def benchmark(
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)  # now, not after the work
     machine = Machine.here()
-    with tempfile.TemporaryDirectory() as name, computing_on(1):
+    with tempfile.TemporaryDirectory() as name, use_threads(1):
         places = [
             Place(
                 subject=subject,

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.commands.bench_plot import plot
 from mobilevit.commands.benchmark.checks import Accuracy, Agreement, Around
 from mobilevit.exports.spec import Precision
 from mobilevit.models.config import Task
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
+from mobilevit.utils.files import write_file
 from mobilevit.utils.tables import markdown
 
 JSON, TABLE, PLOT = "benchmark.json", "benchmark.md", "benchmark.svg"
@@ -46,7 +46,7 @@ class Machine:
         """This one, now."""
         return cls(
             device=_processor(),
-            cores=cores(),
+            cores=available_cores(),
             os=platform.platform(),
             python=platform.python_version(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -251,8 +251,7 @@ class Benchmark:
             PLOT: plot(self.rows),
         }
         for name, content in contents.items():
-            with replacing(folder / name) as fresh:
-                fresh.write_text(content.rstrip() + "\n")
+            write_file(folder / name, content.rstrip() + "\n")
 
 
 class Footnotes:

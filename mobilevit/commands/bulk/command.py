@@ -18,20 +18,21 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import Progress
 
 from mobilevit.checkpoints.create import opened, stated_classes
-from mobilevit.checkpoints.folder import digest, replacing
+from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.bulk.rows import failures, has_rows, need_ray
 from mobilevit.commands.bulk.worker import Predictor, Work, part_path
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.sources import Photo, called, is_url, named_images
+from mobilevit.data.sources import Photo, called, named_images
 from mobilevit.exports.runtime_model import FileDetector, for_inference, is_file
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network
 from mobilevit.tasks.detection.loss_and_postprocess import Preset
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
+from mobilevit.utils.files import write_file
+from mobilevit.utils.progress import progress_bar
+from mobilevit.utils.urls import is_url
 
 log = logging.getLogger(__name__)
 
@@ -270,8 +271,7 @@ def _begun(folder: Path, asked: dict[str, Any], part_size: int) -> int:
             raise BulkError(
                 f"{folder} is not empty ({min(others)}) and no bulk prediction: choose a new folder"
             )
-        with replacing(record) as fresh:
-            fresh.write_text(json.dumps({**asked, "part_size": part_size}, indent=2) + "\n")
+        write_file(record, json.dumps({**asked, "part_size": part_size}, indent=2) + "\n")
         return part_size
     try:
         had = json.loads(record.read_text())
@@ -313,7 +313,7 @@ def _run(
     ours = not ray.is_initialized()
     if ours:
         address = os.environ.get("RAY_ADDRESS") or "local"
-        own = {"num_cpus": max(cores(), work.threads), "object_store_memory": STORE}
+        own = {"num_cpus": max(available_cores(), work.threads), "object_store_memory": STORE}
         ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
@@ -339,11 +339,9 @@ def _run(
             num_cpus=work.threads,
             compute=data.ActorPoolStrategy(size=min(workers or room, len(rows))),
         )
-        console = Console(stderr=True)
-        with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("predicting", total=sum(map(len, parts.values())))
+        with progress_bar("predicting", sum(map(len, parts.values()))) as advance:
             for one in said.iter_rows():
-                bar.advance(task, int(one["images"]))
+                advance(int(one["images"]))
     except ray.exceptions.RayError as error:
         raise BulkError(
             f"a worker failed: {_reason(error)}. The parts that are written stay; the same call "

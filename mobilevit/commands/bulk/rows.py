@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.data.formats.folders import DataError
 from mobilevit.tasks.classification.results import Prediction
 from mobilevit.tasks.detection.results import DetectionPrediction
 from mobilevit.tasks.segmentation.results import MaskPrediction
+from mobilevit.utils.files import replace_file
 
 ABOUT = b"mobilevit"
 """Key of a file's metadata: JSON with `task` and `classes`, names in the order of the outputs."""
@@ -112,7 +112,7 @@ def write_rows(
     pa, parquet = need_ray("pyarrow"), need_ray("pyarrow.parquet")
     whole = [{"source": _text(name), **one} for name, one in zip(sources, rows, strict=True)]
     table = pa.Table.from_pylist(whole, schema=form)
-    with replacing(path) as fresh:
+    with replace_file(path) as fresh:
         parquet.write_table(table, fresh, compression="zstd")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mobilevit.commands.bulk.rows import has_rows, need_ray, row, schema, write_rows
-from mobilevit.data.sources import Images, Nothing, is_url
+from mobilevit.data.sources import Images, Nothing
 from mobilevit.exports.runtime_model import FileDetector, FileSegmenter, for_inference
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.ssdlite import SSDLite
@@ -20,6 +20,7 @@ from mobilevit.tasks.classification.results import Prediction, classified
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
 from mobilevit.tasks.detection.results import DetectionPrediction, detected
 from mobilevit.tasks.segmentation.results import MaskPrediction, masked
+from mobilevit.utils.urls import is_url
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from mobilevit.checkpoints.folder import replacing
 from mobilevit.commands.sweep.report import SweepResult, Trial, write
 from mobilevit.commands.sweep.space import Axis, read_space
 from mobilevit.training.errors import DivergedError, TrainingError
 from mobilevit.training.train import train
+from mobilevit.utils.files import write_file
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -96,7 +96,7 @@ def sweep(
         raise TrainingError("a sweep runs in one process: start it without torchrun")
     if trials < 1:
         raise TrainingError(f"trials must be at least 1, not {trials}")
-    axes = read_space(space, _kinds())
+    axes = read_space(space, option_types())
     base = {**_defaults(), **options, "seed": seed}
     for axis in axes:
         for value in axis.bounds:
@@ -128,7 +128,7 @@ def sweep(
     return result
 
 
-def _kinds() -> dict[str, Any]:
+def option_types() -> dict[str, Any]:
     """Option -> type, for every option of `train` that a space may vary."""
     fixed = ("return", "data", "out", "resume", "device", "threads", "checkpoint_minutes")
     kinds: dict[str, Any] = {}
@@ -236,8 +236,7 @@ def _open(
                 f"may change {', '.join(FREE_TO_CHANGE)}"
             )
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / CONFIG) as fresh:
-        fresh.write_text(yaml.safe_dump({**asked, "trials": trials}, sort_keys=False))
+    write_file(out / CONFIG, yaml.safe_dump({**asked, "trials": trials}, sort_keys=False))
     study = optuna.create_study(
         study_name="sweep",
         storage=JournalStorage(JournalFileBackend(str(journal))),

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilevit.checkpoints.folder import replacing
+from mobilevit.utils.files import write_file
 from mobilevit.utils.tables import render, table
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def write(result: SweepResult) -> None:
     if (best := result.best) is not None:
         files["best.yaml"] = (best.folder / "config.yaml").read_text
     for name, content in files.items():
-        with replacing(result.folder / name) as fresh:
-            fresh.write_text(content())
+        write_file(result.folder / name, content())
 
 
 def plot(result: SweepResult) -> str:

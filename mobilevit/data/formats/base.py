@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from mobilevit.data.formats.folders import DataError, _images_below
+from mobilevit.data.formats.folders import DataError, walk_images
 from mobilevit.tasks.detection.dataset import BoxSamples, Format, some
 
 log = logging.getLogger(__name__)
@@ -271,7 +271,7 @@ def files_below(folder: Path) -> tuple[list[str], list[str]]:
         DataError: a folder cannot be listed.
     """
     others: list[str] = []
-    found = list(_images_below(os.fspath(folder), None, others))
+    found = list(walk_images(os.fspath(folder), None, others))
     # As pathlib writes them, without a leading ./, so that they equal paths made of parts.
     return [path.removeprefix("./") for path in found], [path.removeprefix("./") for path in others]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilevit.data.formats.base import Draft, Reading, files_below, same_name, split_of
-from mobilevit.data.formats.folders import _listed
+from mobilevit.data.formats.folders import join_names
 
 _NEEDED = ("images", "annotations", "categories")
 _IMAGE_FOLDERS = ("images", "imgs", "img", "JPEGImages", "data")
@@ -74,7 +74,7 @@ def _load(file: Path, draft: Draft) -> dict[str, Any] | None:
         if not isinstance(content, dict):
             reason = f"not COCO's form: a {type(content).__name__} instead of an object"
         elif lacking := [key for key in _NEEDED if not isinstance(content.get(key), list)]:
-            reason = f"not COCO's form of instances: lacks the {_listed('list', lacking)}"
+            reason = f"not COCO's form of instances: lacks the {join_names('list', lacking)}"
         else:
             return content
     draft.fault(file, reason, skippable=False)
@@ -102,7 +102,7 @@ def _categories(entries: list[Any], file: Path, draft: Draft) -> dict[int, str]:
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     if twice:
         numbers = [number for number, name in names.items() if name in twice]
-        what = f"{_listed('class', twice)} stated more than once, by the ids {numbers}"
+        what = f"{join_names('class', twice)} stated more than once, by the ids {numbers}"
         draft.fault(file, what, skippable=False)
     return dict(sorted(names.items()))
 
@@ -163,7 +163,7 @@ def _annotations(
         else:
             draft.add_box(
                 image,
-                _corners(entry.get("bbox")),
+                box_corners(entry.get("bbox")),
                 label,
                 crowd=_whole(entry.get("iscrowd")) not in (None, 0),
                 area=_number(entry.get("area")),
@@ -171,7 +171,7 @@ def _annotations(
             )
 
 
-def _corners(bbox: Any) -> tuple[float, float, float, float]:
+def box_corners(bbox: Any) -> tuple[float, float, float, float]:
     """x, y, width, height -> x1, y1, x2, y2; NaN where they are not four numbers."""
     if not isinstance(bbox, list) or len(bbox) != 4:
         return _NAN, _NAN, _NAN, _NAN

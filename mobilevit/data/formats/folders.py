@@ -85,12 +85,12 @@ def scan(root: str | os.PathLike[str]) -> Split:
     ignored: list[str] = []
     loose_images = 0
     above = _identity(str(root))  # a link back to it would make every class part of this one
-    for entry in _visible(root):
-        if _is_folder(entry):
+    for entry in visible_entries(root):
+        if is_folder(entry):
             # A name may be stored composed or decomposed (é as one or two characters), depending
             # on the system that wrote it; it is the same class.
             name = unicodedata.normalize("NFC", entry.name)
-            files.setdefault(name, []).extend(_images_below(entry.path, above, ignored))
+            files.setdefault(name, []).extend(walk_images(entry.path, above, ignored))
         else:
             loose_images += has_image_extension(entry.name)
             ignored.append(entry.path)
@@ -127,12 +127,12 @@ def splits(root: str | os.PathLike[str], *, val_fraction: float = 0.2, seed: int
     root = Path(root)
     folders = _split_folders(root)
     if folders is None:
-        return _hold_out(scan(root), val_fraction=val_fraction, seed=seed)
+        return hold_out(scan(root), val_fraction=val_fraction, seed=seed)
     train, val = scan(folders[0]), scan(folders[1])
     unknown = sorted(set(val.classes) - set(train.classes))
     if unknown:
         raise DataError(
-            f"{val.root / unknown[0]}: {_listed('class', unknown)} in {val.root} but not in "
+            f"{val.root / unknown[0]}: {join_names('class', unknown)} in {val.root} but not in "
             f"{train.root}; classes are matched by folder name"
         )
     note = f"train: {train.root} ({len(train)} images), val: {val.root} ({len(val)} images)"
@@ -166,12 +166,12 @@ def relabel(split: Split, classes: Sequence[str]) -> Split:
     unknown = [name for name in split.classes if name not in index]
     if unknown:
         known = ", ".join(classes)
-        raise DataError(f"{split.root}: {_listed('class', unknown)} unknown; known are: {known}")
+        raise DataError(f"{split.root}: {join_names('class', unknown)} unknown; known are: {known}")
     labels = tuple(index[split.classes[label]] for label in split.labels)
     return replace(split, classes=tuple(classes), labels=labels)
 
 
-def _hold_out(whole: Split, *, val_fraction: float, seed: int) -> TrainVal:
+def hold_out(whole: Split, *, val_fraction: float, seed: int) -> TrainVal:
     """One folder of classes -> two splits; see `splits` for the rule."""
     held_out = [False] * len(whole)
     members: list[list[int]] = [[] for _ in whole.classes]
@@ -180,7 +180,7 @@ def _hold_out(whole: Split, *, val_fraction: float, seed: int) -> TrainVal:
     for samples in members:
         count = min(max(round(len(samples) * val_fraction), 1), len(samples) - 1)
         # Ranked by a hash rather than shuffled: a shuffle moves every file when one is added.
-        ranked = sorted(samples, key=lambda s: _rank(whole.paths[s], whole.root, seed))
+        ranked = sorted(samples, key=lambda s: hash_order(whole.paths[s], whole.root, seed))
         for sample in ranked[:count]:
             held_out[sample] = True
     if not any(held_out):
@@ -198,7 +198,7 @@ def _hold_out(whole: Split, *, val_fraction: float, seed: int) -> TrainVal:
     return TrainVal(train, val, note)
 
 
-def _rank(path: Path, root: Path, seed: int) -> bytes:
+def hash_order(path: Path, root: Path, seed: int) -> bytes:
     """A place in an order that only the seed and the path below the root decide."""
     name = unicodedata.normalize("NFC", path.relative_to(root).as_posix())
     return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
@@ -217,7 +217,7 @@ def _split_folders(root: Path) -> tuple[Path, Path] | None:
     """The folders to train on and to evaluate by, if `root` has both."""
     _require_folder(root)
     folders = {
-        entry.name.lower(): Path(entry.path) for entry in _visible(root) if _is_folder(entry)
+        entry.name.lower(): Path(entry.path) for entry in visible_entries(root) if is_folder(entry)
     }
     if TRAIN_FOLDER not in folders:
         return None
@@ -227,9 +227,9 @@ def _split_folders(root: Path) -> tuple[Path, Path] | None:
             return train, folders[name]
     # Alone it could be a class (of vehicles), but not where it holds folders instead of images:
     # then every class below it would silently become one.
-    entries = list(_visible(train))
+    entries = list(visible_entries(train))
     holds_images = any(has_image_extension(entry.name) for entry in entries)
-    if not holds_images and any(_is_folder(entry) for entry in entries):
+    if not holds_images and any(is_folder(entry) for entry in entries):
         raise DataError(
             f"{root}: has {train.name} but none of {', '.join(VAL_FOLDERS)}; add one, or give "
             f"{train} itself to have part of it held out"
@@ -254,7 +254,7 @@ def _why_no_classes(folders: dict[str, list[str]], loose_images: int) -> str:
             "such as cat/1.jpg and dog/2.jpg"
         )
     if folders:
-        return f"no images in its {_listed('folder', sorted(folders))[:200]}"
+        return f"no images in its {join_names('folder', sorted(folders))[:200]}"
     return "holds no class folders; one folder of images per class is needed"
 
 
@@ -264,10 +264,10 @@ def images_below(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         DataError: a folder cannot be listed.
     """
-    return [Path(path) for path in _images_below(os.fspath(folder), None, [])]
+    return [Path(path) for path in walk_images(os.fspath(folder), None, [])]
 
 
-def _images_below(folder: str, above: tuple[int, int] | None, ignored: list[str]) -> Iterator[str]:
+def walk_images(folder: str, above: tuple[int, int] | None, ignored: list[str]) -> Iterator[str]:
     """Paths of images, at any depth; `above` is not entered; other files go to `ignored`."""
     seen = {above}
     waiting = [folder]
@@ -278,8 +278,8 @@ def _images_below(folder: str, above: tuple[int, int] | None, ignored: list[str]
             continue
         seen.add(identity)
         subfolders = []
-        for entry in _visible(current):
-            if _is_folder(entry):
+        for entry in visible_entries(current):
+            if is_folder(entry):
                 subfolders.append(entry.path)
             elif has_image_extension(entry.name) and (entry.is_file() or entry.is_symlink()):
                 yield entry.path
@@ -288,7 +288,7 @@ def _images_below(folder: str, above: tuple[int, int] | None, ignored: list[str]
         waiting.extend(reversed(subfolders))
 
 
-def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
+def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """The entries of a folder that are neither hidden nor junk, by name."""
     try:
         with os.scandir(folder) as entries:
@@ -298,7 +298,8 @@ def _visible(folder: str | Path) -> list[os.DirEntry[str]]:
     return sorted(kept, key=lambda entry: entry.name)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one."""
     # For links `entry.is_dir` raises on one that leads to itself; isdir says no.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
@@ -314,7 +315,7 @@ def _identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _listed(noun: str, names: Sequence[str]) -> str:
+def join_names(noun: str, names: Sequence[str]) -> str:
     """`class "a"`, `classes "a", "b"`: the right plural before the names."""
     plural = noun if len(names) == 1 else noun + ("es" if noun.endswith("s") else "s")
     return f"{plural} " + ", ".join(f'"{name}"' for name in names)

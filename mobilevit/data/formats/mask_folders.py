@@ -14,16 +14,16 @@ import numpy as np
 from mobilevit.data.formats.folders import (
     VAL_FOLDERS,
     DataError,
-    _is_folder,
-    _listed,
-    _rank,
-    _visible,
+    hash_order,
     images_below,
+    is_folder,
+    join_names,
+    visible_entries,
 )
 from mobilevit.data.images import ImageError
 from mobilevit.data.mask_classes import CLASS_FILES, named_by_place, numbered, stated_classes
 from mobilevit.tasks.segmentation.dataset import MaskFiles, MaskSamples, read_mask
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
 MASK_FOLDERS = (
@@ -158,14 +158,18 @@ def hold_out(
     count = min(max(round(len(samples) * val_fraction), 1), len(samples) - 1)
     # Ranked by a hash rather than shuffled: a shuffle moves every file when one is added.
     ranked = sorted(
-        range(len(samples)), key=lambda index: _rank(samples.source(index), samples.root, seed)
+        range(len(samples)), key=lambda index: hash_order(samples.source(index), samples.root, seed)
     )
     return samples.some(sorted(ranked[count:])), samples.some(sorted(ranked[:count]))
 
 
 def folders_in(folder: Path) -> dict[str, Path]:
     """The visible folders in a folder, by name in lower case."""
-    return {entry.name.lower(): Path(entry.path) for entry in _visible(folder) if _is_folder(entry)}
+    return {
+        entry.name.lower(): Path(entry.path)
+        for entry in visible_entries(folder)
+        if is_folder(entry)
+    }
 
 
 def _pair(folder: Path) -> Pair | None:
@@ -177,14 +181,14 @@ def _pair(folder: Path) -> Pair | None:
         return None
     for kind, found in (("images", images), ("masks", masks)):
         if len(found) > 1:
-            names = _listed("folder", [path.name for path in found])
+            names = join_names("folder", [path.name for path in found])
             raise DataError(f"{folder}: which of its {names} holds the {kind}? Leave one of them")
     return Pair(images[0], masks[0])
 
 
 def _has_masks(folder: Path) -> bool:
     # With a JSON beside them, as COCO has it, images are no index masks.
-    beside = any(entry.name.lower().endswith(".json") for entry in _visible(folder))
+    beside = any(entry.name.lower().endswith(".json") for entry in visible_entries(folder))
     return not beside and bool(images_below(folder))
 
 
@@ -239,7 +243,7 @@ def _look(masks: Sequence[Path], ignore: int) -> tuple[dict[int, str], str]:
     chosen = [masks[int(at)] for at in np.linspace(0, len(masks) - 1, min(LOOK, len(masks)))]
     found: set[int] = set()
     errors = []
-    with ThreadPoolExecutor(cores()) as executor:
+    with ThreadPoolExecutor(available_cores()) as executor:
         for values in executor.map(_values, chosen):
             if isinstance(values, ImageError):
                 errors.append(values)

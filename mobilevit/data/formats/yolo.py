@@ -121,7 +121,7 @@ def _read_labels(file: str, image: int, plan: Plan, draft: Draft) -> int:
         if not (words := line.split()):
             continue
         try:
-            label, corners = _read_line(words, plan)
+            label, corners = read_line(words, plan)
         except ValueError as error:
             draft.fault(f"{file}:{number}", str(error), image=image)
             continue
@@ -130,7 +130,7 @@ def _read_labels(file: str, image: int, plan: Plan, draft: Draft) -> int:
     return highest
 
 
-def _read_line(words: list[str], plan: Plan) -> tuple[int, tuple[float, float, float, float]]:
+def read_line(words: list[str], plan: Plan) -> tuple[int, tuple[float, float, float, float]]:
     """A line -> label and corners in shares of the image.
 
     Raises:

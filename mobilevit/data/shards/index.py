@@ -11,10 +11,8 @@ import hashlib
 import importlib
 import io
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from mobilevit.data.formats.folders import DataError
+from mobilevit.utils.files import write_file
 
 INDEX = "index.json"
 FORMAT = "mobilevit shards 1"
@@ -94,7 +93,7 @@ class ShardIndex:
         for name, part in self.parts.items():
             table = io.BytesIO()
             np.save(table, part.rows, allow_pickle=False)
-            replace_file(folder / f"{name}.npy", table.getvalue())
+            write_file(folder / f"{name}.npy", table.getvalue())
             counts = np.bincount(part.rows["label"], minlength=len(self.classes)).tolist()
             splits[name] = {
                 "samples": len(part.rows),
@@ -110,27 +109,7 @@ class ShardIndex:
             "classes": list(self.classes),
             "splits": splits,
         }
-        replace_file(folder / INDEX, f"{json.dumps(whole, indent=1)}\n".encode())
-
-
-@contextmanager
-def replacing_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a new file to write; at the end it takes the place of `path` in one step."""
-    fresh = path.with_name(f".{path.name}.part")
-    try:
-        with fresh.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in one step."""
-    with replacing_file(path) as file:
-        file.write(content)
+        write_file(folder / INDEX, f"{json.dumps(whole, indent=1)}\n".encode())
 
 
 def is_remote(place: str) -> bool:

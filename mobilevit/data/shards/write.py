@@ -24,10 +24,10 @@ from mobilevit.data.shards.index import (
     Part,
     ShardIndex,
     need_scale,
-    replace_file,
-    replacing_file,
 )
 from mobilevit.data.shards.read import Found, look_through
+from mobilevit.utils.files import replace_file, write_file
+from mobilevit.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _claim(out: Path, identity: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise DataError(f"{out}: is not empty; choose another folder")
-    replace_file(note, json.dumps({"identity": identity}).encode())
+    write_file(note, json.dumps({"identity": identity}).encode())
 
 
 def _written(plan: _Planned) -> Found:
@@ -216,7 +216,9 @@ def _written(plan: _Planned) -> Found:
 
     path = plan.path
     if not path.exists():
-        with replacing_file(path) as file:
+        for left in path.parent.glob(f".{path.name}.*"):  # of a run that was killed
+            left.unlink()
+        with replace_file(path) as fresh, fresh.open("wb") as file:
             writer = TarWriter(file, encoder=False, mtime=0, user="", group="", format="PAX_FORMAT")
             taken: set[str] = set()
             for sample in plan.samples.tolist():
@@ -257,22 +259,15 @@ def _all(
     progress: bool,
 ) -> list[Found]:
     """Work on all items, several at a time; the first error ends it."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
     with (
-        Progress(
-            transient=True, console=console, disable=not (progress and console.is_terminal)
-        ) as bar,
+        progress_bar("shards", sum(map(weight, items)), show=progress) as advance,
         ThreadPoolExecutor(workers) as executor,
     ):
-        task = bar.add_task("shards", total=sum(map(weight, items)))
         waiting = {executor.submit(work, item): item for item in items}
         try:
             for done in as_completed(waiting):
                 done.result()  # raises what went wrong
-                bar.advance(task, weight(waiting[done]))
+                advance(weight(waiting[done]))
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise

@@ -179,7 +179,7 @@ def teacher_of(
     outputs = _outputs(name, network, sizes)
     columns = None
     if found.classes is not None:
-        columns = _columns(name, found.classes, student.classes)
+        columns = class_columns(name, found.classes, student.classes)
         how = "matched by name"
     elif outputs == len(student.classes):
         how = "taken to be in the same order, since nobody has named them"
@@ -277,7 +277,9 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
     return outputs
 
 
-def _columns(name: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> tuple[int, ...] | None:
+def class_columns(
+    name: str, theirs: tuple[str, ...], ours: tuple[str, ...]
+) -> tuple[int, ...] | None:
     """Where a teacher has a student's classes; None: it has them alone, in the same order.
 
     Raises:

@@ -18,7 +18,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
-from mobilevit.utils.distributed import gathered
+from mobilevit.utils.distributed import gather_items
 
 CALIBRATION_BINS = 15
 
@@ -139,8 +139,8 @@ def evaluate_classifier(
                 heapq.heappush(heap, (mistake.loss, mistake))
                 if len(heap) > worst:
                     heapq.heappop(heap)
-    samples, loss_sum = sum(gathered([samples])), math.fsum(gathered([loss_sum]))
-    wrong = heapq.nlargest(worst, gathered([mistake for _, mistake in heap]), key=_worst_first)
+    samples, loss_sum = sum(gather_items([samples])), math.fsum(gather_items([loss_sum]))
+    wrong = heapq.nlargest(worst, gather_items([mistake for _, mistake in heap]), key=_worst_first)
     if not samples:
         raise ValueError("there is nothing to evaluate: no samples")
     figures = rates.compute()

@@ -15,7 +15,7 @@ from mobilevit.data.formats.folders import VAL_FOLDERS, DataError
 from mobilevit.data.validate import BadFile, Readable, examine_all
 from mobilevit.tasks.detection.dataset import BoxSamples, clipped, some, split_off
 from mobilevit.tasks.detection.open import EVERYTHING, BoxSource, find_boxes
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
 
 SMALL, MEDIUM = 32**2, 96**2
 """Square pixels below which COCO calls a box small, and medium."""
@@ -150,7 +150,7 @@ def check_boxes(
         DataError: nothing is recognised; see `find_boxes`.
         ValueError: an option is out of range.
     """
-    workers = cores() if workers is None else workers
+    workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     source = find_boxes(root, format=format)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobilevit.data.formats.folders import DataError, _listed, _rank
+from mobilevit.data.formats.folders import DataError, hash_order, join_names
 from mobilevit.data.images import ImageError, image_facts
 
 log = logging.getLogger(__name__)
@@ -305,7 +305,8 @@ def relabelled(samples: BoxSamples, classes: Sequence[str]) -> BoxSamples:
     used = {samples.classes[label] for label in np.unique(samples.labels)}
     if unknown := [name for name in samples.classes if name in used and name not in place]:
         raise DataError(
-            f"{samples.root}: {_listed('class', unknown)} unknown; known are: {', '.join(classes)}"
+            f"{samples.root}: {join_names('class', unknown)} unknown; "
+            f"known are: {', '.join(classes)}"
         )
     moved = np.array([place.get(name, -1) for name in samples.classes], np.int64)
     own = dict(zip(samples.classes, samples.category_ids, strict=True))
@@ -366,4 +367,4 @@ def split_off(samples: BoxSamples, val_fraction: float, seed: int) -> tuple[BoxS
 def _rank_of(samples: BoxSamples, index: int, seed: int) -> bytes:
     path = samples.source(index)
     inside = path.is_relative_to(samples.root)
-    return _rank(path, samples.root if inside else Path(path.anchor), seed)
+    return hash_order(path, samples.root if inside else Path(path.anchor), seed)

@@ -21,7 +21,7 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
     detections,
 )
 from mobilevit.utils.clock import now
-from mobilevit.utils.distributed import gathered
+from mobilevit.utils.distributed import gather_items
 
 if TYPE_CHECKING:
     from torchmetrics.detection import MeanAveragePrecision
@@ -204,8 +204,8 @@ def evaluate_detector(
                 truth = samples.annotation(index)
                 one = Detections(one.boxes.cpu(), one.scores.cpu(), one.labels.cpu())
                 answers.append((index, one, truth))
-    answers = sorted(gathered(answers), key=lambda answer: answer[0])
-    network_times, after_times = gathered(network_times), gathered(after_times)
+    answers = sorted(gather_items(answers), key=lambda answer: answer[0])
+    network_times, after_times = gather_items(network_times), gather_items(after_times)
     for _, one, truth in answers:
         metric.update([as_answer(one)], [as_truth(truth)])
     if not answers:

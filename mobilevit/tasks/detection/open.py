@@ -13,7 +13,7 @@ import numpy as np
 
 from mobilevit.data.formats.base import Reading, files_below, same_name, select, split_of
 from mobilevit.data.formats.coco import looks_like_coco, read_coco
-from mobilevit.data.formats.folders import VAL_FOLDERS, DataError, _listed
+from mobilevit.data.formats.folders import VAL_FOLDERS, DataError, join_names
 from mobilevit.data.formats.voc import looks_like_voc, read_voc
 from mobilevit.data.formats.yolo import looks_like_data_yaml, looks_like_labels, read_yolo
 from mobilevit.tasks.detection.dataset import BoxSamples, Format, relabelled, split_off
@@ -141,7 +141,7 @@ def box_splits(
     if train_name == "trainval":
         held = [name for name in held if name == "test"]
     if train_name is None:
-        raise DataError(f"{source.root}: has {_listed('split', names)} but nothing to train on")
+        raise DataError(f"{source.root}: has {join_names('split', names)} but nothing to train on")
     train = _part(source, train_name, on_bad)
     if held:
         val = _part(source, held[0], on_bad)
@@ -278,8 +278,8 @@ def _as_in_train(val: BoxSamples, train: BoxSamples) -> BoxSamples:
     used = {val.classes[label] for label in np.unique(val.labels)}
     if unknown := sorted(used - set(train.classes)):
         raise DataError(
-            f"{val.root}: {_listed('class', unknown)} in val but not in train; classes are matched "
-            "by name"
+            f"{val.root}: {join_names('class', unknown)} in val but not in train; classes are "
+            "matched by name"
         )
     val = relabelled(val, train.classes)
     return replace(val, category_ids=train.category_ids) if val.format == "voc" else val

@@ -17,7 +17,7 @@ from mobilevit.models.deeplabv3 import SegmentationLogits
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import by_shape
 from mobilevit.utils.clock import now
-from mobilevit.utils.distributed import gathered
+from mobilevit.utils.distributed import gather_items
 
 if TYPE_CHECKING:
     from torchmetrics.classification import MulticlassConfusionMatrix
@@ -263,15 +263,15 @@ def evaluate_segmenter(
                         heapq.heappush(heap, (-image.miou, -index, image))
                         if len(heap) > worst:
                             heapq.heappop(heap)
-    num_images = sum(gathered([num_images]))
+    num_images = sum(gather_items([num_images]))
     if not num_images:
         raise ValueError("there is nothing to evaluate: no images")
     counts, at_edges = (
-        torch.stack(gathered([one.confmat.cpu()])).sum(0) for one in (confusion, at_boundaries)
+        torch.stack(gather_items([one.confmat.cpu()])).sum(0) for one in (confusion, at_boundaries)
     )
-    some = sorted(gathered(some), key=lambda image: image.sample)[:shown]
-    heap = sorted(gathered(heap), key=_worst_first)[:worst]
-    network_times, after_times = gathered(network_times), gathered(after_times)
+    some = sorted(gather_items(some), key=lambda image: image.sample)[:shown]
+    heap = sorted(gather_items(heap), key=_worst_first)[:worst]
+    network_times, after_times = gather_items(network_times), gather_items(after_times)
     return SegmentationMetrics(
         classes=samples.classes,
         images=num_images,

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
-from mobilevit.data.formats.folders import DataError, _is_folder, _visible
+from mobilevit.data.formats.folders import DataError, is_folder, visible_entries
 from mobilevit.data.formats.mask_folders import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -35,9 +35,10 @@ from mobilevit.data.mask_sets import (
     open_voc,
     surely_ade20k,
 )
-from mobilevit.data.validate import _ends_as_it_should, unreadable
+from mobilevit.data.validate import has_end_marker, unreadable
 from mobilevit.tasks.segmentation.dataset import MaskSamples, MaskTrainVal
-from mobilevit.utils.devices import cores
+from mobilevit.utils.devices import available_cores
+from mobilevit.utils.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -191,20 +192,14 @@ def each(
 
     A progress bar is shown where there is a terminal. Decoding runs outside Python's lock.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    hidden = not (progress and console.is_terminal)
     results = []
     with (
-        Progress(transient=True, console=console, disable=hidden) as bar,
-        ThreadPoolExecutor(cores() if workers is None else workers) as executor,
+        progress_bar("checking masks", count, show=progress) as advance,
+        ThreadPoolExecutor(available_cores() if workers is None else workers) as executor,
     ):
-        task = bar.add_task("checking masks", total=count)
         for result in executor.map(work, range(count)):
             results.append(result)
-            bar.advance(task)
+            advance(1)
     return results
 
 
@@ -250,7 +245,7 @@ def _pairs(root: Path) -> Pairs:
 
 
 def _not_recognised(root: Path, format: str) -> DataError:
-    names = [entry.name + "/" * _is_folder(entry) for entry in _visible(root)]
+    names = [entry.name + "/" * is_folder(entry) for entry in visible_entries(root)]
     listing = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if names[20:] else "")
     what = "no data set with masks" if format == "none" else f"nothing that could be {format}"
     return DataError(
@@ -310,7 +305,7 @@ def _quickly(samples: MaskSamples, index: int) -> ImageError | None:
     try:
         samples.turn(index)
         file = samples.mask_file(index)
-        if file is not None and not _ends_as_it_should(file, image_facts(file).format):
+        if file is not None and not has_end_marker(file, image_facts(file).format):
             samples.read(index)
     except ImageError as error:
         return error

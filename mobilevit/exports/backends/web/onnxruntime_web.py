@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from mobilevit.exports.spec import ExportError
+from mobilevit.utils.files import lock_file
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def provide(tarball: str | Path | None = None) -> Path:
     """
     target = cached()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f"{target.name}.lock")):  # several processes may want it
+    with lock_file(target):  # several processes may want it
         if tarball is None and target.is_file():
             if _integrity(target) == INTEGRITY:
                 return target
