@@ -26,16 +26,16 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mobilevit.data.datasets import TrainingSet
 from mobilevit.data.formats.folders import images_below
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
+from mobilevit.tasks.classification.dataset import TrainingSet
 from mobilevit.tasks.classification.transforms import (
     AugmentOptions,
     BatchMix,
     TrainTransform,
-    seeded,
 )
+from mobilevit.utils.random import seeded
 
 SIZES = (160, 256, 320)
 

@@ -20,15 +20,16 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from mobilevit.data.datasets import FolderSamples, TrainingSet
 from mobilevit.data.formats.folders import splits
 from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
     scales,
 )
+from mobilevit.data.samples import FolderSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import build
+from mobilevit.tasks.classification.dataset import TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 STANDARD = "standard"

@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from mobilevit.data.images import ImageError, open_image
+from mobilevit.data.decode import open_reduced
+from mobilevit.data.images import ImageError
 from mobilevit.data.sources import Images
 from mobilevit.tasks.classification.results import Prediction
 from mobilevit.tasks.detection.results import DetectionPrediction
@@ -183,7 +184,7 @@ def _reduced(images: Images, index: int) -> Image.Image:
     """An image, not much larger than a thumbnail where that is quicker."""
     source = images.sources[index]
     if isinstance(source, str | Path) and Path(source).is_file():
-        return open_image(source, shrink_to=(THUMBNAIL, THUMBNAIL))
+        return open_reduced(source, THUMBNAIL, THUMBNAIL)[0]
     return images.image(index)
 
 

@@ -1,11 +1,11 @@
-"""A region of an image at the size that is asked for, without decoding all of the image.
+"""Decoding for training: regions of an image, at the size that is asked for.
 
-Training crops at random, so most of a photo's pixels are decoded for nothing. Of a JPEG the header
-says how large it is; once the crop is drawn, the file is decoded at the smallest size that holds
-enough of it, and only down to the crop's last row. Every other format is decoded whole.
+Training crops at random, so most of an image's pixels would be decoded for nothing. The crop is
+therefore drawn first, from the size that the header states, and a JPEG is then decoded at 1/2, 1/4
+or 1/8 of its size, which libjpeg does in the course of decoding, as long as the crop keeps enough
+pixels. Other formats are decoded at full size.
 
-Such pixels differ a little from those of the plain way, which decodes all, crops and resizes;
-`docs/input.md` states how much. The plain way is `exact`.
+Such pixels differ a little from those of `exact` decoding; `docs/input.md` states how much.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
-from typing import IO, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -28,15 +28,18 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mobilevit.data.images import open_image, opened, orientation_of
-from mobilevit.data.pillow_guard import pillow
+from mobilevit.data.images import (
+    load_rgb,
+    open_header,
+    open_image,
+    orientation_of,
+    pillow,
+    upright,
+    upright_size,
+)
 
 Decode: TypeAlias = Literal["fast", "exact"]
-
-WHOLE = 0.8
-"""Above this share of a JPEG's rows, it is as fast to decode the others too."""
-_BLOCK = 16384
-"""Bytes that are decoded between two looks at how far the decoder has come."""
+FileSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
 
 class Region(NamedTuple):
@@ -48,13 +51,16 @@ class Region(NamedTuple):
     width: int
 
 
-class DecodableImage(Protocol):
-    """An image of which regions can be had."""
+class DecodableImage:
+    """An upright RGB image of which regions can be read at another size."""
 
     height: int
-    """Pixels, upright."""
     width: int
-    """Pixels, upright."""
+
+    def __init__(self, image: Image.Image, *, exact: bool) -> None:
+        """`exact`: crop and resize as torchvision's transforms do with PIL images."""
+        self._image, self._exact = image, exact
+        self.width, self.height = image.size
 
     def pixels(
         self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
@@ -64,136 +70,60 @@ class DecodableImage(Protocol):
         Raises:
             ImageError: the image cannot be decoded.
         """
+        if self._exact:
+            resized = TF.resized_crop(self._image, *region, [height, width], interpolation)
+            return TF.pil_to_tensor(resized)
+        return _resized(self._image, region, height, width, interpolation)
+
+
+class _Jpeg(DecodableImage):
+    """A JPEG that is decoded once a region of it is asked for."""
+
+    def __init__(self, file: ImageFile, name: str) -> None:
+        self._file, self._name = file, name
+        with pillow(name):
+            self._orientation = orientation_of(file)
+        self.height, self.width = upright_size(file, self._orientation)
+
+    def pixels(
+        self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
+    ) -> Tensor:
+        scale = _scale(region.height, region.width, height, width)
+        image = _decoded(self._file, self._name, scale)
+        if scale == 1:
+            return _resized(image, region, height, width, interpolation)
+        return _resized_fraction(image, region, scale, height, width, interpolation)
 
 
 @contextmanager
-def open_decodable(
-    source: str | os.PathLike[str] | bytes | Image.Image, *, decode: Decode
-) -> Iterator[DecodableImage]:
-    """Open an image, to say which region of it is wanted.
+def open_decodable(source: FileSource, *, decode: Decode) -> Iterator[DecodableImage]:
+    """Open an image to read one region of it.
 
     Args:
-        source: as `open_image` takes it, arrays excepted.
-        decode: whether pixels are those of the plain way ("exact"), or close to them ("fast").
+        source: as for `open_image`, but no array.
+        decode: "exact", or "fast" for pixels that are close to the exact ones.
 
     Raises:
         ImageError: the image cannot be read.
     """
     if decode not in ("fast", "exact"):
         raise ValueError(f"decode must be fast or exact, not {decode!r}")
-    if decode == "exact":
-        yield _Exact(open_image(source))
+    if decode == "exact" or isinstance(source, Image.Image):
+        yield DecodableImage(open_image(source), exact=decode == "exact")
         return
-    if not isinstance(source, Image.Image):
-        with opened(source) as (image, name):
-            if isinstance(image, JpegImageFile) and image.mode in ("RGB", "L"):
-                yield _Jpeg(image, name)
-                return
-    yield _Decoded(open_image(source))
-
-
-class _Exact:
-    """The plain way: an image whose pixels Pillow crops and resizes."""
-
-    def __init__(self, image: Image.Image) -> None:
-        self.image = image
-        self.width, self.height = image.size
-
-    def pixels(
-        self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
-    ) -> Tensor:
-        resized = TF.resized_crop(self.image, *region, [height, width], interpolation)
-        return TF.pil_to_tensor(resized)
-
-
-class _Decoded:
-    """An image whose pixels torch resizes, which is three times as fast as Pillow."""
-
-    def __init__(self, image: Image.Image) -> None:
-        self.image = image
-        self.width, self.height = image.size
-
-    def pixels(
-        self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
-    ) -> Tensor:
-        return _resized(_part(self.image, region), height, width, interpolation)
-
-
-class _Jpeg:
-    """A JPEG of which only the header has been read."""
-
-    def __init__(self, image: JpegImageFile, name: str) -> None:
-        self.image, self.name = image, name
-        with pillow(name):
-            self.orientation = orientation_of(image)
-        self.width, self.height = image.size
-        if self.orientation >= 5:
-            self.width, self.height = self.height, self.width
-
-    def pixels(
-        self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
-    ) -> Tensor:
-        stored = self._stored(region)
-        if self.orientation >= 5:
-            height, width = width, height
-        scale = _scale(stored.height, stored.width, height, width)
-        if scale == 1:
-            x = _resized(self._at_full_size(stored), height, width, interpolation)
+    with open_header(source) as (file, name):
+        if _is_reducible(file):
+            yield _Jpeg(file, name)
         else:
-            image = self._decoded(stored, scale)
-            x = _resized_part(image, stored, scale, height, width, interpolation)
-        return self._upright(x)
-
-    def _at_full_size(self, region: Region) -> Tensor:
-        """A region as it is: uint8 `[3, H, W]`."""
-        top, left, tall, wide = region
-        if top + tall > WHOLE * self.image.height:
-            with pillow(self.name):
-                pixels = _turbo(self.image)
-            if pixels is not None:
-                part = pixels[top : top + tall, left : left + wide]
-                return torch.from_numpy(part).permute(2, 0, 1)
-        return _part(self._decoded(region, 1), region)
-
-    def _decoded(self, region: Region, scale: int) -> Image.Image:
-        """The image, `scale` times smaller; rows below the region may be missing."""
-        image = self.image
-        with pillow(self.name):
-            if scale > 1:
-                image.draft(None, (image.width // scale, image.height // scale))
-            _decode(image, math.ceil((region.top + region.height) / scale))
-            return image if image.mode == "RGB" else image.convert("RGB")
-
-    def _stored(self, region: Region) -> Region:
-        """A region of the upright image, in the image as it is stored."""
-        top, left, height, width = region
-        if self.orientation in (2, 3, 6, 7):
-            left = self.width - left - width
-        if self.orientation in (3, 4, 7, 8):
-            top = self.height - top - height
-        if self.orientation >= 5:
-            return Region(left, top, width, height)
-        return Region(top, left, height, width)
-
-    def _upright(self, x: Tensor) -> Tensor:
-        """Turn what was stored: the other way round than `_stored`."""
-        if self.orientation >= 5:
-            x = x.transpose(1, 2)
-        if self.orientation in (2, 3, 6, 7):
-            x = x.flip(2)
-        if self.orientation in (3, 4, 7, 8):
-            x = x.flip(1)
-        return x
+            yield DecodableImage(load_rgb(file, name), exact=False)
 
 
-def shrunk(
-    source: str | os.PathLike[str] | bytes | Image.Image, height: int, width: int
-) -> tuple[Image.Image, int]:
-    """Read a whole image, of a JPEG at a part of its size: 1/2, 1/4 or 1/8.
+def open_reduced(source: FileSource, height: int, width: int) -> tuple[Image.Image, int]:
+    """Read an image that may be smaller than stored: a JPEG at 1/2, 1/4 or 1/8 of its size.
 
     Args:
-        source: as `open_image` takes it.
-        height: that the upright image must keep, in pixels, unless it has less as it is.
+        source: as for `open_image`, but no array.
+        height: which the upright image keeps at least, unless the file has less.
         width: the same.
 
     Returns:
@@ -201,113 +131,108 @@ def shrunk(
 
     Raises:
         ImageError: it cannot be read.
+
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (640, 480)).save(file, "JPEG")
+    >>> image, scale = open_reduced(file.getvalue(), height=100, width=100)
+    >>> image.size, scale
+    ((160, 120), 4)
     """
     if isinstance(source, Image.Image):
         return open_image(source), 1
-    scale = 1
-    with opened(source) as (image, name):
-        if isinstance(image, JpegImageFile):
-            with pillow(name):
-                turned = orientation_of(image) >= 5
-            tall, wide = image.size if turned else image.size[::-1]
-            scale = _scale(tall, wide, height, width)
-    return open_image(source, shrink_to=(height, width)), scale
+    with open_header(source) as (file, name):
+        if not _is_reducible(file):
+            return load_rgb(file, name), 1
+        scale = _scale(*upright_size(file, orientation_of(file)), height, width)
+        image = _decoded(file, name, scale)
+    return image if isinstance(image, Image.Image) else Image.fromarray(image), scale
 
 
-def _scale(tall: int, wide: int, height: int, width: int) -> int:
-    """How many times smaller libjpeg may decode what has to keep `height` x `width` pixels."""
-    return next((s for s in (8, 4, 2) if tall >= s * height and wide >= s * width), 1)
+def _is_reducible(file: ImageFile) -> bool:
+    """Whether libjpeg decodes the file, to colours that need no more than a conversion to RGB."""
+    return isinstance(file, JpegImageFile) and file.mode in ("RGB", "L")
+
+
+def _scale(stored_height: int, stored_width: int, height: int, width: int) -> int:
+    """How many times smaller an image may be decoded that has to keep `height` x `width` pixels."""
+    largest = min(stored_height // height, stored_width // width)
+    return next((scale for scale in (8, 4, 2) if scale <= largest), 1)
+
+
+def _decoded(file: ImageFile, name: str, scale: int) -> Image.Image | np.ndarray:
+    """All of a JPEG, `scale` times smaller: an upright RGB image, or its pixels `[H, W, 3]`."""
+    with pillow(name):
+        orientation = orientation_of(file)
+        pixels = _simplejpeg_pixels(file, scale)
+        if pixels is not None:
+            return pixels if orientation == 1 else upright(Image.fromarray(pixels), orientation)
+        file.draft(None, (file.width // scale, file.height // scale))
+    return load_rgb(file, name)
 
 
 @cache
 def _simplejpeg() -> ModuleType | None:
-    """The package of that name, if it is installed: it has the same decoder in fewer steps."""
+    """The optional package with libjpeg-turbo's own interface: the same pixels in less time."""
     if importlib.util.find_spec("simplejpeg") is None:
         return None
     return importlib.import_module("simplejpeg")
 
 
-def _turbo(image: JpegImageFile) -> np.ndarray | None:
-    """All of an image's pixels `[H, W, 3]`; None where they are left to Pillow."""
-    package, file = _simplejpeg(), image.fp
-    if package is None or file is None:
+def _simplejpeg_pixels(file: ImageFile, scale: int) -> np.ndarray | None:
+    """Pixels `[H, W, 3]` of a JPEG as it is stored; None if they are left to Pillow."""
+    package = _simplejpeg()
+    if package is None or file.fp is None:
         return None
-    file.seek(0)
+    height, width = -(-file.height // scale), -(-file.width // scale)
+    file.fp.seek(0)
     try:
-        pixels = package.decode_jpeg(file.read())
+        pixels: np.ndarray = package.decode_jpeg(file.fp.read(), min_height=height, min_width=width)
     except ValueError:
-        return None  # it may well be damaged: Pillow says so, or reads it all the same
-    return pixels if pixels.shape == (image.height, image.width, 3) else None
+        return None  # perhaps damaged: Pillow reports how, or reads it all the same
+    return pixels if pixels.shape == (height, width, 3) else None
 
 
-class _EnoughError(Exception):
-    """The rows that are wanted have been decoded."""
-
-
-class _Until:
-    """A file that is read until its image's first `rows` rows are there."""
-
-    def __init__(self, file: IO[bytes], image: ImageFile, rows: int) -> None:
-        self.file, self.image, self.rows = file, image, rows
-        self.seek, self.tell = file.seek, file.tell
-        self.zeros: bool | None = None
-
-    def read(self, size: int) -> bytes:
-        # Rows come one after another into memory that was all zeros. One that is black throughout
-        # looks as if it had not come yet: then more is decoded, which does no harm.
-        last = self.image.im.crop((0, self.rows - 1, self.image.width, self.rows))
-        if self.zeros is None:
-            self.zeros = last.getbbox() is None
-        elif self.zeros and last.getbbox() is not None:
-            raise _EnoughError
-        return self.file.read(size)
-
-
-def _decode(image: JpegImageFile, rows: int) -> None:
-    """Decode at least the first `rows` rows; what is below them may stay black."""
-    file = image.fp
-    assert file is not None
-    if rows < image.height:
-        image.decodermaxblock = _BLOCK
-        image.fp = _Until(file, image, rows)  # type: ignore[assignment]
-    try:
-        image.load()
-    except _EnoughError:
-        image.tile = []  # Pillow's sign that there is nothing left to decode
-        image.fp = None
-
-
-def _part(image: Image.Image, region: Region) -> Tensor:
-    """A region of a decoded image: uint8 `[3, H, W]`."""
+def _crop(image: Image.Image | np.ndarray, region: Region) -> np.ndarray:
     top, left, height, width = region
-    pixels = np.array(image.crop((left, top, left + width, top + height)))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        return image[top : top + height, left : left + width]
+    return np.array(image.crop((left, top, left + width, top + height)))
 
 
-def _resized(x: Tensor, height: int, width: int, interpolation: v2.InterpolationMode) -> Tensor:
-    """uint8 `[3, H, W]` -> `[3, height, width]`."""
-    # torch's kernel for bytes wants colours side by side and no gaps: a third faster.
-    batch = x[None].contiguous(memory_format=torch.channels_last)
-    return TF.resize(batch, [height, width], interpolation)[0]
+def _resized(
+    image: Image.Image | np.ndarray,
+    region: Region,
+    height: int,
+    width: int,
+    interpolation: v2.InterpolationMode,
+) -> Tensor:
+    """A region, resized: uint8 `[3, height, width]`."""
+    # torch's uint8 kernel is three times as fast as Pillow, and a third faster on channels-last
+    # input without gaps.
+    x = torch.from_numpy(_crop(image, region)).permute(2, 0, 1)[None]
+    x = x.contiguous(memory_format=torch.channels_last)
+    return TF.resize(x, [height, width], interpolation)[0]
 
 
-def _resized_part(
-    image: Image.Image,
+def _resized_fraction(
+    image: Image.Image | np.ndarray,
     region: Region,
     scale: int,
     height: int,
     width: int,
     interpolation: v2.InterpolationMode,
 ) -> Tensor:
-    """A region of an image that was decoded `scale` times smaller, where it begins in mid-pixel.
+    """A region of an image that was decoded `scale` times smaller, where it starts mid-pixel.
 
-    Only Pillow resizes from such places.
+    Only Pillow resizes from such a box.
     """
-    box = [side / scale for side in (region.left, region.top)]
-    box += [(region.left + region.width) / scale, (region.top + region.height) / scale]
-    left, top = math.floor(box[0]), math.floor(box[1])
-    right, bottom = math.ceil(box[2]), math.ceil(box[3])
-    part = image.crop((left, top, right, bottom))  # ahead, for resizing looks beyond its box
-    inner = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    left, top = region.left / scale, region.top / scale
+    right, bottom = left + region.width / scale, top + region.height / scale
+    x, y = math.floor(left), math.floor(top)
+    # Cropped ahead, because resizing looks beyond its box.
+    around = Region(y, x, math.ceil(bottom) - y, math.ceil(right) - x)
+    part = Image.fromarray(_crop(image, around))
+    box = (left - x, top - y, right - x, bottom - y)
     mode = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    return TF.pil_to_tensor(part.resize((width, height), mode[interpolation.value], box=inner))
+    return TF.pil_to_tensor(part.resize((width, height), mode[interpolation.value], box=box))

@@ -1,14 +1,23 @@
-"""Which image formats are read, which extensions belong to them, and what other files are.
+"""The image formats that are read, and the errors of files that cannot be.
 
-Formats that draw with another program (EPS, PDF, WMF), that hold measurements rather than colours
-(FITS, SPIDER, MCIDAS, HDF5, GRIB, BUFR) or that would take almost any text for an image (IMT) are
-left out on purpose.
+Formats that run another program (EPS, PDF, WMF), that hold measurements and not colours (FITS,
+SPIDER, MCIDAS, HDF5, GRIB, BUFR) or that match almost any text (IMT) are left out on purpose.
 """
 
-import codecs
+from __future__ import annotations
 
-# A format's name in Pillow -> the extensions that belong to it, in the order in which a file's
-# content is tried. TGA comes last: it has no signature.
+import codecs
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image
+
+# Pillow's name -> extensions, in the order in which a file's content is matched. TGA comes last: it
+# has no signature.
 FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -45,11 +54,11 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 
 IMAGE_EXTENSIONS: frozenset[str] = frozenset(ext for exts in FORMATS.values() for ext in exts)
-"""Extensions of the formats that are read: lower case, with the dot."""
+"""Extensions of these formats: lower case, with the dot."""
 
 _CONVERT = "is not read: convert it to JPEG or PNG first"
 
-# Files that are often found among photos but are not read: (offset, signature, what to say).
+# Files that are often found among photos but are not read: (offset, signature, message).
 _NOT_READ: tuple[tuple[int, bytes, str], ...] = (
     (4, b"ftyphe", f"HEIC {_CONVERT}"),
     (4, b"ftypmif1", f"HEIF {_CONVERT}"),
@@ -73,7 +82,7 @@ _NOT_READ: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "a gzip archive, not an image"),
 )
 
-# Signatures of the common formats, to name what a file was before its header broke.
+# Signatures of common formats, to name the format of a file with a damaged header.
 _DAMAGED: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8", "JPEG"),
     (0, b"\x89PNG", "PNG"),
@@ -85,15 +94,97 @@ _DAMAGED: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
+# What Pillow raises on damaged files, collected by fuzzing. Only calls into Pillow are guarded, so
+# that a mistake of our own is not reported as a broken file.
+PILLOW_ERRORS: tuple[type[Exception], ...] = (
+    OSError,  # truncated or broken data; files that no format recognises
+    SyntaxError,  # a header that contradicts itself
+    ValueError,  # impossible sizes, palettes and tiles
+    LookupError,  # IndexError, KeyError: tables that end early, unknown modes
+    TypeError,  # tags of another type than the format states
+    AttributeError,  # tags that are missing
+    EOFError,  # a header without an image
+    struct.error,
+    zlib.error,
+    ArithmeticError,  # OverflowError, ZeroDivisionError: absurd sizes
+    AssertionError,  # Pillow's own assumptions
+    RuntimeError,  # the AVIF and WebP libraries
+    MemoryError,
+    Image.DecompressionBombError,  # an image within an image: ICO, ICNS, GIF frames
+)
+
+
+class ImageError(ValueError):
+    """An image that cannot be read: `source` is its name, `reason` says why."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        """Both go to `args`, which is what crosses process boundaries."""
+        super().__init__(source, reason)
+        self.source = source
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Which image, and why."""
+        return f"{self.source}: {self.reason}"
+
+
+class _PillowSilence:
+    """Hides the warnings of Pillow's modules while at least one thread is reading.
+
+    `warnings.catch_warnings` alone is not safe here: it saves and restores filters that all
+    threads share, so two readers that overlap could restore them too early, or leave them changed
+    for good. So the first reader changes them and the last one restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._catcher.__exit__(None, None, None)
+
+
+_silence = _PillowSilence()
+
+
+@contextmanager
+def pillow(name: str) -> Iterator[None]:
+    """Guard calls into Pillow: its warnings are hidden, its errors become `ImageError`."""
+    with _silence:
+        try:
+            yield
+        except ImageError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise ImageError(name, f"too large: {error}") from error
+        except MemoryError as error:
+            raise ImageError(name, "does not fit into memory") from error
+        except PILLOW_ERRORS as error:
+            error_type = "" if isinstance(error, OSError) else f"{type(error).__name__} "
+            raise ImageError(name, f"cannot be decoded: {error_type}{error}".rstrip()) from error
+
+
 def extensions_of(image_format: str) -> tuple[str, ...]:
-    """Give the extensions, lower case with the dot, of what Pillow calls a format."""
+    """Extensions, lower case with the dot, of one of Pillow's formats."""
     if image_format == "MPO":  # a JPEG with more images behind it, as phones and cameras save
         image_format = "JPEG"
     return FORMATS[image_format.upper()]
 
 
 def explain_unreadable(head: bytes) -> str:
-    """Say what a file is that no format recognises, evaluated by its first few thousand bytes."""
+    """Why a file that no format recognises cannot be read, from its first few kilobytes."""
     for offset, signature, reason in _NOT_READ:
         if head.startswith(signature, offset):
             return reason
@@ -113,7 +204,7 @@ def explain_unreadable(head: bytes) -> str:
 def _is_text(head: bytes) -> bool:
     """Whether the start of a file is UTF-8 without control characters."""
     try:
-        # Incremental, because the last character may be cut.
+        # Incremental, because the last character may be cut off.
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False

@@ -1,8 +1,8 @@
-"""A file, its bytes or an array -> an upright RGB image, or the reason why there is none.
+"""A file, its bytes or an array -> an upright RGB image, or an error that states the reason.
 
-Every way into the library (training, evaluation, prediction, checks) reads images through
-`open_image`, so that they agree on orientation, transparency and bit depth. An image is
-read right or refused: nothing is clipped, guessed or replaced by a blank one.
+Training, evaluation, prediction and checks all read images through `open_image`, so that they agree
+on orientation, transparency and bit depth. An image is read correctly or refused: nothing is
+clipped, guessed or replaced by a blank image.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 
 from mobilevit.data.image_formats import (
     FORMATS,
     IMAGE_EXTENSIONS,
+    PILLOW_ERRORS,
+    ImageError,
     explain_unreadable,
     extensions_of,
+    pillow,
 )
-from mobilevit.data.pillow_guard import PILLOW_ERRORS, ImageError, pillow
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -35,16 +36,23 @@ __all__ = [
     "ImageError",
     "ImageFacts",
     "image_facts",
+    "load_rgb",
+    "open_header",
     "open_image",
+    "orientation_of",
+    "pillow",
+    "upright",
+    "upright_boxes",
+    "upright_size",
 ]
 
 MAX_PIXELS = 178_956_970
-"""Files of more pixels than this are refused from their header (Pillow's own limit)."""
+"""Files with more pixels are refused by their header (Pillow's own limit)."""
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | torch.Tensor
 Layout: TypeAlias = Literal["HWC", "CHW"]
 
-_UPRIGHT = {  # EXIF orientation -> what makes it upright
+_TRANSPOSE = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,14 +65,14 @@ _UPRIGHT = {  # EXIF orientation -> what makes it upright
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the header of an image file says, without its pixels being decoded."""
+    """The header of an image file, read without decoding the pixels."""
 
     format: str
-    """The content's format, whatever the file is called: "JPEG", "PNG", ..."""
+    """The content's format, whatever the file's extension: "JPEG", "PNG", ..."""
     width: int
-    """Pixels, upright: the EXIF orientation is applied."""
+    """In pixels, with the EXIF orientation applied."""
     height: int
-    """Pixels, upright."""
+    """In pixels, with the EXIF orientation applied."""
     mode: str
     """Pillow's name for the stored channels: "RGB", "L", "CMYK", "I;16", ..."""
     frames: int
@@ -79,7 +87,6 @@ def open_image(
     source: ImageSource,
     *,
     layout: Layout | None = None,
-    shrink_to: tuple[int, int] | None = None,
 ) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
@@ -94,10 +101,7 @@ def open_image(
             unchanged), a numpy array or a torch tensor. Arrays are (height, width), or have 1, 3
             or 4 channels: grey, RGB, RGBA; as uint8, uint16, bool or floats in [0, 1]. Tensors
             are CHW.
-        layout: where an array has its channels; only needed where its shape leaves that open.
-        shrink_to: (height, width) in pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its
-            size, several times as fast, as long as the upright image stays at least that large
-            in both directions. Other formats are not affected; without it decoding is exact.
+        layout: where an array has its channels; needed only if its shape leaves that open.
 
     Returns:
         A new image of mode "RGB" that carries no metadata.
@@ -105,12 +109,13 @@ def open_image(
     Raises:
         ImageError: the image cannot be read, or not without a guess.
         ValueError: the shape of an array does not say where its channels are.
-        TypeError: `source` is none of the above.
+        TypeError: `source` is of another type.
+
+    >>> open_image(np.zeros((480, 640, 3), np.uint8)).size
+    (640, 480)
     """
     if isinstance(source, np.ndarray | torch.Tensor):
         return _from_array(source, layout)
-    if shrink_to is not None and min(shrink_to) < 1:
-        raise ValueError(f"shrink_to is (height, width) in pixels, at least 1, not {shrink_to}")
     if layout is not None:
         raise ValueError("layout is for arrays only: files and PIL images state their own")
     if isinstance(source, Image.Image):
@@ -123,38 +128,37 @@ def open_image(
             "an image is a path, bytes, a PIL image, a numpy array or a torch tensor, "
             f"not {type(source).__name__}"
         )
-    with opened(source) as (image, name):
-        with pillow(name):
-            if shrink_to is not None and isinstance(image, JpegImageFile):
-                height, width = shrink_to
-                turned = orientation_of(image) >= 5
-                image.draft(None, (height, width) if turned else (width, height))
-            key = _transparent_colour(image)
-            image.load()
-            if key is not None:
-                image.info["transparency"] = key
-            # Only now: a PNG may state its orientation after the pixels, a TIFF is turned by load.
-            orientation = orientation_of(image)
-        return _upright_rgb(image, orientation, name)
+    with open_header(source) as (image, name):
+        return load_rgb(image, name)
+
+
+def load_rgb(image: ImageFile, name: str) -> Image.Image:
+    """Decode a file whose header has been read, as `open_image` does."""
+    with pillow(name):
+        key = _transparent_colour(image)
+        image.load()
+        if key is not None:
+            image.info["transparency"] = key
+        # Only now: a PNG may state its orientation after the pixels, and `load` turns a TIFF.
+        orientation = orientation_of(image)
+    return _upright_rgb(image, orientation, name)
 
 
 def image_facts(source: str | os.PathLike[str] | bytes) -> ImageFacts:
-    """Read the header of an image file; bytes have no extension, so theirs always matches.
+    """Read the header of an image file; bytes have no extension that could not match.
 
-    A PNG that states its orientation after its pixels is reported as it is stored.
+    A PNG that states its orientation after its pixels is reported as stored.
 
     Raises:
         ImageError: the file is missing, empty, no image, of a refused format or too large.
     """
-    with opened(source) as (image, name):
+    with open_header(source) as (image, name):
         with pillow(name):
             # Pillow's own PNG reader would decode the pixels to look for an orientation behind.
             orientation = orientation_of(image, getexif=Image.Image.getexif)
             frames = _frame_count(image)
+        height, width = upright_size(image, orientation)
         image_format = str(image.format)
-        width, height = image.size
-        if orientation >= 5 and image_format != "TIFF":  # a TIFF states its upright size
-            width, height = height, width
         return ImageFacts(
             format=image_format,
             width=width,
@@ -168,8 +172,8 @@ def image_facts(source: str | os.PathLike[str] | bytes) -> ImageFacts:
 
 
 @contextmanager
-def opened(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[ImageFile, str]]:
-    """The image with its header read, and what to call it; closed afterwards."""
+def open_header(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[ImageFile, str]]:
+    """Open an image file and read its header: the image, not decoded yet, and its name."""
     if isinstance(source, bytes):
         name = f"{len(source)} bytes"
         yield _read_header(BytesIO(source), name), name
@@ -207,13 +211,45 @@ def _read_header(file: IO[bytes], name: str) -> ImageFile:
 def orientation_of(
     image: Image.Image, *, getexif: Callable[[Image.Image], Image.Exif] | None = None
 ) -> int:
-    """EXIF orientation, 1 to 8; a block that cannot be parsed states none, which means upright."""
+    """EXIF orientation, 1 to 8; 1, which is upright, also where it cannot be parsed."""
     try:
         exif = image.getexif() if getexif is None else getexif(image)
         value = exif.get(ExifTags.Base.Orientation, 1)
     except PILLOW_ERRORS:
         return 1
     return int(value) if value in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    """(height, width) of an image file once its EXIF orientation is applied."""
+    # A TIFF's header states its upright size.
+    turned = orientation >= 5 and image.format != "TIFF"
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image as its EXIF orientation states."""
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+def upright_boxes(boxes: np.ndarray, orientation: int, *, height: int, width: int) -> np.ndarray:
+    """Turn boxes together with their image.
+
+    Args:
+        boxes: `[N, 4]`, corners x1, y1, x2, y2 in the stored image.
+        orientation: EXIF orientation, 1 to 8.
+        height: of the stored image.
+        width: of the stored image.
+
+    >>> upright_boxes(np.array([[0, 0, 3, 1]]), 6, height=2, width=4)
+    array([[1, 0, 2, 3]])
+    """
+    x1, y1, x2, y2 = boxes.T
+    if orientation in (2, 3, 7, 8):
+        x1, x2 = width - x2, width - x1
+    if orientation in (3, 4, 6, 7):
+        y1, y2 = height - y2, height - y1
+    return np.stack((y1, x1, y2, x2) if orientation >= 5 else (x1, y1, x2, y2), axis=1)
 
 
 def _frame_count(image: ImageFile) -> int:
@@ -256,12 +292,11 @@ def _upright_rgb(image: Image.Image, orientation: int, name: str) -> Image.Image
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         rgb = image if image.mode == "RGB" else image.convert("RGB")
-        if orientation in _UPRIGHT:
-            rgb = rgb.transpose(_UPRIGHT[orientation])
-        elif rgb is image:  # the caller's own, or tied to a file
-            rgb = rgb.copy()
-    rgb.info = {}  # whoever reads an orientation here would turn the image twice
-    return rgb
+        turned = upright(rgb, orientation)
+        if turned is image:  # the caller's own, or tied to a file
+            turned = turned.copy()
+    turned.info = {}  # an orientation left in here would be applied twice
+    return turned
 
 
 def _from_uint16(values: np.ndarray, transparent: int | None) -> Image.Image:

@@ -14,10 +14,9 @@ from PIL import Image
 
 from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.images import ImageError
+from mobilevit.data.images import ImageError, pillow
 from mobilevit.data.mask_classes import HIGHEST, IGNORE, numbered
 from mobilevit.data.mask_sets import Part
-from mobilevit.data.pillow_guard import pillow
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 
 CocoKind: TypeAlias = Literal["instances", "panoptic"]

@@ -13,7 +13,7 @@ from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.shards.open import shard_parts
 from mobilevit.data.shards.read import TarShards, look_through
-from mobilevit.data.streaming import Shards
+from mobilevit.data.shards.samples import Shards
 from mobilevit.utils.devices import available_cores
 
 

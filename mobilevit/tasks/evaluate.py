@@ -9,23 +9,18 @@ from typing import TypeAlias, cast
 
 import torch
 
-from mobilevit.data.datasets import (
-    EvaluationSet,
-    FolderSamples,
-    RelabelledSamples,
-    Samples,
-    SomeSamples,
-)
 from mobilevit.data.formats.folders import evaluation_split, relabel, splits
 from mobilevit.data.formats.torchvision import named_samples
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.options import DataOptions
+from mobilevit.data.samples import FolderSamples, RelabelledSamples, Samples, SampleSubset
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.validate import readable
 from mobilevit.exports.runtime_model import AnyNetwork, FileDetector, FileSegmenter
 from mobilevit.models.config import Preprocessing, Task
 from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.ssdlite import SSDLite
+from mobilevit.tasks.classification.dataset import EvaluationSet
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, evaluate_classifier
 from mobilevit.tasks.detection.dataset import BoxSamples, relabelled, some
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
@@ -116,7 +111,9 @@ def chosen(samples: AnySamples, indices: Sequence[int]) -> AnySamples:
     if isinstance(samples, BoxSamples):
         return some(samples, indices)
     return (
-        samples.some(indices) if isinstance(samples, MaskSamples) else SomeSamples(samples, indices)
+        samples.some(indices)
+        if isinstance(samples, MaskSamples)
+        else SampleSubset(samples, indices)
     )
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from mobilevit.data.datasets import FolderSamples, Samples
 from mobilevit.data.formats.folders import DataError, splits
 from mobilevit.data.formats.torchvision import named_samples
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleSchedule, scales
+from mobilevit.data.samples import FolderSamples, Samples
 from mobilevit.data.shards.open import is_sharded, shard_splits
 from mobilevit.data.validate import readable
 from mobilevit.training.options import SamplerOptions

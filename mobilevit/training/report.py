@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mobilevit.data.datasets import Samples
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import frame_image
+from mobilevit.data.samples import Samples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks import report_sections as parts
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake

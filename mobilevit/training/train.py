@@ -19,7 +19,7 @@ from mobilevit.checkpoints.create import create_model, load
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler
-from mobilevit.data.streaming import order_of
+from mobilevit.data.shards.samples import order_of
 from mobilevit.models.config import Task
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone

@@ -15,14 +15,13 @@ from PIL import Image
 
 from mobilevit.data.formats.base import Draft, pair
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.images import ImageError, open_image
+from mobilevit.data.images import ImageError, open_image, upright_boxes
 from mobilevit.tasks.detection.dataset import (
     BoxSamples,
     clipped,
     relabelled,
     some,
     split_off,
-    turned_upright,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -135,7 +134,7 @@ def test_boxes_follow_a_image_that_is_turned_by_exif(
     truth = Image.fromarray(np.asarray(upright)[:, :, 0]).getbbox()
     assert truth is not None
 
-    turned = turned_upright(np.array([marker], float), orientation, stored_size=(32, 64))
+    turned = upright_boxes(np.array([marker], float), orientation, height=32, width=64)
     assert turned.tolist() == [list(truth)]
 
     sizes = {"stored": (32, 64), "upright": (upright.height, upright.width), None: None}
@@ -204,10 +203,10 @@ def test_a_turn_and_its_opposite_change_nothing(
     rows: list[tuple[float, ...]], orientation: int, height: int, width: int
 ) -> None:
     boxes = np.array(rows, float).reshape(-1, 4)
-    turned = turned_upright(boxes, orientation, stored_size=(height, width))
-    size = (width, height) if orientation >= 5 else (height, width)
+    turned = upright_boxes(boxes, orientation, height=height, width=width)
+    turned_height, turned_width = (width, height) if orientation >= 5 else (height, width)
     opposite = {6: 8, 8: 6}.get(orientation, orientation)
-    back = turned_upright(turned, opposite, stored_size=size)
+    back = upright_boxes(turned, opposite, height=turned_height, width=turned_width)
     np.testing.assert_allclose(back, boxes, atol=1e-6)
     sides = np.sort(turned[:, 2:] - turned[:, :2], axis=1)
     np.testing.assert_allclose(sides, np.sort(boxes[:, 2:] - boxes[:, :2], axis=1), atol=1e-6)

@@ -1,4 +1,4 @@
-"""A region of an image: the plain way's pixels when exact, close to them and sooner when fast."""
+"""Regions of an image: torchvision's pixels with exact decoding, close to them with fast."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from mobilevit.data import decode as decoding
-from mobilevit.data.datasets import TrainingSet
-from mobilevit.data.decode import Region, open_decodable, shrunk
+from mobilevit.data.decode import Region, open_decodable, open_reduced
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
+from mobilevit.tasks.classification.dataset import TrainingSet
 from mobilevit.tasks.classification.transforms import (
     AugmentOptions,
     BatchMix,
     TrainTransform,
-    seeded,
 )
 from mobilevit.tasks.detection.dataset import Annotation
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions, BoxTransform, DetectionSet
+from mobilevit.utils.random import seeded
 
 ORIENTATION = 0x0112
 BILINEAR, BICUBIC = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC
 FULL_SIZE = 1
-"""Steps of 255 that a pixel may differ where a JPEG is decoded at its full size."""
+"""Largest difference of a pixel, in steps of 1/255, of a JPEG decoded at full size."""
 BICUBIC_MEAN = 0.5
-"""What it is on average with bicubic interpolation, which Pillow rounds and clips in between."""
+"""Its mean with bicubic interpolation, which Pillow rounds and clips in between."""
 REDUCED = 8.0
-"""Steps of 255 that pixels of a photo may differ on average where it is decoded smaller."""
+"""Mean difference of a photo that is decoded smaller."""
 
 
 def encode(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:
@@ -55,18 +55,20 @@ def photo(width: int = 640, height: int = 427) -> Image.Image:
 
 
 def turned(image: Image.Image, orientation: int, **options: Any) -> bytes:
-    """Store pixels as they are, and say that they are to be turned."""
+    """Store pixels unturned, with an EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return encode(image, exif=exif, **options)
 
 
-def region_of(data: Any, region: Region, size: tuple[int, int], decode: Any, mode: Any) -> Tensor:
+def region_of(
+    data: Any, region: Region, size: tuple[int, int], decode: Any = "fast", mode: Any = BILINEAR
+) -> Tensor:
     with open_decodable(data, decode=decode) as opened:
         return opened.pixels(region, *size, mode)
 
 
-def plain(data: Any, region: Region, size: tuple[int, int], mode: Any = BILINEAR) -> Tensor:
+def expected(data: Any, region: Region, size: tuple[int, int], mode: Any = BILINEAR) -> Tensor:
     return TF.pil_to_tensor(TF.resized_crop(open_image(data), *region, list(size), mode))
 
 
@@ -88,86 +90,66 @@ def regions(draw: st.DrawFn, height: int, width: int) -> Region:
 def test_pixels_stay_within_the_stated_bound(data: st.DataObject) -> None:
     width, height = data.draw(st.sampled_from([(640, 427), (427, 640), (333, 501), (1600, 1067)]))
     orientation = data.draw(st.integers(1, 8))
-    kind = data.draw(st.sampled_from(["RGB", "RGB", "L", "CMYK"]))
+    colours = data.draw(st.sampled_from(["RGB", "RGB", "L", "CMYK"]))
     options = {
         "quality": data.draw(st.sampled_from([75, 92])),
         "progressive": data.draw(st.booleans()),
     }
-    if kind == "RGB":
+    if colours == "RGB":
         options["subsampling"] = data.draw(st.sampled_from([0, 1, 2]))
-    file = turned(photo(width, height).convert(kind), orientation, **options)
+    file = turned(photo(width, height).convert(colours), orientation, **options)
     upright = (height, width) if orientation < 5 else (width, height)
     region = data.draw(regions(*upright))
     size = (data.draw(st.integers(16, 200)), data.draw(st.integers(16, 200)))
     mode = data.draw(st.sampled_from([BILINEAR, BICUBIC]))
-    want = plain(file, region, size, mode)
+    want = expected(file, region, size, mode)
     assert torch.equal(region_of(file, region, size, "exact", mode), want)
     apart = steps(region_of(file, region, size, "fast", mode), want)
     ratio = min(region.height / size[0], region.width / size[1])
-    # Of a CMYK image nothing is spared.
-    if ratio < 2 or kind == "CMYK":
+    if ratio < 2 or colours == "CMYK":  # which is always decoded at full size
         assert apart.max() <= FULL_SIZE if mode == BILINEAR else apart.float().mean() < BICUBIC_MEAN
     else:
         assert apart.float().mean() <= REDUCED
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photo_is_cut_where_it_is_seen(orientation: int) -> None:
+def test_regions_are_those_of_the_upright_image(orientation: int) -> None:
     file = turned(photo(), orientation)
     height, width = (427, 640) if orientation < 5 else (640, 427)
     with open_decodable(file, decode="fast") as opened:
         assert (opened.height, opened.width) == (height, width)
     region = Region(30, 50, height - 100, width - 60)
     for size in ((70, 40), (300, 350)):
-        apart = steps(
-            region_of(file, region, size, "fast", BILINEAR), plain(file, region, size)
-        ).float()
+        apart = steps(region_of(file, region, size), expected(file, region, size)).float()
         assert apart.mean() <= REDUCED
 
 
-def test_nothing_below_the_region_is_decoded() -> None:
-    whole = encode(photo(3200, 2135), quality=90)
-    cut = whole[: len(whole) * 7 // 10]
-    region = Region(100, 200, 900, 1200)  # its last row lies above the middle
-    for size in ((160, 160), (600, 800)):
-        kept = region_of(cut, region, size, "fast", BILINEAR)
-        assert torch.equal(kept, region_of(whole, region, size, "fast", BILINEAR))
-    for reaching in (Region(900, 200, 1235, 1200), Region(0, 0, 2135, 3200)):
-        for size in ((160, 160), (1200, 1200)):
-            with pytest.raises(ImageError, match="truncated"):
-                region_of(cut, reaching, size, "fast", BILINEAR)
-
-
-def test_a_black_last_row_is_waited_for() -> None:
-    pixels = np.asarray(photo(1600, 1067)).copy()
-    pixels[:, :, :] = pixels // 2 + 60
-    pixels[500:] = 0
-    file = encode(Image.fromarray(pixels), quality=95)
-    region = Region(100, 100, 600, 900)
-    want = plain(file, region, (100, 150))
-    assert steps(region_of(file, region, (100, 150), "fast", BILINEAR), want).float().mean() < 1
-
-
-def test_memory_that_is_not_zero_is_not_taken_for_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = encode(photo(3200, 2135))
-    region = Region(100, 200, 900, 1200)
-    want = region_of(file, region, (600, 800), "fast", BILINEAR)
-    monkeypatch.setattr(Image.core, "new", lambda mode, size: Image.core.fill(mode, size, 9))
-    assert torch.equal(region_of(file, region, (600, 800), "fast", BILINEAR), want)
+@pytest.mark.parametrize("package", ["simplejpeg", "pillow"])
+@pytest.mark.parametrize("decode", ["fast", "exact"])
+def test_a_truncated_file_is_refused_wherever_the_region_is(
+    decode: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if package == "pillow":
+        monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    complete = encode(photo(1600, 1067), quality=90)
+    for size in ((100, 100), (400, 600)):
+        with pytest.raises(ImageError, match="truncated"):
+            region_of(complete[: len(complete) * 7 // 10], Region(0, 0, 400, 600), size, decode)
 
 
 def test_simplejpeg_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("simplejpeg")
     files = [
-        encode(photo(640 - odd, 427 - odd).convert(kind), quality=85, progressive=bool(odd))
+        turned(photo(640 - odd, 427 - odd).convert(mode), 1 + 5 * odd, progressive=bool(odd))
         for odd in (0, 1)
-        for kind in ("RGB", "L")
+        for mode in ("RGB", "L", "CMYK")
     ]
-    region = Region(20, 30, 400, 560)
-    with_it = [region_of(file, region, (256, 300), "fast", BILINEAR) for file in files]
+    region = Region(20, 30, 390, 380)
+    sizes = [(390, 380), (256, 300), (190, 150), (90, 60), (40, 40)]  # decoded at 1 to 1/8
+    cases = [(file, size) for file in files for size in sizes]
+    with_it = [region_of(file, region, size) for file, size in cases]
     monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
-    for file, fast in zip(files, with_it, strict=True):
-        assert torch.equal(region_of(file, region, (256, 300), "fast", BILINEAR), fast)
+    for (file, size), pixels in zip(cases, with_it, strict=True):
+        assert torch.equal(region_of(file, region, size), pixels)
 
 
 def test_other_formats_and_pil_images() -> None:
@@ -175,13 +157,13 @@ def test_other_formats_and_pil_images() -> None:
     region = Region(20, 30, 400, 560)
     for source in (encode(image, "PNG"), encode(image, "WEBP", lossless=True), image):
         apart = steps(
-            region_of(source, region, (160, 180), "fast", BILINEAR),
-            plain(image, region, (160, 180)),
+            region_of(source, region, (160, 180)),
+            expected(image, region, (160, 180)),
         )
         assert apart.max() <= FULL_SIZE
 
 
-def test_the_way_is_one_of_two() -> None:
+def test_decode_is_fast_or_exact() -> None:
     with (
         pytest.raises(ValueError, match="fast or exact, not 'quick'"),
         open_decodable(encode(photo()), decode="quick"),  # type: ignore[arg-type]
@@ -189,8 +171,7 @@ def test_the_way_is_one_of_two() -> None:
         pass
 
 
-def test_wild_files_are_read_or_refused_as_ever(shared: Path) -> None:
-    """A whole image at its own size: the same pixels, or an error in both ways."""
+def test_files_of_any_format_give_the_same_pixels_or_the_same_error(shared: Path) -> None:
     read = refused = 0
     for path in sorted((shared / "data" / "wild").iterdir()):
         found: dict[str, Tensor | ImageError] = {}
@@ -253,7 +234,7 @@ def dataset(files: list[bytes], decode: Any, **options: Any) -> TrainingSet:
 
 
 @pytest.mark.parametrize("options", [{}, {"rand_augment": 2}, {"erase": 1.0}])
-def test_both_ways_draw_the_same_augmentation(options: dict[str, Any]) -> None:
+def test_fast_and_exact_draw_the_same_augmentation(options: dict[str, Any]) -> None:
     keys = [SampleKey(0, 96, 128, epoch) for epoch in range(8)]
     files = [encode(photo())]
     fast, again, exact = (
@@ -295,16 +276,31 @@ def test_a_damaged_sample_is_named() -> None:
             broken.__getitems__([SampleKey(0, 64, 64, 0), SampleKey(1, 64, 64, 0)])
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_a_shrunk_image_says_how_much(orientation: int) -> None:
-    file = turned(photo(1601, 1067), orientation)
+@given(*(st.integers(1, 200) for _ in range(4)), st.sampled_from(["RGB", "L"]), st.integers(1, 8))
+def test_a_reduced_image_is_no_smaller_than_it_has_to_be(
+    width: int, height: int, least_width: int, least_height: int, mode: str, orientation: int
+) -> None:
+    file = turned(Image.new("RGB", (width, height), "olive").convert(mode), orientation)
     full = open_image(file)
-    for least, scale in (((1067, 1601), 1), ((200, 200), 4), ((10, 10), 8)):
-        wanted = least if orientation == 1 else least[::-1]
-        image, found = shrunk(file, *wanted)
-        assert found == scale
-        assert image.size == tuple(-(-side // scale) for side in full.size)
-    assert shrunk(encode(photo(), "PNG"), 10, 10)[1] == shrunk(photo(), 10, 10)[1] == 1
+    image, scale = open_reduced(file, least_height, least_width)
+    assert image.size == (-(-full.width // scale), -(-full.height // scale))
+    assert image.width >= min(least_width, full.width)
+    assert image.height >= min(least_height, full.height)
+    assert (
+        scale == 8 or full.width < 2 * scale * least_width or full.height < 2 * scale * least_height
+    )
+
+
+@pytest.mark.parametrize("package", ["simplejpeg", "pillow"])
+def test_reduced_pixels_are_close(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if package == "pillow":
+        monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    file = turned(photo(), 6)
+    small, scale = open_reduced(file, 150, 90)
+    assert (scale, small.size) == (4, (107, 160))
+    boxed = open_image(file).resize(small.size, Image.Resampling.BOX)
+    assert steps(TF.pil_to_tensor(small), TF.pil_to_tensor(boxed)).float().mean() < 4
+    assert open_reduced(encode(photo(), "PNG"), 10, 10)[1] == open_reduced(photo(), 10, 10)[1] == 1
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

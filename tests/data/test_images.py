@@ -322,42 +322,6 @@ def test_a_broken_exif_block_means_upright() -> None:
     assert image_facts(data).orientation == 1
 
 
-# Shrinking
-
-
-@given(
-    st.integers(1, 200), st.integers(1, 200), st.integers(1, 90), st.integers(1, 90), st.booleans()
-)
-def test_a_shrunk_jpeg_is_never_smaller_than_asked_for(
-    height: int, width: int, least_height: int, least_width: int, turned: bool
-) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6 if turned else 1
-    data = encode(Image.new("RGB", (width, height), "red"), "JPEG", exif=exif)
-    full = open_image(data)
-    small = open_image(data, shrink_to=(least_height, least_width))
-    assert small.width >= min(full.width, least_width)
-    assert small.height >= min(full.height, least_height)
-    assert small.width <= full.width
-    assert small.height <= full.height
-
-
-def test_shrinking_shows_the_same_image() -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = 8
-    data = encode(photo(240, 400), "JPEG", quality=95, exif=exif)
-    full, small = open_image(data), open_image(data, shrink_to=(90, 50))
-    assert small.size == (60, 100)
-    reference = full.resize(small.size, Image.Resampling.BOX)
-    assert np.abs(pixels(small).astype(int) - pixels(reference)).mean() < 4
-
-
-def test_shrink_to_is_positive_and_leaves_other_formats_alone() -> None:
-    with pytest.raises(ValueError, match="shrink_to"):
-        open_image(encode(photo(), "JPEG"), shrink_to=(0, 5))
-    assert open_image(encode(photo(), "PNG"), shrink_to=(5, 5)).size == photo().size
-
-
 # What is refused, and in which words
 
 

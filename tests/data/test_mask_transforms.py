@@ -20,7 +20,6 @@ from mobilevit.data.sampler import (
     SampleKey,
 )
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.transforms import seeded
 from mobilevit.tasks.segmentation.dataset import MaskFiles
 from mobilevit.tasks.segmentation.open import mask_splits
 from mobilevit.tasks.segmentation.transforms import (
@@ -30,6 +29,7 @@ from mobilevit.tasks.segmentation.transforms import (
     SegmentationTransform,
     by_shape,
 )
+from mobilevit.utils.random import seeded
 
 STILL = {"scale": (1.0, 1.0), "flip": 0.0, "photometric": 0.0}
 

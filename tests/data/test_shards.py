@@ -19,7 +19,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.datasets import EvaluationSet, TrainingSet
 from mobilevit.data.formats.folders import DataError, splits
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
@@ -27,9 +26,10 @@ from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards import read as shards_tar
 from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
+from mobilevit.data.shards.samples import order_of
 from mobilevit.data.shards.write import index_shards, write_shards
-from mobilevit.data.streaming import order_of
 from mobilevit.models.config import Preprocessing
+from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 CLASSES = ("a.b", "ödland")

@@ -106,7 +106,7 @@ import torch.distributed as dist
 from mobilevit.data.shards.open import shard_splits
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
-from mobilevit.data.streaming import order_of
+from mobilevit.data.shards.samples import order_of
 
 class Numbers:
     def __init__(self, samples):

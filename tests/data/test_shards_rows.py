@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.datasets import TrainingSet
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.streaming import ShardSamples, order_of
+from mobilevit.data.shards.samples import ShardSamples, order_of
 from mobilevit.models.config import Preprocessing
+from mobilevit.tasks.classification.dataset import TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 NAMES = ("red", "blue")

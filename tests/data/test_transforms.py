@@ -5,13 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.datasets import (
-    EvaluationSet,
-    FolderSamples,
-    RelabelledSamples,
-    SomeSamples,
-    TrainingSet,
-)
 from mobilevit.data.formats.folders import DataError, scan
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import (
@@ -20,13 +13,15 @@ from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
 )
+from mobilevit.data.samples import FolderSamples, RelabelledSamples, SampleSubset
 from mobilevit.models.config import Preprocessing
+from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.transforms import (
     AugmentOptions,
     BatchMix,
     TrainTransform,
-    seeded,
 )
+from mobilevit.utils.random import seeded
 
 
 @pytest.fixture
@@ -172,7 +167,7 @@ def test_labels_follow_names(samples):
 
 
 def test_some_samples_keep_names_labels_and_sources(samples):
-    some = SomeSamples(samples, [7, 2])
+    some = SampleSubset(samples, [7, 2])
     assert list(some.labels) == [samples.labels[7], samples.labels[2]]
     assert some.source(1) == samples.source(2) and some.name(0) == samples.name(7)
     assert some.classes == samples.classes

@@ -243,7 +243,7 @@ def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
 def test_a_dying_worker_is_told(begun: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     copy, out = begun
     before = (out / "checkpoints" / "last.ckpt").read_bytes()
-    from mobilevit.data.datasets import TrainingSet
+    from mobilevit.tasks.classification.dataset import TrainingSet
 
     def die(self: Any, keys: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.datasets import FolderSamples
 from mobilevit.data.formats.folders import scan
+from mobilevit.data.samples import FolderSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.training_result import TrainingResult

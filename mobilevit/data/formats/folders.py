@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
-from mobilevit.data.image_formats import IMAGE_EXTENSIONS
+from mobilevit.data.images import IMAGE_EXTENSIONS
 from mobilevit.data.paths import Paths
 
 TRAIN_FOLDER = "train"

@@ -24,7 +24,7 @@ from mobilevit.data.shards.index import (
 )
 from mobilevit.data.shards.read import TarShards
 from mobilevit.data.shards.remote import HUB, holds_tables, row_splits
-from mobilevit.data.streaming import ShardSamples
+from mobilevit.data.shards.samples import ShardSamples
 
 
 @dataclass(frozen=True)

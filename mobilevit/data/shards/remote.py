@@ -11,7 +11,7 @@ import numpy as np
 
 from mobilevit.data.formats.folders import VAL_FOLDERS, DataError
 from mobilevit.data.shards.index import need_scale
-from mobilevit.data.streaming import ShardSamples
+from mobilevit.data.shards.samples import ShardSamples
 
 log = logging.getLogger(__name__)
 

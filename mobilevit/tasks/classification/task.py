@@ -11,14 +11,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilevit.data.datasets import EvaluationSet, Samples, SomeSamples, TrainingSet
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.options import DataOptions
-from mobilevit.data.streaming import ShardSamples
+from mobilevit.data.samples import Samples, SampleSubset
+from mobilevit.data.shards.samples import ShardSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import Opened
+from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.distill import DistillOptions, Teacher, soft_loss, teacher_of
 from mobilevit.tasks.classification.metrics import accuracies, evaluate_classifier
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
@@ -138,7 +139,7 @@ class ClassificationJob:
         """Some of the samples; of shards that are read in a row, as many that lie together."""
         if isinstance(some, ShardSamples) and some.shards.in_a_row:
             indices = some.neighbours(indices)
-        return SomeSamples(some, indices)
+        return SampleSubset(some, indices)
 
     def learner(
         self, val: Samples, config: ModelConfig, *, sizes: Sequence[int], console: Console

@@ -7,9 +7,6 @@ does not depend on which worker makes it, on how many there are, or on where a r
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -72,18 +69,6 @@ class AugmentOptions:
                 "augment.rand_augment_magnitude must be from 0 to 30, "
                 f"not {self.rand_augment_magnitude}"
             )
-
-
-@contextmanager
-def seeded(*parts: int) -> Iterator[None]:
-    """Draw from torch's CPU generator under a seed of its own, and give it back as it was."""
-    # Not `torch.manual_seed`: it prepares seeds of all devices, which takes as long as a resize.
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(zlib.crc32(repr(parts).encode()))
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
 
 
 class TrainTransform:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mobilevit.data.formats.folders import DataError, hash_order, join_names
-from mobilevit.data.images import ImageError, image_facts
+from mobilevit.data.images import ImageError, image_facts, upright_boxes
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class BoxSamples:
         if self.relative:
             return corners * np.array([width, height, width, height], float)
         if self.stored_as_recorded(index, height, width, orientation):
-            return turned_upright(corners, orientation, stored_size=(width, height))
+            return upright_boxes(corners, orientation, height=width, width=height)
         return corners
 
     def stored_as_recorded(self, index: int, height: int, width: int, orientation: int) -> bool:
@@ -232,39 +232,6 @@ def clipped(
     inside = np.clip(boxes, 0.0, limits).astype(np.float32)
     sides = inside[:, 2:] - inside[:, :2]
     return inside, np.isfinite(boxes).all(1) & (sides > 0).all(1)
-
-
-def turned_upright(
-    boxes: np.ndarray, orientation: int, *, stored_size: tuple[int, int]
-) -> np.ndarray:
-    """Turn boxes [N, 4] with an image that is stored under an EXIF orientation.
-
-    Args:
-        boxes: corners x1, y1, x2, y2 in the image as it is stored.
-        orientation: 1 to 8.
-        stored_size: (height, width) of the image as it is stored.
-    """
-    height, width = stored_size
-    x1, y1, x2, y2 = boxes.T
-    left, right, top, bottom = width - x2, width - x1, height - y2, height - y1  # mirrored
-    match orientation:
-        case 2:
-            turned = (left, y1, right, y2)
-        case 3:
-            turned = (left, top, right, bottom)
-        case 4:
-            turned = (x1, top, x2, bottom)
-        case 5:
-            turned = (y1, x1, y2, x2)
-        case 6:
-            turned = (top, x1, bottom, x2)
-        case 7:
-            turned = (top, left, bottom, right)
-        case 8:
-            turned = (y1, left, y2, right)
-        case _:
-            turned = (x1, y1, x2, y2)
-    return np.stack(turned, axis=1)
 
 
 def some(samples: BoxSamples, indices: Sequence[int]) -> BoxSamples:

@@ -14,13 +14,13 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes
 
-from mobilevit.data.decode import Decode, shrunk
+from mobilevit.data.decode import Decode, open_reduced
 from mobilevit.data.images import open_image
 from mobilevit.data.preprocessing import image_to_tensor, preprocess
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.transforms import seeded
 from mobilevit.tasks.detection.dataset import BoxSamples
+from mobilevit.utils.random import seeded
 
 SMALLEST_CROP = 0.3
 """Least share of an image's height and width that a random crop takes, as SSD has it."""
@@ -145,7 +145,7 @@ class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
         said = self.samples.annotation(index)
         source, scale = self.samples.source(index), 1
         if self.decode == "fast":
-            image, scale = shrunk(source, *self.transform.decoded_size(height, width))
+            image, scale = open_reduced(source, *self.transform.decoded_size(height, width))
         else:
             image = open_image(source)
         kept = ~said.crowd

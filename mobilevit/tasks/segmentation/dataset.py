@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.images import ImageError, image_facts
+from mobilevit.data.images import ImageError, image_facts, orientation_of, pillow, upright
 from mobilevit.data.mask_classes import HIGHEST, Colours, marking, spans
-from mobilevit.data.pillow_guard import pillow
 
 
 class MaskSizeError(ImageError):
@@ -117,7 +116,10 @@ class MaskSamples(ABC):
             ImageError: mask or image cannot be read.
         """
         orientation, _ = self.turn(index)
-        return _turned(self.read(index), orientation)
+        stored = self.read(index)
+        if orientation == 1:
+            return stored
+        return np.array(upright(Image.fromarray(stored), orientation))
 
     def turn(self, index: int) -> tuple[int, bool]:
         """How a mask must be turned to lie on its upright image, as the headers have it.
@@ -240,8 +242,8 @@ def read_mask(path: str | Path, *, colours: Colours | None = None) -> np.ndarray
     with pillow(name), Image.open(path, formats=(facts.format,)) as image:
         scale = _scale(image, name)
         image.load()
-        upright = ImageOps.exif_transpose(image) if facts.orientation != 1 else image
-        stored, mode = np.array(upright), image.mode  # of a palette image the indices
+        stored = np.array(upright(image, orientation_of(image)))  # of a palette image the indices
+        mode = image.mode
     if mode in ("1", "L", "P"):
         return stored.astype(np.uint8) // np.uint8(scale)
     if mode == "I" or mode.startswith("I;16"):
@@ -304,12 +306,3 @@ def _by_colour(rgb: np.ndarray, colours: Colours, name: str) -> np.ndarray:
 
 def _code(red: Any, green: Any, blue: Any) -> Any:
     return (red << 16) + (green << 8) + blue
-
-
-def _turned(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn [H, W] as an image of this EXIF orientation is turned."""
-    if orientation == 1:
-        return stored
-    image = Image.fromarray(stored)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    return np.array(ImageOps.exif_transpose(image))

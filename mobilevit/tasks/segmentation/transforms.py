@@ -15,14 +15,14 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mobilevit.data.decode import Decode
+from mobilevit.data.decode import Decode, open_reduced
 from mobilevit.data.images import open_image
 from mobilevit.data.mask_classes import IGNORE
 from mobilevit.data.preprocessing import image_to_tensor, preprocess
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import MAX_ASPECT_RATIO, Preprocessing
-from mobilevit.tasks.classification.transforms import seeded
 from mobilevit.tasks.segmentation.dataset import MaskSamples
+from mobilevit.utils.random import seeded
 
 TRIES = 10
 """How often a crop is drawn anew at most, where one class has more than its share of it."""
@@ -179,9 +179,11 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
             ImageError: image or mask cannot be read, or do not fit.
         """
         index, height, width, epoch = key
-        fast = self.decode == "fast"
-        shrink_to = self.transform.decoded_size(height, width) if fast else None
-        image = open_image(self.samples.source(index), shrink_to=shrink_to)
+        source = self.samples.source(index)
+        if self.decode == "fast":
+            image, _ = open_reduced(source, *self.transform.decoded_size(height, width))
+        else:
+            image = open_image(source)
         mask = self.samples.mask(index)
         with seeded(self.seed, epoch, index):
             return self.transform(image, mask, height, width, ignore=self.samples.ignore)

@@ -1,100 +1,25 @@
-"""Labelled images, and the data sets that training and evaluation read from."""
+"""The data sets that a classifier is trained and evaluated on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mobilevit.data.decode import Decode, open_decodable
-from mobilevit.data.formats.folders import DataError, Split
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import normalize, preprocess
 from mobilevit.data.sampler import Batch, SampleKey
-from mobilevit.data.streaming import Shards, ShardSamples
+from mobilevit.data.samples import Samples
+from mobilevit.data.shards.samples import Shards, ShardSamples
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform, seeded
-
-
-class Samples(Protocol):
-    """Images with one label each."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; labels are positions in it."""
-
-    @property
-    def labels(self) -> Sequence[int]:
-        """The label of each sample."""
-
-    def source(self, index: int) -> Path | bytes | Image.Image:
-        """The image, as `open_image` takes it."""
-
-    def name(self, index: int) -> str:
-        """What to call a sample in messages and reports."""
-
-
-class FolderSamples:
-    """The samples of a folder of class folders."""
-
-    def __init__(self, split: Split) -> None:
-        """Wrap what `scan` or `splits` found."""
-        self.split, self.classes, self.labels = split, split.classes, split.labels
-
-    def source(self, index: int) -> Path:
-        """The file."""
-        return self.split.paths[index]
-
-    def name(self, index: int) -> str:
-        """The file's path."""
-        return str(self.split.paths[index])
-
-
-class SomeSamples:
-    """Chosen samples of others."""
-
-    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
-        """Keep the samples at `indices`, in this order."""
-        self.samples, self.indices, self.classes = samples, indices, samples.classes
-        self.labels = [samples.labels[index] for index in indices]
-
-    def source(self, index: int) -> Path | bytes | Image.Image:
-        """The image, as `open_image` takes it."""
-        return self.samples.source(self.indices[index])
-
-    def name(self, index: int) -> str:
-        """What to call a sample."""
-        return self.samples.name(self.indices[index])
-
-
-class RelabelledSamples:
-    """The samples of others, labelled by the places of their classes' names in other names."""
-
-    def __init__(self, samples: Samples, classes: tuple[str, ...]) -> None:
-        """Match classes by name.
-
-        Raises:
-            DataError: a class of `samples` is not among `classes`.
-        """
-        if unknown := [name for name in samples.classes if name not in classes]:
-            raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
-        self.samples, self.classes = samples, classes
-        places = [classes.index(name) for name in samples.classes]
-        self.labels = [places[label] for label in samples.labels]
-
-    def source(self, index: int) -> Path | bytes | Image.Image:
-        """The image, as `open_image` takes it."""
-        return self.samples.source(index)
-
-    def name(self, index: int) -> str:
-        """What to call a sample."""
-        return self.samples.name(index)
+from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
+from mobilevit.utils.random import seeded
 
 
 @contextmanager

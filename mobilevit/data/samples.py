@@ -1,0 +1,86 @@
+"""Labelled images: what a classifier is trained and evaluated on, wherever the images are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from mobilevit.data.formats.folders import DataError, Split
+
+
+class Samples(Protocol):
+    """Images with one label each."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; labels are indices into it."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """The label of each sample."""
+
+    def source(self, index: int) -> Path | bytes | Image.Image:
+        """The image, as `open_image` takes it."""
+
+    def name(self, index: int) -> str:
+        """The sample's name in messages and reports."""
+
+
+class FolderSamples:
+    """The samples of a folder of class folders."""
+
+    def __init__(self, split: Split) -> None:
+        """Wrap what `scan` or `splits` found."""
+        self.split, self.classes, self.labels = split, split.classes, split.labels
+
+    def source(self, index: int) -> Path:
+        """The file."""
+        return self.split.paths[index]
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.split.paths[index])
+
+
+class SampleSubset:
+    """The samples of another set at `indices`, in this order."""
+
+    def __init__(self, samples: Samples, indices: Sequence[int]) -> None:
+        """Select samples."""
+        self.samples, self.indices, self.classes = samples, indices, samples.classes
+        self.labels = [samples.labels[index] for index in indices]
+
+    def source(self, index: int) -> Path | bytes | Image.Image:
+        """The image, as `open_image` takes it."""
+        return self.samples.source(self.indices[index])
+
+    def name(self, index: int) -> str:
+        """The sample's name."""
+        return self.samples.name(self.indices[index])
+
+
+class RelabelledSamples:
+    """The samples of another set, with labels that are indices into `classes`."""
+
+    def __init__(self, samples: Samples, classes: tuple[str, ...]) -> None:
+        """Match classes by name.
+
+        Raises:
+            DataError: a class of `samples` is not among `classes`.
+        """
+        if unknown := [name for name in samples.classes if name not in classes]:
+            raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
+        self.samples, self.classes = samples, classes
+        new = [classes.index(name) for name in samples.classes]
+        self.labels = [new[label] for label in samples.labels]
+
+    def source(self, index: int) -> Path | bytes | Image.Image:
+        """The image, as `open_image` takes it."""
+        return self.samples.source(index)
+
+    def name(self, index: int) -> str:
+        """The sample's name."""
+        return self.samples.name(index)
