@@ -11,28 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from mobilevit.checkpoints.keymap import CheckpointError, shorten
-from mobilevit.checkpoints.read import Weights, output_count, read
+from mobilevit.checkpoints.read import Weights, read
 from mobilevit.data.class_names import class_names, coco_classes
-from mobilevit.models.config import ModelConfig, Preprocessing, Task
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import (
-    CLASSES,
-    CUSTOM,
     HEAD_OPTIONS,
-    TASKS,
     Network,
     build,
     split_name,
 )
 
 log = logging.getLogger(__name__)
-
-CLASS_TENSORS: dict[Task, tuple[str, ...]] = {
-    "classification": ("head.",),
-    "detection": tuple(f"heads.{index}.predict." for index in range(6)),
-    "segmentation": ("predict.", "aux.predict."),
-}
-"""What the names of the tensors begin with whose shapes count classes."""
 
 MOST_NAMES = 12
 """Up to so many new tensors are named one by one."""
@@ -85,13 +75,13 @@ def create_model(
     same_head = found is not None and found.config.model == name
     if num_classes is None:
         theirs = found.config.num_classes if found and same_head else None
-        num_classes = len(classes) if classes else theirs or CLASSES[TASKS[head]]
+        num_classes = len(classes) if classes else theirs or head.num_classes
     config = ModelConfig(
         model=name,
         num_classes=num_classes,
         classes=classes,
-        task=TASKS[head],
-        preprocessing=CUSTOM[TASKS[head]],
+        task=head.task,
+        preprocessing=head.preprocessing,
     )
     if found:
         theirs = found.config.num_classes
@@ -113,7 +103,7 @@ def create_model(
             rule = replace(rule, **frame, assumed=kept)
         config = replace(config, preprocessing=rule, source=found.config.source)
     model = build(name, num_classes=num_classes, features_only=features_only, **options)
-    model.config = _stating(replace(config, options=model.options), preprocessing)
+    model.config = _stating(replace(config, options=model.config.options), preprocessing)
     if found:
         _fill(model, found, file=str(weights), new_head=new_head)
     return model
@@ -151,7 +141,7 @@ def load(
     """
     found = read(source)
     head = split_name(found.config.model)[0]
-    if output_count(found.tensors, head) is None:
+    if head.count_classes(found.tensors) is None:
         raise CheckpointError(
             f"{source} holds a backbone without a head; create_model({found.config.model!r}, "
             "num_classes=..., weights=...) puts a new one on it, to be trained"
@@ -280,8 +270,8 @@ def _without_other_classes(
     Raises:
         CheckpointError: no head may be new.
     """
-    marks = CLASS_TENSORS[wanted.task]
-    keys = [key for key in tensors if key.startswith(marks)]
+    head, _ = split_name(wanted.model)
+    keys = [key for key in tensors if key.startswith(head.class_tensors)]
     named = None not in (wanted.classes, found.classes) and wanted.classes != found.classes
     ours, theirs = wanted.num_classes, found.num_classes
     if not keys or not (named or ours != theirs):

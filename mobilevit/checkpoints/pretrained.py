@@ -16,7 +16,7 @@ from mobilevit.checkpoints import authors
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.data.class_names import class_names, coco_classes
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.models.registry import changed
+from mobilevit.models.registry import changed_options
 
 BASE = "https://docs-assets.developer.apple.com/ml-research/models/"
 MIRROR = "MOBILEVIT_MIRROR"
@@ -98,7 +98,7 @@ class Published:
             classes = class_names(self.classes)
         return replace(
             config,
-            options=changed(config.model, {**config.options, **self.options}),
+            options=changed_options(config.model, {**config.options, **self.options}),
             classes=classes,
             category_ids=numbers,
             preprocessing=self.preprocessing or config.preprocessing,

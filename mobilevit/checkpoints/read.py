@@ -27,20 +27,12 @@ from mobilevit.checkpoints.keymap import CheckpointError, Layout, Stated, shorte
 from mobilevit.checkpoints.source import located
 from mobilevit.checkpoints.tensors import read_tensors
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.registry import CLASSES, TASKS, VARIANTS, build, defaults, task_of
+from mobilevit.models.registry import HEADS, VARIANTS, build, defaults
 
 log = logging.getLogger(__name__)
 
 HOMES = {layout: home for home in (authors, timm, transformers) for layout in home.LAYOUTS}
 """Layout -> the module that it is in."""
-
-LAST_TENSORS = {
-    "": "head.bias",
-    "ssdlite_": "heads.5.predict.bias",
-    "deeplabv3_": "predict.bias",
-    "pspnet_": "predict.bias",
-}
-"""Head -> the tensor whose length says how many classes there are."""
 
 PROCESSOR = "preprocessor_config.json"
 _FILES = (WEIGHTS, "pytorch_model.bin")
@@ -123,7 +115,7 @@ def _read_file(
     if home is authors:
         tensors, preprocessing = authors.generation(tensors, preprocessing)
     ours = layout.to_ours(tensors)
-    count = output_count(ours, layout.head)
+    count = HEADS[layout.head].count_classes(ours)
     stated = Stated(options={}, classes=None, preprocessing=None)
     where = path if config is None else path.parent
     if config is not None and home is timm:
@@ -142,13 +134,15 @@ def _read_file(
             *(where, stride, f", and its rates {rates}" if rates else "", name),
         )
     with torch.device("meta"):  # refuses options that do not fit, and leaves those that differ
-        options = build(name, num_classes=count or 1, **{**implied, **stated.options}).options
+        options = build(
+            name, num_classes=count or 1, **{**implied, **stated.options}
+        ).config.options
     classes = stated.classes if stated.classes and len(stated.classes) == count else None
     return Weights(
         ModelConfig(
             model=name,
-            num_classes=count or CLASSES[task_of(name)],
-            task=task_of(name),
+            num_classes=count or HEADS[layout.head].num_classes,
+            task=HEADS[layout.head].task,
             options=options,
             classes=classes if count else None,
             preprocessing=stated.preprocessing or preprocessing,
@@ -156,14 +150,6 @@ def _read_file(
         ),
         ours,
     )
-
-
-def output_count(tensors: Mapping[str, Tensor], head: str) -> int | None:
-    """The classes of tensors under our names, as `num_classes`; None without a head."""
-    last = tensors.get(LAST_TENSORS[head])
-    if last is None:
-        return None
-    return len(last) // 4 - 5 if head == "ssdlite_" else len(last)
 
 
 def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -174,9 +160,9 @@ def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, 
         tensors: under our names; their names and shapes say what the head has. The output stride
             shows nowhere, and is that of the authors' recipes.
     """
-    if TASKS[layout.head] != "segmentation":
+    if HEADS[layout.head].task != "segmentation":
         return {}
-    count = output_count(tensors, layout.head)
+    count = HEADS[layout.head].count_classes(tensors)
     found: dict[str, Any] = {
         "aux": any(key.startswith("aux.") for key in tensors),
         "output_stride": authors.custom_stride(layout, count),

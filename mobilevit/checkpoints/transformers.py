@@ -223,7 +223,7 @@ def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
         "classifier_dropout_prob": given.pop("classifier_dropout"),
     }
     task = "ImageClassification"
-    if head:
+    if head.prefix:
         task = "SemanticSegmentation"
         del given["aux"]
         for theirs, (ours, _) in _OPTIONS_DEEPLAB.items():
@@ -284,7 +284,7 @@ def unsaid(config: ModelConfig) -> list[str]:
         notes.append("the auxiliary head, which training alone uses")
     if options.get("align_corners"):
         notes.append("aligned corners: transformers' processor stretches logits without them")
-    if head and config.preprocessing.resize_mode == "shortest_edge":
+    if head.prefix and config.preprocessing.resize_mode == "shortest_edge":
         notes.append("sides rounded down to multiples of 32: transformers keeps them as they come")
     if VARIANTS[variant].version == 2 and options["output_stride"] < 32:
         notes.append(

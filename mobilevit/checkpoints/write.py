@@ -17,7 +17,7 @@ from mobilevit.checkpoints.folder import WEIGHTS, save
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.checkpoints.read import implied_options
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.registry import Network, architecture, changed, split_name
+from mobilevit.models.registry import Network, architecture, changed_options, split_name
 from mobilevit.utils.files import replace_file, write_file
 
 Target = Literal["folder", "authors", "timm", "transformers"]
@@ -59,7 +59,7 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
         raise ValueError(f"transformers keeps a network in a folder, not in a file like {out}")
     layout = _layout(model, home.LAYOUTS, to)
     tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    implied = changed(model.name, implied_options(layout, tensors))
+    implied = changed_options(model.name, implied_options(layout, tensors))
     if to != "transformers" and (
         lost := [
             key
@@ -103,7 +103,7 @@ def _layout(model: Network, layouts: Sequence[Layout], to: str) -> Layout:
     Raises:
         CheckpointError: none does.
     """
-    version, head = architecture(model.name).version, split_name(model.name)[0]
+    version, head = architecture(model.name).version, split_name(model.name)[0].prefix
     fitting = [one for one in layouts if (one.head, one.version) == (head, version)]
     if not fitting:
         raise CheckpointError(f"{to} has no {head.rstrip('_')} networks")

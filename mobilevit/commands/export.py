@@ -30,7 +30,6 @@ from mobilevit.exports.sensitivity import Trial
 from mobilevit.exports.spec import Dynamic, ExportError, Precision
 from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
 from mobilevit.models.config import Preprocessing
-from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.registry import Network
 from mobilevit.utils.files import replace_file, replace_folder
 
@@ -283,7 +282,7 @@ def _notes(model: Network, name: str, request: Request, *, same: bool) -> list[s
     notes = []
     rule = model.config.preprocessing
     if rule.resize_mode == "shortest_edge" and request.dynamic != "size":
-        keeps = "" if isinstance(model, PSPNet) else "; --dynamic size keeps it"
+        keeps = "" if model.fixed_size else "; --dynamic size keeps it"
         size = f"{rule.crop}x{rule.crop}"
         notes.append(f"images are squashed to {size}, where predict keeps their shape{keeps}")
     if rule.assumed:

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED, Published
 from mobilevit.commands.memory import HEAD, STAGES, peak_activations
 from mobilevit.models.mobilevit import Backbone, MobileViTBlock, MobileViTv2Block, round_up
-from mobilevit.models.registry import CLASSES, VARIANTS, architecture, build, list_models, task_of
+from mobilevit.models.registry import VARIANTS, architecture, build, list_models
 from mobilevit.utils.tables import markdown
 
 MACS = (
@@ -235,10 +235,9 @@ def describe(
         return PublishedTable(entries=entries)
     if size < 32:
         raise ValueError(f"size must be at least 32 (pixels of an image's side), not {size}")
-    task = "classification" if model is None else task_of(model)
     measure = partial(
         _measure,
-        num_classes=CLASSES[task] if num_classes is None else num_classes,
+        num_classes=num_classes,
         patch_sizes=(2, 2, 2) if patch_sizes is None else patch_sizes,
         output_stride=output_stride,
     )
@@ -249,7 +248,7 @@ def describe(
     return ModelSummary(name=model, size=size, stages=stages, doubled=doubled)
 
 
-def _measure(name: str, size: int, *, num_classes: int, **options: Any) -> tuple[Stage, ...]:
+def _measure(name: str, size: int, *, num_classes: int | None, **options: Any) -> tuple[Stage, ...]:
     """All stages of one network, with `build`'s options, at one image size."""
     with torch.device("meta"):
         network = build(name, num_classes=num_classes, **options).eval()

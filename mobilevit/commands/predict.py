@@ -24,8 +24,8 @@ from mobilevit.exports.runtime_model import (
     device_of,
     for_inference,
 )
-from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.registry import Network
+from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.tasks.classification.results import Prediction, Predictions, classified
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset

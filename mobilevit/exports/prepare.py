@@ -26,7 +26,6 @@ from mobilevit.exports.rewrite import export_form
 from mobilevit.exports.spec import Dynamic, ExportError, FileFacts, Precision
 from mobilevit.exports.wrap import IMAGE, OUTPUTS, RAW_OUTPUTS, TENSOR, Raw, Whole, whole
 from mobilevit.models.config import Preprocessing
-from mobilevit.models.pspnet import PSPNet
 from mobilevit.models.registry import Network
 from mobilevit.models.ssdlite import SSDLite
 
@@ -192,14 +191,10 @@ def prepare(
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise ExportError("a fused network cannot be exported; give the one it was made of")
-    reason = {
-        SSDLite: "a detector's anchors belong to one size of image",
-        PSPNet: "PSPNet's regions are cut for one size of image",
-    }.get(type(model))
-    if reason and request.dynamic == "size":
+    if model.fixed_size and request.dynamic == "size":
         raise ExportError(
-            f"{model.name} cannot be exported with dynamic size: {reason}. Export one file for "
-            "each size (preprocessing: crop and resize)"
+            f"{model.name} cannot be exported with dynamic size: {model.fixed_size}. Export one "
+            "file for each size (preprocessing: crop and resize)"
         )
     rule = file_rule(model.config.preprocessing, request.dynamic)
     form = export_form(model, vary=request.dynamic == "size")

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.models.classifier import Classifier
-from mobilevit.models.deeplabv3 import AtrousPyramid, Segmenter
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import (
     Activation,
@@ -37,6 +36,7 @@ from mobilevit.models.mobilevit import (
     round_up,
 )
 from mobilevit.models.registry import Network
+from mobilevit.models.segmentation import AtrousPyramid, Segmenter
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 
 

@@ -16,9 +16,9 @@ from torchvision.ops import box_iou
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.backends.registry import Runner
 from mobilevit.exports.spec import ExportError, FileFacts, Precision
-from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
+from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import RawDetections, SSDLite, decode
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, detections
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,8 +15,9 @@ class Classifier(nn.Module):
     """A backbone whose last map is averaged and classified."""
 
     name: str
-    options: dict[str, Any]
     config: ModelConfig
+    head_modules: ClassVar[tuple[str, ...]] = ("head",)
+    fixed_size: ClassVar[str | None] = None
 
     def __init__(
         self, backbone: Backbone, *, num_classes: int, channels: int | None, dropout: float

@@ -6,7 +6,7 @@ Five stages give maps at strides 2, 4, 8, 16 and 32; the last three each end in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -203,7 +203,6 @@ class Backbone(nn.Module):
     """The five stages of MobileViT; `backbone(images)` lists the maps of `out_indices`."""
 
     name: str
-    options: dict[str, Any]
     config: ModelConfig
 
     def __init__(

@@ -1,28 +1,28 @@
-"""Names to networks: the variants of the two papers, and the options that their ablations vary.
+"""Model names to networks: the variants of the two papers, the heads, and their options.
 
-A variant's own name is its classifier; `ssdlite_` ahead of it makes a detector, `deeplabv3_` or
+A variant's own name is its classifier; `ssdlite_` before it makes a detector, `deeplabv3_` or
 `pspnet_` a network for segmentation.
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from mobilevit.models.classifier import Classifier
-from mobilevit.models.config import Preprocessing, Task
-from mobilevit.models.deeplabv3 import DeepLabv3, initialise_segmenter
+from mobilevit.models.config import ModelConfig, Preprocessing, Task
 from mobilevit.models.layers import initialise, make_divisible
 from mobilevit.models.mobilevit import Architecture, Backbone, BlockOptions
-from mobilevit.models.pspnet import PSPNet
+from mobilevit.models.segmentation import AtrousPyramid, PoolingPyramid, Segmenter
 from mobilevit.models.ssdlite import SSDLite, initialise_heads
 
-Network: TypeAlias = Classifier | SSDLite | DeepLabv3 | PSPNet
-"""A network that does a task, as model folders hold it."""
+Network: TypeAlias = Classifier | SSDLite | Segmenter
+"""A network for a task, as model folders hold it."""
 
 
 def _v1(
@@ -78,42 +78,246 @@ VARIANTS: dict[str, Architecture] = {
 """MobileViT: Table 4 of the paper. MobileViTv2: all channels scale with the width."""
 
 
-TASKS: dict[str, Task] = {
-    "": "classification",
-    "ssdlite_": "detection",
-    "deeplabv3_": "segmentation",
-    "pspnet_": "segmentation",
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Options of every network; None stands for the authors' value, see `defaults`."""
+
+    in_channels: int = 3
+    """Channels of an image."""
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4)
+    """Which of the five stages' maps a backbone lists."""
+    output_stride: int | None = None
+    """8, 16 or 32, the coarsest stride; None: 16 in segmentation, else 32."""
+    patch_sizes: Sequence[int] = (2, 2, 2)
+    """Patch side h = w in the last three stages; the paper's configuration A is (2, 2, 2), B is
+    (8, 4, 2)."""
+    heads: int | Sequence[int] = 4
+    """Attention heads, one number or one for each of the last three stages (v1 only)."""
+    kernel_size: int = 3
+    """Side n of a MobileViT block's local convolutions, odd."""
+    fusion: bool = True
+    """Whether a block's input is fused with its output (v1 only; paper, Figure 12)."""
+    dropout: float | None = None
+    """On what attention and feed-forward add; None: 0.1 for S and XS, 0.05 for XXS, 0 for v2."""
+    attention_dropout: float = 0.0
+    """On attention weights."""
+    ffn_dropout: float = 0.0
+    """Inside the feed-forward layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(BackboneOptions):
+    """Options of a network, those of its head included; which it has, `defaults` says."""
+
+    classifier_dropout: float | None = None
+    """Before the classifier, in segmentation of entire channels; None: 0.1 for v1 and in
+    segmentation, 0 for v2."""
+    channels: int | None = None
+    """Segmentation: width of the head; None: 256 for DeepLabv3 on v1, else 512."""
+    rates: Sequence[int] | None = None
+    """DeepLabv3: dilations of its three 3x3 convolutions; None: 6, 12, 18, and twice that at an
+    output stride of 8."""
+    aspp_dropout: float | None = None
+    """DeepLabv3: on single values after its pyramid; None: 0.1 for v1, 0 for v2."""
+    aux: bool | None = None
+    """Segmentation: whether training has a head on stage 4 too; None: not for DeepLabv3 on v1,
+    else yes."""
+    align_corners: bool | None = None
+    """Segmentation: how logits are resized to the image's size; None: as `aux`."""
+
+    def __post_init__(self) -> None:
+        """Check the values that no layer checks.
+
+        Raises:
+            ValueError: one is out of its range.
+        """
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        for option in ("patch_sizes", "heads", "rates"):
+            values = getattr(self, option)
+            if isinstance(values, Sequence) and (len(values) != 3 or min(values) < 1):
+                raise ValueError(f"{option} needs three numbers of at least 1, not {tuple(values)}")
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(f"channels must be at least 1, not {self.channels}")
+
+
+HEAD_OPTIONS = tuple(
+    field.name for field in fields(NetworkOptions) if field not in fields(BackboneOptions)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """All that differs between the networks on a backbone."""
+
+    prefix: str
+    """What model names have before the variant."""
+    task: Task
+    num_classes: int
+    """Of ImageNet-1k, COCO or VOC, unless the user wants others."""
+    preprocessing: Preprocessing
+    """For new weights: as the authors did, in segmentation by their later code."""
+    class_tensors: tuple[str, ...]
+    """What the names of the tensors begin with whose shapes count classes."""
+    class_bias: str
+    """One of them that every such network has."""
+    classes_of: Callable[[Tensor], int] = len
+    """Number of classes that it counts."""
+    defaults: Callable[[Architecture, int | None], dict[str, Any]]
+    """(architecture, output stride) -> its options with the authors' values."""
+    stages: tuple[int, ...] = (4,)
+    """Indices of the maps that it takes, an auxiliary head's aside."""
+    build: Callable[..., Network]
+    """(architecture, backbone, num_classes, **its options) -> network."""
+
+    def count_classes(self, tensors: Mapping[str, Tensor]) -> int | None:
+        """The number of classes of a network with these tensors; None if they are not of one."""
+        bias = tensors.get(self.class_bias)
+        return None if bias is None else self.classes_of(bias)
+
+
+def _classifier(
+    arch: Architecture, backbone: Backbone, num_classes: int, *, classifier_dropout: float
+) -> Classifier:
+    model = Classifier(
+        backbone,
+        num_classes=num_classes,
+        channels=arch.classifier_channels,
+        dropout=classifier_dropout,
+    )
+    initialise(model)
+    return model
+
+
+def _ssdlite(arch: Architecture, backbone: Backbone, num_classes: int) -> SSDLite:
+    model = SSDLite(backbone, num_classes=num_classes)
+    initialise_heads(model)
+    return model
+
+
+def _segmenter(
+    backbone: Backbone, context: AtrousPyramid | PoolingPyramid, num_classes: int, **options: Any
+) -> Segmenter:
+    dropout = options.pop("classifier_dropout")
+    model = Segmenter(backbone, context, num_classes=num_classes, dropout=dropout, **options)
+    initialise(model, linear_std=0.01)  # as the 2021 code for segmentation
+    return model
+
+
+def _deeplabv3(
+    arch: Architecture,
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    channels: int,
+    rates: Sequence[int],
+    aspp_dropout: float,
+    **options: Any,
+) -> Segmenter:
+    first, second, third = rates
+    context = AtrousPyramid(
+        backbone.channels, channels, rates=(first, second, third), dropout=aspp_dropout
+    )
+    return _segmenter(backbone, context, num_classes, channels=channels, **options)
+
+
+def _pspnet(
+    arch: Architecture, backbone: Backbone, num_classes: int, *, channels: int, **options: Any
+) -> Segmenter:
+    context = PoolingPyramid(backbone.channels, channels)
+    return _segmenter(backbone, context, num_classes, channels=channels, **options)
+
+
+def _segmenter_defaults(*, later: bool) -> dict[str, Any]:
+    """In the form of the authors' `later` code, or of the paper's."""
+    return {
+        "output_stride": 16,
+        "channels": 512 if later else 256,
+        "aux": later,
+        "align_corners": later,
+        "classifier_dropout": 0.1,
+    }
+
+
+def _deeplabv3_defaults(arch: Architecture, output_stride: int | None) -> dict[str, Any]:
+    later = arch.version == 2
+    return {
+        **_segmenter_defaults(later=later),
+        "rates": (12, 24, 36) if output_stride == 8 else (6, 12, 18),
+        "aspp_dropout": 0.0 if later else 0.1,
+    }
+
+
+_SEGMENTATION = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
+
+HEADS: dict[str, Head] = {
+    head.prefix: head
+    for head in (
+        Head(
+            prefix="",
+            task="classification",
+            num_classes=1000,
+            preprocessing=Preprocessing(),
+            class_tensors=("head.",),
+            class_bias="head.bias",
+            defaults=lambda arch, _: {"classifier_dropout": arch.classifier_dropout},
+            build=_classifier,
+        ),
+        Head(
+            prefix="ssdlite_",
+            task="detection",
+            num_classes=80,
+            preprocessing=Preprocessing(resize_mode="stretch", resize=320, crop=320),
+            class_tensors=tuple(f"heads.{index}.predict." for index in range(6)),
+            class_bias="heads.5.predict.bias",
+            # each of 4 anchors: 4 offsets, background, the classes
+            classes_of=lambda bias: len(bias) // 4 - 5,
+            defaults=lambda arch, _: {},
+            stages=(3, 4),
+            build=_ssdlite,
+        ),
+        Head(
+            prefix="deeplabv3_",
+            task="segmentation",
+            num_classes=21,
+            preprocessing=_SEGMENTATION,
+            class_tensors=("predict.", "aux.predict."),
+            class_bias="predict.bias",
+            defaults=_deeplabv3_defaults,
+            build=_deeplabv3,
+        ),
+        Head(
+            prefix="pspnet_",
+            task="segmentation",
+            num_classes=21,
+            preprocessing=_SEGMENTATION,
+            class_tensors=("predict.", "aux.predict."),
+            class_bias="predict.bias",
+            defaults=lambda arch, _: _segmenter_defaults(later=True),
+            build=_pspnet,
+        ),
+    )
 }
-"""What stands ahead of a variant's name -> what the network does."""
-
-CLASSES: dict[Task, int] = {"classification": 1000, "detection": 80, "segmentation": 21}
-"""Of ImageNet-1k, COCO and VOC: the default number of classes."""
-
-CUSTOM: dict[Task, Preprocessing] = {
-    "classification": Preprocessing(),
-    "detection": Preprocessing(resize_mode="stretch", resize=320, crop=320),
-    "segmentation": Preprocessing(resize_mode="shortest_edge", resize=512, crop=512),
-}
-"""How images are prepared for new weights: as the authors did, in segmentation by their later code.
-"""
-
-HEAD_OPTIONS = ("classifier_dropout", "channels", "rates", "aspp_dropout", "aux", "align_corners")
-"""Options of `build` that are not the backbone's; which of them a network has, `defaults` says."""
+"""Prefix of a model name -> the head."""
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` takes."""
-    return [head + variant for head in TASKS for variant in VARIANTS]
+    """The names that `create_model` takes.
+
+    >>> list_models()[:3]
+    ['mobilevit_xxs', 'mobilevit_xs', 'mobilevit_s']
+    """
+    return [prefix + variant for prefix in HEADS for variant in VARIANTS]
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """A model name -> the head ahead of it (a key of `TASKS`) and the variant.
+def split_name(name: str) -> tuple[Head, str]:
+    """A model name -> its head and its variant.
 
     Raises:
-        ValueError: there is no such model; the message names near ones, or all variants.
+        ValueError: there is no such model; the message suggests similar names, or all variants.
     """
-    for head in TASKS:
-        if (variant := name.removeprefix(head)) in VARIANTS and name == head + variant:
+    for prefix, head in HEADS.items():
+        if (variant := name.removeprefix(prefix)) in VARIANTS and name == prefix + variant:
             return head, variant
     near = difflib.get_close_matches(name, list_models(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(VARIANTS)}"
@@ -121,198 +325,138 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def task_of(name: str) -> Task:
-    """What the network of this name does.
+    """The task of the network with this name.
 
     Raises:
         ValueError: there is no such model.
+
+    >>> task_of("ssdlite_mobilevit_xs")
+    'detection'
     """
-    return TASKS[split_name(name)[0]]
+    return split_name(name)[0].task
 
 
 def architecture(name: str) -> Architecture:
     """The architecture of a model's backbone.
 
     Raises:
-        ValueError: there is no such model; the message names near ones, or all variants.
+        ValueError: there is no such model.
     """
     return VARIANTS[split_name(name)[1]]
 
 
 def defaults(name: str, output_stride: int | None = None) -> dict[str, Any]:
-    """What this network's options stand for where they are None: the authors' values.
+    """The values that stand for None in this network's options: the authors'.
 
-    DeepLabv3 on v1 has its paper's form. On v2 it has that of the authors' later code, as PSPNet;
-    with an output stride of 8 its rates double.
+    DeepLabv3 on v1 is the paper's. On v2 it is that of the authors' later code, like PSPNet; with
+    an output stride of 8 its rates double.
 
     Raises:
         ValueError: there is no such model.
     """
     head, variant = split_name(name)
     arch = VARIANTS[variant]
-    own: dict[str, Any] = {"output_stride": 32, "dropout": arch.dropout}
-    if head == "":
-        own["classifier_dropout"] = arch.classifier_dropout
-    elif TASKS[head] == "segmentation":
-        later = head == "pspnet_" or arch.version == 2
-        own |= {
-            "output_stride": 16,
-            "channels": 512 if later else 256,
-            "aux": later,
-            "align_corners": later,
-            "classifier_dropout": 0.1,
-        }
-        if head == "deeplabv3_":
-            own["rates"] = (12, 24, 36) if output_stride == 8 else (6, 12, 18)
-            own["aspp_dropout"] = 0.0 if later else 0.1
-    return own
+    return {"output_stride": 32, "dropout": arch.dropout, **head.defaults(arch, output_stride)}
 
 
-def changed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `build` that differ from this network's own, sequences as JSON's lists.
+def changed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that differ from this network's own, sequences as lists, as in JSON.
 
     Raises:
         ValueError: there is no such model.
     """
-    parameters = inspect.signature(build).parameters
-    own = defaults(name, options.get("output_stride"))
-    usual = {key: own.get(key, parameters[key].default) for key in options}
+    own = asdict(NetworkOptions()) | defaults(name, options.get("output_stride"))
     return {
-        key: _plain(value)
+        key: _as_json(value)
         for key, value in options.items()
-        if value is not None and _plain(value) != _plain(usual[key])
+        if value is not None and _as_json(value) != _as_json(own[key])
     }
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, Sequence) else value
 
 
 def build(
-    name: str,
-    *,
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    features_only: bool = False,
-    out_indices: Sequence[int] = (0, 1, 2, 3, 4),
-    output_stride: int | None = None,
-    patch_sizes: Sequence[int] = (2, 2, 2),
-    heads: int | Sequence[int] = 4,
-    kernel_size: int = 3,
-    fusion: bool = True,
-    dropout: float | None = None,
-    attention_dropout: float = 0.0,
-    ffn_dropout: float = 0.0,
-    classifier_dropout: float | None = None,
-    channels: int | None = None,
-    rates: Sequence[int] | None = None,
-    aspp_dropout: float | None = None,
-    aux: bool | None = None,
-    align_corners: bool | None = None,
+    name: str, *, num_classes: int | None = None, features_only: bool = False, **options: Any
 ) -> Network | Backbone:
     """Build a network with the paper's initial weights, in training mode, channels-last.
 
-    Where an option may be None, that is the authors' value for this network; see `defaults`.
-
     Args:
-        name: see `list_models`.
-        num_classes: length of the logits; in detection, background comes on top, in segmentation,
-            a background class is one of them.
-        in_channels: channels of an image.
+        name: a model name; see `list_models`.
+        num_classes: length of the logits; in detection, background is added, in segmentation, a
+            background class is one of them. By default ImageNet's 1000, COCO's 80 or VOC's 21.
         features_only: return the backbone alone, which lists maps in place of logits.
-        out_indices: which of the five stages' maps a backbone lists, 0 to 4.
-        output_stride: 8, 16 or 32, the coarsest stride; None: 16 in segmentation, 32 elsewhere.
-        patch_sizes: patch side h = w in the last three stages; the paper's configuration A is
-            (2, 2, 2), B is (8, 4, 2).
-        heads: attention heads, one number or one for each of the last three stages (v1 only).
-        kernel_size: side n of a MobileViT block's local convolutions, odd.
-        fusion: whether a block's input is joined to its output (v1 only; paper, Figure 12).
-        dropout: on what attention and feed-forward add; None: 0.1 for S and XS, 0.05 for XXS, 0
-            for v2.
-        attention_dropout: on attention weights.
-        ffn_dropout: inside the feed-forward layers.
-        classifier_dropout: before the classifier, in segmentation of whole channels; None: 0.1 for
-            v1 and in segmentation, 0 for v2.
-        channels: segmentation: width of the head; None: 256 for DeepLabv3 on v1, else 512.
-        rates: DeepLabv3: dilations of its three 3x3 convolutions; None: 6, 12, 18, and twice that
-            at an output stride of 8.
-        aspp_dropout: DeepLabv3: on single values behind its pyramid; None: 0.1 for v1, 0 for v2.
-        aux: segmentation: whether training has a head on stage 4 too; None: not for DeepLabv3 on
-            v1, else yes.
-        align_corners: segmentation: how logits are stretched to the image's size; None: as `aux`.
+        options: see `NetworkOptions`.
 
     Raises:
-        ValueError: an unknown name, or an option out of its range or of no meaning to the variant.
+        ValueError: an unknown name, or an option that is out of range or does not apply.
+        TypeError: an unknown option.
     """
-    given = {
-        key: value
-        for key, value in locals().items()
-        if key not in ("name", "features_only", "num_classes")
-    }
     head, variant = split_name(name)
-    arch = VARIANTS[variant]
-    own = defaults(name, output_stride)
-    if foreign := [key for key in HEAD_OPTIONS if given[key] is not None and key not in own]:
-        raise ValueError(f"{name} has no {', '.join(foreign)}: no such part is in it")
-    chosen = own | {key: given[key] for key in own if given[key] is not None}
-    if arch.version == 2 and (heads != 4 or not fusion):
+    arch, given = VARIANTS[variant], NetworkOptions(**options)
+    own = defaults(name, given.output_stride)
+    foreign = [key for key in HEAD_OPTIONS if getattr(given, key) is not None and key not in own]
+    if foreign:
+        raise ValueError(f"{name} has no option {', '.join(foreign)}")
+    if arch.version == 2 and (given.heads != 4 or not given.fusion):
         raise ValueError(f"{name} has one attention head and no fusion: neither is an option of it")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, not {kernel_size}")
-    stage_heads = (heads,) * 3 if isinstance(heads, int) else tuple(heads)
-    three = {"patch_sizes": tuple(patch_sizes), "heads": stage_heads}
-    if "rates" in own:
-        three["rates"] = tuple(chosen["rates"])
-    for option, values in three.items():
-        if len(values) != 3 or min(values) < 1:
-            raise ValueError(f"{option} needs three numbers of at least 1, not {values}")
-    if "channels" in own and chosen["channels"] < 1:
-        raise ValueError(f"channels must be at least 1, not {channels}")
+    values = {
+        key: value if getattr(given, key) is None else getattr(given, key)
+        for key, value in own.items()
+    }
+    head_values = {key: value for key, value in values.items() if key in HEAD_OPTIONS}
+    stages = (3, 4) if values.get("aux") else head.stages
+    backbone = _backbone(
+        arch,
+        given,
+        output_stride=values["output_stride"],
+        dropout=values["dropout"],
+        out_indices=given.out_indices if features_only else stages,
+    )
+    model: Network | Backbone = backbone
+    if num_classes is None:
+        num_classes = head.num_classes
+    if features_only:
+        initialise(model)
+    else:
+        model = head.build(arch, backbone, num_classes, **head_values)
+    model.name = name
+    model.config = ModelConfig(
+        model=name,
+        num_classes=num_classes,
+        options=changed_options(name, asdict(given)),
+        task=head.task,
+        preprocessing=head.preprocessing,
+    )
+    return model.to(memory_format=torch.channels_last)
+
+
+def _backbone(
+    arch: Architecture,
+    options: BackboneOptions,
+    *,
+    output_stride: int,
+    dropout: float,
+    out_indices: Sequence[int],
+) -> Backbone:
+    heads = (options.heads,) * 3 if isinstance(options.heads, int) else options.heads
     first, second, third = (
         BlockOptions(
             patch=patch,
             heads=count,
-            kernel_size=kernel_size,
-            fusion=fusion,
-            dropout=chosen["dropout"],
-            attention_dropout=attention_dropout,
-            ffn_dropout=ffn_dropout,
+            kernel_size=options.kernel_size,
+            fusion=options.fusion,
+            dropout=dropout,
+            attention_dropout=options.attention_dropout,
+            ffn_dropout=options.ffn_dropout,
         )
-        for patch, count in zip(patch_sizes, stage_heads, strict=True)
+        for patch, count in zip(options.patch_sizes, heads, strict=True)
     )
-    listed = (3, 4) if head == "ssdlite_" or chosen.get("aux") else (4,)
-    backbone = Backbone(
+    return Backbone(
         arch,
-        in_channels=in_channels,
-        output_stride=chosen["output_stride"],
+        in_channels=options.in_channels,
+        output_stride=output_stride,
         blocks=(first, second, third),
-        out_indices=tuple(out_indices) if features_only else listed,
+        out_indices=tuple(out_indices),
     )
-    model: Network | Backbone = backbone
-    if features_only:
-        initialise(model)
-    elif head == "ssdlite_":
-        model = SSDLite(backbone, num_classes=num_classes)
-        initialise_heads(model)
-    elif TASKS[head] == "segmentation":
-        parts: dict[str, Any] = {
-            "num_classes": num_classes,
-            "dropout": chosen["classifier_dropout"],
-            **{key: chosen[key] for key in ("channels", "aux", "align_corners")},
-        }
-        if head == "deeplabv3_":
-            parts |= {"rates": three["rates"], "aspp_dropout": chosen["aspp_dropout"]}
-            model = DeepLabv3(backbone, **parts)
-        else:
-            model = PSPNet(backbone, **parts)
-        initialise_segmenter(model)
-    else:
-        model = Classifier(
-            backbone,
-            num_classes=num_classes,
-            channels=arch.classifier_channels,
-            dropout=chosen["classifier_dropout"],
-        )
-        initialise(model)
-    model.name = name
-    model.options = changed(name, given)
-    return model.to(memory_format=torch.channels_last)

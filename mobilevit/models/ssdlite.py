@@ -6,7 +6,7 @@ every position: anchors, of which the network says what they hold and how they m
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,9 @@ class SSDLite(nn.Module):
     """A backbone that lists the maps of its last two stages, and the six heads."""
 
     name: str
-    options: dict[str, Any]
     config: ModelConfig
+    head_modules: ClassVar[tuple[str, ...]] = ("extra", "pool", "heads")
+    fixed_size: ClassVar[str | None] = "a detector's anchors belong to one image size"
 
     def __init__(self, backbone: Backbone, *, num_classes: int) -> None:
         """`num_classes`: kinds of objects, background not counted.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from mobilevit.checkpoints.read import read
 from mobilevit.data.options import DataOptions
 from mobilevit.models.config import Task
-from mobilevit.models.registry import TASKS, split_name, task_of
+from mobilevit.models.registry import HEADS, split_name, task_of
 from mobilevit.tasks.base import Job
 from mobilevit.tasks.classification.task import ClassificationJob
 from mobilevit.training.errors import TrainingError
@@ -29,12 +29,12 @@ def job_for(
         task = task_of(model or theirs or ClassificationJob.default_model)
     job = jobs[task]()
     if model is None:
-        head = split_name(job.default_model)[0]
+        prefix = split_name(job.default_model)[0].prefix
         fits = theirs is not None and task_of(theirs) == task
-        model = theirs if fits else head + split_name(theirs)[1] if theirs else job.default_model
+        model = theirs if fits else prefix + split_name(theirs)[1] if theirs else job.default_model
     assert model is not None
     if task_of(model) != task:
-        names = " or ".join(repr(name) for name, what in TASKS.items() if what == task)
+        names = " or ".join(repr(head.prefix) for head in HEADS.values() if head.task == task)
         raise TrainingError(
             f"{model} is for {task_of(model)}; for {task} its name begins with {names}"
         )

@@ -18,7 +18,7 @@ from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_split
 from mobilevit.data.validate import readable
 from mobilevit.exports.runtime_model import AnyNetwork, FileDetector, FileSegmenter
 from mobilevit.models.config import Preprocessing, Task
-from mobilevit.models.deeplabv3 import Segmenter
+from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.tasks.classification.dataset import EvaluationSet
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, evaluate_classifier

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from mobilevit.models.classifier import Classifier
+from mobilevit.models.registry import Network
 from mobilevit.training.options import OptimOptions
 
 MAX_WARMUP_STEPS = 3000
@@ -35,23 +35,18 @@ def rate_factor(steps: int, options: OptimOptions) -> Callable[[int], float]:
     return factor
 
 
-def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list[dict[str, Any]]:
+def parameter_groups(model: Network, options: OptimOptions, lr: float) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay.
 
-    The head, which has a rate of its own, is a classifier's last layer, and in other tasks all that
-    follows the backbone.
+    The head, which has a rate of its own, is `model.head_modules`: a classifier's last layer, and
+    in other tasks all that follows the backbone.
     """
-
-    def in_the_head(name: str) -> bool:
-        if isinstance(model, Classifier):
-            return name.startswith("head.")
-        return not name.startswith("backbone.")
-
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = options.decay_norms or parameter.ndim > 1
-            groups.setdefault((in_the_head(name), decayed), []).append(parameter)
+            in_head = name.partition(".")[0] in model.head_modules
+            groups.setdefault((in_head, decayed), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -63,7 +58,7 @@ def parameter_groups(model: nn.Module, options: OptimOptions, lr: float) -> list
 
 
 def optimizer_of(
-    model: nn.Module, options: OptimOptions, lr: float, *, scaled: bool = False
+    model: Network, options: OptimOptions, lr: float, *, scaled: bool = False
 ) -> AdamW | SGD:
     """The optimiser of the trainable parameters, fused where it can be.
 

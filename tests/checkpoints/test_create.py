@@ -126,9 +126,9 @@ def test_a_backbone_alone_takes_a_classifiers_weights(authors_file, xxs, caplog)
 def test_options_of_a_model_folder_are_kept_unless_others_are_given(tmp_path):
     save(create_model("mobilevit_xxs", num_classes=2, patch_sizes=(8, 4, 2)), tmp_path)
     same = create_model("mobilevit_xxs", weights=tmp_path)
-    assert same.options == {"patch_sizes": [8, 4, 2]} == same.config.options
+    assert same.config.options == {"patch_sizes": [8, 4, 2]} == same.config.options
     other = create_model("mobilevit_xxs", weights=tmp_path, patch_sizes=(2, 2, 2), dropout=0.0)
-    assert other.options == {"dropout": 0.0}
+    assert other.config.options == {"dropout": 0.0}
 
 
 def test_what_does_not_fit_is_named(authors_file, xxs, tmp_path):

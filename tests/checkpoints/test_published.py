@@ -6,7 +6,7 @@ import torch
 from mobilevit.checkpoints.pretrained import BASE, PUBLISHED
 from mobilevit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.registry import CUSTOM, VARIANTS, architecture, build, list_models
+from mobilevit.models.registry import HEADS, VARIANTS, architecture, build, list_models
 
 SHORTEST = "shortest_edge"
 
@@ -89,7 +89,7 @@ def test_segmentation_weights_are_completed(name, classes, options, mode, order,
             model=entry.model,
             num_classes=classes,
             task="segmentation",
-            preprocessing=CUSTOM["segmentation"],
+            preprocessing=HEADS["pspnet_"].preprocessing,
         )
     )
     assert config.options == options

@@ -55,12 +55,12 @@ def test_authors_files_are_read_whole_and_written_back_bit_for_bit(name, file, t
     with caplog.at_level(logging.INFO):
         model = load(path)
     assert model.name == name.removesuffix("_2021")
-    assert model.config.options == model.options == REFERENCES[name]
+    assert model.config.options == REFERENCES[name]
     assert (model.config.num_classes, model.config.task) == (21, "segmentation")
     stride = model.backbone.feature_info[-1].stride
     custom = f"by the custom of such files it is taken to be {stride}"
     assert f"does not state its output stride: {custom}" in caplog.text
-    assert ("rates (12, 24, 36)" in caplog.text) == (model.options == LATER)
+    assert ("rates (12, 24, 36)" in caplog.text) == (model.config.options == LATER)
     assert ("rates (6, 12, 18)" in caplog.text) == (name.startswith("deep") and stride == 16)
     write(model, tmp_path / "again.pt", to="authors")
     again = torch.load(tmp_path / "again.pt", weights_only=True)
@@ -77,7 +77,7 @@ def test_a_published_name_says_what_its_file_does_not(file, server, tmp_path, mo
     with caplog.at_level(logging.INFO):
         model = load("deeplabv3_mobilevit_s.apple_voc_os8")
     assert "does not state" not in caplog.text
-    assert model.options == model.config.options == LATER
+    assert model.config.options == LATER
     assert model.config.classes == VOC_CLASSES
     assert model.config.preprocessing == Preprocessing(
         resize_mode="shortest_edge", resize=512, crop=512
@@ -196,7 +196,7 @@ def test_a_classifiers_weights_become_the_backbone(tmp_path, caplog):
     save(classifier, tmp_path)
     with caplog.at_level(logging.WARNING):
         model = create_model("deeplabv3_mobilevit_xxs", num_classes=4, weights=tmp_path)
-    assert model.options == {"patch_sizes": [4, 4, 2]}  # strides belong to the task
+    assert model.config.options == {"patch_sizes": [4, 4, 2]}  # strides belong to the task
     assert "all of context, predict" in caplog.text
     assert model.config.preprocessing.resize_mode == "shortest_edge"
     for key, tensor in classifier.backbone.state_dict().items():
@@ -204,9 +204,9 @@ def test_a_classifiers_weights_become_the_backbone(tmp_path, caplog):
     back = tmp_path / "back"
     save(create_model("deeplabv3_mobilevit_xxs", num_classes=4, channels=64, aux=True), back)
     again = create_model("mobilevit_xxs", num_classes=3, weights=back)
-    assert again.options == {}
+    assert again.config.options == {}
     other = create_model("pspnet_mobilevit_xxs", num_classes=4, weights=back)
-    assert other.options == {}
+    assert other.config.options == {}
 
 
 def test_other_classes_give_new_classifiers_of_positions(tmp_path, caplog):
@@ -230,7 +230,7 @@ def test_an_auxiliary_head_can_be_left_out_and_added(tmp_path, caplog):
     save(model, tmp_path / "with")
     without = create_model("deeplabv3_mobilevitv2_050", weights=tmp_path / "with", aux=False)
     assert not caplog.text
-    assert without.options == {"aux": False}
+    assert without.config.options == {"aux": False}
     assert torch.equal(without.predict.weight, model.predict.weight)
     save(without, tmp_path / "without")
     assert load(tmp_path / "without").aux is None

@@ -28,7 +28,7 @@ from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
 from mobilevit.data.preprocessing import preprocess
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.models.registry import CUSTOM, build
+from mobilevit.models.registry import HEADS, build
 
 
 def varied(model: torch.nn.Module) -> torch.nn.Module:
@@ -54,7 +54,7 @@ def theirs_like(name: str, **options) -> Any:
         num_classes=5,
         task="segmentation",
         options=options,
-        preprocessing=CUSTOM["segmentation"],
+        preprocessing=HEADS["deeplabv3_"].preprocessing,
     )
     described = transformers.files(config)["config.json"]
     torch.manual_seed(0)

@@ -121,7 +121,7 @@ def test_initial_weights_are_the_authors():
 def test_options_that_have_no_meaning_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         build("ssdlite_mobilevit_xxs", num_classes=0)
-    with pytest.raises(ValueError, match="has no classifier_dropout"):
+    with pytest.raises(ValueError, match="has no option classifier_dropout"):
         build("ssdlite_mobilevit_xxs", classifier_dropout=0.1)
     with pytest.raises(ValueError, match="did you mean ssdlite_mobilevit_xs"):
         build("ssdlite_mobilevit_x")

@@ -11,7 +11,7 @@ from mobilevit.checkpoints import authors
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import ConvNormAct, PointwiseConv, SelfAttention
 from mobilevit.models.registry import (
-    TASKS,
+    HEADS,
     VARIANTS,
     architecture,
     build,
@@ -54,7 +54,7 @@ def count(model: nn.Module) -> int:
 
 def test_every_variant_is_listed_once() -> None:
     assert list(VARIANTS) == list(PARAMETERS)
-    assert list_models() == [head + name for head in TASKS for name in VARIANTS]
+    assert list_models() == [head + name for head in HEADS for name in VARIANTS]
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -152,15 +152,15 @@ def test_a_seed_fixes_the_weights() -> None:
 def test_options_are_remembered_where_they_differ() -> None:
     model = build("mobilevit_xxs", num_classes=5, patch_sizes=(8, 4, 2), fusion=False, heads=4)
     assert model.name == "mobilevit_xxs"
-    assert model.options == {"patch_sizes": [8, 4, 2], "fusion": False}
+    assert model.config.options == {"patch_sizes": [8, 4, 2], "fusion": False}
 
 
 def test_options_that_are_the_networks_own_are_not_remembered() -> None:
     with torch.device("meta"):
         model = build("mobilevit_xxs", dropout=0.05, classifier_dropout=0.1, output_stride=32)
         other = build("mobilevitv2_050", dropout=0.05, classifier_dropout=0.1, output_stride=16)
-    assert model.options == {}
-    assert other.options == {"dropout": 0.05, "classifier_dropout": 0.1, "output_stride": 16}
+    assert model.config.options == {}
+    assert other.config.options == {"dropout": 0.05, "classifier_dropout": 0.1, "output_stride": 16}
 
 
 def test_patch_sizes_change_the_outputs_alone() -> None:
@@ -285,7 +285,7 @@ def test_bad_options_are_named(name: str, options: dict[str, object], message: s
     ],
 )
 def test_names_say_head_variant_and_task(name: str, head: str, task: str) -> None:
-    assert split_name(name) == (head, name.removeprefix(head))
+    assert split_name(name) == (HEADS[head], name.removeprefix(head))
     assert task_of(name) == task
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mobilevit.models.config import Preprocessing
-from mobilevit.models.deeplabv3 import SegmentationLogits
+from mobilevit.models.segmentation import SegmentationLogits
 from mobilevit.tasks.segmentation.metrics import (
     evaluate_segmenter,
     full_size,

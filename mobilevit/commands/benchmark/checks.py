@@ -22,7 +22,7 @@ from mobilevit.exports.prepare import file_rule
 from mobilevit.exports.spec import Precision
 from mobilevit.exports.verify import BOUNDS, LEAST_AGREEMENT, compare
 from mobilevit.models.config import Task
-from mobilevit.models.deeplabv3 import Segmenter
+from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.loss_and_postprocess import detections
 from mobilevit.tasks.segmentation.metrics import full_size

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from mobilevit.exports.prepare import Prepared, Quantization, Request, file_rule
 from mobilevit.exports.spec import FileFacts, Precision
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.fuse import fuse
-from mobilevit.models.registry import Network, build, list_models, split_name
+from mobilevit.models.registry import Network, NetworkOptions, list_models, split_name
 
 MODEL, RECORD = "model", "subject.json"
 """Of a kept subject: its model folder, and what else is to be known."""
@@ -263,7 +262,7 @@ def _named(words: Words) -> Network:
         if words.options or re.fullmatch(r"[a-z0-9_]+", words.name):
             split_name(words.name)
         return load(words.name)
-    known = inspect.signature(build).parameters.keys() - {"name", "features_only"}
+    known = {"num_classes", *(field.name for field in fields(NetworkOptions))}
     if unknown := sorted(words.options.keys() - known):
         raise ValueError(
             f"{words.name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"

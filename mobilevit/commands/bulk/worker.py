@@ -14,7 +14,7 @@ import torch
 from mobilevit.commands.bulk.rows import has_rows, need_ray, row, schema, write_rows
 from mobilevit.data.sources import Images, Nothing
 from mobilevit.exports.runtime_model import FileDetector, FileSegmenter, for_inference
-from mobilevit.models.deeplabv3 import Segmenter
+from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import SSDLite
 from mobilevit.tasks.classification.results import Prediction, classified
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset

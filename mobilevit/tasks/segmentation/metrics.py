@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.deeplabv3 import SegmentationLogits
+from mobilevit.models.segmentation import SegmentationLogits
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import by_shape
 from mobilevit.utils.clock import now

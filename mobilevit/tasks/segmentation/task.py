@@ -15,8 +15,8 @@ from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource, EvaluationLoader
 from mobilevit.data.options import DataOptions
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.registry import Network
+from mobilevit.models.segmentation import Segmenter
 from mobilevit.tasks.base import Opened
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.metrics import (

@@ -21,9 +21,9 @@ from mobilevit.data.preprocessing import image_to_tensor
 from mobilevit.exports.backends.registry import Runner
 from mobilevit.exports.spec import FileFacts
 from mobilevit.exports.verify import BOUNDS
-from mobilevit.models.deeplabv3 import Segmenter
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
+from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import SSDLite, decode
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, detections
 

@@ -1,28 +1,30 @@
-"""DeepLabv3: semantic segmentation of a MobileViT's last map (MobileViT paper, section 4.2.2).
+"""Semantic segmentation: DeepLabv3 (MobileViT paper, section 4.2.2) and PSPNet.
 
-Convolutions with holes of several widths look around every position of the map; each is classified,
-and the logits are stretched to the image's size. What PSPNet shares with it is here as well.
+A context module tells each position of the last map about its surroundings; each position is then
+classified, and the logits are resized to the image's size. The heads use ReLU, not SiLU.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.layers import ConvNormAct, initialise
-from mobilevit.models.mobilevit import Backbone
+from mobilevit.models.layers import ConvNormAct
+from mobilevit.models.mobilevit import Backbone, resize
 
 AUX_CHANNELS = 128
 """The auxiliary head's width, unless a quarter of its map's is more."""
 AUX_DROPOUT = 0.1
+GRIDS = (1, 2, 3, 6)
+"""Regions along each side of a map, in PSPNet's four branches."""
 
 
 class SegmentationLogits(NamedTuple):
-    """What a network with an auxiliary head says in training."""
+    """Output of a network with an auxiliary head, in training mode."""
 
     logits: Tensor
     """`[B, num_classes, H, W]`."""
@@ -31,16 +33,16 @@ class SegmentationLogits(NamedTuple):
 
 
 class Segmenter(nn.Module):
-    """A backbone, a module that brings each position its context, and a classifier of positions."""
+    """A backbone, a context module and a classifier of positions."""
 
     name: str
-    options: dict[str, Any]
     config: ModelConfig
+    head_modules: ClassVar[tuple[str, ...]] = ("context", "predict", "aux")
 
     def __init__(
         self,
         backbone: Backbone,
-        context: nn.Module,
+        context: AtrousPyramid | PoolingPyramid,
         *,
         num_classes: int,
         channels: int,
@@ -51,13 +53,13 @@ class Segmenter(nn.Module):
         """Join the parts.
 
         Args:
-            backbone: lists the map of stage 5, and ahead of it that of stage 4 if there is `aux`.
+            backbone: lists the map of stage 5, and before it that of stage 4 if there is `aux`.
             context: maps the last map to one of `channels` channels and the same size.
             num_classes: length of each position's logits; a background class is one of them.
-            channels: what the classifier takes.
-            dropout: of whole channels, ahead of the classifier.
+            channels: input channels of the classifier.
+            dropout: of entire channels, before the classifier.
             aux: whether training has a head on stage 4 too.
-            align_corners: how logits are stretched to the image's size.
+            align_corners: how logits are resized to the image's size.
 
         Raises:
             ValueError: fewer than one class.
@@ -72,18 +74,23 @@ class Segmenter(nn.Module):
         self.predict = nn.Conv2d(channels, num_classes, 1)
         self.aux = AuxHead(backbone.feature_info[-2].channels, num_classes) if aux else None
 
+    @property
+    def fixed_size(self) -> str | None:
+        """See `Classifier`."""
+        return self.context.fixed_size
+
     def forward(self, images: Tensor) -> Tensor | SegmentationLogits:
         """Map images `[B, C, H, W]`, values in [0, 1], to logits `[B, num_classes, H, W]`.
 
         In training mode a network with an auxiliary head gives its logits as well.
         """
         maps = self.backbone(images)
-        logits = self._stretch(self.predict(self.dropout(self.context(maps[-1]))), images)
+        logits = self._resize(self.predict(self.dropout(self.context(maps[-1]))), images)
         if self.aux is None or not self.training:
             return logits
-        return SegmentationLogits(logits, self._stretch(self.aux(maps[-2]), images))
+        return SegmentationLogits(logits, self._resize(self.aux(maps[-2]), images))
 
-    def _stretch(self, logits: Tensor, images: Tensor) -> Tensor:
+    def _resize(self, logits: Tensor, images: Tensor) -> Tensor:
         """`[B, K, H / stride, W / stride]` -> `[B, K, H, W]`."""
         size = images.shape[-2:]
         return F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
@@ -127,11 +134,12 @@ def pooled_conv(in_channels: int, channels: int) -> ConvNormAct:
 
 
 class AtrousPyramid(nn.Module):
-    """DeepLabv3's pyramid: five views of a map, joined (its paper calls it ASPP).
+    """DeepLabv3's context module (ASPP): five views of a map, concatenated and projected.
 
-    A 1x1 convolution, a 3x3 one with holes for each of three rates, and the mean of the whole map.
-    The head's parts use ReLU, not SiLU.
+    A 1x1 convolution, a dilated 3x3 one for each of three rates, and the map's mean.
     """
+
+    fixed_size: ClassVar[str | None] = None
 
     def __init__(
         self, in_channels: int, channels: int, *, rates: tuple[int, int, int], dropout: float
@@ -150,45 +158,30 @@ class AtrousPyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, channels, H, W]`."""
         views = [branch(x) for branch in self.branches]
-        whole = self.pool(x.mean(dim=(2, 3), keepdim=True))  # [B, channels, 1, 1]
-        views.append(whole.expand_as(views[0]))
+        mean = self.pool(x.mean(dim=(2, 3), keepdim=True))  # [B, channels, 1, 1]
+        views.append(mean.expand_as(views[0]))
         return self.dropout(self.project(torch.cat(views, dim=1)))
 
 
-class DeepLabv3(Segmenter):
-    """Semantic segmentation by convolutions with holes."""
+class PoolingPyramid(nn.Module):
+    """PSPNet's context module: a map and the means of its regions, at four grids."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        num_classes: int,
-        channels: int,
-        rates: tuple[int, int, int],
-        aspp_dropout: float,
-        dropout: float,
-        aux: bool,
-        align_corners: bool,
-    ) -> None:
-        """`rates` are the dilations of the pyramid's 3x3 convolutions; the rest as `Segmenter`.
+    fixed_size: ClassVar[str | None] = "PSPNet's regions are cut for one image size"
 
-        Raises:
-            ValueError: fewer than one class.
-        """
-        super().__init__(
-            backbone,
-            AtrousPyramid(backbone.channels, channels, rates=rates, dropout=aspp_dropout),
-            num_classes=num_classes,
-            channels=channels,
-            dropout=dropout,
-            aux=aux,
-            align_corners=align_corners,
+    def __init__(self, in_channels: int, channels: int) -> None:
+        """`channels` of the result; a grid has a quarter of the map's, a multiple of 16."""
+        super().__init__()
+        width = in_channels // len(GRIDS) // 16 * 16
+        self.branches = nn.ModuleList(pooled_conv(in_channels, width) for _ in GRIDS)
+        self.fusion = ConvNormAct(
+            in_channels + len(GRIDS) * width, channels, kernel_size=3, act=F.relu
         )
 
-
-def initialise_segmenter(model: Segmenter) -> None:
-    """Draw initial weights as the 2021 code for segmentation: linear layers narrower than usual.
-
-    As `initialise`, but linear layers are normal with standard deviation 0.01.
-    """
-    initialise(model, linear_std=0.01)
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> `[B, channels, H, W]`."""
+        views = [x]
+        for grid, branch in zip(GRIDS, self.branches, strict=True):
+            means = branch(F.adaptive_avg_pool2d(x, grid))  # [B, width, grid, grid]
+            # Always with aligned corners, however the logits are resized at the end.
+            views.append(resize(means, *x.shape[-2:], align_corners=True))
+        return self.fusion(torch.cat(views, dim=1))
