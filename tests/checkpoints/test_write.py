@@ -19,6 +19,7 @@ from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
 from mobilevit.data.class_names import imagenet_classes
 from mobilevit.data.preprocessing import preprocess
+from tests.numerics import assert_close, assert_probabilities_close
 
 NAMES = ("mobilevit_xxs", "mobilevitv2_050")
 TARGETS = (
@@ -120,7 +121,7 @@ def test_timm_gives_our_answer_on_a_photo(model, photo, tmp_path, order):
     with torch.inference_mode():
         for theirs in (by_path, by_folder):
             logits = theirs(transform(photo)[None])
-            assert np.abs(logits.softmax(1)[0].numpy() - expected).max() < 1e-4
+            assert_probabilities_close(logits.softmax(1)[0].numpy(), expected)
     assert by_folder.pretrained_cfg["label_names"] == list(model.config.classes)
 
 
@@ -148,7 +149,7 @@ def test_options_that_transformers_has_go_with_it(tmp_path):
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
     images = torch.rand(1, 3, 128, 128)
     with torch.inference_mode():
-        assert (theirs(images).logits - model(images)).abs().max() < 1e-4
+        assert_close(theirs(images).logits, model(images))
 
 
 def test_a_network_without_names_stays_so(tmp_path):

@@ -26,6 +26,7 @@ from mobilevit.exports.verify import DisagreementError, verify
 from mobilevit.exports.wrap import whole
 from mobilevit.models.fuse import fuse
 from mobilevit.tasks.detection.loss_and_postprocess import detect
+from tests.numerics import assert_close, assert_probabilities_close
 
 pytest.importorskip("coremltools")
 
@@ -80,7 +81,7 @@ def test_photo_in_probabilities_out(ants: Package, photos: list[Image.Image]) ->
     run = opened(ants.path)
     expected = [item.probabilities for item in mobilevit.predict(ants.network, *photos)]
     found = [run(row[None])[0][0] for row in pixels(ants.network, photos)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert_probabilities_close(found, expected)
     assert np.abs(found[0] - found[1]).max() > 0.01  # the photos are told apart
 
 
@@ -138,7 +139,7 @@ def test_rows_of_a_batch_keep_their_order_in_half_precision(
     assert np.abs(expected[0] - expected[2]).max() > 0.1  # another order would show
     for count in (3, 1):
         (found,) = run(images[:count])
-        np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-2)
+        assert_probabilities_close(found, expected[:count], tolerance=1e-2)
 
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
@@ -152,7 +153,7 @@ def test_any_size(network: Any, name: str, tmp_path: Path) -> None:
         x = torch.rand(1, 3, *sides)
         with torch.inference_mode():
             expected = fused(x).numpy()
-        np.testing.assert_allclose(run(x.numpy())[0], expected, rtol=0, atol=1e-3)
+        assert_close(run(x.numpy())[0], expected)
     with pytest.raises(ExportError, match=r"not float32 \[1, 3, 31, 64\]"):
         run(np.zeros((1, 3, 31, 64), np.float32))
 

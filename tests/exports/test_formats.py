@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,6 +13,7 @@ from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
 from mobilevit.exports.backends.registry import FORMATS, open_exported
 from mobilevit.exports.spec import ExportError
+from tests.numerics import assert_probabilities_close
 
 # torch's exporters and the formats' tools use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -48,11 +48,11 @@ def test_whole_file(
     ours, theirs = (mobilevit.predict(one, *photos) for one in (str(path), model))
     for mine, true in zip(ours, theirs, strict=True):
         if name == "mobilevit_xxs":
-            np.testing.assert_allclose(mine.probabilities, true.probabilities, atol=1e-4)
+            assert_probabilities_close(mine.probabilities, true.probabilities)
         else:
             assert len(mine.boxes) == len(true.boxes) > 0
             for ours_box, theirs_box in zip(mine.boxes, true.boxes, strict=True):
-                assert ours_box.score == pytest.approx(theirs_box.score, abs=1e-4)
+                assert ours_box.score == pytest.approx(theirs_box.score, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", OTHERS, ids=lambda one: one.name)

@@ -27,6 +27,7 @@ from mobilevit.exports.spec import ExportError
 from mobilevit.exports.verify import verify
 from mobilevit.models.layers import ConvNormAct
 from mobilevit.models.registry import build
+from tests.numerics import assert_close, assert_probabilities_close
 
 pytest.importorskip("litert_torch")
 
@@ -56,7 +57,7 @@ def test_photo_in_probabilities_out(
         [item.probabilities for item in mobilevit.predict(one, *photos)]
         for one in (str(written.path), model)
     )
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert_probabilities_close(found, expected)
     assert np.ptp(np.array(found), axis=0).max() > 0.01  # the photos are told apart
     assert capfd.readouterr().err == ""  # the runtime's own talk is kept off the screen
 
@@ -235,7 +236,7 @@ def test_the_form_says_the_same(name: str) -> None:
     changed = litert_form(form)
     x = torch.rand(2, 3, 72, 104)
     with torch.inference_mode():
-        torch.testing.assert_close(changed(x), form(x), rtol=0, atol=2e-5)
+        assert_close(changed(x), form(x))
     assert all(torch.equal(form.state_dict()[key], before[key]) for key in before)
     assert not any(isinstance(module, nn.LayerNorm) for module in changed.modules())
     norms = sum(isinstance(module, RootMeanSquare) for module in changed.modules())

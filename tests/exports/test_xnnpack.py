@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mobilevit.exports.backends.executorch.xnnpack import RootNorm, decompositions, with_root_norms
 from mobilevit.exports.rewrite import export_form
 from mobilevit.models.registry import build
+from tests.numerics import assert_close
 
 
 def busy(name: str) -> nn.Module:
@@ -32,7 +33,7 @@ def test_norms_without_mean_scale_and_shift() -> None:
     assert sum(isinstance(module, RootNorm) for module in changed.modules()) == 21
     x = torch.rand(2, 3, 72, 104)
     with torch.inference_mode():
-        torch.testing.assert_close(changed(x), form(x), rtol=0, atol=1e-5)
+        assert_close(changed(x), form(x))
     assert all(torch.equal(form.state_dict()[key], before[key]) for key in before)
 
 
@@ -43,7 +44,7 @@ def test_what_xnnpack_lacks_is_written_out(name: str) -> None:
         program = torch.export.export(form, (x,)).run_decompositions(decompositions(half=False))
         expected, found = form(x), program.module()(x)
     for one, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-5)
+        assert_close(other, one)
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     lacking = ("layer_norm", "instance_norm", "batch_norm", "split", "matmul", "expand")
     assert not [name for name in names if any(part in name for part in lacking)]

@@ -12,6 +12,7 @@ from torch import nn
 
 from mobilevit.models.mobilevit import Backbone, fold, unfold
 from mobilevit.models.registry import build
+from tests.numerics import assert_close
 
 BACKBONES = {
     name: build(name, features_only=True).eval() for name in ("mobilevit_xxs", "mobilevitv2_050")
@@ -151,7 +152,7 @@ def test_a_batch_equals_its_images(name: str, busy: Callable[..., nn.Module]) ->
     with torch.inference_mode():
         together = model(images)
         alone = torch.cat([model(image[None]) for image in images])
-    assert (together - alone).abs().max() < 1e-5 * alone.std()
+    assert_close(together, alone)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -162,7 +163,7 @@ def test_memory_layout_is_of_no_matter(name: str, busy: Callable[..., nn.Module]
     with torch.inference_mode():
         expected = plain(x)
         for images in (x, x.contiguous(memory_format=torch.channels_last)):
-            assert (model(images) - expected).abs().max() < 1e-4
+            assert_close(model(images), expected)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -189,7 +190,7 @@ def test_export(name: str, busy: Callable[..., nn.Module]) -> None:
     model = busy(name)
     program = torch.export.export(model, (torch.rand(1, 3, 72, 56),))
     x = torch.rand(1, 3, 72, 56)
-    torch.testing.assert_close(program.module()(x), model(x))
+    assert_close(program.module()(x), model(x))
 
 
 def test_compiles_once_a_training_size(shallow: Backbone) -> None:
@@ -204,5 +205,5 @@ def test_compiles_once_a_training_size(shallow: Backbone) -> None:
     with torch.no_grad():
         for size in (64, 96, 128, 160, 192) * 2:  # five sizes, two epochs
             x = torch.rand(1, 3, size, size)
-            torch.testing.assert_close(compiled(x), shallow(x))
+            assert_close(compiled(x), shallow(x))
     assert graphs == 5

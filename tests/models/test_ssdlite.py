@@ -45,10 +45,16 @@ def test_outputs_and_detections_are_the_originals(detector):
     assert close(anchors, theirs["anchors"][0])
     assert close(decode(raw.offsets, anchors), theirs["decoded"])
     (found,) = detect(model, images)
-    assert found.labels.tolist() == (theirs["det_labels"] - 1).tolist()
-    assert close(found.scores, theirs["det_scores"])
+    # Scores of random weights nearly tie, so the order and the last boxes are the processor's.
+    ours = np.column_stack((found.labels, found.scores, found.boxes / 320))
     clipped = theirs["det_boxes"].clip(0, 1)  # ours end where the image does
-    assert close(found.boxes.as_subclass(torch.Tensor) / 320, clipped)
+    expected = np.column_stack((theirs["det_labels"] - 1, theirs["det_scores"], clipped))
+    certain = expected[expected[:, 1] > expected[-1, 1] + 1e-5]
+    distance = np.abs(ours - certain[:, None]).max(-1)
+    assert len(ours) == len(expected) and len(certain) > 0.9 * len(expected)
+    assert distance.min(1).max() < 1e-4
+    assert len(set(distance.argmin(1))) == len(certain)
+    assert (np.diff(found.scores) <= 0).all()
     assert found.boxes.canvas_size == (320, 320)
 
 

