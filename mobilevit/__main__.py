@@ -1,7 +1,8 @@
 """The command line: a table of functions; their signatures are their options.
 
-What stands before the `*` of a signature is a positional argument, what stands behind it is an
-option. `--config FILE` reads options from YAML; options given beside it win.
+Positional parameters are positional arguments, keyword-only parameters are flags. The fields of a
+parameter `options`, an `Options` class, are flags without its name in front. `--config FILE` reads
+options from YAML; flags win over it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import itertools
 import logging
 import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mobilevit.training.errors import Interrupted
+from mobilevit.utils.options import Options
 
 COMMANDS = {
     "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of images"),
@@ -28,10 +29,10 @@ COMMANDS = {
         "train many times with options drawn from a space",
     ),
     "evaluate": ("mobilevit.commands.evaluate:evaluate", "evaluate a model on labelled images"),
-    "predict": ("mobilevit.commands.predict:predict", "say what a model sees in images"),
-    "check": ("mobilevit.commands.check:check", "look at a data set before training on it"),
+    "predict": ("mobilevit.commands.predict:predict", "predict what images show"),
+    "check": ("mobilevit.commands.check:check", "check a data set before training on it"),
     "shard": ("mobilevit.commands.shard:shard", "write a folder of images as tar shards"),
-    "convert": ("mobilevit.commands.convert:convert", "write a model as others keep theirs"),
+    "convert": ("mobilevit.commands.convert:convert", "write a model in another library's format"),
     "export": ("mobilevit.commands.export:export", "write a model as a file for other runtimes"),
     "serve": ("mobilevit.commands.serve:serve", "open a model's page in a browser"),
     "benchmark": ("mobilevit.commands.benchmark.command:benchmark", "time models in runtimes"),
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its arguments; by default the process's own.
 
     Returns:
-        Exit code: 0, 1 for an error or a result that says so, 2 for wrong usage, 130 after Ctrl-C,
+        Exit code: 0, 1 for an error or a result with failures, 2 for wrong usage, 130 after Ctrl-C,
         143 after SIGTERM where training has saved its state.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -92,101 +93,109 @@ def _overview() -> str:
     )
 
 
-def call(command: str, function: Callable[..., Any], words: list[str]) -> Any:
+def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> Any:
     """Read a function's arguments from the command line, and call it."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
-    parser = ArgumentParser(prog=f"mobilevit {command}", description=_summary(function))
-    texts = _argument_texts(function)
-    positional = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            continue
-        many = parameter.kind is parameter.VAR_POSITIONAL
-        parser.add_argument(name, nargs="+" if many else None, type=str, help=texts.get(name, ""))
-        positional.append((name, many))
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # a field's is its help
+    text = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
+    parser = ArgumentParser(prog=f"mobilevit {command}", description=text)
     parser.add_argument("--config", action="config", help="YAML file of options; flags win over it")
-    parser.add_function_arguments(
-        function, skip={name for name, _ in positional}, fail_untyped=False
-    )
-    words = list(_as_yaml(words, _options(function)))
-    if "--resume" in words or "--resume=true" in words:
-        words = [*_recipe_of_run(words), *words]
-    words = list(_recipes_first(words))
-    values = parser.instantiate(parser.parse_args(words)).as_dict()
-    values.pop("config", None)
+    hints = typing.get_type_hints(function)
+    options: type[Options] | None = hints.get("options")
+    parameters = inspect.signature(function).parameters
+    positional = {
+        name: item.kind is item.VAR_POSITIONAL
+        for name, item in parameters.items()
+        if item.kind is not item.KEYWORD_ONLY and name != "options"
+    }
+    _add_positional(parser, function, positional)
+    flags = {"--config": str, **_flags(hints, skip={*positional, "options", "return"})}
+    parser.add_function_arguments(function, skip={*positional, "options"}, fail_untyped=False)
+    if options is not None:
+        skipped = {field.name for field in dataclasses.fields(options) if "flag" in field.metadata}
+        parser.add_class_arguments(options, skip=skipped)
+        flags |= _flags(typing.get_type_hints(options), skip=skipped)
+        for name, group in options.flag_groups().items():
+            parser.add_class_arguments(group, name)
+            flags |= _flags({name: group})
+    values = parser.instantiate(parser.parse_args(_spelled_out(words, flags))).as_dict()
+    del values["config"]
+    keywords = {name: values.pop(name) for name in parameters if name in values}
+    if options is not None:
+        keywords["options"] = options.from_flags(**values)
     arguments: list[Any] = []
-    for name, many in positional:
-        value = values.pop(name)
-        arguments += value if many else [value]
-    return function(*arguments, **values)
+    for name, item in parameters.items():
+        if item.kind is item.VAR_POSITIONAL:
+            arguments += keywords.pop(name)
+        elif item.kind is not item.KEYWORD_ONLY:
+            arguments.append(keywords.pop(name))
+    return function(*arguments, **keywords)
 
 
-def _summary(function: Callable[..., Any]) -> str:
-    return inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
-
-
-def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
+def _add_positional(
+    parser: Any, function: Callable[..., Any], positional: Mapping[str, bool]
+) -> None:
+    """Add arguments that are no flags: name -> whether there may be several."""
     from docstring_parser import parse
 
-    return {item.arg_name: item.description or "" for item in parse(function.__doc__ or "").params}
+    texts = {item.arg_name: item.description for item in parse(function.__doc__ or "").params}
+    for name, several in positional.items():
+        parser.add_argument(name, nargs="+" if several else None, type=str, help=texts.get(name))
 
 
-def _options(function: Callable[..., Any]) -> dict[str, Any]:
-    """Flag -> type, those of nested dataclasses included."""
+def _flags(
+    hints: Mapping[str, Any], *, skip: Collection[str] = (), prefix: str = "--"
+) -> dict[str, Any]:
+    """Flag -> type, where a dataclass stands for its fields."""
     flags: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(function).items():
-        if dataclasses.is_dataclass(kind):
-            inner = typing.get_type_hints(kind)
-            flags |= {
-                f"--{name}.{field.name}": inner[field.name] for field in dataclasses.fields(kind)
-            }
+    for name, hint in hints.items():
+        alternatives = [one for one in typing.get_args(hint) if one is not types.NoneType]
+        inner = alternatives[0] if len(alternatives) == 1 else hint
+        if name in skip or typing.get_origin(hint) is typing.ClassVar:
+            continue
+        if dataclasses.is_dataclass(inner):
+            flags |= _flags(typing.get_type_hints(inner), prefix=f"{prefix}{name}.")
         else:
-            flags[f"--{name}"] = kind
+            flags[prefix + name] = hint
     return flags
 
 
-def _is_list(kind: Any) -> bool:
+def _is_list(hint: Any) -> bool:
     """Whether a type is of a list or tuple (or None), and not also of plain text."""
-    origin = typing.get_origin(kind)
+    origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        kinds = [inner for inner in typing.get_args(kind) if inner is not type(None)]
-        return all(_is_list(inner) for inner in kinds)
+        alternatives = [inner for inner in typing.get_args(hint) if inner is not types.NoneType]
+        return all(map(_is_list, alternatives))
     return isinstance(origin, type) and issubclass(origin, Sequence)
 
 
-def _as_yaml(words: Sequence[str], flags: Mapping[str, Any]) -> Iterator[str]:
-    """Values as the parser takes them: `--sizes 192,256` as a list, `--resume` alone as true."""
-    expected = ""
-    for word in [*words, ""]:
-        if expected and flags[expected] is bool and word not in ("true", "false"):
-            yield "true"
-        if expected and _is_list(flags[expected]) and not word.startswith("["):
-            word = f"[{word}]"
+def _spelled_out(words: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """The command line as jsonargparse reads it.
+
+    `--sizes 192,256` becomes `--sizes=[192,256]`. `--resume` becomes `--resume=true` and adds the
+    recipe in the run folder. Recipes stand in front, so that flags win over them.
+    """
+    rest, spelled = list(words), []
+    while rest:
+        word = rest.pop(0)
         flag, equals, value = word.partition("=")
-        if equals and flag in flags and _is_list(flags[flag]) and not value.startswith("["):
-            word = f"{flag}=[{value}]"
-        expected = word if word in flags else ""
-        if word:
-            yield word
-
-
-def _recipes_first(words: list[str]) -> Iterator[str]:
-    """The same words with recipes ahead of all flags: what comes later wins."""
-    recipes: list[str] = []
-    flags: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        is_recipe = "--config" in (before, word) or word.startswith("--config=")
-        (recipes if is_recipe else flags).append(word)
-    return itertools.chain(recipes, flags)
-
-
-def _recipe_of_run(words: list[str]) -> list[str]:
-    """The recipe that lies in the run folder, so that `--out RUN --resume` says it all."""
-    outs = [word.partition("=")[2] for word in words if word.startswith("--out=")]
-    outs += [after for word, after in itertools.pairwise(words) if word == "--out"]
-    recipe = Path(outs[-1]) / "config.yaml" if outs else None
-    return ["--config", str(recipe)] if recipe is not None and recipe.is_file() else []
+        if flag in flags:
+            if not equals:
+                switch = flags[flag] is bool and rest[:1] not in (["true"], ["false"])
+                if not switch and (not rest or rest[0].startswith("--")):
+                    spelled.append(word)  # the parser tells that its value is missing
+                    continue
+                value = "true" if switch else rest.pop(0)
+            if _is_list(flags[flag]) and not value.startswith("["):
+                value = f"[{value}]"
+            word = f"{flag}={value}"
+        spelled.append(word)
+    if "--resume=true" in spelled:
+        outs = [word.removeprefix("--out=") for word in spelled if word.startswith("--out=")]
+        if outs and (recipe := Path(outs[-1], "config.yaml")).is_file():
+            spelled.insert(0, f"--config={recipe}")
+    return sorted(spelled, key=lambda word: not word.startswith("--config="))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import (
     ClassVar,
     Literal,
     NamedTuple,
+    Self,
     Union,
     get_args,
     get_origin,
@@ -68,6 +69,16 @@ class Options:
     def __init_subclass__(cls, name: str = "") -> None:
         """`name`: such as `optim`; none for options that stand at the top."""
         cls.prefix = name and f"{name}."
+
+    @classmethod
+    def flag_groups(cls) -> dict[str, type[Options]]:
+        """Groups of flags on the command line that are no fields here."""
+        return {}
+
+    @classmethod
+    def from_flags(cls, **values: Any) -> Self:
+        """Options from the values of all flags and groups."""
+        return cls(**values)
 
     def __post_init__(self) -> None:
         """Check every field.

@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 import mobilevit
 from mobilevit import __main__ as cli
+from mobilevit.utils.options import Count, Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Inner:
 
 
 @dataclass
-class Said:
+class Result:
     text: str
     exit_code: int = 0
 
@@ -37,7 +38,7 @@ def command(
     resume: bool = False,
     out: str | None = None,
     fail: str | None = None,
-) -> Said:
+) -> Result:
     """Do something.
 
     Args:
@@ -54,17 +55,40 @@ def command(
         raise ValueError("photo.jpg: 7 is too many; use 6")
     if fail == "bug":
         raise ZeroDivisionError
-    return Said(repr((model, photos, inner, sizes, names, resume, out)), exit_code=len(photos) > 2)
+    text = repr((model, photos, inner, sizes, names, resume, out))
+    return Result(text, exit_code=len(photos) > 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread(Options):
+    size: Count = 3
+    """Size in pixels."""
+    inner: Inner = Inner()
+    group: Any = field(default=None, metadata={"flag": False})
+
+    @classmethod
+    def flag_groups(cls) -> Any:
+        return {"first": Inner}
+
+    @classmethod
+    def from_flags(cls, *, first: Inner, **values: Any) -> "Spread":
+        return cls(**values, group=first)
+
+
+def spread(model: str, options: Spread, *, resume: bool = False) -> Result:
+    """Do something else."""
+    return Result(repr((model, options, resume)))
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
     monkeypatch.setitem(cli.COMMANDS, "try", (f"{__name__}:command", "try it"))
+    monkeypatch.setitem(cli.COMMANDS, "spread", (f"{__name__}:spread", "try it"))
 
-    def call(*words: str) -> tuple[int, str, str]:
+    def call(*words: str, command: str = "try") -> tuple[int, str, str]:
         code: Any
         try:
-            code = cli.main(["try", *words])
+            code = cli.main([command, *words])
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
@@ -92,6 +116,19 @@ def test_lists_are_written_with_commas(run, words):
 def test_a_switch_needs_no_value(run, words, expected):
     _, out, _ = run("m", "a", "--inner.dry", *words)
     assert f", {expected}, " in out and "dry=True" in out
+
+
+def test_fields_of_options_are_flags(run, tmp_path):
+    recipe = tmp_path / "config.yaml"
+    recipe.write_text("size: 5\nfirst: {dry: true}\n")
+    words = ("m", "--resume", "--first.sizes", "1,2", "--inner.dry", "--config", str(recipe))
+    code, out, _ = run(*words, command="spread")
+    first = Inner(sizes=(1, 2), dry=True)
+    assert (code, out) == (0, repr(("m", Spread(size=5, inner=Inner(dry=True), group=first), True)))
+    code, _, err = run("m", "--size", "0", command="spread")
+    assert code == 1 and "size must be at least 1, not 0" in err
+    code, out, _ = run("--help", command="spread")
+    assert "Size in pixels." in out
 
 
 def test_a_switch_may_stand_ahead_of_the_arguments(run):
