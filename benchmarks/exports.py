@@ -24,6 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.spec import ExportSpec
+from mobilevit.exports.toolchain import capture_stderr, quiet
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
@@ -33,8 +37,6 @@ from torch import Tensor, nn
 
 import mobilevit
 from mobilevit.checkpoints.timm import V1
-from mobilevit.exports.backends.registry import FORMATS, open_exported
-from mobilevit.exports.prepare import Request, overheard, quiet
 
 Run = Callable[[np.ndarray], np.ndarray]
 SIZE = 256
@@ -117,12 +119,12 @@ def compare(variant: str, runtime: str, folder: Path, rounds: int) -> str:
     }
     x = torch.rand(1, 3, SIZE, SIZE)
     image = x.numpy()
-    kind = FORMATS[runtime]
+    kind = BACKENDS[runtime]
     path = folder / f"ours-{variant}{kind.suffix}"
-    kind.write(ours, Request(raw=True), path)
+    kind.write(ours, ExportSpec(raw=True), path)
     runner = open_exported(path)
     runs: dict[str, Run] = {"ours": lambda given: runner(given)[0]}
-    with torch.no_grad(), quiet(), overheard(), contextlib.redirect_stdout(io.StringIO()):
+    with torch.no_grad(), quiet(), capture_stderr(), contextlib.redirect_stdout(io.StringIO()):
         expected = ours(x).numpy()
         for name, model in others.items():
             runs[name] = TOOLS[runtime](model, x, folder / f"{name}-{variant}{kind.suffix}")

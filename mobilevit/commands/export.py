@@ -6,7 +6,8 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,34 +16,113 @@ from PIL import Image
 from mobilevit.checkpoints.create import opened
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sources import Images, named_images
+from mobilevit.exports.backends.base import Backend, FileSummary
 from mobilevit.exports.backends.registry import (
-    FORMATS,
-    Format,
+    BACKENDS,
     FormatName,
-    format_of,
+    backend_of,
     open_exported,
+    suffixes,
 )
-from mobilevit.exports.backends.web import backend as web
-from mobilevit.exports.prepare import Quantization, Request
-from mobilevit.exports.result import Accuracy, Exported
+from mobilevit.exports.quantize import Trial
+from mobilevit.exports.result import Accuracy, ExportResult
 from mobilevit.exports.runtime_model import is_file
-from mobilevit.exports.sensitivity import Trial
-from mobilevit.exports.spec import Dynamic, ExportError, Precision
-from mobilevit.exports.verify import LEAST_AGREEMENT, DisagreementError, verify
+from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, Precision, Quantization
+from mobilevit.exports.verify import MIN_AGREEMENT, DisagreementError, verify
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import Network
 from mobilevit.utils.files import replace_file, replace_folder
 
 if TYPE_CHECKING:
-    # Evaluating imports torchmetrics, which takes seconds.
+    # Imports torchmetrics, which takes seconds.
     from mobilevit.exports.accuracy import Evaluator
 
 MAX_DROP = 1.0
-"""Points of accuracy that quantising may cost, unless said otherwise."""
-ENOUGH = 8
-"""From so many photos on, those that ranges are measured on are not compared."""
-MEASURED = ("int8", "auto")
-"""Kinds of quantising that measure ranges on photos; others round the weights alone."""
+"""Points of accuracy that quantization may cost, by default."""
+MIN_TO_SPLIT = 8
+"""From so many images on, calibration and comparison use different ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """The options of `export`."""
+
+    out: str
+    format: FormatName | None = None
+    dynamic: Dynamic | None = None
+    raw: bool = False
+    precision: Precision = "fp32"
+    quantize: str | None = None
+    data: DataOptions | None = None
+    limit: int | None = None
+    max_drop: float | None = None
+    least_agreement: float | None = None
+    images: Sequence[str] | None = None
+    runtime_tarball: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other or would be ignored.
+
+        Raises:
+            ExportError: such options.
+        """
+        backend, modes = self.backend, self.backend.quantize_modes
+        auto = ("auto",) if "int8" in modes else ()
+        if self.quantize is not None and self.quantize not in (*modes, *auto):
+            raise backend.unknown_mode(self.quantize, also=auto)
+        if self.data is None:
+            if self.quantize == "auto":
+                raise ExportError(
+                    "quantize auto searches for the smallest file that stays accurate: give "
+                    "labelled images by data.root"
+                )
+            for option in ("limit", "max_drop"):
+                if getattr(self, option) is not None:
+                    raise ExportError(f"{option} needs labelled images: give them by data.root")
+        if self.quantize is None:
+            for option in ("max_drop", "least_agreement"):
+                if getattr(self, option) is not None:
+                    raise ExportError(f"{option} is for quantized files: give quantize too")
+        if self.runtime_tarball is not None and backend.runtime_tarball is None:
+            raise ExportError(f"runtime_tarball is not an option of {backend.name} files")
+        if self.limit is not None and self.limit < 1:
+            raise ExportError(f"limit must be at least 1 (images), not {self.limit}")
+        if self.max_drop is not None and not 0 <= self.max_drop < 100:
+            raise ExportError(f"max_drop must be 0 to below 100 (points), not {self.max_drop}")
+        if self.least_agreement is not None and not 0 <= self.least_agreement <= 1:
+            raise ExportError(f"least_agreement must be 0 to 1, not {self.least_agreement}")
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The format, by `format` or the suffix of `out`.
+
+        Raises:
+            ExportError: neither gives one, or they contradict each other.
+        """
+        backend = backend_of(self.out)
+        if self.format is not None and not BACKENDS[self.format].by_suffix:
+            backend = BACKENDS[self.format]
+        if backend is None or self.format not in (None, backend.name):
+            raise ExportError(
+                f"out is {self.out!r}, format {self.format}: the suffix must be one of "
+                f"{suffixes()}; or give --format web"
+            )
+        return backend
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether activation ranges are measured; other modes round the weights only."""
+        return self.quantize in ("int8", "auto")
+
+    def spec(self, calibration: Sequence[Image.Image]) -> ExportSpec:
+        """The kind of file to write."""
+        quantize = None
+        if self.quantize is not None:
+            mode = "int8" if self.quantize == "auto" else self.quantize
+            quantize = Quantization(mode=mode, images=tuple(calibration))
+        return ExportSpec(
+            dynamic=self.dynamic, raw=self.raw, precision=self.precision, quantize=quantize
+        )
 
 
 def export(
@@ -58,215 +138,218 @@ def export(
     limit: int | None = None,
     max_drop: float | None = None,
     least_agreement: float | None = None,
-    photos: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
     classes: str | None = None,
     preprocessing: dict[str, Any] | None = None,
     runtime_tarball: str | None = None,
-) -> Exported:
-    """Write a model as one file for another runtime: a photo's pixels in, an answer out.
+) -> ExportResult:
+    """Write a model as one file for another runtime: pixels in, predictions out.
 
-    Preprocessing of values, class names and where the weights come from are inside; resizing and
-    cropping to the file's size are left to what runs it. That runtime then runs the file on photos;
-    it is written only where it says what PyTorch says. Given labelled images, both are also
-    evaluated on those.
+    Normalization, class names and the source of the weights are inside; the program that runs the
+    file resizes and crops images to its size. The format's own runtime then runs the file on
+    images, and it is kept only if it agrees with PyTorch. With labelled images, both are also
+    evaluated.
 
     Args:
         model: whatever `load` reads; in Python also a network.
-        out: the file (coreml, openvino, web: a folder); its ending says the format.
-        format: onnx, coreml, litert, executorch, openvino or web; by default what the ending of
-            `out` says: .onnx, .mlpackage, .tflite, .pte, .openvino. A web page's folder may be
-            called anything, and holds the first of the photos.
+        out: the file (coreml, openvino, web: a folder); its suffix selects the format.
+        format: onnx, coreml, litert, executorch, openvino or web; by default from the suffix of
+            `out`: .onnx, .mlpackage, .tflite, .pte or .openvino. The folder of a web page can have
+            any name; the first of the images is in it.
         dynamic: `batch` for any number of images at once, `size` for images of any size.
-        raw: the network alone: a prepared float tensor in, logits out.
+        raw: the network only: a normalized float tensor in, logits out.
         precision: `fp32`, or `fp16` for half the size.
-        quantize: `int8` for weights and activations of 8 bits, measured on the photos; `auto` for
-            the same with as few layers in float as keep the accuracy on `data`; other kinds belong
-            to a format.
+        quantize: `int8` for 8-bit weights and activations, calibrated on the images; `auto` for
+            the same with as few layers in float as preserve the accuracy on `data`; other modes
+            belong to a format.
         data: labelled images, as for `evaluate`, that the model and the file are evaluated on.
-        limit: of these at most so many, evenly out of all; by default 500.
-        max_drop: most points of accuracy (top-1, AP or mean IoU, times 100) that quantising may
-            cost on `data`; by default 1, as from 90 % to 89 %.
-        least_agreement: least share of answers of a quantised file that must be PyTorch's; by
-            default 0.9, or any where `data` is given.
-        photos: files, folders, patterns or addresses of images to compare (and to measure ranges)
-            on; by default images of `data` (to measure on, of its training part), else two that
-            scikit-learn brings.
+        limit: the largest number of these, evenly spaced; by default 500.
+        max_drop: points of accuracy (top-1, AP or mean IoU, times 100) that quantization may cost
+            on `data`; by default 1, as from 90 % to 89 %.
+        least_agreement: share of predictions of a quantized file that must be PyTorch's; by
+            default 0.9, or any with `data`.
+        images: files, folders, patterns or URLs of images for comparison and calibration; by
+            default images of `data` (for calibration, of its training part), or two that
+            scikit-learn provides.
         classes: class names in the order of the logits, where the model has none: separated by
             commas, or a text file with one a line.
         preprocessing: fields of the model's preprocessing to override, such as crop and resize for
-            another size of image.
-        runtime_tarball: web, once, where npm is not installed: ONNX Runtime Web as `npm pack` gives
-            it elsewhere; without it the message says which version.
+            another image size.
+        runtime_tarball: web, once, where npm is not installed: ONNX Runtime Web as `npm pack`
+            writes it elsewhere; without it the error names the version.
+
+    Returns:
+        What was written, and how it was verified.
 
     Raises:
-        DisagreementError: the file says something else than PyTorch, or is less accurate by more
-            than `max_drop`; it is not written.
-        ExportError: such a file cannot be made; the message says what can.
+        DisagreementError: the file disagrees with PyTorch, or loses more than `max_drop`; it is
+            not kept.
+        ExportError: such a file cannot be written; the message says what can.
         MissingExtraError: the format's packages are not installed.
         CheckpointError: the model cannot be read.
-        DataError, ImageError: a photo or the data cannot be read.
+        DataError, ImageError: an image or the data cannot be read.
     """
-    path = Path(out)
-    kind = web.WEB if format == "web" else format_of(path)
-    if kind is None or format not in (None, kind.name):
-        endings = ", ".join(f"{one.suffix} ({one.name})" for one in FORMATS.values())
-        raise ExportError(
-            f"out is {out!r}, format {format}: the ending must be {endings}; or give --format web"
-        )
     if is_file(model):
-        raise ExportError(f"{model} is an exported file; export the model that it was made of")
-    _refuse(kind, quantize, data, limit, max_drop, least_agreement)
-    max_drop = MAX_DROP if max_drop is None else max_drop
-    if least_agreement is None and data is None:
-        least_agreement = LEAST_AGREEMENT
+        raise ExportError(f"{model} is an exported file; export the model that it was made from")
+    options = ExportOptions(
+        out=out,
+        format=format,
+        dynamic=dynamic,
+        raw=raw,
+        precision=precision,
+        quantize=quantize,
+        data=data,
+        limit=limit,
+        max_drop=max_drop,
+        least_agreement=least_agreement,
+        images=images,
+        runtime_tarball=runtime_tarball,
+    )
     network, name = opened(model, classes=classes, preprocessing=preprocessing)
-    network.eval()
-    ranges = quantize in MEASURED
-    evaluate = None
-    if data is not None:
-        evaluate = _evaluate(network, data, dynamic, limit, measure=ranges and photos is None)
-    if evaluate is not None and photos is None:
-        compared, measured = evaluate.compared(), evaluate.measured() if ranges else []
-    else:
-        named = sample_photos() if photos is None else read_photos(photos)
-        compared, measured = shared(named) if ranges else (named, [])
-    request = Request(dynamic=dynamic, raw=raw, precision=precision)
-    if quantize is not None:
-        bits = "int8" if quantize == "auto" else quantize
-        request = replace(request, quantize=Quantization(kind=bits, photos=tuple(measured)))
-    if kind is web.WEB:
-        web.get_ready(path, request, runtime_tarball)
-    elif runtime_tarball is not None:
-        raise ExportError("runtime_tarball is for format web")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    accuracy: Accuracy | None = None
-    kept: frozenset[str] = frozenset()
-    trials: tuple[Trial, ...] = ()
-    fp32_size: int | None = None
-    with (replace_folder if kind.folder else replace_file)(path) as fresh:
-        begun = time.perf_counter()
-        if evaluate is not None and quantize == "auto":
-            from mobilevit.commands.export_search import smallest
+    return write(network.eval(), name, options)
 
-            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as tried:
-                found = smallest(evaluate, kind, request, Path(tried), max_drop=max_drop)
-                written, accuracy = found.written, found.accuracy
-                kept, trials = found.kept, found.trials
-                os.replace(written.path, fresh)
-        else:
-            written = kind.write(network, request, fresh)
-        seconds = time.perf_counter() - begun
-        run = open_exported(fresh, kind)
-        verification = verify(run, network, compared, called=path, least=least_agreement)
-        if evaluate is not None and accuracy is None:
-            accuracy = evaluate.accuracy(fresh, kind)
-        if quantize is not None:
-            if accuracy is not None and accuracy.drop > max_drop:
-                raise DisagreementError(_too_much(path, accuracy, max_drop, quantize))
-            fp32_size = _fp32_size(network, request, kind)
-        if kind is web.WEB:
-            web.add_test(fresh, network, compared[0])
+
+def write(network: Network, name: str, options: ExportOptions) -> ExportResult:
+    """Write, verify and evaluate a file; see `export`.
+
+    Args:
+        network: in evaluation mode.
+        name: of the model, for messages.
+        options: see `export`.
+    """
+    path, backend = Path(options.out), options.backend
+    evaluator = _evaluator(network, options)
+    compared, calibration = _images(options, evaluator)
+    spec = options.spec(calibration)
+    backend.check_output(path, spec)
+    if backend.runtime_tarball is not None:
+        backend.runtime_tarball(options.runtime_tarball)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (replace_folder if backend.is_folder else replace_file)(path) as fresh:
+        start = time.perf_counter()
+        candidate = _write_candidate(network, options, spec, evaluator, fresh)
+        seconds = time.perf_counter() - start
+        run = open_exported(fresh, backend)
+        least = options.least_agreement
+        if least is None and evaluator is None:
+            least = MIN_AGREEMENT
+        verification = verify(run, network, compared, name=path, min_agreement=least)
+        accuracy = candidate.accuracy
+        if evaluator is not None and accuracy is None:
+            accuracy = evaluator.accuracy(fresh, backend)
+        if spec.quantize is not None and accuracy is not None:
+            _check_drop(accuracy, options)
+        backend.add_self_test(fresh, network, compared[0])
         size = size_of(fresh)
-    return Exported(
+    return ExportResult(
         out=path,
-        format=kind.name,
+        format=backend.name,
         model=network.name,
         source=network.config.source,
-        precision=precision,
-        quantize=request.quantize.kind if request.quantize else None,
+        precision=spec.precision,
+        quantize=spec.quantize.mode if spec.quantize else None,
         size=size,
-        fp32_size=fp32_size,
-        inputs=written.inputs,
-        outputs=written.outputs,
-        nodes=written.nodes,
-        types=written.types,
-        placement=written.placement,
+        fp32_size=_fp32_size(network, spec, backend) if spec.quantize else None,
+        summary=candidate.summary,
         runtime=run.runtime,
         seconds=seconds,
         verification=verification,
         accuracy=accuracy,
-        kept=tuple(sorted(kept)),
-        trials=trials,
-        notes=tuple(_notes(network, name, request, same=compared is measured)),
+        float_layers=tuple(sorted(candidate.float_layers)),
+        trials=candidate.trials,
+        notes=tuple(_notes(network, name, spec, same_images=compared is calibration)),
     )
 
 
-def _refuse(
-    kind: Format,
-    quantize: str | None,
-    data: DataOptions | None,
-    limit: int | None,
-    max_drop: float | None,
-    least_agreement: float | None,
-) -> None:
-    """See that the options fit each other, and that none would be ignored.
-
-    Raises:
-        ExportError: they do not.
-    """
-    kinds = (*kind.quantizations, *(["auto"] if "int8" in kind.quantizations else []))
-    if quantize is not None and quantize not in kinds:
-        raise ExportError(
-            f"{kind.name} files cannot be quantised as {quantize!r}"
-            + (f"; {', '.join(kinds)} can be done" if kinds else "")
-        )
-    if data is None:
-        if quantize == "auto":
-            raise ExportError(
-                "quantize auto looks for the smallest file that stays accurate: give labelled "
-                "images by data.root"
-            )
-        for option, value in (("limit", limit), ("max_drop", max_drop)):
-            if value is not None:
-                raise ExportError(f"{option} is for labelled images: give some by data.root")
-    if quantize is None:
-        for option, value in (("max_drop", max_drop), ("least_agreement", least_agreement)):
-            if value is not None:
-                raise ExportError(f"{option} is for quantised files: give quantize too")
-    if limit is not None and limit < 1:
-        raise ExportError(f"limit is at least 1 (images), not {limit}")
-    if max_drop is not None and not 0 <= max_drop < 100:
-        raise ExportError(f"max_drop is in points, from 0 to below 100, not {max_drop}")
-    if least_agreement is not None and not 0 <= least_agreement <= 1:
-        raise ExportError(f"least_agreement is a share from 0 to 1, not {least_agreement}")
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    summary: FileSummary
+    accuracy: Accuracy | None = None
+    float_layers: frozenset[str] = frozenset()
+    trials: tuple[Trial, ...] = ()
 
 
-def _evaluate(
+def _write_candidate(
     network: Network,
-    data: DataOptions,
-    dynamic: Dynamic | None,
-    limit: int | None,
-    *,
-    measure: bool,
-) -> Evaluator:
-    """See `Evaluate`."""
+    options: ExportOptions,
+    spec: ExportSpec,
+    evaluator: Evaluator | None,
+    fresh: Path,
+) -> _Candidate:
+    """Write the file; with quantize auto, the smallest that is accurate enough."""
+    backend, path = options.backend, Path(options.out)
+    if evaluator is None or options.quantize != "auto":
+        return _Candidate(summary=backend.write(network, spec, fresh))
+    from mobilevit.exports.accuracy import smallest_accurate
+
+    max_drop = _max_drop(options)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        found = smallest_accurate(evaluator, backend, spec, Path(folder), max_drop=max_drop)
+        os.replace(found.summary.path, fresh)
+    return _Candidate(
+        summary=found.summary,
+        accuracy=found.accuracy,
+        float_layers=found.float_layers,
+        trials=found.trials,
+    )
+
+
+def _evaluator(network: Network, options: ExportOptions) -> Evaluator | None:
+    if options.data is None:
+        return None
     from mobilevit.exports.accuracy import LIMIT, Evaluator
 
-    limit = LIMIT if limit is None else limit
-    return Evaluator(network, data, dynamic=dynamic, limit=limit, measure=measure)
-
-
-def shared(photos: list[Image.Image]) -> tuple[list[Image.Image], list[Image.Image]]:
-    """Photos to compare on and photos to measure ranges on: others, where there are enough."""
-    if len(photos) < ENOUGH:
-        return photos, photos
-    return photos[::4], [photo for place, photo in enumerate(photos) if place % 4]
-
-
-def _too_much(path: Path, accuracy: Accuracy, max_drop: float, quantize: str) -> str:
-    """Why a file is not kept."""
-    auto = "" if quantize == "auto" else "; quantize auto leaves the worst layers in float"
-    return (
-        f"{path} would lose {accuracy.drop:.2f} points, more than {max_drop:g} (max_drop): "
-        f"{accuracy}{auto}"
+    return Evaluator(
+        network,
+        options.data,
+        dynamic=options.dynamic,
+        limit=LIMIT if options.limit is None else options.limit,
+        calibrate=options.calibrates and options.images is None,
     )
 
 
-def _fp32_size(network: Network, request: Request, kind: Format) -> int:
+def _images(
+    options: ExportOptions, evaluator: Evaluator | None
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Images to compare predictions on, and images to calibrate on."""
+    if evaluator is not None and options.images is None:
+        calibration = evaluator.calibration_images() if options.calibrates else []
+        return evaluator.comparison_images(), calibration
+    images = sample_images() if options.images is None else read_images(options.images)
+    return split_images(images) if options.calibrates else (images, [])
+
+
+def split_images(
+    images: list[Image.Image],
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Images for comparison and images for calibration: different ones, if there are enough."""
+    if len(images) < MIN_TO_SPLIT:
+        return images, images
+    return images[::4], [image for index, image in enumerate(images) if index % 4]
+
+
+def _max_drop(options: ExportOptions) -> float:
+    return MAX_DROP if options.max_drop is None else options.max_drop
+
+
+def _check_drop(accuracy: Accuracy, options: ExportOptions) -> None:
+    """Raise DisagreementError if quantization costs too much accuracy."""
+    max_drop = _max_drop(options)
+    if accuracy.drop > max_drop:
+        hint = (
+            "" if options.quantize == "auto" else "; quantize auto leaves the worst layers in float"
+        )
+        raise DisagreementError(
+            f"{options.out} would lose {accuracy.drop:.2f} points, more than {max_drop:g} "
+            f"(max_drop): {accuracy}{hint}"
+        )
+
+
+def _fp32_size(network: Network, spec: ExportSpec, backend: Backend) -> int:
     """Bytes of the same file in fp32."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"fp32{kind.suffix}"
-        kind.write(network, replace(request, quantize=None, precision="fp32"), path)
+        path = Path(folder) / f"fp32{backend.suffix}"
+        backend.write(network, replace(spec, quantize=None, precision="fp32"), path)
         return size_of(path)
 
 
@@ -277,40 +360,41 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _notes(model: Network, name: str, request: Request, *, same: bool) -> list[str]:
-    """`same`: whether ranges were measured on the photos that were compared."""
+def _notes(network: Network, name: str, spec: ExportSpec, *, same_images: bool) -> list[str]:
+    """`same_images`: whether calibration and comparison used the same ones."""
     notes = []
-    rule = model.config.preprocessing
-    if rule.resize_mode == "shortest_edge" and request.dynamic != "size":
-        keeps = "" if model.fixed_size else "; --dynamic size keeps it"
-        size = f"{rule.crop}x{rule.crop}"
-        notes.append(f"images are squashed to {size}, where predict keeps their shape{keeps}")
-    if rule.assumed:
-        notes.append(f"assumed, since {name} does not state it: {', '.join(rule.assumed)}")
-    if model.config.classes is None:
-        notes.append(f"no class names are in it: {name} has none; state them by --classes")
-    if same:
+    preprocessing = network.config.preprocessing
+    if preprocessing.resize_mode == "shortest_edge" and spec.dynamic != "size":
         notes.append(
-            f"ranges were measured on the photos that were compared: {ENOUGH} photos or more, or "
+            f"images are stretched to {preprocessing.crop}x{preprocessing.crop}, where predict "
+            "keeps their aspect ratio" + ("" if network.fixed_size else "; --dynamic size does too")
+        )
+    if preprocessing.assumed:
+        notes.append(f"assumed, since {name} does not state it: {', '.join(preprocessing.assumed)}")
+    if network.config.classes is None:
+        notes.append(f"it has no class names, since {name} has none; give them by --classes")
+    if same_images:
+        notes.append(
+            f"calibration and comparison used the same images; {MIN_TO_SPLIT} images or more, or "
             "data.root, tell more"
         )
     return notes
 
 
-def sample_photos() -> list[Image.Image]:
-    """The two photographs that scikit-learn brings: a temple and a flower."""
+def sample_images() -> list[Image.Image]:
+    """The two photographs that scikit-learn provides: a temple and a flower."""
     from sklearn.datasets import load_sample_images
 
     return [Image.fromarray(image) for image in load_sample_images().images]
 
 
-def read_photos(photos: Sequence[str]) -> list[Image.Image]:
-    """The images that people name; a single name is one too.
+def read_images(names: Sequence[str]) -> list[Image.Image]:
+    """Read images by files, folders, patterns and URLs; a single string is one name.
 
     Raises:
         DataError, ImageError: one cannot be read.
     """
-    photos = [photos] if isinstance(photos, str) else photos  # not its letters
+    names = [names] if isinstance(names, str) else names  # not its letters
     with tempfile.TemporaryDirectory() as downloads:
-        images = Images(named_images(photos), Preprocessing(), Path(downloads))
+        images = Images(named_images(names), Preprocessing(), Path(downloads))
         return [images.image(index) for index in range(len(images))]

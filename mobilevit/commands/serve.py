@@ -52,7 +52,7 @@ def serve(
     certificate: str | None = None,
     key: str | None = None,
     open: bool = False,
-    photos: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
     classes: str | None = None,
     preprocessing: dict[str, Any] | None = None,
     runtime_tarball: str | None = None,
@@ -72,7 +72,7 @@ def serve(
             threads and WebGPU by https alone.
         key: PEM file of its private key, where that is not in the same file.
         open: open the page in the browser of this machine.
-        photos: of a model: as for `export`; the first is in the page.
+        images: of a model: as for `export`; the first is in the page.
         classes: of a model: as for `export`.
         preprocessing: of a model: as for `export`.
         runtime_tarball: of a model: as for `export`.
@@ -85,7 +85,7 @@ def serve(
     if key is not None and certificate is None:
         raise ExportError("key is for https: give certificate too")
     of_model: dict[str, Any] = {
-        "photos": photos,
+        "images": images,
         "classes": classes,
         "preprocessing": preprocessing,
         "runtime_tarball": runtime_tarball,

@@ -1,10 +1,10 @@
-"""How accurate a network and the files made of it are, on the same labelled images."""
+"""How accurate a network and the files made from it are, on the same labelled images."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import open_image
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image
-from mobilevit.exports.backends.registry import Format, open_exported
-from mobilevit.exports.prepare import file_rule
+from mobilevit.exports.backends.base import Backend, FileSummary
+from mobilevit.exports.backends.registry import open_exported
+from mobilevit.exports.quantize import Trial, fewest_float_layers, rank_layers
 from mobilevit.exports.result import Accuracy
 from mobilevit.exports.runtime_model import AnyNetwork, file_network
-from mobilevit.exports.spec import Dynamic, ExportError
+from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, file_preprocessing
 from mobilevit.models.config import Preprocessing, Task
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
@@ -40,24 +41,24 @@ from mobilevit.utils.devices import available_cores, split_cores, use_threads
 log = logging.getLogger(__name__)
 
 LIMIT = 500
-"""Images that are evaluated, unless said otherwise."""
-MEASURING = 128
-"""Images that ranges of activations are measured on."""
+"""Images to evaluate on, by default."""
+CALIBRATION = 128
+"""Images for calibration."""
 COMPARED = 32
-"""Images on which the file's outputs are compared one by one."""
+"""Images on which a file's outputs are compared with PyTorch's."""
 BATCH = 16
-"""Images at a time in evaluating; fewer in segmentation."""
+"""Images at a time in evaluation; fewer in segmentation."""
 
 MEASURES: dict[Task, tuple[str, str]] = {
     "classification": ("top-1", "top1"),
     "detection": ("AP", "ap"),
     "segmentation": ("mean IoU", "miou"),
 }
-"""The figure that stands for a task: its name for people, and in the task's metrics."""
+"""A task's main metric: its name for people, and in the task's metrics."""
 
 
 class Evaluator:
-    """A network, and the labelled images that it and files made of it are evaluated on."""
+    """A network, and the labelled images that it and files made from it are evaluated on."""
 
     def __init__(
         self,
@@ -66,18 +67,16 @@ class Evaluator:
         *,
         dynamic: Dynamic | None,
         limit: int = LIMIT,
-        measure: bool = False,
+        calibrate: bool = False,
     ) -> None:
-        """Find the images.
-
-        Evaluated are those that `evaluate` takes, `limit` at most, spread evenly over all.
+        """Find the images: those that `evaluate` takes, at most `limit`, evenly spaced.
 
         Args:
-            network: in evaluation mode; its preprocessing says how images are framed.
-            data: where they are.
-            dynamic: of the file, which decides whether images can keep their shape.
-            limit: how many are evaluated at most.
-            measure: whether images are needed to measure ranges on.
+            network: in evaluation mode.
+            data: the images.
+            dynamic: of the file, which decides whether images keep their aspect ratio.
+            limit: the largest number of images.
+            calibrate: whether calibration images are needed too.
 
         Raises:
             DataError: the images cannot be used; the message names which and why.
@@ -85,140 +84,182 @@ class Evaluator:
             ValueError: the network's classes are not known, or an option is not for its task.
         """
         self.network, self.config, self.data = network, network.config, data
-        self.rule = file_rule(self.config.preprocessing, dynamic)
+        self.preprocessing = file_preprocessing(self.config.preprocessing, dynamic)
         classes = stated_classes(self.config, network.name)
-        every = evaluation_samples(data, self.config.task, classes)
-        self.every = count(every)
-        places, self._measured = spread(range(self.every), limit), every
-        self._places: list[int] = []
-        if measure:
-            places, self._measured, self._places = _apart(
-                every, places, _to_measure(data, self.config.task, classes, every), limit
+        samples = evaluation_samples(data, self.config.task, classes)
+        self.available = count(samples)
+        indices, self._calibration = spread(range(self.available), limit), samples
+        self._calibration_indices: list[int] = []
+        if calibrate:
+            try:
+                training = training_samples(data, self.config.task, classes)
+            except DataError as error:
+                log.info("calibration images are not of the training part: %s", error)
+                training = samples
+            indices, self._calibration, self._calibration_indices = _disjoint(
+                samples, indices, training, limit
             )
-        self.samples = chosen(every, places)
+        self.samples = chosen(samples, indices)
         self.threads, _ = split_cores(available_cores(), on_gpu=False)
-        # By default none: converters leave threads behind (jax's, with litert-torch), and a process
-        # that is forked from such a one may hang.
+        # By default none: converters leave threads behind (jax's, of litert-torch), and a process
+        # that is forked with such threads can hang.
         self.workers = data.workers or 0
 
-    def compared(self) -> list[Image.Image]:
-        """Some of the evaluated images, small enough to hold them all in memory.
+    def comparison_images(self) -> list[Image.Image]:
+        """A few of the evaluated images, small enough to hold them all in memory.
 
         Raises:
             ImageError: one cannot be read.
         """
-        places = spread(range(count(self.samples)), COMPARED)
-        return [self._image(self.samples, place) for place in places]
+        indices = spread(range(count(self.samples)), COMPARED)
+        return [self._image(self.samples, index) for index in indices]
 
-    def measured(self) -> list[Image.Image]:
-        """Images to measure ranges on, none of which is evaluated.
+    def calibration_images(self) -> list[Image.Image]:
+        """Images for calibration, none of which is evaluated.
 
         Raises:
             ImageError: one cannot be read.
         """
-        return [self._image(self._measured, place) for place in self._places]
+        return [self._image(self._calibration, index) for index in self._calibration_indices]
 
-    def accuracy(self, path: Path, kind: Format) -> Accuracy:
+    def accuracy(self, path: Path, backend: Backend) -> Accuracy:
         """Evaluate a file; the network is evaluated once.
 
         Raises:
             ExportError: the file cannot be run.
             ImageError: an image cannot be read.
         """
-        file = file_network(open_exported(path, kind, threads=self.threads))
+        file = file_network(open_exported(path, backend, threads=self.threads))
         pytorch, own_shape = self._pytorch
         return Accuracy(
             measure=MEASURES[self.config.task][0],
             pytorch=pytorch,
-            file=self._figure(file, file.config.preprocessing),
+            file=self._metric(file, file.config.preprocessing),
             images=count(self.samples),
-            every=self.every,
+            available=self.available,
             own_shape=own_shape,
         )
 
     @cached_property
     def _pytorch(self) -> tuple[float, float | None]:
-        """The network's figure on images framed as the file takes them, and as it wants them."""
+        """The network's metric with the file's preprocessing; with its own where that differs."""
         fused = fuse(self.network)
         own = self.config.preprocessing
-        own_shape = None if own == self.rule else self._figure(fused, own)
-        fused.config = replace(self.config, preprocessing=self.rule)
-        return self._figure(fused, self.rule), own_shape
+        own_shape = None if own == self.preprocessing else self._metric(fused, own)
+        fused.config = replace(self.config, preprocessing=self.preprocessing)
+        return self._metric(fused, self.preprocessing), own_shape
 
-    def _figure(self, network: AnyNetwork, rule: Preprocessing) -> float:
-        """The figure that stands for the task, in [0, 1].
+    def _metric(self, network: AnyNetwork, preprocessing: Preprocessing) -> float:
+        """The task's main metric, in [0, 1].
 
         Raises:
-            ExportError: there is nothing to count, such as no box in any image.
+            ExportError: it is undefined, such as where no image has a box.
         """
         task = self.config.task
         with use_threads(self.threads):
             metrics = evaluated(
                 network,
                 self.samples,
-                rule,
+                preprocessing,
                 batch_size=AT_ONCE if task == "segmentation" else BATCH,
                 workers=self.workers,
                 device=torch.device("cpu"),
             )
         name, attribute = MEASURES[task]
-        figure: float = getattr(metrics, attribute)
-        if figure != figure:
+        value: float = getattr(metrics, attribute)
+        if value != value:
             raise ExportError(
-                f"{self.data.root}: there is no {name} over {count(self.samples)} images in "
-                "which nothing is labelled"
+                f"{self.data.root}: {name} is undefined, since nothing is labelled in "
+                f"{count(self.samples)} images"
             )
-        return figure
+        return value
 
-    def _image(self, samples: AnySamples, place: int) -> Image.Image:
-        """An image, reduced as far as what becomes of it stays the same."""
-        image = open_image(samples.source(place))
-        if self.rule.resize_mode != "crop":
-            return frame_image(image, self.rule)
-        if min(image.size) <= self.rule.resize:
+    def _image(self, samples: AnySamples, index: int) -> Image.Image:
+        """An image, reduced as far as its preprocessing gives the same result."""
+        image = open_image(samples.source(index))
+        if self.preprocessing.resize_mode != "crop":
+            return frame_image(image, self.preprocessing)
+        if min(image.size) <= self.preprocessing.resize:
             return image
-        mode = v2.InterpolationMode(self.rule.interpolation)
-        return TF.resize(image, [self.rule.resize], mode)
+        mode = v2.InterpolationMode(self.preprocessing.interpolation)
+        return TF.resize(image, [self.preprocessing.resize], mode)
 
 
-def spread(places: Sequence[int], limit: int) -> list[int]:
-    """`limit` places at most, evenly out of all."""
-    total = len(places)
-    return [places[i * total // limit] for i in range(limit)] if total > limit else list(places)
+def spread(items: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` items, evenly spaced.
+
+    >>> spread(range(10), 4)
+    [0, 2, 5, 7]
+    """
+    total = len(items)
+    return [items[i * total // limit] for i in range(limit)] if total > limit else list(items)
 
 
-def _to_measure(
-    data: DataOptions, task: Task, classes: tuple[str, ...], every: AnySamples
-) -> AnySamples:
-    """The images to measure ranges on: those of training, else those to evaluate by."""
-    try:
-        return training_samples(data, task, classes)
-    except DataError as error:
-        log.info("ranges are measured on images beside those evaluated, not of training: %s", error)
-        return every
-
-
-def _apart(
-    every: AnySamples, evaluated_on: list[int], training: AnySamples, limit: int
+def _disjoint(
+    samples: AnySamples, indices: list[int], training: AnySamples, limit: int
 ) -> tuple[list[int], AnySamples, list[int]]:
-    """Images to evaluate by and images to measure on, none of which is both.
+    """Separate the images to evaluate on from those to calibrate on.
 
     Returns:
-        Places in `every` to evaluate by, samples to measure on, and places in these.
+        Indices of `samples` to evaluate on, samples to calibrate on, and indices of those.
 
     Raises:
         ExportError: there are not enough for both.
     """
-    names = {every.name(place) for place in evaluated_on}
-    free = [place for place in range(count(training)) if training.name(place) not in names]
-    # Where the data is not divided, those of training may be evaluated, up to all of them.
-    if len(free) >= min(MEASURING, (count(training) + 1) // 2):
-        return evaluated_on, training, spread(free, MEASURING)
-    total = count(every)
-    measured = spread(range(total), min(MEASURING, total // 4))
-    if not measured:
-        raise ExportError(
-            f"{total} images are too few to measure ranges on some, evaluate by others"
-        )
-    left = sorted(set(range(total)) - set(measured))
-    return spread(left, limit), every, measured
+    names = {samples.name(index) for index in indices}
+    free = [index for index in range(count(training)) if training.name(index) not in names]
+    # Where the data is not split, most of the training samples can be among the evaluated ones.
+    if len(free) >= min(CALIBRATION, (count(training) + 1) // 2):
+        return indices, training, spread(free, CALIBRATION)
+    total = count(samples)
+    calibration = spread(range(total), min(CALIBRATION, total // 4))
+    if not calibration:
+        raise ExportError(f"{total} images are too few to calibrate on some and evaluate on others")
+    rest = sorted(set(range(total)) - set(calibration))
+    return spread(rest, limit), samples, calibration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A quantized file that was tried."""
+
+    summary: FileSummary
+    accuracy: Accuracy
+    float_layers: frozenset[str]
+    trials: tuple[Trial, ...] = ()
+    """All that were tried to find it."""
+
+
+def smallest_accurate(
+    evaluator: Evaluator, backend: Backend, spec: ExportSpec, folder: Path, *, max_drop: float
+) -> Found:
+    """Quantize with as few layers in float as preserve the accuracy.
+
+    Args:
+        evaluator: the network, and the images to evaluate on.
+        backend: the format.
+        spec: the kind of file; its quantization is int8.
+        folder: an empty folder for the files that are tried.
+        max_drop: points of accuracy that may be lost at most.
+
+    Returns:
+        The file.
+
+    Raises:
+        ExportError: no such file can be written, or even one all in float loses more.
+    """
+    network, quantize = evaluator.network, spec.quantize
+    assert quantize is not None
+    found: dict[frozenset[str], Found] = {}
+
+    def drop(float_layers: frozenset[str]) -> float:
+        path = folder / f"{len(found)}{backend.suffix}"
+        trial = replace(spec, quantize=replace(quantize, float_layers=float_layers))
+        summary = backend.write(network, trial, path)
+        accuracy = evaluator.accuracy(path, backend)
+        found[float_layers] = Found(summary=summary, accuracy=accuracy, float_layers=float_layers)
+        return accuracy.drop
+
+    ranked = rank_layers(backend.prepare(network, spec))
+    float_layers, trials = fewest_float_layers(ranked, drop, max_drop=max_drop)
+    return replace(found[float_layers], trials=tuple(trials))

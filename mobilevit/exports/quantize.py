@@ -1,38 +1,48 @@
-"""Channels of like range for files of 8 bits: same outputs, far less lost to rounding.
+"""Int8: channels of similar range, the layers that suffer from it, and how few can stay in float.
 
 An inverted residual widens its map, and a few of the wide channels reach a hundred times as far as
-the others. One range for all of them leaves those others a handful of steps. But what stands
-between the two convolutions works on each channel alone, and so does the second one: each channel
-can be divided by a number of its own ahead of it, and multiplied by that number in the second's
-weights. Weights are kept with a range for each channel, so nothing is lost there.
+the others: one range for all of them leaves the others a handful of steps. But what lies between
+the two convolutions works on each channel alone, and so does the second one. Each channel can be
+divided by its own number ahead of it and multiplied by that number in the second's weights, which
+have a range per channel anyway.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilevit.exports.prepare import Prepared
 from mobilevit.exports.spec import ExportError
+from mobilevit.exports.wrap import EndToEndModel, PreparedModel, RawModel
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
+from mobilevit.utils.int8 import fake_quantize, fake_quantize_weight
 
-LOWEST = 3.0
-"""How far down a channel counts ahead of SiLU, which makes little of less."""
-REACH = (-2.0, 1.0)
-"""What matters of a channel ahead of SiLU, once divided: SiLU makes nothing of what lies below."""
+log = logging.getLogger(__name__)
+
+SILU_DEPTH = 3.0
+"""How far below zero a channel's values count ahead of SiLU, which maps lower ones to almost 0."""
+EQUALIZED_RANGE = (-2.0, 1.0)
+"""Of an equalized channel ahead of SiLU; lower values make no difference behind it."""
+RANKING_IMAGES = 16
+"""Calibration images, at most, that layers are ranked on."""
+
+Range = tuple[Tensor, Tensor]
 
 
-class Equalised(nn.Module):
-    """A convolution and SiLU, each channel of the result divided by a number of its own."""
+class EqualizedConv(nn.Module):
+    """A convolution and SiLU, each channel of the result divided by its own number."""
 
     scale: Tensor
 
     def __init__(self, trained: ConvNormAct, scale: Tensor) -> None:
-        """Take a fused convolution and the divisors `[C]`."""
+        """Take over a fused convolution; `scale` is the divisors `[C]`."""
         super().__init__()
         self.conv = trained.conv
         assert isinstance(self.conv, nn.Conv2d) and self.conv.bias is not None
@@ -42,38 +52,57 @@ class Equalised(nn.Module):
         self.register_buffer("scale", scale.view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C_in, H, W]` -> SiLU of the convolution, divided: `[B, C, H, W]`."""
+        """`[B, C_in, H, W]` -> `[B, C, H, W]`."""
         y = self.conv(x)
         return y * torch.sigmoid(y * self.scale)
 
 
-def refuse_float16(prepared: Prepared) -> None:
-    """See that a network that is to be quantised is in float32.
+def quantizable_layers(module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers that can be quantized, by their names in the module."""
+    modules = module.named_modules()
+    return {name: one for name, one in modules if isinstance(one, nn.Conv2d | nn.Linear)}
+
+
+def layers_to_quantize(prepared: PreparedModel) -> frozenset[str]:
+    """Names of all quantizable layers but `Quantization.float_layers`.
 
     Raises:
-        ExportError: it is not.
+        ExportError: one of `float_layers` does not exist, or the network computes in float16.
     """
+    quantize, layers = prepared.spec.quantize, frozenset(quantizable_layers(prepared.module))
+    assert quantize is not None
+    _refuse_float16(prepared)
+    unknown = quantize.float_layers - layers
+    if unknown:
+        raise ExportError(
+            f"float_layers: there are no layers {', '.join(sorted(unknown))}; there are: "
+            f"{', '.join(sorted(layers))}"
+        )
+    return layers - quantize.float_layers
+
+
+def _refuse_float16(prepared: PreparedModel) -> None:
     if any(parameter.dtype == torch.float16 for parameter in prepared.module.parameters()):
-        raise ExportError("what is not quantised stays in float32: leave precision fp16 out")
+        raise ExportError("quantize cannot be combined with precision fp16")
 
 
-def equalised(prepared: Prepared) -> Prepared:
-    """Even out the channels of a network that is to be quantised; the original stays as it was.
+def equalize_channels(prepared: PreparedModel) -> PreparedModel:
+    """Equalize the channel ranges of a network that is to be quantized; the original is unchanged.
 
-    The outputs are the same within float rounding, and layers keep their names. A network that is
-    evened out already is returned as it is.
+    The outputs are the same within float rounding, and layers keep their names. An equalized
+    network is returned as it is.
 
     Args:
-        prepared: a network in float32, with photos to measure ranges on.
+        prepared: a float32 network, with calibration images.
 
     Raises:
-        ExportError: there are no photos, or the network computes in float16.
+        ExportError: there are no images, or the network computes in float16.
     """
-    refuse_float16(prepared)
-    if any(isinstance(module, Equalised) for module in prepared.module.modules()):
+    _refuse_float16(prepared)
+    if any(isinstance(module, EqualizedConv) for module in prepared.module.modules()):
         return prepared
     module = copy.deepcopy(prepared.module)
-    found = {
+    blocks = {
         name: block
         for name, block in module.named_modules()
         if isinstance(block, InvertedResidual) and block.expand.act is F.silu
@@ -82,26 +111,180 @@ def equalised(prepared: Prepared) -> Prepared:
 
     def observe(name: str, y: Tensor) -> None:
         low, high = y.amin((0, 2, 3)), y.amax((0, 2, 3))
-        reach = torch.maximum(high, low.neg().clamp(max=LOWEST))
+        reach = torch.maximum(high, low.neg().clamp(max=SILU_DEPTH))
         reaches[name] = torch.maximum(reach, reaches.get(name, reach))
 
-    hooks = [
-        # Ahead of the activation, which works in place.
-        block.expand.conv.register_forward_hook(
-            lambda _module, _given, y, name=name: observe(name, y)
-        )
-        for name, block in found.items()
-    ]
-    with torch.inference_mode():
-        for photo in prepared.calibration():
-            module(photo)
-    for hook in hooks:
-        hook.remove()
-    for name, block in found.items():
-        # Of a number that 8 bits hold exactly: all of them together have one range.
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, block in blocks.items():
+            # On the convolution, since the activation works in place.
+            hook = block.expand.conv.register_forward_hook(
+                lambda _module, _inputs, y, name=name: observe(name, y)
+            )
+            hooks.enter_context(hook)
+        for image in prepared.calibration():
+            module(image)
+    for name, block in blocks.items():
+        # A whole number of steps, up to 255: the scales of a block share one 8-bit range.
         step = reaches[name].max().clamp(min=1e-3) / 255
         scale = (reaches[name] / step).ceil().clamp(min=1).clone() * step
-        block.expand = Equalised(block.expand, scale)  # type: ignore[assignment]
+        block.expand = EqualizedConv(block.expand, scale)  # type: ignore[assignment]
         with torch.no_grad():
             block.depthwise.conv.weight *= scale.view(-1, 1, 1, 1)
     return replace(prepared, module=module)
+
+
+def rank_layers(prepared: PreparedModel) -> list[str]:
+    """Order the layers by how much the outputs suffer if that one alone is in int8.
+
+    As in a quantized file, a layer's weights have a range per output channel, its input and output
+    one range each, observed on the calibration images. A layer's error is the mean square of the
+    change in the logits (and in a detector's offsets), as a share of their variance.
+
+    Args:
+        prepared: the network, in float32.
+
+    Returns:
+        Names in `prepared.module.named_modules()`, the largest error first.
+
+    Raises:
+        ExportError: there are no images, or the network computes in float16.
+    """
+    _refuse_float16(prepared)
+    images = prepared.calibration()
+    module, layers = prepared.module, quantizable_layers(prepared.module)
+    with torch.inference_mode():
+        ranges = _observe_ranges(module, layers, images)
+        images = images[:: -(-len(images) // RANKING_IMAGES)]
+        if len({image.shape for image in images}) == 1:
+            images = [torch.cat(images)]
+        expected = [_logits(module, image) for image in images]
+        errors = {}
+        for name, layer in layers.items():
+            with _fake_quantized(layer, *ranges[name]):
+                found = [_logits(module, image) for image in images]
+            errors[name] = _relative_error(expected, found)
+    return sorted(errors, key=lambda name: errors[name], reverse=True)
+
+
+def _logits(module: nn.Module, image: Tensor) -> list[Tensor]:
+    """A network's outputs ahead of its post-processing."""
+    if isinstance(module, EndToEndModel | RawModel):
+        outputs = module.logits(image)
+    else:
+        outputs = module(image)
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def _observe_ranges(
+    module: nn.Module, layers: dict[str, nn.Conv2d | nn.Linear], images: Sequence[Tensor]
+) -> dict[str, tuple[Range, Range]]:
+    """The ranges of each layer's input and output."""
+    ranges: dict[str, tuple[Range, Range]] = {}
+    zero = torch.tensor(0.0)
+
+    def observe(name: str, x: Tensor, y: Tensor) -> None:
+        old = ranges.get(name, ((zero, zero), (zero, zero)))
+        before, after = (
+            (torch.minimum(low, values.min()), torch.maximum(high, values.max()))
+            for (low, high), values in zip(old, (x, y), strict=True)
+        )
+        ranges[name] = before, after
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.register_forward_hook(
+                lambda _layer, inputs, y, name=name: observe(name, inputs[0], y)
+            )
+            hooks.enter_context(hook)
+        for image in images:
+            _logits(module, image)
+    for name, part in module.named_modules():
+        if isinstance(part, EqualizedConv):
+            low, high = map(torch.tensor, EQUALIZED_RANGE)
+            ranges[f"{name}.conv"] = ranges[f"{name}.conv"][0], (low, high)
+    return ranges
+
+
+@contextmanager
+def _fake_quantized(layer: nn.Conv2d | nn.Linear, inputs: Range, outputs: Range) -> Iterator[None]:
+    """Round a layer's weights, inputs and outputs to int8."""
+    weight = layer.weight
+    layer.weight = nn.Parameter(fake_quantize_weight(weight), requires_grad=False)
+    before = layer.register_forward_pre_hook(lambda _layer, x: (fake_quantize(x[0], *inputs),))
+    after = layer.register_forward_hook(lambda _layer, _x, y: fake_quantize(y, *outputs))
+    with before, after:
+        yield
+    layer.weight = weight
+
+
+def _relative_error(expected: Sequence[list[Tensor]], found: Sequence[list[Tensor]]) -> float:
+    """Mean square of the differences as a share of the variance, summed over the outputs."""
+    total = 0.0
+    for outputs, others in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True):
+        truth, other = (
+            torch.cat([part.flatten() for part in parts]) for parts in (outputs, others)
+        )
+        total += float((other - truth).square().mean() / truth.var().clamp(min=1e-12))
+    return total
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A file that was tried."""
+
+    float_layers: int
+    """Number of layers in float."""
+    drop: float
+    """What it loses."""
+
+    def __str__(self) -> str:
+        return f"{self.float_layers} in float: drop {self.drop:.3g}"
+
+
+def fewest_float_layers(
+    ranked: Sequence[str], drop: Callable[[frozenset[str]], float], *, max_drop: float
+) -> tuple[frozenset[str], list[Trial]]:
+    """Find how few of the worst layers must stay in float.
+
+    None is tried first, then the worst one, two, four and so on, up to all; then the numbers
+    between the last failure and the first success by bisection. The result is the smallest number
+    if more layers in float never lose more.
+
+    Args:
+        ranked: names of layers, the worst first.
+        drop: writes a file with these layers in float, and returns how much it loses.
+        max_drop: how much may be lost, in the unit of `drop`.
+
+    Returns:
+        The layers, and all that was tried, in that order.
+
+    Raises:
+        ExportError: even with all layers in float too much is lost.
+    """
+    trials: list[Trial] = []
+
+    def passes(count: int) -> bool:
+        lost = drop(frozenset(ranked[:count]))
+        trials.append(Trial(count, lost))
+        log.info("%s", trials[-1])
+        return lost <= max_drop
+
+    if passes(0):
+        return frozenset(), trials
+    failed, count = 0, 1
+    while count < len(ranked) and not passes(count):
+        failed, count = count, 2 * count
+    if count >= len(ranked):
+        count = len(ranked)
+        if not passes(count):
+            raise ExportError(
+                f"even with all {count} layers in float the file loses {trials[-1].drop:.3g}, more "
+                f"than {max_drop:g}: the loss does not come from int8"
+            )
+    while count - failed > 1:
+        middle = (failed + count) // 2
+        if passes(middle):
+            count = middle
+        else:
+            failed = middle
+    return frozenset(ranked[:count]), trials

@@ -1,46 +1,45 @@
-"""What `mobilevit export` says of the file it wrote."""
+"""The result of `mobilevit export`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilevit.exports.backends.registry import FormatName
-from mobilevit.exports.sensitivity import Trial
+from mobilevit.exports.backends.base import FileSummary
+from mobilevit.exports.quantize import Trial
 from mobilevit.exports.spec import Precision
 from mobilevit.exports.verify import Verification
 
 WEIGHTS = "weights "
-"""How those of `types` begin that count weights, not operations."""
-MOST_NAMES = 8
-"""Up to so many layers are named one by one."""
+"""Prefix of keys of `FileSummary.types` that count weights, not operations."""
+MAX_NAMES = 8
+"""Layers that are listed by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """One figure of a network and of a file made of it, on the same images framed alike."""
+    """One metric of a network and of a file made from it, on the same images."""
 
     measure: str
     """`top-1`, `AP` or `mean IoU`."""
     pytorch: float
-    """In [0, 1], as is the next."""
+    """In [0, 1]."""
     file: float
     images: int
-    """That were evaluated."""
-    every: int
-    """Of so many."""
+    """Number of images evaluated."""
+    available: int
+    """Number of images there are."""
     own_shape: float | None = None
-    """PyTorch's figure on images that keep their shape, where the file takes them squashed."""
+    """PyTorch's metric on images in their own aspect ratio, where the file takes squares."""
 
     @property
     def drop(self) -> float:
-        """How many points the file is below PyTorch: 1 is from 90 % to 89 %."""
+        """Points that the file loses: 1 is from 90 % to 89 %."""
         return 100 * (self.pytorch - self.file)
 
     def __str__(self) -> str:
-        """One line."""
-        own = f" ({self.own_shape:.1%} in their own shape)" if self.own_shape is not None else ""
-        of = f" of {self.every:,}" if self.every > self.images else ""
+        own = f" ({self.own_shape:.1%} without stretching)" if self.own_shape is not None else ""
+        of = f" of {self.available:,}" if self.available > self.images else ""
         return (
             f"{self.measure} {self.pytorch:.1%} in PyTorch{own}, {self.file:.1%} in the file, "
             f"{self.images}{of} images"
@@ -48,82 +47,72 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A file that says what PyTorch says."""
+class ExportResult:
+    """A file that agrees with PyTorch."""
 
     out: Path
-    format: FormatName
+    format: str
     model: str
     source: str
-    """Where the weights come from, in words."""
+    """Where the weights come from."""
     precision: Precision
     quantize: str | None = None
-    """Kind of quantisation, such as `int8`."""
+    """Mode of quantization, such as `int8`."""
     size: int
     """Bytes."""
     fp32_size: int | None = None
-    """Bytes of the same file in fp32; None where this one is not quantised."""
-    inputs: tuple[str, ...]
-    """`image: uint8 [1, 256, 256, 3]`."""
-    outputs: tuple[str, ...]
-    nodes: int
-    """Operations in the graph."""
-    types: dict[str, int]
-    """Operations by what they compute in; empty where that is all the same."""
-    placement: str
-    """Which share of the graph a runtime delegates, and what falls back; empty if it does not."""
+    """Bytes of the same file in fp32; None where this one is not quantized."""
+    summary: FileSummary
+    """Inputs, outputs and operations."""
     runtime: str
     """What ran it, such as `onnxruntime 1.32.0`."""
     seconds: float
-    """That writing took (or searching), without the verification."""
+    """Time to write it (or to search), without the verification."""
     verification: Verification
     accuracy: Accuracy | None = None
-    """Of PyTorch and the file on labelled images, where some were given."""
-    kept: tuple[str, ...] = ()
-    """Layers that stayed in float."""
+    """On labelled images, where they were given."""
+    float_layers: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
-    """What was tried to find these."""
+    """What was tried to find these layers."""
     notes: tuple[str, ...] = ()
-    """What the file does otherwise than `predict`, or does not know."""
-
-    @property
-    def exit_code(self) -> int:
-        """0: a file that fails the verification is an exception."""
-        return 0
+    """Where the file differs from `predict`, and what is not known."""
 
     @property
     def int8_share(self) -> float:
-        """Share of operations that compute in 8 bits; weights that are only kept in such do not."""
-        counts = {name: n for name, n in self.types.items() if not name.startswith(WEIGHTS)}
-        eight = sum(count for name, count in counts.items() if name.startswith("int8"))
-        return eight / max(1, sum(counts.values()))
+        """Share of operations that compute in int8; weights only stored in it do not count."""
+        types = self.summary.types
+        counts = {name: n for name, n in types.items() if not name.startswith(WEIGHTS)}
+        int8 = sum(count for name, count in counts.items() if name.startswith("int8"))
+        return int8 / max(1, sum(counts.values()))
 
     def __str__(self) -> str:
-        """A few lines."""
-        types = ", ".join(f"{count} {name}" for name, count in self.types.items())
-        kind = f"{self.precision}, {self.quantize}" if self.quantize else self.precision
+        summary = self.summary
+        types = ", ".join(f"{count} {name}" for name, count in summary.types.items())
+        mode = f"{self.precision}, {self.quantize}" if self.quantize else self.precision
         lines = [
-            f"{self.model} ({self.source}) as {self.format}, {kind}: {self.out}, "
-            f"{self.size / 1e6:.2f} MB, {self.nodes} operations" + (f" ({types})" if types else ""),
-            *(f"  in:  {value}" for value in self.inputs),
-            *(f"  out: {value}" for value in self.outputs),
-            *([f"  {self.placement}"] if self.placement else []),
+            f"{self.model} ({self.source}) as {self.format}, {mode}: {self.out}, "
+            f"{self.size / 1e6:.2f} MB, {summary.operations} operations"
+            + (f" ({types})" if types else ""),
+            *(f"  in:  {value}" for value in summary.inputs),
+            *(f"  out: {value}" for value in summary.outputs),
+            *([f"  {summary.placement}"] if summary.placement else []),
             f"  in {self.runtime} against PyTorch, {self.verification}",
             *([f"  {self.accuracy}"] if self.accuracy else []),
-            *([self._quantised(self.fp32_size)] if self.fp32_size else []),
+            *([self._quantized(self.fp32_size)] if self.fp32_size else []),
             *([f"  tried: {', '.join(map(str, self.trials))}"] if self.trials else []),
             *(f"  note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
 
-    def _quantised(self, whole: int) -> str:
-        """One line; `whole` is the size in fp32."""
-        some = ", ".join(self.kept[:MOST_NAMES])
-        more = f" and {len(self.kept) - MOST_NAMES} more" if len(self.kept) > MOST_NAMES else ""
-        kept = f"; in float: {some}{more}" if self.kept else ""
-        named = [f"{n} {name}" for name, n in self.types.items() if name.startswith(WEIGHTS)]
-        weights = f", {' and '.join(named)}" if named else ""
+    def _quantized(self, fp32_size: int) -> str:
+        layers = ", ".join(self.float_layers[:MAX_NAMES])
+        more = len(self.float_layers) - MAX_NAMES
+        layers += f" and {more} more" if more > 0 else ""
+        counts = self.summary.types.items()
+        weights = [f"{n} {name}" for name, n in counts if name.startswith(WEIGHTS)]
         return (
-            f"  {self.int8_share:.0%} of the operations compute in int8{weights}; "
-            f"{self.size / whole:.2f} of the fp32 file's {whole / 1e6:.2f} MB{kept}"
+            f"  {self.int8_share:.0%} of the operations compute in int8"
+            + (f", {' and '.join(weights)}" if weights else "")
+            + f"; {self.size / fp32_size:.2f} of the fp32 file's {fp32_size / 1e6:.2f} MB"
+            + (f"; in float: {layers}" if layers else "")
         )

@@ -1,28 +1,33 @@
-"""The form of a network that every runtime takes: the trained weights in plainer operations.
+"""The inference graph of a network: the trained weights in operations that every runtime has.
 
-Compared with what `fuse` gives, the outputs are the same within float rounding, and
+Compared with what `fuse` returns, the outputs are the same within float rounding, and
 
 * no tensor has more than four axes: patches are cut and joined by moving rows, then pixels;
-* attention is written out, its scale multiplied into the weights that make the queries;
-* tokens are the rows of matrices, so that each linear layer is one product with its bias;
-* v2's norms have no scale and shift of their own: the next layer's weights hold them;
-* no branch hangs on the batch size, nor on the image's size where that is to vary.
+* attention is written out, its scale folded into the query weights;
+* tokens are the rows of matrices, so that each linear layer is one matrix product with its bias;
+* v2's norms have no scale and shift: these are folded into the next layer;
+* nothing depends on the batch size, nor on the image size where that is dynamic.
+
+`REWRITES` maps each type of head and block to its rewrite; a type that is not in it is an error.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilevit.exports.spec import ExportError
 from mobilevit.models.classifier import Classifier
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import (
     Activation,
     ConvNormAct,
     FeedForward,
+    InvertedResidual,
     SampleNorm,
     SelfAttention,
     SeparableSelfAttention,
@@ -36,30 +41,78 @@ from mobilevit.models.mobilevit import (
     round_up,
 )
 from mobilevit.models.registry import Network
-from mobilevit.models.segmentation import AtrousPyramid, Segmenter
+from mobilevit.models.segmentation import (
+    AtrousPyramid,
+    DeepLabv3,
+    PoolingPyramid,
+    PSPNet,
+    Segmenter,
+)
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 
 
-class Sizing(NamedTuple):
-    """How maps get another size."""
+def inference_graph(model: Network, *, dynamic_size: bool = False) -> nn.Module:
+    """Copy a network for export: fused, in operations that every runtime has.
+
+    The outputs are those of `fuse(model)` within float rounding; the original is unchanged.
+
+    Args:
+        model: a network of `create_model` or `load`, not fused.
+        dynamic_size: whether the graph takes images of any size. If not, maps that need no
+            resizing are not resized.
+
+    Raises:
+        ExportError: the network has a head or block without a rewrite.
+    """
+    graph = rewrite(fuse(model), dynamic_size)
+    graph.to(memory_format=torch.contiguous_format)
+    return graph.eval().requires_grad_(False)
+
+
+def rewrite(module: nn.Module, dynamic_size: bool) -> nn.Module:
+    """Rewrite a fused head or block by its type; it may be changed.
+
+    Raises:
+        ExportError: its type is not in `REWRITES`.
+    """
+    rewriter = REWRITES.get(type(module))
+    if rewriter is None:
+        raise ExportError(
+            f"{type(module).__name__} cannot be exported: {__name__}.REWRITES has no rewrite for it"
+        )
+    return rewriter(module, dynamic_size)
+
+
+class Resize(NamedTuple):
+    """How maps are resized."""
 
     align_corners: bool
-    vary: bool
-    """Whether the image's size may vary: then maps are always resized, to their own size too."""
+    dynamic_size: bool
 
     def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
         """`[B, C, H, W]` -> `[B, C, height, width]`."""
-        if not self.vary:
+        if not self.dynamic_size:
             return resize(x, height, width, align_corners=self.align_corners)
-        # A comparison of sizes would tie the graph to the answer that the example gave.
+        # Unconditionally: a comparison of sizes would fix the graph to the example's outcome.
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=self.align_corners)
+
+
+@torch.no_grad()
+def absorb(norm: nn.LayerNorm | SampleNorm, following: nn.Linear | nn.Conv2d) -> None:
+    """Fold a norm's scale and shift into the next linear layer or 1x1 convolution."""
+    # In float64: rounding accumulates over the layers.
+    weight = following.weight.flatten(1).double()  # [out, d]
+    bias = weight @ norm.bias.double()
+    if following.bias is not None:
+        bias += following.bias
+    following.weight.copy_((weight * norm.weight.double()).view_as(following.weight))
+    following.bias = nn.Parameter(bias.to(following.weight.dtype), requires_grad=False)
 
 
 class Attention(nn.Module):
     """`SelfAttention` written out, over rows: `[G * N, d]`, G groups of N tokens."""
 
     def __init__(self, trained: SelfAttention) -> None:
-        """Take the weights; the queries' are scaled."""
         super().__init__()
         dim = trained.out.in_features
         self.heads, self.width = trained.heads, dim // trained.heads
@@ -81,7 +134,6 @@ class SeparableAttention(nn.Module):
     """`SeparableSelfAttention` over rows."""
 
     def __init__(self, trained: SeparableSelfAttention) -> None:
-        """Take the weights."""
         super().__init__()
         self.dim = trained.dim
         self.qkv, self.out = trained.qkv, trained.out
@@ -95,58 +147,65 @@ class SeparableAttention(nn.Module):
         return self.out(y.reshape(-1, self.dim))
 
 
-class BareSampleNorm(nn.Module):
-    """`SampleNorm` over rows, without its scale and shift, which the next layer takes."""
+class TokenNorm(nn.LayerNorm):
+    """`nn.LayerNorm` over rows."""
 
-    def __init__(self, trained: SampleNorm, following: nn.Linear | nn.Conv2d) -> None:
-        """Multiply scale and shift into the layer that follows; it gets a bias if it has none."""
+    def __init__(self, trained: nn.LayerNorm) -> None:
+        super().__init__(trained.normalized_shape, eps=trained.eps)
+        self.weight, self.bias = trained.weight, trained.bias
+
+    def forward(self, x: Tensor, samples: int = 1) -> Tensor:
+        """`[M, d]` -> `[M, d]`; `samples` is for `BareSampleNorm`, which stands in its place."""
+        return super().forward(x)
+
+
+class BareSampleNorm(nn.Module):
+    """`SampleNorm` over rows, without scale and shift."""
+
+    def __init__(self, trained: SampleNorm) -> None:
         super().__init__()
         self.eps = trained.eps
-        with torch.no_grad():
-            weight = following.weight.flatten(1)  # [out, d]; a 1x1 convolution or a linear layer
-            shift = weight @ trained.bias
-            bias = shift if following.bias is None else following.bias + shift
-            following.weight.copy_((weight * trained.weight).view_as(following.weight))
-        following.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Tensor, samples: int) -> Tensor:
-        """`[samples * M, d]`, normalised over all of a sample's M rows together."""
+        """`[samples * M, d]`, normalized over all of a sample's M rows together."""
         dim = x.shape[1]
-        # In float32: float16 has no room for a sum over so many values.
-        whole = x.float().reshape(samples, 1, -1)
-        return F.instance_norm(whole, eps=self.eps).reshape(-1, dim).to(x.dtype)
+        # In float32: a sum over so many values overflows float16.
+        values = x.float().reshape(samples, 1, -1)
+        return F.instance_norm(values, eps=self.eps).reshape(-1, dim).to(x.dtype)
+
+
+def row_norm(trained: nn.Module, following: Any) -> TokenNorm | BareSampleNorm:
+    """A norm over rows; what it leaves out is folded into the next layer."""
+    if isinstance(trained, SampleNorm):
+        absorb(trained, following)
+        return BareSampleNorm(trained)
+    if isinstance(trained, nn.LayerNorm):
+        return TokenNorm(trained)
+    raise ExportError(f"{type(trained).__name__} cannot be exported: no norm over rows replaces it")
 
 
 class Layer(nn.Module):
     """`TransformerLayer` over rows."""
 
     def __init__(self, trained: TransformerLayer) -> None:
-        """Take the parts."""
         super().__init__()
         feed_forward = trained.feed_forward
         assert isinstance(feed_forward, FeedForward)
-        self.expand, self.project = feed_forward.expand, feed_forward.project
-        attention = trained.attention
-        self.attention: Attention | SeparableAttention
-        self.norms = nn.ModuleList([trained.attention_norm, trained.feed_forward_norm])
-        if isinstance(attention, SelfAttention):
-            self.attention = Attention(attention)
-        else:
-            assert isinstance(attention, SeparableSelfAttention)
-            self.attention = SeparableAttention(attention)
-            first, second = self.norms
-            assert isinstance(first, SampleNorm) and isinstance(second, SampleNorm)
-            self.norms = nn.ModuleList(
-                [BareSampleNorm(first, attention.qkv), BareSampleNorm(second, self.expand)]
-            )
+        self.expand: nn.Linear = feed_forward.expand
+        self.project: nn.Linear = feed_forward.project
+        self.attention: Any = rewrite(trained.attention, False)
+        self.norms = nn.ModuleList(
+            [
+                row_norm(trained.attention_norm, self.attention.qkv),
+                row_norm(trained.feed_forward_norm, self.expand),
+            ]
+        )
 
     def forward(self, x: Tensor, tokens: int, samples: int) -> Tensor:
         """`[G * N, d]` -> `[G * N, d]`, N = `tokens`, of B = `samples` images."""
         first, second = self.norms
-        separable = isinstance(self.attention, SeparableAttention)
-        x = x + self.attention(first(x, samples) if separable else first(x), tokens)
-        y = self.expand(second(x, samples) if separable else second(x))
-        return x + self.project(F.silu(y))
+        x = x + self.attention(first(x, samples), tokens)
+        return x + self.project(F.silu(self.expand(second(x, samples))))
 
 
 def as_linear(conv: nn.Conv2d) -> nn.Linear:
@@ -161,16 +220,15 @@ def as_linear(conv: nn.Conv2d) -> nn.Linear:
 class Block(nn.Module):
     """`MobileViTBlock`; both 1x1 convolutions work on rows, where the map has fewer channels."""
 
-    def __init__(self, trained: MobileViTBlock, *, vary: bool) -> None:
-        """Take the parts of a fused block."""
+    def __init__(self, trained: MobileViTBlock, dynamic_size: bool) -> None:
         super().__init__()
         self.patch = trained.patch
-        self.sizing = Sizing(align_corners=False, vary=vary)
+        self.resize = Resize(align_corners=False, dynamic_size=dynamic_size)
         self.local_conv = trained.local_conv
         self.local_project = as_linear(trained.local_project)
-        self.layers = nn.ModuleList(Layer(layer) for layer in _layers(trained))
-        self.norm = trained.norm
+        self.layers = nn.ModuleList(rewrite(layer, False) for layer in trained.transformer)
         self.global_project = as_linear(trained.global_project.conv)
+        self.norm: nn.Module = row_norm(trained.norm, self.global_project)
         self.act: Activation | None = trained.global_project.act
         self.fusion = trained.fusion
 
@@ -179,11 +237,11 @@ class Block(nn.Module):
         batch, channels, height, width = x.shape
         patch = self.patch
         tall, wide = round_up(height, patch), round_up(width, patch)
-        resized = self.sizing.vary or (tall, wide) != (height, width)
-        # Resizing and a 1x1 convolution may change places, so may the latter and the cutting.
-        y = self.sizing(self.local_conv(x), tall, wide).permute(0, 2, 3, 1)  # [B, H, W, C]
-        # No token meets one of another place in its patch, or of another image, and their order
-        # does not matter: places go ahead of images. First rows are moved whole, then pixels.
+        resized = self.resize.dynamic_size or (tall, wide) != (height, width)
+        # A 1x1 convolution commutes with resizing and with cutting patches.
+        y = self.resize(self.local_conv(x), tall, wide).permute(0, 2, 3, 1)  # [B, H, W, C]
+        # Tokens meet only those of the same place in their patch and of the same image, and their
+        # order does not matter: places go ahead of images. Rows are moved first, then pixels.
         y = y.reshape(-1, patch, wide * channels).transpose(0, 1)  # [p, B * h, w * p * C]
         y = y.reshape(-1, patch, channels).transpose(0, 1)  # [p, p * B * h * w, C]
         tokens = tall // patch * (wide // patch)
@@ -196,31 +254,30 @@ class Block(nn.Module):
         y = y.reshape(patch, -1, channels).transpose(0, 1)  # [p * B * h * w, p, C]
         y = y.reshape(patch, -1, wide * channels).transpose(0, 1)  # [B * h, p, w * p * C]
         y = y.reshape(-1, tall, wide, channels).permute(0, 3, 1, 2)  # [B, C, H, W]
-        y = self.sizing(y, height, width)
+        y = self.resize(y, height, width)
+        # Behind the resize, as in the network: an activation does not commute with it.
         if self.act is not None and resized:
             y = self.act(y)
         return y if self.fusion is None else self.fusion(torch.cat((x, y), dim=1))
 
 
 class Blockv2(nn.Module):
-    """`MobileViTv2Block`; the norms and all 1x1 convolutions but the first work on rows."""
+    """`MobileViTv2Block`; norms and transformer layers work on rows."""
 
-    def __init__(self, trained: MobileViTv2Block, *, vary: bool) -> None:
-        """Take the parts of a fused block."""
+    def __init__(self, trained: MobileViTv2Block, dynamic_size: bool) -> None:
         super().__init__()
         self.patch = trained.patch
-        self.sizing = Sizing(align_corners=True, vary=vary)
+        self.resize = Resize(align_corners=True, dynamic_size=dynamic_size)
         self.local_conv, self.local_project = trained.local_conv, trained.local_project
-        self.layers = nn.ModuleList(Layer(layer) for layer in _layers(trained))
-        assert isinstance(trained.norm, SampleNorm)
-        self.norm = BareSampleNorm(trained.norm, trained.global_project.conv)
+        self.layers = nn.ModuleList(rewrite(layer, False) for layer in trained.transformer)
         self.global_project = trained.global_project.conv
+        self.norm: nn.Module = row_norm(trained.norm, self.global_project)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, C, H', W']`, both sides rounded up to whole patches."""
         patch = self.patch
         height, width = round_up(x.shape[2], patch), round_up(x.shape[3], patch)
-        y = self.local_project(self.local_conv(self.sizing(x, height, width)))
+        y = self.local_project(self.local_conv(self.resize(x, height, width)))
         batch, dim = y.shape[:2]
         tokens = height // patch * (width // patch)
         y = y.permute(0, 2, 3, 1)  # [B, H, W, d]
@@ -235,21 +292,17 @@ class Blockv2(nn.Module):
         return self.global_project(y.reshape(batch, height, width, dim).permute(0, 3, 1, 2))
 
 
-def _layers(block: MobileViTBlock | MobileViTv2Block) -> list[TransformerLayer]:
-    return [layer for layer in block.transformer if isinstance(layer, TransformerLayer)]
-
-
 class Stages(nn.Module):
-    """`Backbone` without its demands on the image and its layout in memory."""
+    """`Backbone` without its checks of the image and its memory layout."""
 
-    def __init__(self, trained: Backbone, *, vary: bool) -> None:
-        """Take the stages of a fused backbone, their last blocks in the form for export."""
+    def __init__(self, trained: Backbone, dynamic_size: bool) -> None:
         super().__init__()
         self.out_indices = trained.out_indices
         self.stem = trained.stem
-        self.stages = nn.ModuleList()
-        for stage in trained.stages[: self.out_indices[-1] + 1]:
-            self.stages.append(nn.Sequential(*(_exported(part, vary) for part in stage)))
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(rewrite(part, dynamic_size) for part in stage))
+            for stage in trained.stages[: self.out_indices[-1] + 1]
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images `[B, 3, H, W]` to the maps of `out_indices`."""
@@ -262,19 +315,12 @@ class Stages(nn.Module):
         return maps
 
 
-def _exported(part: nn.Module, vary: bool) -> nn.Module:
-    if isinstance(part, MobileViTBlock):
-        return Block(part, vary=vary)
-    return Blockv2(part, vary=vary) if isinstance(part, MobileViTv2Block) else part
+class ClassifierGraph(nn.Module):
+    """`Classifier` for inference."""
 
-
-class ExportClassifier(nn.Module):
-    """`Classifier` in the form for export."""
-
-    def __init__(self, trained: Classifier, *, vary: bool) -> None:
-        """Take the parts of a fused network."""
+    def __init__(self, trained: Classifier, dynamic_size: bool) -> None:
         super().__init__()
-        self.backbone = Stages(trained.backbone, vary=vary)
+        self.backbone = Stages(trained.backbone, dynamic_size)
         self.expand, self.head = trained.expand, trained.head
 
     def forward(self, images: Tensor) -> Tensor:
@@ -282,109 +328,139 @@ class ExportClassifier(nn.Module):
         return self.head(self.expand(self.backbone(images)[-1]).mean(dim=(2, 3)))
 
 
-class ExportDetector(nn.Module):
-    """`SSDLite` in the form for export."""
+class DetectorGraph(nn.Module):
+    """`SSDLite` for inference."""
 
-    def __init__(self, trained: SSDLite, *, vary: bool) -> None:
-        """Take the parts of a fused network."""
+    def __init__(self, trained: SSDLite, dynamic_size: bool) -> None:
         super().__init__()
-        self.backbone = Stages(trained.backbone, vary=vary)
+        self.backbone = Stages(trained.backbone, dynamic_size)
         self.extra, self.pool, self.heads = trained.extra, trained.pool, trained.heads
         self.num_classes = trained.num_classes
 
     def forward(self, images: Tensor) -> RawDetections:
-        """Map images `[B, 3, H, W]` to what is said of each anchor."""
+        """Map images `[B, 3, H, W]` to logits and offsets of each anchor."""
         maps = list(self.backbone(images))
         for layer in self.extra:
             maps.append(layer(maps[-1]))
         maps.append(F.relu(self.pool(maps[-1].mean(dim=(2, 3), keepdim=True))))
         width = 5 + self.num_classes
-        said = [
-            # The batch stays a symbol: len(x) would make it the example's number.
+        outputs = [
+            # x.shape[0], not len(x): that would fix the batch to the example's.
             head(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
             for head, x in zip(self.heads, maps, strict=True)
         ]
-        offsets, logits = torch.cat(said, dim=1).split([4, 1 + self.num_classes], dim=-1)
+        offsets, logits = torch.cat(outputs, dim=1).split([4, 1 + self.num_classes], dim=-1)
         return RawDetections(logits, offsets)
 
 
-class Pyramid(nn.Module):
-    """`AtrousPyramid` whose mean of the whole map is projected by itself, and then added.
+class SegmenterGraph(nn.Module):
+    """`Segmenter` for inference, without an auxiliary head."""
 
-    That is the product of joined maps in two parts: a fifth less to multiply, and no map of one
-    value that has to be spread out.
+    def __init__(self, trained: Segmenter, dynamic_size: bool) -> None:
+        super().__init__()
+        self.backbone = Stages(trained.backbone, dynamic_size)
+        self.context = rewrite(trained.context, dynamic_size)
+        self.predict = trained.predict
+        self.resize = Resize(trained.align_corners, dynamic_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images `[B, 3, H, W]` to logits `[B, K, H, W]`."""
+        logits = self.predict(self.context(self.backbone(images)[-1]))
+        return self.resize(logits, images.shape[2], images.shape[3])
+
+
+class AtrousGraph(nn.Module):
+    """`AtrousPyramid` whose mean of the map is projected by itself, and then added.
+
+    The product with the concatenated maps is split in two: a fifth fewer multiplications, and the
+    mean need not be expanded to the size of the map.
     """
 
     def __init__(self, trained: AtrousPyramid) -> None:
-        """Take the parts of a fused network."""
         super().__init__()
         self.branches, self.pool = trained.branches, trained.pool
         joined = trained.project.conv
-        own = self.pool.conv.out_channels
-        views, whole = joined.weight.split([joined.in_channels - own, own], dim=1)
-        self.project = _projection(views, joined.bias)
-        self.project_pool = _projection(whole, None)
+        pooled = self.pool.conv.out_channels
+        sizes = [joined.in_channels - pooled, pooled]
+        branch_weight, pool_weight = joined.weight.split(sizes, dim=1)
+        self.project = _projection(branch_weight, joined.bias)
+        self.project_pool = _projection(pool_weight, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, channels, H, W]`."""
-        whole = self.project_pool(self.pool(x.mean(dim=(2, 3), keepdim=True)))
-        views = [branch(x) for branch in self.branches]
-        return F.relu(self.project(torch.cat(views, dim=1)) + whole)
+        mean = self.project_pool(self.pool(x.mean(dim=(2, 3), keepdim=True)))
+        maps = [branch(x) for branch in self.branches]
+        return F.relu(self.project(torch.cat(maps, dim=1)) + mean)
 
 
 def _projection(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A 1x1 convolution with these weights."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
     conv.weight = nn.Parameter(weight.clone())
     conv.bias = None if bias is None else nn.Parameter(bias.clone())
     return conv
 
 
-class ExportSegmenter(nn.Module):
-    """`Segmenter` in the form for export, without an auxiliary head."""
-
-    def __init__(self, trained: Segmenter, *, vary: bool) -> None:
-        """Take the parts of a fused network."""
-        super().__init__()
-        self.backbone = Stages(trained.backbone, vary=vary)
-        context = trained.context
-        self.context = Pyramid(context) if isinstance(context, AtrousPyramid) else context
-        self.predict = trained.predict
-        self.sizing = Sizing(trained.align_corners, vary)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images `[B, 3, H, W]` to logits `[B, K, H, W]`."""
-        logits = self.predict(self.context(self.backbone(images)[-1]))
-        return self.sizing(logits, images.shape[2], images.shape[3])
+def _unchanged(module: nn.Module, dynamic_size: bool) -> nn.Module:
+    return module
 
 
-ExportForm = ExportClassifier | ExportDetector | ExportSegmenter
+REWRITES: Mapping[type[nn.Module], Callable[[Any, bool], nn.Module]] = {
+    Classifier: ClassifierGraph,
+    SSDLite: DetectorGraph,
+    DeepLabv3: SegmenterGraph,
+    PSPNet: SegmenterGraph,
+    AtrousPyramid: lambda trained, _: AtrousGraph(trained),
+    PoolingPyramid: _unchanged,
+    InvertedResidual: _unchanged,
+    MobileViTBlock: Block,
+    MobileViTv2Block: Blockv2,
+    TransformerLayer: lambda trained, _: Layer(trained),
+    SelfAttention: lambda trained, _: Attention(trained),
+    SeparableSelfAttention: lambda trained, _: SeparableAttention(trained),
+}
+"""Fused heads and blocks of `mobilevit.models`, and what replaces them in the graph."""
 
 
-def export_form(model: Network, *, vary: bool = False) -> ExportForm:
-    """Copy a network for export: fused, and in operations that every runtime has.
-
-    The outputs are those of `fuse(model)` within float rounding. The original is left as it was.
-
-    Args:
-        model: a network of `create_model` or `load`, not yet fused.
-        vary: whether the exported graph is to take images of any size. If not, maps that need no
-            resizing are not resized.
-    """
-    fused = fuse(model)
-    form: ExportForm
-    if isinstance(fused, Classifier):
-        form = ExportClassifier(fused, vary=vary)
-    elif isinstance(fused, SSDLite):
-        form = ExportDetector(fused, vary=vary)
-    else:
-        form = ExportSegmenter(fused, vary=vary)
-    form.to(memory_format=torch.contiguous_format)
-    return form.eval().requires_grad_(False)
-
-
-def stem_of(form: ExportForm) -> nn.Conv2d:
-    """The first convolution, which takes the image."""
-    stem = form.backbone.stem
+def stem_conv(graph: nn.Module) -> nn.Conv2d:
+    """The convolution that takes the image."""
+    stem = graph.get_submodule("backbone.stem")
     assert isinstance(stem, ConvNormAct)
     return stem.conv
+
+
+@torch.no_grad()
+def replace_layer_norms(graph: nn.Module, replacement: Callable[[nn.LayerNorm], nn.Module]) -> None:
+    """Replace v1's layer norms by ones that only divide by the root mean square.
+
+    The mean of a token's values reaches nothing but norms, which subtract it: here the layers that
+    write to the tokens leave it out instead. Scale and shift are folded into the next layer.
+
+    Args:
+        graph: an inference graph, which is changed.
+        replacement: makes the new norm.
+    """
+    for block in graph.modules():
+        if not isinstance(block, Block):
+            continue
+        for layer in block.layers:
+            assert isinstance(layer, Layer)
+            first, second = layer.norms
+            assert isinstance(first, nn.LayerNorm) and isinstance(second, nn.LayerNorm)
+            absorb(first, layer.attention.qkv)
+            absorb(second, layer.expand)
+            layer.norms = nn.ModuleList([replacement(first), replacement(second)])
+            _subtract_mean(layer.attention.out)
+            _subtract_mean(layer.project)
+        _subtract_mean(block.local_project)
+        assert isinstance(block.norm, nn.LayerNorm)
+        absorb(block.norm, block.global_project)
+        block.norm = replacement(block.norm)
+
+
+def _subtract_mean(layer: nn.Linear) -> None:
+    """Make a layer's outputs have zero mean."""
+    weight = layer.weight.double()
+    layer.weight.copy_(weight - weight.mean(dim=0))
+    if layer.bias is not None:
+        bias = layer.bias.double()
+        layer.bias.copy_(bias - bias.mean())

@@ -1,51 +1,94 @@
-"""What an exported file says of itself, as texts by name: every format has a place for those."""
+"""What is asked of an exported file, and the metadata that it carries."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from mobilevit.checkpoints.folder import config_from_json, config_to_json
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 
 Dynamic = Literal["batch", "size"]
 Precision = Literal["fp32", "fp16"]
 
 LICENCE = (
-    "MobileViT's library is under the MIT licence. The weights are under the licence of those who "
-    "published or trained them; they come from: {source}"
+    "The MobileViT library is under the MIT licence. The weights are under the licence of whoever "
+    "published or trained them; their source: {source}"
 )
 
 
 class ExportError(ValueError):
-    """A network cannot be exported like this; the message says why and what can be done."""
+    """A model cannot be exported, or an exported file cannot be used, as requested."""
+
+
+class MissingExtraError(ExportError, ImportError):
+    """A format needs packages that are not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileFacts:
-    """What is needed to feed a file and to read its answer, and where it comes from."""
+class Quantization:
+    """Fewer bits for weights, or for weights and activations."""
+
+    mode: str
+    """`int8`: weights per channel and static activations; other modes belong to one format."""
+    images: tuple[Image.Image, ...] = ()
+    """RGB images for calibration, of any size."""
+    float_layers: frozenset[str] = frozenset()
+    """Layers that stay in float, by their names in `PreparedModel.module.named_modules()`, such as
+    `network.backbone.stages.2.1.layers.0.attention.qkv`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """The kind of file to write."""
+
+    dynamic: Dynamic | None = None
+    """`batch` for any number of images, `size` for images of any size, one at a time."""
+    raw: bool = False
+    """A normalized tensor in and logits out, in place of pixels in and predictions out."""
+    precision: Precision = "fp32"
+    """`fp16` computes in half precision, at half the file size; inputs and outputs are the same."""
+    quantize: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        """Validate what Python callers pass; the command line has checked it already.
+
+        Raises:
+            ExportError: an unknown value.
+        """
+        if self.dynamic not in (None, "batch", "size") or self.precision not in ("fp32", "fp16"):
+            raise ExportError(
+                "dynamic must be batch, size or None, precision fp32 or fp16, not "
+                f"{self.dynamic!r} and {self.precision!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileMetadata:
+    """All that is needed to feed a file and to read its outputs; stored inside it."""
 
     config: ModelConfig
-    """Of the network; its preprocessing is what photos need ahead of the file, values included
-    (those happen inside the file, unless it is raw)."""
+    """Of the network. Images are resized and cropped outside the file as its preprocessing says;
+    pixel values are normalized inside, unless the file is raw."""
     weights: str
     """Digest of the network's weights; see `mobilevit.checkpoints.folder.digest`."""
     raw: bool = False
-    """A prepared tensor in and logits out, in place of a photo's pixels and an answer."""
     dynamic: Dynamic | None = None
     precision: Precision = "fp32"
-    """What the network computes in where it is not quantised."""
+    """Of what is not quantized."""
     quantize: str | None = None
-    """How weights, or weights and activations, are kept in fewer bits; None where they are not."""
+    """Mode of quantization."""
 
     @property
     def values(self) -> str:
-        """What the file takes for a pixel, in words."""
+        """The pixel values that the file expects, in words."""
         if not self.raw:
             return "v in 0 to 255: red, green, blue"
         order = "red, green, blue"
@@ -53,10 +96,10 @@ class FileFacts:
             order = "blue, green, red"
         return f"(v / 255 - mean) / std of v in 0 to 255: {order}"
 
-    def texts(self) -> dict[str, str]:
-        """Texts by name, for a file's metadata; those with structure are in JSON.
+    def to_strings(self) -> dict[str, str]:
+        """Strings by key, as every format stores them; structured values are JSON.
 
-        `config` is the whole of it, the others are for people and for other programs.
+        `config` and `format` are read back; the others are for people and other programs.
         """
         config = self.config
         form = {
@@ -71,7 +114,7 @@ class FileFacts:
             "classes": json.dumps(config.classes, ensure_ascii=False),
             "preprocessing": json.dumps(asdict(config.preprocessing)),
             "values": self.values,
-            "form": json.dumps(form),
+            "format": json.dumps(form),
             "source": config.source,
             "weights_sha256": self.weights,
             "licence": LICENCE.format(source=config.source),
@@ -80,18 +123,28 @@ class FileFacts:
         }
 
     @classmethod
-    def read(cls, texts: Mapping[str, str], *, file: str | Path) -> FileFacts:
-        """Read a file's metadata.
+    def from_strings(cls, strings: Mapping[str, str], *, file: str | Path) -> FileMetadata:
+        """Read what `to_strings` wrote.
 
         Raises:
-            ExportError: it is not a file of this library.
+            ExportError: the file was not written by this library.
         """
         try:
-            config, weights = config_from_json(texts["config"], file=str(file))
-            form: dict[str, Any] = json.loads(texts["form"])
+            config, weights = config_from_json(strings["config"], file=str(file))
+            form: dict[str, Any] = json.loads(strings["format"])
             return cls(config=config, weights=weights, **form)
         except (KeyError, TypeError, ValueError, CheckpointError) as error:
             raise ExportError(
-                f"{file} does not say how it is to be run ({error!r}): it is no file of "
-                "`mobilevit export`"
+                f"{file} was not written by `mobilevit export`: its metadata is missing or invalid "
+                f"({error!r})"
             ) from error
+
+
+def file_preprocessing(preprocessing: Preprocessing, dynamic: Dynamic | None) -> Preprocessing:
+    """The preprocessing of images ahead of a file.
+
+    A file of fixed size takes squares: where the network takes images in their own aspect ratio,
+    they are stretched.
+    """
+    stretch = preprocessing.resize_mode == "shortest_edge" and dynamic != "size"
+    return replace(preprocessing, resize_mode="stretch") if stretch else preprocessing

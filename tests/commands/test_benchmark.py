@@ -21,9 +21,9 @@ from mobilevit.commands.benchmark.command import benchmark
 from mobilevit.commands.benchmark.measure import Worker, WorkerError, measured
 from mobilevit.commands.benchmark.models import FileSubject, Subject, Words, subjects
 from mobilevit.commands.benchmark.report import JSON, PLOT, TABLE, Benchmark, Row
-from mobilevit.commands.export import sample_photos
-from mobilevit.exports.backends.registry import FORMATS
-from mobilevit.exports.prepare import Request
+from mobilevit.commands.export import sample_images
+from mobilevit.exports.backends.registry import BACKENDS
+from mobilevit.exports.spec import ExportSpec
 
 # torch's exporter and onnxscript use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings(
@@ -271,7 +271,7 @@ def test_a_file_of_any_size_takes_any(report: tuple[Benchmark, Path]) -> None:
     _, folder = report
     (file,) = subjects([folder / "model.onnx"], None)
     assert isinstance(file, FileSubject) and file.size == file.own_size == 64
-    varying = replace(file, facts=replace(file.facts, dynamic="size"), size=96)
+    varying = replace(file, facts=replace(file.metadata, dynamic="size"), size=96)
     assert varying.refusal(1) is None and "one image" in (varying.refusal(2) or "")
     assert bench_subjects.Subject.kept is not None
 
@@ -286,8 +286,8 @@ def test_photos_of_any_shape_for_a_file_of_any_size(tmp_path: Path) -> None:
         preprocessing={"crop": 64, "resize": 64},
     )
     assert model.config.preprocessing.resize_mode == "shortest_edge"
-    FORMATS["onnx"].write(model.eval(), Request(dynamic="size"), tmp_path / "sea.onnx")
+    BACKENDS["onnx"].write(model.eval(), ExportSpec(dynamic="size"), tmp_path / "sea.onnx")
     (subject,) = subjects([str(tmp_path / "sea.onnx")], [96])
-    temple = sample_photos()[0]
+    temple = sample_images()[0]
     turned = [temple, temple.transpose(Image.Transpose.ROTATE_90)]
     assert images_for(subject, turned, 1).shape == (2, 96, 96, 3)

@@ -13,7 +13,7 @@ from PIL import Image
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
-from mobilevit.commands.export import export, sample_photos, shared
+from mobilevit.commands.export import export, sample_images, split_images
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.accuracy import Evaluator, spread
@@ -42,7 +42,7 @@ def test_both_are_evaluated(
     assert accuracy is not None and accuracy.measure == "top-1"
     assert accuracy.pytorch == mobilevit.evaluate(colours, data=data(images)).metrics.top1
     assert accuracy.file == mobilevit.evaluate(out, data=data(images)).metrics.top1
-    assert (accuracy.images, accuracy.every) == (21, 21)
+    assert (accuracy.images, accuracy.available) == (21, 21)
     assert exported.verification.images == 21  # its own, not the two samples
     assert exported.fp32_size is None
     words = ["export", str(colours), "--out", str(out), "--limit", "9"]
@@ -51,7 +51,7 @@ def test_both_are_evaluated(
 
 
 def test_a_line_for_people() -> None:
-    options: dict[str, Any] = {"measure": "mean IoU", "file": 0.5, "images": 60, "every": 60}
+    options: dict[str, Any] = {"measure": "mean IoU", "file": 0.5, "images": 60, "available": 60}
     text = str(Accuracy(pytorch=0.575, own_shape=0.594, **options))
     assert text == (
         "mean IoU 57.5% in PyTorch (59.4% in their own shape), 50.0% in the file, 60 images"
@@ -72,7 +72,7 @@ def overlap(evaluator: Evaluator) -> int:
     """How many of the images that ranges are measured on are evaluated."""
     evaluated = [evaluator.samples.name(place) for place in range(len(evaluator.samples.labels))]  # type: ignore[union-attr]
     images = [load_framed(evaluator, name) for name in evaluated]
-    return sum(any(same(one, other) for other in images) for one in evaluator.measured())
+    return sum(any(same(one, other) for other in images) for one in evaluator.calibration_images())
 
 
 def load_framed(evaluator: Evaluator, name: str) -> Image.Image:
@@ -89,28 +89,28 @@ def test_ranges_are_measured_on_the_training_part(
         moved = tmp_path / "set" / "train" / name / "0.png"
         moved.rename(tmp_path / "set" / "val" / name / "0.png")
     network = load(colours)
-    evaluate = Evaluator(network, data(tmp_path / "set"), dynamic=None, measure=True)
-    assert evaluate.every == 3 and len(evaluate.compared()) == 3
-    assert len(evaluate.measured()) == 18 and overlap(evaluate) == 0
+    evaluate = Evaluator(network, data(tmp_path / "set"), dynamic=None, calibrate=True)
+    assert evaluate.available == 3 and len(evaluate.comparison_images()) == 3
+    assert len(evaluate.calibration_images()) == 18 and overlap(evaluate) == 0
 
 
 @pytest.mark.parametrize("limit", [500, 4])
 def test_no_image_is_both_measured_and_evaluated(colours: Path, images: Path, limit: int) -> None:
-    evaluate = Evaluator(load(colours), data(images), dynamic=None, limit=limit, measure=True)
+    evaluate = Evaluator(load(colours), data(images), dynamic=None, limit=limit, calibrate=True)
     evaluated = len(evaluate.samples.labels)  # type: ignore[union-attr]
     assert evaluated == min(
         limit, 16
     )  # of 21, five are kept to measure on where all would be evaluated
-    assert len(evaluate.measured()) >= 5 and overlap(evaluate) == 0
+    assert len(evaluate.calibration_images()) >= 5 and overlap(evaluate) == 0
 
 
 def test_large_images_are_held_small(colours: Path, tmp_path: Path) -> None:
     (tmp_path / "set" / "red").mkdir(parents=True)
-    photo = sample_photos()[0]
+    photo = sample_images()[0]
     photo.save(tmp_path / "set" / "red" / "0.png")
     network = load(colours)
     evaluate = Evaluator(network, data(tmp_path / "set"), dynamic=None)
-    (held,) = evaluate.compared()
+    (held,) = evaluate.comparison_images()
     rule = network.config.preprocessing
     assert min(held.size) == rule.resize < min(photo.size)
     assert same(frame_image(held, rule), frame_image(photo, rule))
@@ -118,10 +118,10 @@ def test_large_images_are_held_small(colours: Path, tmp_path: Path) -> None:
 
 def test_photos_that_ranges_are_measured_on_are_not_compared() -> None:
     photos = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(12)]
-    compared, measured = shared(photos)
+    compared, measured = split_images(photos)
     assert (len(compared), len(measured)) == (3, 9)
     assert not any(same(one, other) for one in compared for other in measured)
-    assert shared(photos[:3]) == (photos[:3], photos[:3])
+    assert split_images(photos[:3]) == (photos[:3], photos[:3])
 
 
 def test_all_photos_are_compared_where_nothing_is_measured(
@@ -130,7 +130,7 @@ def test_all_photos_are_compared_where_nothing_is_measured(
     exported = export(
         colours,
         out=str(tmp_path / "colours.onnx"),
-        photos=[str(images)],
+        images=[str(images)],
         quantize="int8-weights",
         least_agreement=0.0,
     )

@@ -95,7 +95,7 @@ def test_what_can_not_be_served(
     with pytest.raises(ExportError, match="give certificate too"):
         serve(folder, key="key.pem")
     with pytest.raises(ExportError, match="a page already; photos is for models"):
-        serve(folder, photos=["a.jpg"])
+        serve(folder, images=["a.jpg"])
     with pytest.raises(OSError, match="from 0 to 65535, not 70000"):
         serve(folder, port=70000)
     with pytest.raises(OSError, match=r"none\.pem cannot be used for https"):

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 import mobilevit
-from mobilevit.commands.export import export, sample_photos
+from mobilevit.commands.export import export, sample_images
 from mobilevit.exports.backends.web.onnxruntime_web import provide
 from mobilevit.exports.spec import ExportError
 
@@ -52,7 +52,7 @@ def network() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
     """Three images that differ."""
-    found = sample_photos()
+    found = sample_images()
     return [*found, ImageOps.invert(found[0])]
 
 

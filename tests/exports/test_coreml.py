@@ -17,13 +17,13 @@ from PIL import Image
 import mobilevit
 from mobilevit.commands.export import export
 from mobilevit.data.preprocessing import frame_image, preprocess
-from mobilevit.exports import prepare as prepare_module
+from mobilevit.exports import wrap
+from mobilevit.exports.backends.base import FileSummary
 from mobilevit.exports.backends.coreml.backend import CoremlRunner
-from mobilevit.exports.backends.registry import FORMATS, open_exported
-from mobilevit.exports.prepare import Quantization, Request, Written, prepare
-from mobilevit.exports.spec import ExportError
+from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.spec import ExportError, ExportSpec, Quantization, file_preprocessing
 from mobilevit.exports.verify import DisagreementError, verify
-from mobilevit.exports.wrap import whole
+from mobilevit.exports.wrap import fold_normalization, prepare
 from mobilevit.models.fuse import fuse
 from mobilevit.tasks.detection.loss_and_postprocess import detect
 from tests.numerics import assert_close, assert_probabilities_close
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
 )
 
-COREML = FORMATS["coreml"]
+COREML = BACKENDS["coreml"]
 ODD: dict[str, Any] = {"channel_order": "bgr", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
 """Values of a kind that a forgotten step would show in."""
 
@@ -45,12 +45,12 @@ class Package(NamedTuple):
 
     path: Path
     network: Any
-    written: Written
+    written: FileSummary
 
 
 def package(folder: Path, network: Any, **wanted: Any) -> Package:
     path = folder / "ants.mlpackage"
-    return Package(path, network, COREML.write(network, Request(**wanted), path))
+    return Package(path, network, COREML.write(network, ExportSpec(**wanted), path))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def opened(path: Path) -> CoremlRunner:
 
 
 def pixels(model: Any, photos: list[Image.Image]) -> np.ndarray:
-    rule = prepare_module.file_rule(model.config.preprocessing, None)
+    rule = file_preprocessing(model.config.preprocessing, None)
     return np.stack([np.asarray(frame_image(photo, rule)) for photo in photos])
 
 
@@ -77,7 +77,7 @@ def size(path: Path) -> int:
 def test_photo_in_probabilities_out(ants: Package, photos: list[Image.Image]) -> None:
     assert ants.written.inputs == ("image: RGB image [64, 64]",)
     assert ants.written.outputs == ("probabilities: float32 [1, 5]",)
-    assert ants.written.types == {"float32": ants.written.nodes}
+    assert ants.written.types == {"float32": ants.written.operations}
     run = opened(ants.path)
     expected = [item.probabilities for item in mobilevit.predict(ants.network, *photos)]
     found = [run(row[None])[0][0] for row in pixels(ants.network, photos)]
@@ -89,19 +89,19 @@ def test_package_says_what_it_is(ants: Package) -> None:
     import coremltools as ct
 
     run = opened(ants.path)
-    facts = prepare(ants.network, Request(), planar=True).facts
-    assert run.facts == facts
+    metadata = prepare(ants.network, ExportSpec(), nchw_float_input=True).metadata
+    assert run.metadata == metadata
     if sys.platform != "darwin":
         assert run.runtime == f"Core ML's program, interpreted (coremltools {ct.__version__})"
     description = run.program.description
-    assert run.program.texts.items() >= facts.texts().items()
+    assert run.program.metadata.items() >= metadata.to_strings().items()
     metadata = description.metadata
     assert "mobilevit_xxs: classification, 5 classes" in metadata.shortDescription
-    assert metadata.license == facts.texts()["licence"] and not metadata.author
-    assert metadata.versionString == facts.texts()["mobilevit_version"]
+    assert metadata.license == metadata.to_strings()["licence"] and not metadata.author
+    assert metadata.versionString == metadata.to_strings()["mobilevit_version"]
     assert "`preprocessing`" in description.input[0].shortDescription
     assert "`classes`" in description.output[0].shortDescription
-    assert json.loads(run.program.texts["classes"])[0] == "ant 0"
+    assert json.loads(run.program.metadata["classes"])[0] == "ant 0"
     # For whoever may read any new file, and without the folders of this machine.
     assert {file.stat().st_mode & 0o444 for file in ants.path.rglob("*")} == {0o444}
     everything = b"".join(file.read_bytes() for file in ants.path.rglob("*") if file.is_file())
@@ -129,7 +129,7 @@ def test_rows_of_a_batch_keep_their_order_in_half_precision(
     assert written.inputs == ("image: float32 [1..256, 3, 64, 64]",)
     assert written.outputs == ("probabilities: float32 [batch, 5]",)
     # The input's conversion is of float16 too; that of the logits, and softmax, are not.
-    assert written.types == {"float16": written.nodes - 2, "float32": 2}
+    assert written.types == {"float16": written.operations - 2, "float32": 2}
     weights = sum(values.numel() for values in fuse(model).parameters())
     assert size(path) < 2 * weights + 5e5
     run, images = opened(path), pixels(model, photos)
@@ -194,20 +194,20 @@ def test_mask_is_that_of_pytorch(network: Any, tmp_path: Path, photos: list[Imag
     assert (found == expected).mean() > 0.999 and len(np.unique(found)) > 1
 
 
-KEPT = "form.backbone.stages.2.1.layers.0.attention.qkv"
+KEPT = "network.backbone.stages.2.1.layers.0.attention.qkv"
 
 
 def test_palettes_leave_layers_in_float(
     network: Any, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     model = network("mobilevit_xxs")
-    quantize = Quantization(kind="palette4", keep=frozenset({KEPT}))
+    quantize = Quantization(mode="palette4", float_layers=frozenset({KEPT}))
     path, _, written = package(tmp_path, model, precision="fp16", quantize=quantize)
     # Of all 54 that are large enough, one stays float and about a dozen get finer palettes.
     coarse, fine = (written.types[f"weights palette of {count}"] for count in (16, 256))
     assert coarse + fine == 53 and 10 <= fine <= 15
     run = opened(path)
-    assert run.facts.quantize == "palette4"
+    assert run.metadata.quantize == "palette4"
     assert size(path) < 0.8e6
     (found,) = run(pixels(model, photos[:1]))
     assert found.sum() == pytest.approx(1, abs=1e-3)
@@ -217,11 +217,11 @@ def test_eight_bits_of_weights_and_activations(
     network: Any, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     model = network("mobilevit_xxs")
-    quantize = Quantization(kind="int8", photos=tuple(photos), keep=frozenset({KEPT}))
+    quantize = Quantization(mode="int8", images=tuple(photos), float_layers=frozenset({KEPT}))
     path, _, written = package(tmp_path, model, quantize=quantize)
     # All layers but one take rounded values and have rounded weights.
     assert written.types["int8"] == written.types["weights int8"] == 71
-    verification = verify(opened(path), model, photos, called=path)
+    verification = verify(opened(path), model, photos, name=path)
     assert verification.agreement == 1
 
 
@@ -238,11 +238,11 @@ def test_command(network: Any, tmp_path: Path) -> None:
 def test_a_wrong_package_is_not_written(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(form: Any, rule: Any, *rest: Any, **options: Any) -> Any:
-        return whole(form, replace(rule, channel_order="rgb"), *rest, **options)
+    def wrong(network: Any, preprocessing: Any) -> torch.Tensor:
+        return fold_normalization(network, replace(preprocessing, channel_order="rgb"))
 
-    monkeypatch.setattr(prepare_module, "whole", forgetful)
-    with pytest.raises(DisagreementError, match=r"ants\.mlpackage does not say what PyTorch says"):
+    monkeypatch.setattr(wrap, "fold_normalization", wrong)
+    with pytest.raises(DisagreementError, match=r"ants\.mlpackage does not agree with PyTorch"):
         export(network("mobilevit_xxs", **ODD), out=str(tmp_path / "ants.mlpackage"))
     assert list(tmp_path.iterdir()) == []
 
@@ -250,10 +250,10 @@ def test_a_wrong_package_is_not_written(
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"quantize": Quantization(kind="int4")}, "cannot be quantised as 'int4'; int8, "),
+        ({"quantize": Quantization(mode="int4")}, "cannot be quantised as 'int4'; int8, "),
         (
-            {"quantize": Quantization(kind="palette6", keep=frozenset({"form.tail"}))},
-            r"form\.tail to keep",
+            {"quantize": Quantization(mode="palette6", float_layers=frozenset({"network.tail"}))},
+            r"network\.tail to keep",
         ),
     ],
 )
@@ -301,5 +301,5 @@ def test_core_ml_says_what_the_interpreter_says(ants: Package, photos: list[Imag
     run = opened(ants.path)
     assert run.runtime.startswith("Core ML of macOS")
     for row in pixels(ants.network, photos):
-        (found,), (expected,) = run.by_core_ml(row[None]), run.interpreted(row[None])
+        (found,), (expected,) = run.predict(row[None]), run.interpret(row[None])
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)

@@ -11,14 +11,14 @@ from PIL import Image
 import mobilevit
 from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
-from mobilevit.exports.backends.registry import FORMATS, open_exported
+from mobilevit.exports.backends.registry import BACKENDS, open_exported
 from mobilevit.exports.spec import ExportError
 from tests.numerics import assert_probabilities_close
 
 # torch's exporters and the formats' tools use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-OTHERS = [one for name, one in FORMATS.items() if name != "onnx"]
+OTHERS = [one for name, one in BACKENDS.items() if name != "onnx"]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ OTHERS = [one for name, one in FORMATS.items() if name != "onnx"]
     [
         *((one, "mobilevit_xxs") for one in OTHERS),
         # The others' boxes are tested with the format.
-        (FORMATS["coreml"], "ssdlite_mobilevit_xxs"),
+        (BACKENDS["coreml"], "ssdlite_mobilevit_xxs"),
     ],
     ids=lambda one: one if isinstance(one, str) else one.name,
 )
@@ -42,9 +42,9 @@ def test_whole_file(
     assert exported.exit_code == 0 and exported.verification.difference < 1e-3
     assert path.is_dir() == kind.folder
     run = open_exported(path)
-    assert run.facts.config.classes == model.config.classes
-    assert run.facts.config.preprocessing == model.config.preprocessing
-    assert run.facts.weights == digest(model.state_dict())
+    assert run.metadata.config.classes == model.config.classes
+    assert run.metadata.config.preprocessing == model.config.preprocessing
+    assert run.metadata.weights == digest(model.state_dict())
     ours, theirs = (mobilevit.predict(one, *photos) for one in (str(path), model))
     for mine, true in zip(ours, theirs, strict=True):
         if name == "mobilevit_xxs":

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 import mobilevit
 from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
-from mobilevit.exports.backends.litert.quantize import among, rounding
-from mobilevit.exports.backends.litert.rewrite import Gated, RootMeanSquare, litert_form
-from mobilevit.exports.backends.registry import FORMATS, open_exported
-from mobilevit.exports.prepare import Quantization, Request, Written
-from mobilevit.exports.quantize import Equalised
-from mobilevit.exports.rewrite import export_form
-from mobilevit.exports.spec import ExportError
+from mobilevit.exports.backends.base import FileSummary
+from mobilevit.exports.backends.litert.quantize import belongs_to, rounding
+from mobilevit.exports.backends.litert.rewrite import GatedConv, RootMeanSquare, litert_graph
+from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.quantize import EqualizedConv
+from mobilevit.exports.rewrite import inference_graph
+from mobilevit.exports.spec import ExportError, ExportSpec, Quantization
 from mobilevit.exports.verify import verify
 from mobilevit.models.layers import ConvNormAct
 from mobilevit.models.registry import build
@@ -34,21 +34,21 @@ pytest.importorskip("litert_torch")
 # litert-torch and jax use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-LITERT = FORMATS["litert"]
+LITERT = BACKENDS["litert"]
 ODD: dict[str, Any] = {"channel_order": "bgr", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
 """Values of a kind that a forgotten step would show in."""
 
 
 @pytest.fixture(scope="module")
-def ants(network: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Written]:
+def ants(network: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, FileSummary]:
     """A classifier, and its file."""
     model = network("mobilevit_xxs", **ODD)
     path = tmp_path_factory.mktemp("litert") / "ants.tflite"
-    return model, LITERT.write(model, Request(), path)
+    return model, LITERT.write(model, ExportSpec(), path)
 
 
 def test_photo_in_probabilities_out(
-    ants: tuple[Any, Written], photos: list[Image.Image], capfd: pytest.CaptureFixture[str]
+    ants: tuple[Any, FileSummary], photos: list[Image.Image], capfd: pytest.CaptureFixture[str]
 ) -> None:
     model, written = ants
     assert written.inputs == ("image: uint8 [1, 64, 64, 3]",)
@@ -62,19 +62,19 @@ def test_photo_in_probabilities_out(
     assert capfd.readouterr().err == ""  # the runtime's own talk is kept off the screen
 
 
-def test_xnnpack_runs_all_of_it(ants: tuple[Any, Written]) -> None:
+def test_xnnpack_runs_all_of_it(ants: tuple[Any, FileSummary]) -> None:
     _, written = ants
-    nodes = written.nodes
+    nodes = written.operations
     assert written.placement == f"XNNPACK runs {nodes} of {nodes} operations, in 1 part"
     # As it comes from torch's own norms and attention it is 649.
     assert nodes < 500
 
 
-def test_facts_are_inside(ants: tuple[Any, Written]) -> None:
+def test_facts_are_inside(ants: tuple[Any, FileSummary]) -> None:
     model, written = ants
     run = open_exported(written.path)
-    assert run.facts.config == model.config
-    assert run.facts.weights == digest(model.state_dict())
+    assert run.metadata.config == model.config
+    assert run.metadata.weights == digest(model.state_dict())
     with zipfile.ZipFile(written.path) as files:  # as Android's metadata library does
         assert files.read("labels.txt").decode().splitlines() == list(model.config.classes)
         assert json.loads(files.read("mobilevit.json"))["model"] == "mobilevit_xxs"
@@ -82,7 +82,7 @@ def test_facts_are_inside(ants: tuple[Any, Written]) -> None:
         assert str(place).encode() not in written.path.read_bytes()
 
 
-def test_the_runtime_knows_the_names(ants: tuple[Any, Written]) -> None:
+def test_the_runtime_knows_the_names(ants: tuple[Any, FileSummary]) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(ants[1].path))
@@ -91,8 +91,8 @@ def test_the_runtime_knows_the_names(ants: tuple[Any, Written]) -> None:
     assert interpreter.get_input_details()[0]["name"] == "image"
 
 
-def test_two_files_are_the_same(ants: tuple[Any, Written], tmp_path: Path) -> None:
-    again = LITERT.write(ants[0], Request(), tmp_path / "again.tflite")
+def test_two_files_are_the_same(ants: tuple[Any, FileSummary], tmp_path: Path) -> None:
+    again = LITERT.write(ants[0], ExportSpec(), tmp_path / "again.tflite")
     assert again.path.read_bytes() == ants[1].path.read_bytes()
 
 
@@ -104,7 +104,7 @@ def test_two_files_are_the_same(ants: tuple[Any, Written], tmp_path: Path) -> No
         np.zeros((1, 64, 64, 3), np.float32),
     ],
 )
-def test_other_images_are_refused(ants: tuple[Any, Written], images: np.ndarray) -> None:
+def test_other_images_are_refused(ants: tuple[Any, FileSummary], images: np.ndarray) -> None:
     with pytest.raises(ExportError, match=r"takes image: uint8 \[1, 64, 64, 3\], not"):
         open_exported(ants[1].path)(images)
 
@@ -118,76 +118,78 @@ def test_boxes_and_masks(
     network: Any, name: str, size: int, tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     model = network(name, size=size, **ODD)
-    written = LITERT.write(model, Request(), tmp_path / "ants.tflite")
-    verification = verify(open_exported(written.path), model, photos, called="ants")
+    written = LITERT.write(model, ExportSpec(), tmp_path / "ants.tflite")
+    verification = verify(open_exported(written.path), model, photos, name="ants")
     assert verification.difference < 1e-3 and verification.agreement > 0.999
 
 
 def test_half_precision_and_int8_are_smaller(
-    ants: tuple[Any, Written], tmp_path: Path, photos: list[Image.Image]
+    ants: tuple[Any, FileSummary], tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     model, whole = ants
     size = whole.path.stat().st_size
-    half = LITERT.write(model, Request(precision="fp16"), tmp_path / "half.tflite")
+    half = LITERT.write(model, ExportSpec(precision="fp16"), tmp_path / "half.tflite")
     assert half.path.stat().st_size < 0.58 * size
-    verification = verify(open_exported(half.path), model, photos, called="half")
-    assert verification.bound == 1e-2 and verification.agreement == 1
+    verification = verify(open_exported(half.path), model, photos, name="half")
+    assert verification.tolerance == 1e-2 and verification.agreement == 1
 
-    kept = "form.backbone.stages.2.1.layers.0.attention.qkv"
+    kept = "network.backbone.stages.2.1.layers.0.attention.qkv"
     files = {}
     for kind in ("int8", "int8-weights"):
-        asked = Quantization(kind=kind, photos=tuple(photos), keep=frozenset({kept}))
-        files[kind] = LITERT.write(model, Request(quantize=asked), tmp_path / f"{kind}.tflite")
+        asked = Quantization(mode=kind, images=tuple(photos), float_layers=frozenset({kept}))
+        files[kind] = LITERT.write(model, ExportSpec(quantize=asked), tmp_path / f"{kind}.tflite")
         run = open_exported(files[kind].path)
         assert files[kind].path.stat().st_size < 0.35 * size
         assert "of " in files[kind].placement and "left" not in files[kind].placement
         # A new network's answers hang by a thread; trained ones are tested apart.
         least = 0.5 if kind == "int8" else 1
-        assert verify(run, model, photos, called=kind, least=least).agreement >= least
+        assert verify(run, model, photos, name=kind, min_agreement=least).agreement >= least
     assert files["int8"].types["int8"] > files["int8"].types["float32"] > 0
     assert "int8" not in files["int8-weights"].types  # they compute as floats
 
 
 def test_what_is_kept_stays_in_float(
-    ants: tuple[Any, Written], tmp_path: Path, photos: list[Image.Image]
+    ants: tuple[Any, FileSummary], tmp_path: Path, photos: list[Image.Image]
 ) -> None:
     """A file with everything in float but one layer is that of the network, nearly."""
     model, whole = ants
     layers = [
         name
-        for name, one in LITERT.prepare(model, Request()).module.named_modules()
+        for name, one in LITERT.prepare(model, ExportSpec()).module.named_modules()
         if isinstance(one, nn.Conv2d | nn.Linear)
     ]
-    asked = Quantization(kind="int8-weights", keep=frozenset(layers[:-1]))
+    asked = Quantization(mode="int8-weights", float_layers=frozenset(layers[:-1]))
     path = tmp_path / "kept.tflite"
-    LITERT.write(model, Request(quantize=asked), path)
+    LITERT.write(model, ExportSpec(quantize=asked), path)
     assert 0.95 < path.stat().st_size / whole.path.stat().st_size < 1
-    assert verify(open_exported(path), model, photos, called="ants").difference < 0.05
+    assert verify(open_exported(path), model, photos, name="ants").difference < 0.05
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(dynamic="batch"), "takes one image of one size.*and run it once for each"),
-        (Request(dynamic="size"), "one file for each size"),
+        (ExportSpec(dynamic="batch"), "takes one image of one size.*and run it once for each"),
+        (ExportSpec(dynamic="size"), "one file for each size"),
         (
-            Request(precision="fp16", quantize=Quantization(kind="int8-weights")),
+            ExportSpec(precision="fp16", quantize=Quantization(mode="int8-weights")),
             "leave precision fp16 out",
         ),
-        (Request(quantize=Quantization(kind="palette4")), "cannot be quantised as 'palette4'"),
+        (ExportSpec(quantize=Quantization(mode="palette4")), "cannot be quantised as 'palette4'"),
         (
-            Request(quantize=Quantization(kind="int8-weights", keep=frozenset({"nose"}))),
+            ExportSpec(
+                quantize=Quantization(mode="int8-weights", float_layers=frozenset({"nose"}))
+            ),
             "there are no layers nose",
         ),
     ],
 )
-def test_refusals_help(network: Any, request_: Request, message: str) -> None:
+def test_refusals_help(network: Any, request_: ExportSpec, message: str) -> None:
     with pytest.raises(ExportError, match=message):
         LITERT.write(network("mobilevit_xxs"), request_, Path("never.tflite"))
 
 
 def test_raw_tensors_stay_floats(network: Any, tmp_path: Path, photos: list[Image.Image]) -> None:
-    asked = Request(raw=True, quantize=Quantization(kind="int8", photos=tuple(photos)))
+    asked = ExportSpec(raw=True, quantize=Quantization(mode="int8", images=tuple(photos)))
     with pytest.raises(ExportError, match="leave raw out, or keep the weights alone"):
         LITERT.write(network("mobilevit_xxs"), asked, tmp_path / "ants.tflite")
 
@@ -200,7 +202,7 @@ def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
         open_exported(path)
 
 
-def test_a_file_cut_short_is_refused(ants: tuple[Any, Written], tmp_path: Path) -> None:
+def test_a_file_cut_short_is_refused(ants: tuple[Any, FileSummary], tmp_path: Path) -> None:
     path = tmp_path / "ants.tflite"
     content = ants[1].path.read_bytes()
     path.write_bytes(b"\0" * 64 + content[64:])  # the archive at its end is still whole
@@ -211,7 +213,7 @@ def test_a_file_cut_short_is_refused(ants: tuple[Any, Written], tmp_path: Path) 
 def test_a_single_photo_is_a_name(network: Any, tmp_path: Path, photos: list[Image.Image]) -> None:
     photos[0].save(tmp_path / "one.png")
     exported = export(
-        network("mobilevit_xxs"), out=str(tmp_path / "a.tflite"), photos=str(tmp_path / "one.png")
+        network("mobilevit_xxs"), out=str(tmp_path / "a.tflite"), images=str(tmp_path / "one.png")
     )
     assert exported.verification.images == 1
 
@@ -226,14 +228,14 @@ def busy(name: str) -> nn.Module:
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(getattr(module, "bias", None), Tensor):
                 module.bias.normal_(0, 0.1)
-    return export_form(model)  # type: ignore[arg-type]
+    return inference_graph(model)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
 def test_the_form_says_the_same(name: str) -> None:
     form = busy(name)
     before = {key: tensor.clone() for key, tensor in form.state_dict().items()}
-    changed = litert_form(form)
+    changed = litert_graph(form)
     x = torch.rand(2, 3, 72, 104)
     with torch.inference_mode():
         assert_close(changed(x), form(x))
@@ -247,11 +249,11 @@ def test_gates_are_the_scales() -> None:
     torch.manual_seed(0)
     layer = ConvNormAct(3, 5)
     layer.conv = nn.Conv2d(3, 5, 1)  # as `fuse` leaves it
-    evened = Equalised(layer, torch.tensor([0.5, 1, 2, 8, 40]))
+    evened = EqualizedConv(layer, torch.tensor([0.5, 1, 2, 8, 40]))
     holder = nn.Sequential(evened).eval()
     x = torch.randn(2, 3, 6, 7)
-    changed = litert_form(holder)
-    assert isinstance(changed[0], Gated)  # type: ignore[index]
+    changed = litert_graph(holder)
+    assert isinstance(changed[0], GatedConv)  # type: ignore[index]
     with torch.inference_mode():
         torch.testing.assert_close(changed(x), holder(x))
 
@@ -276,4 +278,4 @@ def test_rounding_is_within_half_a_step() -> None:
     ],
 )
 def test_parts_belong_to_their_layer(name: str, found: bool) -> None:
-    assert among(name, {"a.qkv", "b.expand.conv"}) is found
+    assert belongs_to(name, {"a.qkv", "b.expand.conv"}) is found

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from mobilevit.exports.backends.coreml.interpreter import Program
 from mobilevit.exports.backends.coreml.mil_ops import OPERATIONS
-from mobilevit.exports.mil_types import MilError
-from mobilevit.exports.prepare import need, quiet
+from mobilevit.exports.backends.coreml.mil_types import MilError
+from mobilevit.exports.toolchain import quiet, require
 
 pytest.importorskip("coremltools")
 
@@ -320,7 +320,7 @@ def saved(path: Path, build: Callable[..., Any]) -> Program:
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Tensor]]:
     """What the program of all cases says, by case."""
-    need("coremltools", extra="coreml")
+    require("coremltools", extra="coreml")
     counts = {}
 
     def build(mb: Any, **given: Any) -> Any:

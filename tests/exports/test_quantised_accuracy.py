@@ -58,10 +58,12 @@ def test_auto_keeps_the_accuracy(model: Path, data: DataOptions, tmp_path: Path)
     assert bound > 0  # or there is nothing to look for
     found = export(model, out=str(out), quantize="auto", data=data, max_drop=bound)
     assert found.accuracy is not None and found.accuracy.drop <= bound
-    assert found.kept and found.quantize == "int8" and found.size == out.stat().st_size
+    assert found.float_layers and found.quantize == "int8" and found.size == out.stat().st_size
     assert found.trials[0].drop == pytest.approx(whole.accuracy.drop)
-    assert len(found.kept) in [trial.kept for trial in found.trials if trial.drop <= bound]
-    assert f"in float: {found.kept[0]}" in str(found) and "tried: 0 in float" in str(found)
+    assert len(found.float_layers) in [
+        trial.float_layers for trial in found.trials if trial.drop <= bound
+    ]
+    assert f"in float: {found.float_layers[0]}" in str(found) and "tried: 0 in float" in str(found)
     assert [path.name for path in tmp_path.iterdir()] == ["ants.onnx"]
     metrics = mobilevit.evaluate(out, data=data).metrics
     wrong = round((1 - metrics.top1) * metrics.samples)
@@ -82,7 +84,7 @@ def test_a_file_that_loses_too_much_is_not_left(
 
 def test_without_data_answers_must_agree(model: Path, data: DataOptions, tmp_path: Path) -> None:
     out = tmp_path / "ants.onnx"
-    options: dict[str, Any] = {"quantize": "int8", "photos": [data.root], "least_agreement": 1.0}
+    options: dict[str, Any] = {"quantize": "int8", "images": [data.root], "least_agreement": 1.0}
     with pytest.raises(DisagreementError, match=r"30 images: .*at least 100%") as caught:
         export(model, out=str(out), **options)
     assert str(caught.value).startswith(f"{out} does not say what PyTorch says")

@@ -9,7 +9,7 @@ import pytest
 
 from mobilevit.commands.export import export
 from mobilevit.data.options import DataOptions
-from mobilevit.exports.backends.registry import FORMATS
+from mobilevit.exports.backends.registry import BACKENDS
 
 # The formats' tools use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -23,7 +23,7 @@ PACKAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", FORMATS.values(), ids=lambda one: one.name)
+@pytest.mark.parametrize("kind", BACKENDS.values(), ids=lambda one: one.name)
 def test_int8_is_small_and_accurate(shared: Path, tmp_path: Path, kind: Any) -> None:
     """A third of the size, and at most two of 80 leaves more are taken for another."""
     pytest.importorskip(PACKAGES[kind.name])

@@ -12,14 +12,19 @@ import torch
 from PIL import Image
 
 from mobilevit.commands.export import export
-from mobilevit.exports.backends.registry import FORMATS, open_exported
-from mobilevit.exports.prepare import Prepared, Quantization, Request
-from mobilevit.exports.quantize import Equalised, equalised
-from mobilevit.exports.sensitivity import Trial, layers_of, least_float, ranking
-from mobilevit.exports.spec import ExportError
+from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.quantize import (
+    EqualizedConv,
+    Trial,
+    equalize_channels,
+    fewest_float_layers,
+    quantizable_layers,
+    rank_layers,
+)
+from mobilevit.exports.spec import ExportError, ExportSpec, Quantization
 from mobilevit.exports.verify import verify
+from mobilevit.exports.wrap import PreparedModel
 from mobilevit.models.layers import InvertedResidual
-from tests.numerics import assert_close
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -29,9 +34,9 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
 )
 
-ONNX = FORMATS["onnx"]
-KEPT = "form.backbone.stages.2.1.layers.0.attention.qkv"
-LOUD = {f"form.backbone.stages.1.0.{name}.conv" for name in ("expand", "depthwise")}
+ONNX = BACKENDS["onnx"]
+KEPT = "network.backbone.stages.2.1.layers.0.attention.qkv"
+LOUD = {f"network.backbone.stages.1.0.{name}.conv" for name in ("expand", "depthwise")}
 """Layers between which `loud` makes one channel a thousand times as large as the others."""
 
 
@@ -49,46 +54,50 @@ def loud(network: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def asked(photos: list[Image.Image]) -> Quantization:
-    return Quantization(kind="int8", photos=tuple(photos))
+    return Quantization(mode="int8", images=tuple(photos))
 
 
 @pytest.fixture(scope="module")
-def prepared(loud: Any, asked: Quantization) -> Prepared:
-    return FORMATS["openvino"].prepare(loud, Request(quantize=asked))
+def prepared(loud: Any, asked: Quantization) -> PreparedModel:
+    return BACKENDS["openvino"].prepare(loud, ExportSpec(quantize=asked))
 
 
-def said(prepared: Prepared) -> torch.Tensor:
+def said(prepared: PreparedModel) -> torch.Tensor:
     with torch.inference_mode():
         return torch.cat([prepared.module(photo) for photo in prepared.calibration()])
 
 
-def test_channels_are_evened_out(prepared: Prepared) -> None:
+def test_channels_are_evened_out(prepared: PreparedModel) -> None:
     before = said(prepared)
-    evened = equalised(prepared)
-    blocks = [one for one in evened.module.modules() if isinstance(one, Equalised)]
+    evened = equalize_channels(prepared)
+    blocks = [one for one in evened.module.modules() if isinstance(one, EqualizedConv)]
     assert len(blocks) == 7 and max(float(one.scale.max()) for one in blocks) > 100
-    assert_close(said(evened), before)
-    assert layers_of(evened.module).keys() == layers_of(prepared.module).keys()
-    assert equalised(evened) is evened
+    torch.testing.assert_close(said(evened), before, rtol=0, atol=1e-4)
+    assert quantizable_layers(evened.module).keys() == quantizable_layers(prepared.module).keys()
+    assert equalize_channels(evened) is evened
     assert torch.equal(said(prepared), before)  # the original is left as it was
 
 
-def test_the_layer_that_suffers_is_found(prepared: Prepared) -> None:
+def test_the_layer_that_suffers_is_found(prepared: PreparedModel) -> None:
     before = said(prepared)
-    ranked = ranking(prepared)
-    assert sorted(ranked) == sorted(layers_of(prepared.module)) and len(ranked) == 72
+    ranked = rank_layers(prepared)
+    assert sorted(ranked) == sorted(quantizable_layers(prepared.module)) and len(ranked) == 72
     assert set(ranked[:2]) == LOUD
-    assert set(ranking(equalised(prepared))[:2]) != LOUD
+    assert set(rank_layers(equalize_channels(prepared))[:2]) != LOUD
     assert torch.equal(said(prepared), before)
 
 
 def test_int8_onnx(
-    loud: Any, prepared: Prepared, asked: Quantization, tmp_path: Path, photos: list[Image.Image]
+    loud: Any,
+    prepared: PreparedModel,
+    asked: Quantization,
+    tmp_path: Path,
+    photos: list[Image.Image],
 ) -> None:
     import onnx
 
-    request = Request(
-        quantize=Quantization(kind="int8", photos=asked.photos, keep=frozenset({KEPT}))
+    request = ExportSpec(
+        quantize=Quantization(mode="int8", photos=asked.photos, float_layers=frozenset({KEPT}))
     )
     path = tmp_path / "ants.onnx"
     written = ONNX.write(loud, request, path)
@@ -111,11 +120,11 @@ def test_int8_onnx(
             assert not any(one.op_type == "DequantizeLinear" for one in data(node)), node.name
     assert written.types["int8"] > 71 and written.types["float32"] > 50
     run = open_exported(path)
-    assert run.facts.quantize == "int8" and run.facts.config.classes == loud.config.classes
-    off = verify(run, loud, photos, called="ants", least=None).difference
+    assert run.metadata.quantize == "int8" and run.metadata.config.classes == loud.config.classes
+    off = verify(run, loud, photos, name="ants", least=None).difference
     # Without channels evened out.
     ONNX.module().write(prepared, tmp_path / "plain.onnx")
-    plain = verify(open_exported(tmp_path / "plain.onnx"), loud, photos, called="plain", least=None)
+    plain = verify(open_exported(tmp_path / "plain.onnx"), loud, photos, name="plain", least=None)
     assert off < 0.7 * plain.difference
 
 
@@ -124,13 +133,13 @@ def test_int8_weights_compute_as_float(
 ) -> None:
     model = network("mobilevitv2_050")
     sizes = []
-    for quantize in (None, Quantization(kind="int8-weights")):
-        written = ONNX.write(model, Request(quantize=quantize), tmp_path / "ants.onnx")
+    for quantize in (None, Quantization(mode="int8-weights")):
+        written = ONNX.write(model, ExportSpec(quantize=quantize), tmp_path / "ants.onnx")
         sizes.append((tmp_path / "ants.onnx").stat().st_size)
     assert sizes[1] < 0.35 * sizes[0]
     assert written.types["float32 with int8 weights"] == 65
     run = open_exported(tmp_path / "ants.onnx")
-    assert verify(run, model, photos, called="ants").difference < 0.1
+    assert verify(run, model, photos, name="ants").difference < 0.1
 
 
 @pytest.mark.parametrize(
@@ -147,9 +156,9 @@ def test_refusals_help(network: Any, options: dict[str, Any], message: str, tmp_
 
 
 def test_an_unknown_layer_can_not_be_kept(loud: Any, asked: Quantization, tmp_path: Path) -> None:
-    odd = Quantization(kind="int8", photos=asked.photos, keep=frozenset({"form.tail"}))
-    with pytest.raises(ExportError, match=r"no layers form\.tail to keep.* form\.head"):
-        ONNX.write(loud, Request(quantize=odd), tmp_path / "ants.onnx")
+    odd = Quantization(mode="int8", photos=asked.photos, float_layers=frozenset({"network.tail"}))
+    with pytest.raises(ExportError, match=r"no layers network\.tail to keep.* network\.head"):
+        ONNX.write(loud, ExportSpec(quantize=odd), tmp_path / "ants.onnx")
 
 
 def needing(count: int, tried: list[int]) -> Callable[[frozenset[str]], float]:
@@ -166,14 +175,16 @@ def needing(count: int, tried: list[int]) -> Callable[[frozenset[str]], float]:
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 20, 59, 60])
 def test_least_float(count: int) -> None:
     ranked, tried = [f"layer {index}" for index in range(60)], []
-    kept, trials = least_float(ranked, needing(count, tried), max_drop=0.01)
+    kept, trials = fewest_float_layers(ranked, needing(count, tried), max_drop=0.01)
     assert kept == frozenset(ranked[:count])
-    assert [trial.kept for trial in trials] == tried and tried[0] == 0
+    assert [trial.float_layers for trial in trials] == tried and tried[0] == 0
     assert len(tried) == len(set(tried)) <= 2 + 2 * math.ceil(math.log2(60))
-    assert trials[-1].drop <= 0.01 or any(t.kept == count and t.drop <= 0.01 for t in trials)
+    assert trials[-1].drop <= 0.01 or any(
+        t.float_layers == count and t.drop <= 0.01 for t in trials
+    )
     assert str(Trial(3, 0.0125)) == "3 in float: drop 0.0125"
 
 
 def test_where_float_is_not_enough() -> None:
     with pytest.raises(ExportError, match=r"even with all 3 layers in float the file loses 0\.05"):
-        least_float(["a", "b", "c"], lambda _kept: 0.05, max_drop=0.01)
+        fewest_float_layers(["a", "b", "c"], lambda _kept: 0.05, max_drop=0.01)

@@ -24,9 +24,9 @@ import mobilevit
 from mobilevit.commands.serve import server_of
 from mobilevit.data.images import open_image
 from mobilevit.data.preprocessing import frame_image
-from mobilevit.exports.backends.registry import FORMATS, open_exported
+from mobilevit.exports.backends.registry import BACKENDS, open_exported
 from mobilevit.exports.backends.web.backend import MODEL
-from mobilevit.exports.backends.web.self_test import expected_answer
+from mobilevit.exports.backends.web.self_test import expected_prediction
 from mobilevit.models.config import Preprocessing
 
 pytest.importorskip("onnxruntime")
@@ -176,7 +176,7 @@ REAL = {
     "detection": "bccd/**/*.jpg",
     "segmentation": "camvid/val/images/*",
 }
-"""Photographs among the shared data."""
+"""Photographs belongs_to the shared data."""
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -196,7 +196,7 @@ def test_answers_of_photographs_are_pythons(
 def assert_answers(page: Any, task: str, made: Any, files: list[Path]) -> int:
     """Files that are given to a page have Python's answers; how many levels its pixels differ."""
     runner = open_exported(made.folder / MODEL)
-    rule = runner.facts.config.preprocessing
+    rule = runner.metadata.config.preprocessing
     predictions = mobilevit.predict(made.network, *files, score=0.01)
     most = 0
     for file, prediction in zip(files, predictions, strict=True):
@@ -216,7 +216,7 @@ def assert_answers(page: Any, task: str, made: Any, files: list[Path]) -> int:
         assert levels <= MOST_LEVELS, file
         most = max(most, levels)
         # What a level does to an answer is the network's affair: Python is given the same pixels.
-        expected = expected_answer(runner, made.network, Image.fromarray(pixels))
+        expected = expected_prediction(runner, made.network, Image.fromarray(pixels))
         script = "return (await import('/app/check.js')).compare(held.said.answer, given) }"
         compared = page.evaluate(GIVEN + script, expected)
         # On a narrow strip this random segmenter's own float32 is 7e-4 from float64: a pixel of it
@@ -572,4 +572,4 @@ def test_a_damaged_model_gets_a_message(chromium: Any, made_page: Any, tmp_path:
 
 
 def test_page_of_another_format_is_no_model() -> None:
-    assert "web" not in FORMATS
+    assert "web" not in BACKENDS

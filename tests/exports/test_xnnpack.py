@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.exports.backends.executorch.xnnpack import RootNorm, decompositions, with_root_norms
-from mobilevit.exports.rewrite import export_form
+from mobilevit.exports.rewrite import inference_graph
 from mobilevit.models.registry import build
 from tests.numerics import assert_close
 
@@ -22,7 +22,7 @@ def busy(name: str) -> nn.Module:
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(getattr(module, "bias", None), Tensor):
                 module.bias.normal_(0, 0.1)
-    return export_form(model)  # type: ignore[arg-type]
+    return inference_graph(model)  # type: ignore[arg-type]
 
 
 def test_norms_without_mean_scale_and_shift() -> None:

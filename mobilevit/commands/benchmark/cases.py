@@ -16,12 +16,13 @@ from mobilevit.commands.benchmark.checks import Accuracy, images_for, macs
 from mobilevit.commands.benchmark.measure import Measured, WorkerError, working
 from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject
 from mobilevit.commands.benchmark.worker import PACKAGES
-from mobilevit.exports.backends.registry import FORMATS, Format
+from mobilevit.exports.backends.base import Backend
+from mobilevit.exports.backends.registry import BACKENDS
 from mobilevit.exports.spec import Precision
 
 log = logging.getLogger(__name__)
 
-KINDS: dict[str, Format] = {str(name): kind for name, kind in FORMATS.items()}
+KINDS: dict[str, Backend] = {str(name): kind for name, kind in BACKENDS.items()}
 """Formats by the name of a runtime."""
 
 TIMED = {"torch", "torch-compile", *PACKAGES}
@@ -121,7 +122,7 @@ def cases_of(
     """The rows of one subject, in order; also those that cannot be."""
     subject = place.subject
     if isinstance(subject, FileSubject):
-        facts = subject.facts
+        facts = subject.metadata
         runtimes, settings = [subject.format.name], [(facts.precision, facts.quantize)]
     for runtime in runtimes:
         timed = runtime in TIMED
@@ -149,7 +150,7 @@ def _refusal(case: Case) -> str | None:
         return subject.refusal(case.batch)
     if case.quantize is None:
         return None
-    if case.runtime not in KINDS or case.quantize not in KINDS[case.runtime].quantizations:
+    if case.runtime not in KINDS or case.quantize not in KINDS[case.runtime].quantize_modes:
         return f"{case.runtime} has no {case.quantize}"
     if case.batch > 1:
         return "ranges are measured on one photo at a time: quantised files are timed at batch 1"

@@ -18,13 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
-from mobilevit.exports.prepare import file_rule
-from mobilevit.exports.spec import Precision
-from mobilevit.exports.verify import BOUNDS, LEAST_AGREEMENT, compare
+from mobilevit.exports.spec import Precision, file_preprocessing
+from mobilevit.exports.verify import MIN_AGREEMENT, TOLERANCES
 from mobilevit.models.config import Task
 from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.loss_and_postprocess import detections
+from mobilevit.tasks.export import export_of
 from mobilevit.tasks.segmentation.metrics import full_size
 from mobilevit.utils.devices import use_threads
 
@@ -62,10 +62,10 @@ def images_for(subject: AnySubject, photos: Sequence[Image.Image], batch: int) -
     Returns:
         Float32 `[N, 3, H, W]`, or uint8 `[N, H, W, 3]` for a file that takes pixels.
     """
-    rule = file_rule(subject.config.preprocessing.at(subject.size), None)  # of one shape all
+    rule = file_preprocessing(subject.config.preprocessing.at(subject.size), None)  # all squares
     count = -(-min(len(photos), COMPARED) // batch) * batch
     frames = [frame_image(photos[index % len(photos)], rule) for index in range(count)]
-    if isinstance(subject, FileSubject) and not subject.facts.raw:
+    if isinstance(subject, FileSubject) and not subject.metadata.raw:
         return np.stack([np.asarray(frame) for frame in frames])
     return torch.stack([image_to_tensor(frame, rule) for frame in frames]).numpy()
 
@@ -97,10 +97,15 @@ def agreement(
         else torch.stack([image_to_tensor(Image.fromarray(one), rule) for one in images])
     )
     answers = [torch.from_numpy(part) for part in said]
-    bound = BOUNDS[precision]
+    bound = TOLERANCES[precision]
+    task = export_of(reference.config.task)
     deviation = None
     with torch.inference_mode():
-        found = compare(network, tensors, answers, raw=raw, bound=bound)
+        found = (
+            task.compare_raw(network, tensors, answers)
+            if raw
+            else task.compare(network, tensors, answers, bound)
+        )
         if raw:
             expected = _parts(network(tensors))
             apart = [
@@ -112,7 +117,7 @@ def agreement(
     if quantize and reference.new:
         good = deviation is None or deviation < 1
     elif quantize:
-        good = same >= LEAST_AGREEMENT
+        good = same >= MIN_AGREEMENT
     elif reference.new and deviation is not None:
         good = deviation <= DEVIATIONS[precision]
     else:
@@ -150,9 +155,9 @@ class Around:
 
 def around(subject: AnySubject, photo: Image.Image, runs: int) -> Around:
     """Time what is around a network."""
-    rule = file_rule(subject.config.preprocessing.at(subject.size), None)
+    rule = file_preprocessing(subject.config.preprocessing.at(subject.size), None)
     frame = frame_image(photo, rule)
-    whole = isinstance(subject, FileSubject) and not subject.facts.raw
+    whole = isinstance(subject, FileSubject) and not subject.metadata.raw
     after = None
     if isinstance(subject, Subject) and not (subject.new and _detects(subject)):
         after = _after(subject, image_to_tensor(frame, rule)[None], photo)

@@ -17,9 +17,9 @@ from mobilevit.commands.benchmark.checks import Agreement, accuracy, agreement, 
 from mobilevit.commands.benchmark.measure import measured
 from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject, subjects
 from mobilevit.commands.benchmark.report import Benchmark, Machine, Row, load
-from mobilevit.commands.export import read_photos, sample_photos, size_of
+from mobilevit.commands.export import read_images, sample_images, size_of
 from mobilevit.data.options import DataOptions
-from mobilevit.exports.backends.registry import FORMATS
+from mobilevit.exports.backends.registry import BACKENDS
 from mobilevit.exports.spec import Precision
 from mobilevit.models.registry import Network
 from mobilevit.utils.devices import use_threads
@@ -30,7 +30,7 @@ RuntimeName = Literal[
 EVERY = tuple(name for name in get_args(RuntimeName) if name not in ("all", "torch-compile"))
 """What `all` stands for; `torch-compile` takes a minute for each network."""
 PORTABLE = re.compile(r"portable kernels take (?!nothing)")
-"""How `Written.placement` says that a part is left to kernels that are there for every machine."""
+"""How `FileSummary.placement` states that portable kernels run a part of the graph."""
 
 
 def benchmark(
@@ -89,7 +89,7 @@ def benchmark(
     runtimes = _runtimes(runtime)
     if not models:
         raise ValueError("no model is named")
-    images = sample_photos() if photos is None else read_photos(photos)
+    images = sample_images() if photos is None else read_images(photos)
     chosen = subjects(models, sizes)
     accuracies = dict(accuracies or {})
     if unknown := accuracies.keys() - {subject.name for subject in chosen}:
@@ -163,7 +163,7 @@ def _settings(
     if not precision or not set(precision) <= {"fp32", "fp16"}:
         given = ", ".join(precision) or "none"
         raise ValueError(f"precision must be fp32, fp16 or both, not {given}")
-    kinds = dict.fromkeys(kind for one in FORMATS.values() for kind in one.quantizations)
+    kinds = dict.fromkeys(kind for one in BACKENDS.values() for kind in one.quantize_modes)
     if unknown := [kind for kind in quantize if kind not in kinds]:
         raise ValueError(f"quantize must be of {', '.join(kinds)}, not {', '.join(unknown)}")
     return [*((one, None) for one in precision), *(("fp32", kind) for kind in quantize)]
@@ -175,7 +175,7 @@ def _row(case: Case, places: Sequence[Place], warmup: int) -> Row:
     low, _, high = quantiles(found.ratios, n=4) if len(found.ratios) > 1 else (None, None, None)
     evaluated = isinstance(subject, FileSubject) or case.quantize is None
     placement = case.written.get("placement") or None
-    file = case.place.weights if case.runtime not in FORMATS else case.file
+    file = case.place.weights if case.runtime not in BACKENDS else case.file
     why = case.why or found.why
     if not case.timed and not why:
         why = f"not timed: here its runtime is {facts['version']}, which says nothing of its time"
@@ -194,7 +194,7 @@ def _row(case: Case, places: Sequence[Place], warmup: int) -> Row:
         size=subject.size,
         batch=case.batch,
         threads=case.threads,
-        whole=isinstance(subject, FileSubject) and not subject.facts.raw,
+        whole=isinstance(subject, FileSubject) and not subject.metadata.raw,
         warmup=warmup if wall else 0,
         runs=len(wall),
         median_ms=median(wall) if wall else None,
@@ -231,7 +231,7 @@ def _agreement(case: Case, places: Sequence[Place]) -> Agreement | None:
         reference,
         np.load(case.place.given(case.batch)),
         parts,
-        raw=isinstance(subject, Subject) or subject.facts.raw,
+        raw=isinstance(subject, Subject) or subject.metadata.raw,
         precision=case.precision,
         quantize=case.quantize,
     )
@@ -241,7 +241,7 @@ def _same(file: FileSubject, places: Sequence[Place]) -> Subject | None:
     """The network among the subjects that a file was made of, by its weights."""
     for place in places:
         other = place.subject
-        if isinstance(other, Subject) and other.weights == file.facts.weights:
+        if isinstance(other, Subject) and other.weights == file.metadata.weights:
             return other
     return None
 

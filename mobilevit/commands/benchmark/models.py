@@ -19,9 +19,16 @@ from torch.nn import functional as F
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import WEIGHTS, digest, save
 from mobilevit.commands.benchmark.peers import MAKERS, NEW, Alone, Home, outside
-from mobilevit.exports.backends.registry import Format, format_of, open_exported
-from mobilevit.exports.prepare import Prepared, Quantization, Request, file_rule
-from mobilevit.exports.spec import FileFacts, Precision
+from mobilevit.exports.backends.base import Backend
+from mobilevit.exports.backends.registry import backend_of, open_exported
+from mobilevit.exports.spec import (
+    ExportSpec,
+    FileMetadata,
+    Precision,
+    Quantization,
+    file_preprocessing,
+)
+from mobilevit.exports.wrap import PreparedModel
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network, NetworkOptions, list_models, split_name
@@ -122,29 +129,31 @@ class Subject:
         return form.eval().requires_grad_(False)
 
     def prepared(
-        self, kind: Format, *, batch: int, precision: Precision, quantize: Quantization | None
-    ) -> Prepared:
+        self, kind: Backend, *, batch: int, precision: Precision, quantize: Quantization | None
+    ) -> PreparedModel:
         """The network alone, for a file of one size and batch: a tensor in, logits out.
 
         Raises:
             ExportError: such a file cannot be made.
         """
-        request = Request(raw=True, precision=precision, quantize=quantize)
+        spec = ExportSpec(raw=True, precision=precision, quantize=quantize)
         example = torch.zeros(batch, 3, self.size, self.size)
         if not isinstance(self.network, Alone):
             network: Any = self.network
-            return replace(kind.prepare(network, request), example=example)
+            return replace(kind.prepare(network, spec), example=example)
         module = copy.deepcopy(self.network).requires_grad_(False)
-        if precision == "fp16" and not kind.halves:
+        if precision == "fp16" and not kind.native_fp16:
             module.halve()
-        facts = FileFacts(
+        metadata = FileMetadata(
             config=self.config,
             weights=self.weights,
             raw=True,
             precision=precision,
-            quantize=quantize.kind if quantize else None,
+            quantize=quantize.mode if quantize else None,
         )
-        return Prepared(module=module, example=example, facts=facts, request=request, shapes=None)
+        return PreparedModel(
+            module=module, example=example, metadata=metadata, spec=spec, dynamic_shapes=None
+        )
 
     def keep(self, folder: Path) -> Path:
         """Write all that another process needs to have the same to a new folder.
@@ -189,15 +198,15 @@ class FileSubject:
     """An exported file, which only its own runtime can run."""
 
     name: str
-    format: Format
-    facts: FileFacts
+    format: Backend
+    metadata: FileMetadata
     size: int
     """Side of the images in pixels."""
 
     @property
     def config(self) -> ModelConfig:
         """Of the network that it was made of."""
-        return self.facts.config
+        return self.metadata.config
 
     @property
     def own_size(self) -> int:
@@ -206,9 +215,9 @@ class FileSubject:
 
     def refusal(self, batch: int) -> str | None:
         """Why it cannot run such a batch; None where it can."""
-        if self.size != self.own_size and self.facts.dynamic != "size":
+        if self.size != self.own_size and self.metadata.dynamic != "size":
             return f"the file is for {self.own_size} px; export one for {self.size} px"
-        if batch > 1 and self.facts.dynamic != "batch":
+        if batch > 1 and self.metadata.dynamic != "batch":
             return "the file takes one image at a time; export one with --dynamic batch"
         return None
 
@@ -236,14 +245,14 @@ def subjects(
             continue
         words = Words.read(str(model))
         wanted = sizes if words.size is None else [words.size]
-        kind = format_of(words.name)
+        kind = backend_of(words.name)
         if words.home is not None:
             found += _outsiders(words, wanted)
         elif kind is not None:
-            facts = open_exported(words.name, kind).facts
+            metadata = open_exported(words.name, kind).metadata
             found += [
-                FileSubject(name=words.name, format=kind, facts=facts, size=size)
-                for size in wanted or [facts.config.preprocessing.crop]
+                FileSubject(name=words.name, format=kind, metadata=metadata, size=size)
+                for size in wanted or [metadata.config.preprocessing.crop]
             ]
         else:
             found += _at_sizes(words.called, _named(words), wanted)
@@ -300,7 +309,7 @@ def _at_sizes(name: str, model: Network, sizes: Sequence[int] | None) -> list[An
     found: list[AnySubject] = []
     for size in sizes or [own]:
         network = copy.deepcopy(model).eval()
-        rule = file_rule(model.config.preprocessing.at(size), None)
+        rule = file_preprocessing(model.config.preprocessing.at(size), None)
         network.config = replace(model.config, preprocessing=rule)
         found.append(_tried(name, network, network.config, own))
     return found

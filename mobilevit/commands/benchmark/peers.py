@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mobilevit.exports.prepare import MissingExtraError
+from mobilevit.exports.spec import MissingExtraError
 from mobilevit.models.config import Interpolation, ModelConfig, Preprocessing, Task
 
 Home = Literal["timm", "torchvision"]

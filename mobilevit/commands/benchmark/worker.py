@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 
 from mobilevit.commands.benchmark.models import Subject
-from mobilevit.exports.backends.registry import FORMATS, open_exported
-from mobilevit.exports.prepare import Quantization
+from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.spec import Quantization
 
 PACKAGES = {
     "onnx": "onnxruntime",
@@ -35,7 +35,7 @@ PACKAGES = {
     "executorch": "executorch.runtime",
     "openvino": "openvino",
 }
-"""Format -> its runtime, which is loaded ahead of what is counted as a network's memory."""
+"""Backend -> its runtime, which is loaded ahead of what is counted as a network's memory."""
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
@@ -83,19 +83,19 @@ def _telling(
 def write(task: dict[str, Any]) -> dict[str, Any]:
     """Write a file of a kept subject, and say what is in it."""
     subject = Subject.kept(Path(task["subject"]))
-    kind = FORMATS[task["format"]]
+    kind = BACKENDS[task["format"]]
     quantize = None
     if task["quantize"] is not None:
         photos = tuple(Image.open(path).convert("RGB") for path in task["photos"])
-        quantize = Quantization(kind=task["quantize"], photos=photos)
+        quantize = Quantization(mode=task["quantize"], images=photos)
     begun = time.perf_counter()
     prepared = subject.prepared(
         kind, batch=task["batch"], precision=task["precision"], quantize=quantize
     )
-    written = kind.module().write(prepared, Path(task["out"]))
+    written = kind.write_prepared(prepared, Path(task["out"]))
     return {
         "writing_s": time.perf_counter() - begun,
-        "nodes": written.nodes,
+        "nodes": written.operations,
         "types": written.types,
         "placement": written.placement,
     }
@@ -116,8 +116,8 @@ class Running:
         gc.collect()
         self.memory = Memory()
         begun = time.perf_counter()
-        if task["runtime"] in FORMATS:
-            opened = open_exported(task["file"], FORMATS[task["runtime"]], threads=threads)
+        if task["runtime"] in BACKENDS:
+            opened = open_exported(task["file"], BACKENDS[task["runtime"]], threads=threads)
             self.call: Run = opened
             self.version = opened.runtime
         else:

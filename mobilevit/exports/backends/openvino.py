@@ -1,7 +1,6 @@
-"""OpenVINO files, converted from our ONNX graph: for Intel's processors, and others of x86, Arm.
+"""OpenVINO files, converted from our ONNX graph: for Intel's and other x86 and Arm processors.
 
-ONNX's graph has non-maximum suppression as one operation, and OpenVINO reads attention out of it as
-one too.
+In the ONNX graph non-maximum suppression is one operation, and OpenVINO fuses attention into one.
 """
 
 from __future__ import annotations
@@ -20,57 +19,59 @@ from typing import Any
 
 import numpy as np
 
-from mobilevit.exports.backends.onnx.backend import converted
-from mobilevit.exports.prepare import Prepared, Written, need, quiet
-from mobilevit.exports.sensitivity import quantised_layers
-from mobilevit.exports.spec import Dynamic, ExportError, FileFacts
+from mobilevit.exports.backends.base import Backend, FileSummary
+from mobilevit.exports.backends.onnx.backend import convert
+from mobilevit.exports.quantize import layers_to_quantize
+from mobilevit.exports.spec import Dynamic, ExportError, FileMetadata
+from mobilevit.exports.toolchain import quiet, require
+from mobilevit.exports.wrap import PreparedModel
 
 MODEL = "model.xml"
-"""The graph; the weights lie beside it in `model.bin`."""
-FACTS = "mobilevit"
-"""Where in a file's runtime information its facts are."""
+"""The graph; the weights are next to it in `model.bin`."""
+METADATA = "mobilevit"
+"""Key of the metadata in a file's runtime information."""
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 """What convolutions and linear layers become."""
 PRODUCTS = ("MatMul", "ScaledDotProductAttention")
-"""What multiplies two results of the graph; that is attention's, and stays float."""
+"""Products of two activations, which are attention's, stay in float."""
 MOVING = ("Concat", "Reshape", "Transpose")
-"""What computes nothing."""
+"""Operations that compute nothing."""
 NOT_COMPUTED = ("Constant", "Convert", "FakeQuantize", "Parameter", "Result")
-"""What does not count as an operation."""
+"""Nodes that are not counted as operations."""
 
 
-def write(prepared: Prepared, path: Path) -> Written:
+def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as a folder of two files, `model.xml` and `model.bin`.
 
     Raises:
-        ExportError: such files cannot be made.
+        ExportError: such files cannot be written.
         MissingExtraError: openvino, onnx, onnxscript or, to quantise, nncf is not installed.
     """
     ov = _openvino()
-    quantize = prepared.request.quantize
-    layers = None if quantize is None else quantised_layers(prepared)
-    graph = converted(prepared)
-    graph.ClearField("metadata_props")  # OpenVINO would keep them under names of its own
+    quantize = prepared.spec.quantize
+    layers = None if quantize is None else layers_to_quantize(prepared)
+    graph = convert(prepared)
+    graph.ClearField("metadata_props")  # OpenVINO would store them under other keys
     with tempfile.TemporaryDirectory() as folder, quiet():
         file = Path(folder) / "model.onnx"
         file.write_bytes(graph.SerializeToString())
         model = ov.convert_model(str(file))
     if layers is not None:
-        model = _quantised(model, prepared, layers)
-    model.set_friendly_name(prepared.facts.config.model)
-    for name, text in prepared.facts.texts().items():
-        model.set_rt_info(text, [FACTS, name])
+        model = _quantize(model, prepared, layers)
+    model.set_friendly_name(prepared.metadata.config.model)
+    for key, text in prepared.metadata.to_strings().items():
+        model.set_rt_info(text, [METADATA, key])
     path.mkdir(exist_ok=True)
-    # What is float16 is so in the graph: compressing the rest too would round what stays float32.
+    # The graph has float16 weights where they do no harm; compression would round the others too.
     ov.save_model(model, str(path / MODEL), compress_to_fp16=False)
     _unindent(path / MODEL)
-    types = _types(model)
-    dynamic = prepared.request.dynamic
-    return Written(
+    types = _count_types(model)
+    dynamic = prepared.spec.dynamic
+    return FileSummary(
         path=path,
-        inputs=tuple(_described(one, dynamic) for one in model.inputs),
-        outputs=tuple(_described(one, dynamic) for one in model.outputs),
-        nodes=sum(types.values()),
+        inputs=tuple(_describe(one, dynamic) for one in model.inputs),
+        outputs=tuple(_describe(one, dynamic) for one in model.outputs),
+        operations=sum(types.values()),
         types=types,
     )
 
@@ -79,11 +80,6 @@ class OpenVinoRunner:
     """A folder of OpenVINO files in OpenVINO, on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Open a folder.
-
-        Raises:
-            ExportError: it is damaged, or not of this library.
-        """
         ov = _openvino()
         core = ov.Core()
         try:
@@ -92,7 +88,7 @@ class OpenVinoRunner:
                 model,
                 "CPU",
                 {
-                    # The usual precision is bfloat16 where the processor has it.
+                    # The default is bfloat16 where the processor has it.
                     "INFERENCE_PRECISION_HINT": "f32",
                     "INFERENCE_NUM_THREADS": threads,
                     "NUM_STREAMS": 1,
@@ -100,88 +96,86 @@ class OpenVinoRunner:
             )
         except RuntimeError as error:
             raise ExportError(
-                f"{path} holds no {MODEL} and model.bin that OpenVINO runs: {error}"
+                f"{path} has no {MODEL} and model.bin that OpenVINO supports: {error}"
             ) from error
-        texts = model.get_rt_info([FACTS]).value if model.has_rt_info([FACTS]) else {}
-        self.facts = FileFacts.read(texts, file=path)
+        strings = model.get_rt_info([METADATA]).value if model.has_rt_info([METADATA]) else {}
+        self.metadata = FileMetadata.from_strings(strings, file=path)
         self.runtime = f"openvino {importlib.metadata.version('openvino')}"
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch; see `mobilevit.exports.backends.registry.Runner`.
-
-        Raises:
-            ExportError: the file does not take such images.
-        """
+        """Run one batch; see `mobilevit.exports.backends.base.Runner`."""
         try:
-            said = self._model(images)
+            outputs = self._model(images)
         except RuntimeError as error:
             raise ExportError(
                 f"OpenVINO cannot run the file on {images.dtype} {list(images.shape)}: {error}"
             ) from error
-        return tuple(said[output] for output in self._model.outputs)
+        return tuple(outputs[port] for port in self._model.outputs)
 
 
-def open_file(path: Path, threads: int) -> OpenVinoRunner:
-    """Open a folder of OpenVINO files.
-
-    Raises:
-        ExportError: it is not of this library.
-        MissingExtraError: openvino is not installed.
-    """
-    return OpenVinoRunner(path, threads)
+BACKEND = Backend(
+    name="openvino",
+    suffix=".openvino",
+    extra="openvino",
+    write_prepared=write,
+    open=OpenVinoRunner,
+    is_folder=True,
+    quantize_modes=("int8",),
+    supports_nms=True,
+)
 
 
 def _unindent(file: Path) -> None:
-    """Take the space between tags out of a graph: a sixth of it, much of a small file."""
+    """Remove the space between tags, which is a sixth of a graph."""
     file.write_text(re.sub(r">\s+<", "><", file.read_text("utf-8")), "utf-8")
 
 
 def _openvino() -> Any:
-    """The package, without the part that reports its use to its makers.
+    """Import the package without its telemetry.
 
     Raises:
         MissingExtraError: it is not installed.
     """
-    # It and nncf do without where this cannot be imported; they would report without asking.
+    # It and nncf would report usage without asking; both work where this cannot be imported.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    need("openvino", extra="openvino")
+    require("openvino", extra="openvino")
     return importlib.import_module("openvino")
 
 
-def _quantised(model: Any, prepared: Prepared, layers: Collection[str]) -> Any:
-    """Quantise layers by ranges that are measured on photos.
+def _quantize(model: Any, prepared: PreparedModel, layers: Collection[str]) -> Any:
+    """Quantize layers by ranges measured on the calibration images.
 
-    NNCF's way for transformers: nothing but layers and what only moves values, and large values of
-    what linear layers take are moved into their weights.
+    NNCF's mode for transformers quantizes layers only, and moves outliers in the inputs of linear
+    layers into their weights (SmoothQuant).
     """
-    need("nncf", extra="openvino")
+    require("nncf", extra="openvino")
     nncf: Any = importlib.import_module("nncf")
-    photos = [photo.numpy() for photo in prepared.calibration()]
-    varying = _varying(model)
+    images = [image.numpy() for image in prepared.calibration()]
+    dependent = _input_dependent(model)
     ignored = []
-    for one in varying.values():
+    for one in dependent.values():
         name, kind = one.get_friendly_name(), one.get_type_name()
-        product = kind in PRODUCTS and all(source in varying for source in _sources(one))
+        product = kind in PRODUCTS and all(source in dependent for source in _sources(one))
         if product or (kind in LAYERS and name.split("/")[0] not in layers):
             ignored.append(name)
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         return nncf.quantize(
             model,
-            nncf.Dataset(photos),
-            subset_size=len(photos),
+            nncf.Dataset(images),
+            subset_size=len(images),
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(names=ignored),
         )
 
 
 def _sources(operation: Any) -> list[str]:
-    """Names of the operations whose results one takes."""
+    """Names of the operations whose results an operation takes."""
     nodes = [port.get_source_output().get_node() for port in operation.inputs()]
     return [node.get_friendly_name() for node in nodes]
 
 
-def _varying(model: Any) -> dict[str, Any]:
-    """The operations whose results hang on the input, by name."""
+def _input_dependent(model: Any) -> dict[str, Any]:
+    """The operations whose results depend on the input, by name."""
     found: dict[str, Any] = {}
     for one in model.get_ordered_ops():
         if one.get_type_name() == "Parameter" or any(name in found for name in _sources(one)):
@@ -189,33 +183,33 @@ def _varying(model: Any) -> dict[str, Any]:
     return found
 
 
-def _types(model: Any) -> dict[str, int]:
+def _count_types(model: Any) -> dict[str, int]:
     """Count operations by what they compute in, or have computed."""
     kinds: Counter[str] = Counter()
-    varying = _varying(model)
-    for one in varying.values():
+    dependent = _input_dependent(model)
+    for one in dependent.values():
         if one.get_type_name() in NOT_COMPUTED:
             continue
-        in_int8 = one.get_type_name() in LAYERS and "FakeQuantize" in _given(one, varying)
+        in_int8 = one.get_type_name() in LAYERS and "FakeQuantize" in _input_types(one, dependent)
         kinds["int8" if in_int8 else one.get_output_element_type(0).to_dtype().name] += 1
     return dict(kinds)
 
 
-def _given(operation: Any, varying: Mapping[str, Any]) -> set[str]:
-    """Kinds of the operations that computed what one takes."""
+def _input_types(operation: Any, dependent: Mapping[str, Any]) -> set[str]:
+    """Types of the operations that computed the inputs of an operation."""
     kinds: set[str] = set()
     for name in _sources(operation):
-        source = varying.get(name)
+        source = dependent.get(name)
         if source is not None:
             kind = source.get_type_name()
-            kinds |= _given(source, varying) if kind in MOVING else {kind}
+            kinds |= _input_types(source, dependent) if kind in MOVING else {kind}
     return kinds
 
 
-def _described(port: Any, dynamic: Dynamic | None) -> str:
-    varying = iter({"batch": ["batch"], "size": ["height", "width"]}.get(dynamic or "", []))
+def _describe(port: Any, dynamic: Dynamic | None) -> str:
+    names = iter({"batch": ["batch"], "size": ["height", "width"]}.get(dynamic or "", []))
     sides = [
-        next(varying, "any") if side.is_dynamic else str(side.get_length())
+        next(names, "any") if side.is_dynamic else str(side.get_length())
         for side in port.get_partial_shape()
     ]
     dtype = port.get_element_type().to_dtype().name

@@ -1,1 +1,3 @@
 """Core ML."""
+
+from mobilevit.exports.backends.coreml.backend import BACKEND as BACKEND

@@ -1,7 +1,7 @@
-"""Where Core ML's graph is to differ from what coremltools makes of torch's by itself.
+"""Translations of torch operations in place of coremltools' own.
 
-coremltools' own translations turn whole numbers into floats where torch divides them, resize maps
-by a factor that is rounded, to no size that a program computes, and lack a few operations.
+Those turn integers into floats where they are divided, resize maps by a rounded factor and not to
+a computed size, and lack a few operations.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import torch
 from torch.export import ExportedProgram
 
 Translation = Callable[[Any, Any], None]
-"""Of a node of torch's graph, in coremltools' context."""
+"""Translates a node of torch's graph: (coremltools' context, node)."""
 
 ATEN = torch.ops.aten
 
 WEIGHTED = frozenset({"conv", "linear"})
-"""Operations that have weights."""
+"""Operations with weights."""
 MOVING = frozenset(
     {"concat", "expand_dims", "reshape", "slice_by_index", "split", "squeeze", "transpose"}
 )
 """Operations that compute nothing."""
 
 
-def translated(program: ExportedProgram) -> ExportedProgram:
-    """A program in which coremltools finds our translations where we have some.
+def translate(program: ExportedProgram) -> ExportedProgram:
+    """Make coremltools use our translations.
 
-    It takes a node's by the name of what the node calls: there ours are named.
+    It looks a node's translation up by the name of its target, which is set to the name of ours.
     """
     registry: Any = importlib.import_module(
         "coremltools.converters.mil.frontend.torch.torch_op_registry"
     )
     for translation in set(TRANSLATIONS.values()):
-        registry.register_torch_op(translation, override=True)  # the same on every call
+        registry.register_torch_op(translation, override=True)
     program = program.run_decompositions({})
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target in TRANSLATIONS:
             node.target = TRANSLATIONS[node.target]
-        if node.kwargs.get("dtype") == torch.uint8:  # which no output of Core ML can be
+        if node.kwargs.get("dtype") == torch.uint8:  # which Core ML outputs cannot be
             node.kwargs = {**node.kwargs, "dtype": torch.int32}
     return program
 
 
-def late_operations(block: Any) -> set[Any]:
-    """The operations that turn a network's outputs into an answer.
+def postprocess_operations(block: Any) -> set[Any]:
+    """The operations that turn a network's outputs into predictions.
 
-    They come after all that has weights, from the first that computes something on.
+    They follow all operations with weights, beginning with the first one that computes something.
     """
     before_weights: set[Any] = set()
     operations = [one for one in block.operations if one.op_type != "const"]
@@ -60,8 +60,8 @@ def late_operations(block: Any) -> set[Any]:
             before_weights.add(one)
     late: set[Any] = set()
     for one in operations:
-        given = [v for value in one.inputs.values() for v in _listed(value) if v.op is not None]
-        computes = one.op_type not in MOVING or any(v.op in late for v in given)
+        variables = [v for value in one.inputs.values() for v in _listed(value) if v.op is not None]
+        computes = one.op_type not in MOVING or any(v.op in late for v in variables)
         if one not in before_weights and computes:
             late.add(one)
     return late
@@ -71,22 +71,21 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-class Halved:
-    """Says which operations compute in float16: those of the network, not those of its answer.
+class Float16Selector:
+    """Selects float16 for the operations of the network, not for its post-processing.
 
-    Decoded boxes, their overlaps and a softmax's small values are worth more digits, and run on the
-    CPU or GPU all the same.
+    Decoded boxes, their overlaps and a softmax's small values need more digits, and run on the CPU
+    or GPU anyway.
     """
 
     def __init__(self) -> None:
-        """Nothing is known before the graph is seen."""
-        self._late: set[Any] | None = None
+        self._float32: set[Any] | None = None
 
     def __call__(self, operation: Any) -> bool:
-        """Whether an operation of a graph that is still all float32 is to compute in float16."""
-        if self._late is None:
-            self._late = late_operations(operation.enclosing_block)
-        return operation not in self._late
+        """Whether an operation of a float32 graph is to compute in float16."""
+        if self._float32 is None:
+            self._float32 = postprocess_operations(operation.enclosing_block)
+        return operation not in self._float32
 
 
 def _builder() -> Any:
@@ -94,18 +93,18 @@ def _builder() -> Any:
 
 
 def _values(context: Any, node: Any) -> list[Any]:
-    """A node's inputs: variables of the graph that is made, or Python's numbers."""
+    """A node's inputs: variables of the graph, or Python numbers."""
     return [context[one] if isinstance(one, str) else one for one in node.inputs]
 
 
 def _number(value: Any) -> int | None:
-    """The number, where it is known ahead of running."""
+    """The number, where it is known at conversion."""
     known = value if isinstance(value, int) else value.val
     return None if known is None else int(known)
 
 
 def mobilevit_resize(context: Any, node: Any) -> None:
-    """`upsample_bilinear2d`: a map's size as it is wanted, be it a number or computed."""
+    """`upsample_bilinear2d`, to a constant or computed size."""
     mb = _builder()
     name, size, corners = node.inputs[:3]
     height, width = (context[one] if isinstance(one, str) else one for one in size)
@@ -132,19 +131,19 @@ def mobilevit_resize(context: Any, node: Any) -> None:
 
 
 def mobilevit_floor_div(context: Any, node: Any) -> None:
-    """Division of whole numbers, which stay whole numbers."""
+    """Integer division."""
     x, y = _values(context, node)
     context.add(_builder().floor_div(x=x, y=y, name=node.name))
 
 
 def mobilevit_and(context: Any, node: Any) -> None:
-    """`&` of truth values."""
+    """`&` of booleans."""
     x, y = _values(context, node)
     context.add(_builder().logical_and(x=x, y=y, name=node.name))
 
 
 def mobilevit_where(context: Any, node: Any) -> None:
-    """`where` with a number as one of the two."""
+    """`where` with a number as one of its two values."""
     types: Any = importlib.import_module("coremltools.converters.mil.mil").types
     condition, a, b = _values(context, node)
     number = types.nptype_from_builtin((b if isinstance(a, int | float) else a).dtype)
@@ -153,7 +152,7 @@ def mobilevit_where(context: Any, node: Any) -> None:
 
 
 def mobilevit_split(context: Any, node: Any) -> None:
-    """`split` in parts of which torch's graph knows the sizes, where the batch varies too."""
+    """`split` by the sizes in torch's graph, which are known for a dynamic batch too."""
     name, _, axis = node.inputs
     sizes = [int(part.shape[axis]) for part in node.meta["val"]]
     parts = _builder().split(x=context[name], split_sizes=sizes, axis=axis, name=node.name)
@@ -161,7 +160,7 @@ def mobilevit_split(context: Any, node: Any) -> None:
 
 
 def mobilevit_expand(context: Any, node: Any) -> None:
-    """`expand`: axes of size 1 are repeated, others stay, known ahead of running or not."""
+    """`expand`: axes of size 1 are repeated, to a constant or computed size."""
     mb = _builder()
     name, size = node.inputs[:2]
     x = context[name]
@@ -169,7 +168,7 @@ def mobilevit_expand(context: Any, node: Any) -> None:
     new = len(sizes) - x.rank
     if new:
         x = mb.expand_dims(x=x, axes=list(range(new)))
-    # -1 is the size that there is, which whatever is not 1 has to be.
+    # -1 keeps a size, and every size but 1 must be kept.
     times = [
         wanted if have == 1 and _number(wanted) not in (1, -1) else 1
         for have, wanted in zip(x.shape, sizes, strict=True)

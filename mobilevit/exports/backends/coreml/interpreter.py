@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mobilevit.exports.backends.coreml.mil_ops import EXACT, OPERATIONS, Function
-from mobilevit.exports.mil_types import TYPES, MilError
+from mobilevit.exports.backends.coreml.mil_types import TYPES, MilError
 
 Value = Tensor | str | list[Tensor]
 Shape = tuple[int | None, ...]
@@ -94,8 +94,8 @@ class Program:
             )
         main = program.functions["main"]
         self.description = spec.description
-        self.texts = dict(spec.description.metadata.userDefined)
-        """The package's metadata that users define."""
+        self.metadata = dict(spec.description.metadata.userDefined)
+        """The package's user-defined metadata."""
         self._inputs = dict(main.inputs)
         self.inputs = {name: self._kind(variable) for name, variable in main.inputs.items()}
         self.outputs = {variable.name: self._kind(variable) for variable in main.outputs}

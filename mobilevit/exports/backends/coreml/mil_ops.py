@@ -14,7 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevit.exports.backends.coreml.mil_shape_ops import MOVES
-from mobilevit.exports.mil_types import LAST, NO, ONE, TYPES, YES, ZERO, ints, refuse
+from mobilevit.exports.backends.coreml.mil_types import (
+    LAST,
+    NO,
+    ONE,
+    TYPES,
+    YES,
+    ZERO,
+    ints,
+    refuse,
+)
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 

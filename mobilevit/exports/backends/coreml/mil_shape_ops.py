@@ -1,6 +1,6 @@
 """Core ML's operations that compute nothing: they move, choose, repeat or look up values.
 
-Written and called as those of `mobilevit.exports.backends.coreml.mil_ops`.
+FileSummary and called as those of `mobilevit.exports.backends.coreml.mil_ops`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mobilevit.exports.mil_types import LAST, NO, TYPES, ZERO, ints, refuse
+from mobilevit.exports.backends.coreml.mil_types import LAST, NO, TYPES, ZERO, ints, refuse
 
 
 def identity(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Core ML packages of fewer bits: of the weights alone, or of what is computed as well."""
+"""Quantized Core ML packages: weights and activations, or weights only."""
 
 from __future__ import annotations
 
@@ -9,73 +9,62 @@ from typing import Any
 
 import torch
 
-from mobilevit.exports.prepare import Prepared, need
-from mobilevit.exports.sensitivity import quantised_layers
+from mobilevit.exports.quantize import layers_to_quantize
 from mobilevit.exports.spec import ExportError
+from mobilevit.exports.toolchain import require
+from mobilevit.exports.wrap import PreparedModel
 
 PALETTES = {"palette8": 8, "palette6": 6, "palette4": 4}
-"""Bits of a place in a tensor's palette, by kind of quantisation."""
+"""Bits of an index into a weight's palette, by mode of quantization."""
 
-KINDS = ("int8", "int8-weights", *PALETTES)
-"""Of `int8`, layers compute in 8 bits; of the others, weights alone are kept in fewer bits."""
+MIN_WEIGHTS = 2048
+"""Layers with fewer weights stay in float: they are a small part of the file."""
 
-SMALL = 2048
-"""Weights of fewer values than this stay float: they are a small part of the file."""
-
-LEAST_SCALE = 2.0**-20
-"""Of a step in 8 bits: float16 keeps four digits of it."""
+MIN_SCALE = 2.0**-20
+"""Of int8 values, so that float16 represents it to four digits."""
 
 
-def check(prepared: Prepared) -> None:
-    """See that a network can be quantised as it is asked for.
+def require_quantizers(prepared: PreparedModel) -> None:
+    """Check that the packages for a mode of quantization are installed.
 
     Raises:
-        ExportError: there is no such kind, or no layer of a name that is to stay float.
-        MissingExtraError: the packages for it are not installed.
+        MissingExtraError: they are not.
     """
-    quantize = prepared.request.quantize
-    if quantize is None:
-        return
-    if quantize.kind not in KINDS:
-        raise ExportError(
-            f"Core ML packages cannot be quantised as {quantize.kind!r}; {', '.join(KINDS)} can "
-            "be done"
-        )
-    quantised_layers(prepared)
-    if quantize.kind in PALETTES:
-        need("sklearn", extra="coreml")
-    if quantize.kind == "int8":
-        need("torchao.quantization.pt2e", extra="coreml")
+    mode = prepared.metadata.quantize
+    if mode in PALETTES:
+        require("sklearn", extra="coreml")
+    if mode == "int8":
+        require("torchao.quantization.pt2e", extra="coreml")
 
 
-def in_int8(prepared: Prepared) -> Prepared:
-    """Put the rounding to 8 bits into a network's graph, ahead of each layer and of its weights.
+def quantize_int8(prepared: PreparedModel) -> PreparedModel:
+    """Insert rounding to 8 bits ahead of each layer's input and weights.
 
-    Weights are symmetric around 0, with a scale for each channel of the output; what goes into a
-    layer has one range, which the photos show. What lies between layers computes in float.
+    Weights are symmetric, with a scale per output channel; a layer's input has the range observed
+    on the calibration images. Whatever lies between layers computes in float.
 
     Raises:
-        ExportError: there are no photos.
+        ExportError: there are no images.
     """
     pt2e: Any = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
     with torch.no_grad():
         module = pt2e.prepare_pt2e(prepared.program().module(), _quantizer(prepared))
-        for photo in prepared.calibration():
-            module(photo)
+        for image in prepared.calibration():
+            module(image)
         module = pt2e.convert_pt2e(module)
     return replace(prepared, module=module)
 
 
-def _quantizer(prepared: Prepared) -> Any:
-    """What tells torchao which nodes of a graph round, and how."""
+def _quantizer(prepared: PreparedModel) -> Any:
+    """Tells torchao which nodes of a graph to quantize, and how."""
     observers: Any = importlib.import_module("torchao.quantization.pt2e.observer")
     quantizers: Any = importlib.import_module("torchao.quantization.pt2e.quantizer")
-    given = quantizers.QuantizationSpec(
+    activation = quantizers.QuantizationSpec(
         dtype=torch.uint8,
         quant_min=0,
         quant_max=255,
         qscheme=torch.per_tensor_affine,
-        observer_or_fake_quant_ctr=observers.MinMaxObserver.with_args(eps=LEAST_SCALE),
+        observer_or_fake_quant_ctr=observers.MinMaxObserver.with_args(eps=MIN_SCALE),
     )
     weight = quantizers.QuantizationSpec(
         dtype=torch.int8,
@@ -83,72 +72,72 @@ def _quantizer(prepared: Prepared) -> Any:
         quant_max=127,
         qscheme=torch.per_channel_symmetric,
         ch_axis=0,
-        observer_or_fake_quant_ctr=observers.PerChannelMinMaxObserver.with_args(eps=LEAST_SCALE),
+        observer_or_fake_quant_ctr=observers.PerChannelMinMaxObserver.with_args(eps=MIN_SCALE),
     )
-    layers = quantised_layers(prepared)
+    layers = layers_to_quantize(prepared)
     weighted = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
     class Layers(quantizers.Quantizer):
-        """Marks layers by their names."""
+        """Annotates layers by their names."""
 
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-            """Mark the nodes."""
+            """Annotate the nodes."""
             for node in model.graph.nodes:
                 path = (name for name, _ in node.meta.get("nn_module_stack", {}).values())
                 if node.target in weighted and not layers.isdisjoint(path):
                     node.meta["quantization_annotation"] = quantizers.QuantizationAnnotation(
-                        input_qspec_map={node.args[0]: given, node.args[1]: weight},
+                        input_qspec_map={node.args[0]: activation, node.args[1]: weight},
                         _annotated=True,
                     )
             return model
 
         def validate(self, model: torch.fx.GraphModule) -> None:
-            """There is nothing that can be wrong."""
+            """Accept any graph."""
 
     return Layers()
 
 
-def compressed(model: Any, prepared: Prepared, parameters: Mapping[str, str]) -> Any:
-    """A model whose weights are kept in fewer bits.
+def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[str, str]) -> Any:
+    """Compress a model's weights.
 
     Args:
         model: coremltools' model.
-        prepared: what it was made of, which says how it is to be quantised.
-        parameters: names of weights in the module by those in torch's graph, which coremltools'
-            keeps.
+        prepared: what it was converted from; its `spec` has the mode of quantization.
+        parameters: names of weights in the module by their names in torch's graph, which
+            coremltools keeps.
 
     Raises:
-        ExportError: weights that are to stay float are not found.
+        ExportError: weights of `float_layers` are not found.
     """
     cto: Any = importlib.import_module("coremltools.optimize.coreml")
-    quantize = prepared.request.quantize
+    quantize = prepared.spec.quantize
     assert quantize is not None
-    weights = cto.get_weights_metadata(model, weight_threshold=SMALL)
-    names: dict[str, Any] = dict.fromkeys(_kept(weights, prepared, parameters))
-    if quantize.kind == "int8-weights":
-        way = cto.OpLinearQuantizerConfig(
+    weights = cto.get_weights_metadata(model, weight_threshold=MIN_WEIGHTS)
+    names: dict[str, Any] = dict.fromkeys(_float_weights(weights, prepared, parameters))
+    if quantize.mode == "int8-weights":
+        default = cto.OpLinearQuantizerConfig(
             mode="linear_symmetric",
             dtype="int8",
             granularity="per_channel",
-            weight_threshold=SMALL,
+            weight_threshold=MIN_WEIGHTS,
         )
-        config = cto.OptimizationConfig(global_config=way, op_name_configs=names)
+        config = cto.OptimizationConfig(global_config=default, op_name_configs=names)
         return cto.linear_quantize_weights(model, config)
-    way, fine = (
-        cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=SMALL)
-        for bits in (PALETTES[quantize.kind], 8)
+    default, fine = (
+        cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=MIN_WEIGHTS)
+        for bits in (PALETTES[quantize.mode], 8)
     )
-    names = dict.fromkeys(_fine(weights, parameters), fine) | names
-    config = cto.OptimizationConfig(global_config=way, op_name_configs=names)
+    names = dict.fromkeys(_outlier_weights(weights, parameters), fine) | names
+    config = cto.OptimizationConfig(global_config=default, op_name_configs=names)
     return cto.palettize_weights(model, config)
 
 
-def _fine(weights: Mapping[str, Any], parameters: Mapping[str, str]) -> list[str]:
-    """Names of the weights that get palettes of 256 values whatever is asked for.
+def _outlier_weights(weights: Mapping[str, Any], parameters: Mapping[str, str]) -> list[str]:
+    """Names of the weights that get palettes of 256 values in every mode.
 
-    All but those of transformer layers and of 3x3 convolutions, which are nine tenths of a network.
-    Some channels of an inverted residual reach a hundred times as far as others, so that a palette
-    of few values has none for most of them.
+    These are all but those of transformer layers and 3x3 convolutions, a tenth of a network. Some
+    channels of an inverted residual reach a hundred times as far as others, so that a small palette
+    has no values for most of them.
     """
     return [
         name
@@ -158,23 +147,25 @@ def _fine(weights: Mapping[str, Any], parameters: Mapping[str, str]) -> list[str
     ]
 
 
-def _kept(
-    weights: Mapping[str, Any], prepared: Prepared, parameters: Mapping[str, str]
+def _float_weights(
+    weights: Mapping[str, Any], prepared: PreparedModel, parameters: Mapping[str, str]
 ) -> list[str]:
-    """Names in coremltools' graph of the weights that are to stay float.
+    """Names in coremltools' graph of the weights of `float_layers`.
 
     Raises:
         ExportError: they are not found.
     """
-    assert prepared.request.quantize is not None
-    keep = prepared.request.quantize.keep
+    assert prepared.spec.quantize is not None
+    float_layers = prepared.spec.quantize.float_layers
     sizes = {name: values.numel() for name, values in prepared.module.named_parameters()}
-    kept = []
+    names = []
     for name, parameter in parameters.items():
-        if parameter.rpartition(".")[0] not in keep:
+        if parameter.rpartition(".")[0] not in float_layers:
             continue
         found = [one for one in (name, f"{name}_to_fp16") if one in weights]
-        if not found and sizes[parameter] > SMALL:
-            raise ExportError(f"{parameter} is to stay float, but is not in Core ML's graph alone")
-        kept += found
-    return kept
+        if not found and sizes[parameter] > MIN_WEIGHTS:
+            raise ExportError(
+                f"float_layers: {parameter} has no weights of its own in Core ML's graph"
+            )
+        names += found
+    return names

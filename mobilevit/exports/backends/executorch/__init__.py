@@ -1,1 +1,3 @@
 """ExecuTorch."""
+
+from mobilevit.exports.backends.executorch.backend import BACKEND as BACKEND

@@ -1,4 +1,4 @@
-"""ExecuTorch programs (.pte): for XNNPACK, which phones' processors run, or for Core ML."""
+"""ExecuTorch programs (.pte): for XNNPACK, which runs on phones' processors, or for Core ML."""
 
 from __future__ import annotations
 
@@ -7,150 +7,140 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.passes.infra.pass_base import PassResult
 
-from mobilevit.exports.backends.executorch.delegation import Share, name_of, share, types
-from mobilevit.exports.backends.executorch.runner import BACKENDS, ExecutorchRunner
+from mobilevit.exports.backends.base import Backend, FileSummary
+from mobilevit.exports.backends.executorch.delegation import Delegation, count_types, name_of
+from mobilevit.exports.backends.executorch.runner import DELEGATES, Delegate, ExecutorchRunner
 from mobilevit.exports.backends.executorch.xnnpack import decompositions, with_root_norms
-from mobilevit.exports.prepare import Prepared, Written, need, quiet
-from mobilevit.exports.sensitivity import quantised_layers
+from mobilevit.exports.quantize import layers_to_quantize
 from mobilevit.exports.spec import ExportError
+from mobilevit.exports.toolchain import quiet, require
+from mobilevit.exports.wrap import PreparedModel
 
-Backend = Literal["xnnpack", "coreml"]
-
-MOST_IMAGES = 8
-"""Of a file of dynamic batch: memory is laid out for that many, whatever is run."""
-LONGEST_SIDE = 512
-"""Pixels, of a file of dynamic size: attention's memory grows with the fourth power of it."""
+MAX_BATCH = 8
+"""Of a file of dynamic batch: memory is planned for that many images."""
+MAX_SIDE = 512
+"""Pixels, of a file of dynamic size: the memory of attention grows with its fourth power."""
 
 
-def write(prepared: Prepared, path: Path) -> Written:
+def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as one program for XNNPACK, and portable kernels for the rest.
 
     Raises:
-        ExportError: such a file cannot be made, or XNNPACK takes nothing of it.
+        ExportError: such a file cannot be written, or XNNPACK takes nothing of it.
         MissingExtraError: executorch or torchao is not installed.
     """
     return lower(prepared, "xnnpack").save(path)
 
 
-def write_coreml(prepared: Prepared, path: Path) -> Written:
+def write_coreml(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as one program for Core ML, and portable kernels for the rest.
 
-    It runs on Apple's systems alone.
+    It runs on Apple's systems only.
 
     Args:
-        prepared: as `FORMATS["coreml"]` prepares it, pixels as planes of floats: Core ML has no
-            uint8 of its own.
+        prepared: as the coreml backend prepares it, pixels as NCHW floats: Core ML has no uint8.
         path: the file.
 
     Raises:
-        ExportError: such a file cannot be made, or Core ML takes nothing of it.
+        ExportError: such a file cannot be written, or Core ML takes nothing of it.
         MissingExtraError: executorch, torchao or coremltools is not installed.
     """
     return lower(prepared, "coreml").save(path)
 
 
-def open_file(path: Path, threads: int) -> ExecutorchRunner:
-    """Open an ExecuTorch program.
-
-    Raises:
-        ExportError: it is not of this library, or for what this machine does not have.
-        MissingExtraError: executorch is not installed.
-    """
-    need("executorch.runtime", extra="executorch")
-    return ExecutorchRunner(path, threads)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Lowered:
+class LoweredProgram:
     """A program that is not yet on disk."""
 
     content: bytes = field(repr=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     types: dict[str, int]
-    """Operations by what they compute in; empty where that is all the same."""
-    share: Share
+    """Operations by what they compute in; empty where all compute in the same."""
+    delegation: Delegation
 
-    def save(self, path: Path) -> Written:
+    def save(self, path: Path) -> FileSummary:
         """Write it to a file."""
         path.write_bytes(self.content)
-        return Written(
+        return FileSummary(
             path=path,
             inputs=self.inputs,
             outputs=self.outputs,
-            nodes=self.share.operations,
+            operations=self.delegation.operations,
             types=self.types,
-            placement=str(self.share),
+            placement=str(self.delegation),
         )
 
 
-def lower(prepared: Prepared, backend: Backend) -> Lowered:
-    """Lower a prepared network to a backend.
+def lower(prepared: PreparedModel, delegate: Delegate) -> LoweredProgram:
+    """Lower a prepared network to a delegate.
 
     Raises:
-        ExportError: such a program cannot be made, or the backend takes nothing of it.
+        ExportError: such a program cannot be made, or the delegate takes nothing of it.
         MissingExtraError: executorch, torchao or coremltools is not installed.
     """
-    need("executorch.exir", "torchao.quantization.pt2e", extra="executorch")
-    called = BACKENDS[backend][0]
-    quantize, half = prepared.request.quantize, prepared.request.precision == "fp16"
-    if quantize is not None and (backend != "xnnpack" or quantize.kind != "int8"):
-        raise ExportError(f"ExecuTorch's {called} files cannot be quantised as {quantize.kind}")
+    require("executorch.exir", "torchao.quantization.pt2e", extra="executorch")
+    name = DELEGATES[delegate][0]
+    quantize, half = prepared.spec.quantize, prepared.spec.precision == "fp16"
+    if quantize is not None and delegate != "xnnpack":
+        raise ExportError(f"ExecuTorch programs for {name} cannot be quantized")
     if quantize is not None:
-        quantised_layers(prepared)  # refuses what cannot be kept in float
-    if backend == "xnnpack" and not half:
+        layers_to_quantize(prepared)  # validates float_layers
+    if delegate == "xnnpack" and not half:
         prepared = replace(prepared, module=with_root_norms(prepared.module))
-    prepared = replace(prepared, shapes=_bounded(prepared))
+    prepared = replace(prepared, dynamic_shapes=_bounded(prepared))
     exir: Any = importlib.import_module("executorch.exir")
     with torch.no_grad(), quiet():
         program = prepared.program()
         if quantize is not None:
-            program = _quantised(program, prepared, quantize.keep)
-        if backend == "xnnpack":
+            program = _quantize(program, prepared, quantize.float_layers)
+        if delegate == "xnnpack":
             program = program.run_decompositions(decompositions(half=half))
         manager = exir.to_edge_transform_and_lower(
             program,
             transform_passes=[_without_expansions, _with_inferred_sides],
-            partitioner=[_partitioner(backend, half=half)],
+            partitioner=[_partitioner(delegate, half=half)],
             constant_methods={
-                **prepared.facts.texts(),
-                "inputs": json.dumps([prepared.input]),
-                "outputs": json.dumps(prepared.outputs),
-                "backend": backend,
+                **prepared.metadata.to_strings(),
+                "inputs": json.dumps([prepared.input_name]),
+                "outputs": json.dumps(prepared.output_names),
+                "delegate": delegate,
             },
         )
         edge = manager.exported_program()
-        found = share(edge, called)
-        if not found.parts:
-            raise ExportError(f"{called} takes nothing of {prepared.facts.config.model}")
-        inputs, outputs = _described(edge, prepared)
-        counts = types(edge)
+        delegation = Delegation.of(edge, name)
+        if not delegation.parts:
+            raise ExportError(f"{name} takes nothing of {prepared.metadata.config.model}")
+        inputs, outputs = _describe(edge, prepared)
+        types = count_types(edge)
         content = bytes(manager.to_executorch().buffer)
-    return Lowered(content=content, inputs=inputs, outputs=outputs, types=counts, share=found)
+    return LoweredProgram(
+        content=content, inputs=inputs, outputs=outputs, types=types, delegation=delegation
+    )
 
 
-def _bounded(prepared: Prepared) -> tuple[dict[int, Any]] | None:
-    """The sizes that vary, each with the most that it may be: memory is laid out for that."""
-    if prepared.shapes is None:
+def _bounded(prepared: PreparedModel) -> tuple[dict[int, Any]] | None:
+    """The dynamic sizes with upper bounds: memory is planned for those."""
+    if prepared.dynamic_shapes is None:
         return None
-    if prepared.request.dynamic == "batch":
-        return ({0: Dim("batch", min=1, max=MOST_IMAGES)},)
-    return ({axis: Dim.DYNAMIC(max=LONGEST_SIDE) for axis in prepared.shapes[0]},)
+    if prepared.spec.dynamic == "batch":
+        return ({0: Dim("batch", min=1, max=MAX_BATCH)},)
+    return ({axis: Dim.DYNAMIC(max=MAX_SIDE) for axis in prepared.dynamic_shapes[0]},)
 
 
-def _partitioner(backend: Backend, *, half: bool) -> Any:
-    """What finds the parts that a backend takes."""
-    if backend == "xnnpack":
+def _partitioner(delegate: Delegate, *, half: bool) -> Any:
+    """The object that finds the parts that a delegate takes."""
+    if delegate == "xnnpack":
         xnnpack = "executorch.backends.xnnpack.partition.xnnpack_partitioner"
         return importlib.import_module(xnnpack).XnnpackPartitioner()
-    need("coremltools", extra="coreml")
+    require("coremltools", extra="coreml")
     coremltools: Any = importlib.import_module("coremltools")
     precision = coremltools.precision
     compiler: Any = importlib.import_module("executorch.backends.apple.coreml.compiler")
@@ -162,13 +152,13 @@ def _partitioner(backend: Backend, *, half: bool) -> Any:
     return coreml.CoreMLPartitioner(compile_specs=specs)
 
 
-def _quantised(
-    program: ExportedProgram, prepared: Prepared, keep: frozenset[str]
+def _quantize(
+    program: ExportedProgram, prepared: PreparedModel, float_layers: frozenset[str]
 ) -> ExportedProgram:
-    """A program in which convolutions and linear layers compute in int8, but for some.
+    """Quantize convolutions and linear layers to int8.
 
-    Weights are symmetric around 0, with a scale for each channel of the output; what goes into a
-    layer and comes out has the range that the photos show.
+    Weights are symmetric, with a scale per output channel; a layer's input and output each have the
+    range observed on the calibration images.
     """
     pt2e: Any = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
     xnnpack: Any = importlib.import_module(
@@ -178,43 +168,42 @@ def _quantised(
     quantizer = xnnpack.XNNPACKQuantizer()
     for operation in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
         quantizer.set_operator_type(operation, config)
-    # Weights are asked for too, which are of no module.
-    quantizer.set_filter_function(lambda node: keep.isdisjoint(_modules(node)))
+    # The filter also sees weights, which belong to no module.
+    quantizer.set_filter_function(lambda node: float_layers.isdisjoint(_modules(node)))
     observed = pt2e.prepare_pt2e(program.module(), quantizer)
     for image in prepared.calibration():
         observed(image)
     module: nn.Module = pt2e.convert_pt2e(observed)
-    return torch.export.export(module, (prepared.example,), dynamic_shapes=prepared.shapes)
+    return torch.export.export(module, (prepared.example,), dynamic_shapes=prepared.dynamic_shapes)
 
 
 def _modules(node: fx.Node) -> list[str]:
-    """Names of the modules that a node is of, the outermost first."""
+    """Names of the modules that a node comes from, the outermost first."""
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
 def _without_expansions(module: fx.GraphModule) -> PassResult:
-    """Take out copies of a tensor to its own shape, which products of matrices bring along."""
+    """Remove expansions of a tensor to its own shape, which matrix products bring along."""
 
     def change(node: Any) -> None:
         if node.meta["val"].shape == node.args[0].meta["val"].shape:
             node.replace_all_uses_with(node.args[0])
 
-    return _rewritten(module, "expand_copy", change)
+    return _rewrite(module, "expand_copy", change)
 
 
 def _with_inferred_sides(module: fx.GraphModule) -> PassResult:
-    """Leave the side of a view that varies to XNNPACK to infer: it takes one, but no symbol."""
+    """Let views infer a dynamic side: XNNPACK takes one -1, but no symbol."""
 
     def change(node: Any) -> None:
         sides = [side if isinstance(side, int) else -1 for side in node.meta["val"].shape]
         if sides.count(-1) == 1:
             node.update_arg(1, sides)
 
-    return _rewritten(module, "view_copy", change)
+    return _rewrite(module, "view_copy", change)
 
 
-def _rewritten(module: fx.GraphModule, name: str, change: Callable[[Any], None]) -> PassResult:
-    """A graph after a change to each operation of that name."""
+def _rewrite(module: fx.GraphModule, name: str, change: Callable[[Any], None]) -> PassResult:
     for node in list(module.graph.nodes):
         if node.op == "call_function" and name_of(node) == name:
             change(node)
@@ -223,29 +212,40 @@ def _rewritten(module: fx.GraphModule, name: str, change: Callable[[Any], None])
     return PassResult(module, modified=True)
 
 
-def _described(
-    program: ExportedProgram, prepared: Prepared
+def _describe(
+    program: ExportedProgram, prepared: PreparedModel
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Inputs and outputs, such as `image: uint8 [batch <= 8, 256, 256, 3]`."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     signature = program.graph_signature
-    given, said = (
+    inputs, outputs = (
         [values[name] for name in names]
         for names in (signature.user_inputs, signature.user_outputs)
     )
-    called: dict[str, str] = {}
-    if prepared.shapes is not None:
-        batch = prepared.request.dynamic == "batch"
-        most = MOST_IMAGES if batch else LONGEST_SIDE
+    symbols: dict[str, str] = {}
+    if prepared.dynamic_shapes is not None:
+        batch = prepared.spec.dynamic == "batch"
+        limit = MAX_BATCH if batch else MAX_SIDE
         words = ("batch",) if batch else ("height", "width")
-        sides = [str(given[0].shape[axis]) for axis in prepared.shapes[0]]
-        called = {s: f"{word} <= {most}" for s, word in zip(sides, words, strict=True)}
+        sides = [str(inputs[0].shape[axis]) for axis in prepared.dynamic_shapes[0]]
+        symbols = {side: f"{word} <= {limit}" for side, word in zip(sides, words, strict=True)}
 
     def line(name: str, value: Tensor) -> str:
-        shape = ", ".join(called.get(str(side), str(side)) for side in value.shape)
+        shape = ", ".join(symbols.get(str(side), str(side)) for side in value.shape)
         return f"{name}: {str(value.dtype).removeprefix('torch.')} [{shape}]"
 
     return (
-        tuple(map(line, (prepared.input,), given)),
-        tuple(map(line, prepared.outputs, said)),
+        tuple(map(line, (prepared.input_name,), inputs)),
+        tuple(map(line, prepared.output_names, outputs)),
     )
+
+
+BACKEND = Backend(
+    name="executorch",
+    suffix=".pte",
+    extra="executorch",
+    write_prepared=write,
+    open=ExecutorchRunner,
+    quantize_modes=("int8",),
+    cross_layer_equalization=True,
+)

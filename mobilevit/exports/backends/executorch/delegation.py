@@ -1,4 +1,4 @@
-"""Who does what in a program of ExecuTorch: a backend in its parts, portable kernels elsewhere."""
+"""Which operations of an ExecuTorch program a delegate takes, and which portable kernels run."""
 
 from __future__ import annotations
 
@@ -12,26 +12,40 @@ from typing import Any
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-KEEPING = ("getitem", "executorch_call", "quantize_", "dequantize_")
-"""Nodes that compute nothing, or only change how numbers are kept."""
+NOT_COMPUTED = ("getitem", "executorch_call", "quantize_", "dequantize_")
+"""Nodes that compute nothing, or only change how numbers are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """What a backend takes of a program, and what it leaves."""
+class Delegation:
+    """How a program is divided."""
 
-    backend: str
+    delegate: str
     """Its name, such as `XNNPACK`."""
     parts: int
-    """Stretches of the graph that it takes as a whole."""
+    """Subgraphs that it takes."""
     taken: int
     """Operations in those parts."""
     left: dict[str, int]
     """Operations outside them, by name."""
     taken_products: int
-    """Multiplications (of convolutions, linear layers, products of matrices) in those parts."""
+    """Multiplications (of convolutions, linear layers, matrix products) in those parts."""
     left_products: int
-    """And outside them."""
+
+    @classmethod
+    def of(cls, program: ExportedProgram, delegate: str) -> Delegation:
+        """Count the operations of a program of an edge program manager, after lowering."""
+        graphs = subgraphs(program)
+        taken = [node for graph in graphs for node in operations(graph)]
+        left = list(operations(program.graph))
+        return cls(
+            delegate=delegate,
+            parts=len(graphs),
+            taken=len(taken),
+            left=dict(Counter(map(name_of, left))),
+            taken_products=sum(map(_products, taken)),
+            left_products=sum(map(_products, left)),
+        )
 
     @property
     def operations(self) -> int:
@@ -39,66 +53,45 @@ class Share:
         return self.taken + sum(self.left.values())
 
     def __str__(self) -> str:
-        """One line."""
         products = self.taken_products / max(1, self.taken_products + self.left_products)
         left = ", ".join(f"{number} {name}" for name, number in sorted(self.left.items()))
         return (
-            f"{self.backend} takes {self.taken / max(1, self.operations):.1%} of the operations "
+            f"{self.delegate} takes {self.taken / max(1, self.operations):.1%} of the operations "
             f"and {products:.1%} of the multiply-adds, in {self.parts} "
             f"part{'' if self.parts == 1 else 's'}; portable kernels take {left or 'nothing'}"
         )
 
 
-def share(program: ExportedProgram, backend: str) -> Share:
-    """Count who does what in a lowered program.
-
-    Args:
-        program: of an edge program manager, after lowering.
-        backend: what to call the one that it was lowered to.
-    """
-    graphs = parts(program)
-    taken = [node for graph in graphs for node in operations(graph)]
-    left = list(operations(program.graph))
-    return Share(
-        backend=backend,
-        parts=len(graphs),
-        taken=len(taken),
-        left=dict(Counter(map(name_of, left))),
-        taken_products=sum(map(_products, taken)),
-        left_products=sum(map(_products, left)),
-    )
-
-
-def types(program: ExportedProgram) -> dict[str, int]:
-    """Operations by what they compute in; empty where that is all the same."""
-    graphs = [program.graph, *parts(program)]
+def count_types(program: ExportedProgram) -> dict[str, int]:
+    """Operations by what they compute in; empty where all compute in the same."""
+    graphs = [program.graph, *subgraphs(program)]
     counts = Counter(_type(node) for graph in graphs for node in operations(graph))
     return dict(counts.most_common()) if len(counts) > 1 else {}
 
 
-def parts(program: ExportedProgram) -> list[fx.Graph]:
-    """The graphs that a backend takes."""
+def subgraphs(program: ExportedProgram) -> list[fx.Graph]:
+    """The graphs that a delegate takes."""
     modules = (module for _, module in program.graph_module.named_children())
-    found = (getattr(module, "original_module", None) for module in modules)
-    return [one.graph for one in found if isinstance(one, ExportedProgram)]
+    lowered = (getattr(module, "original_module", None) for module in modules)
+    return [one.graph for one in lowered if isinstance(one, ExportedProgram)]
 
 
 def operations(graph: fx.Graph) -> Iterator[fx.Node]:
     """Nodes that compute tensors."""
     for node in graph.nodes:
-        tensor = node.op == "call_function" and _value(node) is not None
-        if tensor and not name_of(node).startswith(KEEPING):
+        computes = node.op == "call_function" and _value(node) is not None
+        if computes and not name_of(node).startswith(NOT_COMPUTED):
             yield node
 
 
 def name_of(node: fx.Node) -> str:
-    """`aten.view_copy.default` -> `view_copy`."""
+    """The name of a node's operation: `view_copy` of `aten.view_copy.default`."""
     names = getattr(node.target, "__name__", str(node.target)).split(".")
     return names[1] if len(names) > 2 else names[0]
 
 
 def _value(node: fx.Node) -> Tensor | None:
-    """What a node gives, or the first part of it; None where that is no tensor."""
+    """A node's result, or its first part; None where that is not a tensor."""
     value = node.meta.get("val")
     if isinstance(value, Sequence):
         value = next(iter(value), None)
@@ -106,7 +99,7 @@ def _value(node: fx.Node) -> Tensor | None:
 
 
 def _products(node: Any) -> int:
-    """Multiplications whose products a node adds up; sizes that vary count as in the example."""
+    """Multiplications of a node; dynamic sizes count as in the example."""
     name = name_of(node)
     if name in ("convolution", "linear"):
         depth = math.prod(map(_known, node.args[1].meta["val"].shape[1:]))
@@ -118,25 +111,25 @@ def _products(node: Any) -> int:
 
 
 def _known(side: Any) -> int:
-    """A side, of the example where it varies."""
+    """A side; where it is dynamic, that of the example."""
     if isinstance(side, int):
         return side
-    # Unlike int(side), this does not tie the graph to the example.
+    # Unlike int(side), this does not specialize the graph to the example.
     symbols: Any = importlib.import_module("executorch.exir.sym_util")
     return int(symbols.eval_expr(side))
 
 
 def _type(node: Any) -> str:
-    """int8 where numbers are kept as such right ahead of a node and right behind it."""
-    ahead = [one for one in node.all_input_nodes if one.op == "call_function"]
-    behind = [
+    """int8 where all inputs are dequantized directly before a node, all results quantized after."""
+    inputs = [one for one in node.all_input_nodes if one.op == "call_function"]
+    users = [
         user for one in node.users for user in (one.users if name_of(one) == "relu" else [one])
     ]
     if (
-        ahead
-        and behind
-        and all(name_of(one).startswith("dequantize_") for one in ahead)
-        and all(name_of(one).startswith("quantize_") for one in behind)
+        inputs
+        and users
+        and all(name_of(one).startswith("dequantize_") for one in inputs)
+        and all(name_of(one).startswith("quantize_") for one in users)
     ):
         return "int8"
     value = _value(node)

@@ -1,12 +1,11 @@
-"""The form of a network that XNNPACK takes as a whole, ExecuTorch's way to a CPU.
+"""The inference graph in operations of XNNPACK, which runs ExecuTorch programs on a CPU.
 
-What XNNPACK has no operation for falls back to ExecuTorch's portable kernels, one part of the graph
-ends there and another begins. So, ahead of lowering,
+An operation that XNNPACK does not have falls back to ExecuTorch's portable kernels and splits the
+delegated graph in two. So, ahead of lowering,
 
-* v1's norms lose what other layers can do: the weights that write to the tokens leave out the mean,
-  those that read a norm hold its scale and shift, and what is left is a division by a root;
+* v1's norms become a division by the root mean square; see `replace_layer_norms`;
 * other norms are written out, in means as XNNPACK takes them;
-* parts are slices, products of matrices have one axis for all that is not multiplied.
+* splits become slices, and matrix products have a single batch axis.
 """
 
 from __future__ import annotations
@@ -18,57 +17,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobilevit.exports.centred import absorb, centre
-from mobilevit.exports.rewrite import Attention, Block, Layer
+from mobilevit.exports.rewrite import replace_layer_norms
 
 
 class RootNorm(nn.Module):
     """`LayerNorm` of rows whose mean is 0, without scale and shift."""
 
-    def __init__(self, dim: int, eps: float) -> None:
-        """`dim`: values of a row; `eps`: what is added to their mean square."""
+    def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
-        self.dim, self.eps = dim, eps
+        (self.dim,), self.eps = norm.normalized_shape, norm.eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, samples: int = 1) -> Tensor:
         """`[R, dim]` -> `[R, dim]`."""
         x = x.reshape(-1, 1, self.dim, 1)
         return (x * _inverse_root(x, self.eps)).reshape(-1, self.dim)
 
 
 def with_root_norms(module: nn.Module) -> nn.Module:
-    """Copy a module of `mobilevit.exports.rewrite`; in the copy v1's norms are `RootNorm`.
+    """Copy an inference graph, or a module around one, with `RootNorm` in place of v1's norms.
 
-    The outputs are the same within float rounding; `mobilevit.exports.centred` says why.
+    The outputs are the same within float rounding.
     """
     module = copy.deepcopy(module)
-    for block in module.modules():
-        if not isinstance(block, Block):
-            continue
-        centre(block.local_project)
-        for layer in block.layers:
-            assert isinstance(layer, Layer) and isinstance(layer.attention, Attention)
-            following = (layer.attention.qkv, layer.expand)
-            layer.norms = nn.ModuleList(map(_root_norm, layer.norms, following))
-            centre(layer.attention.out)
-            centre(layer.project)
-        block.add_module("norm", _root_norm(block.norm, block.global_project))
+    replace_layer_norms(module, RootNorm)
     return module
 
 
-def _root_norm(norm: nn.Module, following: nn.Linear) -> RootNorm:
-    """What is left of a norm whose scale and shift the layer that follows takes over."""
-    assert isinstance(norm, nn.LayerNorm)
-    absorb(norm, following)
-    return RootNorm(norm.normalized_shape[0], norm.eps)
-
-
 def decompositions(*, half: bool) -> dict[torch._ops.OpOverload, Callable[..., Any]]:
-    """Operations of a graph by `torch.export` in those that XNNPACK has.
+    """Decompositions for a graph by `torch.export` into operations that XNNPACK has.
 
     Args:
-        half: whether the graph computes in float16. Then a layer norm stays whole: float16 has no
-            room for the squares of large values.
+        half: whether the graph computes in float16. Then layer norms are not decomposed: the
+            squares of large values overflow float16.
     """
     aten = torch.ops.aten
     table: dict[torch._ops.OpOverload, Callable[..., Any]] = {
@@ -85,13 +65,13 @@ def decompositions(*, half: bool) -> dict[torch._ops.OpOverload, Callable[..., A
 
 
 def _silu(x: Tensor) -> Tensor:
-    # Torch's own takes float16 to float32 and back.
+    # Torch's own decomposition converts float16 to float32 and back.
     return x * x.sigmoid()
 
 
 def _inverse_root(x: Tensor, eps: float) -> Tensor:
     """Of the mean square of the last two axes of `[N, 1, M, 1]`."""
-    # This very shape: in XNNPACK's order of axes it is the same memory.
+    # In this shape XNNPACK's order of axes (NHWC) is the same memory.
     return ((x * x).mean(dim=(2, 3), keepdim=True) + eps).rsqrt()
 
 
@@ -143,8 +123,8 @@ def _mean(
 
 
 def _split(x: Tensor, size: int, dim: int = 0) -> list[Tensor]:
-    whole, rest = divmod(int(x.shape[dim]), size)
-    return _split_with_sizes(x, [size] * whole + [rest] * (rest > 0), dim)
+    count, rest = divmod(int(x.shape[dim]), size)
+    return _split_with_sizes(x, [size] * count + [rest] * (rest > 0), dim)
 
 
 def _split_with_sizes(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:

@@ -1,1 +1,3 @@
 """LiteRT."""
+
+from mobilevit.exports.backends.litert.backend import BACKEND as BACKEND

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional as F
 
-from mobilevit.exports.backends.litert.rewrite import litert_form
-from mobilevit.exports.prepare import Prepared
-from mobilevit.exports.sensitivity import layers_of
+from mobilevit.exports.backends.litert.rewrite import litert_graph
+from mobilevit.exports.quantize import quantizable_layers
+from mobilevit.exports.wrap import PreparedModel
 
 ATEN = torch.ops.aten
 
@@ -54,7 +54,7 @@ GATE = 8.0
 """Beyond this, in both directions, a sigmoid of 8 bits does not change any more."""
 
 
-def in_int8(prepared: Prepared, layers: Collection[str]) -> nn.Module:
+def quantize_int8(prepared: PreparedModel, layers: Collection[str]) -> nn.Module:
     """Copy a prepared network for litert-torch, in 8 bits.
 
     Args:
@@ -65,7 +65,7 @@ def in_int8(prepared: Prepared, layers: Collection[str]) -> nn.Module:
         ExportError: there are no photos.
     """
     photos = prepared.calibration()
-    module = litert_form(prepared.module)
+    module = litert_graph(prepared.module)
     pt2e: Any = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
     with torch.no_grad():
         correct_biases(module, layers, photos)
@@ -97,7 +97,11 @@ def correct_biases(module: nn.Module, layers: Collection[str], photos: Sequence[
         layers: names of those whose weights will be rounded.
         photos: what the module takes.
     """
-    chosen = {name: layer for name, layer in layers_of(module).items() if among(name, layers)}
+    chosen = {
+        name: layer
+        for name, layer in quantizable_layers(module).items()
+        if belongs_to(name, layers)
+    }
     sums = {name: torch.zeros(layer.weight.shape[0]) for name, layer in chosen.items()}
     counts = dict.fromkeys(chosen, 0)
 
@@ -204,7 +208,7 @@ class Annotator:
         layers = {
             node
             for node in model.graph.nodes
-            if node.target in LAYERS and among(_path(node), self.layers)
+            if node.target in LAYERS and belongs_to(_path(node), self.layers)
         }
         between = _between(model, layers)
         fused = {node.args[0]: node for node in between if _fuses(node)}
@@ -286,8 +290,8 @@ def _path(node: Node) -> str:
     return path
 
 
-def among(name: str, layers: Collection[str]) -> bool:
+def belongs_to(name: str, layers: Collection[str]) -> bool:
     """Whether a layer of LiteRT's form is one of some layers, or a part of one."""
-    # A gate is what `equalised` adds to a convolution.
+    # A gate is what `equalize_channels` adds to a convolution.
     name = name.removesuffix(".gate") + ".conv" if name.endswith(".gate") else name
     return any(name == one or name.startswith(f"{one}.") for one in layers)

@@ -1,1 +1,3 @@
 """ONNX."""
+
+from mobilevit.exports.backends.onnx.backend import BACKEND as BACKEND

@@ -13,15 +13,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobilevit.exports.backends.onnx.quantize import LAYERS, computed_in, in_int8, with_int8_weights
-from mobilevit.exports.prepare import Prepared, Written, need, quiet
-from mobilevit.exports.sensitivity import layers_of, quantised_layers
-from mobilevit.exports.spec import Dynamic, ExportError, FileFacts
+from mobilevit.exports.backends.base import Backend, FileSummary
+from mobilevit.exports.backends.onnx.quantize import (
+    LAYERS,
+    count_types,
+    quantize_int8,
+    quantize_weights,
+)
+from mobilevit.exports.quantize import layers_to_quantize, quantizable_layers
+from mobilevit.exports.spec import Dynamic, ExportError, FileMetadata
+from mobilevit.exports.toolchain import quiet, require
+from mobilevit.exports.wrap import PreparedModel
 
 OPSET = 18
-"""ONNX Runtime reads it from version 1.14 of 2023 on."""
+"""Read by ONNX Runtime 1.14 (2023) and later."""
 IR_VERSION = 8
-"""Of the file's own form: the one that came with this opset; an older runtime refuses a later."""
+"""Of the file format: the one released with this opset; older runtimes refuse later ones."""
 ERRORS = (
     "EPFail",
     "EngineError",
@@ -32,69 +39,69 @@ ERRORS = (
     "NotImplemented",
     "RuntimeException",
 )
-"""ONNX Runtime's own exceptions, which have no class in common."""
+"""ONNX Runtime's exceptions, which have no base class in common."""
 
 
-def write(prepared: Prepared, path: Path) -> Written:
+def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as one ONNX file of opset 18.
 
-    Quantised to `int8`, convolutions, linear layers and the activations between them compute in 8
-    bits; to `int8-weights`, weights alone are kept in 8 bits, and everything computes in float32.
+    In mode `int8`, convolutions, linear layers and the activations between them compute in int8; in
+    `int8-weights`, only weights are stored in int8, and everything computes in float32.
 
     Raises:
-        ExportError: such a file cannot be made.
+        ExportError: such a file cannot be written.
         MissingExtraError: onnx, onnxscript or, for int8, onnxruntime is not installed.
     """
-    quantize = prepared.request.quantize
-    if quantize is None:
-        model = converted(prepared)
-        types = {}
-    else:
-        layers = quantised_layers(prepared)
-        if quantize.kind == "int8":
-            need("onnxruntime", extra="onnx")
-            photos = [{prepared.input: photo.numpy()} for photo in prepared.calibration()]
-            model = in_int8(converted(prepared), layers, photos)
+    quantize = prepared.spec.quantize
+    model = convert(prepared)
+    types = {}
+    if quantize is not None:
+        layers = layers_to_quantize(prepared)
+        if quantize.mode == "int8":
+            require("onnxruntime", extra="onnx")
+            images = [{prepared.input_name: image.numpy()} for image in prepared.calibration()]
+            model = quantize_int8(model, layers, images)
         else:
-            model = with_int8_weights(converted(prepared), layers)
-        types = computed_in(model)
+            model = quantize_weights(model, layers)
+        types = count_types(model)
     path.write_bytes(model.SerializeToString())
-    return Written(
+    return FileSummary(
         path=path,
-        inputs=tuple(map(_described, model.graph.input)),
-        outputs=tuple(map(_described, model.graph.output)),
-        nodes=len(model.graph.node),
+        inputs=tuple(map(_describe, model.graph.input)),
+        outputs=tuple(map(_describe, model.graph.output)),
+        operations=len(model.graph.node),
         types=types,
     )
 
 
-def converted(prepared: Prepared) -> Any:
-    """A prepared network as an `onnx.ModelProto`, whatever is to be quantised still in float.
+def convert(prepared: PreparedModel) -> Any:
+    """Convert a prepared network to an `onnx.ModelProto`, all of it in float.
 
-    Convolutions and linear layers are called as they are in `prepared.module.named_modules()`.
+    Nodes of convolutions and linear layers have the layers' names in
+    `prepared.module.named_modules()`.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
     """
-    need("onnx", "onnxscript", extra="onnx")
+    require("onnx", "onnxscript", extra="onnx")
     with torch.no_grad(), quiet():
         program = torch.onnx.export(
             prepared.module,
             (prepared.example,),
-            input_names=[prepared.input],
-            output_names=list(prepared.outputs),
-            dynamic_shapes=prepared.shapes,
+            input_names=[prepared.input_name],
+            output_names=list(prepared.output_names),
+            dynamic_shapes=prepared.dynamic_shapes,
             opset_version=OPSET,
             custom_translation_table=_translations(),
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    _name_layers(program.model.graph, layers_of(prepared.module))
-    _tidy(program.model, prepared.request.dynamic)
+    _name_layers(program.model.graph, quantizable_layers(prepared.module))
+    _tidy(program.model, prepared.spec.dynamic)
     program.model.ir_version = IR_VERSION
     program.model.producer_name = "mobilevit"
-    program.model.metadata_props.update(prepared.facts.texts())
+    program.model.metadata_props.update(prepared.metadata.to_strings())
     return program.model_proto
 
 
@@ -102,11 +109,7 @@ class OnnxRunner:
     """An ONNX file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        """Open a file.
-
-        Raises:
-            ExportError: it is damaged, or not of this library.
-        """
+        require("onnxruntime", extra="onnx")
         onnxruntime: Any = importlib.import_module("onnxruntime")
         state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
         self._errors: tuple[type[Exception], ...] = tuple(getattr(state, one) for one in ERRORS)
@@ -118,20 +121,16 @@ class OnnxRunner:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except self._errors as error:
             raise ExportError(
-                f"{path} is damaged, or no ONNX file that ONNX Runtime {onnxruntime.__version__} "
-                f"runs: {error}"
+                f"{path} is damaged, or not an ONNX file that ONNX Runtime "
+                f"{onnxruntime.__version__} supports: {error}"
             ) from error
-        texts = self.session.get_modelmeta().custom_metadata_map
-        self.facts = FileFacts.read(texts, file=path)
+        strings = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = FileMetadata.from_strings(strings, file=path)
         self.runtime = f"onnxruntime {onnxruntime.__version__}"
         self._input: str = self.session.get_inputs()[0].name
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch; see `mobilevit.exports.backends.registry.Runner`.
-
-        Raises:
-            ExportError: the file does not take such images.
-        """
+        """Run one batch; see `mobilevit.exports.backends.base.Runner`."""
         try:
             return tuple(self.session.run(None, {self._input: images}))
         except self._errors as error:
@@ -140,67 +139,74 @@ class OnnxRunner:
             ) from error
 
 
-def open_file(path: Path, threads: int) -> OnnxRunner:
-    """Open an ONNX file.
-
-    Raises:
-        ExportError: it is damaged, or not of this library.
-        MissingExtraError: onnxruntime is not installed.
-    """
-    need("onnxruntime", extra="onnx")
-    return OnnxRunner(path, threads)
+BACKEND = Backend(
+    name="onnx",
+    suffix=".onnx",
+    extra="onnx",
+    write_prepared=write,
+    open=OnnxRunner,
+    supports_nms=True,
+    quantize_modes=("int8", "int8-weights"),
+    cross_layer_equalization=True,
+)
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The operations that `mobilevit.exports.wrap` defines, in ONNX's."""
+    """ONNX's operators for those that this library defines."""
     op: Any = importlib.import_module("onnxscript").opset18
 
-    def suppression(boxes: Any, scores: Any, most: int, overlap: float, least_score: float) -> Any:
+    def non_max_suppression(
+        boxes: Any,
+        scores: Any,
+        max_per_class: int,
+        iou_threshold: float,
+        score_threshold: float,
+    ) -> Any:
         return op.NonMaxSuppression(
             boxes,
             scores,
-            op.Constant(value_ints=[most]),
-            op.Constant(value_floats=[overlap]),
-            op.Constant(value_floats=[least_score]),
+            op.Constant(value_ints=[max_per_class]),
+            op.Constant(value_floats=[iou_threshold]),
+            op.Constant(value_floats=[score_threshold]),
         )
 
-    return {torch.ops.mobilevit.suppress.default: suppression}
+    return {torch.ops.mobilevit.suppress.default: non_max_suppression}
 
 
 def _name_layers(graph: Any, layers: Mapping[str, nn.Module]) -> None:
-    """Call the nodes of layers what the layers are called; the exporter notes where each is of."""
+    """Give nodes of layers the layers' names."""
     for node in graph:
-        # Modules from the outermost on, then the operation.
+        # The exporter notes the modules from the outermost on, then the operation.
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         if node.op_type in LAYERS and len(scopes) > 1 and scopes[-2] in layers:
             node.name = scopes[-2]
 
 
 def _tidy(model: Any, dynamic: Dynamic | None) -> None:
-    """Take out notes on where operations came from, paths here; name the sizes that vary."""
+    """Remove notes on the source code, which hold local paths; name the dynamic sizes."""
     graph = model.graph
-    named: dict[str, str] = {}
+    names: dict[str, str] = {}
     if dynamic == "size":
-        varying = [str(side) for side in graph.inputs[0].shape if not isinstance(side, int)]
-        named = dict(zip(varying, ("height", "width"), strict=True))
+        symbols = [str(side) for side in graph.inputs[0].shape if not isinstance(side, int)]
+        names = dict(zip(symbols, ("height", "width"), strict=True))
     results = [value for node in graph for value in node.outputs]
     for value in (*graph.inputs, *results, *graph.initializers.values()):
         value.metadata_props.clear()
-        if value.shape is not None and named:
-            value.shape = type(value.shape)([_renamed(side, named) for side in value.shape])
+        if value.shape is not None and names:
+            value.shape = type(value.shape)([_rename(side, names) for side in value.shape])
     for holder in (*graph, graph, model):
         holder.metadata_props.clear()
         holder.doc_string = None
 
 
-def _renamed(side: Any, named: dict[str, str]) -> int | str | None:
+def _rename(side: Any, names: dict[str, str]) -> int | str | None:
     if isinstance(side, int):
         return side
     text = None if side.value is None else str(side.value)
-    return text and re.sub(r"\w+", lambda word: named.get(word[0], word[0]), text)
+    return text and re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text)
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     onnx: Any = importlib.import_module("onnx")
     tensor = value.type.tensor_type
     shape = ", ".join(str(side.dim_param or side.dim_value) for side in tensor.shape.dim)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilevit.exports.quantize import REACH
+from mobilevit.exports.quantize import EQUALIZED_RANGE
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """What convolutions and linear layers become."""
@@ -23,8 +23,10 @@ SIGMOID_REACH = (-8.0, 8.0)
 """Where a sigmoid of 8 bits changes."""
 
 
-def in_int8(model: Any, layers: Collection[str], photos: Sequence[Mapping[str, np.ndarray]]) -> Any:
-    """Quantise what layers take and give and hold, by ranges that are measured on photos.
+def quantize_int8(
+    model: Any, layers: Collection[str], images: Sequence[Mapping[str, np.ndarray]]
+) -> Any:
+    """Quantise what layers take and give and hold, by ranges that are measured on images.
 
     Weights have a symmetric range for each output channel. What layers take is uint8: ONNX Runtime
     multiplies that by int8 in one instruction on x86, and int8 by int8 in several. Linear layers
@@ -33,7 +35,7 @@ def in_int8(model: Any, layers: Collection[str], photos: Sequence[Mapping[str, n
     Args:
         model: an `onnx.ModelProto` whose nodes have names.
         layers: names of the nodes to quantise.
-        photos: inputs by name.
+        images: inputs by name.
 
     Returns:
         Another `onnx.ModelProto`, in pairs of QuantizeLinear and DequantizeLinear.
@@ -46,10 +48,10 @@ def in_int8(model: Any, layers: Collection[str], photos: Sequence[Mapping[str, n
     quantization: Any = importlib.import_module("onnxruntime.quantization")
 
     class Photos(quantization.CalibrationDataReader):
-        """The photos one after the other."""
+        """The images one after the other."""
 
         def __init__(self) -> None:
-            self.left = iter(photos)
+            self.left = iter(images)
 
         def get_next(self) -> Mapping[str, np.ndarray] | None:
             """The next input."""
@@ -148,11 +150,11 @@ def _known(graph: Any, nodes: Collection[str]) -> dict[str, tuple[float, float]]
         if node.op_type == "Sigmoid" and node.name in nodes:
             (taken,) = node.input
             if made[taken].op_type == "Mul":  # by the channels' own numbers
-                found |= {taken: SIGMOID_REACH, made[taken].input[0]: REACH}
+                found |= {taken: SIGMOID_REACH, made[taken].input[0]: EQUALIZED_RANGE}
     return found
 
 
-def with_int8_weights(model: Any, layers: Collection[str]) -> Any:
+def quantize_weights(model: Any, layers: Collection[str]) -> Any:
     """Keep weights in int8, with a symmetric range for each output channel; compute in float32.
 
     They are turned into floats by Cast and Mul. A runtime does that once, when it loads the file,
@@ -192,7 +194,7 @@ def with_int8_weights(model: Any, layers: Collection[str]) -> Any:
     return model
 
 
-def computed_in(model: Any) -> dict[str, int]:
+def count_types(model: Any) -> dict[str, int]:
     """Count the nodes of a quantised graph by what they compute in.
 
     Those that only turn floats into 8 bits or back are not counted.

@@ -1,1 +1,3 @@
-"""A web page that runs an exported network."""
+"""Web pages."""
+
+from mobilevit.exports.backends.web.backend import BACKEND as BACKEND

@@ -1,4 +1,4 @@
-"""ONNX Runtime Web: one version of it, checked against its hash, from npm into the user's cache."""
+"""ONNX Runtime Web: one version of it, from npm into the user's cache, checked by its hash."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ INTEGRITY = (
     "sha512-"
     "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 )
-"""Of the package's tarball, as npm states it."""
-PATIENCE = 900
-"""Seconds that npm may take; the tarball has 33 MB."""
+"""Of the package's tarball, as npm gives it."""
+NPM_TIMEOUT = 900
+"""Seconds; the tarball has 33 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A build of the runtime: what is taken from the package, by what it is called in a page."""
+    """A build of the runtime: the files of the package that a page needs."""
 
     script: str
-    """The module; it brings what starts the WebAssembly, and what threads run."""
+    """The JavaScript module, which also loads the WebAssembly and starts threads."""
     binary: str
     """The WebAssembly."""
 
-    def taken(self) -> dict[str, str]:
-        """Where each file comes from, by its name in a page's folder for the runtime."""
-        # Not every server knows that .mjs is JavaScript, and a browser runs nothing else.
+    def files(self) -> dict[str, str]:
+        """The file of the package for each file of a page's runtime folder."""
+        # Browsers run JavaScript only, and not every server knows that .mjs is JavaScript.
         script = self.script.replace(".bundle.min.mjs", ".js")
         return {script: self.script, f"{self.binary}.gz": self.binary}
 
@@ -53,29 +53,29 @@ BUILDS = {
         script="ort.webgpu.bundle.min.mjs", binary="ort-wasm-simd-threaded.asyncify.wasm"
     ),
 }
-"""By backend; that of WebGPU has WebAssembly for what a GPU cannot do, and is twice as large."""
+"""By execution provider; that of WebGPU includes WebAssembly as a fallback."""
 
 
 def cached() -> Path:
-    """Where the tarball lies or will lie: beside downloaded weights (`TORCH_HOME` moves it)."""
+    """The path of the tarball: next to downloaded weights (`TORCH_HOME` moves it)."""
     return Path(torch.hub.get_dir()) / "mobilevit" / f"{NAME}-{VERSION}.tgz"
 
 
 def provide(tarball: str | Path | None = None) -> Path:
-    """See that the runtime's tarball is in the cache: fetched once by npm, checked every time.
+    """Make sure that the runtime's tarball is in the cache: fetched once by npm, always checked.
 
     Args:
-        tarball: the same tarball, got otherwise, to be taken in place of npm's.
+        tarball: a local copy of the tarball, used in place of npm.
 
     Returns:
-        Where it lies in the cache.
+        Its path in the cache.
 
     Raises:
-        ExportError: it is not to be had, or not the expected file; the message says what to do.
+        ExportError: it cannot be fetched, or is not the expected file; the message says what to do.
     """
     target = cached()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(target):  # several processes may want it
+    with lock_file(target):  # other processes may fetch it
         if tarball is None and target.is_file():
             if _integrity(target) == INTEGRITY:
                 return target
@@ -85,17 +85,17 @@ def provide(tarball: str | Path | None = None) -> Path:
             if tarball is None:
                 _by_npm(fresh)
             else:
-                _copied(Path(tarball), fresh)
+                _copy(Path(tarball), fresh)
             if (found := _integrity(fresh)) != INTEGRITY:
                 raise ExportError(
                     f"{tarball or PACKAGE} is not the expected file: its hash is {found}, not "
-                    f"{INTEGRITY}; nothing was kept. `npm pack {PACKAGE}` gives the right one"
+                    f"{INTEGRITY}. `npm pack {PACKAGE}` gives the right one"
                 )
             fresh.replace(target)
     return target
 
 
-def _copied(tarball: Path, to: Path) -> None:
+def _copy(tarball: Path, to: Path) -> None:
     try:
         shutil.copyfile(tarball, to)
     except OSError as error:
@@ -103,19 +103,19 @@ def _copied(tarball: Path, to: Path) -> None:
 
 
 def _by_npm(to: Path) -> None:
-    """Have npm fetch the package.
+    """Fetch the package by npm.
 
     Raises:
         ExportError: there is no npm, or it fails.
     """
     by_hand = (
-        f"On a machine that has npm and a network, `npm pack {PACKAGE}` writes {to.name}; give "
-        "that file by --runtime-tarball, once"
+        f"On a machine with npm and network access, `npm pack {PACKAGE}` writes {to.name}: give "
+        "that file once by --runtime_tarball"
     )
     npm = shutil.which("npm")
     if npm is None:
         raise ExportError(
-            f"pages run models by {NAME} {VERSION}, which npm fetches, and npm is not installed: "
+            f"pages need {NAME} {VERSION}, which is fetched by npm, and npm is not installed: "
             f"install Node.js. {by_hand}"
         )
     log.info("fetching %s by npm (33 MB, once)", PACKAGE)
@@ -123,17 +123,17 @@ def _by_npm(to: Path) -> None:
     command += ["--pack-destination", str(to.parent)]
     try:
         done = subprocess.run(
-            command, cwd=to.parent, capture_output=True, text=True, timeout=PATIENCE, check=False
+            command, cwd=to.parent, capture_output=True, text=True, timeout=NPM_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise ExportError(f"npm did not fetch {PACKAGE} in {PATIENCE} s. {by_hand}") from error
+        raise ExportError(f"npm did not fetch {PACKAGE} in {NPM_TIMEOUT} s. {by_hand}") from error
     if done.returncode or not to.is_file():
-        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-        raise ExportError(f"npm could not fetch {PACKAGE}: {said}. {by_hand}")
+        output = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise ExportError(f"npm could not fetch {PACKAGE}: {output}. {by_hand}")
 
 
 def _integrity(file: Path) -> str:
-    """A file's hash in npm's form."""
+    """A file's hash, written as npm does."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha512").digest()
     return f"sha512-{base64.b64encode(digest).decode()}"
@@ -142,18 +142,18 @@ def _integrity(file: Path) -> str:
 def unpack(tarball: Path, folder: Path) -> None:
     """Write what a page needs of the runtime into a folder that exists.
 
-    WebAssembly is compressed: it is a quarter of the size, and not every server compresses it.
+    WebAssembly is stored as gzip, a quarter of its size, since not every server compresses it.
 
     Raises:
         ExportError: the tarball lacks a file.
     """
     with tarfile.open(tarball) as archive:
         for build in BUILDS.values():
-            for name, origin in build.taken().items():
+            for name, origin in build.files().items():
                 try:
                     member = archive.extractfile(f"package/dist/{origin}")
                 except KeyError as error:
-                    raise ExportError(f"{tarball} has no file {origin} in it") from error
+                    raise ExportError(f"{tarball} does not contain {origin}") from error
                 assert member is not None
                 content = member.read()
                 if name.endswith(".gz"):

@@ -1,4 +1,4 @@
-"""What belongs around a network in a file: suppression in plain operations."""
+"""Suppression by matrices, for runtimes without an operation for it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mobilevit.exports.rewrite import export_form
-from mobilevit.exports.wrap import WholeDetector, whole
-from mobilevit.models.config import Preprocessing
-from mobilevit.models.registry import build
-
-
-def detector(*, plain: bool) -> WholeDetector:
-    form = export_form(build("ssdlite_mobilevit_xxs", num_classes=3).eval())
-    rule = Preprocessing(resize_mode="stretch", resize=64, crop=64)
-    module = whole(form, rule, torch.zeros(1, 4), plain=plain)
-    assert isinstance(module, WholeDetector)
-    return module
+from mobilevit.tasks.detection.export import Boxes
 
 
 @pytest.fixture(scope="module")
-def both() -> tuple[WholeDetector, WholeDetector]:
-    return detector(plain=True), detector(plain=False)
+def both() -> tuple[Boxes, Boxes]:
+    """By matrices, and by torchvision's operation."""
+    anchors = torch.zeros(1, 4)
+    return Boxes(anchors, supports_nms=False), Boxes(anchors, supports_nms=True)
 
 
 def crowd(seed: int, boxes: int, spread: float) -> tuple[Tensor, Tensor]:
@@ -38,20 +29,20 @@ def crowd(seed: int, boxes: int, spread: float) -> tuple[Tensor, Tensor]:
 
 @given(seed=st.integers(0, 10**6), boxes=st.integers(1, 330), spread=st.floats(0, 1.2))
 @settings(max_examples=60, deadline=None)
-def test_plain_suppression_is_suppression(
-    both: tuple[WholeDetector, WholeDetector], seed: int, boxes: int, spread: float
+def test_suppression_by_matrices_is_suppression(
+    both: tuple[Boxes, Boxes], seed: int, boxes: int, spread: float
 ) -> None:
     corners, scores = crowd(seed, boxes, spread)
-    for found, expected in zip(*(one.answer(corners, scores) for one in both), strict=True):
+    for found, expected in zip(*(one.select(corners, scores) for one in both), strict=True):
         assert torch.equal(found, expected)
 
 
-def test_plain_suppression_follows_a_chain(both: tuple[WholeDetector, WholeDetector]) -> None:
+def test_suppression_by_matrices_follows_a_chain(both: tuple[Boxes, Boxes]) -> None:
     # Each box overlaps the next alone, so every second one stays.
     left = torch.arange(20) * 0.03
     corners = torch.stack((left, left * 0, left + 0.1, left * 0 + 0.1), -1)[None]
     scores = torch.zeros(1, 3, 20)
     scores[0, 1] = torch.linspace(0.9, 0.5, 20)
-    _, found, labels = both[0].answer(corners, scores)
+    _, found, labels = both[0].select(corners, scores)
     torch.testing.assert_close(found[0, :10], scores[0, 1, ::2])
     assert labels[0].tolist() == [1] * 10 + [-1] * 50

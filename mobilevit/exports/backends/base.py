@@ -1,0 +1,135 @@
+"""What a backend is: one record with every fact about a format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from mobilevit.exports.quantize import equalize_channels, layers_to_quantize
+from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, FileMetadata
+from mobilevit.exports.wrap import PreparedModel, prepare
+from mobilevit.models.registry import Network
+
+
+class Runner(Protocol):
+    """An exported file, opened in its runtime."""
+
+    metadata: FileMetadata
+    runtime: str
+    """Name and version, such as `onnxruntime 1.32.0`."""
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run one batch.
+
+        Args:
+            images: pixels, red, green, blue, uint8 `[B, H, W, 3]`, of the file's size; of a raw
+                file normalized float32 `[B, 3, H, W]`. B is 1 unless the file's batch is dynamic.
+
+        Returns:
+            `TaskExport.outputs`; of a raw file `TaskExport.raw_outputs`.
+
+        Raises:
+            ExportError: images of another shape or type.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSummary:
+    """A file that was written."""
+
+    path: Path
+    inputs: tuple[str, ...]
+    """Such as `image: uint8 [1, 256, 256, 3]`."""
+    outputs: tuple[str, ...]
+    operations: int
+    """Nodes of the graph."""
+    types: dict[str, int] = field(default_factory=dict)
+    """Operations by what they compute in, such as `{"float32": 120, "int8": 60}`."""
+    placement: str = ""
+    """How much of the graph the runtime delegates, and what it does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A format: what it supports, and the functions that write and open its files."""
+
+    name: str
+    suffix: str
+    """Of file names."""
+    extra: str
+    """Of this library: what to install."""
+    write_prepared: Callable[[PreparedModel, Path], FileSummary]
+    """Write a prepared network to a path that is empty or does not exist.
+
+    Raises ExportError, and MissingExtraError where packages are not installed.
+    """
+    open: Callable[[Path, int], Runner]
+    """Open a file, to run on a number of threads; raises the same errors."""
+    by_suffix: bool = True
+    """Whether a file name's suffix selects the format; otherwise `format` must be given."""
+    is_folder: bool = False
+    """Whether a folder is written, not a single file."""
+    dynamic: tuple[Dynamic, ...] = ("batch", "size")
+    quantize_modes: tuple[str, ...] = ()
+    """Supported values of `Quantization.mode`."""
+    supports_nms: bool = False
+    """Whether the runtime has an operation for non-maximum suppression."""
+    nchw_float_input: bool = False
+    """Whether files take pixels as float32 `[B, 3, H, W]`, not as uint8 `[B, H, W, 3]`."""
+    native_fp16: bool = False
+    """Whether the format converts a float32 graph to float16 itself."""
+    cross_layer_equalization: bool = False
+    """Whether channel ranges are equalized ahead of int8; see `mobilevit.exports.quantize`."""
+    runtime_tarball: Callable[[str | None], Any] | None = None
+    """Provide the runtime that files bundle, from a local tarball where one is given."""
+    check_output: Callable[[Path, ExportSpec], None] = lambda path, spec: None
+    """Check ahead of all work that such a file can be written there; raises ExportError."""
+    add_self_test: Callable[[Path, Network, Image.Image], None] = lambda path, model, image: None
+    """Add an image and its expected prediction to a file that has been verified."""
+
+    def prepare(self, model: Network, spec: ExportSpec) -> PreparedModel:
+        """Make the module that a file of this format holds.
+
+        Raises:
+            ExportError: the format does not support it; the message says what can be done instead.
+        """
+        if spec.dynamic is not None and spec.dynamic not in self.dynamic:
+            raise ExportError(
+                f"{self.name} files cannot have dynamic {spec.dynamic}: export one file for each "
+                "size (preprocessing: crop and resize) and run it for each image; ONNX files can "
+                "be dynamic"
+            )
+        if spec.quantize is not None and spec.quantize.mode not in self.quantize_modes:
+            raise self.unknown_mode(spec.quantize.mode)
+        prepared = prepare(
+            model,
+            spec,
+            supports_nms=self.supports_nms,
+            nchw_float_input=self.nchw_float_input,
+            native_fp16=self.native_fp16,
+        )
+        if spec.quantize is None:
+            return prepared
+        layers_to_quantize(prepared)  # validates float_layers ahead of any work
+        equalize = spec.quantize.mode == "int8" and self.cross_layer_equalization
+        return equalize_channels(prepared) if equalize else prepared
+
+    def write(self, model: Network, spec: ExportSpec, path: Path) -> FileSummary:
+        """Write a network to a path that is empty or does not exist.
+
+        Raises:
+            ExportError: such a file cannot be written; the message says why.
+            MissingExtraError: the format's packages are not installed.
+        """
+        return self.write_prepared(self.prepare(model, spec), path)
+
+    def unknown_mode(self, mode: str, *, also: tuple[str, ...] = ()) -> ExportError:
+        """The error for a mode of quantization that the format does not support."""
+        modes = ", ".join((*self.quantize_modes, *also))
+        supported = f"it must be one of {modes}" if modes else "they cannot be quantized"
+        return ExportError(f"quantize {mode!r} is not available for {self.name} files: {supported}")

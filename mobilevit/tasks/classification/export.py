@@ -1,0 +1,45 @@
+"""Exported classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mobilevit.models.classifier import Classifier
+from mobilevit.tasks.export import Comparison, TaskExport, compare_logits
+
+
+class Probabilities(nn.Module):
+    """Logits to probabilities."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """`[B, K]` -> `[B, K]`."""
+        return logits.float().softmax(dim=-1)
+
+
+def compare(
+    model: Classifier, images: Tensor, outputs: Sequence[Tensor], tolerance: float
+) -> Comparison:
+    """Compare probabilities."""
+    expected, found = model(images).softmax(dim=1), outputs[0]
+    return Comparison(
+        (expected - found).abs().max(), (expected.argmax(1) == found.argmax(1)).float().mean()
+    )
+
+
+def reference(model: Classifier, images: Tensor, tolerance: float) -> dict[str, Any]:
+    """Probabilities of one image."""
+    return {"probabilities": model(images)[0].softmax(0).tolist()}
+
+
+EXPORT = TaskExport(
+    outputs=("probabilities",),
+    raw_outputs=("logits",),
+    postprocess=lambda model, size, supports_nms: Probabilities(),
+    compare=compare,
+    compare_raw=lambda model, images, outputs: compare_logits(model(images), outputs[0], axis=1),
+    reference=reference,
+    reference_of_file=lambda outputs, num_classes: {"probabilities": outputs[0][0].tolist()},
+)

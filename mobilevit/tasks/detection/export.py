@@ -1,0 +1,251 @@
+"""Exported detectors: decoding and suppression inside the file, and the comparison of boxes.
+
+Where a runtime has an operation for non-maximum suppression it is used; for the others it is
+written in matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+from mobilevit.models.ssdlite import RawDetections, SSDLite, decode
+from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, PostProcessing, detections
+from mobilevit.tasks.export import Comparison, TaskExport, compare_logits, suppress
+
+RULE = PRESETS["later"]
+"""What files do."""
+
+MAX_DETECTIONS = 200
+"""Boxes of an image, where the rule gives no number: a file's outputs have a fixed shape."""
+
+CANDIDATES = 1000
+"""The most probable boxes of an image, of any class, that suppression by matrices looks at."""
+
+ROUNDS = 24
+"""Of suppression by matrices. A chain of boxes in which each overlaps only the next, so that every
+second one stays, takes a round for each of them."""
+
+
+class Boxes(nn.Module):
+    """Raw outputs to boxes after decoding and class-aware suppression, most probable first."""
+
+    anchors: Tensor
+
+    def __init__(self, anchors: Tensor, *, supports_nms: bool, rule: PostProcessing = RULE) -> None:
+        """Take the anchors of the file's one image size, `[A, 4]`.
+
+        Args:
+            anchors: centre x, y, width, height in [0, 1].
+            supports_nms: whether to use the runtime's operation for suppression.
+            rule: the options of suppression.
+        """
+        super().__init__()
+        self.register_buffer("anchors", anchors.clone(), persistent=False)
+        self.rule, self.supports_nms = rule, supports_nms
+
+    def forward(self, raw: RawDetections) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes `[B, N, 4]` as shares of the image's sides, scores `[B, N]`, labels `[B, N]`.
+
+        Where there are fewer than N boxes, the labels of the others are -1, the rest of them 0.
+        """
+        # Suppression and the exponential of sizes stay float32 in a float16 file too.
+        corners = decode(raw.offsets.float(), self.anchors)
+        return self.select(corners, raw.logits.float().softmax(dim=-1)[..., 1:].transpose(1, 2))
+
+    def select(self, corners: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of corners `[B, A, 4]` and scores `[B, K, A]`."""
+        anchors, classes = scores.shape[2], scores.shape[1]
+        if self.rule.before is not None and self.rule.before < anchors:
+            # The lowest score among a class's most probable boxes; ties may let a few more pass.
+            # By index: LiteRT's converter turns a `topk` whose values alone are used into a sort
+            # that its runtime does not have.
+            last = scores.topk(self.rule.before, dim=2).indices[..., -1:]
+            scores = torch.where(scores < scores.gather(2, last), 0.0, scores)
+        limit = min(self.rule.most or MAX_DETECTIONS, classes * anchors)
+        if self.supports_nms:
+            scores = self.suppress(corners, scores)
+            found, index = scores.flatten(1).topk(limit, dim=1)  # [B, N]
+        else:
+            count = min(CANDIDATES, classes * anchors)
+            candidates, index = scores.flatten(1).topk(count, dim=1)
+            boxes = corners.gather(1, (index % anchors)[..., None].expand(-1, -1, 4))
+            candidates = self.suppress_by_matrices(boxes, candidates, index // anchors)
+            found, order = candidates.topk(min(limit, count), dim=1)
+            index = index.gather(1, order)
+        boxes = corners.gather(1, (index % anchors)[..., None].expand(-1, -1, 4))
+        exists = found > 0
+        labels = torch.where(exists, index // anchors, -1)
+        return boxes.clamp(0, 1) * exists[..., None], found, labels.to(torch.int32)
+
+    def suppress(self, corners: Tensor, scores: Tensor) -> Tensor:
+        """Scores `[B, K, A]`, 0 of suppressed boxes."""
+        rule = self.rule
+        limit = rule.each or scores.shape[2]
+        kept = suppress(corners, scores, limit, rule.overlap, rule.score)
+        ones = torch.ones_like(kept[:, 0], dtype=scores.dtype)
+        places = (kept[:, 0], kept[:, 1], kept[:, 2])
+        return scores * torch.zeros_like(scores).index_put(places, ones)
+
+    def suppress_by_matrices(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        """The same of N candidates of all classes, most probable first.
+
+        A box is suppressed if a more probable one of its class overlaps it and is itself kept. This
+        is iterated: n rounds are exact for all boxes that chains of fewer than n overlaps lead to.
+
+        Args:
+            boxes: corners `[B, N, 4]`.
+            scores: `[B, N]`.
+            labels: `[B, N]`.
+
+        Returns:
+            Scores `[B, N]`, 0 of suppressed boxes.
+        """
+        left, top, right, bottom = boxes.split(1, dim=2)  # [B, N, 1]
+        width = torch.minimum(right, right.mT) - torch.maximum(left, left.mT)
+        height = torch.minimum(bottom, bottom.mT) - torch.maximum(top, top.mT)
+        shared = F.relu(width) * F.relu(height)  # [B, N, N]
+        area = (right - left) * (bottom - top)
+        overlapping = shared > self.rule.overlap * (area + area.mT - shared)
+        same = labels[:, :, None] == labels[:, None, :]
+        # tril of a computed matrix: a constant mask of this size would be most of a small file.
+        rivals = (overlapping & same).to(scores.dtype).tril(-1)  # more probable ones
+        alive = (scores > self.rule.score).to(scores.dtype)[..., None]  # [B, N, 1]
+        kept = alive
+        for _ in range(ROUNDS):
+            kept = alive * F.relu(1 - rivals @ kept)  # a count of rivals: 0, or at least 1
+        return scores * kept[..., 0]
+
+
+def postprocess(model: SSDLite, size: int, supports_nms: bool) -> Boxes:
+    """Decoding and suppression for squares of this side."""
+    return Boxes(model.anchors(size, size), supports_nms=supports_nms)
+
+
+def compare(
+    model: SSDLite, images: Tensor, outputs: Sequence[Tensor], tolerance: float
+) -> Comparison:
+    """Compare boxes, image by image."""
+    expected, anchors = model(images), model.anchors(*images.shape[-2:])
+    found = [
+        _compare_boxes(
+            RawDetections(*(part[i : i + 1] for part in expected)), anchors, boxes, tolerance
+        )
+        for i, boxes in enumerate(zip(*outputs, strict=True))
+    ]
+    differences, agreements = zip(*found, strict=True)
+    return Comparison(torch.stack(differences).max(), torch.stack(agreements).mean())
+
+
+def compare_raw(model: SSDLite, images: Tensor, outputs: Sequence[Tensor]) -> Comparison:
+    """Compare logits, and the corners that offsets give."""
+    expected, anchors = model(images), model.anchors(*images.shape[-2:])
+    corners = decode(expected.offsets, anchors) - decode(outputs[1], anchors)
+    logits = compare_logits(expected.logits, outputs[0], axis=2)
+    return Comparison(torch.maximum(logits.difference, corners.abs().max()), logits.agreement)
+
+
+def _compare_boxes(
+    expected: RawDetections, anchors: Tensor, outputs: Sequence[Tensor], tolerance: float
+) -> Comparison:
+    """Compare the boxes of one image.
+
+    Which of two boxes is suppressed can depend on the last digit of their overlap. So every box of
+    the file must be one of the network's candidates, with its score and corners; and every box that
+    PyTorch keeps must be in the file, or be overlapped there by one as probable of its class.
+    """
+    (truth,) = detections(expected, anchors, [(1, 1)], RULE)
+    exists = outputs[2] >= 0
+    boxes, scores, labels = (part[exists] for part in outputs)
+    labels = labels.long()
+    corners = decode(expected.offsets[0], anchors).clamp(0, 1)  # [A, 4]
+    probabilities = expected.logits[0].softmax(-1)[:, 1:].T  # [K, A]
+
+    off = (probabilities[labels] - scores[:, None]).abs()  # [N, A]
+    off = torch.maximum(off, (corners - boxes[:, None]).abs().amax(-1))
+    wrong = off.amin(1)
+
+    true_boxes = truth.boxes.as_subclass(Tensor)
+    covers = box_iou(true_boxes, boxes) >= RULE.overlap - tolerance  # [M, N]
+    # A box outside the image has no area left, and so overlaps nothing.
+    covers |= (true_boxes[:, None] - boxes).abs().amax(-1) <= tolerance
+    covers &= truth.labels[:, None] == labels
+    covered = (covers & (scores >= truth.scores[:, None] - tolerance)).any(1)
+    # Boxes whose score is at the threshold can be on either side of it.
+    floor = _floors(probabilities)
+    if len(scores) == len(exists):
+        floor = torch.maximum(floor, scores.min())
+    missing = truth.scores[~covered & (truth.scores > floor[truth.labels] + tolerance)]
+
+    same = truth.labels[:1].equal(labels[:1])
+    return Comparison(torch.cat((wrong, missing, torch.zeros(1))).max(), torch.tensor(float(same)))
+
+
+def _floors(probabilities: Tensor) -> Tensor:
+    """The score that a box of each class must exceed to be a candidate `[K]`.
+
+    `probabilities`: `[K, A]`.
+    """
+    floors = torch.full((len(probabilities),), RULE.score)
+    if RULE.before is not None and RULE.before < probabilities.shape[1]:
+        floors = torch.maximum(floors, probabilities.topk(RULE.before, dim=1).values[:, -1])
+    return floors
+
+
+def reference(model: SSDLite, images: Tensor, tolerance: float) -> dict[str, Any]:
+    """The boxes of one image, and all candidates."""
+    anchors = model.anchors(*images.shape[-2:])
+    raw = model(images)
+    (truth,) = detections(raw, anchors, [(1, 1)], RULE)
+    corners = decode(raw.offsets[0], anchors).clamp(0, 1)  # [A, 4]
+    probabilities = raw.logits[0].softmax(-1)[:, 1:]  # [A, K]
+    lowest = RULE.score
+    if len(truth.scores) == RULE.most:  # a file's outputs have no place for lower scores
+        lowest = float(truth.scores[-1])
+    anchor, label = (probabilities > lowest - tolerance).nonzero(as_tuple=True)
+    candidates = _rows(label, probabilities[anchor, label], corners[anchor])
+    found = _rows(truth.labels, truth.scores, truth.boxes.as_subclass(Tensor))
+    return _reference(found, candidates, _floors(probabilities.T).tolist())
+
+
+def reference_of_file(outputs: Sequence[Tensor], num_classes: int) -> dict[str, Any]:
+    """The boxes of one image."""
+    boxes, scores, labels = (part[0] for part in outputs)
+    exists = labels >= 0
+    found = _rows(labels[exists], scores[exists], boxes[exists])
+    return _reference(found, found, [RULE.score] * num_classes)
+
+
+def _reference(
+    found: list[list[float]], candidates: list[list[float]], floors: list[float]
+) -> dict[str, Any]:
+    return {
+        "boxes": {
+            "overlap": RULE.overlap,
+            "floors": floors,
+            "found": found,
+            "candidates": candidates,
+        }
+    }
+
+
+def _rows(labels: Tensor, scores: Tensor, corners: Tensor) -> list[list[float]]:
+    """Boxes as lists: label, score, x1, y1, x2, y2."""
+    values = torch.cat((scores[:, None], corners), dim=1).double().round(decimals=6)
+    return [[label, *row] for label, row in zip(labels.tolist(), values.tolist(), strict=True)]
+
+
+EXPORT = TaskExport(
+    outputs=("boxes", "scores", "labels"),
+    raw_outputs=("logits", "offsets"),
+    postprocess=postprocess,
+    compare=compare,
+    compare_raw=compare_raw,
+    reference=reference,
+    reference_of_file=reference_of_file,
+)

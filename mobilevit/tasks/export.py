@@ -1,0 +1,95 @@
+"""What differs by task in an exported file: outputs, and their comparison with PyTorch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from mobilevit.models.config import Task
+
+
+class Comparison(NamedTuple):
+    """How far a file's outputs for one batch are from PyTorch's."""
+
+    difference: Tensor
+    """The largest in probability, `[]`; see `mobilevit.exports.verify.Verification`."""
+    agreement: Tensor
+    """Share of predictions that are the same, `[]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskExport:
+    """A task's part in exports."""
+
+    outputs: tuple[str, ...]
+    """Names of a file's outputs, in their order."""
+    raw_outputs: tuple[str, ...]
+    """Names of the network's own outputs, those of a raw file."""
+    postprocess: Callable[[Any, int, bool], nn.Module]
+    """Make the module that turns the network's outputs into a file's: of the network, the image's
+    side in pixels, and whether the runtime has an operation for non-maximum suppression. All its
+    outputs are computed in float32."""
+    compare: Callable[[Any, Tensor, Sequence[Tensor], float], Comparison]
+    """Compare a file's outputs with PyTorch's: of the fused network, images `[B, 3, H, W]`, the
+    outputs, and the tolerance from which on a difference counts."""
+    compare_raw: Callable[[Any, Tensor, Sequence[Tensor]], Comparison]
+    """The same for a raw file."""
+    reference: Callable[[Any, Tensor, float], dict[str, Any]]
+    """PyTorch's prediction for one image `[1, 3, H, W]` as JSON, with all that a web page needs to
+    compare its own with it; `Expected` in the page's `types.js` has the fields."""
+    reference_of_file: Callable[[Sequence[Tensor], int], dict[str, Any]]
+    """The same of a quantized file's own outputs, for a number of classes."""
+
+
+def export_of(task: Task) -> TaskExport:
+    """A task's part in exports."""
+    found: TaskExport = importlib.import_module(f"mobilevit.tasks.{task}.export").EXPORT
+    return found
+
+
+def compare_logits(expected: Tensor, outputs: Tensor, *, axis: int) -> Comparison:
+    """Compare logits by their probabilities along an axis."""
+    difference = (expected.softmax(axis) - outputs.softmax(axis)).abs().max()
+    return Comparison(difference, (expected.argmax(axis) == outputs.argmax(axis)).float().mean())
+
+
+@torch.library.custom_op("mobilevit::suppress", mutates_args=())
+def suppress(
+    boxes: Tensor, scores: Tensor, max_per_class: int, iou_threshold: float, score_threshold: float
+) -> Tensor:
+    """Non-maximum suppression within each class of each image, as ONNX's `NonMaxSuppression`.
+
+    An operator of its own, so that exporters find it in the graph and put their runtime's there.
+
+    Args:
+        boxes: corners `[B, A, 4]`.
+        scores: `[B, K, A]`.
+        max_per_class: boxes kept of each class.
+        iou_threshold: boxes that overlap a more probable one by more than this are suppressed.
+        score_threshold: so are those with a score not above this.
+
+    Returns:
+        Rows of (image, class, anchor) `[M, 3]`, int64.
+    """
+    rows = []
+    for image in range(len(scores)):
+        for label in range(scores.shape[1]):
+            (candidates,) = (scores[image, label] > score_threshold).nonzero(as_tuple=True)
+            order = nms(boxes[image, candidates], scores[image, label, candidates], iou_threshold)
+            kept = candidates[order][:max_per_class]
+            rows.append(torch.stack((kept * 0 + image, kept * 0 + label, kept), dim=1))
+    return torch.cat(rows)
+
+
+@suppress.register_fake
+def _(
+    boxes: Tensor, scores: Tensor, max_per_class: int, iou_threshold: float, score_threshold: float
+) -> Tensor:
+    rows = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty((rows, 3), dtype=torch.int64)
