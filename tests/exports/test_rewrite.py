@@ -1,4 +1,4 @@
-"""The form of networks for export."""
+"""The inference graph: the same outputs, in operations that every runtime has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.exports.rewrite import inference_graph
+from mobilevit.exports.spec import ExportError
 from mobilevit.models.fuse import fuse
+from mobilevit.models.mobilevit import MobileViTv2Block
 from mobilevit.models.registry import build
 
 
@@ -31,7 +33,7 @@ def joined(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     return outputs if isinstance(outputs, Tensor) else torch.cat(outputs, dim=-1)
 
 
-@pytest.mark.parametrize("vary", [False, True])
+@pytest.mark.parametrize("dynamic_size", [False, True])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -44,13 +46,17 @@ def joined(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
         ("pspnet_mobilevitv2_050", {}),
     ],
 )
-def test_outputs_stay(name: str, options: dict[str, object], vary: bool) -> None:
+def test_outputs_stay(name: str, options: dict[str, object], dynamic_size: bool) -> None:
     model = busy(name, **options)
-    form, fused = inference_graph(model, vary=vary), fuse(model)
+    if dynamic_size and name.startswith(("ssdlite", "pspnet")):
+        with pytest.raises(ExportError, match="one image size"):
+            inference_graph(model, dynamic_size=True)
+        return
+    graph, fused = inference_graph(model, dynamic_size=dynamic_size), fuse(model)
     with torch.inference_mode():
         for size in ((64, 64), (56, 56), (72, 104)):
             x = torch.rand(2, 3, *size)
-            expected, found = joined(fused(x)), joined(form(x))
+            expected, found = joined(fused(x)), joined(graph(x))
             assert (found - expected).abs().max() < 1e-5 * max(1, expected.std())
 
 
@@ -73,7 +79,7 @@ def operations(module: nn.Module, x: Tensor) -> tuple[set[str], int]:
 
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
-def test_graph_is_plain(name: str) -> None:
+def test_graph_has_four_axes_and_no_attention_operation(name: str) -> None:
     model, x = busy(name), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         names, most = operations(inference_graph(model), x)
@@ -90,3 +96,13 @@ def test_original_is_left_as_it_was() -> None:
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_unknown_blocks_are_refused() -> None:
+    class Renamed(MobileViTv2Block):
+        pass
+
+    model = build("mobilevitv2_050", num_classes=2)
+    model.backbone.stage3[1].__class__ = Renamed
+    with pytest.raises(ExportError, match=r"Renamed cannot be exported: .*REWRITES has no rewrite"):
+        inference_graph(model)
