@@ -43,9 +43,7 @@ from mobilevit.models.mobilevit import (
 from mobilevit.models.registry import Network
 from mobilevit.models.segmentation import (
     AtrousPyramid,
-    DeepLabv3,
     PoolingPyramid,
-    PSPNet,
     Segmenter,
 )
 from mobilevit.models.ssdlite import RawDetections, SSDLite
@@ -407,8 +405,7 @@ def _unchanged(module: nn.Module, dynamic_size: bool) -> nn.Module:
 REWRITES: Mapping[type[nn.Module], Callable[[Any, bool], nn.Module]] = {
     Classifier: ClassifierGraph,
     SSDLite: DetectorGraph,
-    DeepLabv3: SegmenterGraph,
-    PSPNet: SegmenterGraph,
+    Segmenter: SegmenterGraph,
     AtrousPyramid: lambda trained, _: AtrousGraph(trained),
     PoolingPyramid: _unchanged,
     InvertedResidual: _unchanged,
