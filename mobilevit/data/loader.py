@@ -114,7 +114,7 @@ class EvaluationLoader:
             DataError: several processes, and samples that can only be read from begin to end.
         """
         shards = getattr(dataset, "shards", None)
-        if shards is None or not shards.in_a_row:
+        if shards is None or not shards.sequential:
             mine = range(rank, len(dataset), world_size)
             self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=mine)
             return
@@ -123,8 +123,8 @@ class EvaluationLoader:
                 "sequential shards are evaluated by one process alone: "
                 "validate on files, or on shards that lie on a disk"
             )
-        # Each worker reads shards of its own, so the order is that of several lanes.
-        order = ShardOrder(shards.counts, shuffle=False, in_a_row=True)
+        # Interleaved, so that each worker reads shards of its own.
+        order = ShardOrder(shards.counts, shuffle=False, sequential=True)
         sizes = [min(batch_size, len(order) - done) for done in range(0, len(order), batch_size)]
         batches = list(order.deal(sizes))
         self._loader = _loader(dataset, order.workers(workers), batch_sampler=batches)

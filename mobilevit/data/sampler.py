@@ -10,16 +10,14 @@ to the plan.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
 
 BatchRule = Literal["area", "floor", "max"]
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 def scales(
@@ -122,23 +120,6 @@ class SampleKey(NamedTuple):
     epoch: int
 
 
-class Batch(list[T]):
-    """What one batch is made of; where samples lie in a row, also what to read for it."""
-
-    lane: int = 0
-    """Which of several rows of samples, that are read side by side, the batch is from."""
-    first: bool = False
-    """Whether it is the first that its lane is asked for."""
-    runs: Sequence[tuple[int, int]] = ()
-    """(from, to): samples to read before it is made; some are of later batches."""
-
-    def of(self, items: Iterable[U]) -> Batch[U]:
-        """The same batch, of other items."""
-        other: Batch[U] = Batch(items)
-        other.lane, other.first, other.runs = self.lane, self.first, self.runs
-        return other
-
-
 class Order(Protocol):
     """An order of one rank's samples, anew each epoch."""
 
@@ -150,7 +131,7 @@ class Order(Protocol):
     def __len__(self) -> int:
         """Samples of one rank."""
 
-    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[Batch[int]]:
+    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
         """Batches of these sizes, but for the first `skip`; all samples of the epoch, once."""
 
     def workers(self, wanted: int) -> int:
@@ -190,12 +171,12 @@ class EpochOrder(Sampler[int]):
         """Samples of one rank."""
         return -(-self.samples // self.world_size)
 
-    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[Batch[int]]:
+    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
         """Batches of these sizes, but for the first `skip`."""
         order = self._indices()
         ends = list(itertools.accumulate(sizes))
         for begin, end in list(itertools.pairwise([0, *ends]))[skip:]:
-            yield Batch(order[begin:end].tolist())
+            yield order[begin:end].tolist()
 
     def workers(self, wanted: int) -> int:
         """All that are wanted: any of them can read any sample."""
@@ -231,7 +212,7 @@ class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
         steps = self.schedule.epoch(epoch)
         batches = self.sampler.deal([step.batch_size for step in steps], skip)
         for (height, width, _), batch in zip(steps[skip:], batches, strict=True):
-            yield batch.of([SampleKey(index, height, width, epoch) for index in batch])
+            yield [SampleKey(index, height, width, epoch) for index in batch]
 
     def __len__(self) -> int:
         """Batches in the order's epoch."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.shards.open import shard_parts
-from mobilevit.data.shards.read import TarShards, look_through
+from mobilevit.data.shards.open import open_splits
 from mobilevit.data.shards.samples import Shards
+from mobilevit.data.shards.tar import TarShards, index_tar
 from mobilevit.utils.devices import available_cores
 
 
@@ -70,7 +70,7 @@ def check_shards(root: str, *, workers: int | None = None, quick: bool = False) 
     counts: dict[str, dict[str, int]] = {}
     bad: list[str] = []
     with ThreadPoolExecutor(workers) as executor:
-        for split, samples in shard_parts(root).items():
+        for split, samples in open_splits(root).items():
             found = np.bincount(samples.labels, minlength=len(samples.classes)).tolist()
             counts[split] = dict(zip(samples.classes, found, strict=True))
             faults = partial(_faults, samples.shards, quick=quick)
@@ -84,9 +84,9 @@ def _faults(shards: Shards, number: int, *, quick: bool) -> list[str]:
     faults = []
     try:
         if isinstance(shards, TarShards):
-            known = shards.part.shards[number]
-            place = shards.places[number]
-            if look_through(place, known.file).shard != known:
+            known = shards.split.shards[number]
+            place = shards.locations[number]
+            if index_tar(place, known.file).shard != known:
                 return [f"{place}: is not the shard of its index, or was changed"]
         if not quick:
             for position, data in enumerate(shards.read(number, 0)):

@@ -38,7 +38,7 @@ def test_a_folder_becomes_shards_that_are_evaluated_alike(
     assert main(words("shard", images, out, "--shards", 4)) == 1
     assert "holds shards already" in capsys.readouterr().err
     whole = shard(str(images), str(tmp_path / "again"), shards=4)
-    assert [len(part.rows) for part in whole.index.parts.values()] == [18, 3]
+    assert [len(part.rows) for part in whole.index.splits.values()] == [18, 3]
     # Of a folder without splits all is evaluated, of shards what they hold out.
     held = evaluate(str(colours), data=DataOptions(root=str(out), workers=0))
     assert held.by_size[32].samples == 3
@@ -115,7 +115,7 @@ def test_shards_of_others_get_an_index(
     images: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = shard(str(images), str(tmp_path / "shards"), shards=3)
-    for part in written.index.parts.values():
+    for part in written.index.splits.values():
         assert part.shards
     pattern = f"{tmp_path}/shards/train-{{000000..000002}}.tar"
     index = tmp_path / "index"

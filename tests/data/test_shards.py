@@ -8,6 +8,7 @@ import itertools
 import json
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,10 +24,10 @@ from mobilevit.data.formats.folders import DataError, splits
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
-from mobilevit.data.shards import read as shards_tar
+from mobilevit.data.shards import tar as shards_tar
 from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.shards.samples import order_of
+from mobilevit.data.shards.samples import ShardSamples, order_of
 from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
@@ -81,10 +82,10 @@ def loader(samples: Any, workers: int = 0, pool: int = 20) -> EpochLoader:
 def test_shards_hold_the_files_as_they_are(images: Path, shards: Path) -> None:
     index = read_index(str(shards))
     assert index.classes == CLASSES
-    assert [len(index.parts[name].shards) for name in ("train", "val")] == [7, 2]
+    assert [len(index.splits[name].shards) for name in ("train", "val")] == [7, 2]
     whole = json.loads((shards / INDEX).read_text())["splits"]["train"]
     assert whole["samples"] == 46 and whole["counts"] == {"a.b": 23, "ödland": 23}
-    for shard in index.parts["train"].shards:
+    for shard in index.splits["train"].shards:
         content = (shards / shard.file).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.size, shard.sha256)
         assert shard.samples in (6, 7)
@@ -133,7 +134,7 @@ def test_an_interrupted_writing_goes_on(images: Path, shards: Path, tmp_path: Pa
     (out / "train-000002.tar").unlink()
     (out / ".train-000002.tar.part").write_bytes(b"begun")
     assert is_sharded(str(out))
-    with pytest.raises(DataError, match="not all written"):
+    with pytest.raises(DataError, match="not all of its shards are written"):
         shard_splits(str(out))
     with pytest.raises(DataError, match="other images, or with other options"):
         write_shards(splits(images), out, size=1e6, shards=7, seed=1)
@@ -188,7 +189,7 @@ def test_however_shards_are_read_the_batches_are_the_same(
         "pipe": (pipes(shards), str(shards)),
     }[how]
     found = shard_splits(root, index=index)
-    assert (found.train.shards.in_a_row, len(found.val.labels)) == (
+    assert (found.train.shards.sequential, len(found.val.labels)) == (
         how not in ("folder", "pattern"),
         14,
     )
@@ -206,6 +207,40 @@ def test_an_epoch_has_every_sample_once(shards: Path, expected: Any) -> None:
         assert sum(len(labels) for _, labels in epoch) == 46
         assert torch.equal(torch.bincount(torch.cat([labels for _, labels in epoch])), known)
     assert not torch.equal(expected[0][0][0], expected[1][0][0])
+
+
+class CountedShards:
+    """Sequential shards, and how often each was read from its beginning."""
+
+    sequential = True
+
+    def __init__(self, counts: list[int]) -> None:
+        self.counts, self.opened = counts, Counter[int]()
+
+    def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
+        self.opened[shard] += 1
+        yield from (f"{shard} {position}".encode() for position in range(start, self.counts[shard]))
+
+    def name(self, shard: int, position: int) -> str:
+        return f"{shard} {position}"
+
+
+def test_sequential_shards_are_read_once_an_epoch() -> None:
+    shards = CountedShards([10] * 30)
+    samples = ShardSamples(shards, np.zeros(300, np.int32), ("a",))  # type: ignore[arg-type]
+    order = order_of(samples, 300, seed=0, pool=60)
+    for epoch in (1, 2, 3):
+        order.set_epoch(epoch)
+        for batch in order.deal([5] * 60):
+            assert [samples.source(index) for index in batch] == [
+                f"{index // 10} {index % 10}".encode() for index in batch
+            ]
+        # Two streams may share a shard.
+        assert sum(shards.opened.values()) <= epoch * (30 + 11)
+    assert len(samples._buffers) <= 36
+    shards.counts[3] = 5
+    with pytest.raises(DataError, match="3 7: the shard ends before it; it has changed"):
+        samples.source(37)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -243,7 +278,7 @@ def test_one_split_has_shards_held_out(shards: Path) -> None:
 def test_what_is_wrong_with_shards_is_named(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no index of shards"):
         shard_splits(f"file://{tmp_path}")
-    with pytest.raises(DataError, match=r"--data.index must say"):
+    with pytest.raises(DataError, match=r"--data.index must give"):
         shard_splits(pipes(shards))
     with pytest.raises(DataError, match=r"train-000007.tar: the index has no shard"):
         shard_splits(f"{shards}/train-{{000006..000009}}.tar")
@@ -253,16 +288,14 @@ def test_what_is_wrong_with_shards_is_named(shards: Path, tmp_path: Path) -> Non
     cut.write_bytes(cut.read_bytes()[:-3000])
     with pytest.raises(DataError, match=r"1 of 7 shards .*\n.*train-000001.tar: is missing"):
         shard_splits(str(copy))
-    with pytest.raises(
-        DataError, match=r"val-000001.tar: has \d+ bytes and not \d+: it is cut off"
-    ):
+    with pytest.raises(DataError, match=r"val-000001.tar: has \d+ bytes, not \d+: it is cut off"):
         shard_evaluation(str(copy), CLASSES)
 
 
 def test_what_is_wrong_with_streams_is_named(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards_tar, "WAITS", ())
+    monkeypatch.setattr(shards_tar, "RETRY_AFTER", ())
     copy = copied(shards, tmp_path / "copy")
     cut, other = copy / "train-000001.tar", copy / "train-000002.tar"
     cut.write_bytes(cut.read_bytes()[:5000])
@@ -287,15 +320,15 @@ def test_what_is_wrong_with_streams_is_named(
 def test_a_stream_that_breaks_is_tried_again(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shards_tar, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(shards_tar, "RETRY_AFTER", (0.0, 0.0))
     first = tmp_path / "first"  # the command prints a part only, once for each shard
     command = f"mkdir {first}-$(basename {{0}}) 2>/dev/null && head -c 4000 {{0}} || cat {{0}}"
     places = [f"pipe:{command.format(path)}" for path in sorted(shards.glob("*.tar"))]
-    part = read_index(str(shards)).parts["train"]
+    part = read_index(str(shards)).splits["train"]
     broken = shards_tar.TarShards(part, places[: len(part.shards)])
     whole = shard_splits(str(shards)).train
     assert list(broken.read(0, 0)) == [whole.source(index) for index in range(7)]
-    assert "tried again" in caplog.text
+    assert "trying again" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -303,8 +336,8 @@ def test_a_stream_that_breaks_is_tried_again(
     [
         (lambda index: index["splits"]["train"]["shards"][0].update(file="../x.tar"), "not in its"),
         (lambda index: index["splits"]["train"]["shards"][0].update(file="pipe:ls"), "not in its"),
-        (lambda index: index["splits"]["train"].update(table="val.npy"), "is not the table"),
-        (lambda index: index["splits"]["train"]["shards"].pop(), "does not fit"),
+        (lambda index: index["splits"]["train"].update(table="val.npy"), "not the table"),
+        (lambda index: index["splits"]["train"]["shards"].pop(), "does not match"),
         (lambda index: index["classes"].pop(), "labels outside the 1 classes"),
         (lambda index: index.pop("classes"), "damaged: KeyError"),
     ],
@@ -342,7 +375,9 @@ def test_shards_of_others_are_indexed(images: Path, tmp_path: Path) -> None:
     places = [str(tmp_path / f"{number}.tar") for number in range(2)]
     with pytest.raises(DataError, match=r"number their classes, 0 to 1, .*--classes"):
         index_shards({"train": places}, tmp_path / "index", classes=None)
-    with pytest.raises(DataError, match=r"is of class '1', which is none of the 1 classes"):
+    with pytest.raises(
+        DataError, match=r"is of class '1', which is neither a name nor a number of the 1 classes"
+    ):
         index_shards({"train": places}, tmp_path / "index", classes=["a"])
     index_shards({"train": places[:1], "val": places[1:]}, tmp_path / "index", classes=CLASSES)
     found = shard_splits(f"{tmp_path}/{{0,1}}.tar", index=str(tmp_path / "index"))
@@ -353,7 +388,7 @@ def test_shards_of_others_are_indexed(images: Path, tmp_path: Path) -> None:
         assert len(part.labels) == 23
         assert all(known[part.source(i)] == part.labels[i] for i in range(23))
     (tmp_path / "0.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:9000])
-    with pytest.raises(DataError, match=r"0.tar: .* cut off behind \d+ samples"):
+    with pytest.raises(DataError, match=r"0.tar: cut off after \d+ samples"):
         index_shards({"train": places}, tmp_path / "other", classes=CLASSES)
     subprocess.run(
         ["tar", "-cf", tmp_path / "0.tar", "-C", tmp_path / "content0", "1.jpg"], check=True

@@ -1,4 +1,4 @@
-"""The order of samples in shards: all of them once, whoever reads, from any place on."""
+"""The order of samples in shards: each of them once, on any number of ranks, from any step on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.sampler import Batch, MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.order import ShardOrder
 
 
@@ -25,20 +25,21 @@ def sizes_of(order: ShardOrder, epoch: int) -> list[int]:
     return [step.batch_size for step in schedule.epoch(epoch)]
 
 
-def follow(batches: list[Batch[int]], most: int) -> None:
-    """Read as a worker does: each batch must find its samples, and none must be left over."""
-    held: dict[int, set[int]] = {}
-    for batch in batches:
-        if batch.first:
-            held[batch.lane] = set()
-        lane = held[batch.lane]
-        for begin, end in batch.runs:
-            assert not lane & set(range(begin, end))
-            lane |= set(range(begin, end))
-        assert len(lane) <= most
-        assert lane >= set(batch)
-        lane -= set(batch)
-    assert not any(held.values())
+def check_distance(order: ShardOrder, sizes: list[int], batches: list[list[int]]) -> None:
+    """No batch holds a sample that is further ahead in its stream than the pool is large."""
+    unpooled = ShardOrder(
+        order.counts, seed=1, rank=order.rank, world_size=order.world_size, pool=0
+    )
+    unpooled.set_epoch(order.epoch)
+    nearest = list(unpooled.deal(sizes))
+    for stream in range(order.streams):
+        sequence = list(itertools.chain(*nearest[stream :: order.streams]))
+        taken = 0
+        for batch in batches[stream :: order.streams]:
+            taken += len(batch)
+            # The position in `sequence` is exact but for the order within one batch.
+            ahead = sequence[taken + order.pool + max(sizes) :]
+            assert not Counter(batch) - Counter(sequence[: len(sequence) - len(ahead)])
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,41 +63,42 @@ def test_ranks_share_all_samples(
         assert [len(batch) for batch in batches] == sizes
         steps.add(len(batches))
         seen += itertools.chain(*batches)
-        most = pool // order.lanes + max(sizes)
-        follow(batches, most)
         skip = data.draw(st.integers(0, len(sizes)))
         rest = list(order.deal(sizes, skip))
         assert rest == batches[skip:]
-        follow(rest, most)
+        if shuffle:
+            check_distance(order, sizes, batches)
     assert len(steps) == 1
     assert set(seen) == set(range(sum(counts)))
     assert 0 <= len(seen) - sum(counts) < world
 
 
-def test_every_epoch_has_another_order_and_each_lane_few_shards() -> None:
-    order = ShardOrder([50] * 24, pool=240, in_a_row=True)
-    assert order.lanes == 12
+def test_every_epoch_has_another_order_and_each_stream_few_shards() -> None:
+    order = ShardOrder([50] * 24, pool=240, sequential=True)
+    assert order.streams == 12
     sizes = [10] * 120
     first = list(order.deal(sizes))
     assert list(order.deal(sizes)) == first
     order.set_epoch(1)
     assert list(order.deal(sizes)) != first
     shards = {
-        lane: Counter(index // 50 for batch in first[lane::12] for index in batch)
-        for lane in range(12)
+        stream: Counter(index // 50 for batch in first[stream::12] for index in batch)
+        for stream in range(12)
     }
     assert all(len(counter) == 2 for counter in shards.values())
     assert len(set().union(*shards.values())) == 24
     together = sum(np.diff(batch).tolist().count(1) for batch in map(list, first))
-    assert together < 100  # of 1080 neighbours: shuffled within a lane's pool
+    assert together < 100  # of 1080 neighbours: shuffled within a stream's pool
 
 
-def test_too_few_shards_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_fewer_shards_than_processes_or_workers(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(DataError, match=r"fewer shards \(3\) than processes \(4\)"):
-        ShardOrder([9, 9, 9], world_size=4, in_a_row=True)
-    order = ShardOrder([9] * 10, world_size=2, in_a_row=True)
+        ShardOrder([9, 9, 9], world_size=4, sequential=True)
+    order = ShardOrder([9] * 10, world_size=2, sequential=True)
     assert (order.workers(1), order.workers(2), order.workers(8)) == (1, 2, 4)
-    assert "4 of 8 workers read: 10 shards for 2 processes are read 4 at a time" in caplog.text
+    assert (
+        "4 of 8 workers are used: the 10 shards of 2 processes are read 4 at a time" in caplog.text
+    )
     assert ShardOrder([9, 9, 9], world_size=4).workers(8) == 8  # files: any worker reads any
 
 
@@ -114,7 +116,6 @@ class Numbers:
     def __len__(self):
         return len(self.samples.labels)
     def __getitems__(self, keys):
-        self.samples.read_ahead(keys)
         return [(k.sample, k.height, len(self.samples.source(k.sample))) for k in keys]
 
 if __name__ == "__main__":
@@ -171,7 +172,6 @@ def test_the_sampler_deals_shards_out() -> None:
     batches = list(sampler)
     assert sorted(key.sample for batch in batches for key in batch) == list(range(21))
     assert [len(batch) for batch in batches] == [step.batch_size for step in schedule.epoch(0)]
-    assert all(isinstance(batch, Batch) and batch.runs is not None for batch in batches)
     with pytest.raises(ValueError, match="21 samples for a schedule of 20"):
         MultiScaleBatchSampler(
             order, MultiScaleSchedule(samples=20, sizes=(32,), base_size=32, base_batch=4)

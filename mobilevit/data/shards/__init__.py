@@ -1,1 +1,1 @@
-"""Tar shards and remote tables: index, read, write."""
+"""Tar shards and tables: their index, reading and writing them."""

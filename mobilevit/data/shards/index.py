@@ -1,8 +1,7 @@
-"""The index of tar shards: which samples lie in which shard, and where.
+"""The index of tar shards: which samples are in which shard, and where.
 
-Shards are tar files as webdataset has them: `key.jpg` and `key.cls` beside each other. The index,
-`index.json` and a table for each split, adds what tars do not say: names of classes, splits, how
-many samples there are and where each begins, and digests.
+Shards are tar files in webdataset's layout, `key.jpg` next to `key.cls`. The index, `index.json`
+and a table for each split, adds what tars do not state: classes, splits, offsets and digests.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import importlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -25,16 +24,16 @@ from mobilevit.utils.files import write_file
 INDEX = "index.json"
 FORMAT = "mobilevit shards 1"
 UNFINISHED = "unfinished.json"
-"""What lies in a folder of shards in place of the index until it is written."""
+"""Lies in a folder of shards until the index is written."""
 ROW = np.dtype([("label", "<i4"), ("offset", "<i8"), ("size", "<i4")])
-"""One sample: its class; where in its shard the image's bytes begin, and how many they are."""
+"""One sample: its class, and the image's first byte in its shard and number of bytes."""
 
 
-def need_scale(*packages: str) -> None:
-    """See that packages of the extra `scale` are there.
+def require_scale(*packages: str) -> None:
+    """Check that packages of the extra `scale` are installed.
 
     Raises:
-        DataError: they are not; the message says how to install them.
+        DataError: one is not.
     """
     for package in packages:
         try:
@@ -50,7 +49,7 @@ class Shard:
     """One tar file."""
 
     file: str
-    """Its name in the index's folder, or below."""
+    """Its name, relative to the index's folder."""
     samples: int
     size: int
     """In bytes."""
@@ -58,154 +57,164 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split: its shards, and its samples in their order."""
+class ShardSplit:
+    """The shards of one split, and their samples in order."""
 
     shards: tuple[Shard, ...]
     rows: np.ndarray
     """A `ROW` for each sample."""
 
-    def some(self, places: list[int]) -> Part:
-        """Chosen shards, in this order."""
-        ends = np.cumsum([0, *(shard.samples for shard in self.shards)])
-        rows = [self.rows[ends[place] : ends[place + 1]] for place in places]
-        return Part(
-            tuple(self.shards[place] for place in places),
-            np.concatenate([np.empty(0, ROW), *rows]),
+    def subset(self, numbers: Sequence[int]) -> ShardSplit:
+        """The shards of these numbers, in this order."""
+        rows = np.split(self.rows, np.cumsum([shard.samples for shard in self.shards])[:-1])
+        return ShardSplit(
+            tuple(self.shards[number] for number in numbers),
+            np.concatenate([rows[number] for number in numbers]),
         )
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """All that is known of a set of shards."""
+    """Everything that is known of a set of shards."""
 
     classes: tuple[str, ...]
-    parts: Mapping[str, Part]
-    """Split -> what is in it; `train`, `val`."""
+    splits: Mapping[str, ShardSplit]
+    """By name: `train`, `val`."""
     note: str
-    """Where the samples come from, for people to read."""
+    """Where the samples come from, to be printed."""
     identity: str = ""
-    """Digest of what was written, and how; empty where others wrote the shards."""
+    """Digest of what was written, and how; empty for shards that others wrote."""
 
     def write(self, folder: Path) -> None:
-        """Write the tables, and last `index.json`."""
+        """Write the tables and then `index.json`."""
         splits: dict[str, Any] = {}
-        for name, part in self.parts.items():
+        for name, split in self.splits.items():
             table = io.BytesIO()
-            np.save(table, part.rows, allow_pickle=False)
+            np.save(table, split.rows, allow_pickle=False)
             write_file(folder / f"{name}.npy", table.getvalue())
-            counts = np.bincount(part.rows["label"], minlength=len(self.classes)).tolist()
+            counts = np.bincount(split.rows["label"], minlength=len(self.classes)).tolist()
             splits[name] = {
-                "samples": len(part.rows),
+                "samples": len(split.rows),
                 "counts": dict(zip(self.classes, counts, strict=True)),
                 "table": f"{name}.npy",
                 "table_sha256": hashlib.sha256(table.getvalue()).hexdigest(),
-                "shards": [asdict(shard) for shard in part.shards],
+                "shards": [asdict(shard) for shard in split.shards],
             }
-        whole = {
+        content = {
             "format": FORMAT,
             "note": self.note,
             "identity": self.identity,
             "classes": list(self.classes),
             "splits": splits,
         }
-        write_file(folder / INDEX, f"{json.dumps(whole, indent=1)}\n".encode())
+        write_file(folder / INDEX, f"{json.dumps(content, indent=1)}\n")
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is no path of a file here, but a URL or a command."""
-    return "://" in place or place.startswith("pipe:")
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL or a `pipe:` command, and not a local path.
+
+    >>> is_remote("s3://bucket/train-000000.tar"), is_remote("shards/train-000000.tar")
+    (True, False)
+    """
+    return "://" in location or location.startswith("pipe:")
 
 
-def beside(place: str, name: str) -> str:
-    """The place of another file in the same folder, of files and of URLs."""
-    folder = place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)
-    return below(folder, name)
+def parent(location: str) -> str:
+    """The folder of a local path or URL."""
+    return location.rpartition("/")[0] if is_remote(location) else str(Path(location).parent)
 
 
-def below(folder: str, name: str) -> str:
-    """The place of a file in a folder, of files and of URLs."""
+def join(folder: str, name: str) -> str:
+    """The location of a file in a local folder or in one at a URL."""
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
 
 
-def open_place(place: str) -> IO[bytes]:
-    """Open a file, a URL that fsspec knows, or what a `pipe:` command prints.
+def tar_names(location: str) -> list[str]:
+    """All names in a path, URL or command that end with .tar."""
+    return re.findall(r"[^/\s'\"]+\.tar", location)
+
+
+def open_location(location: str) -> IO[bytes]:
+    """Open a local file, a URL that fsspec supports, or the output of a `pipe:` command.
 
     Raises:
-        DataError: a package is missing, or there is no such kind of URL.
+        DataError: a package is missing, or the URL's protocol is unknown.
         OSError: it cannot be opened.
     """
-    if place.startswith("pipe:"):
-        need_scale("webdataset")
+    if location.startswith("pipe:"):
+        require_scale("webdataset")
         from webdataset.gopen import gopen
 
-        stream: IO[bytes] = gopen(place)
+        stream: IO[bytes] = gopen(location)
         return stream
-    if is_remote(place):
-        need_scale("fsspec")
+    if is_remote(location):
+        require_scale("fsspec")
         import fsspec
 
         try:
-            # Over HTTP in one piece: not all servers give parts, and each part is a request.
-            options = {"block_size": 0} if re.match(r"https?://", place) else {}
-            opened: IO[bytes] = fsspec.open(place, "rb", **options).open()
-        except (ImportError, ValueError) as error:  # its package is missing, or there is none
-            raise DataError(f"{place}: {error}") from error
+            # HTTP in one response: not every server supports ranges, and each one is a request.
+            options = {"block_size": 0} if re.match(r"https?://", location) else {}
+            opened: IO[bytes] = fsspec.open(location, "rb", **options).open()
+        except (ImportError, ValueError) as error:
+            raise DataError(f"{location}: {error}") from error
         return opened
-    return open(place, "rb", buffering=0)
+    return open(location, "rb", buffering=0)
 
 
-def read_index(place: str) -> ShardIndex:
-    """Read an index: `index.json` or the folder that it is in, here or at a URL.
+def read_index(location: str) -> ShardIndex:
+    """Read an index.
+
+    Args:
+        location: path or URL of `index.json`, or of the folder that it is in.
 
     Raises:
-        DataError: there is none, it is not finished, it is damaged, or not one of ours.
+        DataError: there is none, it is not finished, it is damaged, or of another format.
     """
-    file = place if place.endswith(".json") else below(place, INDEX)
+    file = location if location.endswith(".json") else join(location, INDEX)
     try:
-        with open_place(file) as stream:
+        with open_location(file) as stream:
             text = stream.read()
     except FileNotFoundError:
-        if not is_remote(file) and Path(beside(file, UNFINISHED)).is_file():
+        if not is_remote(file) and Path(join(parent(file), UNFINISHED)).is_file():
             raise DataError(
-                f"{place}: its shards are not all written; the same `mobilevit shard` goes on"
+                f"{location}: not all of its shards are written; run the same `mobilevit shard` "
+                "again to continue"
             ) from None
         raise DataError(f"{file}: there is no index of shards") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
     try:
-        whole = json.loads(text)
-        if whole.get("format") != FORMAT:
-            raise DataError(f"{file}: is no index of shards: its format is not {FORMAT!r}")
-        classes = tuple(map(str, whole["classes"]))
-        parts = {
-            str(name): _read_part(file, split, len(classes))
-            for name, split in whole["splits"].items()
+        content = json.loads(text)
+        if content.get("format") != FORMAT:
+            raise DataError(f"{file}: not an index of shards: its format is not {FORMAT!r}")
+        classes = tuple(map(str, content["classes"]))
+        splits = {
+            str(name): _read_split(file, split, len(classes))
+            for name, split in content["splits"].items()
         }
-        return ShardIndex(classes, parts, str(whole["note"]), str(whole["identity"]))
+        return ShardIndex(classes, splits, str(content["note"]), str(content["identity"]))
     except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file}: is no index of shards, or damaged: {error!r}") from error
+        raise DataError(f"{file}: not an index of shards, or damaged: {error!r}") from error
 
 
-def _read_part(file: str, split: Any, classes: int) -> Part:
-    """One split of an index, and its table."""
+def _read_split(file: str, split: Any, classes: int) -> ShardSplit:
     shards = tuple(Shard(**shard) for shard in split["shards"])
     for shard in shards:
-        # What an index names is read, so it may name nothing but files beside it.
+        # Files that an index names are opened, so it may name none outside its folder.
         path = Path(shard.file)
         if is_remote(shard.file) or path.is_absolute() or ".." in path.parts:
             raise DataError(f"{file}: names {shard.file!r}, which is not in its folder")
-    table = beside(file, str(split["table"]))
+    table = join(parent(file), str(split["table"]))
     try:
-        with open_place(table) as stream:
+        with open_location(table) as stream:
             content = stream.read()
     except OSError as error:
         raise DataError(f"{table}: cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != split["table_sha256"]:
-        raise DataError(f"{table}: is not the table of {file}; one of the two is of another set")
+        raise DataError(f"{table}: not the table of {file}; one of the two is of another set")
     rows = np.load(io.BytesIO(content), allow_pickle=False)
     if rows.dtype != ROW or len(rows) != sum(shard.samples for shard in shards) or not len(rows):
-        raise DataError(f"{table}: does not fit {file}; write the index anew")
+        raise DataError(f"{table}: does not match {file}; write the index again")
     if not 0 <= rows["label"].min() <= rows["label"].max() < classes:
         raise DataError(f"{table}: has labels outside the {classes} classes of {file}")
-    return Part(shards, rows)
+    return ShardSplit(shards, rows)

@@ -1,4 +1,4 @@
-"""Recognise shards, and rows of tables; what to train on and what to evaluate by."""
+"""Opening shards and tables: what a location holds, what to train on and what to evaluate on."""
 
 from __future__ import annotations
 
@@ -14,141 +14,156 @@ from mobilevit.data.shards.index import (
     FORMAT,
     INDEX,
     UNFINISHED,
-    Part,
     ShardIndex,
-    below,
-    beside,
     is_remote,
-    need_scale,
+    join,
+    parent,
     read_index,
+    require_scale,
+    tar_names,
 )
-from mobilevit.data.shards.read import TarShards
-from mobilevit.data.shards.remote import HUB, holds_tables, row_splits
 from mobilevit.data.shards.samples import ShardSamples
+from mobilevit.data.shards.tables import HUB, holds_tables, open_tables
+from mobilevit.data.shards.tar import TarShards
 
 
 @dataclass(frozen=True)
 class ShardTrainVal:
-    """What to train on and what to evaluate by, with the same classes."""
+    """What to train on and what to evaluate on, with the same classes."""
 
     train: ShardSamples
     val: ShardSamples
     note: str
-    """How the two came about, for people to read."""
+    """How the two came about, to be printed."""
 
 
 def is_sharded(root: str, index: str | None = None) -> bool:
-    """Whether a place is one of shards or of tables, and not a folder of images."""
+    """Whether a location holds shards or tables, and is not a folder of images."""
     if index is not None or root.startswith(HUB) or is_remote(root) or is_pattern(root):
         return True
-    folder = Path(root)
-    if (folder / UNFINISHED).is_file() or _is_index(folder / INDEX):
-        return True
-    return folder.is_dir() and holds_tables(root)
+    return _has_index(Path(root)) or (Path(root).is_dir() and holds_tables(root))
 
 
 def is_pattern(root: str) -> bool:
-    """Whether a place is one of shards themselves, and not the folder that they are in."""
+    """Whether a location names shards themselves, and not the folder that they are in.
+
+    >>> is_pattern("shards/train-{000000..000127}.tar"), is_pattern("shards")
+    (True, False)
+    """
     return root.startswith("pipe:") or re.search(r"\.tar\}?($|\?)", root) is not None
 
 
 def shard_splits(
     root: str, *, index: str | None = None, val_fraction: float = 0.2, seed: int = 0
 ) -> ShardTrainVal:
-    """Find the samples to train on and those to evaluate by.
+    """Find the samples to train on and those to evaluate on.
 
-    Splits are those of the index, or of the data set: `train`, and the first of `val`, `valid`,
-    `validation`, `test`. Where an index has only one, `val_fraction` of its shards is held out:
-    rounded, at least one and not all, drawn with `seed`.
+    Splits are those of the index or data set: `train`, and the first of `val`, `valid`,
+    `validation` and `test`. If there is only one, `val_fraction` of its shards, at least one and
+    not all, is held out at random.
 
     Args:
-        root: a folder of shards, here or at a URL; a pattern of shards, such as
+        root: a folder of shards, local or at a URL; a pattern of shards, such as
             `s3://bucket/train-{000000..000127}.tar` or `pipe:cat shards/train-{0..9}.tar`; a folder
-            of Parquet or Arrow files; or `hf:` and a name on the Hub.
-        index: where the shards' index is, if not beside them.
+            of Parquet or Arrow files; or `hf:` and the name of a data set on the Hub.
+        index: path or URL of the shards' index, unless it is next to them.
         val_fraction: share of the shards to hold out.
         seed: of the choice.
 
     Raises:
-        DataError: shards are missing or do not fit their index, or nothing would be left.
+        DataError: shards are missing or do not match their index, or nothing would be left.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction is between 0 and 1, not {val_fraction}")
-    parts = shard_parts(root, index=index)
-    held = [name for name in VAL_FOLDERS if name in parts]
-    if "train" in parts and held:
-        train, val = parts["train"], parts[held[0]]
+    splits = open_splits(root, index=index)
+    val_name = next((name for name in VAL_FOLDERS if name in splits), None)
+    if "train" in splits and val_name:
+        train, val = splits["train"], splits[val_name]
         if train.classes != val.classes:
             val = val.relabelled(train.classes)
-        note = f"train: {_counted(train)}, {held[0]}: {_counted(val)}"
+        note = f"train: {_summary(train)}, {val_name}: {_summary(val)}"
     else:
-        name, whole = next(iter(parts.items()))
-        shards = len(whole.shards.counts)
+        name, everything = next(iter(splits.items()))
+        shards = len(everything.shards.counts)
         if shards < 2:
             raise DataError(
                 f"{root}: has one shard of {name} only, which cannot be divided; give shards to "
-                "train on and shards to evaluate by"
+                "train on and shards to evaluate on"
             )
         count = min(max(round(shards * val_fraction), 1), shards - 1)
         order = np.random.default_rng((seed, 4)).permutation(shards).tolist()
-        val, train = (whole.some(sorted(some)) for some in (order[:count], order[count:]))
+        val, train = (
+            everything.subset(sorted(numbers)) for numbers in (order[:count], order[count:])
+        )
         note = (
             f"has {name} only: {count} of {shards} shards held out with seed {seed} "
             f"({len(train.labels)} + {len(val.labels)} images)"
         )
-    for part in (train, val):
-        part.shards.look()
+    for samples in (train, val):
+        samples.shards.check_files()
     return ShardTrainVal(train, val, f"{root}: {note}")
 
 
 def shard_evaluation(
     root: str, classes: tuple[str, ...], *, index: str | None = None
 ) -> ShardSamples:
-    """Find the samples to evaluate on: those held out beside `train`, else all.
+    """Find the samples to evaluate on: those held out next to `train`, else all.
 
     Args:
-        root: as for `shard_splits`, and so is `index`.
-        classes: those of a model; labels count them.
-        index: where the shards' index is, if not beside them.
+        root: as for `shard_splits`.
+        classes: a model's classes; labels become indices into them.
+        index: as for `shard_splits`.
 
     Raises:
         DataError: as in `shard_splits`; or a class is not among `classes`.
     """
-    parts = shard_parts(root, index=index)
-    name = next((name for name in VAL_FOLDERS if name in parts), next(iter(parts)))
-    samples = parts[name].relabelled(classes)
-    samples.shards.look()
+    splits = open_splits(root, index=index)
+    name = next((name for name in VAL_FOLDERS if name in splits), next(iter(splits)))
+    samples = splits[name].relabelled(classes)
+    samples.shards.check_files()
     return samples
 
 
-def shard_parts(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
-    """Find all splits; that their files are there is not looked at.
+def open_splits(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
+    """All splits by name, without checking that their files are there.
 
     Args:
         root: as for `shard_splits`.
-        index: where the shards' index is, if not beside them.
+        index: as for `shard_splits`.
 
     Raises:
-        DataError: there is no index, or it does not know the shards.
+        DataError: there is no index, or it does not list the shards.
     """
-    if _is_rows(root, index):
-        return row_splits(root)
-    found, chosen = _chosen(root, index)
-    return {
-        name: ShardSamples(TarShards(part, places), part.rows["label"].copy(), found.classes)
-        for name, (part, places) in chosen.items()
-    }
+    if root.startswith(HUB) or not (
+        index is not None or is_remote(root) or is_pattern(root) or _has_index(Path(root))
+    ):
+        return open_tables(root)
+    if is_pattern(root):
+        found, locations = _match_pattern(root, index)
+    else:
+        found = read_index(index or root)
+        locations = {
+            name: {number: join(root, shard.file) for number, shard in enumerate(split.shards)}
+            for name, split in found.splits.items()
+        }
+    samples = {}
+    for name, by_number in locations.items():
+        split = found.splits[name].subset(list(by_number))
+        shards = TarShards(split, list(by_number.values()))
+        samples[name] = ShardSamples(shards, split.rows["label"].copy(), found.classes)
+    return samples
 
 
-def expanded(pattern: str) -> list[str]:
-    """The names that a pattern with braces stands for, as shells and webdataset have it.
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a pattern with braces stands for, as in shells and webdataset.
+
+    >>> expand_braces("train-{08..10}.tar")
+    ['train-08.tar', 'train-09.tar', 'train-10.tar']
 
     Raises:
-        DataError: the package that does it is missing, or the pattern is none.
+        DataError: the package that does it is missing, or the pattern is malformed.
     """
     if "{" not in pattern:
         return [pattern]
-    need_scale("braceexpand")
+    require_scale("braceexpand")
     from braceexpand import braceexpand
 
     try:
@@ -157,77 +172,58 @@ def expanded(pattern: str) -> list[str]:
         raise DataError(f"{pattern}: {error}") from error
 
 
-def _is_rows(root: str, index: str | None) -> bool:
-    if index is not None or is_remote(root) or is_pattern(root):
-        return False
-    return root.startswith(HUB) or not (
-        (Path(root) / INDEX).is_file() or (Path(root) / UNFINISHED).is_file()
-    )
-
-
-def _is_index(file: Path) -> bool:
-    """Whether a file, which could be anyone's, is an index of ours."""
+def _has_index(folder: Path) -> bool:
+    """Whether a folder has an index of shards, or one that is not finished."""
+    if (folder / UNFINISHED).is_file():
+        return True
     try:
-        whole = json.loads(file.read_bytes())
+        content = json.loads((folder / INDEX).read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(whole, dict) and whole.get("format") == FORMAT
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _chosen(root: str, index: str | None) -> tuple[ShardIndex, dict[str, tuple[Part, list[str]]]]:
-    """The index, and of each split the part that `root` means, with the places of its shards."""
-    if not is_pattern(root):
-        found = read_index(index or root)
-        return found, {
-            name: (part, [below(root, shard.file) for shard in part.shards])
-            for name, part in found.parts.items()
-        }
-    places = expanded(root)
+def _match_pattern(root: str, index: str | None) -> tuple[ShardIndex, dict[str, dict[int, str]]]:
+    """The index, and for each split the locations in a pattern by their shards' numbers."""
+    locations = expand_braces(root)
     if index is None and root.startswith("pipe:"):
         raise DataError(
-            f"{root}: --data.index must say where the index of these shards is; `mobilevit shard "
-            "PATTERN FOLDER` writes one"
+            f"{root}: --data.index must give the index of these shards; `mobilevit shard PATTERN "
+            "FOLDER` writes one"
         )
     try:
-        found = read_index(index or beside(places[0], INDEX))
+        found = read_index(index or join(parent(locations[0]), INDEX))
     except DataError as error:
         raise DataError(
-            f"{error}; --data.index says where it is, `mobilevit shard PATTERN FOLDER` writes one"
+            f"{error}; --data.index gives its path, `mobilevit shard PATTERN FOLDER` writes one"
         ) from error
-    known = [
-        (name, number, shard.file)
-        for name, part in found.parts.items()
-        for number, shard in enumerate(part.shards)
-    ]
     by_name: dict[str, list[tuple[str, int, str]]] = {}
-    for entry in known:
-        by_name.setdefault(Path(entry[2]).name, []).append(entry)
-    taken: dict[str, tuple[list[int], list[str]]] = {}
-    for place in places:
-        name, number = _which(place, by_name)
-        numbers, where = taken.setdefault(name, ([], []))
-        numbers.append(number)
-        where.append(place)
-    return found, {
-        name: (found.parts[name].some(numbers), where) for name, (numbers, where) in taken.items()
-    }
+    for name, split in found.splits.items():
+        for number, shard in enumerate(split.shards):
+            by_name.setdefault(Path(shard.file).name, []).append((name, number, shard.file))
+    splits: dict[str, dict[int, str]] = {}
+    for location in locations:
+        name, number = _match_location(location, by_name)
+        splits.setdefault(name, {})[number] = location
+    return found, splits
 
 
-def _which(place: str, by_name: dict[str, list[tuple[str, int, str]]]) -> tuple[str, int]:
-    """Split and number of the shard that a place is of."""
-    names = re.findall(r"[^/\s'\"]+\.tar", place)
-    entries = by_name.get(names[-1], []) if names else []
-    fitting = [
+def _match_location(
+    location: str, by_name: dict[str, list[tuple[str, int, str]]]
+) -> tuple[str, int]:
+    """Split and number of the shard at a location."""
+    candidates = [entry for name in tar_names(location)[-1:] for entry in by_name.get(name, [])]
+    matches = [
         (name, number)
-        for name, number, file in entries
-        if re.search(rf"(^|[/:\s'\"]){re.escape(file)}($|[\s'\"?])", place)
+        for name, number, file in candidates
+        if re.search(rf"(^|[/:\s'\"]){re.escape(file)}($|[\s'\"?])", location)
     ]
-    if len(fitting) != 1:
+    if len(matches) != 1:
         raise DataError(
-            f"{place}: the index has {'several shards' if fitting else 'no shard'} of this name"
+            f"{location}: the index has {'several shards' if matches else 'no shard'} of this name"
         )
-    return fitting[0]
+    return matches[0]
 
 
-def _counted(samples: ShardSamples) -> str:
+def _summary(samples: ShardSamples) -> str:
     return f"{len(samples.labels)} images in {len(samples.shards.counts)} shards"

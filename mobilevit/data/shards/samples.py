@@ -1,18 +1,22 @@
-"""Labelled images that lie in shards: tar files, or what a library reads row by row."""
+"""Labelled images in shards: tar files, or tables that `datasets` reads."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import tempfile
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.sampler import Batch, EpochOrder, Order
-from mobilevit.data.shards.order import POOL, ShardOrder
+from mobilevit.data.sampler import EpochOrder, Order
+from mobilevit.data.samples import Samples
+from mobilevit.data.shards.order import POOL, STREAMS, ShardOrder
 
 
 class Shards(Protocol):
@@ -20,27 +24,27 @@ class Shards(Protocol):
 
     @property
     def counts(self) -> Sequence[int]:
-        """Samples of each shard."""
+        """Samples in each shard."""
 
     @property
-    def in_a_row(self) -> bool:
-        """Whether a sample costs reading what lies before it in its shard, or a new connection."""
+    def sequential(self) -> bool:
+        """Whether a shard can only be read from its beginning, as over a network."""
 
-    def read(self, shard: int, start: int) -> Iterator[bytes]:
-        """The files of a shard's images, from its `start`-th sample on.
+    def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
+        """The image files of a shard from its `start`-th sample on.
 
         Raises:
             DataError: it cannot be read.
         """
 
     def name(self, shard: int, position: int) -> str:
-        """What to call a sample."""
+        """A sample's name in messages."""
 
-    def some(self, numbers: Sequence[int]) -> Shards:
-        """Chosen shards, in this order."""
+    def subset(self, numbers: Sequence[int]) -> Shards:
+        """The shards of these numbers, in this order."""
 
-    def look(self) -> None:
-        """See that all is there, as far as that is quickly seen.
+    def check_files(self) -> None:
+        """Check that all files are there, as far as that takes no time.
 
         Raises:
             DataError: something is missing.
@@ -51,31 +55,42 @@ class ShardSamples:
     """The samples in shards, as `Samples`; numbered shard after shard."""
 
     def __init__(self, shards: Shards, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-        """`labels`: of each sample, its place in `classes`."""
+        """`labels`: the index in `classes` of each sample."""
         self.shards, self.classes = shards, classes
         self.labels: Any = labels
-        self._begins = [0, *itertools.accumulate(shards.counts)]
-        self._reader: _Reader | None = None
-
-    def read_ahead(self, batch: Batch[Any]) -> None:
-        """Read what a batch says, in shards that are read in a row; `source` then has it."""
-        if self.shards.in_a_row:
-            self._reading().ahead(batch)
+        self._first = [0, *itertools.accumulate(shards.counts)]
+        self._buffers: dict[int, _ShardBuffer] = {}
+        self._process = os.getpid()
 
     def source(self, index: int) -> bytes:
-        """The image's file.
+        """The image file.
 
         Raises:
             DataError: its shard cannot be read.
         """
-        return self._reading().one(index)
+        shard, position = self._locate(index)
+        if not self.shards.sequential:
+            return next(self.shards.read(shard, position))
+        if self._process != os.getpid():  # forked: two processes cannot read one stream
+            self._process, self._buffers = os.getpid(), {}
+        # Taken out and put back at the end, so that the first one is the least recently used.
+        buffer = self._buffers.pop(shard, None) or _ShardBuffer(self.shards, shard)
+        data = buffer.read(position)
+        if buffer.unread:
+            self._buffers[shard] = buffer
+        # A worker's streams have two or three shards in use each; what is left of others, which
+        # ranks or streams share, is dropped.
+        worker = get_worker_info()
+        while len(self._buffers) > -(-3 * STREAMS[0] // (worker.num_workers if worker else 1)):
+            del self._buffers[next(iter(self._buffers))]
+        return data
 
     def name(self, index: int) -> str:
-        """What to call a sample."""
-        return self.shards.name(*self._place(index))
+        """The sample's name."""
+        return self.shards.name(*self._locate(index))
 
     def relabelled(self, classes: tuple[str, ...]) -> ShardSamples:
-        """The same samples, labelled by the places of their classes' names in other names.
+        """The same samples with labels that are indices into `classes`.
 
         Raises:
             DataError: a class that has samples is not among `classes`.
@@ -83,93 +98,64 @@ class ShardSamples:
         used = [self.classes[label] for label in np.unique(self.labels)]
         if unknown := [name for name in used if name not in classes]:
             raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
-        places = np.array(
+        new = np.array(
             [classes.index(name) if name in classes else -1 for name in self.classes], np.int32
         )
-        return ShardSamples(self.shards, places[self.labels], classes)
+        return ShardSamples(self.shards, new[self.labels], classes)
 
-    def some(self, numbers: Sequence[int]) -> ShardSamples:
-        """The samples of chosen shards."""
-        places = [np.arange(self._begins[n], self._begins[n + 1]) for n in numbers]
-        labels = self.labels[np.concatenate(places)]
-        return ShardSamples(self.shards.some(numbers), labels, self.classes)
+    def subset(self, numbers: Sequence[int]) -> ShardSamples:
+        """The samples of the shards of these numbers."""
+        labels = [self.labels[self._first[n] : self._first[n + 1]] for n in numbers]
+        return ShardSamples(self.shards.subset(numbers), np.concatenate(labels), self.classes)
 
     def neighbours(self, indices: Sequence[int]) -> list[int]:
-        """As many samples as `indices`, but one behind the other: from the first one's shard on."""
-        begin = self._begins[self._place(indices[0])[0]]
+        """As many samples as `indices`, but consecutive: from the first one's shard on."""
+        begin = self._first[self._locate(indices[0])[0]]
         return [(begin + step) % len(self.labels) for step in range(len(indices))]
 
-    def _place(self, index: int) -> tuple[int, int]:
-        shard = bisect_right(self._begins, index) - 1
-        return shard, index - self._begins[shard]
-
-    def _reading(self) -> _Reader:
-        """This process's reader: streams that two processes read from would lose their place."""
-        if self._reader is None or self._reader.process != os.getpid():
-            self._reader = _Reader(self.shards, self._begins)
-        return self._reader
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The number of a sample's shard, and its position there."""
+        shard = bisect_right(self._first, index) - 1
+        return shard, index - self._first[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker that is not forked is given."""
-        return {**self.__dict__, "_reader": None}
+        """Everything but streams, for a worker that is not forked."""
+        return {**self.__dict__, "_buffers": {}}
 
 
-class _Reader:
-    """One process's streams, and what was read from them ahead."""
+class _ShardBuffer:
+    """A shard that can only be read from its beginning, in any order.
 
-    def __init__(self, shards: Shards, begins: Sequence[int]) -> None:
-        self.process = os.getpid()
-        self._shards, self._begins = shards, begins
-        self._lanes: dict[int, tuple[_Cursor, dict[int, bytes]]] = {}
-        self._held: dict[int, bytes] = {}
-        self._any = _Cursor(shards)
+    Images are copied to a temporary file up to the one that is asked for. The file has no name, so
+    the system deletes it even if the process is killed.
+    """
 
-    def ahead(self, batch: Batch[Any]) -> None:
-        """Read what the batch's lane needs, and hold it."""
-        if batch.first or batch.lane not in self._lanes:
-            self._lanes[batch.lane] = (_Cursor(self._shards), {})
-        cursor, self._held = self._lanes[batch.lane]
-        for index in itertools.chain.from_iterable(itertools.starmap(range, batch.runs)):
-            shard = bisect_right(self._begins, index) - 1
-            self._held[index] = cursor.read(shard, index - self._begins[shard])
+    def __init__(self, shards: Shards, shard: int) -> None:
+        self._shards, self._shard = shards, shard
+        self._images = shards.read(shard)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
+        self._ends = [0]
+        self.unread = shards.counts[shard]
+        """Samples that have not been asked for."""
 
-    def one(self, index: int) -> bytes:
-        """A sample: held, or else read now."""
-        held = self._held.pop(index, None)
-        if held is not None:
-            return held
-        shard = bisect_right(self._begins, index) - 1
-        if self._shards.in_a_row:
-            return self._any.read(shard, index - self._begins[shard])
-        return next(self._shards.read(shard, index - self._begins[shard]))
-
-
-class _Cursor:
-    """A place in a shard from which reading goes on."""
-
-    def __init__(self, shards: Shards) -> None:
-        self._shards = shards
-        self._at = (-1, 0)
-        self._rows: Iterator[bytes] = iter(())
-
-    def read(self, shard: int, position: int) -> bytes:
-        """One sample; those between the last one and it are passed over."""
-        current, at = self._at
-        if current != shard or at > position:
-            self._rows, at = self._shards.read(shard, position), position
-        try:
-            for _ in range(at, position):
-                next(self._rows)
-            data = next(self._rows)
-        except StopIteration:
-            name = self._shards.name(shard, position)
-            raise DataError(f"{name}: the shard has ended before it; it has changed") from None
-        self._at = (shard, position + 1)
-        return data
+    def read(self, position: int) -> bytes:
+        self._file.seek(self._ends[-1])
+        while len(self._ends) < position + 2:
+            data = next(self._images, None)
+            if data is None:
+                name = self._shards.name(self._shard, position)
+                raise DataError(f"{name}: the shard ends before it; it has changed")
+            self._file.write(data)
+            self._ends.append(self._ends[-1] + len(data))
+        begin, end = self._ends[position : position + 2]
+        self._file.seek(begin)
+        self.unread -= 1
+        return self._file.read(end - begin)
 
 
 def order_of(
-    samples: Any,
+    samples: Samples,
     count: int,
     *,
     seed: int,
@@ -177,18 +163,18 @@ def order_of(
     rank: int = 0,
     world_size: int = 1,
 ) -> Order:
-    """The order in which training sees samples; those in shards, near to how they lie.
+    """The order in which training sees samples; samples in shards nearly as they are stored.
 
     Args:
-        samples: of any kind.
-        count: how many there are.
+        samples: what is trained on.
+        count: the number of samples.
         seed: of the order.
         pool: in shards, samples among which batches are drawn.
-        rank: which process this is, of `world_size`.
+        rank: of this process.
         world_size: processes that share the samples.
 
     Raises:
-        DataError: there are too few shards for so many processes.
+        DataError: there are fewer sequential shards than processes.
     """
     if not isinstance(samples, ShardSamples):
         return EpochOrder(count, seed=seed, rank=rank, world_size=world_size)
@@ -198,5 +184,5 @@ def order_of(
         rank=rank,
         world_size=world_size,
         pool=pool,
-        in_a_row=samples.shards.in_a_row,
+        sequential=samples.shards.sequential,
     )

@@ -1,19 +1,17 @@
-"""A folder of images -> tar shards with an index; or an index for shards that others wrote."""
+"""Writing a folder of images as tar shards, and an index for shards that others wrote."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-import logging
 import os
-import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,25 +19,26 @@ from mobilevit.data.formats.folders import DataError, Split, TrainVal
 from mobilevit.data.shards.index import (
     INDEX,
     UNFINISHED,
-    Part,
     ShardIndex,
-    need_scale,
+    ShardSplit,
+    require_scale,
+    tar_names,
 )
-from mobilevit.data.shards.read import Found, look_through
+from mobilevit.data.shards.tar import TarContent, index_tar
 from mobilevit.utils.files import replace_file, write_file
 from mobilevit.utils.progress import progress_bar
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _Plan:
     """A shard to write."""
 
     path: Path
     split: Split
     samples: np.ndarray
-    """Places in the split, in the order in which they are written."""
+    """Indices in the split, in the order in which they are written."""
 
 
 def write_shards(
@@ -52,51 +51,44 @@ def write_shards(
     workers: int = 1,
     progress: bool = True,
 ) -> ShardIndex:
-    """Write images, as their files are, into shards; shuffled, so that each is a fair sample.
+    """Write image files into shards, unchanged, and shuffled so that each shard is a fair sample.
 
-    Each shard is written under another name, renamed, and read once more; the index comes last.
-    What was begun is gone on with: shards that are there are read, and not written again.
+    Each shard is written under another name, renamed, and read once; the index is written last. If
+    this is interrupted, the same call continues: shards that are there are read, not written.
 
     Args:
         data: what to write.
-        out: folder to write to; new, empty, or what a call with the same images has left there.
-        size: bytes of a shard, about.
-        shards: or how many shards of train there are.
+        out: folder to write to: new, empty, or left by an interrupted call with the same images.
+        size: approximate size of a shard in bytes.
+        shards: the number of shards of train, instead of the size.
         seed: of the shuffling.
         workers: shards that are written at the same time.
-        progress: show a bar, where there is a terminal.
+        progress: show a progress bar, on a terminal.
 
     Raises:
         DataError: `out` holds something else; or an image cannot be read any more.
         OSError: it cannot be written.
     """
-    need_scale("webdataset")
-    plans = {"train": data.train, "val": data.val}
-    sizes = {name: [os.stat(path).st_size for path in split.paths] for name, split in plans.items()}
-    each = len(data.train) / shards if shards else None
-    planned: dict[str, list[_Planned]] = {}
-    for number, (name, split) in enumerate(plans.items()):
-        count = round(len(split) / each) if each else round(sum(sizes[name]) / size)
+    require_scale("webdataset")
+    splits = {"train": data.train, "val": data.val}
+    sizes = {
+        name: [os.stat(path).st_size for path in split.paths] for name, split in splits.items()
+    }
+    samples_per_shard = len(data.train) / shards if shards else None
+    plans: dict[str, list[_Plan]] = {}
+    for number, (name, split) in enumerate(splits.items()):
+        exact = len(split) / samples_per_shard if samples_per_shard else sum(sizes[name]) / size
         order = np.random.default_rng((seed, 5, number)).permutation(len(split))
-        parts = np.array_split(order, min(max(count, 1), len(split)))
-        planned[name] = [
-            _Planned(out / f"{name}-{place:06d}.tar", split, part)
-            for place, part in enumerate(parts)
+        parts = np.array_split(order, min(max(round(exact), 1), len(split)))
+        plans[name] = [
+            _Plan(out / f"{name}-{place:06d}.tar", split, part) for place, part in enumerate(parts)
         ]
-    identity = _identity(plans, sizes, planned, seed)
+    identity = _identity(splits, sizes, plans, seed)
     _claim(out, identity)
-    everything = [plan for part in planned.values() for plan in part]
-    found = _all(everything, _written, lambda plan: len(plan.samples), workers, progress)
-    results = iter(found)
-    index = ShardIndex(
-        data.train.classes,
-        {
-            name: _part(list(itertools.islice(results, len(part))), data.train.classes)
-            for name, part in planned.items()
-        },
-        data.note,
-        identity,
+    contents = _map(
+        _write, [*plans["train"], *plans["val"]], lambda plan: len(plan.samples), workers, progress
     )
+    index = _index(contents, plans, data.train.classes, data.note, identity)
     index.write(out)
     (out / UNFINISHED).unlink()
     return index
@@ -113,77 +105,73 @@ def index_shards(
     """Read shards that others wrote, once, and write an index of them.
 
     Args:
-        splits: split -> places of its shards.
+        splits: the locations of each split's shards.
         out: folder to write the index to.
-        classes: names of the classes; of shards whose `cls` says names, and not numbers, those.
+        classes: class names; by default the names in `cls`, if those are not numbers.
         workers: shards that are read at the same time.
-        progress: show a bar, where there is a terminal.
+        progress: show a progress bar, on a terminal.
 
     Raises:
-        DataError: a shard cannot be read; or what `cls` says is no class.
+        DataError: a shard cannot be read, or a sample is of an unknown class.
     """
     if (out / INDEX).exists():
         raise DataError(f"{out}: holds an index already; choose another folder")
-    places = [place for part in splits.values() for place in part]
-    files = [_file_name(place) for place in places]
-    if twice := sorted({file for file in files if files.count(file) > 1}):
-        raise DataError(f"several shards are called {twice[0]}; names of shards must differ")
-    pairs = list(zip(places, files, strict=True))
-    found = _all(pairs, lambda pair: look_through(*pair), lambda _: 1, workers, progress)
-    texts = sorted({text for one in found for text in one.labels})
-    if classes is None:
-        if all(map(str.isdecimal, texts)):
-            raise DataError(
-                f"the shards number their classes, {min(texts, key=int)} to {max(texts, key=int)}, "
-                "and do not name them: give the names, in this order, with --classes"
-            )
-        classes = texts
-    results = iter(found)
-    index = ShardIndex(
-        tuple(classes),
-        {
-            name: _part(list(itertools.islice(results, len(part))), classes)
-            for name, part in splits.items()
-        },
-        f"{len(places)} shards, {places[0]} and others",
-    )
+    locations = [location for split in splits.values() for location in split]
+    files = []
+    for location in locations:
+        names = tar_names(location)
+        if not names:
+            raise DataError(f"{location}: names no .tar file to identify it by")
+        if names[-1] in files:
+            raise DataError(f"several shards are named {names[-1]}; names must be unique")
+        files.append(names[-1])
+    pairs = list(zip(locations, files, strict=True))
+    contents = _map(lambda pair: index_tar(*pair), pairs, lambda _: 1, workers, progress)
+    labels = sorted({label for content in contents for label in content.labels})
+    if classes is None and all(map(str.isdecimal, labels)):
+        raise DataError(
+            f"the shards number their classes, {min(labels, key=int)} to {max(labels, key=int)}, "
+            "and do not name them: give the names, in this order, with --classes"
+        )
+    note = f"{len(locations)} shards, {locations[0]} and others"
+    index = _index(contents, splits, classes or labels, note)
     out.mkdir(parents=True, exist_ok=True)
     index.write(out)
     return index
 
 
-def _file_name(place: str) -> str:
-    """What the index calls a shard: the last name in its place that ends with .tar."""
-    names = re.findall(r"[^/\s'\"]+\.tar", place)
-    if not names:
-        raise DataError(f"{place}: names no .tar file, by which to know it again")
-    return str(names[-1])
-
-
-def _part(found: Sequence[Found], classes: Sequence[str]) -> Part:
-    """One split: numbers and names of classes become labels."""
+def _index(
+    contents: Sequence[TarContent],
+    splits: Mapping[str, Sequence[object]],
+    classes: Sequence[str],
+    note: str,
+    identity: str = "",
+) -> ShardIndex:
+    """Divide the shards, which lie one split after the other, and set their labels."""
     numbers = {name: number for number, name in enumerate(classes)}
     numbers |= {str(number): number for number in range(len(classes))}
-    for one in found:
-        for place, text in enumerate(one.labels):
-            if text not in numbers:
+    for content in contents:
+        for position, label in enumerate(content.labels):
+            if label not in numbers:
                 raise DataError(
-                    f"{one.shard.file}: sample {place} is of class {text!r}, which is none of the "
-                    f"{len(classes)} classes and none of their numbers"
+                    f"{content.shard.file}: sample {position} is of class {label!r}, which is "
+                    f"neither a name nor a number of the {len(classes)} classes"
                 )
-            one.rows["label"][place] = numbers[text]
-    rows = np.concatenate([one.rows for one in found])
-    return Part(tuple(one.shard for one in found), rows)
+            content.rows["label"][position] = numbers[label]
+    remaining = iter(contents)
+    indexed = {}
+    for name, shards in splits.items():
+        own = list(itertools.islice(remaining, len(shards)))
+        rows = np.concatenate([content.rows for content in own])
+        indexed[name] = ShardSplit(tuple(content.shard for content in own), rows)
+    return ShardIndex(tuple(classes), indexed, note, identity)
 
 
 def _identity(
-    splits: dict[str, Split],
-    sizes: dict[str, list[int]],
-    planned: dict[str, list[_Planned]],
-    seed: int,
+    splits: dict[str, Split], sizes: dict[str, list[int]], plans: dict[str, list[_Plan]], seed: int
 ) -> str:
-    """What tells sets of shards apart: files, their sizes and classes, and how they are divided."""
-    digest = hashlib.sha256(repr((seed, [len(part) for part in planned.values()])).encode())
+    """A digest of the files, their sizes and classes, and how they are divided into shards."""
+    digest = hashlib.sha256(repr((seed, [len(plan) for plan in plans.values()])).encode())
     for name, split in splits.items():
         for path, label, size in zip(split.paths, split.labels, sizes[name], strict=True):
             digest.update(
@@ -193,51 +181,50 @@ def _identity(
 
 
 def _claim(out: Path, identity: str) -> None:
-    """See that the folder is free, or holds the begin of the same shards."""
+    """Check that the folder is free, or holds unfinished shards of the same images."""
     note = out / UNFINISHED
     if (out / INDEX).exists():
         raise DataError(f"{out}: holds shards already; choose another folder")
     if note.exists():
         if json.loads(note.read_text()).get("identity") != identity:
             raise DataError(
-                f"{out}: holds the begin of shards of other images, or with other options; "
-                "choose another folder, or remove it"
+                f"{out}: holds unfinished shards of other images, or with other options; choose "
+                "another folder, or remove it"
             )
         return
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise DataError(f"{out}: is not empty; choose another folder")
-    write_file(note, json.dumps({"identity": identity}).encode())
+    write_file(note, json.dumps({"identity": identity}))
 
 
-def _written(plan: _Planned) -> Found:
-    """Write a shard, unless it is there; and read it."""
+def _write(plan: _Plan) -> TarContent:
+    """Write a shard unless it is there, and read it."""
     from webdataset import TarWriter
 
-    path = plan.path
-    if not path.exists():
-        for left in path.parent.glob(f".{path.name}.*"):  # of a run that was killed
-            left.unlink()
-        with replace_file(path) as fresh, fresh.open("wb") as file:
+    labels = [str(plan.split.labels[sample]) for sample in plan.samples.tolist()]
+    if not plan.path.exists():
+        for partial in plan.path.parent.glob(f".{plan.path.name}.*"):  # of a run that was killed
+            partial.unlink()
+        with replace_file(plan.path) as fresh, fresh.open("wb") as file:
             writer = TarWriter(file, encoder=False, mtime=0, user="", group="", format="PAX_FORMAT")
-            taken: set[str] = set()
-            for sample in plan.samples.tolist():
+            used: set[str] = set()
+            for sample, label in zip(plan.samples.tolist(), labels, strict=True):
                 source = plan.split.paths[sample]
-                key, extension = _key(source, plan.split.root, taken)
-                label = str(plan.split.labels[sample]).encode()
-                writer.write({"__key__": key, extension: source.read_bytes(), "cls": label})
+                key = _unique_key(source, plan.split.root, used)
+                image = {source.suffix[1:].lower(): source.read_bytes()}
+                writer.write({"__key__": key, **image, "cls": label.encode()})
             writer.close()
-    found = look_through(str(path), path.name)
-    expected = tuple(str(plan.split.labels[sample]) for sample in plan.samples.tolist())
-    if found.labels != expected:
-        raise DataError(f"{path}: is not what belongs there; remove it, and write it again")
-    return found
+    content = index_tar(str(plan.path), plan.path.name)
+    if content.labels != tuple(labels):
+        raise DataError(f"{plan.path}: is another shard; remove it to have it written again")
+    return content
 
 
-def _key(source: Path, root: Path, taken: set[str]) -> tuple[str, str]:
-    """A sample's key, as webdataset wants it, and its extension: `daisy/12` and `jpg`.
+def _unique_key(source: Path, root: Path, used: set[str]) -> str:
+    """A sample's key, such as `daisy/12`, that webdataset reads back as it is.
 
-    Keys end at the first dot, and are not taken from names that begin and end with `__`.
+    Keys end at the first dot, and names that begin and end with `__` are ignored.
     """
     name = source.relative_to(root).with_suffix("").as_posix()
     name = unicodedata.normalize("NFC", name).encode(errors="replace").decode()
@@ -245,30 +232,30 @@ def _key(source: Path, root: Path, taken: set[str]) -> tuple[str, str]:
     key = folder + slash + stem.replace(".", "_")
     if key.startswith("__"):
         key = f"x{key}"
-    while key in taken:
-        key += f"-{len(taken)}"
-    taken.add(key)
-    return key, source.suffix[1:].lower()
+    while key in used:
+        key += f"-{len(used)}"
+    used.add(key)
+    return key
 
 
-def _all(
-    items: Sequence[Any],
-    work: Callable[[Any], Found],
-    weight: Callable[[Any], int],
+def _map(
+    function: Callable[[T], TarContent],
+    items: Sequence[T],
+    weight: Callable[[T], int],
     workers: int,
     progress: bool,
-) -> list[Found]:
-    """Work on all items, several at a time; the first error ends it."""
+) -> list[TarContent]:
+    """Apply a function to all items, several at a time; the first error ends it."""
     with (
         progress_bar("shards", sum(map(weight, items)), show=progress) as advance,
         ThreadPoolExecutor(workers) as executor,
     ):
-        waiting = {executor.submit(work, item): item for item in items}
+        futures = {executor.submit(function, item): item for item in items}
         try:
-            for done in as_completed(waiting):
-                done.result()  # raises what went wrong
-                advance(weight(waiting[done]))
+            for future in as_completed(futures):
+                future.result()  # raises its error
+                advance(weight(futures[future]))
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
-        return [future.result() for future in waiting]
+        return [future.result() for future in futures]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 from mobilevit.data.decode import Decode, open_decodable
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import normalize, preprocess
-from mobilevit.data.sampler import Batch, SampleKey
+from mobilevit.data.sampler import SampleKey
 from mobilevit.data.samples import Samples
 from mobilevit.data.shards.samples import Shards, ShardSamples
 from mobilevit.models.config import Preprocessing
@@ -31,11 +30,6 @@ def _named(samples: Samples, index: int, source: object) -> Iterator[None]:
         if isinstance(source, Path):
             raise
         raise ImageError(samples.name(index), error.reason) from error
-
-
-def _read_ahead(samples: Samples, keys: list[Any]) -> None:
-    if isinstance(keys, Batch) and isinstance(samples, ShardSamples):
-        samples.read_ahead(keys)
 
 
 class TrainingSet(Dataset[tuple[Tensor, int]]):
@@ -68,7 +62,6 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
         """One batch; all keys are of one size."""
-        _read_ahead(self.samples, keys)
         images, labels = self._batch(keys)
         with seeded(self.seed, keys[0].epoch, *(key.sample for key in keys)):
             return self.mix(images, labels)
@@ -121,6 +114,5 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """One batch: images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`."""
-        _read_ahead(self.samples, indices)
         images, labels, kept = zip(*(self[index] for index in indices), strict=True)
         return torch.stack(images), torch.tensor(labels), torch.tensor(kept)

@@ -136,8 +136,8 @@ class ClassificationJob:
         return EvaluationSet(some, rule)
 
     def chosen(self, some: Samples, indices: list[int]) -> Samples:
-        """Some of the samples; of shards that are read in a row, as many that lie together."""
-        if isinstance(some, ShardSamples) and some.shards.in_a_row:
+        """Some of the samples; of sequential shards as many neighbours."""
+        if isinstance(some, ShardSamples) and some.shards.sequential:
             indices = some.neighbours(indices)
         return SampleSubset(some, indices)
 

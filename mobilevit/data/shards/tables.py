@@ -1,0 +1,158 @@
+"""Images in tables that Hugging Face `datasets` streams: data sets of the Hub, Parquet, Arrow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilevit.data.formats.folders import VAL_FOLDERS, DataError
+from mobilevit.data.shards.index import require_scale
+from mobilevit.data.shards.samples import ShardSamples
+
+log = logging.getLogger(__name__)
+
+HUB = "hf:"
+"""Prefix of a data set's name on the Hub, or of a folder with one."""
+_TABLES = ("*.parquet", "*.arrow", "*/*.parquet", "*/*.arrow")
+_SAVED_SHARDS = 64
+"""Into how many shards a data set written by `save_to_disk` is divided, at most."""
+
+
+def holds_tables(root: str) -> bool:
+    """Whether a folder holds Parquet or Arrow files."""
+    return any(next(Path(root).glob(pattern), None) is not None for pattern in _TABLES)
+
+
+def open_tables(root: str) -> dict[str, ShardSamples]:
+    """The splits of a data set: `train` and the first one to evaluate on, or the only one.
+
+    Args:
+        root: a folder of Parquet or Arrow files, or `hf:` and a name on the Hub or a folder.
+
+    Raises:
+        DataError: it cannot be opened, or does not have one column of images and one of classes.
+    """
+    require_scale("datasets")
+    location = root.removeprefix(HUB)
+    splits = _load(location)
+    known = [name for name in ("train", *VAL_FOLDERS) if name in splits]
+    names = known[:2] if "train" in known else (known or list(splits)[:1])
+    return {name: _samples(location, name, splits[name]) for name in names}
+
+
+def _load(location: str, **options: Any) -> Any:
+    """The `IterableDataset` of each split."""
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    folder = Path(location)
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            saved = datasets.load_from_disk(location)
+            splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+            return {
+                name: split.to_iterable_dataset(num_shards=min(_SAVED_SHARDS, len(split)))
+                for name, split in splits.items()
+            }
+        return datasets.load_dataset(location, streaming=True, **options)
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
+        raise DataError(f"{location}: cannot be opened as a data set: {error}") from error
+
+
+def _samples(location: str, split: str, dataset: Any) -> ShardSamples:
+    import datasets
+
+    features = dataset.features or {}
+    images = [name for name, type_ in features.items() if isinstance(type_, datasets.Image)]
+    classes = [name for name, type_ in features.items() if isinstance(type_, datasets.ClassLabel)]
+    if len(images) != 1 or len(classes) != 1:
+        columns = ", ".join(f"{name} ({type(type_).__name__})" for name, type_ in features.items())
+        raise DataError(
+            f"{location}: one column of images (Image) and one of classes (ClassLabel) are needed; "
+            f"{split} has {columns or 'no known columns'}"
+        )
+    image, label = images[0], classes[0]
+    names = tuple(features[label].names)
+    counts, labels = _read_labels(location, split, dataset, label)
+    if not len(labels):
+        raise DataError(f"{location}: has no samples in {split}")
+    if not 0 <= labels.min() <= labels.max() < len(names):
+        raise DataError(
+            f"{location}: {(labels < 0).sum()} samples of {split} have no class; a split without "
+            "classes cannot be trained or evaluated on"
+        )
+    undecoded = dataset.cast_column(image, datasets.Image(decode=False))
+    return ShardSamples(TableShards(f"{location}/{split}", undecoded, image, counts), labels, names)
+
+
+def _read_labels(
+    location: str, split: str, dataset: Any, label: str
+) -> tuple[list[int], np.ndarray]:
+    """Samples in each shard, and the labels of all; -1 where there is none."""
+    column = dataset.select_columns([label])
+    if getattr(dataset, "builder_name", None) == "parquet":  # where one column can be read alone
+        column = _load(location, columns=[label])[split]
+    elif not Path(location).exists():
+        log.warning("%s: not Parquet, so all of it is read once to count its samples", location)
+    shards = [
+        [-1 if row[label] is None else row[label] for row in column.shard(column.num_shards, index)]
+        for index in range(column.num_shards)
+    ]
+    return list(map(len, shards)), np.array(
+        [value for shard in shards for value in shard], np.int32
+    )
+
+
+class TableShards:
+    """The shards of an `IterableDataset`."""
+
+    sequential = True
+
+    def __init__(
+        self,
+        name: str,
+        dataset: Any,
+        column: str,
+        counts: Sequence[int],
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        """`column` holds images, not decoded; `numbers` selects shards, by default all."""
+        self._name, self._dataset, self._column, self.counts = name, dataset, column, counts
+        self._numbers = list(range(len(counts)) if numbers is None else numbers)
+
+    def subset(self, numbers: Sequence[int]) -> TableShards:
+        """The shards of these numbers, in this order."""
+        return TableShards(
+            self._name,
+            self._dataset,
+            self._column,
+            [self.counts[number] for number in numbers],
+            [self._numbers[number] for number in numbers],
+        )
+
+    def check_files(self) -> None:
+        """Nothing to do: all files were there when their rows were counted."""
+
+    def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
+        """The image files of a shard from its `start`-th sample on.
+
+        Raises:
+            DataError: an image is neither in its row nor a file.
+        """
+        rows = self._dataset.shard(self._dataset.num_shards, self._numbers[shard])
+        for position, row in enumerate(rows.skip(start), start):
+            image = row[self._column]
+            if image is not None and image["bytes"] is not None:
+                yield image["bytes"]
+            elif image is not None and image["path"] and Path(image["path"]).is_file():
+                yield Path(image["path"]).read_bytes()
+            else:
+                raise DataError(f"{self.name(shard, position)}: has no image")
+
+    def name(self, shard: int, position: int) -> str:
+        """The split, and the sample's shard and row."""
+        return f"{self._name}, shard {self._numbers[shard]}, row {position}"
