@@ -10,7 +10,7 @@ from mobilevit.data.shards.open import is_sharded
 from mobilevit.data.shards_check import ShardReport, check_shards
 from mobilevit.data.validate import CheckReport
 from mobilevit.data.validate import check as check_images
-from mobilevit.models.config import Task
+from mobilevit.models.config import TaskName
 from mobilevit.tasks.detection.check import BoxReport, check_boxes
 from mobilevit.tasks.segmentation.check import MaskReport, check_masks
 
@@ -20,7 +20,7 @@ AnyReport: TypeAlias = CheckReport | BoxReport | MaskReport | ShardReport
 def check(
     root: str | os.PathLike[str],
     *,
-    task: Task = "classification",
+    task: TaskName = "classification",
     format: str = "auto",
     classes: str | None = None,
     ignore: int = 255,

@@ -40,7 +40,7 @@ class DemoResult:
         run = self.folder / "run"
         return (
             f"{self.evaluation}\n{self.predictions}\n\n"
-            f"{self.evaluation.metrics.top1:.2%} of {self.evaluation.metrics.samples} digits that "
+            f"{self.evaluation.metrics.top1:.2%} of {self.evaluation.metrics.images} digits that "
             "the model had not seen are right.\n"
             f"  the run:          {run / 'report.html'}\n"
             f"  the model:        {run / 'model'}\n"

@@ -12,18 +12,19 @@ from mobilevit.commands.evaluate_boxes import DetectionEvaluation
 from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.evaluate_masks import SegmentationEvaluation
 from mobilevit.data.options import DataOptions
-from mobilevit.exports.runtime_model import FileDetector, FileNetwork, device_of, for_inference
-from mobilevit.models.config import Task
+from mobilevit.exports.runtime_model import FileNetwork, device_of, for_inference
+from mobilevit.models.config import TaskName
 from mobilevit.models.registry import Network
-from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
-from mobilevit.tasks.evaluate import evaluated, evaluation_samples
+from mobilevit.tasks import check_data_options, get_task
+from mobilevit.tasks.base import InferenceOptions, Postprocessing
+from mobilevit.tasks.evaluate import evaluate_model
 from mobilevit.utils.devices import available_cores, split_cores, use_threads
 from mobilevit.utils.distributed import Processes, process_group
 from mobilevit.utils.files import write_file
 
 AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation | SegmentationEvaluation
 
-EVALUATIONS: dict[Task, Callable[..., AnyEvaluation]] = {
+EVALUATIONS: dict[TaskName, Callable[..., AnyEvaluation]] = {
     "classification": Evaluation,
     "detection": DetectionEvaluation,
     "segmentation": SegmentationEvaluation,
@@ -38,7 +39,7 @@ def evaluate(
     sizes: Sequence[int] | None = None,
     classes: str | Sequence[str] | None = None,
     preprocessing: dict[str, Any] | None = None,
-    postprocessing: Preset = "later",
+    postprocessing: Postprocessing = "later",
     boundary: int = 0,
     batch_size: int = 64,
     threads: int | None = None,
@@ -76,10 +77,7 @@ def evaluate(
         ExportError: an exported file cannot be opened, or has decided what an option asks for.
         ValueError: the model's classes are not known.
     """
-    if postprocessing not in PRESETS:
-        raise ValueError(f"postprocessing must be 2021 or later, not {postprocessing!r}")
-    if boundary < 0:
-        raise ValueError(f"boundary must be at least 0 (pixels), not {boundary}")
+    options = InferenceOptions(postprocessing=postprocessing, boundary=boundary)
     on = device_of(model, device)
     default_threads, default_workers = split_cores(available_cores(), on_gpu=on.type != "cpu")
     threads = threads or default_threads
@@ -87,34 +85,32 @@ def evaluate(
         model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
     )
     known = stated_classes(network.config, name)
-    task = network.config.task
+    task = get_task(network.config.task)
     rule = network.config.preprocessing
     sizes = sizes or [rule.crop]
     if isinstance(network, FileNetwork):
         network.refuse_sizes(sizes)
-    if isinstance(network, FileDetector):
-        network.refuse_rule(postprocessing, PRESETS[postprocessing].score)
-    data.refuse_foreign(task)
+        network.refuse_options(options)
+    check_data_options(data, task)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     processes = Processes.from_environment()
     with process_group(processes, on), use_threads(threads):
-        samples = evaluation_samples(data, task, known)
+        samples = task.evaluation_samples(data, known)
         by_size = {
-            size: evaluated(
+            size: evaluate_model(
                 network,
                 samples,
                 rule.at(size),
                 batch_size=batch_size,
                 workers=default_workers if data.workers is None else data.workers,
                 device=on,
-                postprocessing=postprocessing,
-                boundary=boundary,
+                options=options,
                 processes=processes,
             )
             for size in sizes
         }
-    result = EVALUATIONS[task](model=name, by_size=by_size)
+    result = EVALUATIONS[task.name](model=name, by_size=by_size)
     if out is not None and processes.is_main:
         write_file(Path(out), json.dumps(result.to_json(), indent=1) + "\n")
     return result

@@ -29,7 +29,7 @@ class DetectionEvaluation(BySize[DetectionMetrics]):
                 "precision": json_value(m.precision),
                 "recall": json_value(m.recall),
                 "network_ms": m.network_ms,
-                "after_ms": m.after_ms,
+                "postprocess_ms": m.postprocess_ms,
                 "per_class": [
                     {key: json_value(value) for key, value in row._asdict().items()}
                     for row in m.per_class
@@ -48,7 +48,7 @@ class DetectionEvaluation(BySize[DetectionMetrics]):
                 str(m.boxes),
                 *(_number(value) for value in (m.ap, m.ap50, m.ap75)),
                 f"{m.network_ms:.1f} ms",
-                f"{m.after_ms:.1f} ms",
+                f"{m.postprocess_ms:.1f} ms",
             )
         last = list(self.by_size.values())[-1]
         every = table("COCO's twelve numbers", "")

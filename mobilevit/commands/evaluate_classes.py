@@ -45,7 +45,7 @@ def _by_size(by_size: dict[int, ClassificationMetrics]) -> Table:
     for size, m in by_size.items():
         rows.add_row(
             f"{size} px",
-            str(m.samples),
+            str(m.images),
             f"{m.top1:.2%}",
             f"{m.top5:.2%}",
             f"{m.loss:.4f}",

@@ -27,7 +27,7 @@ class SegmentationEvaluation(BySize[SegmentationMetrics]):
                 "pixel_accuracy": json_value(m.pixel_accuracy),
                 "boundary_miou": json_value(m.boundary_miou),
                 "network_ms": m.network_ms,
-                "after_ms": m.after_ms,
+                "postprocess_ms": m.postprocess_ms,
                 "per_class": [
                     {key: json_value(value) for key, value in row._asdict().items()}
                     for row in m.per_class()
@@ -47,7 +47,7 @@ class SegmentationEvaluation(BySize[SegmentationMetrics]):
                 str(m.images),
                 *(percent(value) for value in (m.miou, m.pixel_accuracy, m.boundary_miou)),
                 f"{m.network_ms:.0f} ms",
-                f"{m.after_ms:.0f} ms",
+                f"{m.postprocess_ms:.0f} ms",
             )
         last = list(self.by_size.values())[-1]
         classes = table("class", "share of pixels", "IoU", "right pixels")

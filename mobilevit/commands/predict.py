@@ -20,6 +20,7 @@ from mobilevit.data.loader import as_is
 from mobilevit.data.sources import Images, Photo, called, named_images, stem
 from mobilevit.exports.runtime_model import (
     FileDetector,
+    FileNetwork,
     FileSegmenter,
     device_of,
     for_inference,
@@ -27,6 +28,7 @@ from mobilevit.exports.runtime_model import (
 from mobilevit.models.registry import Network
 from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import SSDLite
+from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.classification.results import Prediction, Predictions, classified
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
 from mobilevit.tasks.detection.results import (
@@ -143,8 +145,8 @@ def predict(
         model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
     )
     names = stated_classes(network.config, name)
-    if isinstance(network, FileDetector):
-        network.refuse_rule(postprocessing, score)
+    if isinstance(network, FileNetwork):
+        network.refuse_options(InferenceOptions(postprocessing=postprocessing, score=score))
     items: list[Any] = []
     with (
         tempfile.TemporaryDirectory() as downloads,

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from mobilevit.data.class_names import class_names
 from mobilevit.data.decode import Decode
 from mobilevit.data.shards.order import POOL
-from mobilevit.models.config import Task
 from mobilevit.utils.options import Interval, Options
 
 
@@ -63,27 +62,6 @@ class DataOptions(Options, name="data"):
                 "data.val_fraction and data.on_bad are for folders of images: a data set that "
                 "is opened by data.name has its own splits"
             )
-
-    def refuse_foreign(self, task: Task) -> None:
-        """See that no option is given that means nothing to a task.
-
-        Raises:
-            ValueError: there is one.
-        """
-        usual = DataOptions(root=self.root)
-        meant = {
-            "name": ("classification",),
-            "index": ("classification",),
-            "pool": ("classification",),
-            "format": ("detection", "segmentation"),
-            "classes": ("segmentation",),
-            "ignore": ("segmentation",),
-            "split": ("detection",),
-            "check": ("classification", "detection"),
-        }
-        for option, tasks in meant.items():
-            if task not in tasks and getattr(self, option) != getattr(usual, option):
-                raise ValueError(f"data.{option} is for {' and '.join(tasks)}, not for {task}")
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -14,6 +14,9 @@ from mobilevit.data.formats.folders import DataError, Split
 class Samples(Protocol):
     """Images with one label each."""
 
+    def __len__(self) -> int:
+        """The number of samples."""
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; labels are indices into it."""
@@ -36,6 +39,10 @@ class FolderSamples:
         """Wrap what `scan` or `splits` found."""
         self.split, self.classes, self.labels = split, split.classes, split.labels
 
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.labels)
+
     def source(self, index: int) -> Path:
         """The file."""
         return self.split.paths[index]
@@ -52,6 +59,10 @@ class SampleSubset:
         """Select samples."""
         self.samples, self.indices, self.classes = samples, indices, samples.classes
         self.labels = [samples.labels[index] for index in indices]
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.labels)
 
     def source(self, index: int) -> Path | bytes | Image.Image:
         """The image, as `open_image` takes it."""
@@ -76,6 +87,10 @@ class RelabelledSamples:
         self.samples, self.classes = samples, classes
         new = [classes.index(name) for name in samples.classes]
         self.labels = [new[label] for label in samples.labels]
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.labels)
 
     def source(self, index: int) -> Path | bytes | Image.Image:
         """The image, as `open_image` takes it."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,18 +25,11 @@ from mobilevit.exports.quantize import Trial, fewest_float_layers, rank_layers
 from mobilevit.exports.result import Accuracy
 from mobilevit.exports.runtime_model import AnyNetwork, file_network
 from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, file_preprocessing
-from mobilevit.models.config import Preprocessing, Task
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
-from mobilevit.tasks.evaluate import (
-    AnySamples,
-    chosen,
-    count,
-    evaluated,
-    evaluation_samples,
-    training_samples,
-)
-from mobilevit.tasks.segmentation.metrics import AT_ONCE
+from mobilevit.tasks import check_data_options, get_task
+from mobilevit.tasks.evaluate import evaluate_model
 from mobilevit.utils.devices import available_cores, split_cores, use_threads
 
 log = logging.getLogger(__name__)
@@ -48,14 +42,6 @@ COMPARED = 32
 """Images on which a file's outputs are compared with PyTorch's."""
 BATCH = 16
 """Images at a time in evaluation; fewer in segmentation."""
-
-MEASURES: dict[Task, tuple[str, str]] = {
-    "classification": ("top-1", "top1"),
-    "detection": ("AP", "ap"),
-    "segmentation": ("mean IoU", "miou"),
-}
-"""A task's main metric: its name for people, and in the task's metrics."""
-
 
 class Evaluator:
     """A network, and the labelled images that it and files made from it are evaluated on."""
@@ -86,20 +72,22 @@ class Evaluator:
         self.network, self.config, self.data = network, network.config, data
         self.preprocessing = file_preprocessing(self.config.preprocessing, dynamic)
         classes = stated_classes(self.config, network.name)
-        samples = evaluation_samples(data, self.config.task, classes)
-        self.available = count(samples)
+        self.task = get_task(self.config.task)
+        check_data_options(data, self.task)
+        samples = self.task.evaluation_samples(data, classes)
+        self.available = len(samples)
         indices, self._calibration = spread(range(self.available), limit), samples
         self._calibration_indices: list[int] = []
         if calibrate:
             try:
-                training = training_samples(data, self.config.task, classes)
+                training = self.task.training_samples(data, classes)
             except DataError as error:
                 log.info("calibration images are not of the training part: %s", error)
                 training = samples
             indices, self._calibration, self._calibration_indices = _disjoint(
                 samples, indices, training, limit
             )
-        self.samples = chosen(samples, indices)
+        self.samples = self.task.subset(samples, indices)
         self.threads, _ = split_cores(available_cores(), on_gpu=False)
         # By default none: converters leave threads behind (jax's, of litert-torch), and a process
         # that is forked with such threads can hang.
@@ -111,7 +99,7 @@ class Evaluator:
         Raises:
             ImageError: one cannot be read.
         """
-        indices = spread(range(count(self.samples)), COMPARED)
+        indices = spread(range(len(self.samples)), COMPARED)
         return [self._image(self.samples, index) for index in indices]
 
     def calibration_images(self) -> list[Image.Image]:
@@ -132,10 +120,10 @@ class Evaluator:
         file = file_network(open_exported(path, backend, threads=self.threads))
         pytorch, own_shape = self._pytorch
         return Accuracy(
-            measure=MEASURES[self.config.task][0],
+            measure=self.task.metric_name,
             pytorch=pytorch,
             file=self._metric(file, file.config.preprocessing),
-            images=count(self.samples),
+            images=len(self.samples),
             available=self.available,
             own_shape=own_shape,
         )
@@ -155,26 +143,24 @@ class Evaluator:
         Raises:
             ExportError: it is undefined, such as where no image has a box.
         """
-        task = self.config.task
         with use_threads(self.threads):
-            metrics = evaluated(
+            metrics = evaluate_model(
                 network,
                 self.samples,
                 preprocessing,
-                batch_size=AT_ONCE if task == "segmentation" else BATCH,
+                batch_size=BATCH,
                 workers=self.workers,
                 device=torch.device("cpu"),
             )
-        name, attribute = MEASURES[task]
-        value: float = getattr(metrics, attribute)
+        value: float = getattr(metrics, self.task.metric_key)
         if value != value:
             raise ExportError(
-                f"{self.data.root}: {name} is undefined, since nothing is labelled in "
-                f"{count(self.samples)} images"
+                f"{self.data.root}: {self.task.metric_name} is undefined, since nothing is "
+                f"labelled in {len(self.samples)} images"
             )
         return value
 
-    def _image(self, samples: AnySamples, index: int) -> Image.Image:
+    def _image(self, samples: Any, index: int) -> Image.Image:
         """An image, reduced as far as its preprocessing gives the same result."""
         image = open_image(samples.source(index))
         if self.preprocessing.resize_mode != "crop":
@@ -196,8 +182,8 @@ def spread(items: Sequence[int], limit: int) -> list[int]:
 
 
 def _disjoint(
-    samples: AnySamples, indices: list[int], training: AnySamples, limit: int
-) -> tuple[list[int], AnySamples, list[int]]:
+    samples: Any, indices: list[int], training: Any, limit: int
+) -> tuple[list[int], Any, list[int]]:
     """Separate the images to evaluate on from those to calibrate on.
 
     Returns:
@@ -207,11 +193,11 @@ def _disjoint(
         ExportError: there are not enough for both.
     """
     names = {samples.name(index) for index in indices}
-    free = [index for index in range(count(training)) if training.name(index) not in names]
+    free = [index for index in range(len(training)) if training.name(index) not in names]
     # Where the data is not split, most of the training samples can be among the evaluated ones.
-    if len(free) >= min(CALIBRATION, (count(training) + 1) // 2):
+    if len(free) >= min(CALIBRATION, (len(training) + 1) // 2):
         return indices, training, spread(free, CALIBRATION)
-    total = count(samples)
+    total = len(samples)
     calibration = spread(range(total), min(CALIBRATION, total // 4))
     if not calibration:
         raise ExportError(f"{total} images are too few to calibrate on some and evaluate on others")

@@ -20,7 +20,9 @@ from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network, build
 from mobilevit.models.ssdlite import RawDetections, SSDLite
-from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, SuppressedBoxes
+from mobilevit.tasks import get_task
+from mobilevit.tasks.base import InferenceOptions
+from mobilevit.tasks.detection.loss_and_postprocess import SuppressedBoxes
 from mobilevit.utils.devices import compute_device
 
 
@@ -55,6 +57,16 @@ class FileNetwork:
         step = len(batch) if self.metadata.dynamic == "batch" else 1
         outputs = [self.runner(batch[i : i + step]) for i in range(0, len(batch), step)]
         return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*outputs, strict=True)]
+
+    def refuse_options(self, options: InferenceOptions) -> None:
+        """Check that the file can follow these options.
+
+        Raises:
+            ExportError: it cannot.
+        """
+        refused = get_task(self.config.task).refused_by_files(options)
+        if refused is not None and not self.metadata.raw:
+            raise ExportError(refused)
 
     def refuse_sizes(self, sizes: Sequence[int]) -> None:
         """Check that the file takes images of these sizes (crops, in pixels).
@@ -98,30 +110,6 @@ class FileDetector(FileNetwork):
         """`[B, 3, H, W]` -> outputs for each anchor, or boxes."""
         outputs = self.outputs(images)
         return RawDetections(*outputs) if self.metadata.raw else SuppressedBoxes(*outputs)
-
-    def refuse_rule(self, postprocessing: str, score: float) -> None:
-        """Check that the file can apply a rule of post-processing.
-
-        Args:
-            postprocessing: a name out of `PRESETS`.
-            score: lowest score of a box.
-
-        Raises:
-            ExportError: it cannot.
-        """
-        if self.metadata.raw:
-            return
-        if postprocessing != "later":
-            raise ExportError(
-                f"the file has the postprocessing later inside, not {postprocessing}: export it "
-                "with raw to choose"
-            )
-        lowest = PRESETS["later"].score
-        if score < lowest:
-            raise ExportError(
-                f"score is {score:g}, but the file returns boxes from {lowest:g} on: export it "
-                "with raw for others"
-            )
 
 
 class FileSegmenter(FileNetwork):

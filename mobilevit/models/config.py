@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-Task: TypeAlias = Literal["classification", "detection", "segmentation"]
+TaskName: TypeAlias = Literal["classification", "detection", "segmentation"]
 ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 ResizeMode: TypeAlias = Literal["crop", "stretch", "shortest_edge"]
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 
-RESIZE_MODES: dict[Task, tuple[ResizeMode, ...]] = {
+RESIZE_MODES: dict[TaskName, tuple[ResizeMode, ...]] = {
     "classification": ("crop", "stretch"),
     "detection": ("stretch",),
     "segmentation": ("stretch", "shortest_edge"),
@@ -101,7 +101,7 @@ class ModelConfig:
     num_classes: int
     options: Mapping[str, Any] = field(default_factory=dict)
     """The options of `create_model` that differ from its defaults."""
-    task: Task = "classification"
+    task: TaskName = "classification"
     classes: tuple[str, ...] | None = None
     """Class names in the order of the logits; None if they are unknown."""
     category_ids: tuple[int, ...] | None = None

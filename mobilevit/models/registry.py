@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mobilevit.models.classifier import Classifier
-from mobilevit.models.config import ModelConfig, Preprocessing, Task
+from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 from mobilevit.models.layers import initialise, make_divisible
 from mobilevit.models.mobilevit import Architecture, Backbone, BlockOptions
 from mobilevit.models.segmentation import AtrousPyramid, PoolingPyramid, Segmenter
@@ -152,7 +152,7 @@ class Head:
 
     prefix: str
     """What model names have before the variant."""
-    task: Task
+    task: TaskName
     num_classes: int
     """Of ImageNet-1k, COCO or VOC, unless the user wants others."""
     preprocessing: Preprocessing
@@ -324,7 +324,7 @@ def split_name(name: str) -> tuple[Head, str]:
     raise ValueError(f"there is no model named {name!r}; {hint}")
 
 
-def task_of(name: str) -> Task:
+def task_of(name: str) -> TaskName:
     """The task of the network with this name.
 
     Raises:

@@ -1,104 +1,264 @@
-"""What training asks of a task; each task's own file answers."""
+"""`Task`: everything that differs between classification, detection and segmentation.
+
+The rest of the package asks a task, by `get_task(model.config.task)`, and never which one it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+)
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from mobilevit.data.decode import Decode
-from mobilevit.data.loader import BatchSource, EvaluationLoader
-from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.data.loader import BatchSource
+from mobilevit.data.options import DataOptions
+from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 
 if TYPE_CHECKING:
-    # These import Lightning or torchmetrics, which take seconds.
-    from mobilevit.data.options import DataOptions
-    from mobilevit.training.callbacks import History
-    from mobilevit.training.learner import Learner
+    # torchmetrics takes seconds to import, and prediction needs none of it.
+    from mobilevit.tasks.training_task import TrainingTask
 
 S = TypeVar("S")
+O = TypeVar("O")  # noqa: E741
+Postprocessing = Literal["later", "2021"]
 
 
-class Opened(NamedTuple, Generic[S]):
-    """Samples to train on and to validate on."""
+class Splits(NamedTuple, Generic[S]):
+    """Samples to train on and to validate on, with the same classes."""
 
     train: S
     val: S
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...] | None
-    """Detection: the classes' numbers in the annotations."""
-    size: int
-    """Of the training samples."""
+    category_ids: tuple[int, ...] | None = None
+    """Detection: the classes' ids in the annotations."""
 
 
-class Job(Protocol):
-    """One task to train: its data, its loss, its figures, its report."""
+class InferenceModel(Protocol):
+    """A network for inference, or an exported file in its place."""
 
-    default_model: str
-    lr_new: float
-    """Peak learning rate for new weights."""
-    lr_given: float
-    """Peak learning rate for given weights."""
-    batch_size: int
-    """Images in a batch of training at the base size."""
-    eval_batch_size: int | None
-    """Images in a batch of validation at most; None: as many as in training."""
-    head_lr: float
-    """The head's learning rate, as a multiple of the backbone's."""
+    config: ModelConfig
 
-    def open(self, data: DataOptions, *, seed: int, console: Console) -> Opened[Any]:
-        """Find the samples, and look at their files.
+    def __call__(self, images: Tensor, /) -> Any:
+        """Preprocessed images `[B, 3, H, W]` -> outputs, which the task's `postprocess` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceOptions:
+    """What is made of a network's outputs; each task reads those that concern it."""
+
+    top: int = 5
+    """Classification: classes listed for each image."""
+    score: float | None = None
+    """Detection: least probability of a box; None: that of `postprocessing`."""
+    postprocessing: Postprocessing = "later"
+    """Detection: a name in `PRESETS`."""
+    boundary: int = 0
+    """Segmentation: also evaluate the pixels within so many of true boundaries; 0: do not."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
 
         Raises:
-            DataError: they cannot be used as they lie; the message names which and why.
+            ValueError: there is one.
+        """
+        if self.top < 1:
+            raise ValueError(f"top must be at least 1, not {self.top}")
+        if self.score is not None and not 0 <= self.score < 1:
+            raise ValueError(f"score must be at least 0 and below 1, not {self.score}")
+        if self.postprocessing not in ("later", "2021"):
+            raise ValueError(f"postprocessing must be later or 2021, not {self.postprocessing!r}")
+        if self.boundary < 0:
+            raise ValueError(f"boundary must be at least 0 (pixels), not {self.boundary}")
+
+
+class Timing(NamedTuple):
+    """Median milliseconds for an image."""
+
+    network_ms: float
+    postprocess_ms: float
+
+
+class EvaluationPart(NamedTuple):
+    """Images of one shape out of an evaluation batch."""
+
+    images: Tensor
+    """`[B, 3, H, W]`."""
+    sizes: list[tuple[int, int]]
+    """(height, width) of the images themselves, where the task needs them."""
+    targets: Any
+    """What the metric compares predictions with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(ABC):
+    """How good a model is on a set of images, each counted once."""
+
+    classes: tuple[str, ...]
+    images: int
+
+    @abstractmethod
+    def summary(self, train: Self) -> str:
+        """These metrics of validation, next to those of training images, in a line or two."""
+
+
+M = TypeVar("M", bound=Metrics)
+
+
+class Metric(ABC, Generic[M]):
+    """Counts predictions batch by batch; joined processes get the metrics of all their images."""
+
+    @abstractmethod
+    def parts(self, batch: Any) -> Iterator[EvaluationPart]:
+        """Split a batch of the task's evaluation data set into images of one shape."""
+
+    @abstractmethod
+    def update(self, predictions: Sequence[Any], targets: Any) -> None:
+        """Count what `Task.postprocess` made of one part."""
+
+    @abstractmethod
+    def compute(self, timing: Timing) -> M:
+        """The metrics; of several processes each calls this once, at the same time."""
+
+
+class Task(ABC, Generic[S, O]):
+    """One task. S: its samples; O: its training options."""
+
+    name: ClassVar[TaskName]
+    metric_key: ClassVar[str]
+    """The metric that counts, larger is better: an attribute of the task's `Metrics`, and as
+    `val_{metric_key}` a figure of training."""
+    metric_name: ClassVar[str]
+    """The same for people."""
+    default_model: ClassVar[str]
+    lr_scratch: ClassVar[float]
+    """Peak learning rate for new weights."""
+    lr_finetune: ClassVar[float]
+    """Peak learning rate for given weights."""
+    head_lr: ClassVar[float] = 1.0
+    """The head's learning rate, as a multiple of the backbone's."""
+    batch_size: ClassVar[int]
+    """Images in a training batch at the base size."""
+    max_eval_batch_size: ClassVar[int | None] = None
+    """Images in an evaluation batch at most; None: any number."""
+    data_options: ClassVar[frozenset[str]]
+    """Those of the options in `DataOptions` for some tasks only that this one reads."""
+    inference_options: ClassVar[tuple[str, ...]] = ()
+    """Those of `InferenceOptions` that predictions follow."""
+    options: ClassVar[type[Any]]
+    """The dataclass of the task's training options, O; all its fields have defaults."""
+
+    # Data
+
+    @abstractmethod
+    def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[S]:
+        """Find the samples to train and validate on, and check their files.
+
+        Raises:
+            DataError: they cannot be used; the message names which and why.
         """
 
-    def training_set(
-        self, some: Any, rule: Preprocessing, *, seed: int, decode: Decode
+    @abstractmethod
+    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
+        """The samples to evaluate on: those held out, else all; labels are places in `classes`.
+
+        Raises:
+            DataError: they cannot be used; the message names which and why.
+        """
+
+    @abstractmethod
+    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
+        """The samples that training takes; where the data is not split, those not held out.
+
+        Raises:
+            DataError: there are none, or they cannot be used.
+        """
+
+    @abstractmethod
+    def subset(self, samples: S, indices: Sequence[int]) -> S:
+        """The samples at `indices`, in this order."""
+
+    @abstractmethod
+    def training_dataset(
+        self, samples: S, preprocessing: Preprocessing, options: O, *, seed: int, decode: Decode
     ) -> BatchSource:
         """Augmented batches, by lists of `SampleKey`s."""
 
-    def evaluation_set(self, some: Any, rule: Preprocessing) -> BatchSource:
-        """Batches as the network is evaluated on them, by lists of indices."""
+    @abstractmethod
+    def evaluation_dataset(self, samples: S, preprocessing: Preprocessing) -> BatchSource:
+        """Batches for evaluation, by lists of indices."""
 
-    def chosen(self, some: Any, indices: list[int]) -> Any:
-        """Some of the samples."""
+    # Training
 
-    def learner(
-        self, val: Any, config: ModelConfig, *, sizes: Sequence[int], console: Console
-    ) -> Learner:
-        """The loss and the figures.
+    def source_note(self, options: O) -> str:
+        """What the options add to `ModelConfig.source`, such as ", taught by TEACHER"."""
+        return ""
+
+    @abstractmethod
+    def training_task(
+        self, options: O, val: S, config: ModelConfig, *, sizes: Sequence[int], console: Console
+    ) -> TrainingTask:
+        """The loss and the figures of a run.
 
         Args:
+            options: the task's training options.
             val: the samples to validate on.
-            config: of the network that will learn.
-            sizes: of the images in training, in pixels.
-            console: where to say what is not seen elsewhere.
+            config: of the network in training.
+            sizes: of the training images, in pixels.
+            console: for notes.
 
         Raises:
-            TrainingError: the network's teacher cannot teach it.
+            ValueError: the options do not fit the network.
         """
 
-    def finish(
+    # Inference
+
+    @abstractmethod
+    def postprocess(
         self,
-        run: Path,
-        network: Any,
+        model: Any,
+        outputs: Any,
         *,
-        val: tuple[Any, EvaluationLoader],
-        train: tuple[Any, EvaluationLoader],
-        device: torch.device,
-        history: History,
-    ) -> Any:
-        """Evaluate the best weights, and write the report.
+        input_size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
+        options: InferenceOptions,
+    ) -> Sequence[Any]:
+        """Turn a model's outputs for B images into one result for each.
 
         Args:
-            run: the run folder.
-            network: the best weights, in the form for inference, on `device`.
-            val: validation samples and their batches.
-            train: (some) training samples and their batches, prepared as in validation.
-            device: where to compute.
-            history: of the run.
+            model: whose outputs they are.
+            outputs: on any device.
+            input_size: (height, width) of the model's input.
+            sizes: (height, width) of the images themselves.
+            options: see `InferenceOptions`.
         """
+
+    def refused_by_files(self, options: InferenceOptions) -> str | None:
+        """Why an exported file that postprocesses its outputs cannot follow these options."""
+        return None
+
+    @abstractmethod
+    def metric(
+        self, samples: S, *, device: torch.device | str = "cpu", options: InferenceOptions
+    ) -> Metric[Any]:
+        """What an evaluation counts."""
+
+    @abstractmethod
+    def write_report(
+        self, path: Path, result: Any, history: Any, samples: S, *, config: ModelConfig
+    ) -> None:
+        """Write the report of a run."""

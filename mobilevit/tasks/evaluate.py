@@ -1,182 +1,94 @@
-"""Labelled images of a data set, and how a network is evaluated on them, whatever its task."""
+"""One evaluation loop for all tasks."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeAlias, cast
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
 
 import torch
 
-from mobilevit.data.formats.folders import evaluation_split, relabel, splits
-from mobilevit.data.formats.torchvision import named_samples
-from mobilevit.data.loader import BatchSource, EvaluationLoader
-from mobilevit.data.options import DataOptions
-from mobilevit.data.samples import FolderSamples, RelabelledSamples, Samples, SampleSubset
-from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.validate import readable
-from mobilevit.exports.runtime_model import AnyNetwork, FileDetector, FileSegmenter
-from mobilevit.models.config import Preprocessing, Task
-from mobilevit.models.segmentation import Segmenter
-from mobilevit.models.ssdlite import SSDLite
-from mobilevit.tasks.classification.dataset import EvaluationSet
-from mobilevit.tasks.classification.metrics import ClassificationMetrics, evaluate_classifier
-from mobilevit.tasks.detection.dataset import BoxSamples, relabelled, some
-from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
-from mobilevit.tasks.detection.metrics import DetectionMetrics, evaluate_detector
-from mobilevit.tasks.detection.open import box_evaluation, box_splits
-from mobilevit.tasks.detection.transforms import DetectionEvaluationSet
-from mobilevit.tasks.segmentation.dataset import MaskSamples
-from mobilevit.tasks.segmentation.metrics import SegmentationMetrics, evaluate_segmenter
-from mobilevit.tasks.segmentation.open import mask_evaluation, mask_splits
-from mobilevit.tasks.segmentation.transforms import SegmentationEvaluationSet
-from mobilevit.utils.distributed import Processes
-
-log = logging.getLogger(__name__)
-
-AnySamples: TypeAlias = Samples | BoxSamples | MaskSamples
-AnyMetrics: TypeAlias = ClassificationMetrics | DetectionMetrics | SegmentationMetrics
+from mobilevit.data.loader import EvaluationLoader
+from mobilevit.models.config import Preprocessing
+from mobilevit.tasks import get_task
+from mobilevit.tasks.base import InferenceModel, InferenceOptions, Metric, Task, Timing
+from mobilevit.utils.clock import now
+from mobilevit.utils.distributed import Processes, gather_items
 
 
-def evaluation_samples(data: DataOptions, task: Task, classes: tuple[str, ...]) -> AnySamples:
-    """The images to evaluate by: those held out, else all; their labels count `classes`.
-
-    Raises:
-        DataError: they cannot be used; the message names which and why.
-        ValueError: an option that means nothing to the task.
-    """
-    data.refuse_foreign(task)
-    if task == "detection":
-        # Here, because it imports Lightning, which takes seconds.
-        from mobilevit.tasks.detection.task import readable_boxes
-
-        boxes = box_evaluation(data.root, format=data.format, split=data.split, on_bad=data.on_bad)
-        boxes = relabelled(boxes, classes)
-        if data.check or data.on_bad == "skip":
-            return readable_boxes(boxes, on_bad=data.on_bad)
-        return boxes
-    if task == "segmentation":
-        return mask_evaluation(
-            data.root,
-            format=data.format,
-            classes=classes,
-            ignore=data.ignore,
-            on_bad=data.on_bad,
-        )
-    if data.name is not None:
-        return RelabelledSamples(named_samples(data.name, data.root)[1], classes)
-    if is_sharded(data.root, data.index):
-        return shard_evaluation(data.root, classes, index=data.index)
-    found = evaluation_split(data.root)
-    if found.root == Path(data.root):
-        log.info(
-            "%s: all its %d images are evaluated, whether trained on or not", found.root, len(found)
-        )
-    split = relabel(found, classes)
-    if data.check or data.on_bad == "skip":
-        (split,) = readable(split, on_bad=data.on_bad)
-    return FolderSamples(split)
-
-
-def training_samples(data: DataOptions, task: Task, classes: tuple[str, ...]) -> AnySamples:
-    """The images that training takes; where the data is not divided, those it does not hold out.
-
-    Raises:
-        DataError: there are none, or they cannot be used.
-    """
-    how = {"format": data.format, "val_fraction": data.val_fraction, "on_bad": data.on_bad}
-    if task == "detection":
-        return box_splits(data.root, **how).train  # type: ignore[arg-type]
-    if task == "segmentation":
-        return mask_splits(data.root, classes=classes, ignore=data.ignore, **how).train  # type: ignore[arg-type]
-    if data.name is not None:
-        return named_samples(data.name, data.root)[0]
-    if is_sharded(data.root, data.index):
-        sharded = shard_splits(data.root, index=data.index, val_fraction=data.val_fraction)
-        return sharded.train
-    split = splits(data.root, val_fraction=data.val_fraction).train
-    if data.on_bad == "skip":
-        (split,) = readable(split, on_bad=data.on_bad)
-    return FolderSamples(split)
-
-
-def count(samples: AnySamples) -> int:
-    """The number of images."""
-    return len(samples) if isinstance(samples, BoxSamples | MaskSamples) else len(samples.labels)
-
-
-def chosen(samples: AnySamples, indices: Sequence[int]) -> AnySamples:
-    """Some of the images."""
-    if isinstance(samples, BoxSamples):
-        return some(samples, indices)
-    return (
-        samples.some(indices)
-        if isinstance(samples, MaskSamples)
-        else SampleSubset(samples, indices)
-    )
-
-
-def evaluated(
-    network: AnyNetwork,
-    samples: AnySamples,
-    rule: Preprocessing,
+def evaluate_model(
+    model: InferenceModel,
+    samples: Any,
+    preprocessing: Preprocessing,
     *,
     batch_size: int,
     workers: int,
     device: torch.device,
-    postprocessing: Preset = "later",
-    boundary: int = 0,
+    options: InferenceOptions = InferenceOptions(),
     processes: Processes = Processes(),
-) -> AnyMetrics:
-    """Evaluate a network, or what answers in its place, on images of its task.
+) -> Any:
+    """Evaluate a model on samples of its task; every sample counts once.
 
     Args:
-        network: in its form for inference, on `device`.
-        samples: of `evaluation_samples`.
-        rule: how images are prepared.
+        model: a network for inference on `device`, or an exported file.
+        samples: of `Task.evaluation_samples`.
+        preprocessing: how images are preprocessed.
         batch_size: images at a time.
         workers: processes that decode.
         device: where to compute.
-        postprocessing: detection: a name out of `PRESETS`.
-        boundary: segmentation: see `evaluate_segmenter`.
-        processes: which of those that have joined this one is; each takes its share.
+        options: how outputs are postprocessed.
+        processes: this process among those that have joined; each takes its share.
+
+    Returns:
+        The task's `Metrics`.
 
     Raises:
         ImageError: an image cannot be read.
+        ValueError: there are no images.
     """
-
-    def batches(dataset: BatchSource) -> EvaluationLoader:
-        return EvaluationLoader(
-            dataset,
-            batch_size=batch_size,
-            workers=workers,
-            rank=processes.rank,
-            world_size=processes.world_size,
-        )
-
-    if isinstance(network, SSDLite | FileDetector):
-        boxes = cast(BoxSamples, samples)
-        return evaluate_detector(
-            network,
-            batches(DetectionEvaluationSet(boxes, rule)),
-            boxes,
-            rule=PRESETS[postprocessing],
-            device=device,
-        )
-    if isinstance(network, Segmenter | FileSegmenter):
-        masks = cast(MaskSamples, samples)
-        return evaluate_segmenter(
-            network,
-            batches(SegmentationEvaluationSet(masks, rule)),
-            masks,
-            device=device,
-            boundary=boundary,
-        )
-    images = cast(Samples, samples)
-    return evaluate_classifier(
-        network,
-        batches(EvaluationSet(images, rule)),
-        classes=images.classes,
-        device=device,
+    task = get_task(model.config.task)
+    loader = EvaluationLoader(
+        task.evaluation_dataset(samples, preprocessing),
+        batch_size=min(batch_size, task.max_eval_batch_size or batch_size),
+        workers=workers,
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
+    metric = task.metric(samples, device=device, options=options)
+    return evaluate_batches(task, model, loader, metric, device=device, options=options)
+
+
+def evaluate_batches(
+    task: Task[Any, Any],
+    model: Any,
+    batches: Iterable[Any],
+    metric: Metric[Any],
+    *,
+    device: torch.device | str = "cpu",
+    options: InferenceOptions = InferenceOptions(),
+) -> Any:
+    """Run a model on batches of the task's evaluation data set, and count its predictions.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    times: list[tuple[float, float]] = []
+    with torch.inference_mode():
+        for batch in batches:
+            for images, sizes, targets in metric.parts(batch):
+                on_device = images.to(device)
+                start = now(device)
+                outputs = model(on_device)
+                computed = now(device)
+                height, width = images.shape[-2:]
+                predictions = task.postprocess(
+                    model, outputs, input_size=(height, width), sizes=sizes, options=options
+                )
+                done = now(device)
+                times.append(((computed - start) / len(images), (done - computed) / len(images)))
+                metric.update(predictions, targets)
+    times = gather_items(times)
+    if not times:
+        raise ValueError("there is nothing to evaluate: no images")
+    network, postprocess = (1000 * median(column) for column in zip(*times, strict=True))
+    return metric.compute(Timing(network, postprocess))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from mobilevit.models.config import Task
+from mobilevit.models.config import TaskName
 
 
 class Comparison(NamedTuple):
@@ -47,7 +47,7 @@ class TaskExport:
     """The same of a quantized file's own outputs, for a number of classes."""
 
 
-def export_of(task: Task) -> TaskExport:
+def export_of(task: TaskName) -> TaskExport:
     """A task's part in exports."""
     found: TaskExport = importlib.import_module(f"mobilevit.tasks.{task}.export").EXPORT
     return found

@@ -182,9 +182,9 @@ class ModelFolders(Callback):
     weights that were evaluated, before they are swapped back.
     """
 
-    def __init__(self, run: Path) -> None:
-        """Write to `run/model` and `run/model_last`."""
-        self.run = run
+    def __init__(self, run: Path, metric: str) -> None:
+        """Write to `run/model`, where `metric` is the best so far, and to `run/model_last`."""
+        self.run, self.metric = run, metric
         self.best: float | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -205,7 +205,7 @@ class ModelFolders(Callback):
         model.config = replace(kept, metrics={**figures, "epoch": trainer.current_epoch + 1})
         if trainer.is_global_zero:
             save(model, self.run / "model_last")
-        figure = figures[pl_module.learner.best]
+        figure = figures[self.metric]
         if self.best is None or figure > self.best or math.isnan(self.best):
             self.best = figure
             if trainer.is_global_zero:

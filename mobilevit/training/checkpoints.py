@@ -104,7 +104,7 @@ class Checkpoints(Callback):
     ) -> None:
         """Add what each process has for itself: its generators, its share of the figures."""
         assert isinstance(pl_module, TaskTraining)
-        mine = {"generator": torch.get_rng_state(), "learner": pl_module.learner.state_dict()}
+        mine = {"generator": torch.get_rng_state(), "task": pl_module.task.state_dict()}
         if pl_module.device.type == "cuda":
             mine["cuda_generator"] = torch.cuda.get_rng_state(pl_module.device)
         checkpoint["processes"] = gather_items([mine])
@@ -129,4 +129,4 @@ class Checkpoints(Callback):
         torch.set_rng_state(mine["generator"].cpu())
         if "cuda_generator" in mine and pl_module.device.type == "cuda":
             torch.cuda.set_rng_state(mine["cuda_generator"].cpu(), pl_module.device)
-        pl_module.learner.load_state_dict(mine["learner"])
+        pl_module.task.load_state_dict(mine["task"])

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.models.registry import Network
+from mobilevit.tasks.training_task import TrainingTask
 from mobilevit.training.compiling import Compiler, Shape
 from mobilevit.training.errors import DivergedError
-from mobilevit.training.learner import Learner
 from mobilevit.training.optim import optimizer_of, rate_factor
 from mobilevit.training.options import OptimOptions
 from mobilevit.training.quantize_aware import Rounding
@@ -34,7 +34,7 @@ class TaskTraining(LightningModule):
     def __init__(
         self,
         model: Network,
-        learner: Learner,
+        task: TrainingTask,
         *,
         optim: OptimOptions,
         lr: float,
@@ -48,7 +48,7 @@ class TaskTraining(LightningModule):
         `compiled`: shapes of batches for which the network is compiled.
         """
         super().__init__()
-        self.model, self.learner = model, learner
+        self.model, self.task = model, task
         self.rounding = Rounding(model) if quantize_aware else None
         self.compiler = Compiler(model, compiled) if compiled else None
         self.optim, self.lr, self.steps = optim, lr, steps
@@ -88,7 +88,7 @@ class TaskTraining(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The task's loss."""
         with self._rounding(), self._compiling(batch[0]):
-            return self.learner.training_loss(self.model, batch)
+            return self.task.training_loss(self.model, batch)
 
     def _observed(self) -> Iterator[Tensor]:
         """Batch norm's statistics and the ranges of what is rounded, which a step moves."""
@@ -147,19 +147,19 @@ class TaskTraining(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The task's figures."""
         with self._rounding(), self._compiling(None):
-            self.learner.validate(self.model, batch)
+            self.task.validate(self.model, batch)
 
     def figures(self, stage: str) -> dict[str, float]:
         """Loss and figures of the epoch so far; `stage` is `train` or `val`."""
-        return self.learner.figures(stage)
+        return self.task.figures(stage)
 
     def on_train_epoch_start(self) -> None:
         """Start counting anew."""
-        self.learner.reset("train")
+        self.task.reset("train")
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
-        self.learner.reset("val")
+        self.task.reset("val")
 
     def on_validation_epoch_end(self) -> None:
         """Tell loggers and early stopping."""

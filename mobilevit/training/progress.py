@@ -84,7 +84,7 @@ class ProgressBar(Callback):
         figures = pl_module.figures("train") | pl_module.figures("val")
         self.console.print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            f"  {pl_module.learner.line(figures)}"
+            f"  {pl_module.task.summary(figures)}"
             f"  {self.meter.images_per_second:.0f} images/s  {self.brake()}",
             highlight=False,
             soft_wrap=True,

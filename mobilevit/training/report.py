@@ -16,8 +16,8 @@ from mobilevit.data.samples import Samples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks import report_sections as parts
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
-from mobilevit.tasks.training_result import TrainingResult
 from mobilevit.training.plots import heat_map, shares, strength
+from mobilevit.training.result import TrainingResult
 
 if TYPE_CHECKING:
     # Lightning, which callbacks are made of, takes seconds to import.
@@ -75,8 +75,8 @@ def write_report(
 def _headline(result: TrainingResult, history: History, config: ModelConfig) -> str:
     """What the model is, how good it is, and what training it took."""
     metrics, side = result.metrics, config.preprocessing.crop
-    low, high = _interval(metrics.top1, metrics.samples)
-    often = int(metrics.confusion.sum(1).max()) / metrics.samples
+    low, high = _interval(metrics.top1, metrics.images)
+    often = int(metrics.confusion.sum(1).max()) / metrics.images
     tiles = [
         (
             "Top-1",
@@ -98,13 +98,13 @@ def _headline(result: TrainingResult, history: History, config: ModelConfig) -> 
         ),
         (
             "Validation images",
-            f"{metrics.samples:,}",
+            f"{metrics.images:,}",
             f"in {len(metrics.classes)} classes, seen at {side} × {side} pixels. They chose the "
             "best epoch too, so expect slightly less on others.",
         ),
         (
             "Training images",
-            parts.percent(result.train_top1),
+            parts.percent(result.train_metrics.top1),
             "top-1 of the same weights on (a sample of) the images they learned from, prepared "
             "in the same way.",
         ),
@@ -116,14 +116,14 @@ def _headline(result: TrainingResult, history: History, config: ModelConfig) -> 
 
 def _gap(result: TrainingResult) -> float:
     """Training top-1 minus validation top-1 under the same preprocessing, in points."""
-    return 100 * (result.train_top1 - result.metrics.top1)
+    return 100 * (result.train_metrics.top1 - result.metrics.top1)
 
 
 def _meaning(result: TrainingResult) -> str:
     """What the gap says, in a sentence."""
     gap, metrics = _gap(result), result.metrics
-    low, high = _interval(metrics.top1, metrics.samples)
-    if low <= result.train_top1 <= high:
+    low, high = _interval(metrics.top1, metrics.images)
+    if low <= result.train_metrics.top1 <= high:
         return "no more than chance would make of so many images: no sign of learning by heart."
     if gap < 0:
         return (
@@ -238,7 +238,7 @@ def _classes(metrics: ClassificationMetrics) -> str:
 
 def _mistakes(metrics: ClassificationMetrics, samples: Samples, seen: Preprocessing) -> str:
     """The worst mistakes as images."""
-    wrong = metrics.samples - int(metrics.confusion.diag().sum())
+    wrong = metrics.images - int(metrics.confusion.diag().sum())
     if not metrics.mistakes:
         return parts.section("Worst mistakes", "<p>There are none.</p>")
     about = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,26 +20,24 @@ from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.data.shards.samples import order_of
-from mobilevit.models.config import Task
+from mobilevit.models.config import TaskName
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.registry import task_of
-from mobilevit.tasks.base import Job
-from mobilevit.tasks.choose import job_for, refuse_foreign
+from mobilevit.tasks import TASKS, check_data_options, get_task
+from mobilevit.tasks.base import InferenceOptions, Task
 from mobilevit.tasks.classification.distill import DistillOptions
-from mobilevit.tasks.classification.task import ClassificationJob
 from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.tasks.detection.loss_and_postprocess import DetectionLossOptions
-from mobilevit.tasks.detection.task import DetectionJob
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions
-from mobilevit.tasks.segmentation.task import SegmentationJob
+from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.tasks.segmentation.transforms import SegmentationAugment
-from mobilevit.tasks.training_result import DetectionResult, SegmentationResult, TrainingResult
+from mobilevit.training.choose import choose_model
 from mobilevit.training.compiling import whole_batches
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.prepare import plan
+from mobilevit.training.result import TrainingResult
 from mobilevit.training.resume import (
     claim,
     note_another_curve,
@@ -58,7 +56,7 @@ def train(
     *,
     data: DataOptions,
     out: str,
-    task: Task | None = None,
+    task: TaskName | None = None,
     model: str | None = None,
     weights: str | None = None,
     preprocessing: dict[str, Any] | None = None,
@@ -86,7 +84,7 @@ def train(
     seed: int = 0,
     checkpoint_minutes: float = 10.0,
     resume: bool = False,
-) -> TrainingResult | DetectionResult | SegmentationResult:
+) -> TrainingResult[Any]:
     """Train or fine-tune a network on your own images.
 
     Under torchrun in several processes at once, on one machine or more: see the docs on training.
@@ -157,9 +155,8 @@ def train(
     for name, value in {**counts, "patience": patience}.items():
         if value is not None and value < 1:
             raise TrainingError(f"{name} must be at least 1, not {value}")
-    for name, share in (("label_smoothing", label_smoothing), ("ema", ema)):
-        if not 0 <= share < 1:
-            raise TrainingError(f"{name} must be at least 0 and below 1, not {share}")
+    if not 0 <= ema < 1:
+        raise TrainingError(f"ema must be at least 0 and below 1, not {ema}")
     if checkpoint_minutes < 0:
         raise TrainingError(f"checkpoint_minutes must be at least 0, not {checkpoint_minutes}")
     if quantize_aware and not weights:
@@ -193,33 +190,26 @@ def train(
         highlight=False,
     )
 
-    jobs: dict[Task, Callable[[], Job]] = {
-        "classification": lambda: ClassificationJob(
-            augment, label_smoothing=label_smoothing, distill=distill
-        ),
-        "detection": lambda: DetectionJob(boxes, detection),
-        "segmentation": lambda: SegmentationJob(masks),
-    }
-    model, job = job_for(task, model, weights, jobs)
-    refuse_foreign(
-        task_of(model),
-        data,
+    model, the_task = choose_model(task, model, weights)
+    task_options = _task_options(
+        the_task,
         {
-            "augment": ("classification", augment, AugmentOptions()),
-            "label_smoothing": ("classification", label_smoothing, 0.1),
-            "distill": ("classification", distill, DistillOptions()),
-            "boxes": ("detection", boxes, BoxAugmentOptions()),
-            "detection": ("detection", detection, DetectionLossOptions()),
-            "masks": ("segmentation", masks, SegmentationAugment()),
+            "augment": augment,
+            "label_smoothing": label_smoothing,
+            "distill": distill,
+            "boxes": boxes,
+            "detection": detection,
+            "masks": masks,
         },
     )
-    batch_size = batch_size or job.batch_size
-    eval_batch_size = min(batch_size, job.eval_batch_size or batch_size)
-    opened = job.open(data, seed=seed, console=console)
+    check_data_options(data, the_task)
+    batch_size = batch_size or the_task.batch_size
+    eval_batch_size = min(batch_size, the_task.max_eval_batch_size or batch_size)
+    splits = the_task.open(data, seed=seed, console=console)
     torch.manual_seed(seed)
     net = create_model(
         model,
-        classes=opened.classes,
+        classes=splits.train.classes,
         weights=weights,
         preprocessing=preprocessing,
         **{key: value for key, value in asdict(network).items() if value is not None},
@@ -229,20 +219,19 @@ def train(
     if rank:
         torch.manual_seed(seed + 1_000_003 * rank)  # dropout differs between processes
     source = f"trained on {data.name or data.root} from {net.config.source}"
-    if distill.teacher:
-        source += f", taught by {distill.teacher}"
+    source += the_task.source_note(task_options)
     if quantize_aware:
         source += ", rounded to 8 bits in training and validation"
     net.config = replace(
         net.config,
-        category_ids=opened.category_ids,
+        category_ids=splits.category_ids,
         preprocessing=net.config.preprocessing.at(size),
         source=source,
     )
 
     order = order_of(
-        opened.train,
-        opened.size,
+        splits.train,
+        len(splits.train),
         seed=seed,
         pool=data.pool,
         rank=rank,
@@ -251,13 +240,13 @@ def train(
     schedule = plan(sampler, samples=len(order), size=size, batch_size=batch_size, seed=seed)
     lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
     steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
-    optim = replace(optim, head_lr=optim.head_lr or job.head_lr)
-    lr = (job.lr_given if weights else job.lr_new) if optim.lr is None else optim.lr
+    optim = replace(optim, head_lr=optim.head_lr or the_task.head_lr)
+    lr = optim.lr or (the_task.lr_finetune if weights else the_task.lr_scratch)
     batches = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
     if world_size > 1:
         batches += f" in each of {world_size} processes"
     console.print(
-        f"{model}: {opened.size} images, {epochs} epochs, {steps} steps of {batches}; "
+        f"{model}: {len(splits.train)} images, {epochs} epochs, {steps} steps of {batches}; "
         f"peak learning rate {lr:g}",
         highlight=False,
         soft_wrap=True,
@@ -272,7 +261,7 @@ def train(
     rule = net.config.preprocessing
 
     def evaluated(samples: Any) -> tuple[Any, EvaluationLoader]:
-        dataset = job.evaluation_set(samples, rule)
+        dataset = the_task.evaluation_dataset(samples, rule)
         loader = EvaluationLoader(
             dataset,
             batch_size=eval_batch_size,
@@ -282,13 +271,17 @@ def train(
         )
         return samples, loader
 
-    dataset = job.training_set(opened.train, rule, seed=seed, decode=data.decode)
+    dataset = the_task.training_dataset(
+        splits.train, rule, task_options, seed=seed, decode=data.decode
+    )
     loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
-    val = evaluated(opened.val)
-    learner = job.learner(opened.val, net.config, sizes=schedule.sizes, console=console)
+    val = evaluated(splits.val)
+    training_task = the_task.training_task(
+        task_options, splits.val, net.config, sizes=schedule.sizes, console=console
+    )
     module = TaskTraining(
         net,
-        learner,
+        training_task,
         optim=optim,
         lr=lr,
         steps=steps,
@@ -298,12 +291,12 @@ def train(
     )
     meter = Meter()
     history = History(run, meter, steps=steps)
-    callbacks: list[Callback] = [meter, ModelFolders(run)]
+    callbacks: list[Callback] = [meter, ModelFolders(run, the_task.metric_key)]
     if ema:
         callbacks.append(moving_average(ema))
     callbacks += [ProgressBar(meter, steps=sum(lengths), console=console), history]
     if patience is not None:
-        callbacks.append(EarlyStopping(f"val_{learner.best}", mode="max", patience=patience))
+        callbacks.append(EarlyStopping(f"val_{the_task.metric_key}", mode="max", patience=patience))
     callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
     with use_threads(threads), _quiet(), closing(loader):
         trainer = Trainer(
@@ -337,19 +330,41 @@ def train(
             figures = kept.config.metrics
             console.print(
                 f"rounded to 8 bits, as in all figures of epochs, the best weights have "
-                f"{learner.best} {figures[learner.best]:.4f}; in float:",
+                f"{the_task.metric_key} {figures[the_task.metric_key]:.4f}; in float:",
                 highlight=False,
                 soft_wrap=True,
             )
         best = fuse(kept).to(root)
-        return job.finish(
-            run,
-            best,
-            val=val,
-            train=evaluated(job.chosen(opened.train, _some(opened.size, seed))),
-            device=root,
-            history=history,
+        part = the_task.subset(splits.train, _some(len(splits.train), seed))
+        metrics, train_metrics = (
+            evaluate_batches(
+                the_task,
+                best,
+                batches,
+                the_task.metric(samples, device=root, options=InferenceOptions()),
+                device=root,
+            )
+            for samples, batches in (val, evaluated(part))
         )
+        result = TrainingResult(folder=run, metrics=metrics, train_metrics=train_metrics)
+        the_task.write_report(run / "report.html", result, history, splits.val, config=best.config)
+        return result
+
+
+def _task_options(task: Task[Any, Any], given: dict[str, Any]) -> Any:
+    """The options of a task's training.
+
+    Raises:
+        TrainingError: an option of another task is set.
+    """
+    own = {field.name for field in fields(task.options)}
+    for other in map(get_task, TASKS):
+        defaults = other.options()
+        for field in fields(defaults):
+            value = given[field.name]
+            if field.name not in own and value != getattr(defaults, field.name):
+                raise TrainingError(f"{field.name} is for {other.name}, not for {task.name}")
+    return task.options(**{name: given[name] for name in own})
 
 
 def _some(count: int, seed: int) -> list[int]:

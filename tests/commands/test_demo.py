@@ -12,7 +12,7 @@ def test_the_whole_path_runs_and_says_where_to_look(tmp_path):
     for path in ("run/report.html", "run/model", "answers"):
         assert (tmp_path / "demo" / path).exists()
         assert str(tmp_path / "demo" / path) in text
-    assert result.evaluation.metrics.samples == 364
+    assert result.evaluation.metrics.images == 364
     assert len(result.predictions) == 10
     assert not result.predictions.failed
     assert len(list((tmp_path / "demo" / "digits" / "train").rglob("*.png"))) == 1433

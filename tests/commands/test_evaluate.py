@@ -35,7 +35,7 @@ def test_figures_are_those_of_single_images_by_name(colours, images):
     result = evaluate(colours, data=data(images))
     metrics = result.metrics
     assert metrics.classes == ("red", "green", "blue", "grey")
-    assert metrics.samples == 21
+    assert metrics.images == 21
     assert metrics.top1 == pytest.approx(expected(load(colours), images))
     assert [row.samples for row in metrics.per_class()] == [7, 7, 7, 0]
 
@@ -56,7 +56,7 @@ def test_several_sizes_at_once_from_the_command_line(colours, images, tmp_path, 
 def test_the_held_out_part_is_evaluated_where_there_is_one(colours, images, tmp_path):
     shutil.copytree(images, tmp_path / "set" / "train")
     shutil.copytree(images / "red", tmp_path / "set" / "val" / "red")
-    assert evaluate(colours, data=data(tmp_path / "set")).metrics.samples == 7
+    assert evaluate(colours, data=data(tmp_path / "set")).metrics.images == 7
 
 
 def test_a_network_in_hand_is_evaluated_and_left_as_it_was(colours, images):
@@ -77,7 +77,7 @@ def test_unknown_classes_and_bad_files_are_named(colours, images, capsys):
     (images / "red" / "bad.png").write_bytes(b"")
     assert main(["evaluate", str(colours), "--data.root", str(images)]) == 1
     assert "bad.png: empty file" in capsys.readouterr().err
-    assert evaluate(colours, data=data(images, on_bad="skip")).metrics.samples == 21
+    assert evaluate(colours, data=data(images, on_bad="skip")).metrics.images == 21
 
 
 def test_unstated_classes_are_asked_for(shared, images, capsys):
@@ -96,7 +96,7 @@ def test_corn_leaves_get_the_published_answers(shared):
         classes="Blight,Common_Rust,Gray_Leaf_Spot,Healthy,Other",
     )
     assert sum(row.right for row in result.metrics.per_class()) == 151
-    assert result.metrics.samples == 160
+    assert result.metrics.images == 160
 
 
 def test_preprocessing_can_be_overridden(colours, images):

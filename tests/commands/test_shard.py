@@ -41,7 +41,7 @@ def test_a_folder_becomes_shards_that_are_evaluated_alike(
     assert [len(part.rows) for part in whole.index.splits.values()] == [18, 3]
     # Of a folder without splits all is evaluated, of shards what they hold out.
     held = evaluate(str(colours), data=DataOptions(root=str(out), workers=0))
-    assert held.by_size[32].samples == 3
+    assert held.by_size[32].images == 3
     pipe = f"pipe:cat {out}/train-{{000000..000003}}.tar"
     rest = evaluate(str(colours), data=DataOptions(root=pipe, index=str(out), workers=1))
     everything = evaluate(str(colours), data=DataOptions(root=str(images), workers=0))
@@ -124,7 +124,7 @@ def test_shards_of_others_get_an_index(
     assert f"--data.index {index}" in capsys.readouterr().out
     both = f"{tmp_path}/shards/{{train-{{000000..000002}},val-000000}}.tar"
     result = evaluate(str(colours), data=DataOptions(root=both, index=str(index), workers=0))
-    assert result.by_size[32].samples == 3
+    assert result.by_size[32].images == 3
 
 
 def small(root: Path | str, out: Path, **options: Any) -> Any:

@@ -235,7 +235,7 @@ def test_another_size_is_refused_its_own_is_not(ants: Path, images: Path) -> Non
     data = DataOptions(root=str(images / "classes"), workers=0)
     with pytest.raises(ExportError, match="images of 64 x 64 pixels alone"):
         mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64, 96])
-    assert mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64]).metrics.samples == 5
+    assert mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64]).metrics.images == 5
 
 
 def test_a_raw_detector_takes_either_rule(ants: Path, images: Path) -> None:

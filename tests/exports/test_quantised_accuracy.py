@@ -66,7 +66,7 @@ def test_auto_keeps_the_accuracy(model: Path, data: DataOptions, tmp_path: Path)
     assert f"in float: {found.float_layers[0]}" in str(found) and "tried: 0 in float" in str(found)
     assert [path.name for path in tmp_path.iterdir()] == ["ants.onnx"]
     metrics = mobilevit.evaluate(out, data=data).metrics
-    wrong = round((1 - metrics.top1) * metrics.samples)
+    wrong = round((1 - metrics.top1) * metrics.images)
     assert wrong >= round(found.accuracy.drop * 0.9)  # 90 of these 120 were evaluated
 
 

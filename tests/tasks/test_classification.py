@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_score, recall_score
-from torch import nn
 
-from mobilevit.tasks.classification.metrics import evaluate_classifier
+from mobilevit.tasks import get_task
+from mobilevit.tasks.classification.metrics import ClassificationMetric
+from mobilevit.tasks.evaluate import evaluate_batches
 
 CLASSES = tuple("abcdefg")
 
 
-def answered(logits, labels, batch=4):
-    """A model that answers with given logits, and batches that ask for them."""
+def evaluate(logits, labels, *, classes=CLASSES, batch=4, **options):
+    """The metrics of a model that outputs these logits."""
     rows = torch.arange(len(labels))
     batches = [
-        (logits[part], labels[part], rows[part]) for part in rows.split(batch)
+        (logits[part], labels[part], rows[part]) for part in rows.split(batch) if len(part)
     ]  # the "images" are the logits themselves
-    return nn.Identity(), batches
+    metric = ClassificationMetric(classes, **options)
+    return evaluate_batches(get_task("classification"), lambda images: images, batches, metric)
 
 
 @pytest.fixture
@@ -33,9 +35,9 @@ def case():
 
 def test_figures_equal_scikit_learns(case):
     logits, labels = case
-    metrics = evaluate_classifier(*answered(logits, labels), classes=CLASSES)
+    metrics = evaluate(logits, labels)
     predicted = logits.argmax(1)
-    assert metrics.samples == 21
+    assert metrics.images == 21
     assert metrics.top1 == pytest.approx((predicted == labels).double().mean().item())
     in_five = [label in row for label, row in zip(labels, logits.topk(5).indices, strict=True)]
     assert metrics.top5 == pytest.approx(np.mean(in_five))
@@ -56,10 +58,8 @@ def test_figures_equal_scikit_learns(case):
 
 
 def test_batches_do_not_matter(case):
-    one, other = (
-        evaluate_classifier(*answered(*case, batch=batch), classes=CLASSES) for batch in (1, 21)
-    )
-    assert (one.top1, one.top5, one.samples) == (other.top1, other.top5, other.samples)
+    one, other = (evaluate(*case, batch=batch) for batch in (1, 21))
+    assert (one.top1, one.top5, one.images) == (other.top1, other.top5, other.images)
     assert one.confusion.tolist() == other.confusion.tolist()
     assert one.loss == pytest.approx(other.loss)
     assert one.calibration_error == pytest.approx(other.calibration_error)
@@ -71,14 +71,14 @@ def test_calibration_error_of_a_known_case():
     logits = torch.zeros(10, 2)
     logits[:, 0] = math.log(4)
     labels = torch.tensor([0] * 6 + [1] * 4)
-    metrics = evaluate_classifier(*answered(logits, labels), classes=("yes", "no"))
+    metrics = evaluate(logits, labels, classes=("yes", "no"))
     assert metrics.calibration_error == pytest.approx(0.2, abs=1e-6)
     assert metrics.top5 == 1  # of two classes
 
 
 def test_the_worst_mistakes_come_first(case):
     logits, labels = case
-    metrics = evaluate_classifier(*answered(logits, labels), classes=CLASSES, worst=3)
+    metrics = evaluate(logits, labels, worst=3)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     wrong = (logits.argmax(1) != labels).nonzero().flatten().tolist()
     expected = sorted(wrong, key=lambda row: -losses[row])[:3]
@@ -89,5 +89,5 @@ def test_the_worst_mistakes_come_first(case):
 
 
 def test_nothing_to_evaluate_is_an_error():
-    with pytest.raises(ValueError, match="no samples"):
-        evaluate_classifier(nn.Identity(), [], classes=CLASSES)
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(torch.zeros(0, 7), torch.zeros(0).long())

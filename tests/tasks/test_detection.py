@@ -15,8 +15,10 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from mobilevit.models.registry import build
 from mobilevit.models.ssdlite import RawDetections, decode, encode
+from mobilevit.tasks import get_task
 from mobilevit.tasks.detection.dataset import Annotation
 from mobilevit.tasks.detection.loss_and_postprocess import (
+    PRESETS,
     DetectionLossOptions,
     Detections,
     PostProcessing,
@@ -25,7 +27,8 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
     detections,
     match,
 )
-from mobilevit.tasks.detection.metrics import coco_results, evaluate_detector, matched
+from mobilevit.tasks.detection.metrics import DetectionMetric, coco_results, match_boxes
+from mobilevit.tasks.evaluate import evaluate_batches
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +222,10 @@ class Guesser(torch.nn.Module):
         return RawDetections(logits, encode(corners, anchors))
 
 
+def evaluate(model, batches, truth):
+    return evaluate_batches(get_task("detection"), model, batches, DetectionMetric(truth))
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_figures_are_those_of_pycocotools(tmp_path, seed):
     truth = Truth(seed)
@@ -226,7 +233,7 @@ def test_figures_are_those_of_pycocotools(tmp_path, seed):
         (torch.zeros(4, 3, 8, 8), None, torch.arange(4) + at, torch.full((4, 2), 500))
         for at in (0, 4, 8)
     ]
-    ours = evaluate_detector(Guesser(truth, seed), batches, truth)
+    ours = evaluate(Guesser(truth, seed), batches, truth)
 
     annotations = []
     for index in range(len(truth)):
@@ -271,14 +278,14 @@ def test_figures_are_those_of_pycocotools(tmp_path, seed):
                 row["bbox"], row["score"] = [x1, y1, x2 - x1, y2 - y1], score
             results += rows
     coco = COCO(str(file))
-    evaluate = COCOeval(coco, coco.loadRes(results), "bbox")
-    evaluate.evaluate()
-    evaluate.accumulate()
-    evaluate.summarize()
-    for value, theirs in zip(ours.figures().values(), evaluate.stats, strict=True):
+    evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    for value, theirs in zip(ours.figures().values(), evaluation.stats, strict=True):
         assert value == pytest.approx(np.nan if theirs == -1 else theirs, abs=1e-6, nan_ok=True)
     assert 0.05 < ours.ap < 0.95
-    precision = evaluate.eval["precision"]  # [overlap, recall, class by id, area, most]
+    precision = evaluation.eval["precision"]  # [overlap, recall, class by id, area, most]
     for label, number in enumerate(truth.category_ids):
         place = sorted(truth.category_ids).index(number)
         mine = precision[:, :, place, 0, 2]
@@ -307,11 +314,11 @@ def test_single_boxes_are_right_once_and_crowds_do_not_count():
         [[0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 10], [30, 30, 40, 40], [95, 95, 99, 99]],
         [1, 1, 0, 0, 0],
     )
-    right, ignored = matched(some, said)
+    right, ignored = match_boxes(some, said)
     assert right.tolist() == [True, False, False, False, False]
     assert ignored.tolist() == [False, False, False, True, False]
     touching = found([[0.0, 0, 25, 25]], [0])  # a corner of the crowd is not in it
-    assert matched(touching, said)[1].tolist() == [False]
+    assert match_boxes(touching, said)[1].tolist() == [False]
 
 
 def test_results_are_in_cocos_form():  # A34, A35
@@ -321,7 +328,7 @@ def test_results_are_in_cocos_form():  # A34, A35
     ]
 
 
-def test_the_truth_as_an_answer_is_perfect_and_shifted_classes_are_not():  # A35
+def test_the_truth_as_an_answer_is_perfect_and_shifted_classes_are_not(monkeypatch):  # A35
     truth = Truth(3)
 
     class Knowing(Guesser):
@@ -342,18 +349,19 @@ def test_the_truth_as_an_answer_is_perfect_and_shifted_classes_are_not():  # A35
         (torch.zeros(1, 3, 8, 8), None, torch.tensor([at]), torch.full((1, 2), 500))
         for at in range(len(truth))
     ]
-    every = PostProcessing(overlap=1.0)  # of one class, true boxes may overlap
-    right = evaluate_detector(Knowing(truth, 0), batches, truth, rule=every)
+    # Of one class, true boxes may overlap.
+    monkeypatch.setitem(PRESETS, "later", PostProcessing(overlap=1.0))
+    right = evaluate(Knowing(truth, 0), batches, truth)
     assert right.ap > 0.99
     assert right.precision == right.recall == 1
     Knowing.shift = 1
-    wrong = evaluate_detector(Knowing(truth, 0), batches, truth, rule=every)
+    wrong = evaluate(Knowing(truth, 0), batches, truth)
     assert wrong.ap < 0.05
 
 
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="no images"):
-        evaluate_detector(SimpleNamespace(), [], Truth(0))
+        evaluate(SimpleNamespace(), [], Truth(0))
 
 
 def test_decoding_is_exportable(anchors):

@@ -14,13 +14,10 @@ from torch.nn import functional as F
 
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.segmentation import SegmentationLogits
-from mobilevit.tasks.segmentation.metrics import (
-    evaluate_segmenter,
-    full_size,
-    mean_iou,
-    near_boundaries,
-    segmentation_loss,
-)
+from mobilevit.tasks import get_task
+from mobilevit.tasks.evaluate import evaluate_batches
+from mobilevit.tasks.segmentation.loss_and_postprocess import full_size, segmentation_loss
+from mobilevit.tasks.segmentation.metrics import SegmentationMetric, mean_iou, near_boundaries
 from mobilevit.tasks.visualize import draw_mask
 
 
@@ -116,12 +113,17 @@ def samples(count: int) -> SimpleNamespace:
     return Some(classes=("sky", "road", "car"), ignore=255)
 
 
+def evaluate(batches, truth, **options):
+    metric = SegmentationMetric(truth, **options)
+    return evaluate_batches(get_task("segmentation"), Colours(), batches, metric)
+
+
 def test_figures_by_hand():
     first = torch.zeros(8, 10, dtype=torch.long)
     first[:, 5:] = 1
     second = torch.ones(6, 6, dtype=torch.long)
     second[3:] = 255
-    m = evaluate_segmenter(Colours(), [batch([first, second], wrong=2)], samples(2), boundary=1)
+    m = evaluate([batch([first, second], wrong=2)], samples(2), boundary=1)
     # of 80 + 18 pixels: 10 and 12 of road are taken for sky
     assert m.images == 2
     assert m.pixels == 98
@@ -133,15 +135,15 @@ def test_figures_by_hand():
     assert m.miou == pytest.approx((40 / 62 + 36 / 58) / 2)
     assert [one.sample for one in m.worst] == [1, 0]
     assert m.worst[0].miou == pytest.approx((0 + 6 / 18) / 2)
-    assert len(m.some) == 2
+    assert len(m.shown) == 2
     assert 0 < m.boundary_miou < 1
 
 
 def test_a_image_without_classes_changes_nothing():  # A30
     good = torch.randint(3, (8, 8))
     empty = torch.full((5, 7), 255)
-    alone = evaluate_segmenter(Colours(), [batch([good], wrong=1)], samples(1))
-    both = evaluate_segmenter(Colours(), [batch([good, empty], wrong=1)], samples(2))
+    alone = evaluate([batch([good], wrong=1)], samples(1))
+    both = evaluate([batch([good, empty], wrong=1)], samples(2))
     assert both.miou == alone.miou
     assert both.pixels == alone.pixels == 64
     assert [one.sample for one in both.worst] == [0]
@@ -150,7 +152,7 @@ def test_a_image_without_classes_changes_nothing():  # A30
 def test_mean_iou_of_nothing_is_no_number():
     assert np.isnan(mean_iou(torch.zeros(3, 3)))
     with pytest.raises(ValueError, match="no images"):
-        evaluate_segmenter(Colours(), [], samples(1))
+        evaluate([], samples(1))
 
 
 def test_masks_are_drawn_with_a_legend():
@@ -171,7 +173,9 @@ import resource, sys
 from types import SimpleNamespace
 import torch
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.segmentation.metrics import evaluate_segmenter
+from mobilevit.tasks import get_task
+from mobilevit.tasks.evaluate import evaluate_batches
+from mobilevit.tasks.segmentation.metrics import SegmentationMetric
 
 class Some(SimpleNamespace):
     def __len__(self):
@@ -189,7 +193,8 @@ batches = (
     [(torch.zeros(3, 32, 48), torch.randint(21, (900, 1200), dtype=torch.uint8), index)]
     for index in range(len(samples))
 )
-evaluate_segmenter(Network(), batches, samples, worst=2, shown=2)
+metric = SegmentationMetric(samples, worst=2, shown=2)
+evaluate_batches(get_task("segmentation"), Network(), batches, metric)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -30,7 +30,8 @@ from mobilevit.tasks.classification.distill import (
     soft_loss,
     teacher_of,
 )
-from mobilevit.tasks.classification.task import ClassificationLearner
+from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.training import ClassificationTraining
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
@@ -196,12 +197,8 @@ def test_a_step_changes_the_student_alone(tmp_path: Path, weight: float) -> None
     """Labels are shares, as MixUp makes them; the loss is the sum of its parts."""
     teacher = read(saved(tmp_path / "teacher", list(COLOURS)), *COLOURS)
     before = {key: value.clone() for key, value in teacher.network.state_dict().items()}
-    learner = ClassificationLearner(
-        3,
-        label_smoothing=0.1,
-        teacher=teacher,
-        distill=DistillOptions(teacher="given", weight=weight, temperature=2.0),
-    )
+    distill = DistillOptions(teacher="given", weight=weight, temperature=2.0)
+    learner = ClassificationTraining(3, ClassificationOptions(distill=distill), teacher)
     assert not list(learner.parameters()) and not any("network" in k for k in learner.state_dict())
     student = create_model("mobilevit_xxs", num_classes=3)
     images, shares = torch.rand(4, 3, 32, 32), torch.rand(4, 3).softmax(-1)
@@ -281,7 +278,7 @@ def test_what_the_teacher_knows_is_learned_whatever_labels_say(
 ) -> None:
     _, run, result = taught
     assert result.metrics.top1 > 0.5  # a third by chance
-    assert result.train_top1 < result.metrics.top1  # those labels are at random
+    assert result.train_metrics.top1 < result.metrics.top1  # those labels are at random
     epochs = rows(run / "metrics.csv")
     losses = [float(row["train_teacher_loss"]) for row in epochs]
     assert losses == [float(row["train_loss"]) for row in epochs]

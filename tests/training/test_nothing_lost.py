@@ -165,10 +165,10 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from mobilevit.tasks.classification.task import ClassificationLearner
+    from mobilevit.tasks.classification.training import ClassificationTraining
     from mobilevit.training.module import TaskTraining
 
-    taught = ClassificationLearner.training_loss
+    taught = ClassificationTraining.training_loss
     ended = TaskTraining.configure_gradient_clipping
     calls, states = [0], []
 
@@ -186,7 +186,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
             assert all(p.grad is None for p in self.model.parameters())
             states.append({k: v.clone() for k, v in self.model.state_dict().items()})
 
-    monkeypatch.setattr(ClassificationLearner, "training_loss", poisoned)
+    monkeypatch.setattr(ClassificationTraining, "training_loss", poisoned)
     monkeypatch.setattr(TaskTraining, "configure_gradient_clipping", clipping)
     small(images, tmp_path / "run", epochs=1, optim=OptimOptions(lr=0.005))
     assert_same(states[1], states[0], "state")

@@ -1,6 +1,7 @@
 """The report of a training run."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -13,9 +14,9 @@ from mobilevit.data.formats.folders import scan
 from mobilevit.data.samples import FolderSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
-from mobilevit.tasks.training_result import TrainingResult
 from mobilevit.training.plots import Curve, svg
 from mobilevit.training.report import write_report
+from mobilevit.training.result import TrainingResult
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def metrics(classes, mistakes=2):
     total = int(confusion.sum())
     return ClassificationMetrics(
         classes=tuple(classes),
-        samples=total,
+        images=total,
         top1=int(confusion.diag().sum()) / total,
         top5=0.99,
         loss=0.5,
@@ -78,8 +79,9 @@ def report(tmp_path, samples, classes, *, mistakes=2, train_top1=0.99, **figures
         source="trained on <photos>",
         metrics={"epoch": 2},
     )
+    val = metrics(classes, mistakes)
     result = TrainingResult(
-        folder=tmp_path, metrics=metrics(classes, mistakes), train_top1=train_top1
+        folder=tmp_path, metrics=val, train_metrics=replace(val, top1=train_top1)
     )
     path = tmp_path / "report.html"
     write_report(path, result, figures_of_run, samples, config=config)

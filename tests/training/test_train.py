@@ -73,8 +73,8 @@ def whole_run(images, tmp_path_factory):
 
 def test_a_run_learns_and_leaves_everything_behind(whole_run):
     result, out = whole_run
-    assert result.metrics.samples == 18  # six of thirty held out in each class
-    assert 0 <= result.train_top1 <= 1
+    assert result.metrics.images == 18  # six of thirty held out in each class
+    assert 0 <= result.train_metrics.top1 <= 1
     assert str(out / "model") in str(result)
     model = load(out / "model")
     assert model.config.classes == ("blue", "green", "red")
@@ -335,4 +335,4 @@ def test_few_images_train(images, tmp_path):  # A21
         for number in range(2):
             os.link(images / name / f"{number:02}.png", tmp_path / "data" / name / f"{number}.png")
     result = small(tmp_path / "data", tmp_path / "run", epochs=1, batch_size=128)
-    assert result.metrics.samples == 2
+    assert result.metrics.images == 2

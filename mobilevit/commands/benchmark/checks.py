@@ -20,12 +20,12 @@ from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.spec import Precision, file_preprocessing
 from mobilevit.exports.verify import MIN_AGREEMENT, TOLERANCES
-from mobilevit.models.config import Task
+from mobilevit.models.config import TaskName
 from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.loss_and_postprocess import detections
 from mobilevit.tasks.export import export_of
-from mobilevit.tasks.segmentation.metrics import full_size
+from mobilevit.tasks.segmentation.loss_and_postprocess import full_size
 from mobilevit.utils.devices import use_threads
 
 COMPARED = 8
@@ -34,7 +34,7 @@ REPEATS = 20
 """How often what is around a network is run, at most."""
 DEVIATIONS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
 """So far may raw outputs of new weights be off, root mean square in standard deviations."""
-METRICS: dict[Task, str] = {"classification": "top1", "detection": "ap", "segmentation": "miou"}
+METRICS: dict[TaskName, str] = {"classification": "top1", "detection": "ap", "segmentation": "miou"}
 """The figure of `ModelConfig.metrics` that stands for a network's accuracy."""
 
 

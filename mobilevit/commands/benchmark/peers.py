@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.exports.spec import MissingExtraError
-from mobilevit.models.config import Interpolation, ModelConfig, Preprocessing, Task
+from mobilevit.models.config import Interpolation, ModelConfig, Preprocessing, TaskName
 
 Home = Literal["timm", "torchvision"]
 
@@ -114,7 +114,7 @@ def _torchvision(name: str, options: Mapping[str, Any], size: int | None) -> Out
         squash=segments,
     )
     classes = options.get("num_classes", 21 if segments else 1000)
-    task: Task = "segmentation" if segments else "classification"
+    task: TaskName = "segmentation" if segments else "classification"
     return _wrapped("torchvision", torchvision, name, network, classes, rule, own, task)
 
 
@@ -180,7 +180,7 @@ def _wrapped(
     classes: int,
     rule: Preprocessing,
     own: int,
-    task: Task = "classification",
+    task: TaskName = "classification",
 ) -> Outside:
     config = ModelConfig(
         model=f"{home}:{name}",

@@ -15,7 +15,7 @@ from typing import Any
 from mobilevit.commands.bench_plot import plot
 from mobilevit.commands.benchmark.checks import Accuracy, Agreement, Around
 from mobilevit.exports.spec import Precision
-from mobilevit.models.config import Task
+from mobilevit.models.config import TaskName
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.files import write_file
 from mobilevit.utils.tables import markdown
@@ -80,7 +80,7 @@ class Row:
     """One network in one runtime under one setting. What is not known or not measured is None."""
 
     model: str
-    task: Task
+    task: TaskName
     source: str
     """Where the weights come from."""
     parameters: int | None

@@ -25,9 +25,10 @@ from mobilevit.commands.bulk.rows import failures, has_rows, need_ray
 from mobilevit.commands.bulk.worker import Predictor, Work, part_path
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.sources import Photo, called, named_images
-from mobilevit.exports.runtime_model import FileDetector, for_inference, is_file
+from mobilevit.exports.runtime_model import FileNetwork, for_inference, is_file
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network
+from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.detection.loss_and_postprocess import Preset
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.files import write_file
@@ -201,8 +202,8 @@ def _identified(
             device=torch.device("cpu"),
             threads=1,
         )
-        if isinstance(network, FileDetector):
-            network.refuse_rule(postprocessing, score)
+        if isinstance(network, FileNetwork):
+            network.refuse_options(InferenceOptions(postprocessing=postprocessing, score=score))
         total = hashlib.sha256()
         files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
         for one in files:

@@ -59,6 +59,10 @@ class TorchvisionSamples:
         self._name, self._dataset, self.classes = name, dataset, classes
         self.labels = _labels(dataset)
 
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.labels)
+
     def source(self, index: int) -> Image.Image:
         """The image."""
         image: Image.Image = self._dataset[index][0]

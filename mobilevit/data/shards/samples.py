@@ -62,6 +62,10 @@ class ShardSamples:
         self._buffers: dict[int, _ShardBuffer] = {}
         self._process = os.getpid()
 
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.labels)
+
     def source(self, index: int) -> bytes:
         """The image file.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torchmetrics.classification import (
     MulticlassConfusionMatrix,
 )
 
+from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
 from mobilevit.utils.distributed import gather_items
 
 CALIBRATION_BINS = 15
@@ -48,13 +49,11 @@ class ClassMetrics(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationMetrics:
-    """How good a classifier is on a set of samples, each counted once."""
+class ClassificationMetrics(Metrics):
+    """How good a classifier is."""
 
-    classes: tuple[str, ...]
-    samples: int
     top1: float
-    """Share of samples whose likeliest class is right, in [0, 1]."""
+    """Share of images whose likeliest class is right, in [0, 1]."""
     top5: float
     """Share whose right class is among the five likeliest (or among all, where there are fewer)."""
     loss: float
@@ -62,9 +61,17 @@ class ClassificationMetrics:
     calibration_error: float
     """Expected calibration error: mean distance of confidence from accuracy over 15 bins."""
     confusion: Tensor
-    """Counts `[K, K]`: row the label, column the answer."""
+    """Counts `[K, K]`: row the label, column the prediction."""
     mistakes: tuple[Mistake, ...]
     """The worst ones, worst first."""
+
+    def summary(self, train: Self) -> str:
+        """Top-1, top-5 and calibration."""
+        return (
+            f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, calibration error "
+            f"{self.calibration_error:.3f} on {self.images} validation images; "
+            f"{train.top1:.2%} on training images"
+        )
 
     def per_class(self) -> list[ClassMetrics]:
         """The figures of each class."""
@@ -88,73 +95,64 @@ def accuracies(num_classes: int) -> MetricCollection:
     )
 
 
-def evaluate_classifier(
-    model: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
-    *,
-    classes: Sequence[str],
-    device: torch.device | str = "cpu",
-    worst: int = 32,
-) -> ClassificationMetrics:
-    """Evaluate a classifier; processes that have joined get the figures of all their samples.
+class ClassificationMetric(Metric[ClassificationMetrics]):
+    """Counts logits and labels."""
 
-    Args:
-        model: a network in evaluation mode on `device`, or what gives logits `[B, K]` in its place.
-        batches: images `[B, 3, H, W]`, labels `[B]` and the samples' indices `[B]`.
-        classes: names in the order of the logits.
-        device: where the images go.
-        worst: how many mistakes to keep.
+    def __init__(
+        self, classes: Sequence[str], device: torch.device | str = "cpu", *, worst: int = 32
+    ) -> None:
+        """`classes`: names in the order of the logits; `worst`: how many mistakes are listed."""
+        count = len(classes)
+        self.classes, self.worst = tuple(classes), worst
+        self.rates = accuracies(count).to(device)
+        self.confusion = MulticlassConfusionMatrix(count, validate_args=False).to(device)
+        self.calibration = MulticlassCalibrationError(
+            count, CALIBRATION_BINS, validate_args=False
+        ).to(device)
+        self.images, self.loss = 0, 0.0
+        self.heap: list[tuple[float, Mistake]] = []
 
-    Raises:
-        ValueError: there are no samples.
-    """
-    count = len(classes)
-    rates = accuracies(count).to(device)
-    confusion = MulticlassConfusionMatrix(count, validate_args=False).to(device)
-    calibration = MulticlassCalibrationError(count, CALIBRATION_BINS, validate_args=False).to(
-        device
-    )
-    samples, loss_sum = 0, 0.0
-    heap: list[tuple[float, Mistake]] = []
-    with torch.inference_mode():
-        for images, labels, indices in batches:
-            logits = model(images.to(device)).float()
-            targets = labels.to(device)
-            losses = F.cross_entropy(logits, targets, reduction="none")
-            probabilities = logits.softmax(-1)
-            top, predicted = probabilities.max(-1)
-            rates.update(probabilities, targets)
-            confusion.update(predicted, targets)
-            calibration.update(probabilities, targets)
-            samples += len(labels)
-            loss_sum += losses.double().sum().item()
-            for row in (predicted != targets).nonzero().flatten().tolist():
-                mistake = Mistake(
-                    int(indices[row]),
-                    int(labels[row]),
-                    int(predicted[row]),
-                    float(top[row]),
-                    float(losses[row]),
-                )
-                heapq.heappush(heap, (mistake.loss, mistake))
-                if len(heap) > worst:
-                    heapq.heappop(heap)
-    samples, loss_sum = sum(gather_items([samples])), math.fsum(gather_items([loss_sum]))
-    wrong = heapq.nlargest(worst, gather_items([mistake for _, mistake in heap]), key=_worst_first)
-    if not samples:
-        raise ValueError("there is nothing to evaluate: no samples")
-    figures = rates.compute()
-    return ClassificationMetrics(
-        classes=tuple(classes),
-        samples=samples,
-        top1=float(figures["top1"]),
-        top5=float(figures["top5"]),
-        loss=loss_sum / samples,
-        calibration_error=float(calibration.compute()),
-        confusion=confusion.compute().cpu(),
-        mistakes=tuple(wrong),
-    )
+    def parts(self, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[EvaluationPart]:
+        """The whole batch."""
+        images, labels, indices = batch
+        yield EvaluationPart(images, [], (labels, indices))
 
+    def update(self, predictions: Any, targets: tuple[Tensor, Tensor]) -> None:
+        """Count logits `[B, K]`; targets are labels `[B]` and the samples' indices `[B]`."""
+        logits, (labels, indices) = predictions, targets
+        on_device = labels.to(logits.device)
+        losses = F.cross_entropy(logits, on_device, reduction="none")
+        probabilities = logits.softmax(-1)
+        top, predicted = probabilities.max(-1)
+        self.rates.update(probabilities, on_device)
+        self.confusion.update(predicted, on_device)
+        self.calibration.update(probabilities, on_device)
+        self.images += len(labels)
+        self.loss += losses.double().sum().item()
+        for row in (predicted != on_device).nonzero().flatten().tolist():
+            mistake = Mistake(
+                int(indices[row]),
+                int(labels[row]),
+                int(predicted[row]),
+                float(top[row]),
+                float(losses[row]),
+            )
+            heapq.heappush(self.heap, (mistake.loss, mistake))
+            if len(self.heap) > self.worst:
+                heapq.heappop(self.heap)
 
-def _worst_first(mistake: Mistake) -> tuple[float, Mistake]:
-    return mistake.loss, mistake
+    def compute(self, timing: Timing) -> ClassificationMetrics:
+        """The metrics over all images."""
+        images, loss = sum(gather_items([self.images])), math.fsum(gather_items([self.loss]))
+        mistakes = gather_items([mistake for _, mistake in self.heap])
+        rates = self.rates.compute()
+        return ClassificationMetrics(
+            classes=self.classes,
+            images=images,
+            top1=float(rates["top1"]),
+            top5=float(rates["top5"]),
+            loss=loss / images,
+            calibration_error=float(self.calibration.compute()),
+            confusion=self.confusion.compute().cpu(),
+            mistakes=tuple(heapq.nlargest(self.worst, mistakes, key=lambda one: one.loss)),
+        )

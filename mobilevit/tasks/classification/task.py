@@ -1,175 +1,182 @@
-"""Classification in training."""
+"""Classification: one class for an image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from torch.nn import functional as F
 
 from mobilevit.data.decode import Decode
-from mobilevit.data.loader import BatchSource, EvaluationLoader
+from mobilevit.data.formats.folders import DataError, evaluation_split, relabel, splits
+from mobilevit.data.formats.torchvision import named_samples
+from mobilevit.data.loader import BatchSource
 from mobilevit.data.options import DataOptions
-from mobilevit.data.samples import Samples, SampleSubset
+from mobilevit.data.samples import FolderSamples, RelabelledSamples, Samples, SampleSubset
+from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.shards.samples import ShardSamples
+from mobilevit.data.validate import readable
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.models.registry import Network
-from mobilevit.tasks.base import Opened
+from mobilevit.tasks.base import InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
-from mobilevit.tasks.classification.distill import DistillOptions, Teacher, soft_loss, teacher_of
-from mobilevit.tasks.classification.metrics import accuracies, evaluate_classifier
-from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
-from mobilevit.tasks.training_result import TrainingResult
-from mobilevit.training.learner import FiniteMean, Learner
-from mobilevit.training.prepare import samples
+from mobilevit.tasks.classification.distill import teacher_of
+from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
 
 if TYPE_CHECKING:
-    from mobilevit.training.callbacks import History
+    from mobilevit.tasks.training_task import TrainingTask
+
+log = logging.getLogger(__name__)
 
 
-class ClassificationLearner(Learner):
-    """Cross-entropy with label smoothing, or a teacher's answers; top-1 and top-5."""
+class Classification(Task[Samples, ClassificationOptions]):
+    """Images in class folders, tables, shards or torchvision's data sets."""
 
-    best = "top1"
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        label_smoothing: float,
-        teacher: Teacher | None = None,
-        distill: DistillOptions = DistillOptions(),
-    ) -> None:
-        """Count rates over `num_classes`; of `distill` the teacher's weight and temperature."""
-        super().__init__()
-        self.label_smoothing = label_smoothing
-        self.train_rates, self.val_rates = accuracies(num_classes), accuracies(num_classes)
-        self.train_rates.persistent(True)
-        self.teacher, self.distill = teacher, distill
-        # What the loss is made of where there is a teacher.
-        self.label_loss = FiniteMean(nan_strategy="disable")
-        self.teacher_loss = FiniteMean(nan_strategy="disable")
-        self.label_loss.persistent(True)
-        self.teacher_loss.persistent(True)
-
-    def training_loss(self, model: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Targets are labels `[B]` or shares `[B, K]`."""
-        images, targets = batch
-        logits = model(images)
-        loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        if self.teacher is not None:
-            taught = soft_loss(logits.float(), self.teacher(images), self.distill.temperature)
-            self.label_loss.update(loss.detach(), len(images))
-            self.teacher_loss.update(taught.detach(), len(images))
-            loss = (1 - self.distill.weight) * loss + self.distill.weight * taught
-        labels = targets if targets.ndim == 1 else targets.argmax(-1)
-        self.train_rates.update(logits.detach().float(), labels)
-        self.train_loss.update(loss.detach(), len(images))
-        return loss
-
-    def validate(self, model: Network, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Count what is right."""
-        images, labels, _ = batch
-        logits = model(images).float()
-        self.val_rates.update(logits, labels)
-        self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
-
-    def figures(self, stage: str) -> dict[str, float]:
-        """Loss, top-1, top-5; in training with a teacher also the two parts of the loss."""
-        rates, loss = getattr(self, f"{stage}_rates"), getattr(self, f"{stage}_loss")
-        named = {"loss": loss.compute(), **rates.compute()}
-        if stage == "train" and self.teacher is not None:
-            named["label_loss"] = self.label_loss.compute()
-            named["teacher_loss"] = self.teacher_loss.compute()
-        return {f"{stage}_{name}": float(value) for name, value in named.items()}
-
-    def line(self, figures: Mapping[str, float]) -> str:
-        """Loss and top-1 of both."""
-        return (
-            f"train loss {figures['train_loss']:.4f}, top-1 {figures['train_top1']:.2%}"
-            f"  val loss {figures['val_loss']:.4f}, top-1 {figures['val_top1']:.2%}"
-        )
-
-    def reset(self, stage: str) -> None:
-        """Start counting anew."""
-        super().reset(stage)
-        getattr(self, f"{stage}_rates").reset()
-        if stage == "train":
-            self.label_loss.reset()
-            self.teacher_loss.reset()
-
-
-class ClassificationJob:
-    """Train a classifier on folders of class folders."""
-
+    name = "classification"
+    metric_key, metric_name = "top1", "top-1"
     default_model = "mobilevit_xs"
-    lr_new, lr_given = 0.002, 0.001
+    lr_scratch, lr_finetune = 0.002, 0.001
     batch_size = 64
-    eval_batch_size: int | None = None
-    head_lr = 1.0
+    data_options = frozenset({"name", "index", "pool", "check"})
+    inference_options = ("top",)
+    options = ClassificationOptions
 
-    def __init__(
-        self, augment: AugmentOptions, *, label_smoothing: float, distill: DistillOptions
-    ) -> None:
-        """See `train`."""
-        self.augment, self.label_smoothing, self.distill = augment, label_smoothing, distill
+    def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[Samples]:
+        """Find the samples to train and validate on, and check their files."""
+        if data.name is not None:
+            named = named_samples(data.name, data.root)
+            counts = f"{len(named[0].labels)} to train, {len(named[1].labels)} to validate"
+            console.print(f"data: {data.name}, {counts}", highlight=False)
+            return Splits(*named)
+        if is_sharded(data.root, data.index):
+            if data.on_bad != "error":
+                raise DataError(
+                    f"{data.root}: bad files are left out when shards are written, by `mobilevit "
+                    "shard --on_bad skip`; data.on_bad is for folders of images"
+                )
+            sharded = shard_splits(
+                data.root, index=data.index, val_fraction=data.val_fraction, seed=seed
+            )
+            console.print(f"data: {sharded.note}", highlight=False, soft_wrap=True)
+            return Splits(sharded.train, sharded.val)
+        found = splits(data.root, val_fraction=data.val_fraction, seed=seed)
+        console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
+        train, val = found.train, found.val
+        if data.check or data.on_bad == "skip":
+            train, val = readable(train, val, on_bad=data.on_bad)
+        return Splits(FolderSamples(train), FolderSamples(val))
 
-    def open(self, data: DataOptions, *, seed: int, console: Console) -> Opened[Samples]:
-        """Find the images, and look at their files."""
-        train, val = samples(data, seed=seed, console=console)
-        return Opened(train, val, train.classes, None, len(train.labels))
+    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Samples:
+        """The samples to evaluate on: those held out, else all."""
+        if data.name is not None:
+            return RelabelledSamples(named_samples(data.name, data.root)[1], classes)
+        if is_sharded(data.root, data.index):
+            return shard_evaluation(data.root, classes, index=data.index)
+        found = evaluation_split(data.root)
+        if found.root == Path(data.root):
+            log.info(
+                "%s: all its %d images are evaluated, whether trained on or not",
+                found.root,
+                len(found),
+            )
+        split = relabel(found, classes)
+        if data.check or data.on_bad == "skip":
+            (split,) = readable(split, on_bad=data.on_bad)
+        return FolderSamples(split)
 
-    def training_set(
-        self, some: Samples, rule: Preprocessing, *, seed: int, decode: Decode
+    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Samples:
+        """The samples that training takes."""
+        if data.name is not None:
+            return named_samples(data.name, data.root)[0]
+        if is_sharded(data.root, data.index):
+            return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction).train
+        split = splits(data.root, val_fraction=data.val_fraction).train
+        if data.on_bad == "skip":
+            (split,) = readable(split, on_bad=data.on_bad)
+        return FolderSamples(split)
+
+    def subset(self, samples: Samples, indices: Sequence[int]) -> Samples:
+        """The samples at `indices`; of sequential shards, as many that lie together."""
+        if isinstance(samples, ShardSamples) and samples.shards.sequential:
+            indices = samples.neighbours(indices)
+        return SampleSubset(samples, indices)
+
+    def training_dataset(
+        self,
+        samples: Samples,
+        preprocessing: Preprocessing,
+        options: ClassificationOptions,
+        *,
+        seed: int,
+        decode: Decode,
     ) -> BatchSource:
         """Augmented batches."""
-        transform = TrainTransform(self.augment, rule)
-        mix = BatchMix(self.augment, len(some.classes))
-        return TrainingSet(some, transform, mix, seed=seed, decode=decode)
+        transform = TrainTransform(options.augment, preprocessing)
+        mix = BatchMix(options.augment, len(samples.classes))
+        return TrainingSet(samples, transform, mix, seed=seed, decode=decode)
 
-    def evaluation_set(self, some: Samples, rule: Preprocessing) -> BatchSource:
-        """Batches as the network is evaluated on them."""
-        return EvaluationSet(some, rule)
+    def evaluation_dataset(self, samples: Samples, preprocessing: Preprocessing) -> BatchSource:
+        """Batches for evaluation."""
+        return EvaluationSet(samples, preprocessing)
 
-    def chosen(self, some: Samples, indices: list[int]) -> Samples:
-        """Some of the samples; of sequential shards as many neighbours."""
-        if isinstance(some, ShardSamples) and some.shards.sequential:
-            indices = some.neighbours(indices)
-        return SampleSubset(some, indices)
+    def source_note(self, options: ClassificationOptions) -> str:
+        """Name the teacher."""
+        teacher = options.distill.teacher
+        return "" if teacher is None else f", taught by {teacher}"
 
-    def learner(
-        self, val: Samples, config: ModelConfig, *, sizes: Sequence[int], console: Console
-    ) -> Learner:
-        """The loss and the figures; the teacher is read here."""
-        name = self.distill.teacher
-        teacher = None if name is None else teacher_of(name, config, sizes=sizes, console=console)
-        return ClassificationLearner(
-            len(val.classes),
-            label_smoothing=self.label_smoothing,
-            teacher=teacher,
-            distill=self.distill,
-        )
-
-    def finish(
+    def training_task(
         self,
-        run: Path,
-        network: Any,
+        options: ClassificationOptions,
+        val: Samples,
+        config: ModelConfig,
         *,
-        val: tuple[Samples, EvaluationLoader],
-        train: tuple[Samples, EvaluationLoader],
-        device: torch.device,
-        history: History,
-    ) -> TrainingResult:
-        """Evaluate the best weights, and write the report."""
+        sizes: Sequence[int],
+        console: Console,
+    ) -> TrainingTask:
+        """The loss and the figures of a run; the teacher is read here."""
+        from mobilevit.tasks.classification.training import ClassificationTraining
+
+        name = options.distill.teacher
+        teacher = None if name is None else teacher_of(name, config, sizes=sizes, console=console)
+        return ClassificationTraining(len(val.classes), options, teacher)
+
+    def postprocess(
+        self,
+        model: Any,
+        outputs: Tensor,
+        *,
+        input_size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
+        options: InferenceOptions,
+    ) -> Sequence[Tensor]:
+        """Logits `[B, K]` in float32."""
+        return outputs.float()  # type: ignore[return-value]
+
+    def metric(
+        self, samples: Samples, *, device: torch.device | str = "cpu", options: InferenceOptions
+    ) -> Metric[Any]:
+        """Accuracy, calibration, confusion matrix and the worst mistakes."""
+        from mobilevit.tasks.classification.metrics import ClassificationMetric
+
+        return ClassificationMetric(samples.classes, device)
+
+    def write_report(
+        self,
+        path: Path,
+        result: Any,
+        history: Any,
+        samples: Samples,
+        *,
+        config: ModelConfig,
+    ) -> None:
+        """Write the report of a run."""
         from mobilevit.training.report import write_report
 
-        config = network.config
-        metrics = evaluate_classifier(network, val[1], classes=config.classes, device=device)
-        on_train = evaluate_classifier(network, train[1], classes=config.classes, device=device)
-        result = TrainingResult(folder=run, metrics=metrics, train_top1=on_train.top1)
-        write_report(run / "report.html", result, history, val[0], config=config)
-        return result
+        write_report(path, result, history, samples, config=config)
+
+
+TASK = Classification()

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
 from mobilevit.tasks.detection.dataset import Annotation, BoxSamples
 from mobilevit.tasks.detection.loss_and_postprocess import (
-    PRESETS,
     Detections,
-    Detector,
-    PostProcessing,
-    detections,
 )
-from mobilevit.utils.clock import now
 from mobilevit.utils.distributed import gather_items
 
 if TYPE_CHECKING:
@@ -62,23 +58,21 @@ class ImageResult(NamedTuple):
     """Its place in the samples."""
     found: Detections
     """At the threshold or above it."""
-    right: Tensor
-    """bool `[N]`: which of these are right."""
+    correct: Tensor
+    """bool `[N]`: which of these are correct."""
     missed: int
     """Boxes that were not found."""
 
     @property
     def errors(self) -> int:
         """Boxes missed, and boxes found where there are none."""
-        return self.missed + int((~self.right).sum())
+        return self.missed + int((~self.correct).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionMetrics:
-    """COCO's figures over a set of images, and more; NaN where there is nothing to count."""
+class DetectionMetrics(Metrics):
+    """COCO's metrics and more; NaN where there is nothing to count."""
 
-    classes: tuple[str, ...]
-    images: int
     boxes: int
     """Crowds not counted."""
     ap: float
@@ -106,12 +100,21 @@ class DetectionMetrics:
     recall: float
     worst: tuple[ImageResult, ...]
     """Images with most errors at that threshold, worst first."""
-    some: tuple[ImageResult, ...]
+    shown: tuple[ImageResult, ...]
     """Images from all over the set, not chosen for how they went."""
     network_ms: float
     """Median time of the network for an image."""
-    after_ms: float
-    """Median time of what follows it: decoding and suppression."""
+    postprocess_ms: float
+    """Median time of decoding and suppression."""
+
+    def summary(self, train: Self) -> str:
+        """AP at several overlaps, and precision and recall at the best threshold."""
+        return (
+            f"AP {self.ap:.3f}, AP50 {self.ap50:.3f}, AP75 {self.ap75:.3f} on {self.boxes} boxes "
+            f"in {self.images} validation images; AP {train.ap:.3f} on training images\n"
+            f"at a score of {self.threshold:.2f}: {self.precision:.1%} of the boxes found are "
+            f"correct, {self.recall:.1%} of all are found"
+        )
 
     def figures(self) -> dict[str, float]:
         """COCO's twelve numbers."""
@@ -136,8 +139,8 @@ def average_precision(*, details: bool = False) -> MeanAveragePrecision:
     return metric
 
 
-def as_answer(found: Detections) -> dict[str, Tensor]:
-    """What `MeanAveragePrecision` takes as an answer."""
+def as_prediction(found: Detections) -> dict[str, Tensor]:
+    """What `MeanAveragePrecision` takes as predictions."""
     return {
         "boxes": found.boxes.as_subclass(Tensor).cpu(),
         "scores": found.scores.cpu(),
@@ -145,13 +148,13 @@ def as_answer(found: Detections) -> dict[str, Tensor]:
     }
 
 
-def as_truth(said: Annotation) -> dict[str, Tensor]:
+def as_target(annotation: Annotation) -> dict[str, Tensor]:
     """What `MeanAveragePrecision` takes as the truth; crowds are ignored in COCO's way."""
     return {
-        "boxes": said.boxes,
-        "labels": said.labels,
-        "iscrowd": said.crowd.long(),
-        "area": said.area,
+        "boxes": annotation.boxes,
+        "labels": annotation.labels,
+        "iscrowd": annotation.crowd.long(),
+        "area": annotation.area,
     }
 
 
@@ -161,75 +164,58 @@ def coco_figures(values: dict[str, Tensor]) -> dict[str, float]:
     return {name: float("nan") if value < 0 else value for name, value in named.items()}
 
 
-def evaluate_detector(
-    model: Detector,
-    batches: Iterable[tuple[Tensor, Any, Tensor, Tensor]],
-    samples: BoxSamples,
-    *,
-    rule: PostProcessing = PRESETS["later"],
-    device: torch.device | str = "cpu",
-    worst: int = 24,
-    shown: int = 12,
-) -> DetectionMetrics:
-    """Evaluate a detector.
+class DetectionMetric(Metric[DetectionMetrics]):
+    """Counts boxes; all of them are kept until the end."""
 
-    Args:
-        model: in evaluation mode on `device`; or what answers in a network's place.
-        batches: images `[B, 3, H, W]`, anything, the samples' indices `[B]`, their (height, width).
-        samples: where the boxes are, in pixels of the images.
-        rule: what of the network's outputs is kept.
-        device: where the images go.
-        worst: how many of the worst images to keep.
-        shown: how many others to keep.
+    def __init__(self, samples: BoxSamples, *, worst: int = 24, shown: int = 12) -> None:
+        """Compare with the boxes of `samples`.
 
-    Raises:
-        ValueError: there are no images.
-    """
-    metric = average_precision(details=True)
-    metric.sync_on_compute = False  # each process has all answers by then
-    network_times: list[float] = []
-    after_times: list[float] = []
-    answers: list[tuple[int, Detections, Annotation]] = []
-    with torch.inference_mode():
-        for images, _, indices, sizes in batches:
-            on_device = images.to(device)
-            anchors = model.anchors(*images.shape[-2:]).to(device)
-            begun = now(device)
-            said = model(on_device)
-            between = now(device)
-            found = detections(said, anchors, [(int(h), int(w)) for h, w in sizes], rule)
-            network_times.append((between - begun) / len(images))
-            after_times.append((now(device) - between) / len(images))
-            for index, one in zip(indices.tolist(), found, strict=True):
-                truth = samples.annotation(index)
-                one = Detections(one.boxes.cpu(), one.scores.cpu(), one.labels.cpu())
-                answers.append((index, one, truth))
-    answers = sorted(gather_items(answers), key=lambda answer: answer[0])
-    network_times, after_times = gather_items(network_times), gather_items(after_times)
-    for _, one, truth in answers:
-        metric.update([as_answer(one)], [as_truth(truth)])
-    if not answers:
-        raise ValueError("there is nothing to evaluate: no images")
-    values = metric.compute()
-    per_class, curves = _by_class(values, samples.classes, [said for *_, said in answers])
-    threshold, precision, recall, per_image = _errors(answers)
-    ranked = heapq.nlargest(worst, per_image, key=lambda image: image.errors)
-    step = max(1, len(per_image) // shown)
-    return DetectionMetrics(
-        classes=samples.classes,
-        images=len(answers),
-        boxes=sum(int((~said.crowd).sum()) for *_, said in answers),
-        **coco_figures(values),
-        per_class=per_class,
-        curves=curves,
-        threshold=threshold,
-        precision=precision,
-        recall=recall,
-        worst=tuple(image for image in ranked if image.errors),
-        some=tuple(per_image[::step][:shown]),
-        network_ms=1000 * float(np.median(network_times)),
-        after_ms=1000 * float(np.median(after_times)),
-    )
+        Args:
+            samples: where the boxes are, in pixels of the images.
+            worst: how many of the worst images are listed.
+            shown: how many other images are.
+        """
+        self.samples, self.worst, self.shown = samples, worst, shown
+        self.results: list[tuple[int, Detections]] = []
+
+    def parts(self, batch: tuple[Tensor, Any, Tensor, Tensor]) -> Iterator[EvaluationPart]:
+        """The whole batch: images, their boxes, which are not needed, indices, (height, width)."""
+        images, _, indices, sizes = batch
+        yield EvaluationPart(images, [(int(h), int(w)) for h, w in sizes], indices.tolist())
+
+    def update(self, predictions: Sequence[Detections], targets: list[int]) -> None:
+        """Count detections; targets are the samples' indices."""
+        for index, found in zip(targets, predictions, strict=True):
+            self.results.append((index, Detections(*(part.cpu() for part in found))))
+
+    def compute(self, timing: Timing) -> DetectionMetrics:
+        """The metrics over all images."""
+        metric = average_precision(details=True)
+        metric.sync_on_compute = False  # each process has all results by then
+        results = sorted(gather_items(self.results), key=lambda result: result[0])
+        truth = [self.samples.annotation(index) for index, _ in results]
+        for (_, found), annotation in zip(results, truth, strict=True):
+            metric.update([as_prediction(found)], [as_target(annotation)])
+        values = metric.compute()
+        per_class, curves = _by_class(values, self.samples.classes, truth)
+        threshold, precision, recall, images = _errors(results, truth)
+        ranked = heapq.nlargest(self.worst, images, key=lambda image: image.errors)
+        step = max(1, len(images) // self.shown)
+        return DetectionMetrics(
+            classes=self.samples.classes,
+            images=len(images),
+            boxes=sum(int((~annotation.crowd).sum()) for annotation in truth),
+            **coco_figures(values),
+            per_class=per_class,
+            curves=curves,
+            threshold=threshold,
+            precision=precision,
+            recall=recall,
+            worst=tuple(image for image in ranked if image.errors),
+            shown=tuple(images[::step][: self.shown]),
+            network_ms=timing.network_ms,
+            postprocess_ms=timing.postprocess_ms,
+        )
 
 
 def _by_class(
@@ -237,8 +223,8 @@ def _by_class(
 ) -> tuple[tuple[ClassAP, ...], np.ndarray]:
     """Figures and curves of each class; the metric has only those that appear somewhere."""
     counts = torch.zeros(len(classes), dtype=torch.long)
-    for said in truth:
-        counts += said.labels[~said.crowd].bincount(minlength=len(classes))
+    for annotation in truth:
+        counts += annotation.labels[~annotation.crowd].bincount(minlength=len(classes))
     # [overlap, recall, class, area, most]: overlap 0.5 comes first, all areas, 100 boxes
     precision = values["precision"][:, :, :, 0, -1].numpy()
     curves = np.full((len(classes), precision.shape[1]), np.nan)
@@ -252,46 +238,48 @@ def _by_class(
     return tuple(ClassAP(*row) for row in rows), curves
 
 
-def matched(found: Detections, said: Annotation) -> tuple[Tensor, Tensor]:
+def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tensor]:
     """Give each found box, likeliest first, the box of its class that it overlaps most.
 
     Returns:
-        bool `[N]`: which found boxes are right (overlap at least 0.5, each box once); bool `[N]`:
-        which are neither right nor wrong, since they lie in a crowd.
+        bool `[N]`: which found boxes are correct (overlap at least 0.5, each box once); bool `[N]`:
+        which are neither correct nor wrong, since they lie in a crowd.
     """
-    right = torch.zeros(len(found.labels), dtype=torch.bool)
-    ignored = right.clone()
-    if not len(found.labels) or not len(said.labels):
-        return right, ignored
-    same = found.labels[:, None] == said.labels[None, :]
-    overlaps = box_iou(found.boxes.as_subclass(Tensor), said.boxes) * same
-    free = ~said.crowd
+    correct = torch.zeros(len(found.labels), dtype=torch.bool)
+    ignored = correct.clone()
+    if not len(found.labels) or not len(annotation.labels):
+        return correct, ignored
+    same = found.labels[:, None] == annotation.labels[None, :]
+    overlaps = box_iou(found.boxes.as_subclass(Tensor), annotation.boxes) * same
+    free = ~annotation.crowd
     # In a crowd a box is as far as it lies in the crowd, as COCO has it.
     corners = found.boxes.as_subclass(Tensor)
-    low = corners[:, None, :2].maximum(said.boxes[None, :, :2])
-    high = corners[:, None, 2:].minimum(said.boxes[None, :, 2:])
+    low = corners[:, None, :2].maximum(annotation.boxes[None, :, :2])
+    high = corners[:, None, 2:].minimum(annotation.boxes[None, :, 2:])
     own = (corners[:, 2:] - corners[:, :2]).prod(1)[:, None]
-    shares = (high - low).clamp(min=0).prod(2) / own.clamp(min=1e-9) * same * said.crowd
-    for row in range(len(right)):
+    shares = (high - low).clamp(min=0).prod(2) / own.clamp(min=1e-9) * same * annotation.crowd
+    for row in range(len(correct)):
         mine = overlaps[row] * free
         best = int(mine.argmax())
         if mine[best] >= OVERLAP:
-            right[row], free[best] = True, False
-        elif said.crowd.any() and shares[row].max() >= OVERLAP:
+            correct[row], free[best] = True, False
+        elif annotation.crowd.any() and shares[row].max() >= OVERLAP:
             ignored[row] = True
-    return right, ignored
+    return correct, ignored
 
 
 def _errors(
-    answers: Sequence[tuple[int, Detections, Annotation]],
+    results: Sequence[tuple[int, Detections]], truth: Sequence[Annotation]
 ) -> tuple[float, float, float, list[ImageResult]]:
     """The threshold of the best F1, precision and recall at it, and the images at it."""
-    evaluated = [(index, found, said, *matched(found, said)) for index, found, said in answers]
-    total = sum(int((~said.crowd).sum()) for *_, said in answers)
-    counted = [(found.scores[~out], right[~out]) for _, found, _, right, out in evaluated]
-    scores = torch.cat([score for score, _ in counted])
+    pairs = list(zip(results, truth, strict=True))
+    matches = [match_boxes(found, annotation) for (_, found), annotation in pairs]
+    total = sum(int((~annotation.crowd).sum()) for annotation in truth)
+    scores = torch.cat(
+        [found.scores[~out] for (_, found), (_, out) in zip(results, matches, strict=True)]
+    )
     order = scores.argsort(descending=True)
-    hits = torch.cat([right for _, right in counted])[order].cumsum(0).double()
+    hits = torch.cat([correct[~out] for correct, out in matches])[order].cumsum(0).double()
     number = torch.arange(1, len(order) + 1).double()
     if not len(order) or not total:
         threshold, precision, recall = 0.5, float("nan"), 0.0 if total else float("nan")
@@ -300,11 +288,11 @@ def _errors(
         threshold = float(scores[order[best]])
         precision, recall = float(hits[best] / number[best]), float(hits[best] / total)
     images = []
-    for index, found, said, right, ignored in evaluated:
-        shown = (found.scores >= threshold) & ~ignored
-        kept = Detections(found.boxes[shown], found.scores[shown], found.labels[shown])
-        missed = int((~said.crowd).sum()) - int(right[shown].sum())
-        images.append(ImageResult(index, kept, right[shown], missed))
+    for ((index, found), annotation), (correct, out) in zip(pairs, matches, strict=True):
+        shown = (found.scores >= threshold) & ~out
+        kept = Detections(*(part[shown] for part in found))
+        missed = int((~annotation.crowd).sum()) - int(correct[shown].sum())
+        images.append(ImageResult(index, kept, correct[shown], missed))
     return threshold, precision, recall, images
 
 

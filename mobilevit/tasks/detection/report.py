@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from mobilevit.models.config import ModelConfig
 from mobilevit.tasks import report_sections as parts
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.metrics import DetectionMetrics, ImageResult
-from mobilevit.tasks.training_result import DetectionResult
 from mobilevit.tasks.visualize import DrawnBox, draw_boxes
 from mobilevit.training.plots import VALIDATION, Curve, svg
 
@@ -32,7 +31,7 @@ FOUND, WRONG, TRUE = (59, 130, 246), (217, 119, 6), (34, 197, 94)
 
 def write_detection_report(
     path: Path,
-    result: DetectionResult,
+    result: Any,
     history: History,
     samples: BoxSamples,
     *,
@@ -64,7 +63,7 @@ def write_detection_report(
     parts.write_page(path, title=config.model, body=body)
 
 
-def _headline(result: DetectionResult, history: History, config: ModelConfig) -> str:
+def _headline(result: Any, history: History, config: ModelConfig) -> str:
     m, side = result.metrics, config.preprocessing.crop
     tiles = [
         (
@@ -94,9 +93,9 @@ def _headline(result: DetectionResult, history: History, config: ModelConfig) ->
         ),
         (
             "Time for an image",
-            f"{m.network_ms + m.after_ms:.1f} ms",
-            f"{m.network_ms:.1f} ms network, {m.after_ms:.1f} ms decoding and suppression, in "
-            "batches, on the machine that trained.",
+            f"{m.network_ms + m.postprocess_ms:.1f} ms",
+            f"{m.network_ms:.1f} ms network, {m.postprocess_ms:.1f} ms decoding and suppression, "
+            "in batches, on the machine that trained.",
         ),
         *parts.pace(history, config.metrics.get("epoch")),
     ]
@@ -179,7 +178,7 @@ def _some(m: DetectionMetrics, samples: BoxSamples) -> str:
         "<p>Not chosen for how well they went. Green dashes: what is there. Blue: found and right. "
         "Orange: found, and wrong.</p>"
     )
-    cards = "".join(_card(one, m, samples) for one in m.some)
+    cards = "".join(_card(one, m, samples) for one in m.shown)
     return _gallery("True and found boxes", about, cards)
 
 
@@ -201,8 +200,8 @@ def _gallery(title: str, about: str, cards: str) -> str:
 
 def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> str:
     """One image with true and found boxes."""
-    wrong = int((~one.right).sum())
-    counts = f"{int(one.right.sum())} right, {one.missed} missed, {wrong} wrong"
+    wrong = int((~one.correct).sum())
+    counts = f"{int(one.correct.sum())} right, {one.missed} missed, {wrong} wrong"
     try:
         image = open_image(samples.source(one.sample))
     except ImageError as error:
@@ -215,7 +214,7 @@ def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> str:
                 one.found.boxes.tolist(),
                 one.found.labels.tolist(),
                 one.found.scores.tolist(),
-                one.right.tolist(),
+                one.correct.tolist(),
                 strict=True,
             )
         ]

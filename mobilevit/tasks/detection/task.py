@@ -1,137 +1,53 @@
-"""Detection in training."""
+"""Detection: boxes with classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from mobilevit.data.decode import Decode
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.loader import BatchSource, EvaluationLoader
+from mobilevit.data.loader import BatchSource
 from mobilevit.data.options import DataOptions
 from mobilevit.data.validate import unreadable
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.models.registry import Network
-from mobilevit.models.ssdlite import SSDLite
-from mobilevit.tasks.base import Opened
-from mobilevit.tasks.detection.dataset import BoxSamples, some
+from mobilevit.models.ssdlite import RawDetections
+from mobilevit.tasks.base import InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.detection.dataset import BoxSamples, relabelled, some
 from mobilevit.tasks.detection.loss_and_postprocess import (
-    DetectionLoss,
-    DetectionLossOptions,
-    Targets,
-    detection_loss,
+    PRESETS,
+    Detections,
+    Detector,
+    SuppressedBoxes,
     detections,
 )
-from mobilevit.tasks.detection.metrics import (
-    as_answer,
-    as_truth,
-    average_precision,
-    coco_figures,
-    evaluate_detector,
-)
-from mobilevit.tasks.detection.open import box_splits
-from mobilevit.tasks.detection.transforms import (
-    BoxAugmentOptions,
-    BoxBatch,
-    BoxTransform,
-    DetectionEvaluationSet,
-    DetectionSet,
-)
-from mobilevit.tasks.training_result import DetectionResult
-from mobilevit.training.learner import FiniteMean, Learner
+from mobilevit.tasks.detection.open import box_evaluation, box_splits
+from mobilevit.tasks.detection.options import DetectionOptions
+from mobilevit.tasks.detection.transforms import BoxTransform, DetectionEvaluationSet, DetectionSet
 
 if TYPE_CHECKING:
-    from mobilevit.training.callbacks import History
+    from mobilevit.tasks.training_task import TrainingTask
 
 
-class DetectionLearner(Learner):
-    """SSD's loss; COCO's figures in validation."""
+class Detection(Task[BoxSamples, DetectionOptions]):
+    """Images with boxes: COCO, Pascal VOC or YOLO."""
 
-    best = "ap"
-
-    def __init__(self, val: BoxSamples, options: DetectionLossOptions) -> None:
-        """`val`: the samples to validate on, whose boxes are the truth."""
-        super().__init__()
-        self.val, self.options = val, options
-        self.train_classes = FiniteMean(nan_strategy="disable")
-        self.train_location = FiniteMean(nan_strategy="disable")
-        for metric in (self.train_classes, self.train_location):
-            metric.persistent(True)
-        self.precision = average_precision()
-
-    def _loss(self, model: Network, images: Tensor, boxes: BoxBatch) -> tuple[Tensor, Any]:
-        assert isinstance(model, SSDLite)
-        raw = model(images)
-        anchors = model.anchors(*images.shape[-2:]).to(images.device)
-        parts = detection_loss(raw, Targets(*boxes), anchors, self.options)
-        return parts.classes + self.options.location_weight * parts.location, (raw, anchors, parts)
-
-    def training_loss(self, model: Network, batch: tuple[Tensor, BoxBatch]) -> Tensor:
-        """Cross-entropy and smooth L1, each for one box on average."""
-        images, boxes = batch
-        loss, (_, _, parts) = self._loss(model, images, boxes)
-        self.train_loss.update(loss.detach(), len(images))
-        detached: DetectionLoss = parts
-        self.train_classes.update(detached.classes.detach(), len(images))
-        self.train_location.update(detached.location.detach(), len(images))
-        return loss
-
-    def validate(self, model: Network, batch: tuple[Tensor, BoxBatch, Tensor, Tensor]) -> None:
-        """Compare what is found with the images' boxes."""
-        images, boxes, indices, sizes = batch
-        loss, (raw, anchors, _) = self._loss(model, images, boxes)
-        self.val_loss.update(loss, len(images))
-        found = detections(raw, anchors, [(int(h), int(w)) for h, w in sizes])
-        truth = [as_truth(self.val.annotation(index)) for index in indices.tolist()]
-        self.precision.update([as_answer(one) for one in found], truth)
-
-    def figures(self, stage: str) -> dict[str, float]:
-        """The loss; of training its parts, of validation COCO's numbers."""
-        if stage == "train":
-            parts = {"loss": self.train_loss, "classes": self.train_classes}
-            parts["location"] = self.train_location
-            return {f"train_{name}": float(metric.compute()) for name, metric in parts.items()}
-        figures = coco_figures(self.precision.compute())
-        named = {"loss": float(self.val_loss.compute()), **figures}
-        return {f"val_{name}": value for name, value in named.items()}
-
-    def line(self, figures: Mapping[str, float]) -> str:
-        """Loss of both, AP of validation."""
-        return (
-            f"train loss {figures['train_loss']:.4f}  val loss {figures['val_loss']:.4f}, "
-            f"AP {figures['val_ap']:.3f}, AP50 {figures['val_ap50']:.3f}"
-        )
-
-    def reset(self, stage: str) -> None:
-        """Start counting anew."""
-        super().reset(stage)
-        if stage == "train":
-            self.train_classes.reset()
-            self.train_location.reset()
-        else:
-            self.precision.reset()
-
-
-class DetectionJob:
-    """Train a detector on images with boxes: COCO, Pascal VOC or YOLO."""
-
+    name = "detection"
+    metric_key, metric_name = "ap", "AP"
     default_model = "ssdlite_mobilevit_xs"
-    lr_new, lr_given = 0.001, 0.001
+    lr_scratch, lr_finetune = 0.001, 0.001
     batch_size = 16
-    eval_batch_size: int | None = None
-    head_lr = 1.0
+    data_options = frozenset({"format", "split", "check"})
+    inference_options = ("score", "postprocessing")
+    options = DetectionOptions
 
-    def __init__(self, boxes: BoxAugmentOptions, detection: DetectionLossOptions) -> None:
-        """See `train`."""
-        self.boxes, self.detection = boxes, detection
-
-    def open(self, data: DataOptions, *, seed: int, console: Console) -> Opened[BoxSamples]:
-        """Find the images and their boxes, and look at the images' files."""
+    def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[BoxSamples]:
+        """Find the samples to train and validate on, and check their files."""
         found = box_splits(
             data.root,
             format=data.format,
@@ -140,68 +56,130 @@ class DetectionJob:
             on_bad=data.on_bad,
         )
         console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-        train, val = found.train, found.val
-        if data.check or data.on_bad == "skip":
-            train, val = (readable_boxes(part, on_bad=data.on_bad) for part in (train, val))
-        return Opened(train, val, train.classes, train.category_ids, len(train))
+        train, val = (self._checked(part, data) for part in (found.train, found.val))
+        return Splits(train, val, train.category_ids)
 
-    def training_set(
-        self, samples: BoxSamples, rule: Preprocessing, *, seed: int, decode: Decode
-    ) -> BatchSource:
-        """Augmented batches."""
-        return DetectionSet(samples, BoxTransform(self.boxes, rule), seed=seed, decode=decode)
+    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
+        """The samples to evaluate on: those held out, else all."""
+        found = box_evaluation(data.root, format=data.format, split=data.split, on_bad=data.on_bad)
+        return self._checked(relabelled(found, classes), data)
 
-    def evaluation_set(self, samples: BoxSamples, rule: Preprocessing) -> BatchSource:
-        """Batches as the network is evaluated on them."""
-        return DetectionEvaluationSet(samples, rule)
+    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
+        """The samples that training takes."""
+        return box_splits(
+            data.root, format=data.format, val_fraction=data.val_fraction, on_bad=data.on_bad
+        ).train
 
-    def chosen(self, samples: BoxSamples, indices: list[int]) -> BoxSamples:
-        """Some of the samples."""
+    def _checked(self, samples: BoxSamples, data: DataOptions) -> BoxSamples:
+        """See that every image can be read, or leave out those that cannot.
+
+        Raises:
+            DataError: images cannot be read, and are not to be skipped; or none is left.
+        """
+        if not data.check and data.on_bad == "error":
+            return samples
+        paths = [samples.source(index) for index in range(len(samples))]
+        bad = unreadable(paths, quick=data.on_bad == "error")
+        if not bad:
+            return samples
+        if data.on_bad == "error":
+            listing = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
+            raise DataError(
+                f"{len(bad)} of {len(paths)} images cannot be read; fix or remove them, or leave "
+                f"them out by --data.on_bad skip:\n{listing}"
+            )
+        readable = [index for index, path in enumerate(paths) if path not in bad]
+        if not readable:
+            raise DataError(f"{samples.root}: not one of its {len(paths)} images can be read")
+        return some(samples, readable)
+
+    def subset(self, samples: BoxSamples, indices: Sequence[int]) -> BoxSamples:
+        """The samples at `indices`."""
         return some(samples, indices)
 
-    def learner(
-        self, val: BoxSamples, config: ModelConfig, *, sizes: Sequence[int], console: Console
-    ) -> Learner:
-        """The loss and the figures."""
-        return DetectionLearner(val, self.detection)
-
-    def finish(
+    def training_dataset(
         self,
-        run: Path,
-        network: Any,
+        samples: BoxSamples,
+        preprocessing: Preprocessing,
+        options: DetectionOptions,
         *,
-        val: tuple[BoxSamples, EvaluationLoader],
-        train: tuple[BoxSamples, EvaluationLoader],
-        device: torch.device,
-        history: History,
-    ) -> DetectionResult:
-        """Evaluate the best weights, and write the report."""
+        seed: int,
+        decode: Decode,
+    ) -> BatchSource:
+        """Augmented batches."""
+        transform = BoxTransform(options.boxes, preprocessing)
+        return DetectionSet(samples, transform, seed=seed, decode=decode)
+
+    def evaluation_dataset(self, samples: BoxSamples, preprocessing: Preprocessing) -> BatchSource:
+        """Batches for evaluation."""
+        return DetectionEvaluationSet(samples, preprocessing)
+
+    def training_task(
+        self,
+        options: DetectionOptions,
+        val: BoxSamples,
+        config: ModelConfig,
+        *,
+        sizes: Sequence[int],
+        console: Console,
+    ) -> TrainingTask:
+        """The loss and the figures of a run."""
+        from mobilevit.tasks.detection.training import DetectionTraining
+
+        return DetectionTraining(val, options.detection)
+
+    def postprocess(
+        self,
+        model: Detector,
+        outputs: RawDetections | SuppressedBoxes,
+        *,
+        input_size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
+        options: InferenceOptions,
+    ) -> list[Detections]:
+        """Boxes in pixels of the images."""
+        preset = PRESETS[options.postprocessing]
+        if options.score is not None:
+            preset = replace(preset, score=options.score)
+        anchors = model.anchors(*input_size).to(outputs[0].device)
+        return detections(outputs, anchors, list(sizes), preset)
+
+    def refused_by_files(self, options: InferenceOptions) -> str | None:
+        """A file with non-maximum suppression inside has the preset `later`."""
+        lowest = PRESETS["later"].score
+        if options.postprocessing != "later":
+            return (
+                "the file has the postprocessing later inside, not "
+                f"{options.postprocessing}: export it with raw to choose"
+            )
+        if options.score is not None and options.score < lowest:
+            return (
+                f"score is {options.score:g}, but the file returns boxes from {lowest:g} on: export "
+                "it with raw for others"
+            )
+        return None
+
+    def metric(
+        self, samples: BoxSamples, *, device: torch.device | str = "cpu", options: InferenceOptions
+    ) -> Metric[Any]:
+        """COCO's average precision, and the errors behind it."""
+        from mobilevit.tasks.detection.metrics import DetectionMetric
+
+        return DetectionMetric(samples)
+
+    def write_report(
+        self,
+        path: Path,
+        result: Any,
+        history: Any,
+        samples: BoxSamples,
+        *,
+        config: ModelConfig,
+    ) -> None:
+        """Write the report of a run."""
         from mobilevit.tasks.detection.report import write_detection_report
 
-        metrics = evaluate_detector(network, val[1], val[0], device=device)
-        on_train = evaluate_detector(network, train[1], train[0], device=device)
-        result = DetectionResult(folder=run, metrics=metrics, train_metrics=on_train)
-        write_detection_report(run / "report.html", result, history, val[0], config=network.config)
-        return result
+        write_detection_report(path, result, history, samples, config=config)
 
 
-def readable_boxes(samples: BoxSamples, *, on_bad: str) -> BoxSamples:
-    """See that every image can be read, or leave out those that cannot.
-
-    Raises:
-        DataError: images cannot be read, and are not to be skipped; or none is left.
-    """
-    paths = [samples.source(index) for index in range(len(samples))]
-    bad = unreadable(paths, quick=on_bad == "error")
-    if not bad:
-        return samples
-    if on_bad == "error":
-        listing = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
-        raise DataError(
-            f"{len(bad)} of {len(paths)} images cannot be read; mend or remove them, or leave "
-            f"them out by --data.on_bad skip:\n{listing}"
-        )
-    kept = [index for index, path in enumerate(paths) if path not in bad]
-    if not kept:
-        raise DataError(f"{samples.root}: not one of its {len(paths)} images can be read")
-    return some(samples, kept)
+TASK = Detection()

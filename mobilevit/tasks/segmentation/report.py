@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.models.config import ModelConfig
 from mobilevit.tasks import report_sections as parts
 from mobilevit.tasks.segmentation.dataset import MaskSamples, voc_palette
 from mobilevit.tasks.segmentation.metrics import SegmentationMetrics, SegmentedImage
-from mobilevit.tasks.training_result import SegmentationResult
 from mobilevit.tasks.visualize import draw_mask
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ FREQUENT = 20
 
 def write_segmentation_report(
     path: Path,
-    result: SegmentationResult,
+    result: Any,
     history: History,
     samples: MaskSamples,
     *,
@@ -52,7 +51,7 @@ def write_segmentation_report(
         parts.training_section(history, best, figures=figures, about=about),
         _classes(metrics),
         _frequent(metrics),
-        _gallery("What it sees", _SOME, metrics.some, samples),
+        _gallery("What it sees", _SOME, metrics.shown, samples),
         _gallery("Worst images", _WORST, metrics.worst, samples),
     )
     parts.write_page(path, title=config.model, body=body)
@@ -65,7 +64,7 @@ _WORST = (
 )
 
 
-def _headline(result: SegmentationResult, history: History, config: ModelConfig) -> str:
+def _headline(result: Any, history: History, config: ModelConfig) -> str:
     m = result.metrics
     tiles = [
         (
@@ -88,14 +87,14 @@ def _headline(result: SegmentationResult, history: History, config: ModelConfig)
         ),
         (
             "Training images",
-            parts.percent(result.train_miou),
+            parts.percent(result.train_metrics.miou),
             "mean IoU of the same weights on (a sample of) the images they learned from. What "
             "it is more than on validation images is learned by heart.",
         ),
         (
             "Time for an image",
-            f"{m.network_ms + m.after_ms:.0f} ms",
-            f"{m.network_ms:.0f} ms network, {m.after_ms:.0f} ms to bring its answer to the "
+            f"{m.network_ms + m.postprocess_ms:.0f} ms",
+            f"{m.network_ms:.0f} ms network, {m.postprocess_ms:.0f} ms to bring its answer to the "
             "image's size, on the machine that trained.",
         ),
         *parts.pace(history, config.metrics.get("epoch")),

@@ -19,9 +19,11 @@ from rich.table import Table
 
 from mobilevit.data.images import ImageError
 from mobilevit.data.sources import Prepared
+from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.results import Answers
 from mobilevit.tasks.segmentation.dataset import voc_palette
-from mobilevit.tasks.segmentation.metrics import AT_ONCE, Segmenting, segmented
+from mobilevit.tasks.segmentation.loss_and_postprocess import MAX_BATCH, SegmentationModel
+from mobilevit.tasks.segmentation.task import TASK
 from mobilevit.utils.tables import render
 
 
@@ -144,7 +146,10 @@ class MaskPredictions(Answers[MaskPrediction]):
 
 
 def masked(
-    model: Segmenting, batch: list[Prepared | str], names: Sequence[str], device: torch.device
+    model: SegmentationModel,
+    batch: list[Prepared | str],
+    names: Sequence[str],
+    device: torch.device,
 ) -> list[MaskPrediction]:
     """Predictions for a batch of images, with the failed ones where they stood."""
     found: dict[int, PackedMask] = {}
@@ -154,10 +159,17 @@ def masked(
             shapes.setdefault(item.tensor.shape, []).append(place)
     for places in shapes.values():
         ready = [item for place in places if not isinstance(item := batch[place], str)]
-        for first in range(0, len(ready), AT_ONCE):
-            some = ready[first : first + AT_ONCE]
+        for first in range(0, len(ready), MAX_BATCH):
+            some = ready[first : first + MAX_BATCH]
             images = torch.stack([item.tensor for item in some]).to(device)
-            masks = segmented(model, images, [item.size for item in some])
+            height, width = images.shape[-2:]
+            masks = TASK.postprocess(
+                model,
+                model(images),
+                input_size=(height, width),
+                sizes=[item.size for item in some],
+                options=InferenceOptions(),
+            )
             for place, mask in zip(places[first:], masks, strict=False):
                 found[place] = PackedMask.of(mask.cpu().numpy())
     return [

@@ -1,4 +1,4 @@
-"""What tasks have in common while they train: a loss, figures, and how they are told."""
+"""`TrainingTask`: a task's loss, and its figures over an epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from mobilevit.models.registry import Network
 
 
 class FiniteMean(MeanMetric):
-    """A mean over those values that are numbers: of steps that are not skipped for want of one."""
+    """A mean over finite values: steps without a finite loss are skipped, and not counted."""
+
+    def __init__(self) -> None:
+        """Start counting; part of checkpoints, so that an interrupted epoch's figures are whole."""
+        super().__init__(nan_strategy="disable")
+        self.persistent(True)
 
     def update(self, value: float | Tensor, weight: float | Tensor | None = None) -> None:
         """Count a value with a weight (by default 1), if it is finite."""
@@ -23,35 +28,30 @@ class FiniteMean(MeanMetric):
         super().update(value.where(finite, 0.0), finite * (1.0 if weight is None else weight))
 
 
-class Learner(nn.Module, ABC):
+class TrainingTask(nn.Module, ABC):
     """One task's loss and figures; `figures` counts from one `reset` to the next."""
-
-    best: str
-    """The figure of validation by which weights are chosen: the larger, the better."""
 
     def __init__(self) -> None:
         """Start counting."""
         super().__init__()
-        self.train_loss = FiniteMean(nan_strategy="disable")
-        # Of validation a loss that is no number must show in the mean, not be left out of it.
+        self.train_loss = FiniteMean()
+        # In validation a loss that is not finite must show in the mean.
         self.val_loss = MeanMetric(nan_strategy="disable")
-        # In checkpoints, so that the figures of an epoch that was interrupted are of all of it.
-        self.train_loss.persistent(True)
 
     @abstractmethod
     def training_loss(self, model: Network, batch: Any) -> Tensor:
-        """The loss of a batch of training, counted for `figures("train")`."""
+        """The loss of a training batch, counted for `figures("train")`."""
 
     @abstractmethod
     def validate(self, model: Network, batch: Any) -> None:
-        """Count a batch of validation for `figures("val")`; every sample once."""
+        """Count a validation batch for `figures("val")`."""
 
     @abstractmethod
     def figures(self, stage: str) -> dict[str, float]:
         """Loss and figures of the epoch so far, `train_loss`, ...; `stage` is `train` or `val`."""
 
     @abstractmethod
-    def line(self, figures: Mapping[str, float]) -> str:
+    def summary(self, figures: Mapping[str, float]) -> str:
         """The figures of an epoch in one line."""
 
     def reset(self, stage: str) -> None:

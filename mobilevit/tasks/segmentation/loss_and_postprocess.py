@@ -1,0 +1,88 @@
+"""Segmentation: what a network learns from, and what its outputs mean."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobilevit.models.config import ModelConfig
+from mobilevit.models.segmentation import SegmentationLogits
+
+MAX_BATCH = 2
+"""Images in a batch of evaluating: masks and logits are as large as photos are."""
+AUX_WEIGHT = 0.4
+"""Of the auxiliary head's loss beside the other's, as in the authors' later code."""
+CLASSES_AT_ONCE = 8
+"""So many classes' logits are stretched to an image's size at a time."""
+
+
+def segmentation_loss(output: Tensor | SegmentationLogits, masks: Tensor, *, ignore: int) -> Tensor:
+    """Cross-entropy, the mean over all pixels that have a class; 0 where none has.
+
+    Args:
+        output: logits `[B, K, H, W]`, or with those of an auxiliary head, which count `AUX_WEIGHT`.
+        masks: classes `[B, H, W]`.
+        ignore: the value in `masks` of pixels without a class.
+    """
+    if isinstance(output, SegmentationLogits):
+        main, aux = (segmentation_loss(one, masks, ignore=ignore) for one in output)
+        return main + AUX_WEIGHT * aux
+    total = F.cross_entropy(output.float(), masks, ignore_index=ignore, reduction="sum")
+    return total / (masks != ignore).sum().clamp(min=1)
+
+
+class SegmentationModel(Protocol):
+    """A network for segmentation, or an exported file in its place."""
+
+    @property
+    def config(self) -> ModelConfig | None:
+        """None for a network that `create_model` did not make."""
+
+    align_corners: bool
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Prepared images `[B, 3, h, w]` -> logits `[B, K, h, w]`, or classes `[B, h, w]`."""
+
+
+def stretch_mode(model: SegmentationModel) -> bool | None:
+    """How a network's output gets an image's size: `align_corners` of `full_size`."""
+    squashed = model.config is not None and model.config.preprocessing.resize_mode == "stretch"
+    return None if squashed else model.align_corners
+
+
+def full_size(output: Tensor, height: int, width: int, *, align_corners: bool | None) -> Tensor:
+    """The likeliest class of each pixel of an image, uint8 (or int16 where there are many).
+
+    Logits are stretched, then compared, a few classes at a time: a photo of 12 megapixels would
+    need gigabytes for the logits of all.
+
+    Args:
+        output: logits `[K, h, w]`; or classes `[h, w]`, uint8 or int32, of which the nearest count.
+        height: of the image.
+        width: of the image.
+        align_corners: of the bilinear stretching; None takes the nearest logits, as the authors'
+            code of 2021 did.
+    """
+    if output.ndim == 2:
+        classes = output[None, None].float()
+        if output.shape != (height, width):
+            classes = F.interpolate(classes, (height, width), mode="nearest")
+        return classes[0, 0].to(torch.uint8 if output.dtype == torch.uint8 else torch.int16)
+    best = best_class = None
+    for first in range(0, len(output), CLASSES_AT_ONCE):
+        some = output[None, first : first + CLASSES_AT_ONCE].float()
+        if some.shape[-2:] != (height, width):
+            mode = "nearest" if align_corners is None else "bilinear"
+            some = F.interpolate(some, (height, width), mode=mode, align_corners=align_corners)
+        value, place = some[0].max(dim=0)
+        if best is None or best_class is None:
+            best, best_class = value, place
+        else:
+            higher = value > best
+            best = torch.where(higher, value, best)
+            best_class = torch.where(higher, place + first, best_class)
+    assert best_class is not None
+    return best_class.to(torch.uint8 if len(output) <= 256 else torch.int16)

@@ -1,0 +1,77 @@
+"""Segmentation in training: cross-entropy over pixels, mean IoU in validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobilevit.models.registry import Network
+from mobilevit.models.segmentation import Segmenter
+from mobilevit.tasks.segmentation.dataset import MaskSamples
+from mobilevit.tasks.segmentation.loss_and_postprocess import (
+    full_size,
+    segmentation_loss,
+    stretch_mode,
+)
+from mobilevit.tasks.segmentation.metrics import confusion_of, mean_iou
+from mobilevit.tasks.segmentation.transforms import by_shape
+from mobilevit.tasks.training_task import TrainingTask
+
+
+class SegmentationTraining(TrainingTask):
+    """Cross-entropy over pixels; mean intersection over union in validation."""
+
+    def __init__(self, val: MaskSamples) -> None:
+        """`val`: the samples to validate on."""
+        super().__init__()
+        self.ignore = val.ignore
+        self.confusion = confusion_of(len(val.classes), val.ignore)
+
+    def training_loss(self, model: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The mean over pixels that have a class, with the auxiliary head's if there is one."""
+        images, masks = batch
+        loss = segmentation_loss(model(images), masks, ignore=self.ignore)
+        self.train_loss.update(loss.detach(), len(images))
+        return loss
+
+    def validate(self, model: Network, batch: list[tuple[Tensor, Tensor, int]]) -> None:
+        """Compare images at their own size; the loss is that at the network's."""
+        assert isinstance(model, Segmenter)
+        align = stretch_mode(model)
+        for images, masks, _ in by_shape(batch):
+            logits = model(images)
+            small = torch.stack(
+                [F.interpolate(m[None, None].float(), images.shape[-2:])[0, 0] for m in masks]
+            ).long()
+            loss = segmentation_loss(logits, small, ignore=self.ignore)
+            self.val_loss.update(loss, len(images))
+            for one, mask in zip(logits, masks, strict=True):
+                seen = full_size(one, *mask.shape, align_corners=align)
+                self.confusion.update(seen.long(), mask.long())
+
+    def figures(self, stage: str) -> dict[str, float]:
+        """The loss; of validation mean IoU and the share of right pixels."""
+        if stage == "train":
+            return {"train_loss": float(self.train_loss.compute())}
+        counts = self.confusion.compute()
+        return {
+            "val_loss": float(self.val_loss.compute()),
+            "val_miou": mean_iou(counts),
+            "val_pixel_accuracy": float(counts.diag().sum() / counts.sum().clamp(min=1)),
+        }
+
+    def summary(self, figures: Mapping[str, float]) -> str:
+        """Loss of both, figures of validation."""
+        return (
+            f"train loss {figures['train_loss']:.4f}  val loss {figures['val_loss']:.4f}, "
+            f"mIoU {figures['val_miou']:.3f}, pixels {figures['val_pixel_accuracy']:.2%}"
+        )
+
+    def reset(self, stage: str) -> None:
+        """Start counting anew."""
+        super().reset(stage)
+        if stage == "val":
+            self.confusion.reset()
