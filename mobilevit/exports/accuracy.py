@@ -43,6 +43,7 @@ COMPARED = 32
 BATCH = 16
 """Images at a time in evaluation; fewer in segmentation."""
 
+
 class Evaluator:
     """A network, and the labelled images that it and files made from it are evaluated on."""
 

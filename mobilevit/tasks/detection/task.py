@@ -154,8 +154,8 @@ class Detection(Task[BoxSamples, DetectionOptions]):
             )
         if options.score is not None and options.score < lowest:
             return (
-                f"score is {options.score:g}, but the file returns boxes from {lowest:g} on: export "
-                "it with raw for others"
+                f"score is {options.score:g}, but the file returns boxes from {lowest:g} on: "
+                "export it with raw for others"
             )
         return None
 
