@@ -1,21 +1,35 @@
-# Two commands for a fresh machine with Python 3.11 or later; each makes its own environment.
-#   make demo   trains, evaluates and uses a small model (two to three minutes)
-#   make test   runs the checks and the tests
+# For a fresh machine with Python 3.11 or later; each command makes the environment it needs.
+#   make demo        trains, evaluates and uses a small model (two to three minutes)
+#   make test        all checks and all tests (a quarter of an hour on two cores)
+#   make test-fast   the checks, and the tests that take no training, export or browser (two minutes)
+#   make docs        the documentation as pages, with the API reference, in site/
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One compute thread to a process: tests run side by side, and threads that wait would spin.
+# One compute thread per process: tests run side by side, and threads that wait would spin.
 export OMP_NUM_THREADS ?= 1
+# A module's tests stay in one process, so that what its fixtures train or export is made once.
+PYTEST := $(BIN)/pytest -n auto --dist loadscope
 
-.PHONY: demo test lint format benchmark clean
+.PHONY: demo test test-fast coverage docs lint format benchmark clean
 
 demo: $(VENV)/demo.stamp
 	rm -rf demo
 	$(BIN)/mobilevit demo --out demo
 
 test: lint
-	$(BIN)/pytest -n auto --cov --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+	$(PYTEST) $(PYTEST_OPTIONS)
+
+test-fast: lint
+	$(PYTEST) -m 'not slow and not browser and not export' $(PYTEST_OPTIONS)
+
+coverage: $(VENV)/dev.stamp
+	$(PYTEST) --cov --cov-report=term:skip-covered $(PYTEST_OPTIONS)
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
@@ -32,7 +46,7 @@ benchmark: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(VENV)/demo.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,4 +56,9 @@ $(VENV)/demo.stamp: pyproject.toml
 $(VENV)/dev.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+$(VENV)/docs.stamp: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[docs]'
 	touch $@

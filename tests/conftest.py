@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Fixtures of several packages' tests, and the markers that follow from a test's place."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from typing import Any
 import pytest
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-"""What Chromium is called where Playwright has none of its own."""
+"""Commands of Chromium, where Playwright has brought none."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that start Chromium as `browser`, and all tests of exports as `export`."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+        if item.path.is_relative_to(Path(__file__).parent / "exports"):
+            item.add_marker(pytest.mark.export)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference outputs: MOBILEVIT_SHARED, or `shared` beside the checkout."""
-    beside = Path(__file__).resolve().parents[2] / "shared"
-    folder = Path(os.environ.get("MOBILEVIT_SHARED", beside))
+    """The folder of reference outputs: MOBILEVIT_SHARED, or `shared` next to the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("MOBILEVIT_SHARED", default))
     if not folder.is_dir():
-        pytest.skip(f"{folder} is absent; MOBILEVIT_SHARED says where the references are")
+        pytest.skip(f"there are no references in {folder}; set MOBILEVIT_SHARED to their folder")
     return folder
 
 
-@pytest.fixture(scope="module")  # its event loop would be in the way of other modules' own
+@pytest.fixture(scope="module")  # its event loop disturbs those of other modules
 def chromium() -> Iterator[Callable[..., Any]]:
-    """Start a headless Chromium with given flags: `chromium("--flag")`; each is started once."""
+    """`chromium("--flag")`: a headless Chromium with these flags, started once per module."""
     playwright = pytest.importorskip("playwright.sync_api")
     with ExitStack() as stack:
         driver = stack.enter_context(playwright.sync_playwright())
