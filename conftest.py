@@ -1,4 +1,4 @@
-"""What examples in docstrings (`>>>`) find around them: a folder with images, and the usual names."""
+"""Files and names that examples in docstrings (`>>>`) may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def example_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`photo.jpg`; `photos/`, a folder of class folders; `flowers/`, a model folder of two classes."""
+    """`photo.jpg`; `photos/`, images in class folders; `flowers/`, a model folder of two classes."""
     import numpy as np
     import torch
     from PIL import Image
@@ -38,7 +38,7 @@ def example_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _example_names(request: pytest.FixtureRequest) -> None:
-    """Run a docstring's examples in a copy of those files, with `torch`, `Image` and so on at hand."""
+    """Run a docstring's examples in a copy of those files, with the usual names defined."""
     if not isinstance(request.node, pytest.DoctestItem):
         return
     import shutil

@@ -1,4 +1,4 @@
-"""What the site needs beside its pages: files of other folders, and examples in docstrings as code."""
+"""Adds files of other folders to the site, and shows examples in docstrings as code."""
 
 from __future__ import annotations
 
