@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def example_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`photo.jpg`; `photos/`, images in class folders; `flowers/`, a model folder of two classes."""
+    """`photo.jpg`; `photos/`, class folders; `flowers/`, a model folder of two classes."""
     import numpy as np
     import torch
     from PIL import Image
