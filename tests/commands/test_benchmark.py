@@ -67,7 +67,7 @@ def test_rows_have_times_memory_and_agreement(report: tuple[Benchmark, Path]) ->
         assert row.opening_memory_bytes and row.opening_memory_bytes > row.file_bytes / 4  # type: ignore[operator]
         assert row.file_bytes and row.file_bytes > 3e6
         assert row.agreement is not None and row.agreement.good and row.agreement.same == 1
-        assert row.agreement.difference is not None and row.agreement.difference < 1e-4
+        assert row.agreement.difference is not None and row.agreement.difference < 1e-3
         assert row.accuracy is not None and row.accuracy.value == 0.8
     raw, whole = result.rows
     assert raw.ratio == raw.cpu_ratio == 1 and raw.version == f"torch {torch.__version__}"
@@ -102,7 +102,7 @@ def test_a_network_of_others(tmp_path: Path) -> None:
     assert row.nodes and row.file_bytes and row.writing_s and row.placement is None
     assert row.source.startswith("new weights, timm ")
     assert row.agreement is not None and row.agreement.good
-    assert row.agreement.difference is None and row.agreement.deviation < 1e-4  # type: ignore[operator]
+    assert row.agreement.difference is None and row.agreement.deviation < 1e-3  # type: ignore[operator]
     assert "answers mean nothing: timm:mobilenetv2_035" in str(result)
 
 

@@ -24,6 +24,7 @@ from mobilevit.exports.spec import ExportError, ExportSpec, Quantization, file_p
 from mobilevit.exports.verify import verify
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import TransformerLayer
+from tests.numerics import assert_close, assert_probabilities_close
 
 pytest.importorskip("executorch")
 
@@ -65,7 +66,7 @@ def test_photo_in_probabilities_out(
     assert run.runtime.startswith("executorch ") and run.runtime.endswith(" (XNNPACK)")
     expected = [item.probabilities for item in mobilevit.predict(model, *photos)]
     found = [run(row[None])[0][0] for row in pixels(model, photos)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert_probabilities_close(found, expected)
     assert np.abs(found[0] - found[1]).max() > 0.01  # the photos are told apart
     assert capfd.readouterr().err == ""  # the runtime's own talk is kept off the screen
 
@@ -105,7 +106,7 @@ def test_files_on_different_threads_take_turns(
     image = pixels(model, photos[:1])
     answers = [run(image)[0] for _ in range(2) for run in runs]
     for answer in answers[1:]:
-        np.testing.assert_allclose(answer, answers[0], rtol=0, atol=1e-6)
+        assert_probabilities_close(answer, answers[0])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_rows_of_a_batch_keep_their_order(network: Any, tmp_path: Path) -> None:
         expected = fuse(model)(x).numpy()
     for count in (3, 1, 8):
         (found,) = run(x[:count].numpy())
-        np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-4)
+        assert_close(found, expected[:count])
     with pytest.raises(ExportError, match=r"takes float32 \[1 to 8, 3, 64, 64\]"):
         run(np.zeros((9, 3, 64, 64), np.float32))
 
@@ -146,7 +147,7 @@ def test_any_size(network: Any, tmp_path: Path) -> None:
         x = torch.rand(1, 3, *size)
         with torch.inference_mode():
             expected = fused(x).numpy()
-        np.testing.assert_allclose(run(x.numpy())[0], expected, rtol=1e-5, atol=1e-4)
+        assert_close(run(x.numpy())[0], expected)
     with pytest.raises(ExportError, match="1 to 512"):
         run(np.zeros((1, 3, 64, 513), np.float32))
 
@@ -159,7 +160,7 @@ def test_boxes_are_those_of_pytorch(
     written = EXECUTORCH.write(model, ExportSpec(), tmp_path / "ants.pte")
     assert [line.split(":")[0] for line in written.outputs] == ["boxes", "scores", "labels"]
     verification = verify(open_exported(written.path), model, photos, name="ants")
-    assert verification.difference < 1e-4 and verification.agreement == 1
+    assert verification.difference < 1e-3 and verification.agreement == 1
 
 
 def test_half_precision_segments(network: Any, tmp_path: Path, photos: list[Image.Image]) -> None:

@@ -26,6 +26,7 @@ from mobilevit.models.fuse import fuse
 from mobilevit.tasks.detection.export import compare
 from mobilevit.tasks.detection.loss_and_postprocess import detect
 from mobilevit.tasks.export import suppress
+from tests.numerics import assert_close, assert_probabilities_close
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -60,7 +61,7 @@ def test_photo_in_probabilities_out(
     assert written.outputs == ("probabilities: float32 [1, 5]",)
     expected = [item.probabilities for item in mobilevit.predict(model, *photos)]
     found = [run(path, image=row[None])[0][0] for row in pixels(model, photos)]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert_probabilities_close(found, expected)
     assert np.abs(found[0] - found[1]).max() > 0.01  # the photos are told apart
 
 
@@ -99,7 +100,7 @@ def test_rows_of_a_batch_keep_their_order(
     assert np.abs(expected[0] - expected[2]).max() > 1e-3  # another order would show
     for count in (3, 1):
         (found,) = run(path, image=images[:count])
-        np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-4)
+        assert_probabilities_close(found, expected[:count])
 
 
 @pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
@@ -113,7 +114,7 @@ def test_any_size(network: Any, name: str, tmp_path: Path) -> None:
         x = torch.rand(1, 3, *size)
         with torch.inference_mode():
             expected = fused(x).numpy()
-        np.testing.assert_allclose(run(path, tensor=x.numpy())[0], expected, rtol=0, atol=1e-4)
+        assert_close(run(path, tensor=x.numpy())[0], expected)
 
 
 def test_boxes_are_those_of_pytorch(
@@ -130,8 +131,8 @@ def test_boxes_are_those_of_pytorch(
     for truth, boxes, scores, labels in zip(expected, *found, strict=True):
         count = len(truth.scores)
         assert count > 10 and (labels[:count] >= 0).all() and (labels[count:] == -1).all()
-        np.testing.assert_allclose(scores[:count], truth.scores, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(boxes[:count], truth.boxes, rtol=0, atol=1e-4)
+        assert_probabilities_close(scores[:count], truth.scores)
+        assert_close(boxes[:count], truth.boxes, tolerance=1e-3)
         assert labels[:count].tolist() == truth.labels.tolist()
         assert not scores[count:].any() and not boxes[count:].any()
 
@@ -190,7 +191,7 @@ def test_command(network: Any, tmp_path: Path) -> None:
     out = tmp_path / "new" / "ants.onnx"
     exported = export(str(folder), out=str(out), raw=True, preprocessing={"mean": (0.1, 0.1, 0.1)})
     assert exported.exit_code == 0 and exported.size == out.stat().st_size
-    assert exported.verification.images == 2 and exported.verification.difference < 1e-4
+    assert exported.verification.images == 2 and exported.verification.difference < 1e-3
     text = str(exported)
     assert "tensor: float32 [1, 3, 64, 64]" in text and "bound 0.001" in text
 
