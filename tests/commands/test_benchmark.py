@@ -26,9 +26,12 @@ from mobilevit.exports.backends.registry import BACKENDS
 from mobilevit.exports.spec import ExportSpec
 
 # torch's exporter and onnxscript use what their own dependencies deprecate.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.export,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

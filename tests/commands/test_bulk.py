@@ -33,10 +33,15 @@ pa = pytest.importorskip("pyarrow")
 
 # What Ray and Ray Data use is deprecated by others and by themselves, and they leave sockets and
 # logs to the interpreter to close.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)  # fmt: skip
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning",
+        "ignore::FutureWarning",
+        "ignore::ResourceWarning",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

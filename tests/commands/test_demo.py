@@ -5,6 +5,8 @@ import pytest
 from mobilevit.commands.demo import demo
 from mobilevit.training.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_whole_path_runs_and_says_where_to_look(tmp_path):
     result = demo(out=str(tmp_path / "demo"), epochs=1)

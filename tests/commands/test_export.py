@@ -24,9 +24,12 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 # torch's exporter and onnxscript use what their own dependencies deprecate.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.export,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning"
+    ),
+]
 
 
 def data(root: Path, **options: Any) -> DataOptions:

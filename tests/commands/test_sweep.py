@@ -15,6 +15,8 @@ from mobilevit.commands.sweep.command import option_types
 from mobilevit.commands.sweep.space import read_space
 from mobilevit.training.errors import DivergedError, Interrupted
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("optuna")
 
 SPACE = "optim.weight_decay=log:1e-3..0.1:2; augment.mixup=0,0.2"

@@ -193,6 +193,7 @@ def test_export(name: str, busy: Callable[..., nn.Module]) -> None:
     assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.slow
 def test_compiles_once_a_training_size(shallow: Backbone) -> None:
     graphs = 0
 

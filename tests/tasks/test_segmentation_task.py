@@ -55,6 +55,7 @@ def test_answers_at_the_images_size_are_those_of_all_classes_at_once(classes, al
     assert torch.equal(seen.long(), expected)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_classes():  # A33
     logits = torch.randn(150, 8, 8)
     most = 0
@@ -199,6 +200,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_images():  # A33
     few, many = (
         int(

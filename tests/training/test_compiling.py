@@ -24,11 +24,14 @@ from mobilevit.training.options import SamplerOptions
 from mobilevit.training.train import train
 from tests.numerics import assert_close
 
-pytestmark = pytest.mark.filterwarnings(
-    # torch's own code, when it compiles.
-    "ignore::DeprecationWarning:torch.*",
-    "ignore:.*is deprecated:FutureWarning",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        # torch's own code, when it compiles.
+        "ignore::DeprecationWarning:torch.*",
+        "ignore:.*is deprecated:FutureWarning",
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,8 @@ from mobilevit.training.options import SamplerOptions
 from mobilevit.training.train import train
 from tests.numerics import assert_close
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"röd": (200, 30, 30), "blå": (30, 30, 200)}
 
 

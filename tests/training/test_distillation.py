@@ -37,6 +37,8 @@ from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 from tests.numerics import assert_close
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 

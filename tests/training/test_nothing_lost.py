@@ -25,6 +25,8 @@ from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {
     "model": "mobilevit_xxs",
     "epochs": 3,

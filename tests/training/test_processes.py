@@ -21,6 +21,8 @@ from PIL import Image
 from mobilevit.checkpoints.create import load
 from mobilevit.data.sampler import EpochOrder, MultiScaleBatchSampler, MultiScaleSchedule
 
+pytestmark = pytest.mark.slow
+
 LOSS = 1e-4
 """Relative: sums in another order move the weights a little with each step, and so the loss."""
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}

@@ -24,6 +24,8 @@ from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.quantize_aware import Rounding, points, rounded, rounded_weight
 from mobilevit.training.train import train
 
+pytestmark = pytest.mark.slow
+
 MODELS = ["mobilevit_xxs", "mobilevitv2_050", "ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs"]
 
 

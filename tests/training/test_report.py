@@ -18,6 +18,8 @@ from mobilevit.training.plots import Curve, svg
 from mobilevit.training.report import write_report
 from mobilevit.training.result import TrainingResult
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def samples(tmp_path):

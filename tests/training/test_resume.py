@@ -22,6 +22,8 @@ from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

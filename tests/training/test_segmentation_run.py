@@ -19,6 +19,8 @@ from mobilevit.tasks.segmentation.transforms import SegmentationAugment
 from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):

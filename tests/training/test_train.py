@@ -26,6 +26,8 @@ from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.options import NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.train import train
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 
 
