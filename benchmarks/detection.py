@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from speed import measure
+from harness import measure
 from torch import Tensor
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.image_list import ImageList

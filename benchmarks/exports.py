@@ -3,10 +3,10 @@
     pip install -e '.[bench,onnx,openvino,executorch,litert]'
     python benchmarks/exports.py [--variants mobilevit_xxs] [--runtimes onnx] [--rounds 60]
 
-The same new weights in all three, 256 px, batch 1, float32, a prepared tensor in and logits out. Of
-the others each tool makes what it makes of a network as it comes: `torch.export`, then that tool
-with ordinary options. In each round every file runs once, in an order that turns; the figure is the
-median over rounds of the ratio of a file's processor time to ours, with quartiles.
+The same new weights in all three, 256 px, batch 1, float32, a preprocessed tensor in and logits
+out. The others are exported unmodified: by `torch.export` and the runtime's tool with its default
+options. Every file runs once in each round, in a new order; the figures are median and quartiles of
+the ratio of processor times.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from mobilevit.exports.backends.registry import BACKENDS, open_exported
-from mobilevit.exports.spec import ExportSpec
-from mobilevit.exports.toolchain import capture_stderr, quiet
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import peers
 import torch
+from harness import Ratio, measure
 from torch import Tensor, nn
 
 import mobilevit
 from mobilevit.checkpoints.timm import V1
+from mobilevit.exports.backends.registry import open_exported
+from mobilevit.exports.toolchain import capture_stderr, quiet
 
 Run = Callable[[np.ndarray], np.ndarray]
 SIZE = 256
@@ -92,21 +92,8 @@ def litert(model: nn.Module, x: Tensor, path: Path) -> Run:
     return lambda image: next(iter(run(**{name: image}).values()))  # type: ignore[no-any-return]
 
 
+SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino", "executorch": ".pte", "litert": ".tflite"}
 TOOLS = {"onnx": onnx, "openvino": openvino, "executorch": executorch, "litert": litert}
-
-
-def measured(runs: dict[str, Run], image: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of processor time of each run, in each round."""
-    names = list(runs)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(-5, rounds):
-        for place in range(len(names)):
-            name = names[(place + turn) % len(names)]
-            begun = time.process_time()
-            runs[name](image)
-            if turn >= 0:
-                times[name].append(1000 * (time.process_time() - begun))
-    return times
 
 
 def compare(variant: str, runtime: str, folder: Path, rounds: int) -> str:
@@ -119,25 +106,22 @@ def compare(variant: str, runtime: str, folder: Path, rounds: int) -> str:
     }
     x = torch.rand(1, 3, SIZE, SIZE)
     image = x.numpy()
-    kind = BACKENDS[runtime]
-    path = folder / f"ours-{variant}{kind.suffix}"
-    kind.write(ours, ExportSpec(raw=True), path)
+    path = folder / f"ours-{variant}{SUFFIXES[runtime]}"
+    mobilevit.export(ours, out=str(path), raw=True)
     runner = open_exported(path)
     runs: dict[str, Run] = {"ours": lambda given: runner(given)[0]}
     with torch.no_grad(), quiet(), capture_stderr(), contextlib.redirect_stdout(io.StringIO()):
         expected = ours(x).numpy()
         for name, model in others.items():
-            runs[name] = TOOLS[runtime](model, x, folder / f"{name}-{variant}{kind.suffix}")
+            runs[name] = TOOLS[runtime](model, x, folder / f"{name}-{variant}{SUFFIXES[runtime]}")
     for name, run in runs.items():
         off = float(np.abs(run(image) - expected).max() / expected.std())
         if off > 1e-3:
-            raise SystemExit(f"{name}'s {variant} in {runtime} says something else: {off:.2g}")
-    times = measured(runs, image, rounds)
-    cells = [variant, runtime, f"{statistics.median(times['ours']):.1f}"]
-    for name in others:
-        ratios = [b / a for a, b in zip(times["ours"], times[name], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            raise SystemExit(f"{name}'s {variant} in {runtime} differs: {off:.2g}")
+    steps = {name: partial(run, image) for name, run in runs.items()}
+    times = measure(steps, rounds, clock=time.process_time)
+    cells = [variant, runtime, f"{1000 * statistics.median(times['ours']):.1f}"]
+    cells += [str(Ratio.of(times[name], times["ours"])) for name in others]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -4,8 +4,8 @@
                                  [--out FOLDER]
 
 One thread, batch 1, float32, new weights; classification at 256 px, SSDLite at 320, DeepLabv3 at
-512. Prints all that `mobilevit benchmark` says, the paper's milliseconds beside ours, and what B
-and the tasks cost, as the paper reports it and here. The plot has the paper's accuracies.
+512. Prints the tables of `mobilevit benchmark`, the paper's milliseconds next to ours, and the
+costs of B and of the tasks, in the paper and here. The plot shows the paper's accuracies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import logging
 from collections.abc import Mapping
 
-from paper import FIGURE8, B, beside, processor_times
+from paper import FIGURE8, B, comparison, processor_times
 
 import mobilevit
 from mobilevit.utils.tables import markdown
@@ -22,33 +22,33 @@ from mobilevit.utils.tables import markdown
 TASKS = {"": "classification", "ssdlite_": "detection", "deeplabv3_": "segmentation"}
 
 
-def ratio(times: Mapping[str, float | None], one: str, other: str) -> str:
-    """How many times as long as `other` one takes; a dash where either is not known."""
-    first, second = times.get(one), times.get(other)
+def ratio(times: Mapping[str, float | None], name: str, other: str) -> str:
+    """The time of one network over that of the other; a dash if either is unknown."""
+    first, second = times.get(name), times.get(other)
     return "-" if first is None or second is None else f"{first / second:.2f}"
 
 
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runtime", default="torch,onnx", help="with commas between")
-    parser.add_argument("--variants", default="xxs,xs,s", help="with commas between")
+    parser.add_argument("--runtime", default="torch,onnx", help="separated by commas")
+    parser.add_argument("--variants", default="xxs,xs,s", help="separated by commas")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--out", help="folder for all figures, tables and a plot")
     options = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     variants = [f"mobilevit_{name}" for name in options.variants.split(",")]
-    chosen = {
+    selected = {
         name: one
         for name, one in FIGURE8.items()
         if name.removesuffix(B).removeprefix("ssdlite_").removeprefix("deeplabv3_") in variants
     }
     result = mobilevit.benchmark(
-        *chosen,
+        *selected,
         runtime=options.runtime.split(","),
         warmup=3,
         runs=options.runs,
-        accuracies={name: one.accuracy / 100 for name, one in chosen.items() if one.accuracy},
+        accuracies={name: one.accuracy / 100 for name, one in selected.items() if one.accuracy},
         out=options.out,
     )
     times = processor_times(result)
@@ -67,15 +67,15 @@ def main() -> None:
             rows.append(
                 (f"{variant}, {task}: B / A", *(ratio(c, name + B, name) for c in columns.values()))
             )
-            for kind, suffix in (("A", ""), ("B", B)) if head else ():
+            for configuration, suffix in (("A", ""), ("B", B)) if head else ():
                 pair = name + suffix, variant + suffix
                 rows.append(
                     (
-                        f"{variant}, {kind}: {task} / classification",
+                        f"{variant}, {configuration}: {task} / classification",
                         *(ratio(c, *pair) for c in columns.values()),
                     )
                 )
-    print(result, beside(result, chosen, runtimes), sep="\n\n", end="\n\n")
+    print(result, comparison(times, selected, runtimes), sep="\n\n", end="\n\n")
     print(markdown(("ratios of times", *columns), rows))
 
 

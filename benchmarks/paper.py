@@ -1,4 +1,4 @@
-"""What the MobileViT paper reports of speed, and how to set it beside a measurement of ours.
+"""The speeds that the MobileViT paper reports, and a table of them next to ours.
 
 Mehta and Rastegari, MobileViT, ICLR 2022: Tables 3, 10 and 11, Figures 8 and the text on patch
 sizes. Milliseconds are theirs on an iPhone 12, Core ML, full precision, batch 1, mean of 100 runs.
@@ -19,14 +19,13 @@ B = ":patch_sizes=8,4,2"
 class Reported(NamedTuple):
     """Of one network."""
 
-    called: str
+    title: str
     neural_engine: float | None = None
     """Milliseconds."""
     cpu: float | None = None
     """Milliseconds, on the phone's."""
     accuracy: float | None = None
-    """Top-1, COCO AP or VOC mean IoU, in per cent; of XXS and where marked, the authors' later
-    figure."""
+    """Top-1, COCO AP or VOC mean IoU in per cent; of XXS the authors' later figure."""
 
 
 TABLE3 = {
@@ -35,7 +34,7 @@ TABLE3 = {
     "timm:pit_ti_224": Reported("PiT", 10.56, 24.03, 73.0),
     "mobilevit_xs": Reported("MobileViT-XS", 7.28, 17.86, 74.8),
 }
-"""Our name -> what they report; MobileViT at 256 px, the others at 224."""
+"""Name -> the paper's figures; MobileViT at 256 px, the others at 224."""
 
 FIGURE8 = {
     "mobilevit_xxs": Reported("XXS, A", accuracy=69.0),
@@ -57,21 +56,27 @@ FIGURE8 = {
     "deeplabv3_mobilevit_s": Reported("DeepLabv3 S, A", accuracy=79.1),
     f"deeplabv3_mobilevit_s{B}": Reported("DeepLabv3 S, B"),
 }
-"""The same; classification at 256 px, detection at 320, segmentation at 512."""
+"""Classification at 256 px, detection at 320, segmentation at 512."""
 
 
 def processor_times(result: Benchmark) -> dict[tuple[str, str], float]:
     """Milliseconds of processor time by (model, runtime).
 
-    On one thread that is the time it takes where nothing else runs; others' work changes it less
-    than the clock's.
+    On one thread this is the elapsed time of an idle machine, and other processes change it less.
     """
-    return {(row.model, row.runtime): row.cpu_ms for row in result.rows if row.cpu_ms is not None}
+    return {
+        (row.model.name, row.setting.runtime): row.timing.cpu_ms
+        for row in result.rows
+        if row.timing is not None
+    }
 
 
-def beside(result: Benchmark, reported: Mapping[str, Reported], runtimes: Sequence[str]) -> str:
+def comparison(
+    times: Mapping[tuple[str, str], float],
+    reported: Mapping[str, Reported],
+    runtimes: Sequence[str],
+) -> str:
     """A table of the paper's milliseconds and ours, each also as a multiple of the first row's."""
-    times = processor_times(result)
     found = [runtime for runtime in runtimes if any(key[1] == runtime for key in times)]
     columns: dict[str, list[float | None]] = {
         "iPhone 12, neural engine": [one.neural_engine for one in reported.values()],
@@ -80,7 +85,7 @@ def beside(result: Benchmark, reported: Mapping[str, Reported], runtimes: Sequen
     }
     columns = {head: values for head, values in columns.items() if any(values)}
     rows = [
-        (one.called, *(_cell(values[place], values[0]) for values in columns.values()))
+        (one.title, *(_cell(values[place], values[0]) for values in columns.values()))
         for place, one in enumerate(reported.values())
     ]
     return markdown(("ms (as a multiple of the first row's)", *columns), rows)

@@ -1,14 +1,14 @@
-"""MobileViT against MobileViTv2 as images grow: time, memory, and attention's share of the time.
+"""MobileViT against MobileViTv2 as images grow: time, memory, and the time attention takes.
 
     python benchmarks/scaling.py [--models mobilevit_xs,mobilevitv2_075]
                                  [--sizes 256,384,512,768,1024] [--runtime torch,onnx] [--runs 10]
                                  [--out FOLDER]
 
-One thread, batch 1, float32, new weights. Attention of v1 takes N^2 products for N patches, that of
-v2 takes N. The exponent of a network's time is the slope of log(time) over log(pixels), by least
-squares over all sizes, and between the last two; so that of memory. Attention's share of the
-multiply-accumulates is counted (the products among tokens alone), that of the time is measured in
-PyTorch (the whole attention layer, its linear layers included).
+One thread, batch 1, float32, new weights. Attention takes N^2 products for N patches in v1, and N
+in v2. The exponents of time and memory are slopes of log(time) over log(pixels): by least squares
+over all sizes, and between the last two. The fraction of multiply-accumulates in attention counts
+the products among tokens alone; the fraction of time, measured in PyTorch, includes the attention
+layers' linear layers.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ import torch
 from torch import nn
 
 import mobilevit
-from mobilevit.commands.benchmark.models import Subject, subjects
+from mobilevit.commands.benchmark.models import find_subjects
 from mobilevit.commands.benchmark.report import Row
+from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import SelfAttention, SeparableSelfAttention
 from mobilevit.utils.tables import markdown
 
 RUNS = 3
-"""Of PyTorch's network whose attention layers are timed."""
+"""Runs of the network whose attention layers are timed."""
 
 
 class Stopwatch:
     """Times the attention layers of a network."""
 
     def __init__(self, network: nn.Module) -> None:
-        """Hang itself into their calls."""
+        """Register hooks on them."""
         self.total = 0.0
         for module in network.modules():
             if isinstance(module, SelfAttention | SeparableSelfAttention):
@@ -51,10 +52,10 @@ class Stopwatch:
 
 
 def attention_time(model: str, size: int) -> float:
-    """Attention layers' share of the processor time in PyTorch."""
-    (subject,) = subjects([model], [size])
-    assert isinstance(subject, Subject)
-    network = subject.inference("fp32")
+    """The fraction of the processor time that attention layers take in PyTorch."""
+    (subject,) = find_subjects([model], [size])
+    assert subject.network is not None
+    network = fuse(subject.network)
     watch, images = Stopwatch(network), torch.rand(1, 3, size, size)
     shares = []
     with torch.inference_mode():
@@ -70,7 +71,7 @@ def exponents(sizes: list[int], values: list[float | None]) -> tuple[str, str]:
     points = [(2 * math.log(size), math.log(v)) for size, v in zip(sizes, values, strict=True) if v]
     if len(points) < 2:
         return "-", "-"
-    slopes = (linear_regression(*zip(*some, strict=True)).slope for some in (points, points[-2:]))
+    slopes = (linear_regression(*zip(*part, strict=True)).slope for part in (points, points[-2:]))
     first, last = (f"{slope:.2f}" for slope in slopes)
     return first, last
 
@@ -99,12 +100,13 @@ def main() -> None:
 
     found: dict[tuple[str, str], dict[int, Row]] = {}
     for row in result.rows:
-        if row.cpu_ms is not None:
-            found.setdefault((row.model, row.runtime), {})[row.size] = row
+        if row.timing is not None:
+            key = row.model.name, row.setting.runtime
+            found.setdefault(key, {})[row.setting.size] = row
     heads = ("", *(f"{size} px" for size in sizes), "exponent", "of the last two")
     tables = {
-        "ms": lambda row: row.cpu_ms,
-        "MB while running": lambda row: (row.running_memory_bytes or 0) / 1e6,
+        "ms": lambda row: row.timing.cpu_ms,
+        "MB while running": lambda row: (row.memory.running_bytes or 0) / 1e6,
     }
     for unit, value in tables.items():
         lines = []
@@ -120,7 +122,7 @@ def main() -> None:
         lines.append((f"{model}, of multiply-accumulates", *shares))
         shares = (f"{attention_time(model, size):.1%}" for size in sizes)
         lines.append((f"{model}, of the time in PyTorch", *shares))
-    print(markdown(("attention's share", *heads[1 : len(sizes) + 1]), lines))
+    print(markdown(("fraction in attention", *heads[1 : len(sizes) + 1]), lines))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from speed import measure
+from harness import measure
 from torch import nn
 from torchvision.models import segmentation
 

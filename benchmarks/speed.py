@@ -2,10 +2,10 @@
 
     python benchmarks/speed.py [--what inference|training] [--rounds N] [--json FILE]
 
-All networks run in this one process, on one thread, in float32; each round runs each of them once,
-in an order drawn anew, so that a change of the machine's pace meets all alike. The table gives the
-median time over the rounds, and how many times as long as ours the others took: the median and
-the quartiles of each round's own ratio.
+All networks run in one process, on one thread, in float32; each round runs each of them once, in a
+new order, so that a change in the machine's speed affects all of them. The table has the median
+time, and how many times as long as ours the others took: median and quartiles of the rounds'
+ratios.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import random
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import peers
 import torch
+from harness import Ratio, Step, measure
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,11 +27,9 @@ from mobilevit.checkpoints.timm import V1
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
 
-Step = Callable[[], object]
-
 
 class Setting(NamedTuple):
-    """What is run: a variant, on a batch of square images."""
+    """A variant on a batch of square images."""
 
     variant: str
     size: int
@@ -49,7 +45,7 @@ TRAINING = [Setting("mobilevit_xxs", 192, 32), Setting("mobilevit_s", 256, 8)]
 
 
 def inference(setting: Setting) -> tuple[str, dict[str, Step]]:
-    """Our baseline's name, and what each contestant does in one round."""
+    """The name of the baseline, and what each contestant does in one round."""
     weights = build(setting.variant).state_dict()
     ours = build(setting.variant).eval()
     ours.load_state_dict(weights)
@@ -115,26 +111,11 @@ def check_equal(networks: dict[str, nn.Module], images: torch.Tensor) -> None:
         assert error < 1e-4, f"{name} differs from timm by {error:.1e} of the logits' deviation"
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round, after two rounds that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    order, draw = list(steps), random.Random(0)
-    for index in range(rounds + 2):
-        draw.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            steps[name]()
-            if index >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def compare(setting: Setting, baseline: str, seconds: dict[str, list[float]]) -> list[dict]:
     """One row a contestant: its median time, and the ratio to ours with its quartiles."""
     rows = []
     for name, times in seconds.items():
-        ratios = [theirs / ours for theirs, ours in zip(times, seconds[baseline], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = Ratio.of(times, seconds[baseline])
         rows.append(
             {
                 **setting._asdict(),

@@ -6,6 +6,7 @@ largest at 1024 px takes a moment and next to no memory.
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -285,6 +286,15 @@ def _measure(name: str, size: int, *, num_classes: int | None, **options: Any) -
     shape = tuple(said.logits.shape[1:]) if hasattr(said, "logits") else tuple(said.shape[1:])
     stages.append(Stage(name=HEAD, shape=shape, stride=None, tokens=None, cost=head))
     return tuple(stages)
+
+
+def count_macs(network: nn.Module, size: int) -> int:
+    """Multiply-accumulates of a network for one image of `size` x `size` pixels; see `MACS`."""
+    # On the meta device attention is the two products that it is, and nothing is computed.
+    network = copy.deepcopy(network).to("meta").requires_grad_(False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, size, size, device="meta"))
+    return counter.get_total_flops() // 2
 
 
 def _macs(*flops: Mapping[Any, int]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The rows that `mobilevit benchmark` is to fill: each network in each runtime and setting."""
+"""What `mobilevit benchmark` runs: each subject in each runtime and setting, one row each."""
 
 from __future__ import annotations
 
@@ -6,61 +6,65 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mobilevit.commands.benchmark.checks import Accuracy, images_for, macs
-from mobilevit.commands.benchmark.measure import Measured, WorkerError, working
-from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject
-from mobilevit.commands.benchmark.worker import PACKAGES
-from mobilevit.exports.backends.base import Backend
+from mobilevit.checkpoints.folder import WEIGHTS, save
+from mobilevit.commands.benchmark.checks import Accuracy, input_images
+from mobilevit.commands.benchmark.measure import Measurement, Worker, WorkerError
+from mobilevit.commands.benchmark.models import Subject
+from mobilevit.commands.benchmark.report import Setting
+from mobilevit.commands.benchmark.worker import RUNTIME_MODULES
 from mobilevit.exports.backends.registry import BACKENDS
 from mobilevit.exports.spec import Precision
 
 log = logging.getLogger(__name__)
 
-KINDS: dict[str, Backend] = {str(name): kind for name, kind in BACKENDS.items()}
-"""Formats by the name of a runtime."""
-
-TIMED = {"torch", "torch-compile", *PACKAGES}
+TIMED = {"torch", "torch-compile", *RUNTIME_MODULES}
 """Runtimes whose time is measured."""
 if sys.platform != "darwin":
-    TIMED.remove("coreml")  # interpreted: that says nothing of its time
+    TIMED.remove("coreml")  # interpreted elsewhere, which says nothing about its speed
 
 
-@dataclass(kw_only=True)
-class Place:
-    """A subject, and where it lies for other processes."""
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A subject, its files in a folder that other processes read, and what is known of it."""
 
-    subject: AnySubject
+    subject: Subject
     folder: Path
     images: Sequence[Image.Image]
     accuracy: Accuracy | None
-    weights: Path | None = None
-    """The file of its weights; None of an exported file."""
-    macs: int | None = None
 
     def __post_init__(self) -> None:
-        """Keep it in its folder, and count what it costs."""
-        if isinstance(self.subject, Subject):
-            self.weights = self.subject.keep(self.folder)
-            self.macs = macs(self.subject)
-        else:
-            self.folder.mkdir()
+        """Write the model folder."""
+        self.folder.mkdir()
+        if self.subject.network is not None:
+            save(self.subject.network, self.model)
 
-    def given(self, batch: int) -> Path:
-        """The file of the images that it is run on."""
+    @property
+    def model(self) -> Path:
+        """The model folder of a network."""
+        return self.folder / "model"
+
+    @property
+    def weights_file(self) -> Path:
+        """The network's weights."""
+        return self.model / WEIGHTS
+
+    def input_file(self, batch: int) -> Path:
+        """The file of the images that the subject runs on."""
         path = self.folder / f"batch{batch}.npy"
         if not path.exists():
-            np.save(path, images_for(self.subject, self.images, batch))
+            np.save(path, input_images(self.subject, self.images, batch))
         return path
 
-    def photos(self) -> list[str]:
-        """Files of the photos that ranges are measured on."""
-        paths = [self.folder / f"photo{index}.png" for index in range(len(self.images))]
+    def image_files(self) -> list[str]:
+        """Files of the images that ranges of activations are measured on."""
+        paths = [self.folder / f"image{index}.png" for index in range(len(self.images))]
         for path, image in zip(paths, self.images, strict=True):
             if not path.exists():
                 image.save(path)
@@ -69,124 +73,136 @@ class Place:
 
 @dataclass(kw_only=True)
 class Case:
-    """One row to be."""
+    """A subject in one runtime and setting; it becomes one row."""
 
-    place: Place
-    runtime: str
-    precision: Precision
-    quantize: str | None
-    batch: int
-    threads: int
-    timed: bool = True
-    file: Path | None = None
-    """None for PyTorch."""
-    written: dict[str, Any] = field(default_factory=dict)
-    """What the process says that wrote the file."""
+    entry: Entry
+    setting: Setting
+    timed: bool
     why: str = ""
     """Why it cannot be measured, if that is known beforehand."""
-    answer: Path | None = None
-    """The file that its outputs come to, if it is run."""
-    found: Measured = field(default_factory=Measured)
-    """What comes of it."""
+    file: Path | None = None
+    """The exported file; None for PyTorch."""
+    written: dict[str, Any] = field(default_factory=dict)
+    """What the process that wrote the file reports."""
+    output: Path | None = None
+    """The file of its outputs."""
+    measurement: Measurement = field(default_factory=Measurement)
 
     @property
     def label(self) -> str:
-        """For progress."""
-        kind = self.quantize or self.precision
-        return f"{self.place.subject.name}, {self.place.subject.size} px, {self.runtime}, {kind}"
+        """For the log."""
+        name, setting = self.entry.subject.name, self.setting
+        return f"{name}, {setting.size} px, {setting.runtime}, {setting.dtype}"
 
-    def task(self) -> dict[str, Any]:
-        """For `mobilevit.commands.benchmark.worker`."""
+    def task(self, output: Path) -> dict[str, Any]:
+        """For the worker; its outputs will be in the file `output`."""
+        self.output = output
         return {
             "do": "run",
             "label": self.label,
-            "subject": str(self.place.folder),
-            "runtime": self.runtime,
-            "precision": self.precision,
+            "model": str(self.entry.model),
+            "runtime": self.setting.runtime,
+            "precision": self.setting.precision,
             "file": None if self.file is None else str(self.file),
-            "input": str(self.place.given(self.batch)),
-            "batch": self.batch,
-            "threads": self.threads,
+            "input": str(self.entry.input_file(self.setting.batch)),
+            "batch": self.setting.batch,
+            "threads": self.setting.threads,
             "timed": self.timed,
-            "answer": str(self.answer),
+            "output": str(output),
         }
 
 
-def cases_of(
-    place: Place,
+def list_cases(
+    entry: Entry,
     runtimes: Sequence[str],
-    settings: Sequence[tuple[Precision, str | None]],
+    formats: Sequence[tuple[Precision, str | None]],
     batches: Sequence[int],
     threads: Sequence[int],
 ) -> Iterator[Case]:
-    """The rows of one subject, in order; also those that cannot be."""
-    subject = place.subject
-    if isinstance(subject, FileSubject):
-        facts = subject.metadata
-        runtimes, settings = [subject.format.name], [(facts.precision, facts.quantize)]
-    for runtime in runtimes:
-        timed = runtime in TIMED
-        for precision, quantize in settings:
-            for batch in batches:
-                for count in threads if timed else threads[:1]:
-                    case = Case(
-                        place=place,
-                        runtime=runtime,
-                        precision=precision,
-                        quantize=quantize,
-                        batch=batch,
-                        threads=count,
-                        timed=timed,
-                    )
-                    case.why = _refusal(case) or ""
-                    yield case
+    """The cases of one subject, in order, including those that cannot be run.
+
+    Args:
+        entry: the subject.
+        runtimes: to run it in.
+        formats: number formats: (precision, quantization).
+        batches: batch sizes.
+        threads: numbers of threads; a case that is not timed or cannot run has the first only.
+    """
+    subject = entry.subject
+    if subject.file is not None and subject.format is not None:
+        runtimes = [subject.format.name]
+        formats = [(subject.file.precision, subject.file.quantize)]
+    for runtime, (precision, quantize), batch in product(runtimes, formats, batches):
+        for count in threads:
+            case = Case(
+                entry=entry,
+                setting=Setting(
+                    runtime=runtime,
+                    precision=precision,
+                    quantize=quantize,
+                    size=subject.size,
+                    batch=batch,
+                    threads=count,
+                ),
+                timed=runtime in TIMED,
+                file=None if subject.file is None else Path(subject.name),
+            )
+            case.why = _why_not(case)
+            yield case
+            if case.why or not case.timed:
+                break
 
 
-def _refusal(case: Case) -> str | None:
-    """Why a row cannot be, as far as that is known without trying."""
-    subject = case.place.subject
-    if isinstance(subject, FileSubject):
-        case.file = Path(subject.name)
-        return subject.refusal(case.batch)
-    if case.quantize is None:
-        return None
-    if case.runtime not in KINDS or case.quantize not in KINDS[case.runtime].quantize_modes:
-        return f"{case.runtime} has no {case.quantize}"
-    if case.batch > 1:
-        return "ranges are measured on one photo at a time: quantised files are timed at batch 1"
-    return None
+def _why_not(case: Case) -> str:
+    """Why a case cannot be run, as far as that is known without trying."""
+    subject, runtime, quantize = case.entry.subject, case.setting.runtime, case.setting.quantize
+    if subject.file is not None:
+        return subject.why_not(case.setting.batch)
+    if quantize is None:
+        return ""
+    backend = BACKENDS.get(runtime)
+    if backend is None or quantize not in backend.quantize_modes:
+        return f"{runtime} has no {quantize}"
+    if case.setting.batch > 1:
+        return "ranges are measured on one image at a time: quantized files run at batch 1"
+    return ""
 
 
 def write_files(cases: Sequence[Case]) -> None:
-    """Write the files of all rows that need one, each in a process of its own."""
-    done: dict[tuple[Any, ...], Case] = {}
+    """Export the files that cases need, each in a process of its own."""
+    written: dict[tuple[Any, ...], Case] = {}
     for case in cases:
-        if case.why or case.file is not None or case.runtime not in KINDS:
+        setting = case.setting
+        if case.why or case.file is not None or setting.runtime not in BACKENDS:
             continue
-        key = (id(case.place), case.runtime, case.precision, case.quantize, case.batch)
-        if key not in done:
+        key = (id(case.entry), setting.runtime, setting.dtype, setting.batch)
+        if key not in written:
             log.info("writing %s", case.label)
-            done[key] = case
-            _write_file(case, case.place.folder / f"file{len(done)}")
-        case.file, case.written, case.why = done[key].file, done[key].written, done[key].why
+            written[key] = case
+            _write_file(case, case.entry.folder / f"file{len(written)}")
+        same = written[key]
+        case.file, case.written, case.why = same.file, same.written, same.why
 
 
 def _write_file(case: Case, folder: Path) -> None:
-    file = folder / f"network{KINDS[case.runtime].suffix}"
+    setting = case.setting
+    file = folder / f"network{BACKENDS[setting.runtime].suffix}"
     task = {
         "do": "write",
-        "subject": str(case.place.folder),
-        "format": case.runtime,
-        "precision": case.precision,
-        "quantize": case.quantize,
-        "photos": case.place.photos() if case.quantize else [],
-        "batch": case.batch,
+        "model": str(case.entry.model),
+        "format": setting.runtime,
+        "precision": setting.precision,
+        "quantize": setting.quantize,
+        "images": case.entry.image_files() if setting.quantize else [],
+        "batch": setting.batch,
         "threads": 1,
         "out": str(file),
     }
+    worker = Worker(task, folder)
     try:
-        with working(task, folder) as worker:
-            case.written = worker.ask()
-            case.file = file
+        case.written = worker.ask()
+        case.file = file
     except WorkerError as error:
         case.why = f"could not be written: {error}"
+    finally:
+        worker.close()

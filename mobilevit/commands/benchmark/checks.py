@@ -1,8 +1,7 @@
-"""What `mobilevit benchmark` says beside times of networks: agreement, what is around, accuracy."""
+"""What `mobilevit benchmark` reports next to times: agreement, accuracy, costs around a network."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,67 +12,63 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from mobilevit.commands.benchmark.models import AnySubject, FileSubject, Subject
+from mobilevit.commands.benchmark.models import Subject
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.spec import Precision, file_preprocessing
 from mobilevit.exports.verify import MIN_AGREEMENT, TOLERANCES
-from mobilevit.models.config import TaskName
-from mobilevit.models.segmentation import Segmenter
-from mobilevit.models.ssdlite import RawDetections, SSDLite
-from mobilevit.tasks.detection.loss_and_postprocess import detections
+from mobilevit.tasks import get_task
+from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.export import export_of
-from mobilevit.tasks.segmentation.loss_and_postprocess import full_size
 from mobilevit.utils.devices import use_threads
 
 COMPARED = 8
-"""So many photos are compared on, at most."""
+"""Most images that outputs are compared on."""
 REPEATS = 20
-"""How often what is around a network is run, at most."""
+"""Most runs of what is around a network."""
 DEVIATIONS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
-"""So far may raw outputs of new weights be off, root mean square in standard deviations."""
-METRICS: dict[TaskName, str] = {"classification": "top1", "detection": "ap", "segmentation": "miou"}
-"""The figure of `ModelConfig.metrics` that stands for a network's accuracy."""
+"""Bounds for raw outputs of new weights: root mean square in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far one runtime's answers are from those of the network in PyTorch, as it was trained."""
+    """How far a runtime's outputs are from those of the network in PyTorch."""
 
     images: int
     difference: float | None
-    """The largest in probability; see `mobilevit.exports.verify.Verification`. None for new
+    """Largest difference in probability, see `mobilevit.exports.verify.Verification`. None for new
     weights, whose probabilities mean nothing."""
     deviation: float | None
-    """Of raw outputs: the root mean square of the difference, in standard deviations of the output.
-    None for a file that gives answers."""
+    """Of raw outputs: root mean square of the difference, in standard deviations of the output.
+    None for an end-to-end file."""
     same: float
-    """Share of images (pixels, anchors) with the same likeliest class."""
+    """Fraction of images (pixels, anchors) with the same most probable class."""
     good: bool
-    """Whether it is within the bound: that of `mobilevit export`, or for new weights `DEVIATIONS`,
-    and a whole deviation where they are quantised."""
+    """Whether it is within bounds: those of `mobilevit export`, or for new weights `DEVIATIONS` (1
+    if quantized)."""
 
 
-def images_for(subject: AnySubject, photos: Sequence[Image.Image], batch: int) -> np.ndarray:
-    """Photos as a subject takes them, in whole batches.
+def input_images(subject: Subject, images: Sequence[Image.Image], batch: int) -> np.ndarray:
+    """Images as a subject takes them, in full batches.
 
     Returns:
-        Float32 `[N, 3, H, W]`, or uint8 `[N, H, W, 3]` for a file that takes pixels.
+        Float32 `[N, 3, H, W]`, or uint8 `[N, H, W, 3]` for an end-to-end file.
     """
-    rule = file_preprocessing(subject.config.preprocessing.at(subject.size), None)  # all squares
-    count = -(-min(len(photos), COMPARED) // batch) * batch
-    frames = [frame_image(photos[index % len(photos)], rule) for index in range(count)]
-    if isinstance(subject, FileSubject) and not subject.metadata.raw:
+    rule = file_preprocessing(
+        subject.config.preprocessing.at(subject.size), None
+    )  # all of one shape
+    count = -(-min(len(images), COMPARED) // batch) * batch
+    frames = [frame_image(images[index % len(images)], rule) for index in range(count)]
+    if subject.end_to_end:
         return np.stack([np.asarray(frame) for frame in frames])
     return torch.stack([image_to_tensor(frame, rule) for frame in frames]).numpy()
 
 
-def agreement(
+def measure_agreement(
     reference: Subject,
     images: np.ndarray,
-    said: Sequence[np.ndarray],
+    outputs: Sequence[np.ndarray],
     *,
     raw: bool,
     precision: Precision,
@@ -82,113 +77,103 @@ def agreement(
     """Compare a runtime's outputs with the network's.
 
     Args:
-        reference: whose network it is.
-        images: see `images_for`.
-        said: outputs for all of them.
-        raw: whether they are raw outputs.
-        precision: which bound holds.
-        quantize: whether the share of same answers decides.
+        reference: the network.
+        images: see `input_images`.
+        outputs: for all of them.
+        raw: whether they are logits rather than predictions.
+        precision: which bound applies.
+        quantize: whether the fraction of same classes is compared instead.
     """
     network: Any = reference.network
+    task = export_of(reference.config.task)
     rule = reference.config.preprocessing
     tensors = (
         torch.from_numpy(images)
         if images.dtype == np.float32
         else torch.stack([image_to_tensor(Image.fromarray(one), rule) for one in images])
     )
-    answers = [torch.from_numpy(part) for part in said]
-    bound = TOLERANCES[precision]
-    task = export_of(reference.config.task)
+    found = [torch.from_numpy(part) for part in outputs]
     deviation = None
     with torch.inference_mode():
-        found = (
-            task.compare_raw(network, tensors, answers)
-            if raw
-            else task.compare(network, tensors, answers, bound)
-        )
-        if raw:
-            expected = _parts(network(tensors))
-            apart = [
+        if not raw:
+            compared = task.compare(network, tensors, found, TOLERANCES[precision])
+        else:
+            compared = task.compare_raw(network, tensors, found)
+            expected = network(tensors)
+            expected = (expected,) if isinstance(expected, Tensor) else expected
+            deviations = [
                 (one - other).square().mean().sqrt() / one.std()
-                for one, other in zip(expected, answers, strict=True)
+                for one, other in zip(expected, found, strict=True)
             ]
-            deviation = float(torch.stack(apart).max())
-    difference, same = float(found.difference), float(found.agreement)
-    if quantize and reference.new:
-        good = deviation is None or deviation < 1
+            deviation = float(torch.stack(deviations).max())
+    difference, same = float(compared.difference), float(compared.agreement)
+    if reference.is_new and deviation is not None:
+        good = deviation <= (1 if quantize else DEVIATIONS[precision])
     elif quantize:
-        good = same >= MIN_AGREEMENT
-    elif reference.new and deviation is not None:
-        good = deviation <= DEVIATIONS[precision]
+        good = reference.is_new or same >= MIN_AGREEMENT
     else:
-        good = difference <= bound
+        good = difference <= TOLERANCES[precision]
     return Agreement(
         images=len(images),
-        difference=None if reference.new else difference,
+        difference=None if reference.is_new else difference,
         deviation=deviation,
         same=same,
         good=good,
     )
 
 
-def _parts(said: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return (said,) if isinstance(said, Tensor) else tuple(said)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Around:
-    """What one image takes before and after the network, on one thread, in milliseconds."""
+    """What one image costs before and after the network, on one thread, in milliseconds."""
 
     model: str
     size: int
-    photo: str
-    """Height and width of the photo in pixels."""
+    image: str
+    """Its height and width in pixels."""
     frame_ms: float
-    """Resizing and cropping the decoded photo, by Pillow."""
+    """Resizing and cropping the decoded image, by Pillow."""
     values_ms: float | None
-    """From its pixels to the network's tensor; None where that happens inside the file."""
+    """From its pixels to the network's tensor; None where that is part of the file."""
     after_ms: float | None
-    """From the network's outputs to the answer, by PyTorch: the five likeliest classes, boxes after
-    suppression, or the mask at the photo's size. None where that happens inside the file, or new
-    weights would give boxes of no meaning."""
+    """From the network's outputs to the prediction, in PyTorch: probabilities, boxes after
+    suppression, or the mask at the image's size. None where that is part of the file, or of a
+    detector with new weights."""
 
 
-def around(subject: AnySubject, photo: Image.Image, runs: int) -> Around:
+def measure_around(subject: Subject, image: Image.Image, runs: int) -> Around:
     """Time what is around a network."""
     rule = file_preprocessing(subject.config.preprocessing.at(subject.size), None)
-    frame = frame_image(photo, rule)
-    whole = isinstance(subject, FileSubject) and not subject.metadata.raw
+    frame = frame_image(image, rule)
+    tensor = image_to_tensor(frame, rule)
     after = None
-    if isinstance(subject, Subject) and not (subject.new and _detects(subject)):
-        after = _after(subject, image_to_tensor(frame, rule)[None], photo)
+    # New weights find more boxes than any trained detector would: their time means nothing.
+    if subject.network and not (subject.is_new and subject.config.task == "detection"):
+        after = _postprocessing(subject, tensor[None], (image.height, image.width))
+    values = None if subject.end_to_end else lambda: image_to_tensor(frame, rule)
     count = min(runs, REPEATS)
     with use_threads(1), torch.inference_mode():
         return Around(
             model=subject.name,
             size=subject.size,
-            photo=f"{photo.height} x {photo.width}",
-            frame_ms=_median_ms(lambda: frame_image(photo, rule), count),
-            values_ms=None if whole else _median_ms(lambda: image_to_tensor(frame, rule), count),
+            image=f"{image.height} x {image.width}",
+            frame_ms=_median_ms(lambda: frame_image(image, rule), count),
+            values_ms=None if values is None else _median_ms(values, count),
             after_ms=None if after is None else _median_ms(after, count),
         )
 
 
-def _detects(subject: Subject) -> bool:
-    return isinstance(subject.network, SSDLite)
-
-
-def _after(subject: Subject, images: Tensor, photo: Image.Image) -> Callable[[], object]:
-    """What makes an answer of a network's outputs."""
-    network = subject.network
+def _postprocessing(
+    subject: Subject, images: Tensor, size: tuple[int, int]
+) -> Callable[[], object]:
+    """What turns a network's outputs into predictions."""
+    task, network = get_task(subject.config.task), subject.network
+    assert network is not None
+    input_size = (images.shape[-2], images.shape[-1])
     with torch.inference_mode():
-        said = _parts(network(images))
-    if isinstance(network, SSDLite):
-        anchors, raw = network.anchors(*images.shape[-2:]), RawDetections(said[0], said[1])
-        return lambda: detections(raw, anchors, [(photo.height, photo.width)])
-    if subject.config.task == "segmentation":
-        align = network.align_corners if isinstance(network, Segmenter) else False
-        return lambda: full_size(said[0][0], photo.height, photo.width, align_corners=align)
-    return lambda: said[0].softmax(-1).topk(min(5, said[0].shape[-1]))
+        outputs = network(images)
+    return lambda: task.postprocess(
+        network, outputs, input_size=input_size, sizes=[size], options=InferenceOptions()
+    )
 
 
 def _median_ms(step: Callable[[], object], count: int) -> float:
@@ -207,42 +192,32 @@ class Accuracy:
     metric: str
     """`top1`, `ap` or `miou`."""
     value: float
-    """A share."""
+    """From 0 to 1."""
     origin: str
-    """Who says so."""
+    """Where the value comes from."""
 
 
-def accuracy(
-    subject: AnySubject, data: DataOptions | None, stated: float | None
+def find_accuracy(
+    subject: Subject, data: DataOptions | None, stated: float | None
 ) -> Accuracy | None:
-    """What is known of a subject's accuracy: measured on `data`, stated, or in its configuration.
+    """A subject's accuracy: measured on `data`, stated, or recorded in its configuration.
 
-    The latter counts only at the size that it was measured at.
+    A recorded one is only used at the size that it was measured at.
 
     Raises:
         DataError, ValueError: see `evaluate`.
     """
-    metric = METRICS[subject.config.task]
-    if data is not None and not (isinstance(subject, Subject) and subject.new):
+    metric = get_task(subject.config.task).metric_key
+    if data is not None and not subject.is_new:
         from mobilevit.commands.evaluate import evaluate  # its metrics take seconds to import
 
-        model: Any = subject.network if isinstance(subject, Subject) else subject.name
+        model: Any = subject.network or subject.name
         figures: Any = evaluate(model, data=data, sizes=[subject.size]).by_size[subject.size]
-        return Accuracy(
-            metric=metric, value=getattr(figures, metric), origin=f"measured on {data.root}"
-        )
-    if stated is not None:
-        return Accuracy(metric=metric, value=stated, origin="stated")
-    known = subject.config.metrics.get(metric)
-    if known is None or subject.size != subject.own_size:
+        value, origin = getattr(figures, metric), f"measured on {data.root}"
+    elif stated is not None:
+        value, origin = stated, "stated"
+    elif metric in subject.config.metrics and subject.size == subject.own_size:
+        value, origin = subject.config.metrics[metric], "from the model's configuration"
+    else:
         return None
-    return Accuracy(metric=metric, value=known, origin="from the model's own record")
-
-
-def macs(subject: Subject) -> int:
-    """Multiply-accumulates for one image, as `mobilevit models` counts them."""
-    network = copy.deepcopy(subject.network).to("meta").requires_grad_(False)
-    # On meta tensors attention is the two products that it is; nothing is computed.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, 3, subject.size, subject.size, device="meta"))
-    return counter.get_total_flops() // 2
+    return Accuracy(metric=metric, value=value, origin=origin)

@@ -1,4 +1,4 @@
-"""How `mobilevit benchmark` measures: processes that take turns."""
+"""How `mobilevit benchmark` measures: one process per network and runtime, which take turns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,28 +20,28 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 ROUNDS = 10
-"""Each network runs in so many turns, if it is to run that often."""
+"""Turns of each network, if there are as many runs."""
 TOGETHER = 10
-"""Networks that take turns, at most: each is a process with its runtime and its weights."""
+"""Most processes that take turns: each holds a runtime and weights."""
 PAUSE = 0.02
-"""Seconds ahead of a turn, for threads of the one before that still spin."""
+"""Seconds before a turn: threads of the previous one may still be spinning."""
 
 
 class WorkerError(Exception):
-    """A process could not do its task; the message says why."""
+    """A process failed at its task; the message says why."""
 
 
 class Worker:
     """A process that does one task; see `mobilevit.commands.benchmark.worker`."""
 
     def __init__(self, task: dict[str, Any], folder: Path) -> None:
-        """Start it; `folder` is for its task and its log."""
-        self.log = folder / "log.txt"
+        """Start it; its task and log go to `folder`, which is created."""
+        folder.mkdir()
         file = folder / "task.json"
         file.write_text(json.dumps(task))
         threads = str(task["threads"])
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        with self.log.open("w") as errors:
+        with (folder / "log.txt").open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mobilevit.commands.benchmark.worker", str(file)],
                 stdin=subprocess.PIPE,
@@ -52,10 +52,10 @@ class Worker:
             )
 
     def ask(self, *words: object) -> dict[str, Any]:
-        """Send a line, if there are words, and wait for the answer.
+        """Send a command, if there is one, and wait for the reply.
 
         Raises:
-            WorkerError: there is none, or it says what failed.
+            WorkerError: the process ended, or replied with an error.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
@@ -66,21 +66,18 @@ class Worker:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise WorkerError(self._end())
-        answer: dict[str, Any] = json.loads(line)
-        if "failed" in answer:
-            raise WorkerError(answer["failed"])
-        return answer
-
-    def _end(self) -> str:
-        code = self.process.wait()
-        if code >= 0:
-            return f"its process ended with code {code}"
-        why = " (out of memory?)" if -code == signal.SIGKILL else ""
-        return f"its process was ended by {signal.Signals(-code).name}{why}"
+            code = self.process.wait()
+            if code >= 0:
+                raise WorkerError(f"its process ended with code {code}")
+            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+            raise WorkerError(f"its process was ended by {signal.Signals(-code).name}{hint}")
+        reply: dict[str, Any] = json.loads(line)
+        if "failed" in reply:
+            raise WorkerError(reply["failed"])
+        return reply
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.kill()
         self.process.wait()
@@ -89,130 +86,120 @@ class Worker:
             self.process.stdin.close()
 
 
-@contextmanager
-def working(task: dict[str, Any], folder: Path) -> Iterator[Worker]:
-    """A worker that is gone at the end."""
-    folder.mkdir()
-    worker = Worker(task, folder)
-    try:
-        yield worker
-    finally:
-        worker.close()
-
-
 @dataclass
-class Measured:
-    """What was seen of one network in one runtime."""
+class Measurement:
+    """What was measured of one network in one runtime."""
 
-    wall_ms: list[list[float]] = field(default_factory=list)
-    """Of each turn, the milliseconds of each run."""
+    wall_ms: list[float] = field(default_factory=list)
+    """Time of each run."""
     cpu_ms: list[float] = field(default_factory=list)
-    """Processor time of each run."""
+    """Processor time of each run, over all threads."""
     ratios: list[float] = field(default_factory=list)
-    """Of each turn, its median over the first network's in the same round."""
+    """Of each round: its median over that of the first network."""
     cpu_ratios: list[float] = field(default_factory=list)
     """The same of processor time."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the worker says beside times."""
+    """What else the worker reports."""
     why: str = ""
-    """Why there is nothing; empty where there is."""
+    """Why the measurement failed; empty if it did not."""
 
 
-def measured(
+class _Contestant:
+    """A task, its worker, and what was measured; after a failure it only keeps the reason."""
+
+    def __init__(self, task: dict[str, Any], folder: Path) -> None:
+        self.task, self.folder = task, folder
+        self.result = Measurement()
+        self.worker: Worker | None = None
+
+    def open(self) -> bool:
+        log.info("opening %s", self.task["label"])
+        self.worker = Worker(self.task, self.folder)
+        self.result.facts |= self.ask()
+        return self.worker is not None
+
+    def ask(self, *words: object) -> dict[str, Any]:
+        """The worker's reply; empty if it has failed."""
+        if self.worker is None:
+            return {}
+        try:
+            return self.worker.ask(*words)
+        except WorkerError as error:
+            self.result.why = str(error)
+            self.close()
+            return {}
+
+    def finish(self) -> None:
+        self.result.facts |= self.ask("finish")
+        self.close()
+
+    def close(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+
+
+def measure(
     tasks: Sequence[dict[str, Any]], folder: Path, *, warmup: int, runs: int
-) -> list[Measured]:
-    """Run networks by turns, so that a change of the machine's pace meets all of them.
+) -> list[Measurement]:
+    """Run networks in turns, so that a change in the machine's speed affects all of them.
 
-    Where there are more than `TOGETHER`, they go by in groups, and the first that can be run is in
-    each of them.
+    More than `TOGETHER` are run in groups, each with the first network that runs, for the ratios.
 
     Args:
-        tasks: for `bench_worker`; those with `timed` false are run once.
-        folder: for files of the work, empty.
-        warmup: runs of each ahead of those that count.
-        runs: of each that count.
+        tasks: see `mobilevit.commands.benchmark.worker`; those with `timed` false run once.
+        folder: an empty folder for files.
+        warmup: runs of each before the timed ones.
+        runs: timed runs of each.
 
     Returns:
-        One for each task.
+        One measurement for each task.
     """
-    results = [Measured() for _ in tasks]
-    rest = list(range(len(tasks)))
+    contestants = [_Contestant(task, folder / str(i)) for i, task in enumerate(tasks)]
+    waiting = list(contestants)
+    first: _Contestant | None = None
     draw = random.Random(0)
-    with ExitStack() as lasting:
-        first: tuple[Measured, Worker] | None = None
-        while rest:
-            with ExitStack() as stack:
-                group: list[tuple[Measured, Worker]] = []
-                while rest and len(group) < TOGETHER - (first is not None):
-                    index = rest.pop(0)
-                    timed = tasks[index]["timed"]
-                    keeper = lasting if first is None and timed else stack
-                    worker = _open(tasks[index], results[index], folder / str(index), keeper)
-                    if worker is None:
-                        continue
-                    if not timed:
-                        _finish(results[index], worker)
-                    elif first is None:
-                        first = results[index], worker
-                        _ask(*first, "run", max(warmup, 1))
-                    else:
-                        _ask(results[index], worker, "run", max(warmup, 1))
-                        group.append((results[index], worker))
-                if first is not None:
-                    _rounds([first, *group], runs, draw)
-                for result, worker in group:
-                    _finish(result, worker)
+    try:
+        while waiting:
+            group = [] if first is None else [first]
+            while waiting and len(group) < TOGETHER:
+                one = waiting.pop(0)
+                if not one.open():
+                    continue
+                if one.task["timed"]:
+                    one.ask("run", warmup)
+                    first = first or one
+                    group.append(one)
+                else:
+                    one.finish()
+            _run_rounds(group, runs, draw)
+            for one in group:
+                if one is not first:
+                    one.finish()
         if first is not None:
-            _finish(*first)
-    return results
+            first.finish()
+    finally:
+        for one in contestants:
+            one.close()
+    return [one.result for one in contestants]
 
 
-def _open(task: dict[str, Any], result: Measured, folder: Path, stack: ExitStack) -> Worker | None:
-    log.info("opening %s", task["label"])
-    worker = stack.enter_context(working(task, folder))
-    try:
-        result.facts |= worker.ask()
-    except WorkerError as error:
-        result.why = str(error)
-        worker.close()
-        return None
-    return worker
-
-
-def _ask(result: Measured, worker: Worker, *words: object) -> dict[str, Any] | None:
-    """The answer; None, and the reason noted, where there is none or none was to be had before."""
-    if result.why:
-        return None
-    try:
-        return worker.ask(*words)
-    except WorkerError as error:
-        result.why = str(error)
-        return None
-
-
-def _finish(result: Measured, worker: Worker) -> None:
-    answer = _ask(result, worker, "finish")
-    result.facts |= answer or {}
-
-
-def _rounds(group: list[tuple[Measured, Worker]], runs: int, draw: random.Random) -> None:
-    """Turns of all, in an order drawn anew each round; the first of the group is the measure."""
+def _run_rounds(group: Sequence[_Contestant], runs: int, draw: random.Random) -> None:
+    """Let all take turns, in a new order each round; ratios are to the first of the group."""
     rounds = min(ROUNDS, runs)
-    counts = [runs // rounds + (index < runs % rounds) for index in range(rounds)]
     order = list(range(len(group)))
     log.info("running %d in turns, %d rounds", len(group), rounds)
-    for count in counts:
+    for number in range(rounds):
+        count = runs // rounds + (number < runs % rounds)
         medians: dict[int, tuple[float, float]] = {}
         draw.shuffle(order)
         for index in order:
-            result, worker = group[index]
             time.sleep(PAUSE)
-            answer = _ask(result, worker, "run", count)
-            if answer is not None:
-                result.wall_ms.append(answer["wall_ms"])
-                result.cpu_ms += answer["cpu_ms"]
-                medians[index] = median(answer["wall_ms"]), median(answer["cpu_ms"])
-        for index, (wall, cpu) in medians.items():
-            if 0 in medians:
-                group[index][0].ratios.append(wall / medians[0][0])
-                group[index][0].cpu_ratios.append(cpu / medians[0][1])
+            if reply := group[index].ask("run", count):
+                group[index].result.wall_ms += reply["wall_ms"]
+                group[index].result.cpu_ms += reply["cpu_ms"]
+                medians[index] = median(reply["wall_ms"]), median(reply["cpu_ms"])
+        if 0 in medians:
+            for index, (wall, cpu) in medians.items():
+                group[index].result.ratios.append(wall / medians[0][0])
+                group[index].result.cpu_ratios.append(cpu / medians[0][1])

@@ -1,4 +1,4 @@
-"""What `mobilevit benchmark` says: rows, tables, and files of all figures."""
+"""The results of `mobilevit benchmark`: rows, tables, and files with all figures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mobilevit.commands.bench_plot import plot
 from mobilevit.commands.benchmark.checks import Accuracy, Agreement, Around
+from mobilevit.commands.benchmark.plot import plot
 from mobilevit.exports.spec import Precision
 from mobilevit.models.config import TaskName
 from mobilevit.utils.devices import available_cores
@@ -21,7 +21,7 @@ from mobilevit.utils.files import write_file
 from mobilevit.utils.tables import markdown
 
 JSON, TABLE, PLOT = "benchmark.json", "benchmark.md", "benchmark.svg"
-"""The files of `--out`."""
+"""The files in `--out`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +37,20 @@ class Machine:
     started: str
     """Date and time, UTC."""
     load_before: float | None
-    """Processes that wanted a core in the minute before; None where the system does not say."""
+    """Load average of the minute before; None where the system does not tell."""
     load_after: float | None = None
-    """In the last minute; one of them is this work."""
+    """Load average of the last minute, to which this work adds about 1."""
 
     @classmethod
     def here(cls) -> Machine:
-        """This one, now."""
+        """This machine, now."""
         return cls(
             device=_processor(),
             cores=available_cores(),
             os=platform.platform(),
             python=platform.python_version(),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
-            load_before=load(),
+            load_before=load_average(),
         )
 
     def __str__(self) -> str:
@@ -61,8 +61,8 @@ class Machine:
         return f"{text}; load {self.load_before:.1f} before, {self.load_after:.1f} at the end"
 
 
-def load() -> float | None:
-    """Processes that wanted a core in the last minute."""
+def load_average() -> float | None:
+    """Processes that wanted a core in the last minute, on average."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
@@ -76,10 +76,10 @@ def _processor() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One network in one runtime under one setting. What is not known or not measured is None."""
+class ModelInfo:
+    """The network of a row."""
 
-    model: str
+    name: str
     task: TaskName
     source: str
     """Where the weights come from."""
@@ -87,69 +87,108 @@ class Row:
     macs: int | None
     """Multiply-accumulates for one image."""
     accuracy: Accuracy | None
-    """Of the network in PyTorch, at this size; None where it is quantised here."""
+    """Of the network in PyTorch at this size; None if it is quantized here."""
+    end_to_end: bool
+    """Whether preprocessing of values and postprocessing are part of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How it is run."""
+
     runtime: str
     """`torch`, `torch-compile`, or a format."""
-    version: str | None
-    """Name and version of what ran it."""
     precision: Precision
     quantize: str | None
     size: int
     """Side of the images in pixels."""
     batch: int
     threads: int
-    whole: bool
-    """Whether values' preprocessing and what follows the network are in it."""
+
+    @property
+    def dtype(self) -> str:
+        """Quantization or precision."""
+        return self.quantize or self.precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Times of a batch."""
+
     warmup: int
-    """Runs ahead of those that count."""
+    """Runs before the timed ones."""
     runs: int
-    """That count."""
-    median_ms: float | None
-    """Of a batch; so the next."""
-    p90_ms: float | None
-    min_ms: float | None
-    cpu_ms: float | None
-    """Median of the processor time, over all threads."""
+    """Timed runs."""
+    median_ms: float
+    p90_ms: float
+    min_ms: float
+    cpu_ms: float
+    """Median of processor time, over all threads."""
     ratio: float | None
-    """To the first row that was timed: median over the rounds of each round's own."""
+    """To the first row that was timed: median over the rounds."""
     ratio_quartiles: tuple[float, float] | None
     cpu_ratio: float | None
-    """The same of processor time, which other processes' work changes less."""
-    opening_ms: float | None
-    first_ms: float | None
-    """The first run, which does what a runtime puts off until then."""
-    opening_memory_bytes: int | None
-    """Most that the process grew by, from opening to the end of the first run, over what it had
-    with the runtime loaded and the images in memory."""
-    running_memory_bytes: int | None
-    """The same of the runs that count; weights included."""
-    file_bytes: int | None
-    nodes: int | None
-    """Operations in the file."""
+    """Ratio of processor times, which depends less on what else the machine does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Startup:
+    """What happens once."""
+
+    opening_ms: float
+    first_run_ms: float
+    """The first run, which does what the runtime has put off until then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """How much the process grew at most, the runtime's own code not counted."""
+
+    opening_bytes: int | None
+    """From opening to the end of the first run."""
+    running_bytes: int | None
+    """In the timed runs, weights included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """The exported file; of PyTorch the weights."""
+
+    bytes: int | None
+    operations: int | None
     types: dict[str, int] | None
     """Operations by what they compute in."""
     placement: str | None
-    """Which share of the graph the runtime delegates, and what falls back."""
-    fallback: bool
-    """Whether a part runs on kernels that are there for every machine, and slow."""
+    """Which part of the graph the runtime delegates."""
+    has_slow_kernels: bool
+    """Whether operations run on kernels that are not made for this processor."""
     writing_s: float | None
-    """That making the file took."""
+    """Time that exporting took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network in one runtime and setting. What is not known or not measured is None."""
+
+    model: ModelInfo
+    setting: Setting
+    version: str | None
+    """Name and version of the runtime."""
+    timing: Timing | None
+    startup: Startup | None
+    memory: MemoryUse
+    file: FileInfo
     agreement: Agreement | None
     """With the network in PyTorch."""
     why: str
-    """Why it was not timed; empty where it was."""
+    """Why it was not timed; empty if it was."""
 
     @property
-    def kind(self) -> str:
-        """Precision in one word."""
-        return self.quantize or self.precision
-
-    @property
-    def busy(self) -> bool:
-        """Whether one thread had to share its core with others."""
-        if self.threads != 1 or self.median_ms is None or self.cpu_ms is None:
+    def machine_was_busy(self) -> bool:
+        """Whether one thread had to share its core with other processes."""
+        if self.setting.threads != 1 or self.timing is None:
             return False
-        return self.cpu_ms < 0.9 * self.median_ms
+        return self.timing.cpu_ms < 0.9 * self.timing.median_ms
 
 
 def _number(digits: int, scale: float = 1) -> Callable[[float | None], str]:
@@ -161,49 +200,42 @@ MS, MB = _number(2), _number(1, 1e-6)
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What was measured; `str()` gives tables in plain text, which are Markdown as well."""
+    """All rows; `str()` gives tables in plain text, which are valid Markdown."""
 
     machine: Machine
     rows: tuple[Row, ...]
     around: tuple[Around, ...]
     notes: tuple[str, ...]
-    """What is left out, and why."""
 
     @property
     def exit_code(self) -> int:
-        """1 where nothing could be timed, or a file says something else than PyTorch."""
-        timed = any(row.median_ms is not None for row in self.rows)
+        """1 if nothing could be timed, or a runtime disagrees with PyTorch."""
+        timed = any(row.timing for row in self.rows)
         return int(not timed or any(row.agreement and not row.agreement.good for row in self.rows))
 
     def to_json(self) -> dict[str, Any]:
-        """All figures as plain values."""
-        return {
-            "machine": asdict(self.machine),
-            "rows": [asdict(row) for row in self.rows],
-            "around": [asdict(one) for one in self.around],
-            "notes": list(self.notes),
-        }
+        """All figures as JSON values."""
+        return asdict(self)
 
     def __str__(self) -> str:
-        """Times, files, what is around the networks, and the reasons for gaps."""
-        reasons = Footnotes()
+        """Times, files, costs around the networks, and footnotes."""
+        notes = Footnotes()
         common = {name: text for name, text in COMMON.items() if len(set(map(text, self.rows))) < 2}
         setting = ", ".join(f"{name} {text(self.rows[0])}" for name, text in common.items())
-        tables = [self._table(columns, common, reasons) for columns in (TIMES, FILES)]
+        tables = [self._table(columns, common, notes) for columns in (TIMES, FILES)]
         texts = (
             str(self.machine),
-            "Time of a batch in the network alone (of a whole file: in all that is in it). "
-            f"{'In all rows: ' + setting + '. ' if setting else ''}Ratio: to the first row that "
-            "was timed, median of the rounds. Cpu: processor time of all threads. MB: most that "
-            "its process grew by, to open and run it once, and in the runs that count.",
+            "Time of a batch in the network alone, or in all of an end-to-end file. "
+            f"{'All rows: ' + setting + '. ' if setting else ''}Ratio: to the first row that was "
+            "timed, median of the rounds. Cpu: processor time of all threads. MB: how much the "
+            "process grew at most, to open the network and run it once, and in the timed runs.",
             tables[0],
-            "MB: of the file. Off by: largest difference in probability from the network in "
-            "PyTorch as it was trained; off, rms: root mean square of the raw outputs' difference, "
-            "in their standard deviations. Same: share of images (pixels, anchors) whose "
-            "likeliest class is the same.",
+            "MB: size of the file. Off by: largest difference in probability from the network in "
+            "PyTorch; off, rms: root mean square of the difference of raw outputs, in their "
+            "standard deviations. Same: images (pixels, anchors) with the same top class.",
             tables[1],
-            self._around(),
-            "\n".join((*reasons.texts(), *self.notes)),
+            self._around_table(),
+            "\n".join((*notes.texts(), *self.notes)),
         )
         return "\n\n".join(
             text if text.startswith("|") or "\n" in text else textwrap.fill(text, 110)
@@ -212,123 +244,123 @@ class Benchmark:
         )
 
     def _table(
-        self, columns: Mapping[str, Text], common: Collection[str], reasons: Footnotes
+        self, columns: Mapping[str, Column], common: Collection[str], notes: Footnotes
     ) -> str:
-        """A table of the rows; columns that `common` says once for all are left out."""
+        """A table of the rows, without the columns in `common`, which are the same in all."""
         shown = {name: text for name, text in columns.items() if name not in common}
         rows: Iterable[Row] = self.rows
-        if columns is FILES:  # threads are no matter of a file
+        if columns is FILES:  # one row for all numbers of threads
             opened = [row for row in self.rows if row.version is not None]
             files = {tuple(text(row) for text in list(FILES.values())[:5]): row for row in opened}
             rows = files.values()
         lines = [
-            [*(text(row) for text in shown.values()), reasons.marks(*_remarks(row, columns))]
+            [*(text(row) for text in shown.values()), notes.marks(_row_notes(row, columns))]
             for row in rows
         ]
         return markdown((*shown, ""), lines, left=(0, 1, len(shown)))
 
-    def _around(self) -> str:
-        if not self.around:
-            return ""
-        heads = ("around the network, ms", "px", "photo", "framing", "values", "after it")
-        return markdown(
-            heads,
-            (
-                (
-                    *(one.model, str(one.size), one.photo, MS(one.frame_ms)),
-                    *(MS(one.values_ms), MS(one.after_ms)),
-                )
-                for one in self.around
-            ),
+    def _around_table(self) -> str:
+        heads = ("around the network, ms", "px", "image", "framing", "values", "after it")
+        rows = (
+            (one.model, str(one.size), one.image, *map(MS, times))
+            for one in self.around
+            for times in [(one.frame_ms, one.values_ms, one.after_ms)]
         )
+        return markdown(heads, rows)
 
     def write(self, folder: Path) -> None:
         """Write the figures, the tables and a plot."""
         folder.mkdir(parents=True, exist_ok=True)
-        contents = {
-            JSON: json.dumps(self.to_json(), indent=1),
-            TABLE: str(self),
-            PLOT: plot(self.rows),
-        }
-        for name, content in contents.items():
+        figures = json.dumps(self.to_json(), indent=1)
+        for name, content in {JSON: figures, TABLE: str(self), PLOT: plot(self.rows)}.items():
             write_file(folder / name, content.rstrip() + "\n")
 
 
 class Footnotes:
-    """Texts that stand below a table, each once, and their numbers in it."""
+    """Texts below the tables, each once, and their numbers."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self._numbers: dict[str, int] = {}
 
-    def marks(self, *texts: str) -> str:
-        """The numbers of these."""
+    def marks(self, texts: Iterable[str]) -> str:
+        """The numbers of these texts."""
         numbers = [self._numbers.setdefault(text, len(self._numbers) + 1) for text in texts]
         return ", ".join(map(str, numbers))
 
     def texts(self) -> list[str]:
-        """All so far, with their numbers."""
+        """All texts so far, with their numbers."""
         return [f"{number}: {text}" for text, number in self._numbers.items()]
 
 
-def _remarks(row: Row, columns: Mapping[str, Text]) -> list[str]:
-    """What is to be said of a row below a table."""
+Column = Callable[[Row], str]
+
+
+def _row_notes(row: Row, columns: Mapping[str, Column]) -> list[str]:
+    """The footnotes of a row."""
     if columns is FILES:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in (row.types or {}).items())
-        computed = [f"operations: {kinds}"] if row.quantize and kinds else []
-        return [*computed, *([row.placement] if row.placement else [])]
-    remarks = [row.why] if row.why else []
-    if row.busy:
-        remarks.append("the machine was busy: other processes had a part of this one's core")
-    if row.fallback:
-        remarks.append("a part runs on slow kernels that are there for every machine; see below")
+        types = ", ".join(f"{count} {name}" for name, count in (row.file.types or {}).items())
+        notes = [f"operations: {types}"] if row.setting.quantize and types else []
+        return [*notes, row.file.placement] if row.file.placement else notes
+    notes = [row.why] if row.why else []
+    if row.machine_was_busy:
+        notes.append("the machine was busy: other processes took part of this one's core")
+    if row.file.has_slow_kernels:
+        notes.append("operations run on slow reference kernels; see below")
     if row.agreement is not None and not row.agreement.good:
-        remarks.append("NOT what PyTorch says; see below")
-    return remarks
+        notes.append("DISAGREES with PyTorch; see below")
+    return notes
 
 
-def _accuracy(known: Accuracy | None) -> str:
+def _timing(field: str) -> Column:
+    return lambda row: MS(getattr(row.timing, field) if row.timing else None)
+
+
+def _agreement(field: str) -> Column:
+    def text(row: Row) -> str:
+        value = getattr(row.agreement, field) if row.agreement else None
+        return "-" if value is None else f"{value:.0e}"
+
+    return text
+
+
+def _accuracy(row: Row) -> str:
+    known = row.model.accuracy
     return "-" if known is None else f"{100 * known.value:.1f} {known.metric}"
 
 
-Text = Callable[[Row], str]
-
-COMMON: dict[str, Text] = {
-    "px": lambda row: str(row.size),
-    "batch": lambda row: str(row.batch),
-    "threads": lambda row: str(row.threads),
-    "precision": lambda row: row.kind,
+COMMON: dict[str, Column] = {
+    "px": lambda row: str(row.setting.size),
+    "batch": lambda row: str(row.setting.batch),
+    "threads": lambda row: str(row.setting.threads),
+    "precision": lambda row: row.setting.dtype,
 }
-"""Columns that are left out where all rows have the same."""
+"""Columns that are left out where all rows have the same value."""
 
-TIMES: dict[str, Text] = {
-    "model": lambda row: row.model,
-    "runtime": lambda row: row.runtime,
+TIMES: dict[str, Column] = {
+    "model": lambda row: row.model.name,
+    "runtime": lambda row: row.setting.runtime,
     **COMMON,
-    "median ms": lambda row: MS(row.median_ms),
-    "p90": lambda row: MS(row.p90_ms),
-    "min": lambda row: MS(row.min_ms),
-    "ratio": lambda row: MS(row.ratio),
-    "cpu ms": lambda row: MS(row.cpu_ms),
-    "ratio of cpu": lambda row: MS(row.cpu_ratio),
-    "MB opening": lambda row: MB(row.opening_memory_bytes),
-    "MB running": lambda row: MB(row.running_memory_bytes),
+    "median ms": _timing("median_ms"),
+    "p90": _timing("p90_ms"),
+    "min": _timing("min_ms"),
+    "ratio": _timing("ratio"),
+    "cpu ms": _timing("cpu_ms"),
+    "ratio of cpu": _timing("cpu_ratio"),
+    "MB opening": lambda row: MB(row.memory.opening_bytes),
+    "MB running": lambda row: MB(row.memory.running_bytes),
 }
 
-FILES: dict[str, Text] = {
-    "model": lambda row: row.model,
-    "in": lambda row: row.version or row.runtime,
+FILES: dict[str, Column] = {
+    "model": lambda row: row.model.name,
+    "in": lambda row: row.version or row.setting.runtime,
     **{name: text for name, text in COMMON.items() if name != "threads"},
-    "M parameters": lambda row: _number(2, 1e-6)(row.parameters),
-    "M MACs": lambda row: _number(0, 1e-6)(row.macs),
-    "accuracy": lambda row: _accuracy(row.accuracy),
-    "MB": lambda row: _number(2, 1e-6)(row.file_bytes),
-    "operations": lambda row: "-" if row.nodes is None else str(row.nodes),
-    "off by": lambda row: _small(row.agreement.difference if row.agreement else None),
-    "off, rms": lambda row: _small(row.agreement.deviation if row.agreement else None),
+    "M parameters": lambda row: _number(2, 1e-6)(row.model.parameters),
+    "M MACs": lambda row: _number(0, 1e-6)(row.model.macs),
+    "accuracy": _accuracy,
+    "MB": lambda row: _number(2, 1e-6)(row.file.bytes),
+    "operations": lambda row: _number(0)(row.file.operations),
+    "off by": _agreement("difference"),
+    "off, rms": _agreement("deviation"),
     "same": lambda row: "-" if row.agreement is None else f"{row.agreement.same:.1%}",
 }
-
-
-def _small(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0e}"

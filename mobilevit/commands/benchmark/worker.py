@@ -2,9 +2,9 @@
 
     python -m mobilevit.commands.benchmark.worker TASK.json
 
-Each network runs in a process of its own, so that no runtime's memory or threads are another's, and
-whatever one does not survive ends that process alone. What the process has to say it writes as one
-JSON object a line to its standard output; what libraries print there goes to standard error.
+Each network runs in its own process, so that runtimes do not share memory or threads, and a crash
+ends that process alone. Replies are JSON objects, one a line, on standard output; what libraries
+print there goes to standard error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -24,174 +25,176 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mobilevit.commands.benchmark.models import Subject
+from mobilevit.checkpoints.create import load
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
-from mobilevit.exports.spec import Quantization
+from mobilevit.exports.spec import ExportSpec, Quantization
+from mobilevit.models.fuse import fuse
 
-PACKAGES = {
+RUNTIME_MODULES = {
     "onnx": "onnxruntime",
     "coreml": "coremltools",
     "litert": "ai_edge_litert.interpreter",
     "executorch": "executorch.runtime",
     "openvino": "openvino",
 }
-"""Backend -> its runtime, which is loaded ahead of what is counted as a network's memory."""
+"""Format -> the module of its runtime, imported before a network's memory is counted."""
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def main(arguments: list[str]) -> None:
-    """Do one task; see `write` and `Running`."""
-    answers = os.fdopen(os.dup(1), "w")
+    """Do one task; see `write_file` and `Session`."""
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    sys.excepthook = _telling(answers)
+    sys.excepthook = _reply_with_error(replies)
     task: dict[str, Any] = json.loads(Path(arguments[0]).read_text())
     torch.set_num_threads(task["threads"])
     if task["do"] == "write":
-        _tell(answers, write(task))
+        _reply(replies, write_file(task))
         return
-    running = Running(task)
-    _tell(answers, running.opened())
+    session = Session(task)
+    _reply(replies, session.opened())
     for line in sys.stdin:
         word, *numbers = line.split()
-        if word == "run":
-            _tell(answers, running.run(int(numbers[0])))
-        else:
-            _tell(answers, running.finish())
+        _reply(replies, session.run(int(numbers[0])) if word == "run" else session.finish())
 
 
-def _tell(answers: TextIO, values: dict[str, Any]) -> None:
-    answers.write(json.dumps(values) + "\n")
-    answers.flush()
+def _reply(replies: TextIO, values: dict[str, Any]) -> None:
+    replies.write(json.dumps(values) + "\n")
+    replies.flush()
 
 
-def _telling(
-    answers: TextIO,
+def _reply_with_error(
+    replies: TextIO,
 ) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
-    """Whatever ends the process is said as well as printed."""
+    """A hook that reports what ends the process, and prints it as well."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
-        known = isinstance(error, ValueError | OSError)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        message = " ".join(lines) if known else f"{kind.__name__}: {' '.join(lines[:1])}"
-        _tell(answers, {"failed": message})
+        for_users = isinstance(error, ValueError | OSError)
+        message = " ".join(lines) if for_users else f"{kind.__name__}: {' '.join(lines[:1])}"
+        _reply(replies, {"failed": message})
 
     return hook
 
 
-def write(task: dict[str, Any]) -> dict[str, Any]:
-    """Write a file of a kept subject, and say what is in it."""
-    subject = Subject.kept(Path(task["subject"]))
-    kind = BACKENDS[task["format"]]
+def write_file(task: dict[str, Any]) -> dict[str, Any]:
+    """Export the network of a model folder: prepared tensors in, logits out, one batch size."""
+    backend = BACKENDS[task["format"]]
+    model = load(task["model"])
     quantize = None
     if task["quantize"] is not None:
-        photos = tuple(Image.open(path).convert("RGB") for path in task["photos"])
-        quantize = Quantization(mode=task["quantize"], images=photos)
+        images = tuple(Image.open(path).convert("RGB") for path in task["images"])
+        quantize = Quantization(mode=task["quantize"], images=images)
     begun = time.perf_counter()
-    prepared = subject.prepared(
-        kind, batch=task["batch"], precision=task["precision"], quantize=quantize
+    prepared = backend.prepare(
+        model, ExportSpec(raw=True, precision=task["precision"], quantize=quantize)
     )
-    written = kind.write_prepared(prepared, Path(task["out"]))
+    size = model.config.preprocessing.crop
+    example = torch.zeros(task["batch"], 3, size, size)
+    written = backend.write_prepared(replace(prepared, example=example), Path(task["out"]))
     return {
         "writing_s": time.perf_counter() - begun,
-        "nodes": written.operations,
+        "operations": written.operations,
         "types": written.types,
         "placement": written.placement,
     }
 
 
-class Running:
+class Session:
     """A network open in a runtime."""
 
     def __init__(self, task: dict[str, Any]) -> None:
         """Open it, and run it once."""
-        self.answer = Path(task["answer"])
+        self.output = Path(task["output"])
         self.images = np.load(task["input"])
         self.batch: int = task["batch"]
-        self.given = self.images[: self.batch]
-        threads: int = task["threads"]
-        if task["runtime"] in PACKAGES:
-            importlib.import_module(PACKAGES[task["runtime"]])
+        self.example = self.images[: self.batch]
+        runtime: str = task["runtime"]
+        if runtime in RUNTIME_MODULES:
+            importlib.import_module(RUNTIME_MODULES[runtime])
         gc.collect()
         self.memory = Memory()
         begun = time.perf_counter()
-        if task["runtime"] in BACKENDS:
-            opened = open_exported(task["file"], BACKENDS[task["runtime"]], threads=threads)
+        if runtime in BACKENDS:
+            opened = open_exported(task["file"], BACKENDS[runtime], threads=task["threads"])
             self.call: Run = opened
             self.version = opened.runtime
         else:
-            self.call = _torch(task)
+            compile_it = runtime == "torch-compile"
+            self.call = _torch_run(task["model"], task["precision"], compile_it=compile_it)
             self.version = f"torch {torch.__version__}"
         gc.collect()
-        self.opening = time.perf_counter() - begun
+        self.opening_s = time.perf_counter() - begun
         begun = time.perf_counter()
-        self.call(self.given)
-        self.first = time.perf_counter() - begun
-        self.opening_memory = self.memory.peak()
-        self.apart = self.memory.forget()
+        self.call(self.example)
+        self.first_run_s = time.perf_counter() - begun
+        self.opening_bytes = self.memory.peak()
+        self.peak_was_reset = self.memory.reset_peak()
 
     def opened(self) -> dict[str, Any]:
-        """What ran it, and how long it took to be ready."""
+        """The runtime's version, and what opening took."""
         return {
             "version": self.version,
-            "opening_ms": 1e3 * self.opening,
-            "first_ms": 1e3 * self.first,
-            "opening_memory_bytes": self.opening_memory,
+            "startup": {"opening_ms": 1e3 * self.opening_s, "first_run_ms": 1e3 * self.first_run_s},
+            "opening_bytes": self.opening_bytes,
         }
 
     def run(self, count: int) -> dict[str, Any]:
-        """Run it so many times, once more ahead of them: another process has just had the caches.
+        """Time `count` runs, after one that does not count: the caches are another process's.
 
         Returns:
-            Milliseconds of each, on the clock and of processor time.
+            Milliseconds of each: elapsed, and of processor time.
         """
         wall, cpu = [], []
         gc.disable()
-        self.call(self.given)
+        self.call(self.example)
         for _ in range(count):
             processor, begun = time.process_time(), time.perf_counter()
-            self.call(self.given)
+            self.call(self.example)
             wall.append(1e3 * (time.perf_counter() - begun))
             cpu.append(1e3 * (time.process_time() - processor))
         gc.enable()
         return {"wall_ms": wall, "cpu_ms": cpu}
 
     def finish(self) -> dict[str, Any]:
-        """Leave the answers to all images in a file, and say how much memory the runs took."""
-        memory = self.memory.peak() if self.apart else None
+        """Write the outputs for all images to a file; returns how much memory the runs took."""
+        running_bytes = self.memory.peak() if self.peak_was_reset else None
         starts = range(0, len(self.images), self.batch)
-        said = [self.call(self.images[start : start + self.batch]) for start in starts]
-        np.savez(self.answer, *(np.concatenate(parts) for parts in zip(*said, strict=True)))
-        return {"running_memory_bytes": memory}
+        outputs = [self.call(self.images[start : start + self.batch]) for start in starts]
+        np.savez(self.output, *(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
+        return {"running_bytes": running_bytes}
 
 
-def _torch(task: dict[str, Any]) -> Run:
-    form = Subject.kept(Path(task["subject"])).inference(task["precision"])
-    network: Any = torch.compile(form) if task["runtime"] == "torch-compile" else form
+def _torch_run(folder: str, precision: str, *, compile_it: bool) -> Run:
+    """A model folder in PyTorch: fused and channels-last."""
+    dtype = torch.float16 if precision == "fp16" else torch.float32
+    network: Any = fuse(load(folder)).to(dtype).requires_grad_(False)
+    if compile_it:
+        network = torch.compile(network)
 
     def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.inference_mode():
-            said = network(torch.from_numpy(images))
-        parts = (said,) if isinstance(said, torch.Tensor) else said
-        return tuple(part.numpy() for part in parts)
+            outputs = network(torch.from_numpy(images).to(dtype))
+        parts = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+        return tuple(part.float().numpy() for part in parts)
 
     return run
 
 
 class Memory:
-    """How much more memory this process has than when this was made, at most."""
+    """How much this process has grown at most since this object was made."""
 
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def __init__(self) -> None:
-        """Begin to count."""
-        self.forget()
-        # Not by getrusage where it can be helped: on Linux it counts what the parent had when it
-        # started this process.
-        self.before = self._line("VmRSS") if self.status.exists() else _most()
+        """Start counting."""
+        self.reset_peak()
+        # On Linux not by getrusage, which also counts what the parent had when it forked.
+        self.before = self._line("VmRSS") if self.status.exists() else _max_rss()
 
-    def forget(self) -> bool:
+    def reset_peak(self) -> bool:
         """Count the peak from here on; False where the system cannot do that."""
         if not os.access(self.reset, os.W_OK):
             return False
@@ -199,8 +202,8 @@ class Memory:
         return True
 
     def peak(self) -> int | None:
-        """Bytes; None where the system does not say."""
-        now = self._line("VmHWM") if self.status.exists() else _most()
+        """Bytes; None where the system does not tell."""
+        now = self._line("VmHWM") if self.status.exists() else _max_rss()
         return None if now is None or self.before is None else max(0, now - self.before)
 
     def _line(self, name: str) -> int:
@@ -208,7 +211,7 @@ class Memory:
         return 1024 * int(lines[name].split()[0])
 
 
-def _most() -> int | None:
+def _max_rss() -> int | None:
     if sys.platform == "win32":
         return None
     import resource

@@ -6,39 +6,38 @@ from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from mobilevit.tasks import get_task
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from mobilevit.commands.benchmark.report import Row
 
-METRICS = {"top1": "top-1, %", "ap": "AP, %", "miou": "mean IoU, %"}
-"""Figures of accuracy as an axis calls them."""
 MARKS = "os^DvPX*"
-"""For the settings that models are compared in: runtime, precision, threads, batch."""
+"""For settings: runtime, precision, threads, batch."""
 PANEL = (4.8, 4.2)
 """Width and height in inches."""
 
 
 def plot(rows: Sequence[Row]) -> str:
-    """Draw all rows that were timed, as SVG: a colour for each model, a mark for each setting.
+    """Draw the timed rows as SVG: a colour for each model, a mark for each setting.
 
-    A panel for each figure of accuracy; models whose accuracy is not known are in one of their own,
-    by name.
+    Each accuracy metric has a panel; models of unknown accuracy have one too, by name.
     """
-    # Here, because matplotlib takes long to import.
+    # matplotlib takes long to import.
     from matplotlib import colormaps, style
     from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    timed = [row for row in rows if row.median_ms is not None]
+    timed = [row for row in rows if row.timing is not None]
     panels: dict[str | None, list[Row]] = {}
     for row in timed:
-        panels.setdefault(row.accuracy.metric if row.accuracy else None, []).append(row)
+        panels.setdefault(row.model.accuracy.metric if row.model.accuracy else None, []).append(row)
     ordered = sorted(panels.items(), key=lambda panel: panel[0] is None)
-    marks = _told_apart(timed, _setting, MARKS)
-    colours = _told_apart(timed, _model, [to_hex(colormaps["tab20"](place)) for place in range(20)])
-    # "default" first: the plot must not depend on the settings of whoever makes it.
+    marks = _assign(timed, _setting, MARKS)
+    colours = _assign(timed, _model, [to_hex(colormaps["tab20"](place)) for place in range(20)])
+    # "default" first: the plot must not depend on the user's settings.
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "benchmark"}]):
         width = PANEL[0] * max(len(ordered), 1) + 3  # for the legends
         figure = Figure(figsize=(width, PANEL[1]), layout="constrained")
@@ -75,14 +74,14 @@ def _panel(
 
     names = list(dict.fromkeys(map(_model, rows)))
     for row in rows:
-        height = 100 * row.accuracy.value if row.accuracy else -names.index(_model(row))
+        height = 100 * row.model.accuracy.value if row.model.accuracy else -names.index(_model(row))
         colour, mark = colours[_model(row)], marks[_setting(row)]
-        axes.plot(row.median_ms or 0, height, mark, color=colour, alpha=0.8)
+        axes.plot(row.timing.median_ms if row.timing else 0, height, mark, color=colour, alpha=0.8)
     if metric is None:
         axes.set_yticks([-place for place in range(len(names))], names, fontsize=8)
-        axes.set_title("accuracy not known", fontsize=10)
+        axes.set_title("unknown accuracy", fontsize=10)
     else:
-        axes.set_ylabel(METRICS[metric])
+        axes.set_ylabel(f"{get_task(rows[0].model.task).metric_name}, %")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -92,19 +91,20 @@ def _panel(
     axes.grid(alpha=0.3)
 
 
-def _told_apart(
-    rows: Sequence[Row], name: Callable[[Row], str], looks: Sequence[str]
+def _assign(
+    rows: Sequence[Row], name: Callable[[Row], str], styles: Sequence[str]
 ) -> dict[str, str]:
-    """A look for each name, in the order of the rows."""
+    """A style for each name, in the order of the rows."""
     names = dict.fromkeys(map(name, rows))
-    return {name: looks[place % len(looks)] for place, name in enumerate(names)}
+    return {name: styles[place % len(styles)] for place, name in enumerate(names)}
 
 
 def _model(row: Row) -> str:
-    return f"{row.model}, {row.size} px"
+    return f"{row.model.name}, {row.setting.size} px"
 
 
 def _setting(row: Row) -> str:
-    threads = f"{row.threads} thread{'s' if row.threads > 1 else ''}"
-    batch = f", batch {row.batch}" if row.batch > 1 else ""
-    return f"{row.runtime}, {row.kind}, {threads}{batch}"
+    setting = row.setting
+    threads = f"{setting.threads} thread{'s' if setting.threads > 1 else ''}"
+    batch = f", batch {setting.batch}" if setting.batch > 1 else ""
+    return f"{setting.runtime}, {setting.dtype}, {threads}{batch}"
