@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mobilevit.checkpoints.transformers import V1, files
+from mobilevit.checkpoints.transformers import V1, write_config
 from mobilevit.models.config import ModelConfig
 
 
@@ -34,7 +34,7 @@ def transformers(variant: str, weights: dict[str, Tensor]) -> nn.Module:
     """transformers' v1 network with weights in our layout."""
     from transformers import MobileViTConfig, MobileViTForImageClassification
 
-    config = files(ModelConfig(model=variant, num_classes=1000))["config.json"]
+    config = write_config(ModelConfig(model=variant, num_classes=1000))["config.json"]
     model = MobileViTForImageClassification(MobileViTConfig(**config))
     model.load_state_dict(V1.from_ours(weights))
     return Logits(model)

@@ -1,27 +1,26 @@
 """The authors' checkpoints: flat state dicts, the networks of both papers.
 
 The 2021 weights of v1 expect blue-green-red pixels, since the code of that time read images with
-OpenCV. The code behind v2's weights read red-green-blue; that is taken for v2, and said to be
-assumed, because no file states it. So did the code behind v1's later weights, whose files look like
-those of 2021; only the ones that were trained with RangeAugment can be told, by its scalars.
+OpenCV. The code behind v2's weights read red-green-blue; that is assumed for v2, because no file
+states it. So did the code behind v1's later weights, whose files look like those of 2021; only
+those that were trained with RangeAugment can be recognised, by its scalars.
 
-DeepLabv3 on v1 is told by a tensor's name: the 2021 code stretched logits without aligned corners
-and squashed images to 512 px, the later code aligned corners and kept an image's shape. No file
-states its output stride; `custom_stride` is what the authors' recipes had.
+The generations of DeepLabv3 on v1 differ in a tensor's name: the 2021 code resized logits without
+aligned corners and images to a square of 512 px, the later code aligned corners and kept an image's
+aspect ratio. No file states its output stride.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
+from mobilevit.checkpoints.adapter import Adapter
 from mobilevit.checkpoints.keymap import Layout, Row
 from mobilevit.models.config import Preprocessing
+from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block
 
-ADE20K_CLASSES = 150
-"""So many has no other data set that the authors used."""
+_RANGE_AUGMENT = "neural_augmentor."
+"""RangeAugment's scalars, which inference does not use."""
 
 _SHARED = (
     Row("conv_norm", "backbone.stem", "conv_1"),
@@ -41,7 +40,9 @@ _THEIR_LAYER = "layer_{s}.1.global_rep.{t}"
 
 V1 = Layout(
     name="authors'",
-    version=1,
+    block=MobileViTBlock,
+    ignored=(_RANGE_AUGMENT,),
+    preprocessing=Preprocessing(channel_order="bgr"),
     conv=".block.conv",
     norm=".block.norm",
     rows=(
@@ -64,7 +65,9 @@ V1 = Layout(
 
 V2 = Layout(
     name="authors'",
-    version=2,
+    block=MobileViTv2Block,
+    ignored=(_RANGE_AUGMENT,),
+    preprocessing=Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
     conv=".block.conv",
     norm=".block.norm",
     rows=(
@@ -122,7 +125,13 @@ _SSD_ROWS = (
     Row("same", "heads.{h}.predict", "ssd_heads.{h}.loc_cls_layer.pw_conv.block.conv"),
 )
 SSD_V1, SSD_V2 = (
-    replace(layout, head="ssdlite_", marks=("ssd_heads.",), rows=(*_encoder(layout), *_SSD_ROWS))
+    replace(
+        layout,
+        head="ssdlite_",
+        marks=("ssd_heads.",),
+        preprocessing=replace(layout.preprocessing, resize_mode="stretch", resize=320, crop=320),
+        rows=(*_encoder(layout), *_SSD_ROWS),
+    )
     for layout in (V1, V2)
 )
 
@@ -142,11 +151,14 @@ _SEGMENTER_ROWS = (
     Row("same", "aux.predict", "seg_head.aux_head.2.block.conv"),
     Row("same", "predict", "seg_head.classifier.block.conv"),
 )
+_SHORT_512 = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
+_SHORT_512_V2 = replace(_SHORT_512, interpolation="bicubic", assumed=("channel_order",))
 DEEPLAB_V1_2021 = replace(
     V1,
     head="deeplabv3_",
     marks=(_ASPP, "seg_head.classifier.classifier."),
     align_corners=False,
+    preprocessing=replace(_SHORT_512, channel_order="bgr", resize_mode="stretch"),
     rows=(
         *_encoder(V1),
         *_ASPP_ROWS,
@@ -159,9 +171,11 @@ DEEPLAB_V1, DEEPLAB_V2 = (
         head="deeplabv3_",
         marks=(_ASPP, "seg_head.classifier.block."),
         align_corners=True,
+        output_stride=output_stride,
+        preprocessing=preprocessing,
         rows=(*_encoder(layout), *_ASPP_ROWS, *_SEGMENTER_ROWS),
     )
-    for layout in (V1, V2)
+    for layout, output_stride, preprocessing in ((V1, 8, _SHORT_512), (V2, 16, _SHORT_512_V2))
 )
 PSP_V1, PSP_V2 = (
     replace(
@@ -169,48 +183,25 @@ PSP_V1, PSP_V2 = (
         head="pspnet_",
         marks=(_PSP,),
         align_corners=True,
+        preprocessing=preprocessing,
         rows=(*_encoder(layout), *_PSP_ROWS, *_SEGMENTER_ROWS),
     )
-    for layout in (V1, V2)
+    for layout, preprocessing in ((V1, _SHORT_512), (V2, _SHORT_512_V2))
 )
-LAYOUTS = (V1, V2, SSD_V1, SSD_V2, DEEPLAB_V1_2021, DEEPLAB_V1, DEEPLAB_V2, PSP_V1, PSP_V2)
+V1_LATER, *_LATER = (
+    replace(
+        layout,
+        marks=(*layout.marks, _RANGE_AUGMENT),
+        preprocessing=replace(layout.preprocessing, channel_order="rgb"),
+    )
+    for layout in (V1, SSD_V1, DEEPLAB_V1_2021)
+)  # files that differ from those of 2021 by their RangeAugment scalars alone
 
-_SQUASH_320 = Preprocessing(resize_mode="stretch", resize=320, crop=320)
-_SHORT_512 = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
-_SHORT_512_V2 = replace(_SHORT_512, interpolation="bicubic", assumed=("channel_order",))
-PREPROCESSING = {
-    V1: Preprocessing(channel_order="bgr"),
-    V2: Preprocessing(interpolation="bicubic", assumed=("channel_order",)),
-    SSD_V1: replace(_SQUASH_320, channel_order="bgr"),
-    SSD_V2: replace(_SQUASH_320, interpolation="bicubic", assumed=("channel_order",)),
-    DEEPLAB_V1_2021: Preprocessing(
-        channel_order="bgr", resize_mode="stretch", resize=512, crop=512
+ADAPTER = Adapter(
+    name="authors",
+    layouts=(
+        *(V1, V2, SSD_V1, SSD_V2),
+        *(DEEPLAB_V1_2021, DEEPLAB_V1, DEEPLAB_V2, PSP_V1, PSP_V2),
+        *(V1_LATER, *_LATER),
     ),
-    DEEPLAB_V1: _SHORT_512,
-    DEEPLAB_V2: _SHORT_512_V2,
-    PSP_V1: _SHORT_512,
-    PSP_V2: _SHORT_512_V2,
-}
-
-
-def custom_stride(layout: Layout, classes: int | None) -> int:
-    """The output stride of the authors' networks for segmentation in this layout.
-
-    8 in the later recipe of DeepLabv3 on v1, and in later code for ADE20K, which is recognised by
-    its 150 classes; 16 elsewhere.
-    """
-    is_ade20k = layout.align_corners and classes == ADE20K_CLASSES
-    return 8 if layout == DEEPLAB_V1 or is_ade20k else 16
-
-
-def generation(
-    tensors: Mapping[str, Tensor], preprocessing: Preprocessing
-) -> tuple[dict[str, Tensor], Preprocessing]:
-    """Leave out what RangeAugment added, and correct the preprocessing where it did."""
-    kept = {key: value for key, value in tensors.items() if not key.startswith(_RANGE_AUGMENT)}
-    if len(kept) == len(tensors):
-        return kept, preprocessing
-    return kept, replace(preprocessing, channel_order="rgb")
-
-
-_RANGE_AUGMENT = "neural_augmentor."
+)

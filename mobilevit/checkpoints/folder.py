@@ -1,4 +1,4 @@
-"""Model folders: a network's weights and all that belongs to them."""
+"""Model folders: a network's weights and its configuration."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mobilevit.checkpoints.adapter import CONFIG
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.checkpoints.tensors import read_tensors
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import Network
 from mobilevit.utils.files import replace_file, write_file
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 FORMAT = 1
 log = logging.getLogger(__name__)
 
@@ -76,21 +76,20 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 def save(model: Network, folder: str | Path) -> Path:
     """Write a network as a model folder: `config.json` and `model.safetensors`.
 
-    The weights' file carries the configuration too. It is replaced first and in one step, so a
-    writer that is killed leaves the old model or the new one: `load` believes `config.json` only
-    where it names these very weights.
+    The weights' file carries the configuration too, and is replaced first, in one step: a writer
+    that is killed leaves the old model or the new one. `load` ignores a `config.json` that belongs
+    to other weights.
 
     Args:
         model: a network of `create_model` or `load`; its `config` is written.
-        folder: where to; made where it is missing.
+        folder: created if it does not exist.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: the network is a backbone alone, or one that `fuse` made: `load` could not
-            rebuild it.
-        OSError: it cannot be written, such as on a full disk.
+        ValueError: the network is a backbone alone or a fused one, which `load` could not rebuild.
+        OSError: it cannot be written, for example because the disk is full.
     """
     if isinstance(model, Backbone):
         raise ValueError("a backbone alone has no model folder; save the network that it is in")
@@ -99,8 +98,7 @@ def save(model: Network, folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    config: ModelConfig = model.config
-    text = config_to_json(config, weights=digest(tensors))
+    text = config_to_json(model.config, weights=digest(tensors))
     with replace_file(folder / WEIGHTS) as fresh:
         try:
             save_file(tensors, fresh, metadata={"format": "pt", "config": text})
@@ -111,7 +109,7 @@ def save(model: Network, folder: str | Path) -> Path:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether `save` wrote here."""
+    """Whether `save` wrote this folder."""
     if not (path / WEIGHTS).is_file():
         return False
     try:
@@ -133,26 +131,40 @@ def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     Raises:
         CheckpointError: a part is missing, damaged or of another model folder.
     """
-    tensors, _, metadata = read_tensors(folder / WEIGHTS)
-    carried = metadata.get("config")
+    tensors, metadata = read_safetensors(folder / WEIGHTS)
+    embedded = metadata.get("config")
     path = folder / CONFIG
     if path.is_file():
         config, weights = config_from_json(path.read_text(), file=str(path))
-        if carried is None or weights == digest(tensors):
+        if embedded is None or weights == digest(tensors):
             return config, tensors
-        log.warning("%s was left by an earlier save; what %s carries is used", path, WEIGHTS)
-    if carried is None:
-        raise CheckpointError(f"{folder} has no {CONFIG}: nothing says what its weights are")
-    return read_carried(carried, tensors, file=folder / WEIGHTS), tensors
+        log.warning("%s was left by an earlier save; the one in %s is used", path, WEIGHTS)
+    if embedded is None:
+        raise CheckpointError(f"{folder} has no {CONFIG}, so what its weights are is unknown")
+    return read_embedded(embedded, tensors, file=folder / WEIGHTS), tensors
 
 
-def read_carried(carried: str, tensors: Mapping[str, Tensor], *, file: Path) -> ModelConfig:
-    """The configuration that a file of weights carries in its metadata.
+def read_embedded(text: str, tensors: Mapping[str, Tensor], *, file: Path) -> ModelConfig:
+    """The configuration in the metadata of a file of weights.
 
     Raises:
         CheckpointError: it is not that of these tensors.
     """
-    config, weights = config_from_json(carried, file=f"{file} (its metadata)")
+    config, weights = config_from_json(text, file=f"{file} (its metadata)")
     if weights != digest(tensors):
-        raise CheckpointError(f"{file} is damaged: its tensors are not those it names")
+        raise CheckpointError(f"{file} is damaged: its tensors do not match its configuration")
     return config
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """The tensors and the metadata of a `.safetensors` file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error

@@ -1,8 +1,8 @@
-"""Translate the tensor names of one layout into another's, by a table that a person can check.
+"""Translate one layout's tensor names into ours and back, by a table that a person can check.
 
-A table's row pairs our name of a module with theirs. `{s}` stands for any number, the same on
-both sides; `{s-1}` for that number less one. Of rows that fit the same name the first counts. What
-kind of module it is says how the names of its tensors follow:
+A row pairs our name of a module with theirs. `{s}` stands for any number, the same on both sides,
+`{s-1}` for that number less one; of several rows that match a name the first counts. How the names
+of a module's tensors follow depends on the module:
 
 * `conv_norm`: convolution and batch norm; each layout names the two parts in its own way;
 * `same`: the tensors' own names (`weight`, `bias`) are the same on both sides;
@@ -17,33 +17,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilevit.models.config import Preprocessing
 
 
 class CheckpointError(ValueError):
-    """A file of weights that cannot be read, or does not fit; the message names what and why."""
+    """A file of weights that cannot be read or used; the message says what and why."""
 
 
-class Stated(NamedTuple):
-    """What a folder of another layout says beside its weights."""
-
-    options: dict[str, Any]
-    """Options of `create_model`."""
-    classes: tuple[str, ...] | None
-    """None where it names none."""
-    preprocessing: Preprocessing | None
-    """None where it says nothing."""
+Module: TypeAlias = Literal["conv_norm", "same", "pointwise", "query_key_value"]
 
 
 class Row(NamedTuple):
-    """One kind of module in both layouts."""
+    """A module in both layouts."""
 
-    kind: Literal["conv_norm", "same", "pointwise", "query_key_value"]
+    module: Module
     ours: str
     theirs: str
 
@@ -53,24 +45,34 @@ PARTS = ("query", "key", "value")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one source names the tensors of one version of the network."""
+    """How a source names the tensors of networks with one block and one head."""
 
     name: str
-    version: int
+    block: type[nn.Module]
+    """`MobileViTBlock` or `MobileViTv2Block`."""
     head: str = ""
-    """What stands ahead of the variant in the model's name: nothing, `ssdlite_`, `deeplabv3_`."""
+    """The head's prefix: none, `ssdlite_`, `deeplabv3_` or `pspnet_`."""
     marks: tuple[str, ...] = ()
-    """What begins the names of tensors in files of this head alone, at least one for each."""
+    """Beginnings of tensor names, each of which occurs in every file of this layout. Of several
+    layouts that match a file, that with most marks is meant."""
+    ignored: tuple[str, ...] = ()
+    """Beginnings of tensor names that are skipped."""
+    prefix: str = ""
+    """Beginning of the backbone's tensor names, which files of a backbone alone leave out."""
+    preprocessing: Preprocessing
+    """Where a file does not state it; fields that nobody states are `assumed`."""
     align_corners: bool | None = None
-    """Segmentation: how its networks stretch logits; None where that is not part of them."""
+    """Segmentation: how its networks resize logits; None where that is not part of them."""
+    output_stride: int = 16
+    """Segmentation: that of the authors' recipes."""
     conv: str
-    """What a `conv_norm` module is called ahead of its convolution's tensors."""
+    """What a `conv_norm` module has before the names of its convolution's tensors."""
     norm: str
     """The same for its batch norm."""
     rows: tuple[Row, ...]
 
     @property
-    def what(self) -> str:
+    def network(self) -> str:
         """What such a network is called in messages."""
         return self.head.rstrip("_") or "classifier"
 
@@ -81,25 +83,27 @@ class Layout:
             CheckpointError: a name that the table does not have, or a part of a layer without
                 its others.
         """
-        rules = self._rules(self.rows, reverse=True)
+        patterns = self._patterns(self.rows, reverse=True)
         result: dict[str, Tensor] = {}
         parts: dict[str, dict[str, Tensor]] = {}
         unknown = []
         for key, tensor in tensors.items():
-            renamed = _rename(key, rules)
+            if key.startswith(self.ignored):
+                continue
+            renamed = _rename(key, patterns)
             if renamed is None:
                 unknown.append(key)
                 continue
-            name, kind, part = renamed
-            if kind == "query_key_value":
+            name, module, part = renamed
+            if module == "query_key_value":
                 result[name] = tensor  # holds the place until its parts are joined
                 parts.setdefault(name, {})[part] = tensor
             else:
-                is_conv = kind == "pointwise" and tensor.ndim == 4
+                is_conv = module == "pointwise" and tensor.ndim == 4
                 result[name] = tensor.flatten(1) if is_conv else tensor
         if unknown:
             raise CheckpointError(
-                f"{len(unknown)} tensors have no place in a MobileViT {self.what} of the "
+                f"{len(unknown)} tensors have no place in a MobileViT {self.network} of the "
                 f"{self.name} layout: {shorten(unknown)}"
             )
         for name, three in parts.items():
@@ -114,66 +118,64 @@ class Layout:
         Raises:
             CheckpointError: a name that the table does not have.
         """
-        rules = self._rules(self.rows, reverse=False)
+        patterns = self._patterns(self.rows, reverse=False)
         result = {}
         for key, tensor in tensors.items():
-            renamed = _rename(key, rules)
+            renamed = _rename(key, patterns)
             if renamed is None:
                 raise CheckpointError(f"the {self.name} layout has no place for {key}")
-            name, kind, _ = renamed
-            if kind == "query_key_value":
+            name, module, _ = renamed
+            if module == "query_key_value":
                 layer, leaf = name.rsplit(".", 1)
                 for part, rows in zip(PARTS, tensor.chunk(3), strict=True):
                     result[f"{layer}.{part}.{leaf}"] = rows.contiguous()
             else:
-                is_linear = kind == "pointwise" and tensor.ndim == 2
+                is_linear = module == "pointwise" and tensor.ndim == 2
                 result[name] = tensor[:, :, None, None] if is_linear else tensor
         return result
 
     def matches(self, tensors: Iterable[str]) -> bool:
-        """Whether what only this version's blocks and this head have carries this layout's names.
+        """Whether the tensors that only these blocks and this head have carry this layout's names.
 
         A layout of classifiers also matches files of the same source with other heads.
         """
         names = list(tensors)
-        mark = "transformer.{t}.attention.qkv"
-        rows = [row for row in self.rows if row.ours.endswith(mark)]
-        rules = self._rules(rows, reverse=True)
-        return any(_rename(key, rules) is not None for key in names) and all(
+        rows = [row for row in self.rows if row.ours.endswith("transformer.{t}.attention.qkv")]
+        patterns = self._patterns(rows, reverse=True)
+        return any(_rename(key, patterns) for key in names) and all(
             any(key.startswith(mark) for key in names) for mark in self.marks
         )
 
-    def _rules(self, rows: Iterable[Row], *, reverse: bool) -> list[_Rule]:
-        rules = []
-        for kind, ours, theirs in rows:
+    def _patterns(self, rows: Iterable[Row], *, reverse: bool) -> list[_Pattern]:
+        patterns = []
+        for module, ours, theirs in rows:
             pairs = [(ours, theirs, "")]
-            if kind == "conv_norm":
+            if module == "conv_norm":
                 pairs = [
                     (f"{ours}.conv", theirs + self.conv, ""),
                     (f"{ours}.norm", theirs + self.norm, ""),
                 ]
-            elif kind == "query_key_value" and reverse:
+            elif module == "query_key_value" and reverse:
                 pairs = [(ours, f"{theirs}.{part}", part) for part in PARTS]
-            rules += [
-                _Rule(_pattern(b), a, kind, part) if reverse else _Rule(_pattern(a), b, kind, part)
-                for a, b, part in pairs
-            ]
-        return rules
+            for a, b, part in pairs:
+                source, target = (b, a) if reverse else (a, b)
+                patterns.append(_Pattern(_compile(source), target, module, part))
+        return patterns
 
 
-class _Rule(NamedTuple):
-    """A pattern for a tensor's full name in one layout, and the template of the other's."""
+class _Pattern(NamedTuple):
+    """A tensor's full name in one layout, and the template of the other's."""
 
-    pattern: re.Pattern[str]
+    source: re.Pattern[str]
     target: str
-    kind: str
+    module: Module
     part: str
 
 
 _SLOT = re.compile(r"\{([a-z])(-1)?\}")
 
 
-def _pattern(source: str) -> re.Pattern[str]:
+def _compile(source: str) -> re.Pattern[str]:
     pattern, end = "", 0
     for slot in _SLOT.finditer(source):
         shift = "m" if slot[2] else "p"
@@ -182,25 +184,26 @@ def _pattern(source: str) -> re.Pattern[str]:
     return re.compile(pattern + re.escape(source[end:]) + r"\.(?P<leaf>[a-z_]+)")
 
 
-def _rename(key: str, rules: list[_Rule]) -> tuple[str, str, str] | None:
-    """The other layout's name, and kind and part of the rule that gave it."""
-    for pattern, target, kind, part in rules:
-        if not (match := pattern.fullmatch(key)):
+def _rename(key: str, patterns: list[_Pattern]) -> tuple[str, Module, str] | None:
+    """The other layout's name, and the module and part of the pattern that gave it."""
+    for source, target, module, part in patterns:
+        if not (match := source.fullmatch(key)):
             continue
         groups = match.groupdict()
         leaf = groups.pop("leaf")
-        numbers = {
-            group[0]: int(value) + (1 if group.endswith("_m") else 0)
-            for group, value in groups.items()
-        }
-        for name, number in numbers.items():
-            target = target.replace(f"{{{name}}}", str(number))
-            target = target.replace(f"{{{name}-1}}", str(number - 1))
-        return f"{target}.{leaf}", kind, part
+        for group, value in groups.items():
+            number = int(value) + (1 if group.endswith("_m") else 0)
+            target = target.replace(f"{{{group[0]}}}", str(number))
+            target = target.replace(f"{{{group[0]}-1}}", str(number - 1))
+        return f"{target}.{leaf}", module, part
     return None
 
 
-def shorten(names: list[str], most: int = 8) -> str:
-    """A list of names for a message, cut after `most`."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def shorten(names: list[str], limit: int = 8) -> str:
+    """A list of names for a message, cut after `limit`.
+
+    >>> shorten(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,48 +1,91 @@
-"""Weights from anywhere, under our names: model folders, files and folders of others, downloads.
+"""Weights of any layout under our names: model folders, files and folders of others, downloads.
 
-The layout is recognised by the tensors' names, the variant by their shapes; what a file is called
-says nothing.
+The layout is recognised by the tensors' names, the variant by their shapes, never by the file's
+name. Nothing here runs code from a file.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
+import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilevit.checkpoints import authors, timm, transformers
+from mobilevit.checkpoints.adapter import CONFIG, PROCESSOR, Adapter, FolderConfig, JsonFiles
 from mobilevit.checkpoints.folder import (
-    CONFIG,
     WEIGHTS,
     is_model_folder,
-    read_carried,
+    read_embedded,
     read_folder,
+    read_safetensors,
 )
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, Stated, shorten
-from mobilevit.checkpoints.source import located
-from mobilevit.checkpoints.tensors import read_tensors
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
+from mobilevit.checkpoints.pretrained import find_weights
+from mobilevit.data.class_names import ADE20K_CLASSES
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import HEADS, VARIANTS, build, defaults
 
 log = logging.getLogger(__name__)
 
-HOMES = {layout: home for home in (authors, timm, transformers) for layout in home.LAYOUTS}
-"""Layout -> the module that it is in."""
+ADAPTERS: dict[str, Adapter] = {
+    adapter.name: adapter for adapter in (authors.ADAPTER, timm.ADAPTER, transformers.ADAPTER)
+}
+"""The sources of checkpoints by name."""
 
-PROCESSOR = "preprocessor_config.json"
+WRAPPERS = (
+    "ema_state_dict",  # the authors' training checkpoints
+    "state_dict_ema",  # timm's
+    "model_ema",  # torchvision's
+    "ema",
+    "model_state_dict",
+    "state_dict",
+    "model",
+)
+"""Entries that hold the weights; averaged weights come first, since they are what is evaluated."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and training modules put before every name."""
+
+# Simple values that training checkpoints hold next to the weights: arguments and figures. An object
+# dtype is the one way to smuggle a pickle through numpy's scalar, and numpy refuses it.
+_SAFE_GLOBALS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+]
 _FILES = (WEIGHTS, "pytorch_model.bin")
 
 
 class Weights(NamedTuple):
-    """A network's tensors under our names, and what is known about them."""
+    """A network's tensors under our names, and its configuration."""
 
     config: ModelConfig
     tensors: dict[str, Tensor]
+
+
+class Contents(NamedTuple):
+    """What a file of weights holds."""
+
+    tensors: dict[str, Tensor]
+    """Under their own names; on the CPU."""
+    unwrapped: tuple[str, ...]
+    """The wrappers and prefixes that were removed, in words."""
+    metadata: Mapping[str, str]
+    """Of a `.safetensors` file."""
 
 
 def read(source: str | Path) -> Weights:
@@ -53,17 +96,15 @@ def read(source: str | Path) -> Weights:
             Hub id or a URL, which are downloaded at their first use.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: there is no such file.
         DownloadError: it could not be downloaded.
         CheckpointError: it cannot be read, or is of no known layout.
     """
-    path, published = located(source)
+    path, published = find_weights(source)
     if path.is_dir():
         return _read_folder(path)
-    found = _read_file(path, published=published is not None)
-    if published is None:
-        return found
-    return Weights(published.complete(found.config), found.tensors)
+    weights = _read_file(path, {}, output_stride_known=published is not None)
+    return Weights(published.complete(weights.config), weights.tensors) if published else weights
 
 
 def _read_folder(path: Path) -> Weights:
@@ -75,126 +116,181 @@ def _read_folder(path: Path) -> Weights:
         raise CheckpointError(
             f"{path} is not a model folder: it has no {' or '.join(_FILES)}{hint}"
         )
-    config = _json(path / CONFIG)
-    processor = _json(path / PROCESSOR)
-    return _read_file(weights, config=config, processor=processor)
+    files = {
+        name: _read_json(path / name) for name in (CONFIG, PROCESSOR) if (path / name).is_file()
+    }
+    return _read_file(weights, files)
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no table of settings")
+        raise CheckpointError(f"{path} is not a JSON object")
     return values
 
 
-def _read_file(
-    path: Path,
-    *,
-    config: Mapping[str, Any] | None = None,
-    processor: Mapping[str, Any] | None = None,
-    published: bool = False,
-) -> Weights:
-    """Read one file of weights.
-
-    `config` and `processor` are what lies beside it in a folder; of a `published` file it is known
-    what it does not say itself.
-    """
-    tensors, seen, metadata = read_tensors(path)
-    if carried := metadata.get("config"):  # the weights of a model folder alone
-        return Weights(read_carried(carried, tensors, file=path), tensors)
-    if seen:
-        log.info("%s: read %s", path, ", ".join(seen))
-    layout, tensors = _recognised(tensors, path)
-    home = HOMES[layout]
-    preprocessing = home.PREPROCESSING[layout]
-    if home is authors:
-        tensors, preprocessing = authors.generation(tensors, preprocessing)
-    ours = layout.to_ours(tensors)
-    count = HEADS[layout.head].count_classes(ours)
-    stated = Stated(options={}, classes=None, preprocessing=None)
-    where = path if config is None else path.parent
-    if config is not None and home is timm:
-        stated = timm.stated(config, layout=layout, file=str(where))
-    elif config is not None and home is transformers:
-        stated = transformers.stated(config, processor, layout=layout, file=str(where))
-    variant = _variant(ours, layout.version, path)
-    name = layout.head + variant
-    implied = implied_options(layout, ours)
-    if "output_stride" in implied.keys() - stated.options.keys() and not published:
-        stride = implied["output_stride"]
-        rates = defaults(name, stride).get("rates")
-        log.info(
-            "%s does not state its output stride: by the custom of such files it is taken to be "
-            "%d%s; create_model(%r, weights=..., output_stride=...) takes another",
-            *(where, stride, f", and its rates {rates}" if rates else "", name),
-        )
-    with torch.device("meta"):  # refuses options that do not fit, and leaves those that differ
-        options = build(
-            name, num_classes=count or 1, **{**implied, **stated.options}
-        ).config.options
+def _read_file(path: Path, files: JsonFiles, *, output_stride_known: bool = False) -> Weights:
+    """Read a file of weights; `files` are those next to it, in a folder."""
+    tensors, unwrapped, metadata = read_tensors(path)
+    if embedded := metadata.get("config"):  # the weights of a model folder alone
+        return Weights(read_embedded(embedded, tensors, file=path), tensors)
+    if unwrapped:
+        log.info("%s: read %s", path, ", ".join(unwrapped))
+    adapter, layout, tensors = recognise(tensors, path)
+    tensors = layout.to_ours(tensors)
+    where, stated = path, FolderConfig()
+    if CONFIG in files and adapter.read_config:
+        where = path.parent
+        stated = adapter.read_config(files, layout, str(where))
+    head = HEADS[layout.head]
+    count = head.count_classes(tensors)
+    name = layout.head + _variant(tensors, layout.block, path)
+    implied = implied_options(layout, tensors)
+    if "output_stride" in implied.keys() - stated.options.keys() and not output_stride_known:
+        _log_output_stride(name, implied["output_stride"], where)
+    with torch.device("meta"):  # refuses options that are out of range, and drops the defaults
+        model = build(name, num_classes=count or 1, **{**implied, **stated.options})
     classes = stated.classes if stated.classes and len(stated.classes) == count else None
-    return Weights(
-        ModelConfig(
-            model=name,
-            num_classes=count or HEADS[layout.head].num_classes,
-            task=HEADS[layout.head].task,
-            options=options,
-            classes=classes if count else None,
-            preprocessing=stated.preprocessing or preprocessing,
-            source=", ".join([where.name, f"{layout.name} layout", *seen]),
-        ),
-        ours,
+    config = ModelConfig(
+        model=name,
+        num_classes=count or head.num_classes,
+        task=head.task,
+        options=model.config.options,
+        classes=classes,
+        preprocessing=stated.preprocessing or layout.preprocessing,
+        source=", ".join([where.name, f"{layout.name} layout", *unwrapped]),
+    )
+    return Weights(config, tensors)
+
+
+def _log_output_stride(name: str, stride: int, where: Path) -> None:
+    rates = defaults(name, stride).get("rates")
+    log.info(
+        "%s does not state its output stride: %d is assumed%s, as in the authors' recipes; "
+        "create_model(%r, weights=..., output_stride=...) takes another",
+        *(where, stride, f" with rates {rates}" if rates else "", name),
     )
 
 
 def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options of `build` that a file for segmentation does not state but shows.
+    """The options of `build` that a file for segmentation shows without stating them.
 
     Args:
-        layout: the file's; it says how logits are stretched.
-        tensors: under our names; their names and shapes say what the head has. The output stride
-            shows nowhere, and is that of the authors' recipes.
+        layout: the file's; it determines how logits are resized.
+        tensors: under our names; they show what the head has. The output stride shows nowhere, and
+            is that of the authors' recipes.
     """
-    if HEADS[layout.head].task != "segmentation":
+    head = HEADS[layout.head]
+    if head.task != "segmentation":
         return {}
-    count = HEADS[layout.head].count_classes(tensors)
-    found: dict[str, Any] = {
+    count = head.count_classes(tensors)
+    # no other data set of the authors has as many classes, and for it their later code used 8
+    is_ade20k = layout.align_corners and count == len(ADE20K_CLASSES)
+    options: dict[str, Any] = {
         "aux": any(key.startswith("aux.") for key in tensors),
-        "output_stride": authors.custom_stride(layout, count),
+        "output_stride": 8 if is_ade20k else layout.output_stride,
         "align_corners": layout.align_corners,
     }
     if count is not None:
-        found["channels"] = tensors["predict.weight"].shape[1]
-    return found
+        options["channels"] = tensors["predict.weight"].shape[1]
+    return options
 
 
-def _recognised(tensors: dict[str, Tensor], path: Path) -> tuple[Layout, dict[str, Tensor]]:
-    """The layout of these tensors, and they as that layout names them."""
-    for ahead in ("", "mobilevit.", "mobilevitv2."):  # transformers' networks without a head
-        named = {ahead + key: value for key, value in tensors.items()}
-        if layout := next((layout for layout in HOMES if layout.matches(named)), None):
-            return layout, named
+def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[Adapter, Layout, dict[str, Tensor]]:
+    """The layout of these tensors, and the tensors as that layout names them.
+
+    Raises:
+        CheckpointError: they are of no known layout.
+    """
+    matches = []
+    for adapter in ADAPTERS.values():
+        for layout in adapter.layouts:
+            for prefix in {"", layout.prefix}:
+                named = {prefix + key: value for key, value in tensors.items()}
+                if layout.matches(named):
+                    matches.append((adapter, layout, named))
+    if matches:
+        return max(matches, key=lambda match: len(match[1].marks))
     hint = ""
     if any(key.startswith("backbone.stage") for key in tensors):
-        hint = "; they are this library's own, and only a model folder says what they are"
+        hint = "; they are this library's own: give the model folder that they belong to"
     raise CheckpointError(
-        f"{path} is of no layout that is known (MobileViT networks of the authors, timm or "
-        f"transformers); its tensors are called {shorten(sorted(tensors), 3)}{hint}"
+        f"{path} is of no known layout (MobileViT networks of {', '.join(ADAPTERS)}); its tensors "
+        f"are named {shorten(sorted(tensors), 3)}{hint}"
     )
 
 
-def _variant(tensors: Mapping[str, Tensor], version: int, path: Path) -> str:
-    """The variant that has this version and last width: no two share both."""
+def _variant(tensors: Mapping[str, Tensor], block: type[nn.Module], path: Path) -> str:
+    """The variant that has this block and last width: no two share both."""
     last = tensors.get("backbone.stage5.0.project.conv.weight")
-    for name, architecture in VARIANTS.items():
-        if last is not None and (version, len(last)) == (
-            architecture.version,
-            architecture.channels[-1],
-        ):
+    width = None if last is None else len(last)
+    for name, arch in VARIANTS.items():
+        if (arch.block, arch.channels[-1]) == (block, width):
             return name
-    raise CheckpointError(f"{path} is a MobileViT v{version} of a width that has no variant here")
+    raise CheckpointError(f"{path} has {block.__name__}s of a width that no variant has")
+
+
+def read_tensors(path: Path) -> Contents:
+    """Read a `.safetensors` file, or a file that `torch.save` wrote.
+
+    Entries of `WRAPPERS` are opened, and `PREFIXES` that all names have are removed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is neither, or would have to run code to be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of weights at {path}")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix == ".safetensors" or start[8:] == b"{":  # JSON after its length
+        tensors, metadata = read_safetensors(path)
+        return Contents(*_without_prefixes(tensors, ()), metadata)
+    if not start.startswith((b"PK", b"\x80")):
+        raise CheckpointError(f"{path} is not a PyTorch file: it is neither a zip nor a pickle")
+    content, unwrapped = _unpickle(path), []
+    while isinstance(content, Mapping):
+        name = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if name is None:
+            break
+        unwrapped.append(f"its {name}")
+        content = content[name]
+    if isinstance(content, Mapping):  # of the averages that torch keeps
+        content = {key: value for key, value in content.items() if key != "n_averaged"}
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        raise CheckpointError(f"{path} is not a dictionary of tensors")
+    return Contents(*_without_prefixes(content, tuple(unwrapped)), {})
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_SAFE_GLOBALS):
+            # torch warns that it might refuse other pickle protocols; if so, that is raised below
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was refused: reading it would run code from it. If you trust its origin, load "
+            "it with the program that wrote it and save its tensors alone, by "
+            "safetensors.torch.save_file(tensors, 'weights.safetensors')"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a readable PyTorch file: {error}") from error
+
+
+def _without_prefixes(
+    tensors: Mapping[str, Tensor], unwrapped: tuple[str, ...]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    named = dict(tensors)
+    while named:
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in named)), None)
+        if prefix is None:
+            break
+        named = {key.removeprefix(prefix): value for key, value in named.items()}
+        unwrapped = (*unwrapped, f"without the prefix {prefix}")
+    return named, unwrapped

@@ -2,8 +2,8 @@
 
 timm's conversion of the authors' v1 weights reversed the input channels of the first convolution,
 so all of its weights take red-green-blue pixels in [0, 1] without mean or std. A file of weights
-does not say how its images were resized: the paper's rule is assumed. In a folder, as on the Hub,
-`config.json` says it.
+does not state how its images were resized: as in the paper is assumed. A folder, as on the Hub,
+states it in `config.json`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row, Stated
+from mobilevit.checkpoints.adapter import CONFIG, Adapter, FolderConfig, JsonFiles
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
 from mobilevit.data.class_names import imagenet_classes, unique_names
 from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block
 from mobilevit.models.registry import VARIANTS
 
+_FRAME = ("resize", "crop", "interpolation")
 _SHARED = (
     Row("conv_norm", "backbone.stem", "stem"),
     Row("conv_norm", "backbone.stage{s}.{i}.expand", "stages.{s-1}.{i}.conv1_1x1"),
@@ -40,7 +44,8 @@ _BLOCK_SHARED = (
 
 V1 = Layout(
     name="timm",
-    version=1,
+    block=MobileViTBlock,
+    preprocessing=Preprocessing(assumed=_FRAME),
     conv=".conv",
     norm=".bn",
     rows=(
@@ -57,7 +62,8 @@ V1 = Layout(
 
 V2 = Layout(
     name="timm",
-    version=2,
+    block=MobileViTv2Block,
+    preprocessing=Preprocessing(interpolation="bicubic", assumed=("channel_order", *_FRAME)),
     conv=".conv",
     norm=".bn",
     rows=(
@@ -70,116 +76,101 @@ V2 = Layout(
     ),
 )
 
-LAYOUTS = (V1, V2)
-
-PREPROCESSING = {
-    V1: Preprocessing(assumed=("resize", "crop", "interpolation")),
-    V2: Preprocessing(
-        interpolation="bicubic", assumed=("channel_order", "resize", "crop", "interpolation")
-    ),
-}
-
 _IMAGENET = re.compile(r"_in1k(_\d+)?$")
-"""What the tag of weights that end on ImageNet-1k ends with, and perhaps their size in pixels."""
+"""How the tag of weights ends that were last trained on ImageNet-1k, perhaps with their size."""
 
 
-def stated(config: Mapping[str, Any], *, layout: Layout, file: str) -> Stated:
-    """What a folder's `config.json` says beside the weights.
-
-    Args:
-        config: its content.
-        layout: of the weights beside it.
-        file: what to call the folder in messages.
-
-    Raises:
-        CheckpointError: it asks for what this library's networks or images' preparation are not.
-    """
+def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
+    """Read what `config.json` states; see `Adapter`."""
+    config = files[CONFIG]
     arguments = config.get("model_args") or {}
     if unknown := [
         key for key in arguments if key not in ("in_chans", "num_classes") and "drop" not in key
     ]:
-        raise CheckpointError(f"{file}: model_args {', '.join(unknown)} are not known here")
-    own = config.get("pretrained_cfg") or config
-    found: dict[str, Any] = {}
-    if (size := own.get("input_size")) is not None:
-        channels, height, width = size
-        if height != width:
-            raise CheckpointError(f"{file}: input_size {height} x {width} is not square")
-        found["crop"] = width
-        if (share := own.get("crop_pct")) is not None:
-            found["resize"] = math.floor(width / share)  # as timm rounds
-    else:
-        channels = 3
-    if own.get("crop_mode", "center") != "center":
-        raise CheckpointError(f"{file}: crop_mode {own['crop_mode']} is not known here")
-    if (interpolation := own.get("interpolation")) is not None:
-        found["interpolation"] = interpolation
-    for key in ("mean", "std"):
-        if (values := own.get(key)) is not None:
-            found[key] = tuple(map(float, values))
-    fallback = PREPROCESSING[layout]
-    if "crop" in found and "resize" not in found:
-        found["resize"] = fallback.at(found["crop"]).resize
-    try:
-        preprocessing = Preprocessing(
-            **{
-                "interpolation": fallback.interpolation,
-                **found,
-                "assumed": tuple(name for name in fallback.assumed if name not in found),
-            }
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    classes = None
-    if labels := config.get("label_names") or own.get("label_names"):
-        names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) else labels
-        classes = unique_names([str(name) for name in names])
-    elif config.get("num_classes", own.get("num_classes")) == 1000 and _IMAGENET.search(
-        str(own.get("tag"))
-    ):
-        classes = imagenet_classes()
-    return Stated(
+        raise CheckpointError(f"{file}: model_args {', '.join(unknown)} are not supported")
+    pretrained = config.get("pretrained_cfg") or config
+    channels = (pretrained.get("input_size") or [3])[0]
+    return FolderConfig(
         options={"in_channels": arguments.get("in_chans", channels)},
-        classes=classes,
-        preprocessing=preprocessing,
+        classes=_class_names(config, pretrained),
+        preprocessing=_preprocessing(pretrained, layout.preprocessing, file),
     )
 
 
-def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """File name -> JSON content, of a folder for a network with this configuration.
+def _preprocessing(
+    pretrained: Mapping[str, Any], fallback: Preprocessing, file: str
+) -> Preprocessing:
+    stated: dict[str, Any] = {}
+    if (size := pretrained.get("input_size")) is not None:
+        _, height, width = size
+        if height != width:
+            raise CheckpointError(f"{file}: input_size {height} x {width} is not square")
+        stated["crop"] = width
+        if (share := pretrained.get("crop_pct")) is not None:
+            stated["resize"] = math.floor(width / share)  # as timm rounds
+    if pretrained.get("crop_mode", "center") != "center":
+        raise CheckpointError(f"{file}: crop_mode {pretrained['crop_mode']} is not supported")
+    if (interpolation := pretrained.get("interpolation")) is not None:
+        stated["interpolation"] = interpolation
+    for key in ("mean", "std"):
+        if (values := pretrained.get(key)) is not None:
+            stated[key] = tuple(map(float, values))
+    assumed = tuple(name for name in fallback.assumed if name not in stated)
+    if "crop" in stated and "resize" not in stated:
+        stated["resize"] = fallback.at(stated["crop"]).resize
+    try:
+        return replace(fallback, **stated, assumed=assumed)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
 
-    `timm.create_model("local-dir:FOLDER", pretrained=True)` opens it.
 
-    Raises:
-        CheckpointError: images are prepared otherwise than by resizing and cropping.
-    """
-    rule = config.preprocessing
-    if rule.resize_mode != "crop":
+def _class_names(
+    config: Mapping[str, Any], pretrained: Mapping[str, Any]
+) -> tuple[str, ...] | None:
+    if labels := config.get("label_names") or pretrained.get("label_names"):
+        names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) else labels
+        return unique_names([str(name) for name in names])
+    count = config.get("num_classes", pretrained.get("num_classes"))
+    if count == 1000 and _IMAGENET.search(str(pretrained.get("tag"))):
+        return imagenet_classes()
+    return None
+
+
+def write_config(config: ModelConfig) -> JsonFiles:
+    """`timm.create_model("local-dir:FOLDER", pretrained=True)` opens such a folder."""
+    preprocessing = config.preprocessing
+    if preprocessing.resize_mode != "crop":
         raise CheckpointError(
-            f"timm's layout has no place for resize_mode {rule.resize_mode}, only for crop"
+            f"timm's layout has no place for resize_mode {preprocessing.resize_mode}: it knows "
+            "crop alone"
         )
     arch = VARIANTS[config.model]
-    content: dict[str, Any] = {
+    names = {} if config.classes is None else {"label_names": list(config.classes)}
+    margin = preprocessing.resize > preprocessing.crop
+    pretrained = {
+        "custom_load": False,
+        "input_size": [3, preprocessing.crop, preprocessing.crop],
+        "fixed_input_size": False,
+        "interpolation": preprocessing.interpolation,
+        # half a pixel more, so that timm's rounding down gives `resize` again
+        "crop_pct": preprocessing.crop / (preprocessing.resize + 0.5) if margin else 1.0,
+        "crop_mode": "center",
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "num_classes": config.num_classes,
+        "pool_size": [-(-preprocessing.crop // 32)] * 2,
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+    }
+    content = {
         "architecture": config.model,
         "num_classes": config.num_classes,
         "num_features": arch.classifier_channels or arch.channels[-1],
         "global_pool": "avg",
+        **names,
+        "pretrained_cfg": pretrained,
     }
-    if config.classes is not None:
-        content["label_names"] = list(config.classes)
-    content["pretrained_cfg"] = {
-        "custom_load": False,
-        "input_size": [3, rule.crop, rule.crop],
-        "fixed_input_size": False,
-        "interpolation": rule.interpolation,
-        # rounded down after division by it: half a pixel more keeps it on the right side
-        "crop_pct": rule.crop / (rule.resize + 0.5) if rule.resize > rule.crop else 1.0,
-        "crop_mode": "center",
-        "mean": list(rule.mean),
-        "std": list(rule.std),
-        "num_classes": config.num_classes,
-        "pool_size": [-(-rule.crop // 32)] * 2,
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
-    }
-    return {"config.json": content}
+    return {CONFIG: content}
+
+
+ADAPTER = Adapter(name="timm", layouts=(V1, V2), read_config=read_config, write_config=write_config)

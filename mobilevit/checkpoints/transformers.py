@@ -1,33 +1,38 @@
 """transformers' layout of MobileViT and MobileViTv2: image classifiers, and DeepLabv3.
 
 A folder holds `config.json` (the network), `model.safetensors` or `pytorch_model.bin` (the weights)
-and `preprocessor_config.json`, whose `do_flip_channel_order` says whether pixels become
+and `preprocessor_config.json`, whose `do_flip_channel_order` states whether pixels become
 blue-green-red; its weights are the authors', unchanged.
 
-transformers' DeepLabv3 ends ahead of the last step: its logits are at the output stride, ours are
-stretched to the image's size. It has no auxiliary head. Below an output stride of 32 its v2 leaves
-out the dilation of the local convolutions that the authors' code has, so that it gives other
-logits; v1 has no such dilation.
+transformers' DeepLabv3 ends before the last step: its logits are at the output stride, ours are
+resized to the image's size. It has no auxiliary head. Below an output stride of 32 its v2 leaves
+out the dilation of the local convolutions that the authors' code has, so its logits differ; v1 has
+no such dilation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mobilevit.checkpoints import transformers_processor
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row, Stated
-from mobilevit.data.class_names import unique_names
-from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.checkpoints.adapter import CONFIG, PROCESSOR, Adapter, FolderConfig, JsonFiles
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
+from mobilevit.data.class_names import ADE20K_CLASSES, unique_names
+from mobilevit.models.config import Interpolation, ModelConfig, Preprocessing
+from mobilevit.models.mobilevit import Architecture, MobileViTBlock, MobileViTv2Block
 from mobilevit.models.registry import VARIANTS, defaults, split_name
 
+log = logging.getLogger(__name__)
+
+_FRAME = ("resize", "crop", "interpolation")
 _BLOCK = "backbone.stage{s}.1"
 _LAYER = f"{_BLOCK}.transformer.{{t}}"
 
 
 def _shared(encoder: str) -> tuple[Row, ...]:
-    """Rows that both versions have, with `encoder` ahead of all but the classifier."""
+    """Rows that both blocks have; all names but the classifier's begin with `encoder`."""
     parts = (("expand", "expand_1x1"), ("depthwise", "conv_3x3"), ("project", "reduce_1x1"))
     stages = (  # the first two stages are lists, the others begin with a layer of their own
         ("backbone.stage1.{i}", f"{encoder}.encoder.layer.0.layer.{{i}}"),
@@ -59,7 +64,9 @@ _V2_LAYER = "mobilevitv2.encoder.layer.{s-1}.transformer.layer.{t}"
 
 V1 = Layout(
     name="transformers",
-    version=1,
+    block=MobileViTBlock,
+    prefix="mobilevit.",
+    preprocessing=Preprocessing(channel_order="bgr", assumed=("channel_order", *_FRAME)),
     conv=".convolution",
     norm=".normalization",
     rows=(
@@ -75,7 +82,9 @@ V1 = Layout(
 
 V2 = Layout(
     name="transformers",
-    version=2,
+    block=MobileViTv2Block,
+    prefix="mobilevitv2.",
+    preprocessing=Preprocessing(interpolation="bicubic", assumed=("channel_order", *_FRAME)),
     conv=".convolution",
     norm=".normalization",
     rows=(
@@ -93,6 +102,13 @@ DEEPLAB_V1, DEEPLAB_V2 = (
         layout,
         head="deeplabv3_",
         marks=(_HEAD,),
+        preprocessing=replace(
+            layout.preprocessing,
+            resize_mode="stretch",
+            resize=512,
+            crop=512,
+            assumed=("channel_order", "resize_mode", *_FRAME),
+        ),
         rows=(
             *(row for row in layout.rows if row.ours.startswith("backbone.")),
             Row("conv_norm", "context.pool", f"{_HEAD}aspp.convs.4.conv_1x1"),
@@ -104,92 +120,67 @@ DEEPLAB_V1, DEEPLAB_V2 = (
     for layout in (V1, V2)
 )
 
-LAYOUTS = (DEEPLAB_V1, DEEPLAB_V2, V1, V2)  # a classifier's layout matches the others' files too
-
-_FRAME = ("resize", "crop", "interpolation")
-_SQUASH_512 = Preprocessing(resize_mode="stretch", resize=512, crop=512)
-PREPROCESSING = {
-    V1: Preprocessing(channel_order="bgr", assumed=("channel_order", *_FRAME)),
-    V2: Preprocessing(interpolation="bicubic", assumed=("channel_order", *_FRAME)),
-    DEEPLAB_V1: replace(
-        _SQUASH_512, channel_order="bgr", assumed=("channel_order", "resize_mode", *_FRAME)
-    ),
-    DEEPLAB_V2: replace(
-        _SQUASH_512, interpolation="bicubic", assumed=("channel_order", "resize_mode", *_FRAME)
-    ),
+# Theirs -> our option, and what transformers assumes where `config.json` is silent.
+_SHARED = {
+    "num_channels": ("in_channels", 3),
+    "patch_size": ("patch_sizes", 2),
+    "conv_kernel_size": ("kernel_size", 3),
+    "output_stride": ("output_stride", 32),
 }
-"""Where there is no `preprocessor_config.json`."""
-
-# What transformers takes where a config.json is silent.
-_DEFAULTS = {
-    "patch_size": 2,
-    "num_attention_heads": 4,
-    "conv_kernel_size": 3,
-    "output_stride": 32,
-    "num_channels": 3,
-    "layer_norm_eps": 1e-5,
-    "hidden_act": "silu",
+_OPTIONS: dict[type, dict[str, tuple[str, Any]]] = {
+    MobileViTBlock: {
+        "num_attention_heads": ("heads", 4),
+        "hidden_dropout_prob": ("dropout", 0.1),
+        "attention_probs_dropout_prob": ("attention_dropout", 0.0),
+        "classifier_dropout_prob": ("classifier_dropout", 0.1),
+    },
+    MobileViTv2Block: {
+        "attn_dropout": ("attention_dropout", 0.0),
+        "ffn_dropout": ("ffn_dropout", 0.0),
+    },
 }
-_OPTIONS_V1 = {  # theirs -> ours, and their default
-    "hidden_dropout_prob": ("dropout", 0.1),
-    "attention_probs_dropout_prob": ("attention_dropout", 0.0),
-    "classifier_dropout_prob": ("classifier_dropout", 0.1),
-}
-_OPTIONS_V2 = {
-    "attn_dropout": ("attention_dropout", 0.0),
-    "ffn_dropout": ("ffn_dropout", 0.0),
-}
-_OPTIONS_DEEPLAB = {
+_DEEPLAB_OPTIONS = {
     "aspp_out_channels": ("channels", None),
     "atrous_rates": ("rates", (6, 12, 18)),
     "aspp_dropout_prob": ("aspp_dropout", 0.1),
     "classifier_dropout_prob": ("classifier_dropout", 0.1),
     "align_corners": ("align_corners", None),  # ours alone: transformers ignores it
 }
+_DROPPED = ("aux", "dropout", "classifier_dropout")
+"""Options that may be lost, for inference does not use them."""
+
+_RESAMPLE: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers."""
 
 
-def stated(
-    config: Mapping[str, Any], processor: Mapping[str, Any] | None, *, layout: Layout, file: str
-) -> Stated:
-    """What a folder's JSON files say beside the weights.
+def _option_table(block: type, head: str) -> dict[str, tuple[str, Any]]:
+    return _SHARED | _OPTIONS[block] | (_DEEPLAB_OPTIONS if head else {})
 
-    Args:
-        config: `config.json`.
-        processor: `preprocessor_config.json`, if there is one.
-        layout: of the weights beside them.
-        file: what to call the folder in messages.
 
-    Raises:
-        CheckpointError: it asks for what this library's networks or images' preparation are not.
-    """
-    values = {**_DEFAULTS, **config}
-    for key, wanted in (("layer_norm_eps", (1e-5,)), ("hidden_act", ("silu", "swish"))):
-        if values[key] not in wanted:
-            raise CheckpointError(f"{file}: {key} is {values[key]}; only {wanted[0]} is known here")
-    patch, kernel = values["patch_size"], values["conv_kernel_size"]
-    options: dict[str, Any] = {
-        "patch_sizes": list(patch if isinstance(patch, list) else [patch]) * 3,
-        "kernel_size": kernel,
-        "output_stride": values["output_stride"],
-        "in_channels": values["num_channels"],
+def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
+    """Read what the JSON files state; see `Adapter`."""
+    config = files[CONFIG]
+    for key, known in (("layer_norm_eps", (1e-5,)), ("hidden_act", ("silu", "swish"))):
+        if (value := config.get(key, known[0])) not in known:
+            raise CheckpointError(f"{file}: {key} is {value}; only {known[0]} is supported")
+    options = {
+        ours: config.get(theirs, default)
+        for theirs, (ours, default) in _option_table(layout.block, layout.head).items()
     }
-    if len(options["patch_sizes"]) != 3:
+    patch = options["patch_sizes"]
+    if isinstance(patch, list) and len(patch) != 1:
         raise CheckpointError(f"{file}: patches of {patch} are not square")
-    if layout.version == 1:
-        options["heads"] = values["num_attention_heads"]
-    named: dict[str, tuple[str, Any]] = _OPTIONS_V1 if layout.version == 1 else _OPTIONS_V2
-    for key, (ours, default) in (named | (_OPTIONS_DEEPLAB if layout.head else {})).items():
-        options[ours] = values.get(key, default)
+    options["patch_sizes"] = (patch if isinstance(patch, list) else [patch]) * 3
     preprocessing = None
-    if processor is not None:
-        preprocessing = transformers_processor.preprocessing(
-            processor, fallback=PREPROCESSING[layout], whole=bool(layout.head), file=file
-        )
-    return Stated(options, _names(config, file=file), preprocessing)
+    if processor := files.get(PROCESSOR):
+        preprocessing = _read_processor(processor, layout, file)
+    return FolderConfig(
+        options=options, classes=_class_names(config, file), preprocessing=preprocessing
+    )
 
 
-def _names(config: Mapping[str, Any], *, file: str) -> tuple[str, ...] | None:
-    """The labels, where they are names and not numbers alone."""
+def _class_names(config: Mapping[str, Any], file: str) -> tuple[str, ...] | None:
+    """The labels, unless they are numbers alone."""
     labels = config.get("id2label")
     if not labels:
         return None
@@ -197,96 +188,177 @@ def _names(config: Mapping[str, Any], *, file: str) -> tuple[str, ...] | None:
         names = [str(labels[str(index)]) for index in range(len(labels))]
     except KeyError as error:
         raise CheckpointError(f"{file}: id2label has no entry {error}") from error
-    if names == [f"LABEL_{index}" for index in range(len(names))]:
-        return None
-    return unique_names(names)
+    return None if names == _labels(len(names)) else unique_names(names)
 
 
-def files(config: ModelConfig) -> dict[str, dict[str, Any]]:
-    """File name -> JSON content, of a folder for a network with this configuration.
+def _labels(count: int) -> list[str]:
+    return [f"LABEL_{index}" for index in range(count)]
 
-    Raises:
-        CheckpointError: transformers has no place for an option or for the preprocessing.
-    """
+
+def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> Preprocessing:
+    """Older files give `size` as a number, and `do_flip_channels`; those of 2022 also for v2."""
+
+    def refuse(key: str) -> CheckpointError:
+        return CheckpointError(
+            f"{file}: {key} = {values[key]!r} in {PROCESSOR} is not supported: images are resized "
+            "by their short side, cropped at the centre and divided by 255"
+        )
+
+    for key, expected in (("do_resize", True), ("do_rescale", True), ("do_normalize", False)):
+        if (value := values.get(key)) is not None and value is not expected:
+            raise refuse(key)
+    if abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
+        raise refuse("rescale_factor")
+    short, square = _short_side(values.get("size")), _square_side(values.get("size"))
+    stated: dict[str, Any] = {}
+    if layout.head:  # in segmentation nothing may be cut off
+        if values.get("size") is not None:
+            if values.get("do_center_crop") is not False:
+                log.info("%s crops images at the centre; here they are not cropped", file)
+            if (side := short or square) is None:
+                raise refuse("size")
+            mode = "shortest_edge" if short else "stretch"
+            stated = {"resize_mode": mode, "resize": side, "crop": side}
+    elif values.get("do_center_crop") is False:
+        if square is None:
+            raise refuse("do_center_crop")
+        stated = {"resize_mode": "stretch", "resize": square, "crop": square}
+    else:
+        if values.get("size") is not None:
+            if short is None:
+                raise refuse("size")
+            stated["resize"] = short
+        if (size := values.get("crop_size")) is not None:
+            stated["crop"] = _square_side(size) if isinstance(size, Mapping) else size
+            if stated["crop"] is None:
+                raise refuse("crop_size")
+    if (resample := values.get("resample")) is not None:
+        if resample not in _RESAMPLE:
+            raise refuse("resample")
+        stated["interpolation"] = _RESAMPLE[resample]
+    flip = values.get("do_flip_channel_order", values.get("do_flip_channels"))
+    if flip is not None:
+        stated["channel_order"] = "bgr" if flip else "rgb"
+    fallback = layout.preprocessing
+    assumed = tuple(name for name in fallback.assumed if name not in stated)
+    try:
+        return replace(fallback, **stated, assumed=assumed)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _short_side(size: object) -> int | None:
+    side = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    return side if isinstance(side, int) else None
+
+
+def _square_side(size: object) -> int | None:
+    sides = {size.get("height"), size.get("width")} if isinstance(size, Mapping) else {None}
+    side = sides.pop()
+    return side if not sides and isinstance(side, int) else None
+
+
+def write_config(config: ModelConfig) -> JsonFiles:
+    """The JSON files for a network; see `Adapter`."""
     head, variant = split_name(config.model)
-    arch, own = VARIANTS[variant], defaults(config.model, config.options.get("output_stride"))
-    given = own | dict(config.options)
-    common: dict[str, Any] = {
-        "num_channels": given.pop("in_channels", 3),
+    arch = VARIANTS[variant]
+    options = defaults(config.model, config.options.get("output_stride")) | dict(config.options)
+    written = {"classifier_dropout_prob": options["classifier_dropout"]}
+    for theirs, (ours, default) in _option_table(arch.block, head.prefix).items():
+        value = options.pop(ours, default)
+        if ours in ("patch_sizes", "heads"):
+            value = _single(value, ours)
+        written[theirs] = list(value) if isinstance(value, tuple) else value
+    if left := [key for key in options if key not in _DROPPED]:
+        raise CheckpointError(f"transformers' layout has no place for {', '.join(left)}")
+    names = list(config.classes or _labels(config.num_classes))
+    task = "SemanticSegmentation" if head.prefix else "ImageClassification"
+    content = {
+        **_ARCHITECTURES[arch.block](arch, task),
+        **written,
         "image_size": config.preprocessing.crop,
-        "patch_size": _one(given.pop("patch_sizes", [2]), "patch_sizes"),
         "expand_ratio": float(arch.expansion),
-        "conv_kernel_size": given.pop("kernel_size", 3),
-        "output_stride": given.pop("output_stride"),
         "layer_norm_eps": 1e-5,
         "dtype": "float32",
-        "classifier_dropout_prob": given.pop("classifier_dropout"),
-    }
-    task = "ImageClassification"
-    if head.prefix:
-        task = "SemanticSegmentation"
-        del given["aux"]
-        for theirs, (ours, _) in _OPTIONS_DEEPLAB.items():
-            if ours in given:
-                value = given.pop(ours)
-                common[theirs] = list(value) if ours == "rates" else value
-        common["semantic_loss_ignore_index"] = 255
-    dropout = given.pop("dropout")
-    attention_dropout = given.pop("attention_dropout", 0.0)
-    ffn_dropout = given.pop("ffn_dropout", 0.0)
-    if arch.version == 1:
-        heads = given.pop("heads", 4)
-        own = {
-            "architectures": [f"MobileViTFor{task}"],
-            "model_type": "mobilevit",
-            "hidden_sizes": list(arch.dims),
-            "neck_hidden_sizes": [arch.stem, *arch.channels, arch.classifier_channels],
-            "num_attention_heads": heads if isinstance(heads, int) else _one(heads, "heads"),
-            "mlp_ratio": 2.0,
-            "hidden_act": "silu",
-            "hidden_dropout_prob": dropout,
-            "attention_probs_dropout_prob": attention_dropout,
-            "qkv_bias": True,
-        }
-        if ffn_dropout:
-            given["ffn_dropout"] = ffn_dropout
-    else:
-        own = {
-            "architectures": [f"MobileViTV2For{task}"],
-            "model_type": "mobilevitv2",
-            "width_multiplier": arch.channels[-1] / 512,
-            "hidden_act": "swish",
-            "n_attn_blocks": [2, 4, 3],
-            "base_attn_unit_dims": [128, 192, 256],
-            "ffn_multiplier": 2,
-            "attn_dropout": attention_dropout,
-            "ffn_dropout": ffn_dropout,
-        }
-    if given:
-        raise CheckpointError(f"transformers' layout has no place for {', '.join(given)}")
-    names = config.classes or [f"LABEL_{index}" for index in range(config.num_classes)]
-    labels = {
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
+    if head.prefix:
+        content["semantic_loss_ignore_index"] = 255
+    return {CONFIG: content, PROCESSOR: _processor(config)}
+
+
+def _v1_architecture(arch: Architecture, task: str) -> dict[str, Any]:
     return {
-        "config.json": own | common | labels,
-        "preprocessor_config.json": transformers_processor.content(config),
+        "architectures": [f"MobileViTFor{task}"],
+        "model_type": "mobilevit",
+        "hidden_sizes": list(arch.dims),
+        "neck_hidden_sizes": [arch.stem, *arch.channels, arch.classifier_channels],
+        "mlp_ratio": 2.0,
+        "hidden_act": "silu",
+        "qkv_bias": True,
     }
 
 
-def unsaid(config: ModelConfig) -> list[str]:
-    """What such a folder does not hold of this network, or transformers does otherwise."""
+def _v2_architecture(arch: Architecture, task: str) -> dict[str, Any]:
+    return {
+        "architectures": [f"MobileViTV2For{task}"],
+        "model_type": "mobilevitv2",
+        "width_multiplier": arch.channels[-1] / 512,
+        "hidden_act": "swish",
+        "n_attn_blocks": [2, 4, 3],
+        "base_attn_unit_dims": [128, 192, 256],
+        "ffn_multiplier": 2,
+    }
+
+
+_ARCHITECTURES = {MobileViTBlock: _v1_architecture, MobileViTv2Block: _v2_architecture}
+
+
+def _single(values: int | Sequence[int], option: str) -> int:
+    """The number that all of these are."""
+    numbers = {values} if isinstance(values, int) else {*values}
+    if len(numbers) != 1:
+        raise CheckpointError(
+            f"transformers' layout has one number for {option}, not one a stage: {values}"
+        )
+    return numbers.pop()
+
+
+def _processor(config: ModelConfig) -> dict[str, Any]:
+    preprocessing = config.preprocessing
+    if (preprocessing.mean, preprocessing.std) != ((0.0,) * 3, (1.0,) * 3):
+        raise CheckpointError("transformers' processor of MobileViT has no place for mean and std")
+    square = {"height": preprocessing.crop, "width": preprocessing.crop}
+    stretch = preprocessing.resize_mode == "stretch"
+    content = {
+        "image_processor_type": "MobileViTImageProcessor",
+        "do_resize": True,
+        "size": square if stretch else {"shortest_edge": preprocessing.resize},
+        "resample": next(n for n, name in _RESAMPLE.items() if name == preprocessing.interpolation),
+        "do_center_crop": preprocessing.resize_mode == "crop",
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_flip_channel_order": preprocessing.channel_order == "bgr",
+    }
+    if config.task == "segmentation":
+        # ADE20K's own masks count its classes from 1, and 0 is none of them.
+        content["do_reduce_labels"] = config.num_classes == len(ADE20K_CLASSES)
+    return content
+
+
+def _notes(config: ModelConfig) -> list[str]:
     head, variant = split_name(config.model)
     options = defaults(config.model) | dict(config.options)
     notes = []
     if options.get("aux"):
         notes.append("the auxiliary head, which training alone uses")
     if options.get("align_corners"):
-        notes.append("aligned corners: transformers' processor stretches logits without them")
+        notes.append("aligned corners: transformers' processor resizes logits without them")
     if head.prefix and config.preprocessing.resize_mode == "shortest_edge":
-        notes.append("sides rounded down to multiples of 32: transformers keeps them as they come")
-    if VARIANTS[variant].version == 2 and options["output_stride"] < 32:
+        notes.append("sides rounded down to multiples of 32: transformers does not round them")
+    if VARIANTS[variant].block is MobileViTv2Block and options["output_stride"] < 32:
         notes.append(
             f"the dilation of local convolutions at an output stride of {options['output_stride']}:"
             " transformers leaves it out, and its logits differ"
@@ -294,10 +366,12 @@ def unsaid(config: ModelConfig) -> list[str]:
     return notes
 
 
-def _one(values: list[int], option: str) -> int:
-    """The number that all of these are."""
-    if len({*values}) != 1:
-        raise CheckpointError(
-            f"transformers' layout has one number for {option}, not one a stage: {values}"
-        )
-    return values[0]
+ADAPTER = Adapter(
+    name="transformers",
+    layouts=(V1, V2, DEEPLAB_V1, DEEPLAB_V2),
+    read_config=read_config,
+    write_config=write_config,
+    states_options=True,
+    omitted_tensors=("aux.",),
+    notes=_notes,
+)

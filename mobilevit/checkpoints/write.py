@@ -1,37 +1,37 @@
-"""Networks written as the authors', timm or transformers keep theirs."""
+"""Networks written in the layouts of the authors, timm and transformers."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mobilevit.checkpoints import authors, timm, transformers
+from mobilevit.checkpoints.adapter import WEIGHT_SUFFIXES, Adapter
 from mobilevit.checkpoints.folder import WEIGHTS, save
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
-from mobilevit.checkpoints.read import implied_options
+from mobilevit.checkpoints.read import ADAPTERS, implied_options
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network, architecture, changed_options, split_name
 from mobilevit.utils.files import replace_file, write_file
 
 Target = Literal["folder", "authors", "timm", "transformers"]
 
-# Options that change nothing about a trained network's answer.
-_HARMLESS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout", "aspp_dropout")
+_STEM = "backbone.stem.conv.weight"
+# Options that inference does not use.
+_DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout", "aspp_dropout")
 
 
 def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
-    """Write a network with its weights, in one step each file.
+    """Write a network with its weights; each file is replaced in one step.
 
-    Reading it back gives the same tensors, bit for bit, and the same answers: where a layout has
-    one fixed order of channels and the network another, its first convolution's input channels
-    are reversed.
+    Reading it back gives the same tensors, bit for bit, and the same outputs. Where a layout has a
+    fixed channel order and the network another, the input channels of its first convolution are
+    reversed.
 
     Args:
         model: a network of `create_model` or `load`.
@@ -40,92 +40,93 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
         to: the layout: `folder` is this library's model folder.
 
     Returns:
-        What the layout has no place for, in words: its reader has to be told.
+        What the layout has no place for, in words: whoever reads it has to know.
 
     Raises:
         CheckpointError: the layout cannot hold this network.
-        ValueError: `out` has the wrong form for this layout, or see `save`.
+        ValueError: `out` must be a file or must not be one in this layout, or see `save`.
     """
     out = Path(out)
     if to == "folder":
         save(model, out)
         return []
-    config: ModelConfig = model.config
-    home: Any = {"authors": authors, "timm": timm, "transformers": transformers}[to]
-    is_file = out.suffix in (".safetensors", ".pt", ".pth")
-    if to == "authors" and not is_file:
-        raise ValueError(f"the authors' checkpoints are files: {out} must end in .pt")
-    if to == "transformers" and is_file:
-        raise ValueError(f"transformers keeps a network in a folder, not in a file like {out}")
-    layout = _layout(model, home.LAYOUTS, to)
+    adapter, config = ADAPTERS[to], model.config
+    is_file = out.suffix in WEIGHT_SUFFIXES
+    if adapter.write_config is None and not is_file:
+        raise ValueError(f"a checkpoint of {to} is a file: {out} must end in .pt")
+    if adapter.states_options and is_file:
+        raise ValueError(f"a checkpoint of {to} is a folder, so it cannot be the file {out}")
+    layout = _layout_for(model, adapter)
     tensors = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    implied = changed_options(model.name, implied_options(layout, tensors))
-    if to != "transformers" and (
-        lost := [
-            key
-            for key in {**config.options, **implied}
-            if key not in _HARMLESS and config.options.get(key) != implied.get(key)
-        ]
-    ):
-        raise CheckpointError(
-            f"{model.name} with {', '.join(lost)} cannot be written: its reader would not know"
-        )
     notes = []
-    custom: str = config.preprocessing.channel_order
-    if to != "transformers":
-        custom = home.PREPROCESSING[layout].channel_order
-    if custom != config.preprocessing.channel_order:
-        tensors["backbone.stem.conv.weight"] = tensors["backbone.stem.conv.weight"].flip(1)
-        notes.append(
-            f"channel order {config.preprocessing.channel_order}: the first convolution was "
-            f"reversed for {custom}, which this layout's readers take"
-        )
-    if to == "transformers":
-        tensors = {key: value for key, value in tensors.items() if not key.startswith("aux.")}
-        notes += transformers.unsaid(config)
-    theirs = {key: value.contiguous() for key, value in layout.from_ours(tensors).items()}
-    if to == "authors" or is_file:
-        notes += _unsaid(config, home.PREPROCESSING[layout])
+    if not adapter.states_options:
+        _refuse_unstated_options(model, layout, tensors)
+        order, theirs = config.preprocessing.channel_order, layout.preprocessing.channel_order
+        if order != theirs:
+            tensors[_STEM] = tensors[_STEM].flip(1)
+            notes.append(
+                f"channel order {order}: the first convolution was reversed for {theirs}, which "
+                "readers of this layout expect"
+            )
+    tensors = {
+        key: value for key, value in tensors.items() if not key.startswith(adapter.omitted_tensors)
+    }
+    tensors = {key: value.contiguous() for key, value in layout.from_ours(tensors).items()}
+    notes += adapter.notes(config)
+    if is_file or adapter.write_config is None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write_tensors(theirs, out)
-        return notes
-    described = home.files(config)
+        _write_tensors(tensors, out)
+        return notes + _unstated(config, layout)
+    files = adapter.write_config(config)
     out.mkdir(parents=True, exist_ok=True)
-    _write_tensors(theirs, out / WEIGHTS)
-    for name, content in described.items():
+    _write_tensors(tensors, out / WEIGHTS)
+    for name, content in files.items():
         write_file(out / name, json.dumps(content, indent=2) + "\n")
     return notes
 
 
-def _layout(model: Network, layouts: Sequence[Layout], to: str) -> Layout:
-    """The one of a source's layouts that holds such a network.
+def _layout_for(model: Network, adapter: Adapter) -> Layout:
+    """The first of a source's layouts that holds such a network."""
+    head, variant = split_name(model.name)
+    block = architecture(model.name).block
+    layouts = [x for x in adapter.layouts if (x.head, x.block) == (head.prefix, block)]
+    if not layouts:
+        network = head.prefix.rstrip("_") or variant
+        raise CheckpointError(f"{adapter.name} has no {network} networks")
+    align_corners = getattr(model, "align_corners", None)
+    for layout in layouts:
+        if layout.align_corners in (None, align_corners):
+            return layout
+    raise CheckpointError(
+        f"{model.name} with align_corners {align_corners} cannot be written: {adapter.name} has no "
+        "such networks"
+    )
 
-    Raises:
-        CheckpointError: none does.
-    """
-    version, head = architecture(model.name).version, split_name(model.name)[0].prefix
-    fitting = [one for one in layouts if (one.head, one.version) == (head, version)]
-    if not fitting:
-        raise CheckpointError(f"{to} has no {head.rstrip('_')} networks")
-    corners = getattr(model, "align_corners", None)
-    fitting = [one for one in fitting if one.align_corners in (None, corners)]
-    if not fitting:
+
+def _refuse_unstated_options(model: Network, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a network whose options its file would neither state nor show."""
+    options = model.config.options
+    implied = changed_options(model.name, implied_options(layout, tensors))
+    lost = [
+        key
+        for key in {**options, **implied}
+        if key not in _DROPOUTS and options.get(key) != implied.get(key)
+    ]
+    if lost:
         raise CheckpointError(
-            f"{model.name} with align_corners {corners} cannot be written: {to} has no such form"
+            f"{model.name} with {', '.join(lost)} cannot be written: the layout does not state it"
         )
-    return fitting[0]
 
 
-def _unsaid(config: ModelConfig, custom: Any) -> list[str]:
-    """What a file of tensors alone does not say, or says otherwise by its layout's custom."""
-    rule = config.preprocessing
-    plain = replace(rule, channel_order=custom.channel_order, assumed=custom.assumed)
+def _unstated(config: ModelConfig, layout: Layout) -> list[str]:
+    """What a file of tensors alone does not hold, where readers assume something else."""
     notes = []
     if config.classes is not None:
         notes.append(f"the names of its {len(config.classes)} classes")
     for field in ("resize_mode", "resize", "crop", "interpolation", "mean", "std"):
-        if (value := getattr(plain, field)) != getattr(custom, field):
-            notes.append(f"{field} {value}, where its reader takes {getattr(custom, field)}")
+        value, assumed = (getattr(x.preprocessing, field) for x in (config, layout))
+        if value != assumed:
+            notes.append(f"{field} {value}, where readers assume {assumed}")
     return notes
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilevit.checkpoints.create import opened
+from mobilevit.checkpoints.create import open_model
 from mobilevit.checkpoints.write import Target, write
 
 
@@ -51,7 +51,7 @@ def convert(
         FileNotFoundError: there is no source.
         ValueError: it cannot be read, or the layout cannot hold it.
     """
-    model, _ = opened(source, classes=classes, preprocessing=preprocessing)
+    model, _ = open_model(source, classes=classes, preprocessing=preprocessing)
     notes = write(model, out, to=to)
     return Conversion(
         out=Path(out), to=to, model=model.name, source=model.config.source, notes=tuple(notes)

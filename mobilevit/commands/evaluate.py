@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from mobilevit.checkpoints.create import stated_classes
+from mobilevit.checkpoints.create import require_classes
 from mobilevit.commands.evaluate_boxes import DetectionEvaluation
 from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.evaluate_masks import SegmentationEvaluation
@@ -84,7 +84,7 @@ def evaluate(
     network, name = for_inference(
         model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
     )
-    known = stated_classes(network.config, name)
+    known = require_classes(network.config, name)
     task = get_task(network.config.task)
     rule = network.config.preprocessing
     sizes = sizes or [rule.crop]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from mobilevit.checkpoints.create import opened
+from mobilevit.checkpoints.create import open_model
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sources import Images, named_images
 from mobilevit.exports.backends.base import Backend, FileSummary
@@ -205,7 +205,7 @@ def export(
         images=images,
         runtime_tarball=runtime_tarball,
     )
-    network, name = opened(model, classes=classes, preprocessing=preprocessing)
+    network, name = open_model(model, classes=classes, preprocessing=preprocessing)
     return write(network.eval(), name, options)
 
 

@@ -144,7 +144,7 @@ class ModelSummary:
         growth.append(("all else", _millions(here), _millions(there), f"x {there / here:.1f}"))
         law = (
             "L x 2 N^2 x P x d, or O(N^2 P d): with the square of the image's area"
-            if architecture(self.name).version == 1
+            if architecture(self.name).block is MobileViTBlock
             else "L x N x P x d, or O(N P d): with the image's area, like all else"
         )
         return _text(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mobilevit.checkpoints.create import stated_classes
+from mobilevit.checkpoints.create import require_classes
 from mobilevit.commands.bulk.command import BulkError, BulkPredictions, predict_in_bulk
 from mobilevit.commands.contact_sheet import check_place, write_gallery
 from mobilevit.data.loader import as_is
@@ -144,7 +144,7 @@ def predict(
     network, name = for_inference(
         model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
     )
-    names = stated_classes(network.config, name)
+    names = require_classes(network.config, name)
     if isinstance(network, FileNetwork):
         network.refuse_options(InferenceOptions(postprocessing=postprocessing, score=score))
     items: list[Any] = []

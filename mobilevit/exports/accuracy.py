@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mobilevit.checkpoints.create import stated_classes
+from mobilevit.checkpoints.create import require_classes
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.images import open_image
 from mobilevit.data.options import DataOptions
@@ -72,7 +72,7 @@ class Evaluator:
         """
         self.network, self.config, self.data = network, network.config, data
         self.preprocessing = file_preprocessing(self.config.preprocessing, dynamic)
-        classes = stated_classes(self.config, network.name)
+        classes = require_classes(self.config, network.name)
         self.task = get_task(self.config.task)
         check_data_options(data, self.task)
         samples = self.task.evaluation_samples(data, classes)

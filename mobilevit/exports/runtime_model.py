@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobilevit.checkpoints.create import opened
+from mobilevit.checkpoints.create import open_model
 from mobilevit.data.class_names import class_names
 from mobilevit.exports.backends.base import Runner
 from mobilevit.exports.backends.registry import backend_of, open_exported
@@ -187,7 +187,7 @@ def for_inference(
         CheckpointError, ValueError: see `opened`.
     """
     if not is_file(model):
-        network, name = opened(model, classes=classes, preprocessing=preprocessing)
+        network, name = open_model(model, classes=classes, preprocessing=preprocessing)
         return fuse(network).to(device), name
     name = str(model)
     if preprocessing:

@@ -6,7 +6,7 @@ Five stages give maps at strides 2, 4, 8, 16 and 32; the last three each end in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,15 @@ class BlockOptions:
 class MobileViTBlock(nn.Module):
     """MobileViT block (section 3.1): local representation, transformers as convolutions, fusion."""
 
-    def __init__(self, channels: int, dim: int, layers: int, options: BlockOptions) -> None:
-        """`channels` C of the map, `dim` d and count of the transformer layers."""
+    unsupported: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, channels: int, dim: int, layers: int, options: BlockOptions, *, dilation: int = 1
+    ) -> None:
+        """`channels` C of the map, `dim` d and count of the transformer layers.
+
+        The authors do not dilate this block, so that `dilation` is not used.
+        """
         super().__init__()
         self.patch = options.patch
         kernel_size = options.kernel_size
@@ -121,6 +128,9 @@ class MobileViTBlock(nn.Module):
 
 class MobileViTv2Block(nn.Module):
     """MobileViTv2 block: depthwise local representation, separable attention, no fusion."""
+
+    unsupported: ClassVar[tuple[str, ...]] = ("heads", "fusion")
+    """Options that it does not have."""
 
     def __init__(
         self, channels: int, dim: int, layers: int, options: BlockOptions, *, dilation: int = 1
@@ -169,8 +179,8 @@ class MobileViTv2Block(nn.Module):
 class Architecture:
     """What tells one variant's backbone from another's: the columns of the paper's Table 4."""
 
-    version: int
-    """1 or 2: MobileViT or MobileViTv2."""
+    block: type[MobileViTBlock] | type[MobileViTv2Block]
+    """Of the last three stages: MobileViT's or MobileViTv2's."""
     stem: int
     """Channels of the first convolution."""
     channels: tuple[int, int, int, int, int]
@@ -253,11 +263,7 @@ class Backbone(nn.Module):
             strides.append(strides[-1] * stride)
             dilation *= 2 // stride
             depth, options = architecture.depths[index - 2], blocks[index - 2]
-            block = (
-                MobileViTBlock(width, dim, depth, options)
-                if architecture.version == 1
-                else MobileViTv2Block(width, dim, depth, options, dilation=dilation)
-            )
+            block = architecture.block(width, dim, depth, options, dilation=dilation)
             self.add_module(f"stage{index + 1}", nn.Sequential(residual, block))
 
         self.channels = channels[-1]

@@ -17,7 +17,13 @@ from torch import Tensor
 from mobilevit.models.classifier import Classifier
 from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 from mobilevit.models.layers import initialise, make_divisible
-from mobilevit.models.mobilevit import Architecture, Backbone, BlockOptions
+from mobilevit.models.mobilevit import (
+    Architecture,
+    Backbone,
+    BlockOptions,
+    MobileViTBlock,
+    MobileViTv2Block,
+)
 from mobilevit.models.segmentation import AtrousPyramid, PoolingPyramid, Segmenter
 from mobilevit.models.ssdlite import SSDLite, initialise_heads
 
@@ -33,7 +39,7 @@ def _v1(
     dropout: float,
 ) -> Architecture:
     return Architecture(
-        version=1,
+        block=MobileViTBlock,
         stem=16,
         channels=channels,
         dims=dims,
@@ -47,7 +53,7 @@ def _v1(
 
 def _v2(width: float) -> Architecture:
     return Architecture(
-        version=2,
+        block=MobileViTv2Block,
         stem=make_divisible(min(max(32 * width, 16), 64), 8, 16),
         channels=(
             make_divisible(64 * width, 16),
@@ -240,7 +246,7 @@ def _segmenter_defaults(*, later: bool) -> dict[str, Any]:
 
 
 def _deeplabv3_defaults(arch: Architecture, output_stride: int | None) -> dict[str, Any]:
-    later = arch.version == 2
+    later = arch.block is not MobileViTBlock
     return {
         **_segmenter_defaults(later=later),
         "rates": (12, 24, 36) if output_stride == 8 else (6, 12, 18),
@@ -397,10 +403,12 @@ def build(
     arch, given = VARIANTS[variant], NetworkOptions(**options)
     own = defaults(name, given.output_stride)
     foreign = [key for key in HEAD_OPTIONS if getattr(given, key) is not None and key not in own]
+    standard = NetworkOptions()
+    foreign += [
+        key for key in arch.block.unsupported if getattr(given, key) != getattr(standard, key)
+    ]
     if foreign:
         raise ValueError(f"{name} has no option {', '.join(foreign)}")
-    if arch.version == 2 and (given.heads != 4 or not given.fusion):
-        raise ValueError(f"{name} has one attention head and no fusion: neither is an option of it")
     values = {
         key: value if getattr(given, key) is None else getattr(given, key)
         for key, value in own.items()

@@ -11,12 +11,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from mobilevit.checkpoints import download, source, transformers
+from mobilevit.checkpoints import download, pretrained, transformers
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.download import DownloadError, fetch, from_hub
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED
-from mobilevit.checkpoints.source import located
+from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED, find_weights
 from mobilevit.checkpoints.write import write
 from mobilevit.data.class_names import imagenet_classes
 from tests.numerics import assert_close
@@ -268,21 +267,21 @@ def test_hub_errors_say_what_was_asked(hub):
 
 
 def test_slips_are_not_asked_of_the_hub(tmp_path, monkeypatch):
-    monkeypatch.setattr(source, "from_hub", lambda *_, **__: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(pretrained, "from_hub", lambda *_, **__: pytest.fail("asked the Hub"))
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in ("runs/photos", "weights/mobilevit_s.pt", "./runs/photos", "mobilevit_s", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="there is no file or folder"):
-            located(name)
+            find_weights(name)
     with pytest.raises(FileNotFoundError):
-        located(Path("someone/flowers"))
+        find_weights(Path("someone/flowers"))
     with pytest.raises(FileNotFoundError, match=r"did you mean mobilevit_s\.apple_in1k"):
-        located("mobilevit_s.aple_in1k")
+        find_weights("mobilevit_s.aple_in1k")
 
 
 def test_published_networks_that_are_not_here_say_so():
     with pytest.raises(CheckpointError, match="no such network"):
-        located("maskrcnn_mobilevit_s.apple_coco")
+        find_weights("maskrcnn_mobilevit_s.apple_coco")
 
 
 @pytest.mark.skipif(

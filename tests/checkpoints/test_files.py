@@ -118,7 +118,7 @@ def test_the_weights_of_a_model_folder_know_what_they_are(model, tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "moved.safetensors")
     assert load(tmp_path / "moved.safetensors").config == model.config
     torch.save(model.state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(CheckpointError, match="this library's own, and only a model folder says"):
+    with pytest.raises(CheckpointError, match="this library's own: give the model folder"):
         load(tmp_path / "bare.pt")
 
 

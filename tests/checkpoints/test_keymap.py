@@ -18,14 +18,18 @@ from transformers import (
 from mobilevit.checkpoints import authors, timm, transformers
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
 from mobilevit.models.config import ModelConfig
+from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block
 from mobilevit.models.registry import VARIANTS, build
 
 LAYOUTS = tuple(home for module in (authors, timm, transformers) for home in (module.V1, module.V2))
-NAMES = {1: ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s"), 2: ("mobilevitv2_050",)}
+NAMES = {
+    MobileViTBlock: ("mobilevit_xxs", "mobilevit_xs", "mobilevit_s"),
+    MobileViTv2Block: ("mobilevitv2_050",),
+}
 
 
 def layout_id(layout: Layout) -> str:
-    return f"{layout.name}-v{layout.version}"
+    return f"{layout.name}-{layout.block.__name__}"
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -36,7 +40,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
 def test_there_and_back(layout: Layout) -> None:
-    for name in NAMES[layout.version]:
+    for name in NAMES[layout.block]:
         ours = build(name).state_dict()
         theirs = layout.from_ours(ours)
         assert theirs.keys().isdisjoint(ours)
@@ -86,7 +90,7 @@ def test_timm_weights_give_timm_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_transformers_weights_give_transformers_logits(name: str) -> None:
-    described = transformers.files(ModelConfig(model=name, num_classes=1000))["config.json"]
+    described = transformers.write_config(ModelConfig(model=name, num_classes=1000))["config.json"]
     torch.manual_seed(0)
     if name.startswith("mobilevit_"):
         layout, sizes = transformers.V1, [(256, 256), (224, 224), (160, 250)]
@@ -111,7 +115,7 @@ def test_a_part_without_its_others_is_an_error() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
 def test_each_layout_knows_its_own(layout: Layout) -> None:
     with torch.device("meta"):
-        theirs = layout.from_ours(build(NAMES[layout.version][0]).state_dict())
+        theirs = layout.from_ours(build(NAMES[layout.block][0]).state_dict())
     assert [other for other in LAYOUTS if other.matches(theirs)] == [layout]
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.checkpoints.tensors import read_tensors
+from mobilevit.checkpoints.read import read_tensors
 
 NEW, OLD = {"a": torch.ones(2)}, {"a": torch.zeros(2)}
 
@@ -46,14 +46,14 @@ def test_wrappers_and_prefixes_are_seen_through_and_said(tmp_path, content, seen
     found = read_tensors(tmp_path / "w.pt")
     assert found.tensors.keys() == {"a"}
     assert found.tensors["a"].tolist() == [1, 1]
-    assert found.seen == seen
+    assert found.unwrapped == seen
 
 
 def test_a_name_that_only_some_tensors_begin_with_stays(tmp_path):
     save_file({"module.a": NEW["a"], "b": NEW["a"].clone()}, tmp_path / "w.safetensors")
     found = read_tensors(tmp_path / "w.safetensors")
     assert found.tensors.keys() == {"module.a", "b"}
-    assert found.seen == ()
+    assert found.unwrapped == ()
 
 
 class Hostile:
@@ -117,7 +117,7 @@ def test_other_contents_are_named(tmp_path):
         read_tensors(tmp_path / "nothing.pt")
     for content in ([1, 2], {"a": 1}, {"state_dict": {"a": {"b": 3}}}):
         torch.save(content, tmp_path / "w.pt")
-        with pytest.raises(CheckpointError, match="no plain table of tensors"):
+        with pytest.raises(CheckpointError, match="not a dictionary of tensors"):
             read_tensors(tmp_path / "w.pt")
 
 
@@ -125,5 +125,5 @@ def test_what_a_file_is_called_says_nothing(tmp_path):
     save_file(NEW, tmp_path / "w.bin")
     assert read_tensors(tmp_path / "w.bin").tensors["a"].tolist() == [1, 1]
     (tmp_path / "page.pt").write_text("<!doctype html><title>Please log in</title>")
-    with pytest.raises(CheckpointError, match="no zip and no pickle"):
+    with pytest.raises(CheckpointError, match="neither a zip nor a pickle"):
         read_tensors(tmp_path / "page.pt")

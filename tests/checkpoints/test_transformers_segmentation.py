@@ -56,7 +56,7 @@ def theirs_like(name: str, **options) -> Any:
         options=options,
         preprocessing=HEADS["deeplabv3_"].preprocessing,
     )
-    described = transformers.files(config)["config.json"]
+    described = transformers.write_config(config)["config.json"]
     torch.manual_seed(0)
     if name.startswith("deeplabv3_mobilevit_"):
         return varied(MobileViTForSemanticSegmentation(MobileViTConfig(**described)))
@@ -190,7 +190,7 @@ def test_a_centre_that_would_be_cut_out_stays_in_the_image(tmp_path, caplog):
         caplog.clear()
         with caplog.at_level(logging.INFO):
             assert load(tmp_path).config.preprocessing == expected
-        assert "centre cut out; here they are kept whole" in caplog.text
+        assert "crops images at the centre; here they are not cropped" in caplog.text
     (tmp_path / "preprocessor_config.json").unlink()
     rule = load(tmp_path).config.preprocessing
     assert (rule.resize_mode, rule.crop, rule.channel_order) == ("stretch", 512, "bgr")

@@ -167,7 +167,7 @@ def test_a_network_without_names_stays_so(tmp_path):
         ("transformers", "o", {"patch_sizes": (8, 4, 2)}, r"one number for patch_sizes.*8, 4, 2"),
         ("transformers", "o", {"fusion": False}, "no place for fusion"),
         ("authors", "folder", {}, r"must end in \.pt"),
-        ("transformers", "o.pt", {}, "in a folder, not in a file"),
+        ("transformers", "o.pt", {}, "is a folder, so it cannot be the file"),
     ],
 )
 def test_what_a_layout_can_not_say_is_refused(tmp_path, to, out, options, message):
@@ -182,7 +182,7 @@ def test_mean_and_std_go_where_there_is_a_place_for_them(tmp_path):
     with pytest.raises(CheckpointError, match="mean and std"):
         write(model, tmp_path / "transformers", to="transformers")
     notes = write(model, tmp_path / "authors.pt", to="authors")
-    assert "mean (0.5, 0.5, 0.5), where its reader takes (0.0, 0.0, 0.0)" in notes
+    assert "mean (0.5, 0.5, 0.5), where readers assume (0.0, 0.0, 0.0)" in notes
     write(model, tmp_path / "timm", to="timm")
     assert load(tmp_path / "timm").config.preprocessing.mean == (0.5, 0.5, 0.5)
 

@@ -80,7 +80,7 @@ def test_unknown_classes_and_bad_files_are_named(colours, images, capsys):
     assert evaluate(colours, data=data(images, on_bad="skip")).metrics.images == 21
 
 
-def test_unstated_classes_are_asked_for(shared, images, capsys):
+def test_unrequire_classes_are_asked_for(shared, images, capsys):
     weights = shared / "data" / "weights" / "timm_mobilevit_xxs_corn_leaf.pth"
     assert main(["evaluate", str(weights), "--data.root", str(images)]) == 1
     assert "does not say what its 5 classes are called; state them by --classes" in (

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from mobilevit.checkpoints.create import opened, stated_classes
+from mobilevit.checkpoints.create import open_model, require_classes
 from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.bulk.rows import failures, has_rows, need_ray
 from mobilevit.commands.bulk.worker import Predictor, Work, part_path
@@ -154,7 +154,9 @@ def predict_in_bulk(
         folder=folder,
         base=os.getcwd(),
         task=config.task,
-        classes=stated_classes(config, str(model) if isinstance(model, str | Path) else model.name),
+        classes=require_classes(
+            config, str(model) if isinstance(model, str | Path) else model.name
+        ),
         top=top,
         score=score,
         postprocessing=postprocessing,
@@ -213,7 +215,7 @@ def _identified(
         held: str | Network = str(path)
         config, weights = network.config, total.hexdigest()
     else:
-        held, _ = opened(model, classes=classes, preprocessing=preprocessing)
+        held, _ = open_model(model, classes=classes, preprocessing=preprocessing)
         held.eval()
         config, weights = held.config, digest(held.state_dict())
     rest = json.dumps([weights, config.classes, asdict(config.preprocessing)], default=str)

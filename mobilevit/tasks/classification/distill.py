@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mobilevit.checkpoints.create import load
 from mobilevit.checkpoints.keymap import shorten
-from mobilevit.checkpoints.tensors import read_tensors
+from mobilevit.checkpoints.read import read_tensors
 from mobilevit.data.class_names import imagenet_classes
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import fuse
