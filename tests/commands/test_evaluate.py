@@ -80,10 +80,10 @@ def test_unknown_classes_and_bad_files_are_named(colours, images, capsys):
     assert evaluate(colours, data=data(images, on_bad="skip")).metrics.images == 21
 
 
-def test_unrequire_classes_are_asked_for(shared, images, capsys):
+def test_unknown_class_names_are_requested(shared, images, capsys):
     weights = shared / "data" / "weights" / "timm_mobilevit_xxs_corn_leaf.pth"
     assert main(["evaluate", str(weights), "--data.root", str(images)]) == 1
-    assert "does not say what its 5 classes are called; state them by --classes" in (
+    assert "does not name its 5 classes; state the names with --classes" in (
         capsys.readouterr().err
     )
 

@@ -259,7 +259,7 @@ def test_classes_may_be_stated_where_the_file_has_none(
             text.value = json.dumps({**json.loads(text.value), "classes": None})
     onnx.save(file, tmp_path / "nameless.onnx")
     photo = photos_of(images)[0]
-    with pytest.raises(ValueError, match="does not say what its 5 classes are called"):
+    with pytest.raises(ValueError, match="does not name its 5 classes"):
         mobilevit.predict(tmp_path / "nameless.onnx", photo)
     found = mobilevit.predict(tmp_path / "nameless.onnx", photo, classes="a,b,c,d,e")
     assert found[0].classes == ("a", "b", "c", "d", "e")
