@@ -18,7 +18,7 @@ from mobilevit.tasks.detection.transforms import (
     BoxTransform,
     DetectionEvaluationSet,
     DetectionSet,
-    stacked,
+    stack_boxes,
 )
 
 STRETCH = Preprocessing(resize_mode="stretch", resize=64, crop=64)
@@ -98,15 +98,17 @@ def test_images_without_boxes_pass():  # A36
 def test_a_frame_that_would_cut_boxes_off_is_refused():
     with pytest.raises(ValueError, match=r"needs preprocessing\.resize_mode stretch, not crop"):
         BoxTransform(PLAIN, Preprocessing())
-    with pytest.raises(ValueError, match=r"boxes\.flip is a probability"):
+    with pytest.raises(ValueError, match=r"boxes\.flip must be in \[0, 1\]"):
         BoxAugmentOptions(flip=1.5)
 
 
 def test_batches_are_filled_up():
-    batch = stacked([torch.ones(2, 4), torch.ones(0, 4)], [torch.tensor([1, 0]), torch.tensor([])])
+    batch = stack_boxes(
+        [torch.ones(2, 4), torch.ones(0, 4)], [torch.tensor([1, 0]), torch.tensor([])]
+    )
     assert batch.boxes.shape == (2, 2, 4)
     assert batch.labels.tolist() == [[1, 0], [-1, -1]]
-    assert stacked([torch.ones(0, 4)], [torch.tensor([])]).labels.tolist() == [[-1]]
+    assert stack_boxes([torch.ones(0, 4)], [torch.tensor([])]).labels.tolist() == [[-1]]
 
 
 def samples():

@@ -22,8 +22,8 @@ from mobilevit.utils.random import seeded
 
 
 @contextmanager
-def _named(samples: Samples, index: int, source: object) -> Iterator[None]:
-    """Have errors name the sample, where its image is not a file of its own."""
+def _naming_sample(samples: Samples, index: int, source: object) -> Iterator[None]:
+    """Name the sample in an `ImageError`, unless its source is a file of its own."""
     try:
         yield
     except ImageError as error:
@@ -35,7 +35,7 @@ def _named(samples: Samples, index: int, source: object) -> Iterator[None]:
 class TrainingSet(Dataset[tuple[Tensor, int]]):
     """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and targets.
 
-    Targets are labels `[B]`, or shares `[B, K]` where batches are mixed.
+    Targets are labels `[B]`, or shares `[B, K]` if batches are mixed.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
         seed: int,
         decode: Decode = "fast",
     ) -> None:
-        """All random numbers are drawn under `seed` and the keys; `decode`: see `decoding`."""
+        """A batch is a pure function of its keys and `seed`."""
         self.samples, self.transform, self.mix, self.seed = samples, transform, mix, seed
         self.decode = decode
 
@@ -61,44 +61,44 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
         return images[0], int(labels[0])
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """One batch; all keys are of one size."""
+        """One batch; all keys have the same size."""
         images, labels = self._batch(keys)
         with seeded(self.seed, keys[0].epoch, *(key.sample for key in keys)):
             return self.mix(images, labels)
 
     def _batch(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
         """Augmented images `[B, 3, H, W]` and their labels `[B]`, not mixed."""
-        # Laid out as pixels are decoded, and as the networks want them.
+        # The layout of decoded pixels, and the one that the networks compute in.
         images = torch.empty(
             (len(keys), 3, keys[0].height, keys[0].width), memory_format=torch.channels_last
         )
-        for place, (index, height, width, epoch) in enumerate(keys):
+        for position, (index, height, width, epoch) in enumerate(keys):
             source = self.samples.source(index)
             with (
-                _named(self.samples, index, source),
-                open_decodable(source, decode=self.decode) as opened,
+                _naming_sample(self.samples, index, source),
+                open_decodable(source, decode=self.decode) as image,
                 seeded(self.seed, epoch, index),
             ):
-                pixels = self.transform.pixels(opened, height, width)
-            torch.div(pixels, 255, out=images[place])
+                pixels = self.transform.pixels(image, height, width)
+            torch.div(pixels, 255, out=images[position])
         images = normalize(images, self.transform.preprocessing)
         if self.transform.erase:
-            for place, key in enumerate(keys):
+            for position, key in enumerate(keys):
                 with seeded(self.seed, key.epoch, key.sample, 1):
-                    images[place] = self.transform.erase(images[place])
+                    images[position] = self.transform.erase(images[position])
         return images, torch.tensor([int(self.samples.labels[key.sample]) for key in keys])
 
 
 class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
-    """Images as a network is evaluated on them."""
+    """Images preprocessed for evaluation, with their labels and indices."""
 
     def __init__(self, samples: Samples, preprocessing: Preprocessing) -> None:
-        """Preprocess as the weights want it."""
+        """Apply the weights' own preprocessing."""
         self.samples, self.preprocessing = samples, preprocessing
 
     @property
     def shards(self) -> Shards | None:
-        """What the samples lie in, if it is shards."""
+        """The shards that the samples are in, if any."""
         return self.samples.shards if isinstance(self.samples, ShardSamples) else None
 
     def __len__(self) -> int:
@@ -108,11 +108,11 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         """One image `[3, crop, crop]`, its label and its index."""
         source = self.samples.source(index)
-        with _named(self.samples, index, source):
+        with _naming_sample(self.samples, index, source):
             image = open_image(source)
         return preprocess(image, self.preprocessing), int(self.samples.labels[index]), index
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         """One batch: images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`."""
-        images, labels, kept = zip(*(self[index] for index in indices), strict=True)
-        return torch.stack(images), torch.tensor(labels), torch.tensor(kept)
+        images, labels, _ = zip(*(self[index] for index in indices), strict=True)
+        return torch.stack(images), torch.tensor(labels), torch.tensor(indices)

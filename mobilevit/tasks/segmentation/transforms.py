@@ -1,11 +1,11 @@
-"""Images and masks that move as one: training transforms, and the data sets that use them."""
+"""Training transforms of images and their masks, and the data sets that use them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -22,60 +22,52 @@ from mobilevit.data.preprocessing import image_to_tensor, preprocess
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import MAX_ASPECT_RATIO, Preprocessing
 from mobilevit.tasks.segmentation.dataset import MaskSamples
+from mobilevit.utils.options import Interval, Options, Positive, Share
 from mobilevit.utils.random import seeded
 
 TRIES = 10
-"""How often a crop is drawn anew at most, where one class has more than its share of it."""
+"""How many crops are drawn at most to find one in which no class has more than its share."""
 
 _NEAREST = v2.InterpolationMode.NEAREST
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationAugment:
-    """What training does to images and their masks.
+class SegmentationAugment(Options, name="masks"):
+    """Augmentation of training images and their masks.
 
-    Scales and flip are the paper's, which has nothing else; its crop has 512 x 512 pixels.
+    The paper has random sizes, crops of 512 x 512 pixels and flips, and nothing else.
     """
 
-    scale: tuple[float, float] = (0.5, 2.0)
-    """Short side that an image is resized to before the crop, as a share of the crop's."""
-    flip: float = 0.5
+    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    """Smallest and largest short side before the crop, relative to the crop's."""
+    flip: Share = 0.5
     """Probability of a horizontal flip."""
-    rotate: float = 0.0
+    rotate: Annotated[float, Interval(0, 180, "[]")] = 0.0
     """Largest rotation in degrees, either way (the authors' later recipe: 10)."""
-    photometric: float = 0.5
+    photometric: Share = 0.5
     """Probability of each change: of brightness, contrast, saturation and hue."""
-    blur: float = 0.0
+    blur: Share = 0.0
     """Probability of a Gaussian blur (the authors' later recipe: 0.5)."""
-    crop_max_share: float = 1.0
+    crop_max_share: Annotated[float, Interval(0, 1, "(]")] = 1.0
     """Largest share of a crop's labelled pixels that one class should have (the authors' later
-    recipe: 0.75); where ten crops have more, the last is taken."""
+    recipe: 0.75); if ten crops have more, the last is taken."""
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range.
+        """Check the fields.
 
         Raises:
-            ValueError: such an option.
+            ValueError: one is out of range.
         """
-        low, high = self.scale
-        if not 0 < low <= high < math.inf:
-            raise ValueError(f"masks.scale takes two shares, 0 < low <= high, not {self.scale}")
-        for name in ("flip", "photometric", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f"masks.{name} is a probability in [0, 1], not {getattr(self, name)}"
-                )
-        if not 0 <= self.rotate <= 180:
-            raise ValueError(f"masks.rotate takes degrees from 0 to 180, not {self.rotate}")
-        if not 0 < self.crop_max_share <= 1:
-            raise ValueError(f"masks.crop_max_share is a share, not {self.crop_max_share}")
+        super().__post_init__()
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"masks.scale takes a smaller and a larger share, not {self.scale}")
 
 
 class SegmentationTransform:
     """Random size, rotation, crop and flip of an image and its mask, and the image's colours."""
 
     def __init__(self, options: SegmentationAugment, preprocessing: Preprocessing) -> None:
-        """`preprocessing` gives interpolation and values; its sizes play no part."""
+        """The sizes of `preprocessing` are not used."""
         self.options, self.preprocessing = options, preprocessing
         self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
         changes = [
@@ -88,25 +80,25 @@ class SegmentationTransform:
         self.blur = v2.RandomApply([v2.GaussianBlur(9, (0.1, 2.0))], options.blur)
 
     def decoded_size(self, height: int, width: int) -> tuple[int, int]:
-        """How large an image must at least be decoded, so that no resizing enlarges it more."""
+        """The size that resizing does not exceed: the largest scale of the crop's short side."""
         short = math.ceil(self.options.scale[1] * min(height, width))
         return short, short
 
     def __call__(
         self, image: Image.Image, mask: np.ndarray, height: int, width: int, *, ignore: int = IGNORE
     ) -> tuple[Tensor, Tensor]:
-        """Map an RGB image and its mask to tensors of a size.
+        """Transform an RGB image and its mask.
 
         Args:
-            image: the image; it may have been decoded smaller than it is.
-            mask: uint8 or int32 [H, W], in the image's own size. What it holds comes back, never
-                anything between.
+            image: the image, which may have been decoded smaller than it is stored.
+            mask: uint8 or int32 `[H, W]`, of the stored size.
             height: of the result.
             width: of the result.
-            ignore: what the mask is filled with where there is no image, which is black there.
+            ignore: the mask's value in padding, where the image is black.
 
         Returns:
-            float32 `[3, height, width]`, values as the network's; int64 `[height, width]`.
+            The image, normalized, `[3, height, width]`; the mask, int64 `[height, width]`, with no
+            values but its own and `ignore`.
         """
         labels = Image.fromarray(mask)
         size = self._resized(labels.height, labels.width, min(height, width), max(height, width))
@@ -132,22 +124,22 @@ class SegmentationTransform:
         )
 
     def _resized(self, height: int, width: int, short: int, long: int) -> list[int]:
-        """A random size, height and width, for an image to be cropped to such sides."""
+        """A random height and width for an image that is then cropped to such sides."""
         factor = short * _uniform(*self.options.scale) / min(height, width)
         factor = min(
             factor, MAX_ASPECT_RATIO * long / max(height, width)
-        )  # strips would take gigabytes
+        )  # else strips take gigabytes
         return [max(1, round(side * factor)) for side in (height, width)]
 
     def _corner(self, mask: np.ndarray, height: int, width: int, ignore: int) -> tuple[int, int]:
-        """Top and left of a random crop, in which no class has too large a share if possible."""
+        """Top and left of a random crop in which no class has too large a share, if possible."""
         corner = (0, 0)
         for _ in range(TRIES):
             corner = top, left = _up_to(mask.shape[0] - height), _up_to(mask.shape[1] - width)
             if self.options.crop_max_share == 1 or mask.shape == (height, width):
                 break
             counts = np.bincount(mask[top : top + height, left : left + width].ravel())
-            counts[ignore:] = 0  # which is above all classes
+            counts[ignore:] = 0  # it is above all classes
             if 0 < counts.max() <= self.options.crop_max_share * counts.sum():
                 break
         return corner
@@ -164,7 +156,7 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
         seed: int,
         decode: Decode = "fast",
     ) -> None:
-        """All random numbers are drawn under `seed` and the keys; `decode`: see `decoding`."""
+        """A batch is a pure function of its keys and `seed`."""
         self.samples, self.transform, self.seed = samples, transform, seed
         self.decode = decode
 
@@ -176,7 +168,7 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
         """One augmented image `[3, H, W]` and its mask, int64 `[H, W]`.
 
         Raises:
-            ImageError: image or mask cannot be read, or do not fit.
+            ImageError: image or mask cannot be read, or their sizes differ.
         """
         index, height, width, epoch = key
         source = self.samples.source(index)
@@ -189,19 +181,19 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
             return self.transform(image, mask, height, width, ignore=self.samples.ignore)
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """One batch; all keys are of one size."""
+        """One batch; all keys have the same size."""
         images, masks = zip(*(self[key] for key in keys), strict=True)
         return torch.stack(images), torch.stack(masks)
 
 
 class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
-    """Images as a network is evaluated on them, with masks of the images' own sizes.
+    """Images preprocessed for evaluation, with masks of the images' original sizes.
 
-    Sizes differ, so a batch is a list; `by_shape` stacks what can be stacked.
+    Sizes differ, so a batch is a list; `by_shape` stacks images of the same shape.
     """
 
     def __init__(self, samples: MaskSamples, preprocessing: Preprocessing) -> None:
-        """Preprocess as the weights want it; masks are left as they are."""
+        """Apply the weights' own preprocessing; masks are not changed."""
         self.samples, self.preprocessing = samples, preprocessing
 
     def __len__(self) -> int:
@@ -212,7 +204,7 @@ class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
         """One image `[3, h, w]`, its mask, uint8 or int32 `[H, W]`, and its index.
 
         Raises:
-            ImageError: image or mask cannot be read, or do not fit.
+            ImageError: image or mask cannot be read, or their sizes differ.
         """
         image = open_image(self.samples.source(index))
         return (
@@ -227,17 +219,17 @@ class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 class SameShape(NamedTuple):
-    """Images of one shape, with what belongs to them."""
+    """Images of one shape, with their masks and indices."""
 
     images: Tensor
     """`[B, 3, h, w]`."""
     masks: list[Tensor]
-    """uint8 or int32 `[H, W]` each, of the image's own size."""
+    """uint8 or int32 `[H, W]` each, of the image's original size."""
     indices: list[int]
 
 
 def by_shape(batch: Sequence[tuple[Tensor, Tensor, int]]) -> Iterator[SameShape]:
-    """Stack the images of a `SegmentationEvaluationSet`'s batch that have the same shape."""
+    """Stack images of the same shape in a batch of a `SegmentationEvaluationSet`."""
     groups: dict[torch.Size, list[tuple[Tensor, Tensor, int]]] = {}
     for item in batch:
         groups.setdefault(item[0].shape, []).append(item)
@@ -250,6 +242,6 @@ def _uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
 
 
-def _up_to(most: int) -> int:
-    """A whole number from 0 to `most`."""
-    return int(torch.randint(most + 1, ()))
+def _up_to(maximum: int) -> int:
+    """A random integer from 0 to `maximum`."""
+    return int(torch.randint(maximum + 1, ()))
