@@ -21,7 +21,7 @@ from PIL import Image
 
 from mobilevit.data.decode import open_reduced
 from mobilevit.data.images import ImageError
-from mobilevit.data.sources import Images
+from mobilevit.data.sources import ImageInputs
 from mobilevit.tasks.classification.results import Prediction
 from mobilevit.tasks.detection.results import DetectionPrediction
 from mobilevit.tasks.results import Answers
@@ -77,7 +77,9 @@ def check_place(file: Path) -> None:
         )
 
 
-def write_gallery(file: Path, predictions: Answers[Any], images: Images, *, title: str) -> None:
+def write_gallery(
+    file: Path, predictions: Answers[Any], images: ImageInputs, *, title: str
+) -> None:
     """Write predictions as a page that is filtered by class, probability and file name.
 
     Thumbnails go into a folder beside it, `NAME_files`, with boxes and masks drawn on them; links
@@ -167,7 +169,7 @@ def _link(source: Any, beside: Path) -> str | None:
         return path.as_uri()
 
 
-def _write_thumbnail(images: Images, index: int, item: AnyPrediction, path: Path) -> bool:
+def _write_thumbnail(images: ImageInputs, index: int, item: AnyPrediction, path: Path) -> bool:
     """Write an image small, with its answer; says whether it could be read."""
     if item.error is not None:
         return False
@@ -180,7 +182,7 @@ def _write_thumbnail(images: Images, index: int, item: AnyPrediction, path: Path
     return True
 
 
-def _reduced(images: Images, index: int) -> Image.Image:
+def _reduced(images: ImageInputs, index: int) -> Image.Image:
     """An image, not much larger than a thumbnail where that is quicker."""
     source = images.sources[index]
     if isinstance(source, str | Path) and Path(source).is_file():

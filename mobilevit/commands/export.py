@@ -15,7 +15,7 @@ from PIL import Image
 
 from mobilevit.checkpoints.create import open_model
 from mobilevit.data.options import DataOptions
-from mobilevit.data.sources import Images, named_images
+from mobilevit.data.sources import ImageInputs, expand_inputs
 from mobilevit.exports.backends.base import Backend, FileSummary
 from mobilevit.exports.backends.registry import (
     BACKENDS,
@@ -396,5 +396,5 @@ def read_images(names: Sequence[str]) -> list[Image.Image]:
     """
     names = [names] if isinstance(names, str) else names  # not its letters
     with tempfile.TemporaryDirectory() as downloads:
-        images = Images(named_images(names), Preprocessing(), Path(downloads))
+        images = ImageInputs(expand_inputs(names), Preprocessing(), Path(downloads))
         return [images.image(index) for index in range(len(images))]

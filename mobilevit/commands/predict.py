@@ -17,7 +17,7 @@ from mobilevit.checkpoints.create import require_classes
 from mobilevit.commands.bulk.command import BulkError, BulkPredictions, predict_in_bulk
 from mobilevit.commands.contact_sheet import check_place, write_gallery
 from mobilevit.data.loader import as_is
-from mobilevit.data.sources import Images, Photo, called, named_images, stem
+from mobilevit.data.sources import ImageInput, ImageInputs, display_name, expand_inputs, file_stem
 from mobilevit.exports.runtime_model import (
     FileDetector,
     FileNetwork,
@@ -49,7 +49,7 @@ AnyPredictions: TypeAlias = OwnPredictions | BulkPredictions
 
 def predict(
     model: str | Path | Network,
-    *photos: Photo,
+    *photos: ImageInput,
     out: str | None = None,
     html: str | None = None,
     format: Literal["table", "jsonl", "csv"] = "table",
@@ -135,7 +135,7 @@ def predict(
         check_place(Path(html))
     boxes = replace(PRESETS[postprocessing], score=score)
     on = device_of(model, device)
-    sources = named_images(photos)
+    sources = expand_inputs(photos)
     few = len(sources) <= batch_size
     default_threads, default_workers = split_cores(available_cores(), on_gpu=on.type != "cpu")
     if workers is None:
@@ -154,7 +154,7 @@ def predict(
         torch.inference_mode(),
         progress_bar("predicting", len(sources), show=not few) as advance,
     ):
-        images = Images(sources, network.config.preprocessing, Path(downloads))
+        images = ImageInputs(sources, network.config.preprocessing, Path(downloads))
         loader = DataLoader(
             images,
             batch_size=batch_size,
@@ -171,7 +171,9 @@ def predict(
                 else classified(network, batch, names, on)
             )
             advance(len(batch))
-        items = [replace(item, source=called(s)) for item, s in zip(items, sources, strict=True)]
+        items = [
+            replace(item, source=display_name(s)) for item, s in zip(items, sources, strict=True)
+        ]
         result: OwnPredictions
         if isinstance(network, SSDLite | FileDetector):
             numbers = network.config.category_ids or tuple(range(1, len(names) + 1))
@@ -189,7 +191,7 @@ def predict(
     return result
 
 
-def _write(folder: Path, predictions: OwnPredictions, images: Images) -> None:
+def _write(folder: Path, predictions: OwnPredictions, images: ImageInputs) -> None:
     """Write `answers.jsonl`, and each image with its answer as `NUMBER-NAME.jpg`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "answers.jsonl", predictions.to_jsonl() + "\n")
@@ -202,7 +204,7 @@ def _write(folder: Path, predictions: OwnPredictions, images: Images) -> None:
         if item.error is not None:
             continue
         image = images.image(index)
-        file = folder / f"{index + 1:0{digits}}-{stem(images.sources[index])}.jpg"
+        file = folder / f"{index + 1:0{digits}}-{file_stem(images.sources[index])}.jpg"
         if isinstance(item, Prediction):
             image = draw_classes(image, item.top(min(3, shown)))
         elif isinstance(item, DetectionPrediction):

@@ -1,4 +1,4 @@
-"""Loaders: data sets read by worker processes, batch by batch."""
+"""Loaders: worker processes read batches of a data set ahead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class BatchSource(Protocol):
-    """A data set that makes whole batches; images `[B, 3, H, W]` come first in each."""
+    """A data set that makes batches itself; images `[B, 3, H, W]` come first in each."""
 
     def __len__(self) -> int:
         """The number of samples."""
@@ -28,19 +28,19 @@ class BatchSource(Protocol):
 
         Raises:
             ImageError: an image cannot be read.
-            DataError: what holds the images cannot be read.
+            DataError: a file that holds images cannot be read.
         """
 
 
 def as_is(batch: T) -> T:
-    """Collate what the data set has made into a batch already."""
+    """Collate nothing: the data set makes batches."""
     return batch
 
 
 class _Reporting(Dataset[Any]):
-    """A data set of batches; what cannot be read comes back as its error.
+    """A data set of batches that returns errors of reading instead of raising them.
 
-    What a worker raises, torch wraps into a text with the worker's traceback.
+    An error that a worker raises becomes text, with the worker's traceback, in the main process.
     """
 
     def __init__(self, batches: BatchSource) -> None:
@@ -69,7 +69,7 @@ def _loader(batches: BatchSource, workers: int, **options: Any) -> DataLoader[An
 
 
 class WorkerError(ChildProcessError):
-    """A process that reads images has died."""
+    """A worker process has died."""
 
 
 def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
@@ -83,19 +83,19 @@ def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
             if "DataLoader worker" not in str(error):
                 raise
             raise WorkerError(
-                f"a process that reads images has died ({error}). The machine may be short of "
+                f"a worker that reads images has died ({error}). The machine may be short of "
                 "memory (fewer --data.workers need less), or its /dev/shm may be full"
             ) from error
         if isinstance(batch, ImageError | DataError):
             try:
                 raise batch
             finally:
-                del batch  # else this frame would be kept by itself, and with it the workers
+                del batch  # the error's traceback refers to this frame, and this to the workers
         yield batch
 
 
 class EvaluationLoader:
-    """The batches of a data set, all samples in order; each process of several takes its share."""
+    """The batches of a data set, all samples in order; each of several processes has its share."""
 
     def __init__(
         self,
@@ -106,22 +106,27 @@ class EvaluationLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Load for process `rank` of `world_size`; no sample is seen twice.
+        """Load the share of process `rank` of `world_size`; no sample is seen twice.
 
-        `workers` processes decode ahead; 0 decodes in this one.
+        Args:
+            dataset: makes the batches.
+            batch_size: samples in each, but for the last.
+            workers: processes that read ahead; with 0 this one reads.
+            rank: of this process.
+            world_size: processes that share the samples.
 
         Raises:
-            DataError: several processes, and samples that can only be read from begin to end.
+            DataError: several processes would share sequential shards.
         """
         shards = getattr(dataset, "shards", None)
         if shards is None or not shards.sequential:
-            mine = range(rank, len(dataset), world_size)
-            self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=mine)
+            share = range(rank, len(dataset), world_size)
+            self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=share)
             return
         if world_size > 1:
             raise DataError(
-                "sequential shards are evaluated by one process alone: "
-                "validate on files, or on shards that lie on a disk"
+                "shards at URLs, from commands and in tables are evaluated by one process alone: "
+                "validate on a folder of images, or on local shards"
             )
         # Interleaved, so that each worker reads shards of its own.
         order = ShardOrder(shards.counts, shuffle=False, sequential=True)
@@ -143,38 +148,38 @@ class EvaluationLoader:
 
 
 class EpochLoader:
-    """Training batches of one epoch after another, from a position that can be saved.
+    """Training batches, with a position that can be saved.
 
-    Iterating gives what is left of the sampler's epoch: all of it, or after `load_state_dict` what
-    follows the batches that were taken before.
+    Iterating gives the sampler's epoch: all of it or, after `load_state_dict`, what follows the
+    batches that had been taken.
     """
 
     def __init__(
         self, dataset: BatchSource, batches: MultiScaleBatchSampler, *, workers: int
     ) -> None:
-        """`workers` processes decode ahead; 0 decodes in this one."""
+        """`workers` processes read ahead; with 0 this one reads."""
         self.batches = batches
         workers = batches.sampler.workers(workers)
         self._position = {"epoch": 0, "taken": 0}
-        self._left = _Left(batches)
+        self._remaining = _Remaining(batches)
         self._loader = _loader(
             dataset,
             workers,
-            batch_sampler=self._left,
+            batch_sampler=self._remaining,
             persistent_workers=workers > 0,
         )
 
     @property
     def sampler(self) -> Order:
-        """The order of samples; Lightning calls its `set_epoch`."""
+        """The order of samples, whose `set_epoch` Lightning calls."""
         return self.batches.sampler
 
     def __len__(self) -> int:
-        """Batches in the epoch, those before a resumed position included."""
+        """Batches in the epoch, including those before a resumed position."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches that are left of the epoch; workers start with the first of them.
+        """The remaining batches of the epoch.
 
         Raises:
             ImageError: an image cannot be read.
@@ -182,39 +187,39 @@ class EpochLoader:
         epoch = self.sampler.epoch
         if self._position["epoch"] != epoch:
             self._position = {"epoch": epoch, "taken": 0}
-        self._left.skip = self._position["taken"]
+        self._remaining.skip = self._position["taken"]
         for batch in _delivered(self._loader):
             self._position["taken"] += 1
             yield batch
         self._position = {"epoch": epoch, "taken": 0}
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: an epoch, and how many of its batches were taken; and of what data."""
+        """The position, an epoch and the batches taken of it, and a description of the data."""
         return {**self._position, "data": self.sampler.identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Start at a saved position, if the next iteration is of its epoch.
+        """Continue at a saved position, if the next iteration is of its epoch.
 
         Raises:
-            DataError: the position is in other data, where it means nothing.
+            DataError: the position is one in other data.
         """
-        if (was := state.get("data", self.sampler.identity)) != self.sampler.identity:
+        if (data := state.get("data", self.sampler.identity)) != self.sampler.identity:
             raise DataError(
-                f"the data has changed since the run was interrupted: it was {was}, and is now "
-                f"{self.sampler.identity}; go on with the same files, or begin a new run from the "
+                f"the data has changed since the run was interrupted: it was {data}, and is now "
+                f"{self.sampler.identity}; resume with the same files, or start a new run from the "
                 "weights"
             )
         self._position = {"epoch": state["epoch"], "taken": state["taken"]}
 
     def close(self) -> None:
-        """Let the workers go; there are no batches after that.
+        """End the workers; there are no batches after that.
 
-        Workers that are left to the end of the process take their `GRACE` there.
+        Workers that still run at the end of the process delay it by their `GRACE`.
         """
         del self._loader
 
 
-class _Left:
+class _Remaining:
     """A batch sampler without its first `skip` batches."""
 
     def __init__(self, batches: MultiScaleBatchSampler) -> None:

@@ -1,10 +1,9 @@
-"""The multi-scale sampler of the paper (section 3.3): small images in large batches, and so on.
+"""The multi-scale sampler of the paper (section 3.3): smaller images come in larger batches.
 
-Every step has its own image size, drawn at random, and a batch size that goes with it, so that
-a step costs about the same whatever its size. `MultiScaleSchedule` plans the steps of an epoch as
-a pure function of its options, the seed and the epoch: all processes of a run that ask get the
-same plan, whatever else draws random numbers in them. `MultiScaleBatchSampler` deals samples out
-to the plan.
+Every step has its own image size, drawn at random, and a batch size that depends on it, so that all
+steps cost about the same. `MultiScaleSchedule` plans the steps of an epoch as a pure function of
+its options, the seed and the epoch, so that all processes of a run have the same plan.
+`MultiScaleBatchSampler` deals samples out to the plan.
 """
 
 from __future__ import annotations
@@ -17,28 +16,33 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import Sampler
 
+from mobilevit.utils.options import Count, Options
+
 BatchRule = Literal["area", "floor", "max"]
 
 
 def scales(
     minimum: int, maximum: int, base: int, *, count: int = 5, multiple: int = 32
 ) -> list[int]:
-    """Sizes in pixels: `count` evenly spaced ones and `base`, rounded to `multiple`, each once.
+    """Image sizes: `count` evenly spaced ones and `base`, rounded to `multiple`, each once.
 
-    160 to 320 around 256 gives 160, 192, 256, 288, 320, as in the authors' runs.
+    The sizes of the authors' runs:
+
+    >>> scales(160, 320, base=256)
+    [160, 192, 256, 288, 320]
 
     Raises:
-        ValueError: a range that is empty or does not hold `base`.
+        ValueError: the range is empty or does not include `base`.
     """
     if not 0 < minimum <= base <= maximum or count < 1:
-        raise ValueError(f"sizes from {minimum} to {maximum} do not hold the base size {base}")
+        raise ValueError(f"sizes from {minimum} to {maximum} do not include the base size {base}")
     sizes = [*np.linspace(minimum, maximum, count), base]
-    # Halves go up: to even, as `round` has them, 80 would become 64, below any range from 80 on.
+    # Halves go up. `round` takes them to even: 80 would become 64, smaller than any size allowed.
     return sorted({max(1, int(size / multiple + 0.5)) * multiple for size in sizes})
 
 
 class Step(NamedTuple):
-    """What one training step takes, on every rank."""
+    """The images of one training step, on every rank."""
 
     height: int
     width: int
@@ -46,45 +50,44 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiScaleSchedule:
-    """The plan of a multi-scale run: epoch -> steps.
+class MultiScaleSchedule(Options):
+    """The steps of each epoch of a multi-scale run.
 
-    Three batch rules have been published; b is `base_batch`, s a step's size:
+    Three rules for the batch size have been published; b is `base_batch`, s a step's size:
 
     * `area`: b * base_size^2 / s^2, the authors' later code;
-    * `floor`: the same but never under b, the authors' code of 2021;
-    * `max`: b * max(sizes)^2 / s^2, as the paper's text has it, where b is the batch of the
-      largest size.
+    * `floor`: the same but at least b, the authors' code of 2021;
+    * `max`: b * max(sizes)^2 / s^2, the paper's text, where b is the batch of the largest size.
 
-    A batch is rounded down to whole samples, then to the nearest multiple of `batch_multiple`
-    (the 2021 code: 8, its number of GPUs).
+    It is rounded down, then to the nearest multiple of `batch_multiple` (8 in the code of 2021, its
+    number of GPUs).
+
+    >>> MultiScaleSchedule(samples=1000, sizes=(160, 256, 320)).batch_size(160)
+    327
     """
 
-    samples: int
-    """Samples that one rank sees in an epoch."""
+    samples: Count
+    """Samples of one rank in an epoch."""
     sizes: tuple[int, ...]
-    """Image sizes (squares) to draw from, in pixels; one size makes the standard sampler."""
-    base_size: int = 256
-    base_batch: int = 128
+    """Image sizes (squares) to draw from, in pixels; a single one is the standard sampler."""
+    base_size: Count = 256
+    base_batch: Count = 128
     batch_rule: BatchRule = "area"
-    batch_multiple: int = 1
+    batch_multiple: Count = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a plan without steps.
+        """Check the fields.
 
         Raises:
-            ValueError: no samples, no sizes, an unknown batch rule, or a number below 1.
+            ValueError: one is out of range.
         """
-        if self.batch_rule not in ("area", "floor", "max"):
-            raise ValueError(f"batch_rule must be area, floor or max, not {self.batch_rule!r}")
-        if not self.sizes or min(*self.sizes, self.base_size, self.base_batch) < 1:
-            raise ValueError("sizes and batch sizes must be at least 1")
-        if self.samples < 1 or self.batch_multiple < 1:
-            raise ValueError("a schedule needs at least one sample and a batch multiple of 1")
+        super().__post_init__()
+        if min(self.sizes, default=0) < 1:
+            raise ValueError(f"sizes must be at least 1, not {self.sizes}")
 
     def batch_size(self, size: int) -> int:
-        """The batch that goes with a size."""
+        """The batch size for an image size."""
         reference = max(self.sizes) if self.batch_rule == "max" else self.base_size
         batch = self.base_batch * reference**2 // size**2
         if self.batch_rule == "floor":
@@ -93,10 +96,10 @@ class MultiScaleSchedule:
         return max(multiple, (batch + multiple // 2) // multiple * multiple)
 
     def epoch(self, epoch: int) -> list[Step]:
-        """The steps of one epoch; their batches sum up to `samples`.
+        """The steps of one epoch; their batches sum to `samples`.
 
-        The last batch holds what is left. One sample alone joins the batch before it: batch norm
-        cannot learn from a batch of one.
+        The last batch has the samples that are left. A single one joins the batch before it: batch
+        norm cannot learn from a batch of one.
         """
         draw = np.random.default_rng((self.seed, epoch, 0))
         steps: list[Step] = []
@@ -112,7 +115,7 @@ class MultiScaleSchedule:
 
 
 class SampleKey(NamedTuple):
-    """What a data set needs to make one training sample."""
+    """What a data set needs to know to make one training sample."""
 
     sample: int
     height: int
@@ -121,41 +124,41 @@ class SampleKey(NamedTuple):
 
 
 class Order(Protocol):
-    """An order of one rank's samples, anew each epoch."""
+    """An order of one rank's samples, different in each epoch."""
 
     epoch: int
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is dealt out next."""
+        """Set the epoch of the next `deal`."""
 
     def __len__(self) -> int:
         """Samples of one rank."""
 
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
-        """Batches of these sizes, but for the first `skip`; all samples of the epoch, once."""
+        """Batches of these sizes, without the first `skip`, of all samples of the epoch."""
 
-    def workers(self, wanted: int) -> int:
-        """How many processes, of those wanted, can share the reading."""
+    def workers(self, requested: int) -> int:
+        """How many of the requested workers can read side by side."""
 
     @property
     def identity(self) -> str:
-        """What tells the order apart from another of the same epoch."""
+        """A description of the data, equal only for the same order."""
 
 
 class EpochOrder(Sampler[int]):
-    """A shuffled order of samples, anew each epoch; one rank's share of it.
+    """A shuffled order of samples, different in each epoch; one rank's share of it.
 
-    A pure function of (seed, epoch). The order is padded with its own head to a multiple of
+    It is a pure function of (seed, epoch). The order is padded with its own head to a multiple of
     `world_size`, the only way in which a sample is seen twice.
     """
 
     def __init__(self, samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        """Order `samples` indices; this is process `rank` of `world_size`."""
+        """Order the indices of `samples` samples; this is process `rank` of `world_size`."""
         self.samples, self.seed, self.rank, self.world_size = samples, seed, rank, world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def _indices(self) -> np.ndarray:
@@ -172,15 +175,15 @@ class EpochOrder(Sampler[int]):
         return -(-self.samples // self.world_size)
 
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
-        """Batches of these sizes, but for the first `skip`."""
+        """Batches of these sizes, without the first `skip`."""
         order = self._indices()
         ends = list(itertools.accumulate(sizes))
         for begin, end in list(itertools.pairwise([0, *ends]))[skip:]:
             yield order[begin:end].tolist()
 
-    def workers(self, wanted: int) -> int:
-        """All that are wanted: any of them can read any sample."""
-        return wanted
+    def workers(self, requested: int) -> int:
+        """All of them, as any worker can read any sample."""
+        return requested
 
     @property
     def identity(self) -> str:
@@ -189,13 +192,13 @@ class EpochOrder(Sampler[int]):
 
 
 class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of `SampleKey`s: an order of samples dealt out to a schedule's steps."""
+    """Batches of `SampleKey`s: the samples of an order, dealt out to a schedule's steps."""
 
     def __init__(self, order: Order, schedule: MultiScaleSchedule) -> None:
         """Deal `order` out to `schedule`.
 
         Raises:
-            ValueError: the two are of different lengths.
+            ValueError: they have different numbers of samples.
         """
         if len(order) != schedule.samples:
             raise ValueError(f"{len(order)} samples for a schedule of {schedule.samples}")
@@ -207,7 +210,7 @@ class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
         return self.after(0)
 
     def after(self, skip: int) -> Iterator[list[SampleKey]]:
-        """The batches of the order's epoch that follow the first `skip`."""
+        """The batches of the order's epoch after the first `skip`."""
         epoch = self.sampler.epoch
         steps = self.schedule.epoch(epoch)
         batches = self.sampler.deal([step.batch_size for step in steps], skip)

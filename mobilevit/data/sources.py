@@ -1,4 +1,4 @@
-"""The images that people name: files, folders, patterns, addresses, arrays."""
+"""Images as inputs of commands: files, folders, patterns, URLs, arrays."""
 
 from __future__ import annotations
 
@@ -19,117 +19,122 @@ from mobilevit.data.preprocessing import preprocess
 from mobilevit.models.config import Preprocessing
 from mobilevit.utils.urls import is_url, read_url, url_path
 
-Photo: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
+ImageInput: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
 MAX_DOWNLOAD = 200 * 2**20
-"""Bytes that an image from the network may have."""
+"""Largest size of an image that is downloaded, in bytes."""
 
 
-class Nothing(NamedTuple):
-    """A name that stands for no image."""
+class MissingImage(NamedTuple):
+    """An input without an image, to be reported in its place."""
 
     name: str
     reason: str
 
 
-class Prepared(NamedTuple):
-    """An image as the network takes it."""
+class PreparedImage(NamedTuple):
+    """An image, preprocessed."""
 
     tensor: Tensor
     """`[3, H, W]`."""
     size: tuple[int, int]
-    """(height, width) of the image itself, in pixels."""
+    """(height, width) of the original image, in pixels."""
 
 
-class Images(Dataset[Prepared | str]):
-    """Images prepared for a network, or the reason why one cannot be read."""
+class ImageInputs(Dataset[PreparedImage | str]):
+    """Images preprocessed for a network, or the reason why one cannot be read."""
 
     def __init__(
-        self, sources: Sequence[Photo | Nothing], preprocessing: Preprocessing, downloads: Path
+        self,
+        sources: Sequence[ImageInput | MissingImage],
+        preprocessing: Preprocessing,
+        downloads: Path,
     ) -> None:
-        """`downloads`: a folder for what comes from the network."""
+        """`downloads`: a folder for images that are downloaded."""
         self.sources, self.preprocessing, self.downloads = sources, preprocessing, downloads
 
     def __len__(self) -> int:
-        """The number of images, those that cannot be read included."""
+        """The number of images, including those that cannot be read."""
         return len(self.sources)
 
-    def __getitem__(self, index: int) -> Prepared | str:
+    def __getitem__(self, index: int) -> PreparedImage | str:
         """One image."""
         try:
             image = self.image(index)
         except ImageError as error:
             return error.reason
-        return Prepared(preprocess(image, self.preprocessing), (image.height, image.width))
+        return PreparedImage(preprocess(image, self.preprocessing), (image.height, image.width))
 
     def image(self, index: int) -> Image.Image:
-        """The upright image; one from the network is fetched once.
+        """The upright image; one at a URL is downloaded once.
 
         Raises:
-            ImageError: it cannot be read, or the server does not give it.
+            ImageError: it cannot be read or downloaded.
         """
         source = self.sources[index]
-        if isinstance(source, Nothing):
+        if isinstance(source, MissingImage):
             raise ImageError(source.name, source.reason)
         if is_url(source):
-            address, source = str(source), self.downloads / str(index)
+            url, source = str(source), self.downloads / str(index)
             if not source.exists():
                 try:
-                    source.write_bytes(read_url(address, max_bytes=MAX_DOWNLOAD))
+                    source.write_bytes(read_url(url, max_bytes=MAX_DOWNLOAD))
                 except OSError as error:
-                    raise ImageError(address, str(error)) from error
+                    raise ImageError(url, str(error)) from error
         return open_image(source)
 
 
-def named_images(photos: Sequence[Photo]) -> list[Photo | Nothing]:
-    """The images that names stand for, and the names that stand for none.
+def expand_inputs(inputs: Sequence[ImageInput]) -> list[ImageInput | MissingImage]:
+    """Replace folders and patterns by their images, and inputs without images by the reason.
 
     Raises:
-        DataError: all stand for none.
+        DataError: no input has images.
     """
-    sources: list[Photo | Nothing] = []
-    for photo in photos:
+    sources: list[ImageInput | MissingImage] = []
+    for entry in inputs:
         try:
-            sources += _expand(photo)
+            sources += _expand(entry)
         except DataError as error:
-            sources.append(Nothing(str(photo), str(error)))
-    nothing = [source for source in sources if isinstance(source, Nothing)]
-    if len(nothing) == len(sources):
-        raise DataError("\n".join(source.reason for source in nothing) or "no images are named")
+            sources.append(MissingImage(str(entry), str(error)))
+    missing = [source for source in sources if isinstance(source, MissingImage)]
+    if len(missing) == len(sources):
+        raise DataError("\n".join(source.reason for source in missing) or "no images are given")
     return sources
 
 
-def _expand(photo: Photo) -> Sequence[Photo]:
-    """The images that a name stands for."""
-    if not isinstance(photo, str | Path) or is_url(photo):
-        return [photo]
-    path = Path(photo)
+def _expand(entry: ImageInput) -> Sequence[ImageInput]:
+    if not isinstance(entry, str | Path) or is_url(entry):
+        return [entry]
+    path = Path(entry)
     if path.is_dir():
-        found = images_below(path)
-        if not found:
-            raise DataError(f"{path} has no images in it")
-        return found
+        if not (images := images_below(path)):
+            raise DataError(f"{path}: there are no images in this folder")
+        return images
     if path.exists():
         return [path]
-    matches = [Path(name) for name in sorted(glob.glob(str(photo), recursive=True))]
-    images = [
-        match
-        for match in matches
-        if match.suffix.lower() in IMAGE_EXTENSIONS and not match.is_dir()
-    ]
+    matches = map(Path, sorted(glob.glob(str(entry), recursive=True)))
+    images = [m for m in matches if m.suffix.lower() in IMAGE_EXTENSIONS and not m.is_dir()]
     if not images:
-        raise DataError(f"{photo}: no such file, folder or pattern that an image matches")
+        raise DataError(f"{entry}: no such file or folder, and no pattern that matches an image")
     return images
 
 
-def called(source: Photo | Nothing) -> str:
-    """What to call an image in messages."""
-    if isinstance(source, Nothing):
+def display_name(source: ImageInput | MissingImage) -> str:
+    """An image's name in messages.
+
+    >>> display_name(Path("photos/cat.jpg")), display_name(b"...")
+    ('photos/cat.jpg', '<bytes>')
+    """
+    if isinstance(source, MissingImage):
         return source.name
     return str(source) if isinstance(source, str | Path) else f"<{type(source).__name__}>"
 
 
-def stem(source: Photo | Nothing) -> str:
-    """What to call the drawn image: a short name that every file system takes."""
+def file_stem(source: ImageInput | MissingImage) -> str:
+    """A short file name for results of an image, without extension and for any file system.
+
+    >>> file_stem("https://example.org/my%20cat.jpg?size=large")
+    'my_cat'
+    """
     if not isinstance(source, str | Path):
         return "image"
     path = url_path(str(source)) if is_url(source) else source

@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.contact_sheet import OPACITY, write_gallery
-from mobilevit.data.sources import Images
+from mobilevit.data.sources import ImageInputs
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.results import Prediction, Predictions
 from mobilevit.tasks.detection.loss_and_postprocess import Detections
@@ -40,7 +40,7 @@ def data_of(file: Path) -> Any:
 def gallery(
     file: Path, predictions: Any, images: list[Any], title: str = "What a test sees"
 ) -> dict[str, Any]:
-    num_images = Images(images, Preprocessing(), file.parent)
+    num_images = ImageInputs(images, Preprocessing(), file.parent)
     write_gallery(file, predictions, num_images, title=title)
     return data_of(file)
 

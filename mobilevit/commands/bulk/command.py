@@ -24,7 +24,7 @@ from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.bulk.rows import failures, has_rows, need_ray
 from mobilevit.commands.bulk.worker import Predictor, Work, part_path
 from mobilevit.data.formats.folders import DataError
-from mobilevit.data.sources import Photo, called, named_images
+from mobilevit.data.sources import ImageInput, display_name, expand_inputs
 from mobilevit.exports.runtime_model import FileNetwork, for_inference, is_file
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network
@@ -84,7 +84,7 @@ class BulkPredictions:
 
 def predict_in_bulk(
     model: str | Path | Network,
-    photos: Sequence[Photo],
+    photos: Sequence[ImageInput],
     *,
     out: str | None,
     top: int,
@@ -222,7 +222,7 @@ def _identified(
     return held, config, hashlib.sha256(rest.encode()).hexdigest()
 
 
-def _listed(photos: Sequence[Photo]) -> list[tuple[str, str | None]]:
+def _listed(photos: Sequence[ImageInput]) -> list[tuple[str, str | None]]:
     """The names of images, each with the reason where it stands for none.
 
     Raises:
@@ -248,11 +248,11 @@ def _listed(photos: Sequence[Photo]) -> list[tuple[str, str | None]]:
             names += found
             continue
         try:
-            sources = named_images([photo])
+            sources = expand_inputs([photo])
         except DataError as error:  # of one name alone: the others are done
             names.append((str(photo), str(error)))
         else:
-            names += [(called(source), None) for source in sources]
+            names += [(display_name(source), None) for source in sources]
     if all(reason is not None for _, reason in names):
         raise DataError("\n".join(str(reason) for _, reason in names) or "no images are named")
     return names

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mobilevit.commands.bulk.rows import has_rows, need_ray, row, schema, write_rows
-from mobilevit.data.sources import Images, Nothing
+from mobilevit.data.sources import ImageInputs, MissingImage
 from mobilevit.exports.runtime_model import FileDetector, FileSegmenter, for_inference
 from mobilevit.models.segmentation import Segmenter
 from mobilevit.models.ssdlite import SSDLite
@@ -67,7 +67,7 @@ class Predictor:
         if has_rows(path, len(names)):
             return len(names)
         sources = [
-            Nothing(name, reason)
+            MissingImage(name, reason)
             if reason is not None
             else name
             if is_url(name)
@@ -76,7 +76,7 @@ class Predictor:
         ]
         rows: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as downloads, torch.inference_mode():
-            images = Images(sources, self.network.config.preprocessing, Path(downloads))
+            images = ImageInputs(sources, self.network.config.preprocessing, Path(downloads))
             for first in range(0, len(images), self.work.batch_size):
                 last = min(first + self.work.batch_size, len(images))
                 batch = [images[index] for index in range(first, last)]

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobilevit.data.images import ImageError
-from mobilevit.data.sources import Prepared
+from mobilevit.data.sources import PreparedImage
 from mobilevit.tasks.results import Answers
 from mobilevit.utils.tables import render
 
@@ -127,7 +127,7 @@ class Predictions(Answers[Prediction]):
 
 def classified(
     model: Callable[[torch.Tensor], torch.Tensor],
-    batch: list[Prepared | str],
+    batch: list[PreparedImage | str],
     names: Sequence[str],
     device: torch.device,
 ) -> list[Prediction]:

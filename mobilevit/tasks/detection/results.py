@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobilevit.data.images import ImageError
-from mobilevit.data.sources import Prepared
+from mobilevit.data.sources import PreparedImage
 from mobilevit.tasks.detection.loss_and_postprocess import (
     Detections,
     Detector,
@@ -161,7 +161,7 @@ class DetectionPredictions(Answers[DetectionPrediction]):
 
 def detected(
     model: Detector,
-    batch: list[Prepared | str],
+    batch: list[PreparedImage | str],
     names: Sequence[str],
     device: torch.device,
     rule: PostProcessing,

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobilevit.data.images import ImageError
-from mobilevit.data.sources import Prepared
+from mobilevit.data.sources import PreparedImage
 from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.results import Answers
 from mobilevit.tasks.segmentation.dataset import voc_palette
@@ -147,7 +147,7 @@ class MaskPredictions(Answers[MaskPrediction]):
 
 def masked(
     model: SegmentationModel,
-    batch: list[Prepared | str],
+    batch: list[PreparedImage | str],
     names: Sequence[str],
     device: torch.device,
 ) -> list[MaskPrediction]:
