@@ -102,16 +102,20 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
     parser = ArgumentParser(prog=f"mobilevit {command}", description=text)
     parser.add_argument("--config", action="config", help="YAML file of options; flags win over it")
     hints = typing.get_type_hints(function)
-    options: type[Options] | None = hints.get("options")
+    hint = hints.get("options")  # a class, or it and None
+    options: type[Options] | None = next(iter(typing.get_args(hint)), hint)
     parameters = inspect.signature(function).parameters
     positional = {
         name: item.kind is item.VAR_POSITIONAL
         for name, item in parameters.items()
-        if item.kind is not item.KEYWORD_ONLY and name != "options"
+        if item.kind not in (item.KEYWORD_ONLY, item.VAR_KEYWORD) and name != "options"
     }
     _add_positional(parser, function, positional)
     flags = {"--config": str, **_flags(hints, skip={*positional, "options", "return"})}
-    parser.add_function_arguments(function, skip={*positional, "options"}, fail_untyped=False)
+    skip: set[str | int] = {*positional, "options"}
+    if options is not None:  # which `**fields` stands for in Python
+        skip |= {field.name for field in dataclasses.fields(options)}
+    parser.add_function_arguments(function, skip=skip, fail_untyped=False)
     if options is not None:
         skipped = {field.name for field in dataclasses.fields(options) if "flag" in field.metadata}
         parser.add_class_arguments(options, skip=skipped)
@@ -128,7 +132,7 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
     for name, item in parameters.items():
         if item.kind is item.VAR_POSITIONAL:
             arguments += keywords.pop(name)
-        elif item.kind is not item.KEYWORD_ONLY:
+        elif item.kind not in (item.KEYWORD_ONLY, item.VAR_KEYWORD):
             arguments.append(keywords.pop(name))
     return function(*arguments, **keywords)
 

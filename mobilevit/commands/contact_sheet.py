@@ -1,4 +1,4 @@
-"""Predictions as a contact sheet: one HTML file, and a folder of thumbnails beside it."""
+"""Predictions as a contact sheet: one HTML file, and a folder of thumbnails next to it."""
 
 from __future__ import annotations
 
@@ -8,63 +8,47 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from mobilevit.data.decode import open_reduced
 from mobilevit.data.images import ImageError
 from mobilevit.data.sources import ImageInputs
-from mobilevit.tasks.classification.results import Prediction
-from mobilevit.tasks.detection.results import DetectionPrediction
-from mobilevit.tasks.results import Answers
-from mobilevit.tasks.segmentation.dataset import voc_palette
-from mobilevit.tasks.segmentation.results import MaskPrediction
-from mobilevit.tasks.visualize import colour_of, coloured_mask, draw_boxes
+from mobilevit.tasks.results import Prediction, Predictions
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.files import replace_folder, write_file
 from mobilevit.utils.urls import is_url
 
-AnyPrediction: TypeAlias = Prediction | DetectionPrediction | MaskPrediction
-
 THUMBNAIL = 256
 """Long side in pixels."""
 QUALITY = 80
-"""Of thumbnails, as JPEG counts it."""
-MOST_CLASSES = 5
-"""Of a classifier's answer, the likeliest."""
-MOST_BOXES = 100
-"""Of an image, the likeliest."""
-OPACITY = 0.55
-"""Of a mask's colours."""
+"""JPEG quality of thumbnails."""
 
 
-def folder_of(file: Path) -> Path:
-    """The folder of a page's thumbnails, beside it."""
+def thumbnail_folder(file: Path) -> Path:
+    """The folder of a page's thumbnails, next to it."""
     return file.with_name(f"{file.stem}_files")
 
 
-def check_place(file: Path) -> None:
-    """See ahead of all work that a page can be written here, and that nothing would be lost.
+def check_contact_sheet(file: Path) -> None:
+    """Check before all work that a page can be written here, and that nothing would be lost.
 
     Args:
-        file: see `write_gallery`.
+        file: see `write_contact_sheet`.
 
     Raises:
-        ValueError: it cannot, or other files than thumbnails lie in the folder beside it.
+        ValueError: it cannot, or the folder next to it has other files than thumbnails.
     """
     if file.suffix not in (".html", ".htm"):
         raise ValueError(f"html is the name of a page, such as {file.stem or 'page'}.html: {file}")
     if file.is_dir():
         raise ValueError(f"html is the name of a page, and {file} is a folder")
-    folder = folder_of(file)
+    folder = thumbnail_folder(file)
     if not folder.exists():
         return
     others = [folder]
@@ -77,85 +61,60 @@ def check_place(file: Path) -> None:
         )
 
 
-def write_gallery(
-    file: Path, predictions: Answers[Any], images: ImageInputs, *, title: str
+def write_contact_sheet(
+    file: Path, predictions: Predictions[Any], images: ImageInputs, *, title: str
 ) -> None:
     """Write predictions as a page that is filtered by class, probability and file name.
 
-    Thumbnails go into a folder beside it, `NAME_files`, with boxes and masks drawn on them; links
+    Thumbnails go into a folder next to it, `NAME_files`, with boxes and masks drawn on them; links
     lead to the images themselves. An old page and its thumbnails are replaced.
 
     Args:
-        file: the page, such as `gallery.html`.
-        predictions: what was said of each image.
+        file: the page, such as `sheet.html`.
+        predictions: of each image.
         images: the same images, in the same order.
-        title: what the page is called.
+        title: of the page.
 
     Raises:
-        ValueError: see `check_place`; or there are other images than predictions.
+        ValueError: see `check_contact_sheet`; or there are other images than predictions.
         OSError: it cannot be written.
     """
-    check_place(file)
+    check_contact_sheet(file)
     if len(predictions) != len(images):
         raise ValueError(f"{len(predictions)} predictions of {len(images)} images")
     file.parent.mkdir(parents=True, exist_ok=True)
-    folder = folder_of(file)
-    items: Sequence[AnyPrediction] = predictions.items
-    classes = next((item.classes for item in items if item.classes), ())
+    folder, items = thumbnail_folder(file), predictions.items
     digits = len(str(len(items)))
     names = [f"{number:0{digits}}.jpg" for number in range(1, len(items) + 1)]
     with replace_folder(folder) as fresh:
         fresh.mkdir()
         write = partial(_write_thumbnail, images)
         with ThreadPoolExecutor(available_cores()) as pool:  # decoding lets other threads run
-            made = list(pool.map(write, range(len(items)), items, map(fresh.joinpath, names)))
-    places = {name: place for place, name in enumerate(classes)}
+            written = list(pool.map(write, range(len(items)), items, map(fresh.joinpath, names)))
+    classes = next((item.classes for item in items if item.classes), ())
+    index_of = {name: index for index, name in enumerate(classes)}
     rows = [
-        _row(item, places, images.sources[index], file.parent)
-        | ({"small": f"{urllib.parse.quote(folder.name)}/{names[index]}"} if made[index] else {})
+        _row(item, index_of, images.sources[index], file.parent)
+        | ({"small": f"{urllib.parse.quote(folder.name)}/{names[index]}"} if written[index] else {})
         for index, item in enumerate(items)
     ]
-    task = _task(items)
-    data = {"task": task, "classes": classes, "colours": _colours(task, len(classes))}
-    page = _page({**data, "items": rows}, title)
-    write_file(file, page)
+    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in predictions.palette()]
+    data = {"task": predictions.task, "classes": classes, "colours": colours, "items": rows}
+    write_file(file, _page(data, title))
 
 
-def _task(items: Sequence[AnyPrediction]) -> str:
-    kinds: dict[type, str] = {DetectionPrediction: "detection", MaskPrediction: "segmentation"}
-    return next((kinds[type(item)] for item in items if type(item) in kinds), "classification")
-
-
-def _colours(task: str, count: int) -> list[str]:
-    """The classes' colours on thumbnails, as CSS writes them."""
-    if task == "classification":
-        return []
-    if task == "segmentation":
-        colours = voc_palette(max(256, count))[:count]
-    else:
-        colours = [colour_of(label) for label in range(count)]
-    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours]
-
-
-def _row(item: AnyPrediction, places: dict[str, int], source: Any, beside: Path) -> dict[str, Any]:
-    """What the page knows of one image; `Item` in its script says what is in it."""
-    row: dict[str, Any] = {"file": item.source, "said": []}
+def _row(item: Prediction, index_of: dict[str, int], source: Any, beside: Path) -> dict[str, Any]:
+    """What the page knows of one image; `Item` in its script lists the fields."""
+    row: dict[str, Any] = {"file": item.source, "scores": []}
     if link := _link(source, beside):
         row["link"] = link
     if item.error is not None:
         return {**row, "error": item.error}
-    said: list[tuple[str, float]]
-    if isinstance(item, Prediction):
-        said = [(name, share) for name, share in item.top(MOST_CLASSES)]
-    elif isinstance(item, DetectionPrediction):
-        said = [(one.name, one.score) for one in item.boxes[:MOST_BOXES]]
-    else:
-        said = [(name, share) for name, share in item.shares]
-    return {**row, "said": [[places[name], round(share, 4)] for name, share in said]}
+    return {**row, "scores": [[index_of[name], round(value, 4)] for name, value in item.scores()]}
 
 
 def _link(source: Any, beside: Path) -> str | None:
-    """Where an image itself is, as seen from the page; None where that is nowhere."""
+    """The address of an image, relative to the page; None for images in memory."""
     if not isinstance(source, str | Path):
         return None
     if is_url(source):
@@ -169,8 +128,8 @@ def _link(source: Any, beside: Path) -> str | None:
         return path.as_uri()
 
 
-def _write_thumbnail(images: ImageInputs, index: int, item: AnyPrediction, path: Path) -> bool:
-    """Write an image small, with its answer; says whether it could be read."""
+def _write_thumbnail(images: ImageInputs, index: int, item: Prediction, path: Path) -> bool:
+    """Write an image small, with its prediction; returns whether it could be read."""
     if item.error is not None:
         return False
     try:
@@ -178,7 +137,7 @@ def _write_thumbnail(images: ImageInputs, index: int, item: AnyPrediction, path:
     except ImageError:
         return False  # it was there when it was predicted
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    _with_answer(image, item).save(path, quality=QUALITY)
+    item.draw_thumbnail(image).save(path, quality=QUALITY)
     return True
 
 
@@ -190,43 +149,25 @@ def _reduced(images: ImageInputs, index: int) -> Image.Image:
     return images.image(index)
 
 
-def _with_answer(image: Image.Image, item: AnyPrediction) -> Image.Image:
-    """A thumbnail with boxes or a mask on it."""
-    if isinstance(item, DetectionPrediction):
-        assert item.found is not None
-        height, width = item.found.boxes.canvas_size
-        across, down = image.width / width, image.height / height
-        boxes = []
-        for one in item.drawn()[:MOST_BOXES]:
-            x1, y1, x2, y2 = one.corners
-            corners = (x1 * across, y1 * down, x2 * across, y2 * down)
-            boxes.append(one._replace(corners=corners, text=""))
-        return draw_boxes(image, boxes, longest=THUMBNAIL)
-    if isinstance(item, MaskPrediction):
-        mask = item.mask
-        assert mask is not None
-        small = Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST)
-        palette = voc_palette(max(256, len(item.classes)))
-        coloured = Image.fromarray(coloured_mask(np.asarray(small), palette))
-        return Image.blend(image, coloured, OPACITY)
-    return image
-
-
 def _page(data: dict[str, Any], title: str) -> str:
     """The page; its policy lets it run its own script and nothing else."""
-    parts = files("mobilevit.commands") / "templates"
-    frame, style, script = (
-        (parts / f"gallery.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    folder = files("mobilevit.commands") / "templates"
+    style, script = (
+        (folder / f"contact_sheet.{suffix}").read_text(encoding="utf-8") for suffix in ("css", "js")
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # No name of a file or a class may end the element that the data is in.
+    # No name of a file or a class may end the element that holds the data.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    values = {
-        "title": escape(title),
-        "script_hash": f"sha256-{digest}",
-        "style": style,
-        "data": text,
-        "script": script,
-    }
-    # At once, since values may hold such names themselves.
-    return re.sub(rf"\{{({'|'.join(values)})\}}", lambda found: values[found[1]], frame)
+    environment = Environment(
+        loader=PackageLoader("mobilevit.commands"), autoescape=True, keep_trailing_newline=True
+    )
+    return environment.get_template("contact_sheet.html.jinja").render(
+        title=title,
+        script_hash=f"sha256-{digest}",
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(text),
+    )

@@ -10,11 +10,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from mobilevit.commands.evaluate import evaluate
-from mobilevit.commands.evaluate_classes import Evaluation
 from mobilevit.commands.predict import predict
 from mobilevit.data.options import DataOptions
-from mobilevit.tasks.classification.results import Predictions
+from mobilevit.tasks.classification.metrics import ClassificationMetrics
+from mobilevit.tasks.classification.results import ClassificationPredictions
 from mobilevit.tasks.classification.transforms import AugmentOptions
+from mobilevit.tasks.results import Evaluation
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.training.train import train
@@ -32,11 +33,11 @@ class DemoResult:
     """What the demo made."""
 
     folder: Path
-    evaluation: Evaluation
-    predictions: Predictions
+    evaluation: Evaluation[ClassificationMetrics]
+    predictions: ClassificationPredictions
 
     def __str__(self) -> str:
-        """Say how good the model is, what it sees, and what to try next."""
+        """Metrics, predictions, and what to try next."""
         run = self.folder / "run"
         return (
             f"{self.evaluation}\n{self.predictions}\n\n"
@@ -44,7 +45,7 @@ class DemoResult:
             "the model had not seen are right.\n"
             f"  the run:          {run / 'report.html'}\n"
             f"  the model:        {run / 'model'}\n"
-            f"  images, evaluated: {self.folder / 'answers'}\n"
+            f"  images, drawn:    {self.folder / 'predictions'}\n"
             "Now with your own, in one folder per class:\n"
             "  mobilevit train --data.root PHOTOS --out runs/photos"
         )
@@ -82,9 +83,7 @@ def demo(*, out: str = "demo", epochs: int = 18, seed: int = 0) -> DemoResult:
     model = folder / "run" / "model"
     evaluation = evaluate(model, data=DataOptions(root=str(images)))
     firsts = [sorted(digit.iterdir())[0] for digit in sorted((images / "val").iterdir())]
-    predictions = predict(model, *firsts[:SHOWN], out=str(folder / "answers"), top=3)
-    assert isinstance(evaluation, Evaluation)
-    assert isinstance(predictions, Predictions)
+    predictions = predict(model, *firsts[:SHOWN], out=str(folder / "predictions"), top=3)
     return DemoResult(folder=folder, evaluation=evaluation, predictions=predictions)
 
 

@@ -3,114 +3,93 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any
 
-from mobilevit.checkpoints.create import require_classes
-from mobilevit.commands.evaluate_boxes import DetectionEvaluation
-from mobilevit.commands.evaluate_classes import Evaluation
-from mobilevit.commands.evaluate_masks import SegmentationEvaluation
+from mobilevit.commands.inference import ModelOptions, open_model
 from mobilevit.data.options import DataOptions
-from mobilevit.exports.runtime_model import FileNetwork, device_of, for_inference
-from mobilevit.models.config import TaskName
+from mobilevit.exports.runtime_model import FileNetwork
 from mobilevit.models.registry import Network
 from mobilevit.tasks import check_data_options, get_task
-from mobilevit.tasks.base import InferenceOptions, Postprocessing
+from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.evaluate import evaluate_model
-from mobilevit.utils.devices import available_cores, split_cores, use_threads
+from mobilevit.tasks.results import Evaluation
+from mobilevit.utils.devices import use_threads
 from mobilevit.utils.distributed import Processes, process_group
 from mobilevit.utils.files import write_file
+from mobilevit.utils.options import Count, Interval
 
-AnyEvaluation: TypeAlias = Evaluation | DetectionEvaluation | SegmentationEvaluation
 
-EVALUATIONS: dict[TaskName, Callable[..., AnyEvaluation]] = {
-    "classification": Evaluation,
-    "detection": DetectionEvaluation,
-    "segmentation": SegmentationEvaluation,
-}
-"""What is said of each task."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
+    """Options of `evaluate`."""
+
+    data: DataOptions
+    """Where the images are."""
+    sizes: Sequence[int] | None = None
+    """Image sizes (crops) in pixels; by default the model's own. The margin around the crop keeps
+    its share. An exported file has one, unless its size is dynamic."""
+    boundary: Annotated[int, Interval(0)] = 0
+    """Segmentation: also evaluate the pixels within so many of true boundaries."""
+    batch_size: Count = 64
+    """Images at a time."""
+    out: str | None = None
+    """JSON file to write all metrics to."""
 
 
 def evaluate(
-    model: str | Path | Network,
-    *,
-    data: DataOptions,
-    sizes: Sequence[int] | None = None,
-    classes: str | Sequence[str] | None = None,
-    preprocessing: dict[str, Any] | None = None,
-    postprocessing: Postprocessing = "later",
-    boundary: int = 0,
-    batch_size: int = 64,
-    threads: int | None = None,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    out: str | None = None,
-) -> AnyEvaluation:
+    model: str | Path | Network, options: EvaluateOptions | None = None, **fields: Any
+) -> Evaluation[Any]:
     """Evaluate a model on labelled images; every image counts once.
 
     Under torchrun several processes share the images.
 
-    Where the folder has a val/ beside its train/, that is evaluated; else all of it. The images'
+    Where the folder has a val/ next to its train/, that is evaluated; else all of it. The images'
     classes must be classes of the model, by name; the model may have more.
 
     Args:
         model: whatever `load` reads, or a file of `mobilevit export`, which runs in its own runtime
             on the CPU; in Python also a network.
-        data: where the images are.
-        sizes: image sizes (crops) in pixels; by default the model's own. The margin around the
-            crop keeps its share. An exported file has one, unless its size is dynamic.
-        classes: class names in the order of the outputs, where the model has none: separated by
-            commas, or a text file with one a line.
-        preprocessing: fields of the model's preprocessing to override, such as channel_order; an
-            exported file has its own inside.
-        postprocessing: detection: which of the authors' rules turns outputs into boxes, that of
-            2021 or the later one.
-        boundary: segmentation: also evaluate the pixels within so many of true boundaries apart.
-        batch_size: images at a time.
-        threads: compute threads on a CPU; by default from the number of cores.
-        device: where to compute; auto takes a GPU where there is one.
-        out: JSON file to write all figures to.
+        options: all options; or in Python
+        fields: of `EvaluateOptions`, such as `data`, that are set or differ.
 
     Raises:
         DataError: the images cannot be used; the message names which and why.
         CheckpointError: the model cannot be read.
-        ExportError: an exported file cannot be opened, or has decided what an option asks for.
+        ExportError: an exported file cannot be opened, or an option contradicts what is inside it.
         ValueError: the model's classes are not known.
     """
-    options = InferenceOptions(postprocessing=postprocessing, boundary=boundary)
-    on = device_of(model, device)
-    default_threads, default_workers = split_cores(available_cores(), on_gpu=on.type != "cpu")
-    threads = threads or default_threads
-    network, name = for_inference(
-        model, classes=classes, preprocessing=preprocessing, device=on, threads=threads
-    )
-    known = require_classes(network.config, name)
-    task = get_task(network.config.task)
-    rule = network.config.preprocessing
-    sizes = sizes or [rule.crop]
+    options = EvaluateOptions(**fields) if options is None else replace(options, **fields)
+    outputs = InferenceOptions(postprocessing=options.postprocessing, boundary=options.boundary)
+    opened = open_model(model, options, outputs)
+    network = opened.network
+    task, preprocessing = get_task(network.config.task), network.config.preprocessing
+    sizes = options.sizes or [preprocessing.crop]
     if isinstance(network, FileNetwork):
         network.refuse_sizes(sizes)
-        network.refuse_options(options)
-    check_data_options(data, task)
-    if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    check_data_options(options.data, task)
+    if options.out is not None:
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    workers = options.data.workers
     processes = Processes.from_environment()
-    with process_group(processes, on), use_threads(threads):
-        samples = task.evaluation_samples(data, known)
+    with process_group(processes, opened.device), use_threads(opened.threads):
+        samples = task.evaluation_samples(options.data, opened.classes)
         by_size = {
             size: evaluate_model(
                 network,
                 samples,
-                rule.at(size),
-                batch_size=batch_size,
-                workers=default_workers if data.workers is None else data.workers,
-                device=on,
-                options=options,
+                preprocessing.at(size),
+                batch_size=options.batch_size,
+                workers=opened.workers if workers is None else workers,
+                device=opened.device,
+                options=outputs,
                 processes=processes,
             )
             for size in sizes
         }
-    result = EVALUATIONS[task.name](model=name, by_size=by_size)
-    if out is not None and processes.is_main:
-        write_file(Path(out), json.dumps(result.to_json(), indent=1) + "\n")
+    result = Evaluation(model=opened.name, by_size=by_size)
+    if options.out is not None and processes.is_main:
+        write_file(Path(options.out), json.dumps(result.to_json(), indent=1) + "\n")
     return result

@@ -22,7 +22,7 @@ from typing import (
 )
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
 from torch import Tensor
 
 from mobilevit.data.decode import Decode
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 O = TypeVar("O")  # noqa: E741
 Postprocessing = Literal["later", "2021"]
+
+
+Colour = tuple[int, int, int]
 
 
 class Splits(NamedTuple, Generic[S]):
@@ -110,6 +113,18 @@ class Metrics(ABC):
 
     classes: tuple[str, ...]
     images: int
+
+    @abstractmethod
+    def row(self) -> dict[str, str]:
+        """The main metrics for a table: headers -> cells."""
+
+    @abstractmethod
+    def details(self) -> list[RenderableType]:
+        """Tables and lines about classes and errors."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """All metrics as plain values."""
 
     @abstractmethod
     def summary(self, train: Self) -> str:
@@ -250,6 +265,27 @@ class Task(ABC, Generic[S, O]):
     def refused_by_files(self, options: InferenceOptions) -> str | None:
         """Why an exported file that postprocesses its outputs cannot follow these options."""
         return None
+
+    @abstractmethod
+    def palette(self, classes: int) -> list[Colour]:
+        """The colours in which so many classes are drawn."""
+
+    prediction_type: ClassVar[type[Any]]
+    """The task's `Prediction`."""
+
+    @abstractmethod
+    def prediction(
+        self, source: str, classes: tuple[str, ...], result: Any, options: InferenceOptions
+    ) -> Any:
+        """A `Prediction` made of one image's result of `postprocess`."""
+
+    @abstractmethod
+    def predictions(self, items: Sequence[Any], config: ModelConfig, format: Any = "table") -> Any:
+        """Collect predictions by a model of this configuration as `Predictions`."""
+
+    @abstractmethod
+    def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
+        """(name, type) of the columns in Parquet files, of `pyarrow`'s types."""
 
     @abstractmethod
     def metric(

@@ -1,31 +1,99 @@
-"""What a model says of several images, whatever its task: a sequence with three text forms."""
+"""Predictions and evaluations, whatever the task: as text, JSON Lines, CSV and drawings."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from PIL import Image
+from rich.markup import escape
+
+from mobilevit.data.images import ImageError
+from mobilevit.tasks import get_task
+from mobilevit.tasks.base import Colour, M
+from mobilevit.utils.tables import render, table
 
 
-class OfImage(Protocol):
-    """What is said of one image."""
+class ClassScore(NamedTuple):
+    """A class with its probability, score or share of the image, in [0, 1]."""
 
-    @property
-    def error(self) -> str | None:
-        """Why the image could not be read."""
+    name: str
+    value: float
 
 
-P = TypeVar("P", bound=OfImage)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction(ABC):
+    """The prediction for one image."""
+
+    source: str
+    """The file or address, or another name for messages."""
+    classes: tuple[str, ...] = ()
+    """Names of all classes, in the order of the model's outputs."""
+    error: str | None = None
+    """Why the image could not be read."""
+
+    def check(self) -> None:
+        """See that there is a prediction.
+
+        Raises:
+            ImageError: the image could not be read.
+        """
+        if self.error is not None:
+            raise ImageError(self.source, self.error)
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The prediction as fields of a JSON object."""
+
+    @abstractmethod
+    def csv_rows(self) -> list[dict[str, str]]:
+        """Its rows in a CSV table."""
+
+    @abstractmethod
+    def table_row(self) -> tuple[str, ...]:
+        """Its row in a table for people."""
+
+    @abstractmethod
+    def parquet_row(self) -> dict[str, Any]:
+        """Its row in a Parquet file; the task's `parquet_columns` are its columns."""
+
+    @abstractmethod
+    def scores(self) -> list[ClassScore]:
+        """The classes by which a contact sheet filters, highest first."""
+
+    @abstractmethod
+    def draw(self, image: Image.Image) -> Image.Image:
+        """Draw the prediction on its image."""
+
+    @abstractmethod
+    def draw_thumbnail(self, image: Image.Image) -> Image.Image:
+        """Draw it on its image, reduced to a thumbnail; without text."""
+
+    def images(self) -> dict[str, Image.Image]:
+        """Further images to write: endings of file names -> images."""
+        return {}
+
+
+P = TypeVar("P", bound=Prediction)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers(Sequence[P], ABC, Generic[P]):
-    """What a model sees in images, in the order they were named."""
+class Predictions(Sequence[P], ABC, Generic[P]):
+    """Predictions for several images, in the images' order."""
+
+    task: ClassVar[str]
+    table_columns: ClassVar[tuple[str, ...]]
+    csv_columns: ClassVar[tuple[str, ...]] = ()
 
     items: tuple[P, ...]
+    classes: tuple[str, ...] = ()
     format: Literal["table", "jsonl", "csv"] = "table"
-    """What `str` gives."""
+    """What `str` returns."""
 
     def __getitem__(self, index: Any) -> Any:
         """One image's prediction, or several."""
@@ -37,27 +105,96 @@ class Answers(Sequence[P], ABC, Generic[P]):
 
     @property
     def failed(self) -> list[P]:
-        """Those that could not be read."""
+        """Those whose image could not be read."""
         return [item for item in self.items if item.error is not None]
 
     @property
     def exit_code(self) -> int:
-        """1 where an image could not be read."""
+        """1 if an image could not be read."""
         return 1 if self.failed else 0
 
-    @abstractmethod
+    def palette(self) -> list[Colour]:
+        """The colours in which classes are drawn; none where they have no colours."""
+        return get_task(self.task).palette(len(self.classes))
+
+    def files(self) -> dict[str, str]:
+        """What is written next to drawn images: names of files -> their text."""
+        return {"predictions.jsonl": self.to_jsonl()}
+
     def to_jsonl(self) -> str:
-        """One JSON object a line, each of an image."""
+        """One JSON object a line and image: `file`, and the prediction or `error`."""
+        return "\n".join(
+            json.dumps(
+                {
+                    "file": item.source,
+                    **(item.to_json() if item.error is None else {"error": item.error}),
+                },
+                ensure_ascii=False,
+            )
+            for item in self.items
+        )
 
-    @abstractmethod
     def to_csv(self) -> str:
-        """A table with a head."""
+        """A table with a header: `file`, `error` and the task's columns."""
+        rows: list[dict[str, str]] = []
+        for item in self.items:
+            found = item.csv_rows() if item.error is None else [{"error": item.error}]
+            rows += [{"file": item.source, **row} for row in found]
+        head = dict.fromkeys(("file", "error", *self.csv_columns))
+        for row in rows:
+            head |= dict.fromkeys(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(head), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().rstrip("\n")
 
-    @abstractmethod
     def to_table(self) -> str:
-        """A table for people."""
+        """A table for people, one row an image."""
+        rows = table(*self.table_columns)
+        for column in rows.columns:
+            column.overflow = "fold"
+            column.justify = "left"
+        blank = [""] * (len(self.table_columns) - 2)
+        for item in self.items:
+            cells = item.table_row() if item.error is None else (*blank, f"not read: {item.error}")
+            rows.add_row(escape(item.source), *map(escape, cells))
+        return render(rows)
 
     def __str__(self) -> str:
-        """The chosen format."""
-        forms = {"jsonl": self.to_jsonl, "csv": self.to_csv, "table": self.to_table}
-        return forms[self.format]()
+        """The text in `format`."""
+        formats = {"jsonl": self.to_jsonl, "csv": self.to_csv, "table": self.to_table}
+        return formats[self.format]()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Generic[M]):
+    """A model's metrics at one or several image sizes."""
+
+    model: str
+    by_size: dict[int, M]
+    """Side of the input in pixels -> metrics."""
+
+    @property
+    def metrics(self) -> M:
+        """The metrics, where there is one size.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.by_size) != 1:
+            raise ValueError(f"evaluated at {len(self.by_size)} sizes: choose one of by_size")
+        return next(iter(self.by_size.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """All metrics as plain values."""
+        sizes = {str(size): metrics.to_json() for size, metrics in self.by_size.items()}
+        return {"model": self.model, "sizes": sizes}
+
+    def __str__(self) -> str:
+        """A table by size, then the details of the last size."""
+        last = list(self.by_size.values())[-1]
+        summary = table("size", "images", *last.row())
+        for size, metrics in self.by_size.items():
+            summary.add_row(f"{size} px", str(metrics.images), *metrics.row().values())
+        return render(summary, *last.details())

@@ -1,4 +1,4 @@
-"""Answers drawn on images."""
+"""Predictions drawn on images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 MIN_SIDE, MAX_SIDE = 320, 1600
 """Long side of a drawn image, in pixels; smaller ones are enlarged, larger ones reduced."""
+OPACITY = 0.55
+"""Of the colours of masks."""
 
 
 @cache
@@ -23,12 +25,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def draw_classes(image: Image.Image, answers: Sequence[tuple[str, float]]) -> Image.Image:
-    """Write classes under an image, one a line, each with a bar as long as it is probable.
+def draw_classes(image: Image.Image, classes: Sequence[tuple[str, float]]) -> Image.Image:
+    """Write classes under an image, one a line, each with a bar whose length is its probability.
 
     Args:
         image: an upright RGB image.
-        answers: (name, probability in [0, 1]), likeliest first.
+        classes: (name, probability in [0, 1]), most probable first.
 
     Returns:
         A new RGB image.
@@ -40,10 +42,10 @@ def draw_classes(image: Image.Image, answers: Sequence[tuple[str, float]]) -> Im
     size = max(12, max(width, height) // 24)
     line, margin = round(1.5 * size), size // 2
     board = max(width, 12 * size)
-    canvas = Image.new("RGB", (board, height + line * len(answers) + margin), (24, 24, 27))
+    canvas = Image.new("RGB", (board, height + line * len(classes) + margin), (24, 24, 27))
     canvas.paste(image, ((board - width) // 2, 0))
     draw = ImageDraw.Draw(canvas)
-    for row, (name, probability) in enumerate(answers):
+    for row, (name, probability) in enumerate(classes):
         top = height + row * line + margin // 2
         bar = (0, top, round(board * probability), top + line - margin // 2)
         draw.rectangle(bar, fill=(37, 99, 235) if row == 0 else (63, 63, 70))
@@ -62,7 +64,7 @@ class DrawnBox(NamedTuple):
     dashed: bool = False
 
 
-def colour_of(label: int) -> tuple[int, int, int]:
+def class_colour(label: int) -> tuple[int, int, int]:
     """A strong colour for a class; neighbours' differ by the golden angle."""
     red, green, blue = colorsys.hsv_to_rgb(0.58 + 0.381966 * label % 1, 0.75, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -123,7 +125,7 @@ def _dashes(
             draw.line((x, y, x, min(y + dash, y2)), colour, line)
 
 
-def coloured_mask(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
+def colour_mask(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
     """The colours of a mask `[H, W]` as uint8 `[H, W, 3]`; black where the palette has none."""
     colours = np.zeros((max(len(palette), int(mask.max()) + 1), 3), np.uint8)
     colours[: len(palette)] = palette
@@ -137,7 +139,7 @@ def draw_mask(
     palette: Sequence[tuple[int, int, int]],
     *,
     longest: int | None = None,
-    opacity: float = 0.55,
+    opacity: float = OPACITY,
 ) -> Image.Image:
     """Lay the colours of classes over an image, with their names below it.
 
@@ -158,7 +160,7 @@ def draw_mask(
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     known = mask < len(classes)
-    coloured = Image.fromarray(coloured_mask(mask, palette[: len(classes)]))
+    coloured = Image.fromarray(colour_mask(mask, palette[: len(classes)]))
     shown = Image.composite(Image.blend(image, coloured, opacity), image, Image.fromarray(known))
     values, counts = np.unique(mask[known], return_counts=True)
     size = max(11, max(width, height) // 40)

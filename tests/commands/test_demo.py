@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 def test_the_whole_path_runs_and_says_where_to_look(tmp_path):
     result = demo(out=str(tmp_path / "demo"), epochs=1)
     text = str(result)
-    for path in ("run/report.html", "run/model", "answers"):
+    for path in ("run/report.html", "run/model", "predictions"):
         assert (tmp_path / "demo" / path).exists()
         assert str(tmp_path / "demo" / path) in text
     assert result.evaluation.metrics.images == 364

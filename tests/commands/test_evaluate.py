@@ -37,7 +37,7 @@ def test_figures_are_those_of_single_images_by_name(colours, images):
     assert metrics.classes == ("red", "green", "blue", "grey")
     assert metrics.images == 21
     assert metrics.top1 == pytest.approx(expected(load(colours), images))
-    assert [row.samples for row in metrics.per_class()] == [7, 7, 7, 0]
+    assert [row.images for row in metrics.per_class()] == [7, 7, 7, 0]
 
 
 def test_several_sizes_at_once_from_the_command_line(colours, images, tmp_path, capsys):
@@ -46,7 +46,7 @@ def test_several_sizes_at_once_from_the_command_line(colours, images, tmp_path, 
     assert main([*words, "--data.workers", "1", "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert all(f"{size} px" in text for size in (32, 48, 40))
-    assert "label / answer" in text
+    assert "label / prediction" in text
     figures = json.loads(out.read_text())["sizes"]
     assert list(figures) == ["32", "48", "40"]
     assert figures["32"]["top1"] == pytest.approx(evaluate(colours, data=data(images)).metrics.top1)
@@ -95,7 +95,7 @@ def test_corn_leaves_get_the_published_answers(shared):
         data=data(shared / "data" / "corn_leaf"),
         classes="Blight,Common_Rust,Gray_Leaf_Spot,Healthy,Other",
     )
-    assert sum(row.right for row in result.metrics.per_class()) == 151
+    assert sum(row.correct for row in result.metrics.per_class()) == 151
     assert result.metrics.images == 160
 
 

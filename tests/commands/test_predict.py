@@ -34,7 +34,9 @@ def test_a_folder_gives_each_image_its_own_answer(colours, images):
     files = sorted(images.rglob("*.png"))
     assert [item.source for item in found] == [str(file) for file in files]
     for item, file in zip(found, files, strict=True):
-        for answer, (name, probability) in zip(item.answers, by_hand(model, file), strict=True):
+        for answer, (name, probability) in zip(
+            item.top(len(item.classes)), by_hand(model, file), strict=True
+        ):
             assert answer.name == name
             assert answer.probability == pytest.approx(probability, abs=1e-5)
 
@@ -76,7 +78,7 @@ def test_table_json_lines_and_csv(colours, images, broken, capsys):
     main(["predict", str(colours), *names, "--format", "jsonl", "--top", "2"])
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["file"] == names[0]
-    assert [answer["class"] for answer in first["answers"]] == [name for name, _ in answers[:2]]
+    assert [answer["class"] for answer in first["predictions"]] == [name for name, _ in answers[:2]]
     assert second["file"] == names[1] and "not an image" in second["error"]
     main(["predict", str(colours), *names, "--format", "csv", "--top", "1"])
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -96,7 +98,7 @@ def test_answers_are_drawn(colours, images, broken, tmp_path):
                      ((1, 0), (2, 1), (3, 2), (4, 3), (6, 4), (7, 5), (8, 6))]  # fmt: skip
     with Image.open(tmp_path / "out" / drawn[0]) as image:
         assert image.width >= 320
-    lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     assert len(lines) == len(found) == 8
 
 
@@ -135,8 +137,8 @@ def test_folders_and_patterns_give_images_alone(colours, images):
 
 def test_all_classes_stay_at_hand(colours, images):
     found = predict(colours, images / "red" / "0.png", top=1)[0]
-    assert len(found.answers) == len(found.classes) == len(found.top(9)) == 4
-    assert sum(answer.probability for answer in found.answers) == pytest.approx(1, abs=1e-5)
+    assert len(found.top(4)) == len(found.classes) == len(found.top(9)) == 4
+    assert sum(answer.probability for answer in found.top(4)) == pytest.approx(1, abs=1e-5)
 
 
 def test_options_that_a_network_would_ignore_are_refused(colours, images):
@@ -182,6 +184,6 @@ def test_addresses_are_fetched(colours, images, server, tmp_path):
     address = f"{server}/red/0.png?a=%2F" + "x" * 300
     found = predict(colours, address, f"{server}/red/none.png", out=str(tmp_path / "o"))
     assert len(requests) == 2  # once each
-    assert found[0].answers[0].name == by_hand(load(colours), images / "red" / "0.png")[0][0]
+    assert found[0].top(1)[0].name == by_hand(load(colours), images / "red" / "0.png")[0][0]
     assert "404" in found[1].error
     assert (tmp_path / "o" / "1-0.jpg").exists()

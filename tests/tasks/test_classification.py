@@ -49,8 +49,8 @@ def test_figures_equal_scikit_learns(case):
     assert metrics.confusion.tolist() == confusion.tolist()
     rows = metrics.per_class()
     assert [row.name for row in rows] == list(CLASSES)
-    assert [row.samples for row in rows] == confusion.sum(1).tolist()
-    assert [row.right for row in rows] == confusion.diagonal().tolist()
+    assert [row.images for row in rows] == confusion.sum(1).tolist()
+    assert [row.correct for row in rows] == confusion.diagonal().tolist()
     for column, score in ((3, recall_score), (4, precision_score), (5, f1_score)):
         expected = score(labels, predicted, labels=everyone, average=None, zero_division=np.nan)
         for name, row, value in zip(CLASSES, rows, expected, strict=True):

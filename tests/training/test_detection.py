@@ -148,7 +148,7 @@ def test_predictions_are_the_networks(run, squares, tmp_path):
     assert coco["annotations"][0]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.01)
     with Image.open(answers / "1-bild_1.jpg") as drawn:
         assert drawn.width > 128
-    rows = [json.loads(row) for row in (answers / "answers.jsonl").read_text().splitlines()]
+    rows = [json.loads(row) for row in (answers / "predictions.jsonl").read_text().splitlines()]
     assert [box["class"] for box in rows[0]["boxes"]] == [box.name for box in boxes]
     assert "error" in rows[1]
 

@@ -127,7 +127,7 @@ def test_photos_of_any_size_are_segmented_at_their_own(run, shapes, tmp_path):  
     with Image.open(answers / "1-photo-mask.png") as coloured:
         assert coloured.size == (133, 75)
         assert coloured.mode == "RGB"
-    rows = [json.loads(row) for row in (answers / "answers.jsonl").read_text().splitlines()]
+    rows = [json.loads(row) for row in (answers / "predictions.jsonl").read_text().splitlines()]
     assert [one["class"] for one in rows[0]["classes"]] == [one.name for one in result[0].shares]
     assert "error" in rows[1]
 

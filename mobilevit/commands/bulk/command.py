@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -28,12 +28,14 @@ from mobilevit.data.sources import ImageInput, display_name, expand_inputs
 from mobilevit.exports.runtime_model import FileNetwork, for_inference, is_file
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network
-from mobilevit.tasks.base import InferenceOptions
-from mobilevit.tasks.detection.loss_and_postprocess import Preset
+from mobilevit.tasks import get_task
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.files import write_file
 from mobilevit.utils.progress import progress_bar
 from mobilevit.utils.urls import is_url
+
+if TYPE_CHECKING:
+    from mobilevit.commands.predict import PredictOptions
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,7 @@ class BulkPredictions:
 
 
 def predict_in_bulk(
+<<<<<<< HEAD
     model: str | Path | Network,
     photos: Sequence[ImageInput],
     *,
@@ -97,8 +100,11 @@ def predict_in_bulk(
     workers: int | None,
     threads: int | None,
     device: str,
+=======
+    model: str | Path | Network, images: Sequence[Photo], options: PredictOptions
+>>>>>>> 451ea16 (Predictions and evaluations of all tasks share one collection and one table; predict and evaluate take option classes; the contact sheet is a jinja2 template; answers are predictions)
 ) -> BulkPredictions:
-    """Predict on a Ray cluster and write Parquet files, or go on with a run that was stopped.
+    """Predict on a Ray cluster and write Parquet files, or continue a run that was stopped.
 
     The cluster is the one that this process has joined already, or the one at RAY_ADDRESS; else one
     is started on this machine, and stopped at the end. Images, `out` and an exported file must
@@ -106,62 +112,47 @@ def predict_in_bulk(
 
     Args:
         model: as of `predict`.
-        photos: files, folders, patterns, addresses; and text files (.txt) with one file or address
+        images: files, folders, patterns, addresses; and text files (.txt) with one file or address
             a line, relative to the working folder.
-        out: folder for the Parquet files.
-        top: classes to name for each image (classification).
-        score: least probability of a box (detection).
-        postprocessing: see `PRESETS`.
-        classes: names, where the model has none.
-        preprocessing: fields of the model's preprocessing to override.
-        batch_size: images at a time.
-        part_size: images in a Parquet file, by default 32 to 1024 by the length of the list; a
-            run that goes on keeps its first.
-        workers: actors; by default as many as the cluster's cores allow.
-        threads: compute threads, and cores, of each actor; by default 1.
-        device: auto or cpu.
+        options: of `predict`. `workers` are actors, by default as many as the cluster's cores
+            allow; `threads` are the compute threads, and cores, of each, by default 1; a run that
+            continues has the `part_size` that it began with.
 
     Raises:
-        BulkError: no out, or it holds something else; an option out of its range; the cluster is
-            too small, or an actor failed.
-        DataError: no name stands for an image; the extra is missing.
+        BulkError: no out, or it holds something else; the cluster is too small, or an actor failed.
+        DataError: there is no image; the extra is missing.
         CheckpointError, ExportError, ValueError: see `predict`.
         ConnectionError: there is no cluster at RAY_ADDRESS.
     """
-    if out is None:
+    if options.out is None:
         raise BulkError("the engine ray writes Parquet files: say where with --out FOLDER")
-    if device not in ("auto", "cpu"):
-        raise BulkError(f"the engine ray computes on CPUs; device cannot be {device!r}")
-    threads = 1 if threads is None else threads
-    if min(1 if part_size is None else part_size, threads, 1 if workers is None else workers) < 1:
-        raise BulkError("part_size, workers and threads are at least 1")
+    if options.device not in ("auto", "cpu"):
+        raise BulkError(f"the engine ray computes on CPUs; device cannot be {options.device!r}")
+    if options.workers == 0:
+        raise BulkError("the engine ray needs at least 1 worker")
     for package in ("ray", "pyarrow"):
         need_ray(package)
-    held, config, identity = _identified(model, classes, preprocessing, postprocessing, score)
-    names = _listed(photos)
-    if part_size is None:
-        part_size = min(max(len(names) // PARTS, SMALLEST), LARGEST)
+    outputs = options.outputs
+    held, config, identity = _identified(model, options)
+    names = _listed(images)
+    part_size = options.part_size or min(max(len(names) // PARTS, SMALLEST), LARGEST)
+    task = get_task(config.task)
     asked = {
         "model": identity,
         "images": len(names),
         "list": hashlib.sha256("\n".join(map(ascii, names)).encode()).hexdigest(),
-        **({"top": top} if config.task == "classification" else {}),
-        **({"score": score, "rule": postprocessing} if config.task == "detection" else {}),
+        **{name: getattr(outputs, name) for name in task.inference_options},
     }
-    folder = Path(out).absolute()
+    folder = Path(options.out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     work = Work(
         folder=folder,
         base=os.getcwd(),
         task=config.task,
-        classes=require_classes(
-            config, str(model) if isinstance(model, str | Path) else model.name
-        ),
-        top=top,
-        score=score,
-        postprocessing=postprocessing,
-        batch_size=batch_size,
-        threads=threads,
+        classes=require_classes(config, str(model) if isinstance(model, str | Path) else model.name),
+        outputs=outputs,
+        batch_size=options.batch_size,
+        threads=options.threads or 1,
     )
     try:
         with FileLock(folder / LOCK, timeout=0):
@@ -174,12 +165,12 @@ def predict_in_bulk(
                 left.unlink()
             if missing:
                 log.info("%d of %d parts are to be predicted", len(missing), len(cut))
-                _run(work, held, {n: cut[n] for n in missing}, workers)
+                _run(work, held, {n: cut[n] for n in missing}, options.workers)
     except Timeout as error:
         raise BulkError(f"another process is writing to {folder}") from error
     parts = tuple(part_path(folder, number) for number in range(len(cut)))
     return BulkPredictions(
-        folder=Path(out),
+        folder=Path(options.out),
         parts=parts,
         images=len(names),
         kept=len(cut) - len(missing),
@@ -188,24 +179,20 @@ def predict_in_bulk(
 
 
 def _identified(
-    model: str | Path | Network,
-    classes: str | Sequence[str] | None,
-    preprocessing: Mapping[str, Any] | None,
-    postprocessing: Preset,
-    score: float,
+    model: str | Path | Network, options: PredictOptions
 ) -> tuple[str | Network, ModelConfig, str]:
-    """What actors are given, the model's configuration, and a digest of all that answers follow."""
+    """What actors are given, the model's configuration, and a digest that predictions depend on."""
+    given: dict[str, Any] = {"classes": options.classes, "preprocessing": options.preprocessing}
     if isinstance(model, str | Path) and is_file(model):
         path = Path(model).absolute()
         network, _ = for_inference(
             path,
-            classes=classes,
-            preprocessing=preprocessing,
+            **given,
             device=torch.device("cpu"),
             threads=1,
         )
         if isinstance(network, FileNetwork):
-            network.refuse_options(InferenceOptions(postprocessing=postprocessing, score=score))
+            network.refuse_options(options.outputs)
         total = hashlib.sha256()
         files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
         for one in files:
@@ -215,7 +202,7 @@ def _identified(
         held: str | Network = str(path)
         config, weights = network.config, total.hexdigest()
     else:
-        held, _ = open_model(model, classes=classes, preprocessing=preprocessing)
+        held, _ = open_model(model, **given)
         held.eval()
         config, weights = held.config, digest(held.state_dict())
     rest = json.dumps([weights, config.classes, asdict(config.preprocessing)], default=str)

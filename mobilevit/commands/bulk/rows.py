@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mobilevit.data.formats.folders import DataError
-from mobilevit.tasks.classification.results import Prediction
-from mobilevit.tasks.detection.results import DetectionPrediction
-from mobilevit.tasks.segmentation.results import MaskPrediction
+from mobilevit.tasks import get_task
+from mobilevit.tasks.results import Prediction
 from mobilevit.utils.files import replace_file
 
 ABOUT = b"mobilevit"
@@ -37,62 +35,15 @@ def need_ray(package: str) -> Any:
 def schema(task: str, classes: Sequence[str]) -> Any:
     """The columns of a task's Parquet files, a `pyarrow.Schema`; `docs/bulk.md` lists them."""
     pa = need_ray("pyarrow")
-    names, floats = pa.list_(pa.string()), pa.list_(pa.float32())
-    size = [("width", pa.int32()), ("height", pa.int32())]
-    if task == "detection":
-        corners = [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2")]
-        one = pa.struct([("class", pa.string()), ("score", pa.float32()), *corners])
-        own = [*size, ("boxes", pa.list_(one))]
-    elif task == "segmentation":
-        own = [*size, ("classes", names), ("shares", floats), ("mask", pa.binary())]
-    else:
-        own = [
-            ("class", pa.string()),
-            ("probability", pa.float32()),
-            ("classes", names),
-            ("probabilities", floats),
-        ]
     about = json.dumps({"task": task, "classes": list(classes)})
-    columns = [("source", pa.string()), ("error", pa.string()), *own]
+    columns = [("source", pa.string()), ("error", pa.string())]
+    columns += get_task(task).parquet_columns(pa)
     return pa.schema(columns, metadata={ABOUT: about.encode()})
 
 
-def row(item: Prediction | DetectionPrediction | MaskPrediction, top: int) -> dict[str, Any]:
-    """What is said of one image, without its name: columns of `schema`; others are null.
-
-    Args:
-        item: the prediction.
-        top: classes to name (classification).
-    """
-    if item.error is not None:
-        return {"error": _text(item.error)}
-    if isinstance(item, Prediction):
-        named = item.top(top)
-        return {
-            "class": named[0].name,
-            "probability": named[0].probability,
-            "classes": [one.name for one in named],
-            "probabilities": [one.probability for one in named],
-        }
-    if isinstance(item, DetectionPrediction):
-        assert item.found is not None
-        height, width = item.found.boxes.canvas_size
-        corners = ("x1", "y1", "x2", "y2")
-        boxes = [
-            {"class": one.name, "score": one.score, **dict(zip(corners, one.corners, strict=True))}
-            for one in item.boxes
-        ]
-        return {"width": width, "height": height, "boxes": boxes}
-    image, png = item.index_image(), io.BytesIO()
-    image.save(png, "PNG")
-    shares = item.shares
-    return {
-        "width": image.width,
-        "height": image.height,
-        "classes": [one.name for one in shares],
-        "shares": [one.share for one in shares],
-        "mask": png.getvalue(),
-    }
+def row(item: Prediction) -> dict[str, Any]:
+    """The columns of one image, without its name; those that are missing are null."""
+    return item.parquet_row() if item.error is None else {"error": _text(item.error)}
 
 
 def write_rows(
@@ -102,8 +53,8 @@ def write_rows(
 
     Args:
         path: the file.
-        sources: what the images are called.
-        rows: what is said of each; see `row`.
+        sources: the images' names.
+        rows: of each image; see `row`.
         form: the `schema`.
 
     Raises:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mobilevit.commands.bulk.rows import has_rows, need_ray, row, schema, write_rows
+<<<<<<< HEAD
 from mobilevit.data.sources import ImageInputs, MissingImage
 from mobilevit.exports.runtime_model import FileDetector, FileSegmenter, for_inference
 from mobilevit.models.segmentation import Segmenter
@@ -20,6 +21,12 @@ from mobilevit.tasks.classification.results import Prediction, classified
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
 from mobilevit.tasks.detection.results import DetectionPrediction, detected
 from mobilevit.tasks.segmentation.results import MaskPrediction, masked
+=======
+from mobilevit.data.sources import Images, Nothing
+from mobilevit.exports.runtime_model import for_inference
+from mobilevit.tasks.base import InferenceOptions
+from mobilevit.tasks.predict import predict_batch
+>>>>>>> 451ea16 (Predictions and evaluations of all tasks share one collection and one table; predict and evaluate take option classes; the contact sheet is a jinja2 template; answers are predictions)
 from mobilevit.utils.urls import is_url
 
 
@@ -33,9 +40,7 @@ class Work:
     task: str
     classes: tuple[str, ...]
     """Names in the order of the outputs."""
-    top: int
-    score: float
-    postprocessing: Preset
+    outputs: InferenceOptions
     batch_size: int
     threads: int
 
@@ -79,23 +84,18 @@ class Predictor:
             images = ImageInputs(sources, self.network.config.preprocessing, Path(downloads))
             for first in range(0, len(images), self.work.batch_size):
                 last = min(first + self.work.batch_size, len(images))
-                batch = [images[index] for index in range(first, last)]
-                rows += [row(item, self.work.top) for item in self._said(batch)]
+                items = predict_batch(
+                    self.network,
+                    [images[index] for index in range(first, last)],
+                    [name for name, _ in names[first:last]],
+                    classes=self.work.classes,
+                    options=self.work.outputs,
+                    device=self.device,
+                )
+                rows += map(row, items)
         form = schema(self.work.task, self.work.classes)
         write_rows(path, [name for name, _ in names], rows, form)
         return len(names)
-
-    def _said(
-        self, batch: list[Any]
-    ) -> Sequence[Prediction] | Sequence[DetectionPrediction] | Sequence[MaskPrediction]:
-        """Predictions for a batch of images."""
-        network, work = self.network, self.work
-        if isinstance(network, SSDLite | FileDetector):
-            rule = replace(PRESETS[work.postprocessing], score=work.score)
-            return detected(network, batch, work.classes, self.device, rule)
-        if isinstance(network, Segmenter | FileSegmenter):
-            return masked(network, batch, work.classes, self.device)
-        return classified(network, batch, work.classes, self.device)
 
 
 def part_path(folder: Path, number: int) -> Path:

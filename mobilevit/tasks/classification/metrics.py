@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
 import torch
+from rich.console import RenderableType
+from rich.markup import escape
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
@@ -20,8 +22,11 @@ from torchmetrics.classification import (
 
 from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
 from mobilevit.utils.distributed import gather_items
+from mobilevit.utils.tables import percent, table
 
 CALIBRATION_BINS = 15
+MAX_CONFUSION = 20
+"""The confusion matrix is printed for at most so many classes."""
 
 
 class Mistake(NamedTuple):
@@ -41,8 +46,8 @@ class ClassMetrics(NamedTuple):
     """How good a classifier is on one class; NaN where a share is of nothing."""
 
     name: str
-    samples: int
-    right: int
+    images: int
+    correct: int
     recall: float
     precision: float
     f1: float
@@ -64,6 +69,38 @@ class ClassificationMetrics(Metrics):
     """Counts `[K, K]`: row the label, column the prediction."""
     mistakes: tuple[Mistake, ...]
     """The worst ones, worst first."""
+
+    def row(self) -> dict[str, str]:
+        """Accuracy, loss and calibration."""
+        return {
+            "top-1": f"{self.top1:.2%}",
+            "top-5": f"{self.top5:.2%}",
+            "loss": f"{self.loss:.4f}",
+            "calibration error": f"{self.calibration_error:.4f}",
+        }
+
+    def details(self) -> list[RenderableType]:
+        """Classes, and the confusion matrix where they are few."""
+        classes = table("class", "images", "correct", "recall", "precision", "F1")
+        for row in self.per_class():
+            shares = (percent(value, 1) for value in (row.recall, row.precision, row.f1))
+            classes.add_row(escape(row.name), str(row.images), str(row.correct), *shares)
+        if len(self.classes) > MAX_CONFUSION:
+            return [classes]
+        confusion = table("label / prediction", *map(str, range(len(self.classes))))
+        for number, (name, counts) in enumerate(
+            zip(self.classes, self.confusion.tolist(), strict=True)
+        ):
+            confusion.add_row(f"{number} {escape(name)}", *(str(count or "·") for count in counts))
+        return [classes, confusion]
+
+    def to_json(self) -> dict[str, Any]:
+        """All metrics as plain values."""
+        return {
+            **asdict(self),
+            "confusion": self.confusion.tolist(),
+            "per_class": [row._asdict() for row in self.per_class()],
+        }
 
     def summary(self, train: Self) -> str:
         """Top-1, top-5 and calibration."""

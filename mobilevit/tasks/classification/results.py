@@ -1,144 +1,116 @@
-"""What `mobilevit predict` says of a classifier's images."""
+"""Predictions of classifiers."""
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from rich import box
-from rich.markup import escape
-from rich.table import Table
+from PIL import Image
 
-from mobilevit.data.images import ImageError
-from mobilevit.data.sources import PreparedImage
-from mobilevit.tasks.results import Answers
-from mobilevit.utils.tables import render
+from mobilevit.tasks.base import Colour
+from mobilevit.tasks.results import ClassScore, Prediction, Predictions
+from mobilevit.tasks.visualize import draw_classes
+
+DRAWN = 3
+"""Classes written under a drawn image, at most."""
+CONTACT_SHEET = 5
+"""Classes of an image on a contact sheet."""
 
 
-class Answer(NamedTuple):
-    """One class and its probability, in [0, 1]."""
+class ClassProbability(NamedTuple):
+    """A class and its probability, in [0, 1]."""
 
     name: str
     probability: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction:
-    """What a model sees in one image."""
+class ClassificationPrediction(Prediction):
+    """The classes of one image."""
 
-    source: str
-    """The file, the address, or what the image is called in messages."""
-    classes: tuple[str, ...] = ()
-    """Names of all classes, in the order of the model's outputs."""
     probabilities: np.ndarray | None = None
-    """For each class its probability, float32 `[K]`; None where the image could not be read."""
-    error: str | None = None
-    """Why the image could not be read."""
+    """Of each class, float32 `[K]`; None where the image could not be read."""
+    listed: int = 5
+    """Classes that texts and files list."""
 
-    @property
-    def answers(self) -> list[Answer]:
-        """All classes, likeliest first; none where the image could not be read."""
-        return [] if self.error is not None else self.top(len(self.classes))
-
-    def top(self, count: int) -> list[Answer]:
-        """The likeliest classes.
+    def top(self, count: int) -> list[ClassProbability]:
+        """The most probable classes, most probable first.
 
         Raises:
             ImageError: the image could not be read.
         """
-        if self.error is not None:
-            raise ImageError(self.source, self.error)
+        self.check()
         assert self.probabilities is not None
         order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [Answer(self.classes[index], float(self.probabilities[index])) for index in order]
+        return [
+            ClassProbability(self.classes[index], float(self.probabilities[index]))
+            for index in order
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Classes and their probabilities."""
+        return {
+            "predictions": [
+                {"class": name, "probability": round(probability, 6)}
+                for name, probability in self.top(self.listed)
+            ]
+        }
+
+    def csv_rows(self) -> list[dict[str, str]]:
+        """One row: class_1, probability_1, class_2, ..."""
+        row: dict[str, str] = {}
+        for rank, (name, probability) in enumerate(self.top(self.listed), start=1):
+            row |= {f"class_{rank}": name, f"probability_{rank}": f"{probability:.6f}"}
+        return [row]
+
+    def table_row(self) -> tuple[str, ...]:
+        """The most probable class, its probability, and the next ones."""
+        first, *others = self.top(self.listed)
+        rest = ", ".join(f"{name} {probability:.1%}" for name, probability in others)
+        return first.name, f"{first.probability:.1%}", rest
+
+    def parquet_row(self) -> dict[str, Any]:
+        """The most probable class, and as many as are listed."""
+        names, probabilities = zip(*self.top(self.listed), strict=True)
+        return {
+            "class": names[0],
+            "probability": probabilities[0],
+            "classes": list(names),
+            "probabilities": list(probabilities),
+        }
+
+    def scores(self) -> list[ClassScore]:
+        """The most probable classes."""
+        return [ClassScore(*one) for one in self.top(CONTACT_SHEET)]
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """The image over its classes."""
+        return draw_classes(image, self.top(min(DRAWN, self.listed)))
+
+    def draw_thumbnail(self, image: Image.Image) -> Image.Image:
+        """The image as it is."""
+        return image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions(Answers[Prediction]):
-    """What a model sees in images, in the order they were named."""
+class ClassificationPredictions(Predictions[ClassificationPrediction]):
+    """The classes of several images."""
 
-    shown: int = 5
-    """Classes that the text forms name for each image."""
+    task = "classification"
+    table_columns = ("image", "class", "probability", "others")
 
-    def top(self, count: int) -> list[Answer]:
-        """The likeliest classes of the only image.
+    def palette(self) -> list[Colour]:
+        """None, as classes are not drawn in colours."""
+        return []
+
+    def top(self, count: int) -> list[ClassProbability]:
+        """The most probable classes of the only image.
 
         Raises:
             ImageError: it could not be read.
             ValueError: there are several images.
         """
         if len(self.items) != 1:
-            raise ValueError(f"{len(self.items)} images: ask one of them, predictions[0].top(5)")
+            raise ValueError(f"{len(self.items)} images: select one, such as predictions[0].top(5)")
         return self.items[0].top(count)
-
-    def to_jsonl(self) -> str:
-        """One JSON object a line: file, and answers or error."""
-        lines = []
-        for item in self.items:
-            row: dict[str, Any] = {"file": item.source}
-            if item.error is not None:
-                row["error"] = item.error
-            else:
-                row["answers"] = [
-                    {"class": name, "probability": round(probability, 6)}
-                    for name, probability in item.top(self.shown)
-                ]
-            lines.append(json.dumps(row, ensure_ascii=False))
-        return "\n".join(lines)
-
-    def to_csv(self) -> str:
-        """A table with a head: file, error, class_1, probability_1, class_2, ..."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        width = max((min(len(item.classes), self.shown) for item in self.items), default=0)
-        ranks = range(1, width + 1)
-        head = [f"{column}_{rank}" for rank in ranks for column in ("class", "probability")]
-        writer.writerow(["file", "error", *head])
-        for item in self.items:
-            answers = ((name, f"{share:.6f}") for name, share in item.answers[: self.shown])
-            writer.writerow([item.source, item.error or "", *itertools.chain(*answers)])
-        return text.getvalue().rstrip("\n")
-
-    def to_table(self) -> str:
-        """A row for each image."""
-        table = Table(box=box.SIMPLE_HEAD)
-        for column in ("image", "answer", "probability", "then"):
-            table.add_column(
-                column, justify="right" if column == "probability" else "left", overflow="fold"
-            )
-        for item in self.items:
-            if item.error is not None:
-                table.add_row(escape(item.source), "not read", "", escape(item.error))
-                continue
-            first, *others = item.top(self.shown)
-            rest = ", ".join(f"{name} {probability:.1%}" for name, probability in others)
-            table.add_row(
-                escape(item.source), escape(first.name), f"{first.probability:.1%}", escape(rest)
-            )
-        return render(table)
-
-
-def classified(
-    model: Callable[[torch.Tensor], torch.Tensor],
-    batch: list[PreparedImage | str],
-    names: Sequence[str],
-    device: torch.device,
-) -> list[Prediction]:
-    """Predictions for a batch of images, with the failed ones where they stood."""
-    tensors = [item.tensor for item in batch if not isinstance(item, str)]
-    rows: Iterator[np.ndarray] = iter(())
-    if tensors:
-        rows = iter(model(torch.stack(tensors).to(device)).float().softmax(-1).cpu().numpy())
-    return [
-        Prediction(source="", error=item)
-        if isinstance(item, str)
-        else Prediction(source="", classes=tuple(names), probabilities=next(rows))
-        for item in batch
-    ]

@@ -21,11 +21,16 @@ from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_split
 from mobilevit.data.shards.samples import ShardSamples
 from mobilevit.data.validate import readable
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.tasks.base import InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.distill import teacher_of
 from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.results import (
+    ClassificationPrediction,
+    ClassificationPredictions,
+)
 from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
+from mobilevit.tasks.visualize import class_colour
 
 if TYPE_CHECKING:
     from mobilevit.tasks.training_task import TrainingTask
@@ -155,6 +160,43 @@ class Classification(Task[Samples, ClassificationOptions]):
     ) -> Sequence[Tensor]:
         """Logits `[B, K]` in float32."""
         return outputs.float()  # type: ignore[return-value]
+
+    def palette(self, classes: int) -> list[Colour]:
+        """Colours of neighbours differ."""
+        return [class_colour(label) for label in range(classes)]
+
+    prediction_type = ClassificationPrediction
+
+    def prediction(
+        self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
+    ) -> ClassificationPrediction:
+        """Logits `[K]` as probabilities."""
+        return ClassificationPrediction(
+            source=source,
+            classes=classes,
+            probabilities=result.softmax(-1).cpu().numpy(),
+            listed=options.top,
+        )
+
+    def predictions(
+        self,
+        items: Sequence[ClassificationPrediction],
+        config: ModelConfig,
+        format: Any = "table",
+    ) -> ClassificationPredictions:
+        """Collect predictions."""
+        return ClassificationPredictions(
+            items=tuple(items), classes=config.classes or (), format=format
+        )
+
+    def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
+        """The most probable class, and those listed."""
+        return [
+            ("class", pyarrow.string()),
+            ("probability", pyarrow.float32()),
+            ("classes", pyarrow.list_(pyarrow.string())),
+            ("probabilities", pyarrow.list_(pyarrow.float32())),
+        ]
 
     def metric(
         self, samples: Samples, *, device: torch.device | str = "cpu", options: InferenceOptions

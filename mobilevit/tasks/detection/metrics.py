@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from rich.console import RenderableType
+from rich.markup import escape
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -18,6 +21,7 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
     Detections,
 )
 from mobilevit.utils.distributed import gather_items
+from mobilevit.utils.tables import json_value, percent, table
 
 if TYPE_CHECKING:
     from torchmetrics.detection import MeanAveragePrecision
@@ -107,6 +111,43 @@ class DetectionMetrics(Metrics):
     postprocess_ms: float
     """Median time of decoding and suppression."""
 
+    def row(self) -> dict[str, str]:
+        """AP, and times."""
+        return {
+            "boxes": str(self.boxes),
+            **{key: _number(getattr(self, key.lower())) for key in ("AP", "AP50", "AP75")},
+            "network": f"{self.network_ms:.1f} ms",
+            "postprocessing": f"{self.postprocess_ms:.1f} ms",
+        }
+
+    def details(self) -> list[RenderableType]:
+        """COCO's twelve numbers, classes, and the best threshold."""
+        numbers = table("COCO's twelve numbers", "")
+        for name, value in self.figures().items():
+            numbers.add_row(name, _number(value))
+        classes = table("class", "boxes", "AP", "AP50")
+        for row in self.per_class:
+            classes.add_row(escape(row.name), str(row.boxes), _number(row.ap), _number(row.ap50))
+        balance = (
+            f"At a score of {self.threshold:.2f} precision and recall balance best: "
+            f"{percent(self.precision, 1)} of the boxes found are correct, "
+            f"{percent(self.recall, 1)} of all are found (IoU 0.5)."
+        )
+        return [numbers, classes, balance]
+
+    def to_json(self) -> dict[str, Any]:
+        """All metrics as plain values."""
+        names = ("images", "boxes", *FIGURES, "threshold", "precision", "recall")
+        return {
+            **{name: json_value(getattr(self, name)) for name in names},
+            "network_ms": self.network_ms,
+            "postprocess_ms": self.postprocess_ms,
+            "per_class": [
+                {key: json_value(value) for key, value in row._asdict().items()}
+                for row in self.per_class
+            ],
+        }
+
     def summary(self, train: Self) -> str:
         """AP at several overlaps, and precision and recall at the best threshold."""
         return (
@@ -119,6 +160,10 @@ class DetectionMetrics(Metrics):
     def figures(self) -> dict[str, float]:
         """COCO's twelve numbers."""
         return {name: getattr(self, name) for name in FIGURES}
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def average_precision(*, details: bool = False) -> MeanAveragePrecision:

@@ -1,35 +1,24 @@
-"""What `mobilevit predict` says of a detector's images."""
+"""Predictions of detectors."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from rich import box
-from rich.markup import escape
-from rich.table import Table
+from PIL import Image
 
-from mobilevit.data.images import ImageError
-from mobilevit.data.sources import PreparedImage
-from mobilevit.tasks.detection.loss_and_postprocess import (
-    Detections,
-    Detector,
-    PostProcessing,
-    detections,
-)
-from mobilevit.tasks.detection.metrics import coco_results
-from mobilevit.tasks.results import Answers
-from mobilevit.tasks.visualize import DrawnBox, colour_of
-from mobilevit.utils.tables import render
+from mobilevit.tasks.detection.loss_and_postprocess import Detections
+from mobilevit.tasks.results import ClassScore, Prediction, Predictions
+from mobilevit.tasks.visualize import DrawnBox, class_colour, draw_boxes
+
+CONTACT_SHEET = 100
+"""Boxes of an image on a contact sheet, at most."""
+CORNERS = ("x1", "y1", "x2", "y2")
 
 
-class FoundBox(NamedTuple):
+class DetectedBox(NamedTuple):
     """One object."""
 
     name: str
@@ -40,142 +29,137 @@ class FoundBox(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DetectionPrediction:
-    """What a detector sees in one image."""
+class DetectionPrediction(Prediction):
+    """The objects in one image."""
 
-    source: str
-    """The file, the address, or what the image is called in messages."""
-    classes: tuple[str, ...] = ()
-    found: Detections | None = None
+    detections: Detections | None = None
     """Boxes, scores and labels; None where the image could not be read."""
-    error: str | None = None
-    """Why the image could not be read."""
 
     @property
-    def boxes(self) -> list[FoundBox]:
-        """The objects, likeliest first.
+    def found(self) -> Detections:
+        """The detections.
 
         Raises:
             ImageError: the image could not be read.
         """
-        if self.error is not None:
-            raise ImageError(self.source, self.error)
-        assert self.found is not None
-        boxes = []
-        for corners, score, label in zip(
-            self.found.boxes.tolist(),
-            self.found.scores.tolist(),
-            self.found.labels.tolist(),
-            strict=True,
-        ):
-            x1, y1, x2, y2 = corners
-            boxes.append(FoundBox(self.classes[label], score, (x1, y1, x2, y2)))
-        return boxes
+        self.check()
+        assert self.detections is not None
+        return self.detections
 
-    def drawn(self) -> list[DrawnBox]:
-        """The objects as they are drawn."""
-        assert self.found is not None
+    @property
+    def boxes(self) -> list[DetectedBox]:
+        """The objects, most probable first.
+
+        Raises:
+            ImageError: the image could not be read.
+        """
+        columns = (part.tolist() for part in self.found)
+        return [
+            DetectedBox(self.classes[label], score, (x1, y1, x2, y2))
+            for (x1, y1, x2, y2), score, label in zip(*columns, strict=True)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Classes, scores and corners of the boxes."""
+        return {
+            "boxes": [
+                {
+                    "class": box.name,
+                    "score": round(box.score, 6),
+                    "corners": [round(value, 2) for value in box.corners],
+                }
+                for box in self.boxes
+            ]
+        }
+
+    def csv_rows(self) -> list[dict[str, str]]:
+        """One row a box."""
+        return [
+            {
+                "class": box.name,
+                "score": f"{box.score:.6f}",
+                **{key: f"{value:.2f}" for key, value in zip(CORNERS, box.corners, strict=True)},
+            }
+            for box in self.boxes
+        ]
+
+    def table_row(self) -> tuple[str, ...]:
+        """The number of objects, all together and of each class."""
+        counts = Counter(box.name for box in self.boxes)
+        return str(counts.total()), ", ".join(f"{n} {name}" for name, n in counts.most_common())
+
+    def parquet_row(self) -> dict[str, Any]:
+        """The image's size and its boxes."""
+        height, width = self.found.boxes.canvas_size
+        boxes = [
+            {"class": box.name, "score": box.score, **dict(zip(CORNERS, box.corners, strict=True))}
+            for box in self.boxes
+        ]
+        return {"width": width, "height": height, "boxes": boxes}
+
+    def scores(self) -> list[ClassScore]:
+        """The classes and scores of the boxes."""
+        return [ClassScore(box.name, box.score) for box in self.boxes[:CONTACT_SHEET]]
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """Boxes with their classes and scores."""
+        return draw_boxes(image, self._drawn())
+
+    def draw_thumbnail(self, image: Image.Image) -> Image.Image:
+        """Boxes without text."""
+        height, width = self.found.boxes.canvas_size
+        scale = (image.width / width, image.height / height) * 2
+        return draw_boxes(
+            image,
+            [
+                box._replace(
+                    corners=tuple(a * b for a, b in zip(box.corners, scale, strict=True)), text=""
+                )
+                for box in self._drawn()[:CONTACT_SHEET]
+            ],
+            longest=max(image.size),
+        )
+
+    def _drawn(self) -> list[DrawnBox]:
         labels = self.found.labels.tolist()
         return [
-            DrawnBox(one.corners, f"{one.name} {one.score:.0%}", colour_of(label))
-            for one, label in zip(self.boxes, labels, strict=True)
+            DrawnBox(box.corners, f"{box.name} {box.score:.0%}", class_colour(label))
+            for box, label in zip(self.boxes, labels, strict=True)
         ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionPredictions(Answers[DetectionPrediction]):
-    """What a detector sees in images, in the order they were named."""
+class DetectionPredictions(Predictions[DetectionPrediction]):
+    """The objects in several images."""
 
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    """The classes' numbers in COCO's form: those of the training data, or 1, 2, ..."""
+    task = "detection"
+    table_columns = ("image", "objects", "classes")
+    csv_columns = ("class", "score", *CORNERS)
+
+    category_ids: tuple[int, ...] | None = None
+    """The classes' ids in COCO's format: those of the training data, or 1, 2, ..."""
+
+    def files(self) -> dict[str, str]:
+        """COCO's format too."""
+        return {**super().files(), "detections.json": json.dumps(self.to_coco())}
 
     def to_coco(self) -> dict[str, Any]:
-        """COCO's form: `images` with their names, `categories`, `annotations` with scores.
+        """COCO's format: `images` with their names, `categories`, `annotations` with scores.
 
         `annotations` alone is what COCO's own tools take as results; images count from 1.
         """
+        from mobilevit.tasks.detection.metrics import coco_results
+
+        ids = self.category_ids or tuple(range(1, len(self.classes) + 1))
         images, found = [], []
         for number, item in enumerate(self.items, start=1):
-            if item.found is None:
+            if item.error is not None:
                 continue
             height, width = item.found.boxes.canvas_size
             size = {"width": width, "height": height}
             images.append({"id": number, "file_name": item.source, **size})
-            found += coco_results(number, item.found, self.category_ids)
+            found += coco_results(number, item.found, ids)
         categories = [
-            {"id": number, "name": name}
-            for number, name in zip(self.category_ids, self.classes, strict=True)
+            {"id": number, "name": name} for number, name in zip(ids, self.classes, strict=True)
         ]
         return {"images": images, "categories": categories, "annotations": found}
-
-    def to_jsonl(self) -> str:
-        """One JSON object a line: file, and boxes or error."""
-        lines = []
-        for item in self.items:
-            row: dict[str, Any] = {"file": item.source}
-            if item.error is not None:
-                row["error"] = item.error
-            else:
-                row["boxes"] = [
-                    {
-                        "class": one.name,
-                        "score": round(one.score, 6),
-                        "corners": [round(value, 2) for value in one.corners],
-                    }
-                    for one in item.boxes
-                ]
-            lines.append(json.dumps(row, ensure_ascii=False))
-        return "\n".join(lines)
-
-    def to_csv(self) -> str:
-        """A table with a head, one box a row: file, error, class, score, x1, y1, x2, y2."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "error", "class", "score", "x1", "y1", "x2", "y2"])
-        for item in self.items:
-            if item.error is not None:
-                writer.writerow([item.source, item.error, *[""] * 6])
-                continue
-            for one in item.boxes:
-                corners = (f"{value:.2f}" for value in one.corners)
-                writer.writerow([item.source, "", one.name, f"{one.score:.6f}", *corners])
-        return text.getvalue().rstrip("\n")
-
-    def to_table(self) -> str:
-        """A row for each image."""
-        table = Table(box=box.SIMPLE_HEAD)
-        for column in ("image", "objects", "what"):
-            table.add_column(
-                column, justify="right" if column == "objects" else "left", overflow="fold"
-            )
-        for item in self.items:
-            if item.error is not None:
-                table.add_row(escape(item.source), "not read", escape(item.error))
-                continue
-            counts = Counter(one.name for one in item.boxes)
-            what = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-            table.add_row(escape(item.source), str(counts.total()), escape(what))
-        return render(table)
-
-
-def detected(
-    model: Detector,
-    batch: list[PreparedImage | str],
-    names: Sequence[str],
-    device: torch.device,
-    rule: PostProcessing,
-) -> list[DetectionPrediction]:
-    """Predictions for a batch of images, with the failed ones where they stood."""
-    ready = [item for item in batch if not isinstance(item, str)]
-    found: Iterator[Detections] = iter(())
-    if ready:
-        images = torch.stack([item.tensor for item in ready]).to(device)
-        anchors = model.anchors(*images.shape[-2:]).to(device)
-        found = iter(detections(model(images), anchors, [item.size for item in ready], rule))
-    return [
-        DetectionPrediction(source="", error=item)
-        if isinstance(item, str)
-        else DetectionPrediction(source="", classes=tuple(names), found=next(found))
-        for item in batch
-    ]

@@ -17,7 +17,7 @@ from mobilevit.data.options import DataOptions
 from mobilevit.data.validate import unreadable
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.ssdlite import RawDetections
-from mobilevit.tasks.base import InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.detection.dataset import BoxSamples, relabelled, some
 from mobilevit.tasks.detection.loss_and_postprocess import (
     PRESETS,
@@ -28,7 +28,13 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
 )
 from mobilevit.tasks.detection.open import box_evaluation, box_splits
 from mobilevit.tasks.detection.options import DetectionOptions
+from mobilevit.tasks.detection.results import (
+    CORNERS,
+    DetectionPrediction,
+    DetectionPredictions,
+)
 from mobilevit.tasks.detection.transforms import BoxTransform, DetectionEvaluationSet, DetectionSet
+from mobilevit.tasks.visualize import class_colour
 
 if TYPE_CHECKING:
     from mobilevit.tasks.training_task import TrainingTask
@@ -158,6 +164,39 @@ class Detection(Task[BoxSamples, DetectionOptions]):
                 "export it with raw for others"
             )
         return None
+
+    def palette(self, classes: int) -> list[Colour]:
+        """Colours of neighbours differ."""
+        return [class_colour(label) for label in range(classes)]
+
+    prediction_type = DetectionPrediction
+
+    def prediction(
+        self, source: str, classes: tuple[str, ...], result: Detections, options: InferenceOptions
+    ) -> DetectionPrediction:
+        """Detections with their class names."""
+        return DetectionPrediction(source=source, classes=classes, detections=result)
+
+    def predictions(
+        self, items: Sequence[DetectionPrediction], config: ModelConfig, format: Any = "table"
+    ) -> DetectionPredictions:
+        """Collect predictions, with the category ids of the training data."""
+        return DetectionPredictions(
+            items=tuple(items),
+            classes=config.classes or (),
+            category_ids=config.category_ids,
+            format=format,
+        )
+
+    def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
+        """The image's size and its boxes."""
+        corners = [(name, pyarrow.float32()) for name in CORNERS]
+        box = [("class", pyarrow.string()), ("score", pyarrow.float32()), *corners]
+        return [
+            ("width", pyarrow.int32()),
+            ("height", pyarrow.int32()),
+            ("boxes", pyarrow.list_(pyarrow.struct(box))),
+        ]
 
     def metric(
         self, samples: BoxSamples, *, device: torch.device | str = "cpu", options: InferenceOptions

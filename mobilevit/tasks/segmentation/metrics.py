@@ -5,10 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from rich.console import RenderableType
+from rich.markup import escape
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +18,7 @@ from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import by_shape
 from mobilevit.utils.distributed import gather_items
+from mobilevit.utils.tables import json_value, percent, table
 
 if TYPE_CHECKING:
     from torchmetrics.classification import MulticlassConfusionMatrix
@@ -66,6 +69,38 @@ class SegmentationMetrics(Metrics):
     """Median time of the network for an image."""
     postprocess_ms: float
     """Median time of stretching to the image's size and comparing."""
+
+    def row(self) -> dict[str, str]:
+        """Mean IoU, pixel accuracy, and times."""
+        return {
+            "mean IoU": percent(self.miou),
+            "correct pixels": percent(self.pixel_accuracy),
+            "near edges": percent(self.boundary_miou),
+            "network": f"{self.network_ms:.0f} ms",
+            "postprocessing": f"{self.postprocess_ms:.0f} ms",
+        }
+
+    def details(self) -> list[RenderableType]:
+        """Classes."""
+        classes = table("class", "share of pixels", "IoU", "correct pixels")
+        for row in self.per_class():
+            share = row.pixels / max(1, self.pixels)
+            classes.add_row(escape(row.name), *map(percent, (share, row.iou, row.accuracy)))
+        return [classes]
+
+    def to_json(self) -> dict[str, Any]:
+        """All metrics as plain values."""
+        names = ("images", "pixels", "miou", "pixel_accuracy", "boundary_miou")
+        return {
+            **{name: json_value(getattr(self, name)) for name in names},
+            "network_ms": self.network_ms,
+            "postprocess_ms": self.postprocess_ms,
+            "per_class": [
+                {key: json_value(value) for key, value in row._asdict().items()}
+                for row in self.per_class()
+            ],
+            "confusion": self.confusion.tolist(),
+        }
 
     def summary(self, train: Self) -> str:
         """Mean IoU and pixel accuracy."""

@@ -1,88 +1,81 @@
-"""What `mobilevit predict` says of images by a network for segmentation."""
+"""Predictions of networks for segmentation."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from mobilevit.data.images import ImageError
-from mobilevit.data.sources import PreparedImage
-from mobilevit.tasks.base import InferenceOptions
-from mobilevit.tasks.results import Answers
+from mobilevit.tasks.base import Colour
+from mobilevit.tasks.results import ClassScore, Prediction, Predictions
 from mobilevit.tasks.segmentation.dataset import voc_palette
-from mobilevit.tasks.segmentation.loss_and_postprocess import MAX_BATCH, SegmentationModel
-from mobilevit.tasks.segmentation.task import TASK
-from mobilevit.utils.tables import render
+from mobilevit.tasks.visualize import OPACITY, colour_mask, draw_mask
+
+
+@cache
+def palette_of(classes: int) -> list[Colour]:
+    """A colour for each of at least 256 values."""
+    return voc_palette(max(256, classes))
 
 
 class PackedMask(NamedTuple):
-    """A mask in a hundredth of its bytes: thousands of photos' masks would not fit into memory."""
+    """A mask in a hundredth of its bytes: thousands of masks would not fit into memory."""
 
     content: bytes
     shape: tuple[int, ...]
     dtype: str
 
     @classmethod
-    def of(cls, mask: np.ndarray) -> PackedMask:
-        """Pack a mask."""
+    def pack(cls, mask: np.ndarray) -> PackedMask:
+        """Compress a mask."""
         return cls(zlib.compress(mask.tobytes(), 1), mask.shape, mask.dtype.str)
 
-    def unpacked(self) -> np.ndarray:
+    def unpack(self) -> np.ndarray:
         """The mask."""
         content = zlib.decompress(self.content)
         return np.frombuffer(content, self.dtype).reshape(self.shape)
 
 
 class ClassShare(NamedTuple):
-    """A class and the share of the image that it has, in [0, 1]."""
+    """A class and its share of the image, in [0, 1]."""
 
     name: str
     share: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MaskPrediction:
-    """What a network sees in one image."""
+class SegmentationPrediction(Prediction):
+    """The class of each pixel of one image."""
 
-    source: str
-    """The file, the address, or what the image is called in messages."""
-    classes: tuple[str, ...] = ()
     packed: PackedMask | None = None
     """The mask, packed; None where the image could not be read."""
-    error: str | None = None
-    """Why the image could not be read."""
 
     @property
-    def mask(self) -> np.ndarray | None:
+    def mask(self) -> np.ndarray:
         """Places in `classes`, `[H, W]`, uint8 or int16, at the image's own size.
 
-        None where the image could not be read. Unpacked anew each time.
-        """
-        return None if self.packed is None else self.packed.unpacked()
-
-    @property
-    def shares(self) -> list[ClassShare]:
-        """The classes that are in the image, the largest first.
+        Unpacked anew each time.
 
         Raises:
             ImageError: the image could not be read.
         """
-        if self.error is not None:
-            raise ImageError(self.source, self.error)
+        self.check()
+        assert self.packed is not None
+        return self.packed.unpack()
+
+    @property
+    def shares(self) -> list[ClassShare]:
+        """The classes in the image, the largest first.
+
+        Raises:
+            ImageError: the image could not be read.
+        """
         mask = self.mask
-        assert mask is not None
         values, counts = np.unique(mask, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return [
@@ -92,89 +85,63 @@ class MaskPrediction:
     def index_image(self) -> Image.Image:
         """The mask as a palette image (or 16 bits where there are more than 256 classes)."""
         mask = self.mask
-        assert mask is not None
         if mask.dtype != np.uint8:
             return Image.fromarray(mask.astype(np.uint16))
         image = Image.fromarray(mask).convert("P")
-        image.putpalette([value for colour in voc_palette() for value in colour])
+        image.putpalette([value for colour in palette_of(256) for value in colour])
         return image
+
+    def to_json(self) -> dict[str, Any]:
+        """Classes with their shares."""
+        return {
+            "classes": [{"class": name, "share": round(share, 6)} for name, share in self.shares]
+        }
+
+    def csv_rows(self) -> list[dict[str, str]]:
+        """One row a class."""
+        return [{"class": name, "share": f"{share:.6f}"} for name, share in self.shares]
+
+    def table_row(self) -> tuple[str, ...]:
+        """Classes with their shares."""
+        return (", ".join(f"{name} {share:.0%}" for name, share in self.shares),)
+
+    def parquet_row(self) -> dict[str, Any]:
+        """The image's size, its classes with their shares, and the mask as PNG."""
+        image, png = self.index_image(), io.BytesIO()
+        image.save(png, "PNG")
+        names, shares = zip(*self.shares, strict=True)
+        return {
+            "width": image.width,
+            "height": image.height,
+            "classes": list(names),
+            "shares": list(shares),
+            "mask": png.getvalue(),
+        }
+
+    def scores(self) -> list[ClassScore]:
+        """The classes and their shares."""
+        return [ClassScore(*one) for one in self.shares]
+
+    def draw(self, image: Image.Image) -> Image.Image:
+        """The mask over the image, with a legend."""
+        return draw_mask(image, self.mask, self.classes, palette_of(len(self.classes)))
+
+    def draw_thumbnail(self, image: Image.Image) -> Image.Image:
+        """The mask over the image."""
+        small = Image.fromarray(self.mask).resize(image.size, Image.Resampling.NEAREST)
+        colours = colour_mask(np.asarray(small), palette_of(len(self.classes)))
+        return Image.blend(image, Image.fromarray(colours), OPACITY)
+
+    def images(self) -> dict[str, Image.Image]:
+        """The mask as class numbers, and in colours."""
+        colours = colour_mask(self.mask, palette_of(len(self.classes)))
+        return {".png": self.index_image(), "-mask.png": Image.fromarray(colours)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskPredictions(Answers[MaskPrediction]):
-    """What a network sees in images, in the order they were named."""
+class SegmentationPredictions(Predictions[SegmentationPrediction]):
+    """The class of each pixel of several images."""
 
-    def to_jsonl(self) -> str:
-        """One JSON object a line: file, and classes with their shares, or error."""
-        lines = []
-        for item in self.items:
-            row: dict[str, Any] = {"file": item.source}
-            if item.error is not None:
-                row["error"] = item.error
-            else:
-                row["classes"] = [
-                    {"class": name, "share": round(share, 6)} for name, share in item.shares
-                ]
-            lines.append(json.dumps(row, ensure_ascii=False))
-        return "\n".join(lines)
-
-    def to_csv(self) -> str:
-        """A table with a head, one class of an image a row: file, error, class, share."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "error", "class", "share"])
-        for item in self.items:
-            if item.error is not None:
-                writer.writerow([item.source, item.error, "", ""])
-                continue
-            for name, share in item.shares:
-                writer.writerow([item.source, "", name, f"{share:.6f}"])
-        return text.getvalue().rstrip("\n")
-
-    def to_table(self) -> str:
-        """A row for each image."""
-        table = Table(box=box.SIMPLE_HEAD)
-        for column in ("image", "what"):
-            table.add_column(column, overflow="fold")
-        for item in self.items:
-            if item.error is not None:
-                table.add_row(escape(item.source), f"not read: {escape(item.error)}")
-                continue
-            what = ", ".join(f"{name} {share:.0%}" for name, share in item.shares)
-            table.add_row(escape(item.source), escape(what))
-        return render(table)
-
-
-def masked(
-    model: SegmentationModel,
-    batch: list[PreparedImage | str],
-    names: Sequence[str],
-    device: torch.device,
-) -> list[MaskPrediction]:
-    """Predictions for a batch of images, with the failed ones where they stood."""
-    found: dict[int, PackedMask] = {}
-    shapes: dict[torch.Size, list[int]] = {}
-    for place, item in enumerate(batch):
-        if not isinstance(item, str):
-            shapes.setdefault(item.tensor.shape, []).append(place)
-    for places in shapes.values():
-        ready = [item for place in places if not isinstance(item := batch[place], str)]
-        for first in range(0, len(ready), MAX_BATCH):
-            some = ready[first : first + MAX_BATCH]
-            images = torch.stack([item.tensor for item in some]).to(device)
-            height, width = images.shape[-2:]
-            masks = TASK.postprocess(
-                model,
-                model(images),
-                input_size=(height, width),
-                sizes=[item.size for item in some],
-                options=InferenceOptions(),
-            )
-            for place, mask in zip(places[first:], masks, strict=False):
-                found[place] = PackedMask.of(mask.cpu().numpy())
-    return [
-        MaskPrediction(source="", error=item)
-        if isinstance(item, str)
-        else MaskPrediction(source="", classes=tuple(names), packed=found[place])
-        for place, item in enumerate(batch)
-    ]
+    task = "segmentation"
+    table_columns = ("image", "classes")
+    csv_columns = ("class", "share")

@@ -14,7 +14,7 @@ from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
 from mobilevit.data.options import DataOptions
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.tasks.base import InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.loss_and_postprocess import (
     MAX_BATCH,
@@ -24,6 +24,12 @@ from mobilevit.tasks.segmentation.loss_and_postprocess import (
 )
 from mobilevit.tasks.segmentation.open import mask_evaluation, mask_splits
 from mobilevit.tasks.segmentation.options import SegmentationOptions
+from mobilevit.tasks.segmentation.results import (
+    PackedMask,
+    SegmentationPrediction,
+    SegmentationPredictions,
+    palette_of,
+)
 from mobilevit.tasks.segmentation.transforms import (
     SegmentationEvaluationSet,
     SegmentationSet,
@@ -130,6 +136,37 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
         return [
             full_size(output, *size, align_corners=align)
             for output, size in zip(outputs, sizes, strict=True)
+        ]
+
+    def palette(self, classes: int) -> list[Colour]:
+        """Pascal VOC's."""
+        return palette_of(classes)[:classes]
+
+    prediction_type = SegmentationPrediction
+
+    def prediction(
+        self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
+    ) -> SegmentationPrediction:
+        """A mask, packed."""
+        packed = PackedMask.pack(result.cpu().numpy())
+        return SegmentationPrediction(source=source, classes=classes, packed=packed)
+
+    def predictions(
+        self, items: Sequence[SegmentationPrediction], config: ModelConfig, format: Any = "table"
+    ) -> SegmentationPredictions:
+        """Collect predictions."""
+        return SegmentationPredictions(
+            items=tuple(items), classes=config.classes or (), format=format
+        )
+
+    def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
+        """The image's size, its classes with their shares, and the mask as PNG."""
+        return [
+            ("width", pyarrow.int32()),
+            ("height", pyarrow.int32()),
+            ("classes", pyarrow.list_(pyarrow.string())),
+            ("shares", pyarrow.list_(pyarrow.float32())),
+            ("mask", pyarrow.binary()),
         ]
 
     def metric(

@@ -21,6 +21,7 @@ from mobilevit.exports.spec import ExportError, ExportSpec, FileMetadata
 from mobilevit.exports.wrap import PreparedModel
 from mobilevit.models.config import MAX_ASPECT_RATIO, SIZE_MULTIPLE, ModelConfig
 from mobilevit.models.registry import Network
+from mobilevit.tasks import get_task
 
 PAGE, MODEL, RUNTIME, TEST = "page.json", "model.onnx", "runtime", "test"
 """Files and folders of a page; `PAGE` distinguishes it from other folders."""
@@ -160,15 +161,7 @@ def _resizes_vertically_first() -> bool:
 
 def _colours(config: ModelConfig) -> list[str]:
     """The classes' colours, as `predict` draws them, in CSS."""
-    # Imported here, since they import matplotlib or torchmetrics.
-    from mobilevit.tasks.segmentation.dataset import voc_palette
-    from mobilevit.tasks.visualize import colour_of
-
-    count = config.num_classes
-    if config.task == "segmentation":
-        colours = voc_palette(count)
-    else:
-        colours = [colour_of(label) for label in range(count)]
+    colours = get_task(config.task).palette(config.num_classes)
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours]
 
 

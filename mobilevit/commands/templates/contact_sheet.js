@@ -8,7 +8,7 @@
  * @property {string} [link] Address of the image itself.
  * @property {string} [small] Address of its thumbnail.
  * @property {string} [error] Why it could not be read.
- * @property {[number, number][]} said Class and probability, score or share; the highest first.
+ * @property {[number, number][]} scores Class and probability, score or share; the highest first.
  */
 
 /**
@@ -72,8 +72,8 @@ function percent(share) {
  */
 function certainty(item, wanted) {
   // A classifier's answer is its likeliest class; others may name many.
-  const said = DATA.task === "classification" ? item.said.slice(0, 1) : item.said;
-  const found = said.find(([label]) => wanted === "" || label === Number(wanted));
+  const scores = DATA.task === "classification" ? item.scores.slice(0, 1) : item.scores;
+  const found = scores.find(([label]) => wanted === "" || label === Number(wanted));
   return found ? found[1] : -1;
 }
 
@@ -130,9 +130,9 @@ function cardOf(place) {
     ? element("img", { src: item.small, alt: "", loading: "lazy", decoding: "async" })
     : element("span", { class: "none" }, item.error ?? "no thumbnail");
   const [name, share] = wordsOf(item);
-  const said = element("span", { class: "said" }, element("span", {}, name), element("span", {}, share));
+  const top = element("span", { class: "scores" }, element("span", {}, name), element("span", {}, share));
   const file = element("span", { class: "file", title: item.file }, item.file.split(/[\\/]/).pop() ?? "");
-  const button = element("button", { type: "button" }, image, said, file);
+  const button = element("button", { type: "button" }, image, top, file);
   button.addEventListener("click", () => open(place));
   return element("li", {}, button);
 }
@@ -145,11 +145,11 @@ function cardOf(place) {
  */
 function wordsOf(item) {
   if (item.error !== undefined) return ["not read", ""];
-  if (!item.said.length) return ["nothing", ""];
-  const [label, share] = item.said[0];
+  if (!item.scores.length) return ["nothing", ""];
+  const [label, share] = item.scores[0];
   if (DATA.task !== "detection") return [DATA.classes[label], percent(share)];
   const counts = new Map();
-  for (const [one] of item.said) counts.set(one, (counts.get(one) ?? 0) + 1);
+  for (const [one] of item.scores) counts.set(one, (counts.get(one) ?? 0) + 1);
   const sorted = [...counts].sort(([one], [other]) => one - other);
   const words = sorted.map(([one, count]) => `${count} ${DATA.classes[one]}`);
   return [words.join(", "), ""];
@@ -203,7 +203,7 @@ function open(place) {
   const link = /** @type {HTMLAnchorElement} */ (byId("one-link"));
   link.hidden = !item.link;
   if (item.link) link.href = item.link;
-  const rows = item.said.map(([label, share]) => {
+  const rows = item.scores.map(([label, share]) => {
     const name = element("span", { class: "name" }, DATA.classes[label]);
     const row = element("li", {}, name, element("span", {}, percent(share)));
     if (DATA.colours.length) {
@@ -214,7 +214,7 @@ function open(place) {
     return row;
   });
   if (item.error !== undefined) rows.push(element("li", {}, `not read: ${item.error}`));
-  byId("one-answers").replaceChildren(...rows);
+  byId("one-scores").replaceChildren(...rows);
   const dialog = /** @type {HTMLDialogElement} */ (byId("one"));
   if (!dialog.open) dialog.showModal();
 }
@@ -234,8 +234,8 @@ function keep() {
 
 function start() {
   const counts = new Map();
-  for (const { said } of DATA.items) {
-    const labels = said.map(([label]) => label);
+  for (const { scores } of DATA.items) {
+    const labels = scores.map(([label]) => label);
     const once = new Set(DATA.task === "classification" ? labels.slice(0, 1) : labels);
     for (const label of once) counts.set(label, (counts.get(label) ?? 0) + 1);
   }

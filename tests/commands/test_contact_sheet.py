@@ -18,14 +18,22 @@ from torchvision import tv_tensors
 
 import mobilevit
 from mobilevit.__main__ import main
-from mobilevit.commands.contact_sheet import OPACITY, write_gallery
+from mobilevit.commands.contact_sheet import write_contact_sheet
 from mobilevit.data.sources import ImageInputs
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.results import Prediction, Predictions
+from mobilevit.tasks.classification.results import (
+    ClassificationPrediction,
+    ClassificationPredictions,
+)
 from mobilevit.tasks.detection.loss_and_postprocess import Detections
 from mobilevit.tasks.detection.results import DetectionPrediction, DetectionPredictions
 from mobilevit.tasks.segmentation.dataset import voc_palette
-from mobilevit.tasks.segmentation.results import MaskPrediction, MaskPredictions, PackedMask
+from mobilevit.tasks.segmentation.results import (
+    PackedMask,
+    SegmentationPrediction,
+    SegmentationPredictions,
+)
+from mobilevit.tasks.visualize import OPACITY
 
 CLASSES = ("cat", "dog", "cow")
 
@@ -41,7 +49,7 @@ def gallery(
     file: Path, predictions: Any, images: list[Any], title: str = "What a test sees"
 ) -> dict[str, Any]:
     num_images = ImageInputs(images, Preprocessing(), file.parent)
-    write_gallery(file, predictions, num_images, title=title)
+    write_contact_sheet(file, predictions, num_images, title=title)
     return data_of(file)
 
 
@@ -63,11 +71,11 @@ def test_predict_writes_a_page(
         image = page.parent / urllib.parse.unquote(row["link"])
         assert image.resolve() == Path(item.source).resolve()
         if item.error is not None:
-            assert row["error"] == item.error and "small" not in row and row["said"] == []
+            assert row["error"] == item.error and "small" not in row and row["scores"] == []
             continue
-        said = [(data["classes"][label], share) for label, share in row["said"]]
+        scores = [(data["classes"][label], share) for label, share in row["scores"]]
         expected = [(name, pytest.approx(share, abs=1e-4)) for name, share in item.top(5)]
-        assert said == expected
+        assert scores == expected
         with Image.open(page.parent / urllib.parse.unquote(row["small"])) as small:
             assert small.size == (50, 40)
     assert f"<title>What {colours} sees</title>" in page.read_text()
@@ -97,10 +105,10 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path) -> None:
     corners = torch.tensor([[128.0, 64.0, 256.0, 192.0]])
     boxes: Any = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(256, 512))
     found = Detections(boxes, torch.tensor([0.875]), torch.tensor([1]))
-    item = DetectionPrediction(source="a", classes=CLASSES, found=found)
+    item = DetectionPrediction(source="a", classes=CLASSES, detections=found)
     answers = DetectionPredictions(items=(item,), classes=CLASSES, category_ids=(1, 2, 3))
     data = gallery(tmp_path / "boxes.html", answers, [grey])
-    assert data["task"] == "detection" and data["items"][0]["said"] == [[1, 0.875]]
+    assert data["task"] == "detection" and data["items"][0]["scores"] == [[1, 0.875]]
     assert "link" not in data["items"][0]  # it is no file
     small = np.asarray(Image.open(tmp_path / "boxes_files" / "1.jpg")).astype(int)
     assert small.shape == (128, 256, 3)
@@ -110,9 +118,11 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path) -> None:
 
     mask = np.zeros((256, 512), np.uint8)
     mask[:, 384:] = 2
-    of_mask = MaskPrediction(source="a", classes=CLASSES, packed=PackedMask.of(mask))
-    data = gallery(tmp_path / "masks.html", MaskPredictions(items=(of_mask,)), [grey])
-    assert data["task"] == "segmentation" and data["items"][0]["said"] == [[0, 0.75], [2, 0.25]]
+    of_mask = SegmentationPrediction(source="a", classes=CLASSES, packed=PackedMask.pack(mask))
+    data = gallery(
+        tmp_path / "masks.html", SegmentationPredictions(items=(of_mask,), classes=CLASSES), [grey]
+    )
+    assert data["task"] == "segmentation" and data["items"][0]["scores"] == [[0, 0.75], [2, 0.25]]
     small = np.asarray(Image.open(tmp_path / "masks_files" / "1.jpg")).astype(float)
     for columns, label in ((slice(10, 180), 0), (slice(205, 250), 2)):
         colour = np.array(voc_palette()[label])
@@ -120,15 +130,19 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path) -> None:
         np.testing.assert_allclose(small[:, columns].mean((0, 1)), expected, atol=4)
 
 
-def answers(count: int) -> Predictions:
+def answers(count: int) -> ClassificationPredictions:
     """Every third image shows a cat, a dog, a cow; ever more surely. The last is not read."""
     items = []
     for place in range(count - 1):
         share = np.float32(0.4 + 0.6 * place / count)
         shares = np.full(3, (1 - share) / 2, np.float32)
         shares[place % 3] = share
-        items.append(Prediction(source=f"p/{place}.jpg", classes=CLASSES, probabilities=shares))
-    return Predictions(items=(*items, Prediction(source="p/bad.jpg", error="not an image")))
+        items.append(
+            ClassificationPrediction(source=f"p/{place}.jpg", classes=CLASSES, probabilities=shares)
+        )
+    return ClassificationPredictions(
+        items=(*items, ClassificationPrediction(source="p/bad.jpg", error="not an image"))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +240,7 @@ def test_by_keyboard_on_a_phone(chromium: Any, large: Path) -> None:
         assert "p/0.jpg (1 of 3,000)" in page.inner_text("#one-name")
         page.keyboard.press("ArrowRight")
         assert "p/1.jpg" in page.inner_text("#one-name")
-        assert page.inner_text("#one-answers li >> nth=0").split("\n")[0] == "dog"
+        assert page.inner_text("#one-scores li >> nth=0").split("\n")[0] == "dog"
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("ArrowLeft")  # there is none before the first
         assert "p/0.jpg" in page.inner_text("#one-name")
@@ -244,15 +258,17 @@ def test_by_keyboard_on_a_phone(chromium: Any, large: Path) -> None:
 def test_names_are_texts(chromium: Any, tmp_path: Path) -> None:
     classes = ("<b>{data}</b>", "</script><script>alert(1)</script>")
     shares = np.array([0.75, 0.25], np.float32)
-    item = Prediction(source="<img src=x>{script}.jpg", classes=classes, probabilities=shares)
+    item = ClassificationPrediction(
+        source="<img src=x>{script}.jpg", classes=classes, probabilities=shares
+    )
     file = tmp_path / "50 % #1?.html"
     image = Image.new("RGB", (40, 30))
-    gallery(file, Predictions(items=(item,)), [image], title="{style}<i>")
+    gallery(file, ClassificationPredictions(items=(item,)), [image], title="{style}<i>")
     with opened(chromium, file) as page:
         page.wait_for_selector("#sheet img")
         assert width_of_first(page) == 40
         assert page.inner_text("h1") == "{style}<i>"
         assert page.inner_text("#sheet .file") == item.source
-        assert page.inner_text("#sheet .said").split("\n")[0] == classes[0]
+        assert page.inner_text("#sheet .scores").split("\n")[0] == classes[0]
         page.click("#sheet button")
-        assert classes[1] in page.inner_text("#one-answers")
+        assert classes[1] in page.inner_text("#one-scores")

@@ -1,0 +1,87 @@
+"""What `predict` and `evaluate` share: their options, and the model they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from mobilevit.checkpoints.create import require_classes
+from mobilevit.exports.runtime_model import AnyNetwork, FileNetwork, device_of, for_inference
+from mobilevit.models.registry import Network
+from mobilevit.tasks.base import InferenceOptions, Postprocessing
+from mobilevit.utils.devices import available_cores, split_cores
+from mobilevit.utils.options import Count, Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """How a model is opened and run."""
+
+    classes: str | Sequence[str] | None = None
+    """Class names in the order of the outputs, where the model has none: separated by commas, or a
+    text file with one a line."""
+    preprocessing: dict[str, Any] | None = None
+    """Fields of the model's preprocessing to override, such as channel_order; an exported file has
+    its own inside."""
+    postprocessing: Postprocessing = "later"
+    """Detection: which of the authors' rules turns outputs into boxes, that of 2021 or the later
+    one."""
+    threads: Count | None = None
+    """Compute threads on a CPU; by default from the number of cores."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+    out: str | None = None
+    """Where to write results."""
+
+
+class OpenModel(NamedTuple):
+    """A model for inference."""
+
+    network: AnyNetwork
+    name: str
+    """For messages."""
+    classes: tuple[str, ...]
+    device: torch.device
+    threads: int
+    workers: int
+    """Processes that decode, by default."""
+
+
+def open_model(
+    model: str | Path | Network,
+    options: ModelOptions,
+    outputs: InferenceOptions,
+    *,
+    all_cores: bool = False,
+) -> OpenModel:
+    """Open a network or an exported file, and see that it can follow the options.
+
+    Args:
+        model: whatever `load` reads, an exported file, or a network.
+        options: how it is opened.
+        outputs: how its outputs are postprocessed.
+        all_cores: whether to compute on all cores, since no other process decodes.
+
+    Raises:
+        CheckpointError: the model cannot be read.
+        ExportError: an exported file cannot be opened, or an option contradicts what is inside it.
+        ValueError: the model's classes are not known.
+    """
+    device = device_of(model, options.device)
+    threads, workers = split_cores(available_cores(), on_gpu=device.type != "cpu")
+    threads = options.threads or (available_cores() if all_cores else threads)
+    network, name = for_inference(
+        model,
+        classes=options.classes,
+        preprocessing=options.preprocessing,
+        device=device,
+        threads=threads,
+    )
+    if isinstance(network, FileNetwork):
+        network.refuse_options(outputs)
+    classes = require_classes(network.config, name)
+    return OpenModel(network, name, classes, device, threads, workers)

@@ -1,0 +1,59 @@
+"""Predictions for a batch of images, whatever the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mobilevit.data.sources import PreparedImage
+from mobilevit.tasks import get_task
+from mobilevit.tasks.base import InferenceModel, InferenceOptions
+from mobilevit.tasks.results import Prediction
+
+
+def predict_batch(
+    model: InferenceModel,
+    batch: Sequence[PreparedImage | str],
+    sources: Sequence[str],
+    *,
+    classes: tuple[str, ...],
+    options: InferenceOptions,
+    device: torch.device,
+) -> list[Prediction]:
+    """Predict a batch of preprocessed images, in inference mode.
+
+    Args:
+        model: a network for inference on `device`, or an exported file.
+        batch: images, or the reasons why they cannot be read.
+        sources: their names.
+        classes: names in the order of the model's outputs.
+        options: how outputs are postprocessed.
+        device: where to compute.
+    """
+    task = get_task(model.config.task)
+    found: dict[int, Prediction] = {}
+    shapes: dict[torch.Size, list[int]] = {}
+    ready: dict[int, PreparedImage] = {}
+    for index, item in enumerate(batch):
+        if isinstance(item, str):
+            found[index] = task.prediction_type(source=sources[index], error=item)
+        else:
+            ready[index] = item
+            shapes.setdefault(item.tensor.shape, []).append(index)
+    for shape, indices in shapes.items():
+        step = task.max_eval_batch_size or len(indices)
+        for first in range(0, len(indices), step):
+            part = indices[first : first + step]
+            images = torch.stack([ready[index].tensor for index in part]).to(device)
+            results: Sequence[Any] = task.postprocess(
+                model,
+                model(images),
+                input_size=(shape[-2], shape[-1]),
+                sizes=[ready[index].size for index in part],
+                options=options,
+            )
+            for index, result in zip(part, results, strict=True):
+                found[index] = task.prediction(sources[index], classes, result, options)
+    return [found[index] for index in range(len(batch))]
