@@ -8,7 +8,7 @@ from mobilevit.tasks.visualize import (
     MAX_SIDE,
     MIN_SIDE,
     DrawnBox,
-    colour_of,
+    class_colour,
     draw_boxes,
     draw_classes,
 )
@@ -59,5 +59,5 @@ def test_small_images_with_boxes_are_enlarged_and_large_ones_reduced():
 
 
 def test_classes_have_colours_that_differ():
-    colours = {colour_of(label) for label in range(80)}
+    colours = {class_colour(label) for label in range(80)}
     assert len(colours) > 70

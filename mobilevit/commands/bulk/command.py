@@ -149,7 +149,9 @@ def predict_in_bulk(
         folder=folder,
         base=os.getcwd(),
         task=config.task,
-        classes=require_classes(config, str(model) if isinstance(model, str | Path) else model.name),
+        classes=require_classes(
+            config, str(model) if isinstance(model, str | Path) else model.name
+        ),
         outputs=outputs,
         batch_size=options.batch_size,
         threads=options.threads or 1,
