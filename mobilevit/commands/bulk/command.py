@@ -85,24 +85,7 @@ class BulkPredictions:
 
 
 def predict_in_bulk(
-<<<<<<< HEAD
-    model: str | Path | Network,
-    photos: Sequence[ImageInput],
-    *,
-    out: str | None,
-    top: int,
-    score: float,
-    postprocessing: Preset,
-    classes: str | Sequence[str] | None,
-    preprocessing: Mapping[str, Any] | None,
-    batch_size: int,
-    part_size: int | None,
-    workers: int | None,
-    threads: int | None,
-    device: str,
-=======
-    model: str | Path | Network, images: Sequence[Photo], options: PredictOptions
->>>>>>> 451ea16 (Predictions and evaluations of all tasks share one collection and one table; predict and evaluate take option classes; the contact sheet is a jinja2 template; answers are predictions)
+    model: str | Path | Network, images: Sequence[ImageInput], options: PredictOptions
 ) -> BulkPredictions:
     """Predict on a Ray cluster and write Parquet files, or continue a run that was stopped.
 

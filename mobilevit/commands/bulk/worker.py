@@ -12,21 +12,10 @@ from typing import Any
 import torch
 
 from mobilevit.commands.bulk.rows import has_rows, need_ray, row, schema, write_rows
-<<<<<<< HEAD
 from mobilevit.data.sources import ImageInputs, MissingImage
-from mobilevit.exports.runtime_model import FileDetector, FileSegmenter, for_inference
-from mobilevit.models.segmentation import Segmenter
-from mobilevit.models.ssdlite import SSDLite
-from mobilevit.tasks.classification.results import Prediction, classified
-from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, Preset
-from mobilevit.tasks.detection.results import DetectionPrediction, detected
-from mobilevit.tasks.segmentation.results import MaskPrediction, masked
-=======
-from mobilevit.data.sources import Images, Nothing
 from mobilevit.exports.runtime_model import for_inference
 from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.predict import predict_batch
->>>>>>> 451ea16 (Predictions and evaluations of all tasks share one collection and one table; predict and evaluate take option classes; the contact sheet is a jinja2 template; answers are predictions)
 from mobilevit.utils.urls import is_url
 
 
