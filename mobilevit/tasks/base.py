@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -32,6 +31,7 @@ from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 
 if TYPE_CHECKING:
     # torchmetrics takes seconds to import, and prediction needs none of it.
+    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
 S = TypeVar("S")
@@ -294,7 +294,14 @@ class Task(ABC, Generic[S, O]):
         """What an evaluation counts."""
 
     @abstractmethod
-    def write_report(
-        self, path: Path, result: Any, history: Any, samples: S, *, config: ModelConfig
-    ) -> None:
-        """Write the report of a run."""
+    def report(
+        self, metrics: Any, train_metrics: Any, samples: S, config: ModelConfig
+    ) -> TaskReport:
+        """What the report of a run tells.
+
+        Args:
+            metrics: of the best weights, on the validation samples.
+            train_metrics: of the same weights, on (a sample of) the training samples.
+            samples: to validate on.
+            config: of the best weights.
+        """

@@ -5,32 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from mobilevit.tasks.report import TRAINING, VALIDATION, Curve
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Readable on white and on black alike.
-TRAINING, VALIDATION = "#d97706", "#3b82f6"
 INK = "#010203"
 """Stands for the page's own text colour, which matplotlib has no name for."""
 MARKED = 40
 """Up to so many points each has a mark; a single one could not be seen without."""
-
-
-class Curve(NamedTuple):
-    """A line of a plot; NaN and infinite values leave gaps."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: str = VALIDATION
-    dashed: bool = False
-    faint: bool = False
-    """Drawn lightly, behind, without a mark."""
 
 
 def svg(
@@ -153,7 +141,7 @@ def strength(share: np.ndarray) -> np.ndarray:
 
 
 def heat_map(confusion: np.ndarray) -> bytes:
-    """Counts `[K, K]` -> a PNG of K x K pixels: right answers in one colour, wrong in another.
+    """Counts `[K, K]` -> a PNG of K x K pixels: one colour for correct predictions, one for wrong.
 
     The weaker a cell, the more of the page shows through.
     """

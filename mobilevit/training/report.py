@@ -1,268 +1,208 @@
-"""`report.html`: how good a trained classifier is, on one page that needs nothing beside it."""
+"""`report.html`: how good a trained model is, on one page that needs no other file."""
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup, escape
+from PIL import Image
 
-from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.preprocessing import frame_image
-from mobilevit.data.samples import Samples
-from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.tasks import report_sections as parts
-from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
-from mobilevit.training.plots import heat_map, shares, strength
-from mobilevit.training.result import TrainingResult
+from mobilevit.models.config import ModelConfig
+from mobilevit.tasks.report import (
+    TRAINING,
+    VALIDATION,
+    Bar,
+    ConfusionMatrix,
+    Curve,
+    Name,
+    Plot,
+    Table,
+    TaskReport,
+    Tile,
+    percent,
+)
+from mobilevit.training.plots import heat_map, shares, strength, svg
+from mobilevit.utils.files import write_file
 
 if TYPE_CHECKING:
     # Lightning, which callbacks are made of, takes seconds to import.
     from mobilevit.training.callbacks import History
 
-COUNTED, NAMED = 20, 60
-"""Up to so many classes the confusion matrix has counts in its cells; names at its sides."""
-FREQUENT = 30
-"""How many pairs of confused classes are listed where the matrix has no counts."""
-THUMBNAIL = 192
-"""Long side in pixels."""
-GAP = 5.0
-"""From so many points on, the gap is said to be one."""
+MATRIX_CLASSES = 60
+"""For more classes the confusion matrix is a heat map without names."""
 
 
-def write_report(
-    path: Path,
-    result: TrainingResult,
-    history: History,
-    samples: Samples,
-    *,
-    config: ModelConfig,
-) -> None:
+def write_report(path: Path, report: TaskReport, history: History, *, config: ModelConfig) -> None:
     """Write the report of a training run as one HTML file, in one step.
 
-    The same run gives the same file, byte by byte. Mistakes whose image cannot be read any
-    more are shown without it.
+    The same run gives the same file, byte by byte.
 
     Args:
         path: the file to write; an old one is replaced.
-        result: how good the best weights are.
+        report: what the task tells of the best weights.
         history: the figures of epochs and steps; it may be empty.
-        samples: the validation images, to which the mistakes' indices refer.
-        config: of the best weights: their name, source and preprocessing.
+        config: of the best weights: their name, source and best epoch.
 
     Raises:
         OSError: the file cannot be written.
-        IndexError: a mistake is of none of the samples.
     """
-    metrics, best = result.metrics, config.metrics.get("epoch")
-    about = (
-        "Top-1 by epoch. Training is measured while the network learns, on augmented images, "
-        "and may therefore lie below validation."
+    best = config.metrics.get("epoch")
+    environment = Environment(loader=PackageLoader("mobilevit.training"), autoescape=True)
+    environment.filters |= {
+        "heat_map": lambda counts: _data_uri(heat_map(counts), "png"),
+        "is_name": lambda value: isinstance(value, Name),
+        "jpeg": _jpeg,
+        "matrix_cells": _matrix_cells,
+        "percentage": lambda share: f"{0.0 if math.isnan(share) else 100 * share:.1f}",
+        "svg": _inline_svg,
+    }
+    page = environment.get_template("report.html.jinja").render(
+        config=config,
+        report=report,
+        tiles=[*report.tiles, *_throughput(history, best)],
+        training=_training(history, best, report),
     )
-    body = (
-        _headline(result, history, config),
-        parts.training_section(history, best, figures={"top1": "top-1"}, about=about),
-        _confusion(metrics),
-        _classes(metrics),
-        _mistakes(metrics, samples, config.preprocessing),
-    )
-    parts.write_page(path, title=config.model, body=body)
+    # File names need not be valid text: what is not is written as escapes of its bytes.
+    write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
-def _headline(result: TrainingResult, history: History, config: ModelConfig) -> str:
-    """What the model is, how good it is, and what training it took."""
-    metrics, side = result.metrics, config.preprocessing.crop
-    low, high = _interval(metrics.top1, metrics.images)
-    often = int(metrics.confusion.sum(1).max()) / metrics.images
-    tiles = [
-        (
-            "Top-1",
-            parts.percent(metrics.top1),
-            f"of the validation images are named right. So many images tell it to within "
-            f"{parts.percent(low)} to {parts.percent(high)}; naming the most frequent class every "
-            f"time would give {parts.percent(often)}.",
-        )
+def _throughput(history: History, best: float | None) -> list[Tile]:
+    """How long training took, and what limited it."""
+    if not history.epochs:
+        return []
+    from mobilevit.training.progress import LOADER_IS_BRAKE
+
+    rate = median(row["images_per_second"] for row in history.epochs)
+    waiting = median(row["loader_share"] for row in history.epochs)
+    bottleneck = (
+        "The loader is the bottleneck: more loader workers or smaller files would speed it up."
+        if waiting > LOADER_IS_BRAKE
+        else "The network is the bottleneck, not the loader."
+    )
+    saved = "" if best is None else f"The weights of epoch {best:.0f} were the best and are saved."
+    return [
+        Tile("Epochs", str(len(history.epochs)), saved),
+        Tile("Throughput", f"{rate:,.0f} images/s", "in training, in the median epoch."),
+        Tile("Waiting for the loader", f"{waiting:.0%}", f"of the training time. {bottleneck}"),
     ]
-    if len(metrics.classes) > 5:
-        about = "have the right name among the five likeliest."
-        tiles.append(("Top-5", parts.percent(metrics.top5), about))
-    tiles += [
-        (
-            "Calibration error",
-            parts.number(metrics.calibration_error),
-            f"The probability that the model states is off by "
-            f"{parts.number(100 * metrics.calibration_error, 1)} points on average.",
+
+
+def _training(history: History, best: float | None, report: TaskReport) -> list[Plot | Table]:
+    """Loss, figures and learning rate, and the sizes of the images."""
+    epochs, steps = history.epochs, history.steps
+    if not epochs and not steps:
+        return []
+    numbers = [row["epoch"] for row in epochs]
+    first = next(iter(report.figures.values()))
+    sides = (("train", "training", TRAINING, True), ("val", "validation", VALIDATION, False))
+
+    def curve(key: str, side: tuple[str, str, str, bool], label: str = "") -> Curve:
+        prefix, name, colour, dashed = side
+        values = [row[f"{prefix}_{key}"] for row in epochs]
+        return Curve(f"{name}{label}", numbers, values, colour, dashed=dashed)
+
+    losses = [curve("loss", side) for side in sides] if epochs else []
+    if epochs:
+        ends = [0.0, *(row["step"] for row in epochs)]
+        at = np.interp([row["step"] for row in steps], ends, [0.0, *numbers]).tolist()
+        losses.insert(0, Curve("step", at, [row["loss"] for row in steps], TRAINING, faint=True))
+    selected = "" if best is None else " The dotted line is the best epoch."
+    return [
+        Plot(
+            curves=losses,
+            x="epoch",
+            y="loss",
+            name="loss",
+            mark=best,
+            alt="Loss of training and validation by epoch",
+            caption=f"Loss by epoch; the light line is that of single steps.{selected}",
         ),
-        (
-            "Validation images",
-            f"{metrics.images:,}",
-            f"in {len(metrics.classes)} classes, seen at {side} × {side} pixels. They chose the "
-            "best epoch too, so expect slightly less on others.",
+        Plot(
+            curves=[
+                curve(key, side, "" if label == first else f" {label}")
+                for key, label in report.figures.items()
+                for side in sides
+                if epochs and f"{side[0]}_{key}" in epochs[0]
+            ],
+            x="epoch",
+            y=first,
+            name=next(iter(report.figures)),
+            percent=True,
+            mark=best,
+            alt=f"{first[0].upper()}{first[1:]} of training and validation by epoch",
+            caption=report.about_figures,
         ),
-        (
-            "Training images",
-            parts.percent(result.train_metrics.top1),
-            "top-1 of the same weights on (a sample of) the images they learned from, prepared "
-            "in the same way.",
+        Plot(
+            curves=[Curve("rate", [row["step"] for row in steps], [row["lr"] for row in steps])],
+            x="step",
+            y="learning rate",
+            name="rate",
+            alt="Learning rate by step",
+            caption="Learning rate by step.",
         ),
-        ("Gap", f"{_gap(result):+.1f} points", "training minus validation: " + _meaning(result)),
-        *parts.pace(history, config.metrics.get("epoch")),
+        _sizes(history.seen),
     ]
-    return parts.headline(config.model, config.source, tiles)
 
 
-def _gap(result: TrainingResult) -> float:
-    """Training top-1 minus validation top-1 under the same preprocessing, in points."""
-    return 100 * (result.train_metrics.top1 - result.metrics.top1)
-
-
-def _meaning(result: TrainingResult) -> str:
-    """What the gap says, in a sentence."""
-    gap, metrics = _gap(result), result.metrics
-    low, high = _interval(metrics.top1, metrics.images)
-    if low <= result.train_metrics.top1 <= high:
-        return "no more than chance would make of so many images: no sign of learning by heart."
-    if gap < 0:
-        return (
-            "it does better on images it has not learned from; the validation images may be "
-            "easier ones, or copies of training images."
-        )
-    if gap < GAP:
-        return "small: what the model has learned holds for new images too."
-    return (
-        "the model knows the images it learned from better than new ones. More images, "
-        "stronger augmentation or fewer epochs make the gap smaller."
-    )
-
-
-def _interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share of `count` images."""
-    z = 1.96
-    centre = share + z * z / (2 * count)
-    margin = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
-
-
-def _confusion(metrics: ClassificationMetrics) -> str:
-    """What is taken for what."""
-    counts = metrics.confusion.numpy()
-    about = (
-        "Rows: what an image is; columns: what the model says. Blue is right, orange wrong; the "
-        "stronger, the larger the share of its row (as its root, so that rare ones show)."
-    )
-    if len(counts) <= NAMED:
-        matrix = _matrix(metrics.classes, counts)
-    else:
-        matrix = (
-            f'<img class="heat" src="{parts.data_uri(heat_map(counts), "png")}" '
-            f'alt="Heat map of the confusion matrix of {len(counts)} classes">'
-        )
-    pieces = [f"<p>{about}</p>", matrix]
-    if len(counts) > COUNTED:
-        pieces.append(_frequent(metrics.classes, counts))
-    return parts.section("Confusion matrix", "".join(pieces))
-
-
-def _matrix(classes: Sequence[str], counts: np.ndarray) -> str:
-    """The confusion matrix as a table with coloured cells."""
-    share = shares(counts)
-    strong = strength(share)
-    rows = []
-    for row, label in enumerate(classes):
-        cells = [f'<th scope="row">{parts.name(label)}</th>']
-        for column, answer in enumerate(classes):
-            if not (count := int(counts[row, column])):
-                cells.append("<td></td>")
-                continue
-            kind = "hit" if row == column else "miss"
-            title = f"{label} → {answer}: {count} ({parts.percent(share[row, column])})"
-            cells.append(
-                f'<td class="{kind}" style="--a:{strong[row, column]:.2f}" '
-                f'title="{escape(title)}"><span>{count}</span></td>'
+def _sizes(seen: Mapping[tuple[int, int], tuple[int, int]]) -> Table:
+    """The number of batches and images of each size."""
+    total = max(sum(images for _, images in seen.values()), 1)
+    return Table(
+        title="Training sizes",
+        columns=("Height × width", "Batches", "Images"),
+        rows=[
+            (f"{height} × {width}", f"{batches:,}", Bar(f"{images:,}", images / total))
+            for (height, width), (batches, images) in sorted(
+                seen.items(), key=lambda entry: (entry[0][0] * entry[0][1], entry[0])
             )
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    head = "".join(f'<th scope="col"><span>{parts.name(answer)}</span></th>' for answer in classes)
-    kind = "matrix" if len(classes) <= COUNTED else "matrix small"
-    return parts.scroll(
-        "Confusion matrix",
-        f'<table class="{kind}"><thead><tr><td></td>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>",
+        ],
+        caption="Image sizes in training.",
     )
 
 
-def _frequent(classes: Sequence[str], counts: np.ndarray) -> str:
-    """The pairs that are confused most often, as a table."""
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:FREQUENT]
-    pairs = [divmod(int(place), len(classes)) for place in order]
-    share = shares(counts)
-    rows = [
-        (
-            f'<th scope="row">{parts.name(classes[label])}</th>',
-            f"<td>{parts.name(classes[answer])}</td>",
-            f"<td>{wrong[label, answer]:,}</td>",
-            parts.bar(parts.percent(share[label, answer]), share[label, answer]),
-        )
-        for label, answer in pairs
-        if wrong[label, answer]
+def _matrix_cells(matrix: ConfusionMatrix) -> list[list[dict[str, Any] | None]] | None:
+    """The cells of a confusion matrix, None where they are 0; None for many classes."""
+    if len(matrix.classes) > MATRIX_CLASSES:
+        return None
+    share = shares(matrix.counts)
+    strong = strength(share)
+    return [
+        [
+            {
+                "count": count,
+                "strength": f"{strong[row, column]:.2f}",
+                "style": "hit" if row == column else "miss",
+                "title": f"{label} → {predicted}: {count} ({percent(share[row, column])})",
+            }
+            if (count := int(matrix.counts[row, column]))
+            else None
+            for column, predicted in enumerate(matrix.classes)
+        ]
+        for row, label in enumerate(matrix.classes)
     ]
-    if not rows:
-        return "<p>Nothing is confused.</p>"
-    head = ("Label", "Answer", "Images", "Share of the label")
-    return "<h3>Most frequent confusions</h3>" + parts.table("Most frequent confusions", head, rows)
 
 
-def _classes(metrics: ClassificationMetrics) -> str:
-    """How good each class is, the worst first; those without images last."""
-    ranked = sorted(metrics.per_class(), key=lambda row: (math.isnan(row[3]), row[3]))
-    rows = (
-        (
-            f'<th scope="row">{parts.name(name)}</th>',
-            f"<td>{count:,}</td>",
-            *(parts.bar(parts.percent(share), share) for share in (recall, precision, f1)),
-        )
-        for name, count, _, recall, precision, f1 in ranked
+def _inline_svg(plot: Plot) -> Markup:
+    image = svg(
+        plot.curves, x=plot.x, y=plot.y, name=plot.name, percent=plot.percent, mark=plot.mark
     )
-    about = (
-        "<p>Recall: of the images of a class, the share that is named right. Precision: of those "
-        "that are given its name, the share that is right. F1 joins the two.</p>"
-    )
-    head = ("Class", "Images", "Recall", "Precision", "F1")
-    return parts.section("Classes", about + parts.table("Classes, worst recall first", head, rows))
+    label = f'<svg role="img" aria-label="{escape(plot.alt)}"'
+    return Markup(image.replace("<svg", label, 1))  # matplotlib has escaped its texts
 
 
-def _mistakes(metrics: ClassificationMetrics, samples: Samples, seen: Preprocessing) -> str:
-    """The worst mistakes as images."""
-    wrong = metrics.images - int(metrics.confusion.diag().sum())
-    if not metrics.mistakes:
-        return parts.section("Worst mistakes", "<p>There are none.</p>")
-    about = (
-        f"<p>{len(metrics.mistakes)} of {wrong:,}, worst first, as the network saw them. A label "
-        "that is wrong itself shows up here too.</p>"
-    )
-    cards = "".join(_mistake(mistake, metrics, samples, seen) for mistake in metrics.mistakes)
-    return parts.section("Worst mistakes", f'{about}<ol class="mistakes">{cards}</ol>')
+def _jpeg(image: Image.Image) -> str:
+    file = BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return _data_uri(file.getvalue(), "jpeg")
 
 
-def _mistake(
-    mistake: Mistake, metrics: ClassificationMetrics, samples: Samples, seen: Preprocessing
-) -> str:
-    """One image, what it is and what it was taken for."""
-    label, answer = metrics.classes[mistake.label], metrics.classes[mistake.predicted]
-    try:
-        image = frame_image(open_image(samples.source(mistake.sample)), seen)
-    except ImageError as error:
-        img = f"<p>The image cannot be read any more: {parts.name(error.reason)}</p>"
-    else:
-        img = parts.image_tag(image, f"{label}, taken for {answer}", longest=THUMBNAIL)
-    return (
-        f"<li>{img}<p>is <b>{parts.name(label)}</b></p>"
-        f"<p>taken for <b>{parts.name(answer)}</b>, {parts.percent(mistake.probability)}</p>"
-        f"<p>loss {parts.number(mistake.loss, 2)}</p>"
-        f"<p><small>{parts.name(samples.name(mistake.sample))}</small></p></li>"
-    )
+def _data_uri(content: bytes, format: str) -> str:
+    return f"data:image/{format};base64,{base64.b64encode(content).decode()}"

@@ -37,6 +37,7 @@ from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import NetworkOptions, OptimOptions, SamplerOptions
 from mobilevit.training.prepare import plan
+from mobilevit.training.report import write_report
 from mobilevit.training.result import TrainingResult
 from mobilevit.training.resume import (
     claim,
@@ -347,7 +348,8 @@ def train(
             for samples, batches in (val, evaluated(part))
         )
         result = TrainingResult(folder=run, metrics=metrics, train_metrics=train_metrics)
-        the_task.write_report(run / "report.html", result, history, splits.val, config=best.config)
+        report = the_task.report(metrics, train_metrics, splits.val, best.config)
+        write_report(run / "report.html", report, history, config=best.config)
         return result
 
 

@@ -13,10 +13,11 @@ from PIL import Image
 from mobilevit.data.formats.folders import scan
 from mobilevit.data.samples import FolderSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.tasks import get_task
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
-from mobilevit.training.plots import Curve, svg
+from mobilevit.tasks.report import Curve
+from mobilevit.training.plots import svg
 from mobilevit.training.report import write_report
-from mobilevit.training.result import TrainingResult
 
 pytestmark = pytest.mark.slow
 
@@ -82,11 +83,10 @@ def report(tmp_path, samples, classes, *, mistakes=2, train_top1=0.99, **figures
         metrics={"epoch": 2},
     )
     val = metrics(classes, mistakes)
-    result = TrainingResult(
-        folder=tmp_path, metrics=val, train_metrics=replace(val, top1=train_top1)
-    )
+    task = get_task("classification")
+    told = task.report(val, replace(val, top1=train_top1), samples, config)
     path = tmp_path / "report.html"
-    write_report(path, result, figures_of_run, samples, config=config)
+    write_report(path, told, figures_of_run, config=config)
     return path.read_text(encoding="utf-8")
 
 
@@ -152,7 +152,7 @@ def test_the_figures_are_in_it(tmp_path, samples):
     text = report(tmp_path, samples, ["ant", "bee", "cat"])
     for figure in ("88.9%", "0.042", "99.0%", "+10.1 points", "87 images/s", "43%"):
         assert figure in text, figure
-    assert "The loader is the brake" in text
+    assert "The loader is the bottleneck" in text
     assert "128 × 128" in text and "96 × 128" in text
     assert text.count("<svg") == 3
     assert text.index("80.0%") < text.index("100.0%", text.index("<h2>Classes"))
@@ -162,8 +162,8 @@ def test_mistakes_are_shown_as_images_even_if_one_is_gone(tmp_path, samples):
     samples.split.paths[1].unlink()
     text = report(tmp_path, samples, ["ant", "bee", "cat"])
     assert text.count("data:image/jpeg;base64,") == 1
-    assert "cannot be read any more" in text
-    assert "taken for" in text and "87.0%" in text
+    assert "can no longer be read" in text
+    assert "predicted as" in text and "87.0%" in text
 
 
 def test_a_file_name_need_not_be_text(tmp_path, samples):
@@ -201,9 +201,9 @@ def test_the_same_run_gives_the_same_file(tmp_path, samples):
 @pytest.mark.parametrize(
     ("train_top1", "meaning"),
     [
-        (0.9999, "small: what the model has learned holds"),
-        (0.9975, "no more than chance"),
-        (0.5, "better on images it has not learned from"),
+        (0.9999, "small: the model generalizes"),
+        (0.9975, "no sign of overfitting"),
+        (0.5, "better on images it was not trained on"),
     ],
 )
 def test_the_gap_is_explained(tmp_path, samples, train_top1, meaning):

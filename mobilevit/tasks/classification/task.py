@@ -33,6 +33,7 @@ from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
 from mobilevit.tasks.visualize import class_colour
 
 if TYPE_CHECKING:
+    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
 log = logging.getLogger(__name__)
@@ -206,19 +207,13 @@ class Classification(Task[Samples, ClassificationOptions]):
 
         return ClassificationMetric(samples.classes, device)
 
-    def write_report(
-        self,
-        path: Path,
-        result: Any,
-        history: Any,
-        samples: Samples,
-        *,
-        config: ModelConfig,
-    ) -> None:
-        """Write the report of a run."""
-        from mobilevit.training.report import write_report
+    def report(
+        self, metrics: Any, train_metrics: Any, samples: Samples, config: ModelConfig
+    ) -> TaskReport:
+        """What the report of a run tells."""
+        from mobilevit.tasks.classification.report import make_report
 
-        write_report(path, result, history, samples, config=config)
+        return make_report(metrics, train_metrics, samples, config)
 
 
 TASK = Classification()

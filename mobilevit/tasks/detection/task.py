@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +36,7 @@ from mobilevit.tasks.detection.transforms import BoxTransform, DetectionEvaluati
 from mobilevit.tasks.visualize import class_colour
 
 if TYPE_CHECKING:
+    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
 
@@ -206,19 +206,13 @@ class Detection(Task[BoxSamples, DetectionOptions]):
 
         return DetectionMetric(samples)
 
-    def write_report(
-        self,
-        path: Path,
-        result: Any,
-        history: Any,
-        samples: BoxSamples,
-        *,
-        config: ModelConfig,
-    ) -> None:
-        """Write the report of a run."""
-        from mobilevit.tasks.detection.report import write_detection_report
+    def report(
+        self, metrics: Any, train_metrics: Any, samples: BoxSamples, config: ModelConfig
+    ) -> TaskReport:
+        """What the report of a run tells."""
+        from mobilevit.tasks.detection.report import make_report
 
-        write_detection_report(path, result, history, samples, config=config)
+        return make_report(metrics, train_metrics, samples, config)
 
 
 TASK = Detection()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +36,7 @@ from mobilevit.tasks.segmentation.transforms import (
 )
 
 if TYPE_CHECKING:
+    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
 
@@ -181,19 +181,13 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
 
         return SegmentationMetric(samples, device, boundary=options.boundary)
 
-    def write_report(
-        self,
-        path: Path,
-        result: Any,
-        history: Any,
-        samples: MaskSamples,
-        *,
-        config: ModelConfig,
-    ) -> None:
-        """Write the report of a run."""
-        from mobilevit.tasks.segmentation.report import write_segmentation_report
+    def report(
+        self, metrics: Any, train_metrics: Any, samples: MaskSamples, config: ModelConfig
+    ) -> TaskReport:
+        """What the report of a run tells."""
+        from mobilevit.tasks.segmentation.report import make_report
 
-        write_segmentation_report(path, result, history, samples, config=config)
+        return make_report(metrics, train_metrics, samples, config)
 
 
 TASK = Segmentation()

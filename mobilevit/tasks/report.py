@@ -1,0 +1,200 @@
+"""The report of a training run as data: what a task tells, and `mobilevit.training.report` renders.
+
+Texts are plain; names of classes and files go into `Name`s, which are shown in their own reading
+direction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+# Readable on white and on black.
+TRAINING, VALIDATION = "#d97706", "#3b82f6"
+FREQUENT = 30
+"""Pairs of confused classes that are listed."""
+
+
+class Name(str):
+    """The name of a class or a file."""
+
+
+class Tile(NamedTuple):
+    """A figure at the top of the page."""
+
+    name: str
+    value: str
+    text: str
+
+
+class Bar(NamedTuple):
+    """A cell with a bar as long as a share, in [0, 1]."""
+
+    text: str
+    share: float
+
+
+class Curve(NamedTuple):
+    """A line of a plot; NaN and infinite values leave gaps."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str = VALIDATION
+    dashed: bool = False
+    faint: bool = False
+    """Drawn lightly, behind, without a mark."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Curves."""
+
+    block: ClassVar = "plot"
+    curves: Sequence[Curve]
+    x: str
+    """What the horizontal axis shows."""
+    y: str
+    name: str
+    """One word that no other plot of the page has."""
+    alt: str
+    caption: str
+    percent: bool = False
+    """Whether values are shares, to be shown in per cent."""
+    mark: float | None = None
+    """Where a vertical line is drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of cells, the first of which is the row's header."""
+
+    block: ClassVar = "table"
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Name | Bar]]
+    heading: bool = False
+    """Whether the title stands above the table."""
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfusionMatrix:
+    """Counts `[K, K]`: row the label, column the prediction."""
+
+    block: ClassVar = "matrix"
+    classes: Sequence[str]
+    counts: np.ndarray
+
+
+class Line(NamedTuple):
+    """A line below an image: text, a name, more text."""
+
+    text: str
+    name: str = ""
+    rest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A sample: images with their descriptions, or why there are none, and lines below."""
+
+    images: Sequence[tuple[Image.Image, str]] = ()
+    error: str = ""
+    lines: Sequence[Line]
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Samples."""
+
+    block: ClassVar = "gallery"
+    cards: Sequence[Card]
+    wide: bool = False
+
+
+Block: TypeAlias = str | Plot | Table | ConfusionMatrix | Gallery
+"""Part of a section; a string is a paragraph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page under a title."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskReport:
+    """What a task tells of a run."""
+
+    tiles: Sequence[Tile]
+    figures: Mapping[str, str]
+    """Figures of epochs to plot, without `train_` and `val_` -> their names; the first gives the
+    plot its name."""
+    about_figures: str
+    sections: Sequence[Section]
+
+
+def percent(share: float) -> str:
+    """A share in per cent; a dash for NaN."""
+    return "–" if math.isnan(share) else f"{share:.1%}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number; a dash for NaN and infinity."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def percent_bar(share: float) -> Bar:
+    """A share in per cent, with its bar."""
+    return Bar(percent(share), share)
+
+
+def number_bar(value: float) -> Bar:
+    """A number in [0, 1], with its bar."""
+    return Bar(number(value), value)
+
+
+def timing_tile(network_ms: float, postprocess_ms: float, postprocessing: str) -> Tile:
+    """How long an image takes."""
+    digits = 0 if network_ms + postprocess_ms >= 10 else 1
+    return Tile(
+        "Time per image",
+        f"{network_ms + postprocess_ms:.{digits}f} ms",
+        f"{network_ms:.{digits}f} ms network, {postprocess_ms:.{digits}f} ms {postprocessing}, in "
+        "batches, on the machine that trained.",
+    )
+
+
+def frequent_confusions(classes: Sequence[str], confusion: Tensor, unit: str) -> Table | str:
+    """The pairs of classes that are confused most often.
+
+    Args:
+        classes: names.
+        confusion: counts `[K, K]`, row the label, column the prediction.
+        unit: what is counted, such as images.
+    """
+    wrong = confusion.clone().fill_diagonal_(0)
+    totals = confusion.sum(1).clamp(min=1)
+    order = wrong.flatten().argsort(descending=True, stable=True)[:FREQUENT].tolist()
+    rows = []
+    for place in order:
+        label, predicted = divmod(place, len(classes))
+        if count := int(wrong[label, predicted]):
+            share = count / int(totals[label])
+            rows.append(
+                (Name(classes[label]), Name(classes[predicted]), f"{count:,}", percent_bar(share))
+            )
+    if not rows:
+        return "Nothing is confused."
+    columns = ("Label", "Predicted as", unit, "Share of the label")
+    return Table(title="Most frequent confusions", columns=columns, rows=rows, heading=True)
