@@ -1,13 +1,14 @@
-"""The command `mobilevit models`: what each network costs, known before it runs; whose weights.
+"""The command `mobilevit models`: what networks cost, and the published weights.
 
-Networks are built on torch's meta device, where a tensor has a shape and no data, so that even the
-largest at 1024 px takes a moment and next to no memory.
+Networks are built on torch's meta device, where a tensor has a shape but no data, so that even the
+largest at 1024 px takes a moment and hardly any memory.
 """
 
 from __future__ import annotations
 
 import copy
 import textwrap
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED, Published
-from mobilevit.commands.memory import HEAD, STAGES, peak_activations
-from mobilevit.models.mobilevit import Backbone, MobileViTBlock, MobileViTv2Block, round_up
-from mobilevit.models.registry import VARIANTS, architecture, build, list_models
+from mobilevit.models.fuse import fuse
+from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block, round_up
+from mobilevit.models.registry import VARIANTS, Network, architecture, build, list_models
 from mobilevit.utils.tables import markdown
 
 MACS = (
@@ -29,24 +32,28 @@ MACS = (
     "products (v1: queries by keys, weights by values; v2: scores by keys). Not counted: biases, "
     "norms, activations, softmax, other elementwise products, resizing, pooling."
 )
-"""What a multiply-accumulate is: the one definition behind every such number."""
-
+"""The definition of multiply-accumulates wherever they are reported."""
 PEAK = (
     "Peak: bytes of all float32 tensors alive at once while PyTorch runs one image, the image "
-    "included, in the form for inference (batch norm folded into convolutions, activations in "
-    "place). Not counted: weights, and work space inside an operator. 1 MB = 10^6 bytes. v1's "
-    "attention is one operator; a runtime that splits it holds 4 x heads x P x N^2 bytes or more."
+    "included, with batch norms folded into convolutions and activations in place. Not counted: "
+    "weights, and work space inside an operator. 1 MB = 10^6 bytes. v1's attention is one "
+    "operator; a runtime that splits it holds 4 x heads x P x N^2 bytes or more."
 )
-"""What peak activation memory is: the one definition behind every such number."""
-
-KINDS = {
+"""The definition of peak activation memory."""
+PRODUCTS = {
     torch.ops.aten.convolution: "convolution",
     torch.ops.aten.mm: "linear",
     torch.ops.aten.addmm: "linear",
     torch.ops.aten.bmm: "attention",
 }
-"""Operators that count -> the kind of product that they are in these networks."""
-
+"""Operator -> the field of `Cost` that its products count for in these networks."""
+STAGES = {
+    "stem, stage1": ("backbone.stem", "backbone.stage1"),
+    **{f"stage{number}": (f"backbone.stage{number}",) for number in (2, 3, 4, 5)},
+}
+"""Rows of a summary -> the modules that each covers, in the order they run."""
+HEAD = "head"
+"""The last row: all that follows the backbone."""
 FIGURES = ("parameters", "conv", "linear", "attention", "MACs", "peak")
 """Heads of the columns that `Cost.figures` fills."""
 
@@ -57,11 +64,11 @@ class Cost:
 
     parameters: int
     convolution: int
-    """Multiply-accumulates in convolutions, as `MACS` defines them; so the next two."""
+    """Multiply-accumulates in convolutions, see `MACS`."""
     linear: int
     attention: int
     peak_bytes: int
-    """Most bytes alive at once while this runs; `PEAK` is the definition."""
+    """Most bytes alive at once while this runs, see `PEAK`."""
 
     @property
     def macs(self) -> int:
@@ -73,24 +80,36 @@ class Cost:
         counts = (self.convolution, self.linear, self.attention, self.macs, self.peak_bytes)
         return f"{self.parameters:,}", *map(_millions, counts)
 
+    @classmethod
+    def total(cls, costs: Iterable[Cost]) -> Cost:
+        """The sums of several costs, and the largest of their peaks."""
+        costs = list(costs)
+        return cls(
+            parameters=sum(cost.parameters for cost in costs),
+            convolution=sum(cost.convolution for cost in costs),
+            linear=sum(cost.linear for cost in costs),
+            attention=sum(cost.attention for cost in costs),
+            peak_bytes=max(cost.peak_bytes for cost in costs),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """What the transformer of one MobileViT block works on, in the paper's letters."""
+    """What the transformer of a MobileViT block works on, in the papers' letters."""
 
     layers: int
     """L."""
     pixels: int
-    """P, pixels of a patch; attention runs among the patches, for each of these apart."""
+    """P, pixels of a patch; attention is among the patches, for each of these pixels separately."""
     patches: int
-    """N = HW / P, once the map's sides are rounded up to whole patches."""
+    """N = HW / P, with the map's sides rounded up to full patches."""
     dim: int
     """d, channels of a token."""
     separable: bool
     """v2: each token meets one vector that sums up all N. In v1 each meets all N."""
 
     def __str__(self) -> str:
-        """How many attention products these need: a formula with its numbers."""
+        """The number of attention products as a formula."""
         pairs = f"{self.patches}" if self.separable else f"2 x {self.patches}^2"
         return f"{self.layers} x {pairs} x {self.pixels} x {self.dim}"
 
@@ -101,11 +120,11 @@ class Stage:
 
     name: str
     shape: tuple[int, ...]
-    """Channels, height and width of the map that it gives; of the head, its logits' shape."""
+    """Channels, height and width of its output; of the head, the shape of its logits."""
     stride: int | None
-    """How many image pixels a map pixel stands for along a side; None for the head."""
+    """Image pixels for each pixel of the output along a side; None for the head."""
     tokens: Tokens | None
-    """None where there is no MobileViT block."""
+    """None without a MobileViT block."""
     cost: Cost
 
 
@@ -122,8 +141,8 @@ class ModelSummary:
 
     @property
     def cost(self) -> Cost:
-        """The whole network's."""
-        return _total(self.stages)
+        """The cost of the network."""
+        return Cost.total(stage.cost for stage in self.stages)
 
     def __str__(self) -> str:
         """Stages and total, the definitions, and how attention grows with the image."""
@@ -140,14 +159,15 @@ class ModelSummary:
             shape = " x ".join(map(str, stage.shape))
             rows.append((stage.name, shape, f"{stage.stride or ''}", tokens, *stage.cost.figures()))
         rows.append(("total", "", "", "", *self.cost.figures()))
-        here, there = (cost.macs - cost.attention for cost in (self.cost, _total(self.doubled)))
+        double_cost = Cost.total(stage.cost for stage in self.doubled)
+        here, there = (cost.macs - cost.attention for cost in (self.cost, double_cost))
         growth.append(("all else", _millions(here), _millions(there), f"x {there / here:.1f}"))
         law = (
             "L x 2 N^2 x P x d, or O(N^2 P d): with the square of the image's area"
             if architecture(self.name).block is MobileViTBlock
             else "L x N x P x d, or O(N P d): with the image's area, like all else"
         )
-        return _text(
+        return _join(
             f"{self.name} at {self.size} x {self.size} px; MACs in millions, peak in MB",
             markdown(("", "C x H x W", "stride", "P x N", *FIGURES), rows),
             MACS,
@@ -165,13 +185,13 @@ class ModelTable:
     size: int
     """Image height and width in pixels."""
     costs: dict[str, Cost]
-    """Variant -> what it costs."""
+    """By variant."""
 
     def __str__(self) -> str:
         """One row for each variant, and the definitions."""
         rows = [(name, *cost.figures()) for name, cost in self.costs.items()]
         title = f"All variants at {self.size} x {self.size} px; MACs in millions, peak in MB"
-        return _text(title, markdown(("model", *FIGURES), rows), MACS, PEAK)
+        return _join(title, markdown(("model", *FIGURES), rows), MACS, PEAK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +218,12 @@ class PublishedTable:
         ]
         heads = ("name", "task", "trained on", "as published, %", "px", "M parameters", "loads")
         licences = " or ".join(sorted({entry.licence for entry in self.entries}))
-        return _text(
+        return _join(
             "Weights that the authors of MobileViT published, with their own figures",
             markdown((*heads, "source"), rows, left=(0, 1, 2, len(heads))),
-            f"Sources lie under {BASE}, or where the environment variable {MIRROR} says.",
-            f"Licence: {licences}; it holds for these weights and what descends from them.",
-            "A name that loads can stand wherever a model or weights are asked for.",
+            f"Sources are relative to {BASE}, or to the environment variable {MIRROR}.",
+            f"Licence: {licences}; it applies to these weights and to what is derived from them.",
+            "A name that loads is accepted wherever a command takes a model or weights.",
         )
 
 
@@ -212,17 +232,20 @@ def describe(
     pretrained: bool = False,
     model: str | None = None,
     size: int = 256,
-    patch_sizes: tuple[int, int, int] | None = None,
+    patch_sizes: tuple[int, int, int] = (2, 2, 2),
     output_stride: int | None = None,
     num_classes: int | None = None,
 ) -> ModelTable | ModelSummary | PublishedTable:
-    """Say what networks cost: parameters, multiply-accumulates, peak activation memory.
+    """Report what networks cost: parameters, multiply-accumulates, peak activation memory.
+
+    >>> describe(model="mobilevit_xxs").cost.macs
+    407364096
 
     Args:
         pretrained: list the published checkpoints instead; with `model`, those of this name.
         model: a model name, to see its stages; without it, a table of all variants' classifiers.
         size: image height and width in pixels, at least 32.
-        patch_sizes: patch side in the last three stages; without it, (2, 2, 2).
+        patch_sizes: patch side in the last three stages.
         output_stride: 8, 16 or 32, the coarsest stride; by default 16 in segmentation, else 32.
         num_classes: by default ImageNet's 1000, COCO's 80 or VOC's 21.
 
@@ -236,56 +259,21 @@ def describe(
         return PublishedTable(entries=entries)
     if size < 32:
         raise ValueError(f"size must be at least 32 (pixels of an image's side), not {size}")
-    measure = partial(
-        _measure,
-        num_classes=num_classes,
-        patch_sizes=(2, 2, 2) if patch_sizes is None else patch_sizes,
-        output_stride=output_stride,
-    )
+
+    def measure(name: str, size: int) -> tuple[Stage, ...]:
+        return _measure_stages(
+            name,
+            size,
+            num_classes=num_classes,
+            patch_sizes=patch_sizes,
+            output_stride=output_stride,
+        )
+
     if model is None:
-        costs = {name: _total(measure(name, size)) for name in VARIANTS}
+        costs = {name: Cost.total(stage.cost for stage in measure(name, size)) for name in VARIANTS}
         return ModelTable(size=size, costs=costs)
     stages, doubled = measure(model, size), measure(model, 2 * size)
     return ModelSummary(name=model, size=size, stages=stages, doubled=doubled)
-
-
-def _measure(name: str, size: int, *, num_classes: int | None, **options: Any) -> tuple[Stage, ...]:
-    """All stages of one network, with `build`'s options, at one image size."""
-    with torch.device("meta"):
-        network = build(name, num_classes=num_classes, **options).eval()
-        backbone = build(name, features_only=True, **options).eval()
-        images = torch.empty(1, 3, size, size)
-    assert isinstance(backbone, Backbone)
-    assert not isinstance(network, Backbone)
-    # Not in inference mode, where attention would reach the counter as one unknown operator.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        said = network(images)
-    flops, peaks = counter.get_flop_counts(), peak_activations(network, images)
-    with torch.no_grad():
-        shapes = [tuple(x.shape[1:]) for x in backbone(images)]
-
-    stages: list[Stage] = []
-    kind = type(network).__name__
-    for (stage, paths), shape, info in zip(
-        STAGES.items(), shapes, backbone.feature_info, strict=True
-    ):
-        parts = [network.get_submodule(path) for path in paths]
-        cost = Cost(
-            parameters=sum(weight.numel() for part in parts for weight in part.parameters()),
-            **_macs(*(flops.get(f"{kind}.{path}", {}) for path in paths)),
-            peak_bytes=peaks[stage],
-        )
-        tokens = _tokens(parts[-1], shape)
-        stages.append(Stage(name=stage, shape=shape, stride=info.stride, tokens=tokens, cost=cost))
-    whole, before = _macs(flops["Global"]), _total(stages)
-    head = Cost(
-        parameters=sum(weight.numel() for weight in network.parameters()) - before.parameters,
-        **{kind: count - getattr(before, kind) for kind, count in whole.items()},
-        peak_bytes=peaks[HEAD],
-    )
-    shape = tuple(said.logits.shape[1:]) if hasattr(said, "logits") else tuple(said.shape[1:])
-    stages.append(Stage(name=HEAD, shape=shape, stride=None, tokens=None, cost=head))
-    return tuple(stages)
 
 
 def count_macs(network: nn.Module, size: int) -> int:
@@ -297,13 +285,52 @@ def count_macs(network: nn.Module, size: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def _macs(*flops: Mapping[Any, int]) -> dict[str, int]:
-    """Multiply-accumulates by kind, of counts by operator."""
+def _measure_stages(
+    name: str, size: int, *, num_classes: int | None, **options: Any
+) -> tuple[Stage, ...]:
+    """All stages of one network, with `build`'s options, at one image size."""
+    with torch.device("meta"):
+        network: Any = build(name, num_classes=num_classes, **options).eval()
+        backbone: Any = build(name, features_only=True, **options).eval()
+        images = torch.empty(1, 3, size, size)
+    # Not in inference mode, where attention would reach the counter as one unknown operator.
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        outputs = network(images)
+    flops, peaks = counter.get_flop_counts(), peak_activations(network, images)
+    with torch.no_grad():
+        shapes = [tuple(x.shape[1:]) for x in backbone(images)]
+
+    stages: list[Stage] = []
+    root = type(network).__name__
+    for (stage, paths), shape, info in zip(
+        STAGES.items(), shapes, backbone.feature_info, strict=True
+    ):
+        parts = [network.get_submodule(path) for path in paths]
+        cost = Cost(
+            parameters=sum(weight.numel() for part in parts for weight in part.parameters()),
+            **_count_products(*(flops.get(f"{root}.{path}", {}) for path in paths)),
+            peak_bytes=peaks[stage],
+        )
+        tokens = _tokens(parts[-1], shape)
+        stages.append(Stage(name=stage, shape=shape, stride=info.stride, tokens=tokens, cost=cost))
+    total, before = _count_products(flops["Global"]), Cost.total(one.cost for one in stages)
+    head = Cost(
+        parameters=sum(weight.numel() for weight in network.parameters()) - before.parameters,
+        **{field: count - getattr(before, field) for field, count in total.items()},
+        peak_bytes=peaks[HEAD],
+    )
+    logits = outputs if isinstance(outputs, Tensor) else outputs[0]
+    shape = tuple(logits.shape[1:])
+    return *stages, Stage(name=HEAD, shape=shape, stride=None, tokens=None, cost=head)
+
+
+def _count_products(*flops: Mapping[Any, int]) -> dict[str, int]:
+    """Multiply-accumulates by field of `Cost`, from counts by operator."""
     macs: Counter[str] = Counter()
     for counts in flops:
         for operator, count in counts.items():
-            macs[KINDS[operator]] += count // 2  # a FLOP is a multiplication or an addition
-    return {kind: macs[kind] for kind in KINDS.values()}
+            macs[PRODUCTS[operator]] += count // 2  # a FLOP is a multiplication or an addition
+    return {field: macs[field] for field in PRODUCTS.values()}
 
 
 def _tokens(stage: nn.Module, shape: tuple[int, ...]) -> Tokens | None:
@@ -321,23 +348,64 @@ def _tokens(stage: nn.Module, shape: tuple[int, ...]) -> Tokens | None:
     return None
 
 
-def _total(stages: Iterable[Stage]) -> Cost:
-    """Sums of the stages' costs; the peak is the largest of theirs."""
-    costs = [stage.cost for stage in stages]
-    return Cost(
-        parameters=sum(cost.parameters for cost in costs),
-        convolution=sum(cost.convolution for cost in costs),
-        linear=sum(cost.linear for cost in costs),
-        attention=sum(cost.attention for cost in costs),
-        peak_bytes=max(cost.peak_bytes for cost in costs),
-    )
+class ActivationMemory(TorchDispatchMode):
+    """Entered together with inference mode, tracks the bytes of living tensors."""
+
+    def __init__(self, alive: int) -> None:
+        """Start with `alive` bytes."""
+        super().__init__()
+        self.alive = alive
+        self.peaks: dict[str, int] = {}
+        self.begin("")
+
+    def begin(self, stage: str, *_: object) -> None:
+        """Attribute what follows to `stage`; the other arguments are those of a module's hook."""
+        self.stage = stage
+        self.peaks[stage] = self.alive
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator; storage that it returns and was not given is new."""
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.scaled_dot_product_attention.default and result.is_meta:
+            # Real kernels lay their output out as the query, so that heads join without a copy.
+            result = torch.empty_like(args[0])
+        given, returned = _storages((args, kwargs)), _storages(result)
+        for key in returned.keys() - given.keys():  # excludes views and results in place
+            size = returned[key].nbytes()
+            self.alive += size
+            weakref.finalize(returned[key], self._free, size)
+        self.peaks[self.stage] = max(self.peaks[self.stage], self.alive)
+        return result
+
+    def _free(self, size: int) -> None:
+        self.alive -= size
+
+
+def _storages(tree: object) -> dict[int, torch.UntypedStorage]:
+    """The storages of the tensors in nested arguments or results, by identity."""
+    storages = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return {id(storage): storage for storage in storages}
+
+
+def peak_activations(network: Network, images: Tensor) -> dict[str, int]:
+    """The most bytes alive at once in each of `STAGES` and in the `HEAD`; see `PEAK`.
+
+    Meta tensors take no memory; on other devices the network is run, with the same result.
+    """
+    network, memory = fuse(network), ActivationMemory(images.nbytes)
+    for stage, paths in STAGES.items():
+        network.get_submodule(paths[0]).register_forward_pre_hook(partial(memory.begin, stage))
+    network.backbone.register_forward_hook(partial(memory.begin, HEAD))
+    with torch.inference_mode(), memory:
+        network(images)
+    return memory.peaks
 
 
 def _millions(count: int) -> str:
     return f"{count / 1e6:,.1f}"
 
 
-def _text(*parts: str) -> str:
-    """Tables as they are, and paragraphs filled, with empty lines between them."""
+def _join(*parts: str) -> str:
+    """Tables unchanged and paragraphs wrapped, with empty lines between them."""
     wrapped = (part if part.startswith("|") else textwrap.fill(part, 100) for part in parts)
     return "\n\n".join(wrapped)

@@ -9,8 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mobilevit.checkpoints.pretrained import PUBLISHED
-from mobilevit.commands.memory import ActivationMemory, peak_activations
-from mobilevit.commands.models import ModelSummary, ModelTable, describe
+from mobilevit.commands.models import (
+    ActivationMemory,
+    ModelSummary,
+    ModelTable,
+    describe,
+    peak_activations,
+)
 from mobilevit.models.registry import VARIANTS, build
 
 
