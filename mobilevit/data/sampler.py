@@ -9,9 +9,10 @@ its options, the seed and the epoch, so that all processes of a run have the sam
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -123,34 +124,8 @@ class SampleKey(NamedTuple):
     epoch: int
 
 
-class Order(Protocol):
-    """An order of one rank's samples, different in each epoch."""
-
-    epoch: int
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next `deal`."""
-
-    def __len__(self) -> int:
-        """Samples of one rank."""
-
-    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
-        """Batches of these sizes, without the first `skip`, of all samples of the epoch."""
-
-    def workers(self, requested: int) -> int:
-        """How many of the requested workers can read side by side."""
-
-    @property
-    def identity(self) -> str:
-        """A description of the data, equal only for the same order."""
-
-
-class EpochOrder(Sampler[int]):
-    """A shuffled order of samples, different in each epoch; one rank's share of it.
-
-    It is a pure function of (seed, epoch). The order is padded with its own head to a multiple of
-    `world_size`, the only way in which a sample is seen twice.
-    """
+class Order(Sampler[int], ABC):
+    """A shuffled order of one rank's samples, different in each epoch."""
 
     def __init__(self, samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         """Order the indices of `samples` samples; this is process `rank` of `world_size`."""
@@ -158,8 +133,33 @@ class EpochOrder(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next iteration."""
+        """Set the epoch of the next `deal`."""
         self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Samples of one rank."""
+        return -(-self.samples // self.world_size)
+
+    @property
+    def identity(self) -> str:
+        """A description of the data, which is equal if orders are."""
+        return f"{self.samples} samples"
+
+    @abstractmethod
+    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
+        """Batches of these sizes, without the first `skip`, of all samples of the epoch."""
+
+    def workers(self, requested: int) -> int:
+        """How many of the requested workers can read side by side."""
+        return requested
+
+
+class EpochOrder(Order):
+    """An order of samples of which any can be read at any time.
+
+    It is a pure function of (seed, epoch). It is padded with its own head to a multiple of
+    `world_size`, the only way in which a sample is seen twice.
+    """
 
     def _indices(self) -> np.ndarray:
         order = np.random.default_rng((self.seed, self.epoch, 1)).permutation(self.samples)
@@ -168,27 +168,14 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Indices of this rank's samples."""
-        return (int(index) for index in self._indices())
-
-    def __len__(self) -> int:
-        """Samples of one rank."""
-        return -(-self.samples // self.world_size)
+        return iter(self._indices().tolist())
 
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
         """Batches of these sizes, without the first `skip`."""
         order = self._indices()
-        ends = list(itertools.accumulate(sizes))
-        for begin, end in list(itertools.pairwise([0, *ends]))[skip:]:
+        ends = [0, *itertools.accumulate(sizes)]
+        for begin, end in list(itertools.pairwise(ends))[skip:]:
             yield order[begin:end].tolist()
-
-    def workers(self, requested: int) -> int:
-        """All of them, as any worker can read any sample."""
-        return requested
-
-    @property
-    def identity(self) -> str:
-        """The number of samples."""
-        return f"{self.samples} samples"
 
 
 class MultiScaleBatchSampler(Sampler[list[SampleKey]]):

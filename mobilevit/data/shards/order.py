@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mobilevit.data.formats.folders import DataError
+from mobilevit.data.sampler import Order
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ POOL = 4096
 """Samples of one rank, over all its streams, among which the next batches are drawn."""
 
 
-class ShardOrder:
+class ShardOrder(Order):
     """An order of the samples in shards, different in each epoch; one rank's share of it.
 
     Each sample is seen once per epoch over all ranks. The sequence of shards is padded with its own
@@ -63,9 +64,8 @@ class ShardOrder:
         Raises:
             DataError: there are fewer sequential shards than processes.
         """
-        self.counts, self.seed, self.rank, self.world_size = counts, seed, rank, world_size
-        self.shuffle, self.sequential, self.epoch = shuffle, sequential, 0
-        self.samples = sum(counts)
+        super().__init__(sum(counts), seed=seed, rank=rank, world_size=world_size)
+        self.counts, self.shuffle, self.sequential = counts, shuffle, sequential
         if sequential and len(counts) < world_size:
             raise DataError(
                 f"there are fewer shards ({len(counts)}) than processes ({world_size}), and each "
@@ -74,14 +74,6 @@ class ShardOrder:
         per_rank = max(1, len(counts) // world_size)
         self.streams = next(streams for streams in STREAMS if streams <= per_rank)
         self.pool = pool // self.streams if shuffle else 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next `deal`."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Samples of one rank."""
-        return -(-self.samples // self.world_size)
 
     @property
     def identity(self) -> str:

@@ -167,15 +167,7 @@ def order_of(
     rank: int = 0,
     world_size: int = 1,
 ) -> Order:
-    """The order in which training sees samples; samples in shards nearly as they are stored.
-
-    Args:
-        samples: what is trained on.
-        count: the number of samples.
-        seed: of the order.
-        pool: in shards, samples among which batches are drawn.
-        rank: of this process.
-        world_size: processes that share the samples.
+    """The order in which training sees `count` samples: in shards, nearly as they are stored.
 
     Raises:
         DataError: there are fewer sequential shards than processes.

@@ -156,12 +156,20 @@ class TarShards:
         Raises:
             DataError: some do not.
         """
-        wrong = list(filter(None, map(_size_problem, self.locations, self.split.shards)))
+        wrong = []
+        for location, shard in zip(self.locations, self.split.shards, strict=True):
+            if is_remote(location):
+                continue
+            size = os.stat(location).st_size if os.path.exists(location) else None
+            if size is None:
+                wrong.append(f"{location}: is missing")
+            elif size != shard.size:
+                problem = "it is cut off" if size < shard.size else "it is another file"
+                wrong.append(f"{location}: has {size} bytes, not {shard.size}: {problem}")
         if wrong:
+            listed = "\n  ".join([*wrong[:20], "..."] if len(wrong) > 20 else wrong)
             raise DataError(
-                f"{len(wrong)} of {len(self.locations)} shards do not match their index:\n  "
-                + "\n  ".join(wrong[:20])
-                + ("\n  ..." if len(wrong) > 20 else "")
+                f"{len(wrong)} of {len(self.locations)} shards do not match the index:\n  {listed}"
             )
 
     def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
@@ -221,20 +229,6 @@ class TarShards:
             file.seek(int(row["offset"]) - _BLOCK)
             name = file.read(100).rstrip(b"\0").decode("utf-8", "replace")
         return f"{location}: {name}"
-
-
-def _size_problem(location: str, shard: Shard) -> str | None:
-    """Why a local file cannot be the shard, from its size."""
-    if is_remote(location):
-        return None
-    try:
-        size = os.stat(location).st_size
-    except FileNotFoundError:
-        return f"{location}: is missing"
-    if size == shard.size:
-        return None
-    problem = "it is cut off" if size < shard.size else "it is another file"
-    return f"{location}: has {size} bytes, not {shard.size}: {problem}"
 
 
 @contextmanager
