@@ -22,11 +22,23 @@ if TYPE_CHECKING:
     from mobilevit.commands.serve import serve
     from mobilevit.commands.shard import shard
     from mobilevit.commands.sweep.command import sweep
+    from mobilevit.data.options import DataOptions
     from mobilevit.models.fuse import fuse
     from mobilevit.models.registry import list_models
+    from mobilevit.tasks.classification.options import ClassificationOptions
+    from mobilevit.tasks.detection.options import DetectionOptions
+    from mobilevit.tasks.segmentation.options import SegmentationOptions
+    from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOptions
     from mobilevit.training.train import train
 
 _HOMES = {
+    "ClassificationOptions": "mobilevit.tasks.classification.options",
+    "DataOptions": "mobilevit.data.options",
+    "DetectionOptions": "mobilevit.tasks.detection.options",
+    "OptimOptions": "mobilevit.training.options",
+    "SamplerOptions": "mobilevit.training.options",
+    "SegmentationOptions": "mobilevit.tasks.segmentation.options",
+    "TrainOptions": "mobilevit.training.options",
     "benchmark": "mobilevit.commands.benchmark.command",
     "check": "mobilevit.commands.check",
     "convert": "mobilevit.commands.convert",
@@ -47,6 +59,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "ClassificationOptions",
+    "DataOptions",
+    "DetectionOptions",
+    "OptimOptions",
+    "SamplerOptions",
+    "SegmentationOptions",
+    "TrainOptions",
     "benchmark",
     "check",
     "convert",

@@ -15,12 +15,12 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mobilevit.training.errors import Interrupted
-from mobilevit.utils.options import Options
+from mobilevit.utils.options import Options, flag_types
 
 COMMANDS = {
     "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of images"),
@@ -111,30 +111,29 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
         if item.kind not in (item.KEYWORD_ONLY, item.VAR_KEYWORD) and name != "options"
     }
     _add_positional(parser, function, positional)
-    flags = {"--config": str, **_flags(hints, skip={*positional, "options", "return"})}
+    keywords = [name for name, item in parameters.items() if item.kind is item.KEYWORD_ONLY]
+    flags = {"config": str, **flag_types({name: hints[name] for name in keywords})}
     skip: set[str | int] = {*positional, "options"}
     if options is not None:  # which `**fields` stands for in Python
         skip |= {field.name for field in dataclasses.fields(options)}
     parser.add_function_arguments(function, skip=skip, fail_untyped=False)
     if options is not None:
-        skipped = {field.name for field in dataclasses.fields(options) if "flag" in field.metadata}
-        parser.add_class_arguments(options, skip=skipped)
-        flags |= _flags(typing.get_type_hints(options), skip=skipped)
+        parser.add_class_arguments(options, skip=options.skipped_flags())
         for name, group in options.flag_groups().items():
             parser.add_class_arguments(group, name)
-            flags |= _flags({name: group})
+        flags |= options.flag_types()
     values = parser.instantiate(parser.parse_args(_spelled_out(words, flags))).as_dict()
     del values["config"]
-    keywords = {name: values.pop(name) for name in parameters if name in values}
+    given = {name: values.pop(name) for name in parameters if name in values}
     if options is not None:
-        keywords["options"] = options.from_flags(**values)
+        given["options"] = options.from_flags(**values)
     arguments: list[Any] = []
     for name, item in parameters.items():
         if item.kind is item.VAR_POSITIONAL:
-            arguments += keywords.pop(name)
+            arguments += given.pop(name)
         elif item.kind not in (item.KEYWORD_ONLY, item.VAR_KEYWORD):
-            arguments.append(keywords.pop(name))
-    return function(*arguments, **keywords)
+            arguments.append(given.pop(name))
+    return function(*arguments, **given)
 
 
 def _add_positional(
@@ -146,23 +145,6 @@ def _add_positional(
     texts = {item.arg_name: item.description for item in parse(function.__doc__ or "").params}
     for name, several in positional.items():
         parser.add_argument(name, nargs="+" if several else None, type=str, help=texts.get(name))
-
-
-def _flags(
-    hints: Mapping[str, Any], *, skip: Collection[str] = (), prefix: str = "--"
-) -> dict[str, Any]:
-    """Flag -> type, where a dataclass stands for its fields."""
-    flags: dict[str, Any] = {}
-    for name, hint in hints.items():
-        alternatives = [one for one in typing.get_args(hint) if one is not types.NoneType]
-        inner = alternatives[0] if len(alternatives) == 1 else hint
-        if name in skip or typing.get_origin(hint) is typing.ClassVar:
-            continue
-        if dataclasses.is_dataclass(inner):
-            flags |= _flags(typing.get_type_hints(inner), prefix=f"{prefix}{name}.")
-        else:
-            flags[prefix + name] = hint
-    return flags
 
 
 def _is_list(hint: Any) -> bool:
@@ -184,14 +166,15 @@ def _spelled_out(words: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
-        if flag in flags:
+        hint = flags.get(flag.removeprefix("--")) if flag.startswith("--") else None
+        if hint is not None:
             if not equals:
-                switch = flags[flag] is bool and rest[:1] not in (["true"], ["false"])
+                switch = hint is bool and rest[:1] not in (["true"], ["false"])
                 if not switch and (not rest or rest[0].startswith("--")):
-                    spelled.append(word)  # the parser tells that its value is missing
+                    spelled.append(word)  # the parser reports that the value is missing
                     continue
                 value = "true" if switch else rest.pop(0)
-            if _is_list(flags[flag]) and not value.startswith("["):
+            if _is_list(hint) and not value.startswith("["):
                 value = f"[{value}]"
             word = f"{flag}={value}"
         spelled.append(word)

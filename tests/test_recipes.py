@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from mobilevit.__main__ import call
-from mobilevit.commands.sweep.command import option_types
 from mobilevit.commands.sweep.space import read_space
-from mobilevit.training.train import train
+from mobilevit.training.options import TrainOptions
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_understood(recipe: Path) -> None:
-    @functools.wraps(train)
-    def told(**options: Any) -> dict[str, Any]:
+    def received(options: TrainOptions, *, resume: bool = False) -> TrainOptions:
         return options
 
     words = ["--config", str(recipe), "--data.root", "photos", "--out", "run"]
-    options = call("train", told, words)
+    options = call("train", received, words)
     stated = yaml.safe_load(recipe.read_text())
-    assert options["epochs"] == stated["epochs"] and options["data"].root == "photos"
+    assert options.epochs == stated["epochs"] and options.data.root == "photos"
     # Its head says the command that repeats it.
     assert f"--config recipes/{recipe.name}" in recipe.read_text()
 
@@ -34,8 +30,8 @@ def test_every_recipe_is_understood(recipe: Path) -> None:
 def test_the_space_in_the_sweeps_recipe_is_one() -> None:
     text = next(recipe for recipe in RECIPES if recipe.stem == "imagenette_sweep").read_text()
     space = text.partition("--space '")[2].partition("'")[0]
-    assert [axis.name for axis in read_space(space, option_types())] == [
+    assert [axis.name for axis in read_space(space, TrainOptions.flag_types())] == [
         "optim.weight_decay",
-        "augment.rand_augment",
-        "augment.mixup",
+        "classification.augment.rand_augment",
+        "classification.augment.mixup",
     ]

@@ -13,11 +13,12 @@ from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.predict import predict
 from mobilevit.data.options import DataOptions
 from mobilevit.tasks.classification.metrics import ClassificationMetrics
+from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.results import ClassificationPredictions
 from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.tasks.results import Evaluation
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOptions
 from mobilevit.training.train import train
 
 SIZE = 64
@@ -69,16 +70,20 @@ def demo(*, out: str = "demo", epochs: int = 18, seed: int = 0) -> DemoResult:
         raise TrainingError(f"{folder} is not empty; remove it, or choose another --out")
     images = _write_digits(folder / "digits")
     train(
-        model="mobilevit_xxs",
-        data=DataOptions(root=str(images)),
-        out=str(folder / "run"),
-        epochs=epochs,
-        size=SIZE,
-        batch_size=32,
-        sampler=SamplerOptions(min_size=48, max_size=80, multiple=16),
-        augment=AugmentOptions(scale=(0.6, 1.0), flip=0.0),  # a mirrored digit is no digit
-        optim=OptimOptions(lr=0.003),
-        seed=seed,
+        TrainOptions(
+            model="mobilevit_xxs",
+            data=DataOptions(root=str(images)),
+            out=str(folder / "run"),
+            epochs=epochs,
+            size=SIZE,
+            batch_size=32,
+            sampler=SamplerOptions(min_size=48, max_size=80, multiple=16),
+            task_options=ClassificationOptions(
+                augment=AugmentOptions(scale=(0.6, 1.0), flip=0.0)  # a mirrored digit is no digit
+            ),
+            optim=OptimOptions(lr=0.003),
+            seed=seed,
+        )
     )
     model = folder / "run" / "model"
     evaluation = evaluate(model, data=DataOptions(root=str(images)))

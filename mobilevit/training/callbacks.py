@@ -1,4 +1,4 @@
-"""What happens beside the training loop: history, model folders."""
+"""Callbacks of the training loop: throughput, history, model folders, progress."""
 
 from __future__ import annotations
 
@@ -11,15 +11,27 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mobilevit.checkpoints.folder import save
 from mobilevit.training.errors import DivergedError
-from mobilevit.training.module import TaskTraining
+from mobilevit.training.module import TrainingModule
 from mobilevit.training.optim import averaged
+from mobilevit.training.quantize_aware import without_fake_quantization
 from mobilevit.utils.files import replace_file
 
 STEP_ROWS = 2000
-"""About how many steps of a run are kept for curves."""
+"""About how many steps of a run the history holds."""
+LOADER_BOUND = 0.2
+"""From this share of waiting time on, the loader is the bottleneck."""
 
 
 def moving_average(decay: float) -> WeightAveraging:
@@ -27,24 +39,24 @@ def moving_average(decay: float) -> WeightAveraging:
     return WeightAveraging(multi_avg_fn=averaged(decay))
 
 
-class Meter(Callback):
-    """Where the time goes: images a second, and the share that was spent waiting for the loader."""
+class Throughput(Callback):
+    """Images a second in an epoch, and the share of its time spent waiting for the loader."""
 
     def __init__(self) -> None:
         """Start at zero."""
         self.start()
 
     def start(self) -> None:
-        """Measure from now on."""
+        """Measure from now."""
         self.images, self.waited, self.computed = 0, 0.0, 0.0
         self._mark = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the epoch has taken so far."""
+        """The epoch so far."""
         return {"images": self.images, "waited": self.waited, "computed": self.computed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on measuring, from now."""
+        """Continue the epoch."""
         self.start()
         self.images = state_dict["images"]
         self.waited, self.computed = state_dict["waited"], state_dict["computed"]
@@ -55,19 +67,19 @@ class Meter(Callback):
         return lap
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Each epoch is measured for itself."""
+        """Start at zero."""
         self.start()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The loader has delivered."""
+        """Count the wait for the loader."""
         self.waited += self._lap()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """The network has learned."""
+        """Count the step."""
         self.computed += self._lap()
         self.images += len(batch[0]) * trainer.world_size
 
@@ -81,13 +93,21 @@ class Meter(Callback):
         """Share of the time spent waiting for the loader, in [0, 1]."""
         return self.waited / max(self.waited + self.computed, 1e-9)
 
+    def __str__(self) -> str:
+        """Describe the epoch so far in a few words."""
+        bottleneck = "loader" if self.loader_share > LOADER_BOUND else "network"
+        return (
+            f"{self.images_per_second:.0f} images/s  bottleneck: {bottleneck} (waiting for the "
+            f"loader {self.loader_share:.0%})"
+        )
+
 
 class History(Callback):
-    """Figures of each epoch and of a sample of the steps, kept with checkpoints, written as CSV."""
+    """Figures of each epoch and of a sample of the steps; part of checkpoints, written as CSV."""
 
-    def __init__(self, folder: Path, meter: Meter, *, steps: int) -> None:
+    def __init__(self, folder: Path, throughput: Throughput, *, steps: int) -> None:
         """Write `metrics.csv` and `steps.csv` to `folder`; `steps` is the length of the run."""
-        self.folder, self.meter = folder, meter
+        self.folder, self.throughput = folder, throughput
         self.every = max(1, steps // STEP_ROWS)
         self.epochs: list[dict[str, float]] = []
         self.steps: list[dict[str, float]] = []
@@ -102,14 +122,14 @@ class History(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the rate that the step takes: at its end it is the next one's already."""
-        assert isinstance(pl_module, TaskTraining)
+        """Note the learning rate: at the end of the step it is already that of the next."""
+        assert isinstance(pl_module, TrainingModule)
         self._lr, self._step = pl_module.learning_rate(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch; note the step."""
+        """Count the batch and note the step."""
         images = batch[0]
         height, width = images.shape[2:]
         batches, num_images = self.seen.get((height, width), (0, 0))
@@ -135,8 +155,8 @@ class History(Callback):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch, and write both tables."""
-        assert isinstance(pl_module, TaskTraining)
+        """Note the epoch and write both tables."""
+        assert isinstance(pl_module, TrainingModule)
         self.epochs.append(
             {
                 "epoch": trainer.current_epoch + 1,
@@ -146,8 +166,8 @@ class History(Callback):
                 **pl_module.figures("val"),
                 "skipped": pl_module.skipped,
                 "seconds": time.perf_counter() - self._begun,
-                "images_per_second": self.meter.images_per_second,
-                "loader_share": self.meter.loader_share,
+                "images_per_second": self.throughput.images_per_second,
+                "loader_share": self.throughput.loader_share,
             }
         )
         if not trainer.is_global_zero:
@@ -159,7 +179,7 @@ class History(Callback):
                 writer.writerows(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tables, and how long the epoch has taken so far."""
+        """The tables, and the duration of the epoch so far."""
         elapsed = time.perf_counter() - self._begun
         return {
             "epochs": self.epochs,
@@ -169,7 +189,7 @@ class History(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with both tables."""
+        """Continue both tables."""
         self.epochs, self.steps = state_dict["epochs"], state_dict["steps"]
         self.seen = state_dict["seen"]
         self._begun = time.perf_counter() - state_dict["elapsed"]
@@ -178,8 +198,8 @@ class History(Callback):
 class ModelFolders(Callback):
     """Write model folders after each validation: the last weights, and the task's best ones.
 
-    Stands ahead of the weight averaging in the list of callbacks, so that it sees the averaged
-    weights that were evaluated, before they are swapped back.
+    Comes before the weight averaging in the list of callbacks, so that it sees the averaged
+    weights that were evaluated before they are swapped back.
     """
 
     def __init__(self, run: Path, metric: str) -> None:
@@ -189,7 +209,7 @@ class ModelFolders(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was evaluated."""
-        assert isinstance(pl_module, TaskTraining)
+        assert isinstance(pl_module, TrainingModule)
         if trainer.sanity_checking:
             return
         figures = {
@@ -200,22 +220,104 @@ class ModelFolders(Callback):
                 f"the loss is {figures['loss']} after epoch {trainer.current_epoch + 1}: training "
                 "has diverged; try a smaller optim.lr, or optim.clip 1"
             )
-        model = pl_module.model
-        kept = model.config
-        model.config = replace(kept, metrics={**figures, "epoch": trainer.current_epoch + 1})
-        if trainer.is_global_zero:
-            save(model, self.run / "model_last")
+        network = without_fake_quantization(pl_module.model)
+        config = network.config
+        network.config = replace(config, metrics={**figures, "epoch": trainer.current_epoch + 1})
         figure = figures[self.metric]
-        if self.best is None or figure > self.best or math.isnan(self.best):
+        better = self.best is None or figure > self.best or math.isnan(self.best)
+        if better:
             self.best = figure
-            if trainer.is_global_zero:
-                save(model, self.run / "model")
-        model.config = kept
+        if trainer.is_global_zero:
+            save(network, self.run / "model_last")
+            if better:
+                save(network, self.run / "model")
+        network.config = config
 
     def state_dict(self) -> dict[str, Any]:
         """The best figure so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from it."""
+        """Continue from it."""
         self.best = state_dict["best"]
+
+
+class ProgressBar(Callback):
+    """A bar over the whole run with loss, images a second, bottleneck and time left.
+
+    Without a terminal, one line an epoch.
+    """
+
+    def __init__(self, throughput: Throughput, *, batches: int, console: Console) -> None:
+        """`batches`: of the whole run."""
+        self.throughput, self.batches, self.console = throughput, batches, console
+        self.done = 0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task: TaskID | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        self.bar.start()
+        self.task = self.bar.add_task(
+            "training", total=self.batches, completed=self.done, figures=""
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        self.done += 1
+        if self.task is None or self.bar.disable:
+            return
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        self.bar.update(
+            self.task,
+            completed=self.done,
+            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            figures=f"loss {loss:.3f}  {self.throughput}",
+        )
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show that validation runs."""
+        if self.task is not None:
+            self.bar.update(self.task, figures="validating")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's line above the bar."""
+        assert isinstance(pl_module, TrainingModule)
+        figures = pl_module.figures("train") | pl_module.figures("val")
+        self.console.print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            f"  {pl_module.task.summary(figures)}"
+            f"  {self.throughput}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove the bar."""
+        self.bar.stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the bar: Lightning does not tear callbacks down after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def state_dict(self) -> dict[str, int]:
+        """Progress of the run."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue from there."""
+        self.done = state_dict["done"]

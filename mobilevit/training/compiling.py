@@ -1,4 +1,4 @@
-"""The network in training as `torch.compile` makes it: one graph for each size of the sampler."""
+"""Training through `torch.compile`, with one graph for each size of the sampler."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.training.errors import TrainingError
 
 Shape = tuple[int, ...]
-"""Of a batch of images: B, C, H, W."""
+"""(B, C, H, W) of a batch of images."""
 BACKEND = "inductor"
-"""What torch compiles with: its own usual one."""
+"""torch's own default."""
 
 
-def whole_batches(schedule: MultiScaleSchedule) -> frozenset[Shape]:
-    """The shapes of a schedule's batches, but for those that end an epoch."""
+def full_batch_shapes(schedule: MultiScaleSchedule) -> frozenset[Shape]:
+    """The shapes of a schedule's batches, except those that end an epoch."""
     return frozenset((schedule.batch_size(size), 3, size, size) for size in schedule.sizes)
 
 
 class Compiler:
-    """Compiles a network for batches of certain shapes; on all others it runs as it was written.
+    """Compiles a network for batches of certain shapes; on all others it runs eagerly.
 
-    A graph that fits any shape computes more slowly, and one for each shape that comes, such as of
-    the last batch of each epoch, takes longer to compile than it saves.
+    One graph for all shapes is slower, and a graph for a rare shape, such as that of the last batch
+    of an epoch, takes longer to compile than it saves.
     """
 
     def __init__(self, network: nn.Module, shapes: Collection[Shape]) -> None:
-        """Compile the network in place, at its first batch of each shape; its keys stay.
+        """Compile the network in place, on its first batch of each shape; its state keys stay.
 
         Raises:
             TrainingError: there is no C++ compiler for the network's processor.
         """
         if next(network.parameters()).device.type == "cpu":
-            _see_compiler()
+            _check_compiler()
         self.shapes = frozenset(shapes)
         network.compile(backend=BACKEND, dynamic=False)
 
     @contextmanager
     def around(self, images: Tensor | None) -> Iterator[None]:
-        """Within it the network is compiled if these images `[B, 3, H, W]` have such a shape."""
-        meant = images is not None and tuple(images.shape) in self.shapes
-        most = max(torch._dynamo.config.recompile_limit, len(self.shapes))
+        """Within it the network is compiled, if these images `[B, 3, H, W]` have such a shape."""
+        compiled = images is not None and tuple(images.shape) in self.shapes
+        limit = max(torch._dynamo.config.recompile_limit, len(self.shapes))
         with (
-            torch._dynamo.config.patch(recompile_limit=most),
-            torch.compiler.set_stance("default" if meant else "force_eager"),
+            torch._dynamo.config.patch(recompile_limit=limit),
+            torch.compiler.set_stance("default" if compiled else "force_eager"),
         ):
             yield
 
 
-def _see_compiler() -> None:
-    """See that torch finds a C++ compiler, ahead of the first batch.
+def _check_compiler() -> None:
+    """Check that torch finds a C++ compiler, before the first batch.
 
     Raises:
-        TrainingError: there is none.
+        TrainingError: it does not.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler

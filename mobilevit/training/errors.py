@@ -1,4 +1,4 @@
-"""How a run says that it did not come to its end."""
+"""Errors of training runs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 
 class TrainingError(ValueError):
-    """A run that cannot start or go on as asked; the message says what to do."""
+    """A run cannot start or resume with these options; the message says what to do."""
 
 
 class DivergedError(TrainingError):
-    """Training with these options came to no number."""
+    """The loss or the gradients are not finite with these options."""
 
 
 class Interrupted(Exception):  # noqa: N818 as KeyboardInterrupt, it is no error
-    """Training was asked to stop by Ctrl-C or SIGTERM.
+    """Ctrl-C or SIGTERM stopped a run.
 
-    Its state is saved, or at the second Ctrl-C the state of the last time that it was. The exit
-    code is the shell's for the signal: 130 after Ctrl-C, 143 after SIGTERM, as schedulers send it.
+    Its state is saved; after a second Ctrl-C, the checkpoint is the last one before. The exit code
+    is the shell's for the signal: 130 after Ctrl-C, 143 after SIGTERM, which schedulers send.
     """
 
     def __init__(self, checkpoint: Path, number: int = signal.SIGINT) -> None:
-        """`checkpoint` is where the state is, if there is one; `number` is the signal."""
+        """`checkpoint`: where the state is, if any was saved; `number`: the signal."""
         self.exit_code = 128 + number
         super().__init__(
             f"interrupted; the state is in {checkpoint}: the same command with --resume goes on"

@@ -1,11 +1,10 @@
-"""What Lightning trains: a network, what it learns, its optimiser."""
+"""What Lightning trains: a network with its loss and optimizer, and its batches."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
 from typing import Any
 
 import torch
@@ -20,16 +19,16 @@ from mobilevit.training.compiling import Compiler, Shape
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.optim import optimizer_of, rate_factor
 from mobilevit.training.options import OptimOptions
-from mobilevit.training.quantize_aware import Rounding
+from mobilevit.training.quantize_aware import FakeQuantize, add_fake_quantization
 
-MOST_SKIPPED = 20
-"""Steps in a row without a finite gradient, at which a run stops."""
+MAX_SKIPPED = 20
+"""A run stops after this many consecutive steps without a finite gradient."""
 
 log = logging.getLogger(__name__)
 
 
-class TaskTraining(LightningModule):
-    """A network in training."""
+class TrainingModule(LightningModule):
+    """A network in training, with its task's loss and its optimizer."""
 
     def __init__(
         self,
@@ -37,67 +36,69 @@ class TaskTraining(LightningModule):
         task: TrainingTask,
         *,
         optim: OptimOptions,
-        lr: float,
         steps: int,
         freeze_backbone: bool,
         quantize_aware: bool = False,
         compiled: Collection[Shape] = (),
     ) -> None:
-        """`steps`: optimiser steps of the whole run, over which the learning rate falls.
+        """Prepare a network.
 
-        `compiled`: shapes of batches for which the network is compiled.
+        Args:
+            model: the network; it is changed in place.
+            task: its loss and figures.
+            optim: with a learning rate.
+            steps: optimizer steps of the whole run, over which the learning rate falls.
+            freeze_backbone: train only the layers after the backbone.
+            quantize_aware: compute with the rounding of int8 files.
+            compiled: shapes of batches for which the network is compiled.
         """
         super().__init__()
         self.model, self.task = model, task
-        self.rounding = Rounding(model) if quantize_aware else None
+        if quantize_aware:
+            add_fake_quantization(model)
         self.compiler = Compiler(model, compiled) if compiled else None
-        self.optim, self.lr, self.steps = optim, lr, steps
+        self.optim, self.steps = optim, steps
         self.freeze_backbone = freeze_backbone
-        self.skipped, self._skipped_in_a_row = 0, 0
+        self.skipped, self._consecutive_skipped = 0, 0
         """Steps whose gradient was not finite; none of them has changed anything."""
-        self._statistics: list[Tensor] = []
+        self._buffers_before: list[Tensor] = []
         if freeze_backbone:
             model.backbone.requires_grad_(False)
-        self.train()  # Lightning keeps the modes that it finds
+        self.train()  # Lightning keeps the modes it finds
 
-    def train(self, mode: bool = True) -> TaskTraining:
-        """Switch to training; a frozen backbone keeps its batch statistics."""
+    def train(self, mode: bool = True) -> TrainingModule:
+        """Switch to training; of a frozen backbone only int8 ranges move."""
         super().train(mode)
         if self.freeze_backbone:
             self.model.backbone.eval()
+            for module in self.model.backbone.modules():
+                if isinstance(module, FakeQuantize):
+                    module.train(mode)
         return self
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, its rates set anew at each step."""
+        """The optimizer, with a learning rate for each step."""
         scaled = self.trainer.precision == "16-mixed"
-        optimizer = optimizer_of(self.model, self.optim, self.lr, scaled=scaled)
+        optimizer = optimizer_of(self.model, self.optim, scaled=scaled)
         schedule = LambdaLR(optimizer, rate_factor(self.steps, self.optim))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _rounding(self) -> AbstractContextManager[None]:
-        """Within it the network rounds, if it is to."""
-        return nullcontext() if self.rounding is None else self.rounding.around(self.model)
-
     def _compiling(self, images: Tensor | None) -> AbstractContextManager[None]:
-        """Within it the network is the compiled one, if it is to be for these."""
+        """Within it the network is compiled, if there is a graph for these images."""
         return nullcontext() if self.compiler is None else self.compiler.around(images)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The task's loss."""
-        with self._rounding(), self._compiling(batch[0]):
+        with self._compiling(batch[0]):
             return self.task.training_loss(self.model, batch)
 
-    def _observed(self) -> Iterator[Tensor]:
-        """Batch norm's statistics and the ranges of what is rounded, which a step moves."""
-        return chain(self.model.buffers(), self.rounding.buffers() if self.rounding else ())
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Keep what was observed as it is ahead of the step, should it be skipped."""
+        """Copy batch norm's statistics and int8 ranges, in case the step is skipped."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self._statistics = [buffer.clone() for buffer in self._observed()]
+            self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]
 
     def configure_gradient_clipping(
         self,
@@ -107,46 +108,46 @@ class TaskTraining(LightningModule):
     ) -> None:
         """Clip the gradient; where it is not finite, make the step change nothing.
 
-        Processes that share a run agree, since they have the same gradient by now. Mixed precision
-        that scales the loss gets here too while it looks for its scale.
+        The processes of a run agree, since they have the same gradient by now. Mixed precision with
+        loss scaling comes here too, while it looks for its scale.
 
         Raises:
-            DivergedError: `MOST_SKIPPED` steps in a row were like that.
+            DivergedError: `MAX_SKIPPED` consecutive steps were like that.
         """
         parameters = [value for group in optimizer.param_groups for value in group["params"]]
         gradients = [value.grad for value in parameters if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if torch.isfinite(norm):
-            self._skipped_in_a_row = 0
+            self._consecutive_skipped = 0
             if gradient_clip_val is not None:
                 nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
             return
         for value in parameters:
             value.grad = None  # optimisers leave parameters without one alone
-        for buffer, before in zip(self._observed(), self._statistics, strict=True):
+        for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=True):
             buffer.copy_(before)
         self.skipped += 1
-        self._skipped_in_a_row += 1
+        self._consecutive_skipped += 1
         step = self.trainer.global_step
         log.warning("step %d is skipped: its gradient is not finite (norm %s)", step, float(norm))
-        if self._skipped_in_a_row == MOST_SKIPPED:
+        if self._consecutive_skipped == MAX_SKIPPED:
             raise DivergedError(
-                f"{MOST_SKIPPED} steps in a row had no finite gradient, up to step {step}: "
-                "training has diverged, or the images hold what is no number. Try a smaller "
-                "optim.lr, optim.clip 1, precision bf16 or fp32 in place of fp16"
+                f"{MAX_SKIPPED} consecutive steps had no finite gradient, up to step {step}: "
+                "training has diverged. Try a smaller optim.lr, optim.clip 1, or precision bf16 or "
+                "fp32 instead of fp16"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the count of skipped steps."""
-        checkpoint["skipped"] = (self.skipped, self._skipped_in_a_row)
+        """Add the count of skipped steps."""
+        checkpoint["skipped"] = (self.skipped, self._consecutive_skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with it."""
-        self.skipped, self._skipped_in_a_row = checkpoint["skipped"]
+        """Restore it."""
+        self.skipped, self._consecutive_skipped = checkpoint["skipped"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The task's figures."""
-        with self._rounding(), self._compiling(None):
+        with self._compiling(None):
             self.task.validate(self.model, batch)
 
     def figures(self, stage: str) -> dict[str, float]:
@@ -162,29 +163,29 @@ class TaskTraining(LightningModule):
         self.task.reset("val")
 
     def on_validation_epoch_end(self) -> None:
-        """Tell loggers and early stopping."""
+        """Log the figures, for loggers and early stopping."""
         if not self.trainer.sanity_checking:
             self.log_dict(self.figures("val"))
 
     def on_train_epoch_end(self) -> None:
-        """Tell loggers."""
+        """Log the figures."""
         self.log_dict(self.figures("train"))
 
     def learning_rate(self) -> float:
-        """The rate of the backbone, or of the head where that is all that trains."""
+        """Of the backbone, or of the head if only that trains."""
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
 class Batches(LightningDataModule):
-    """The loaders of a run, as Lightning asks for them."""
+    """The loaders of a run."""
 
     def __init__(self, train: EpochLoader, val: EvaluationLoader) -> None:
-        """Hand out `train` anew each epoch, and `val`."""
+        """Set up both loaders."""
         super().__init__()
         self.train, self.val = train, val
 
     def train_dataloader(self) -> EpochLoader:
-        """The epoch's batches; here, because Lightning asks for their number right after."""
+        """The epoch's batches; set here, because Lightning asks for their number right after."""
         assert self.trainer is not None
         self.train.sampler.set_epoch(self.trainer.current_epoch)
         return self.train

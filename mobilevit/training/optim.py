@@ -20,7 +20,7 @@ WARMUP_START = 0.1
 
 
 def rate_factor(steps: int, options: OptimOptions) -> Callable[[int], float]:
-    """The learning rate at each of `steps` optimiser steps, as a share of its peak.
+    """The learning rate at each of `steps` optimizer steps, as a share of its peak.
 
     Linear from a tenth to one during warm-up, then a cosine down to `final_lr`, per step.
     """
@@ -35,12 +35,13 @@ def rate_factor(steps: int, options: OptimOptions) -> Callable[[int], float]:
     return factor
 
 
-def parameter_groups(model: Network, options: OptimOptions, lr: float) -> list[dict[str, Any]]:
+def parameter_groups(model: Network, options: OptimOptions) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay.
 
-    The head, which has a rate of its own, is `model.head_modules`: a classifier's last layer, and
-    in other tasks all that follows the backbone.
+    The head, which has a learning rate of its own, is `model.head_modules`: the last layer of a
+    classifier, and in other tasks all that follows the backbone.
     """
+    assert options.lr is not None
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -50,26 +51,23 @@ def parameter_groups(model: Network, options: OptimOptions, lr: float) -> list[d
     return [
         {
             "params": parameters,
-            "lr": lr * (options.head_lr or 1.0 if in_head else 1.0),
+            "lr": options.lr * (options.head_lr or 1.0 if in_head else 1.0),
             "weight_decay": options.weight_decay if decayed else 0.0,
         }
         for (in_head, decayed), parameters in groups.items()
     ]
 
 
-def optimizer_of(
-    model: Network, options: OptimOptions, lr: float, *, scaled: bool = False
-) -> AdamW | SGD:
-    """The optimiser of the trainable parameters, fused where it can be.
+def optimizer_of(model: Network, options: OptimOptions, *, scaled: bool = False) -> AdamW | SGD:
+    """The optimizer of the trainable parameters.
 
-    Where the loss is `scaled`, as in float16, the fused form undoes the scale itself: too late for
-    looking at the gradient ahead of the step.
+    It is fused, unless the loss is `scaled`, as in float16: a fused optimizer removes the scale
+    within the step, too late for a check of the gradient.
     """
-    fused = not scaled
-    groups = parameter_groups(model, options, lr)
+    groups = parameter_groups(model, options)
     if options.name == "sgd":
-        return SGD(groups, lr=lr, momentum=options.momentum, fused=fused)
-    return AdamW(groups, lr=lr, fused=fused)
+        return SGD(groups, momentum=options.momentum, fused=not scaled)
+    return AdamW(groups, fused=not scaled)
 
 
 def averaged(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], int], None]:

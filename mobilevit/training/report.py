@@ -78,13 +78,13 @@ def _throughput(history: History, best: float | None) -> list[Tile]:
     """How long training took, and what limited it."""
     if not history.epochs:
         return []
-    from mobilevit.training.progress import LOADER_IS_BRAKE
+    from mobilevit.training.callbacks import LOADER_BOUND
 
     rate = median(row["images_per_second"] for row in history.epochs)
     waiting = median(row["loader_share"] for row in history.epochs)
     bottleneck = (
         "The loader is the bottleneck: more loader workers or smaller files would speed it up."
-        if waiting > LOADER_IS_BRAKE
+        if waiting > LOADER_BOUND
         else "The network is the bottleneck, not the loader."
     )
     saved = "" if best is None else f"The weights of epoch {best:.0f} were the best and are saved."

@@ -1,94 +1,212 @@
-"""A run's folder: who may write to it, and the options that lie in it."""
+"""Resuming: the run folder, the options in it, and the state that training goes on from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, is_dataclass
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from mobilevit.training.errors import TrainingError
-from mobilevit.utils.files import write_file
+from mobilevit.training.errors import Interrupted, TrainingError
+from mobilevit.training.module import TrainingModule
+from mobilevit.utils.distributed import gather_items
+from mobilevit.utils.files import replace_file, write_file
 
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
     *("data.root", "data.index", "data.workers", "data.check"),
 )
-"""Options that a resumed run may change: none of them touches what the state in it means."""
+"""Options that a resumed run may change: none of them changes what its state means."""
 
 
-def claim(run: Path, checkpoint: Path, *, resume: bool) -> None:
-    """See that the run folder is free, or holds what `resume` asks for."""
+def claim_folder(run: Path, checkpoint: Path, *, resume: bool) -> None:
+    """Check that the run folder is free, or holds a run to resume.
+
+    Raises:
+        TrainingError: it is not, or does not.
+    """
     if resume and not checkpoint.is_file():
         raise TrainingError(f"{run} holds no run to resume: there is no {checkpoint}")
-    # A run that failed ahead of its first checkpoint has left nothing worth keeping.
-    begun = (run / CONFIG).is_file() and not checkpoint.is_file()
-    if not resume and run.exists() and any(run.iterdir()) and not begun:
+    # A run that failed before its first checkpoint has left nothing worth keeping.
+    failed = (run / CONFIG).is_file() and not checkpoint.is_file()
+    if not resume and run.exists() and any(run.iterdir()) and not failed:
         raise TrainingError(f"{run} is not empty; resume the run in it, or choose another out")
 
 
-def same_run(run: Path, options: dict[str, Any]) -> None:
-    """See that a resumed run is asked for what it was begun with.
+def check_same_options(
+    folder: Path, recipe: Mapping[str, Any], *, free: Collection[str] = FREE_TO_CHANGE
+) -> None:
+    """Check that what is resumed has the options with which it began.
 
-    Its position counts batches of a plan that any other option might change.
+    Its position counts batches of a schedule that any other option might change.
+
+    Raises:
+        TrainingError: an option that is not `free` has changed.
     """
-    before, after = (
-        _flat(values) for values in (yaml.safe_load((run / CONFIG).read_text()), _plain(options))
-    )
+    old, new = _flatten(yaml.safe_load((folder / CONFIG).read_text())), _flatten(recipe)
     changed = [
-        f"{name} {before.get(name)!r} -> {after.get(name)!r}"
-        for name in sorted(before.keys() | after.keys())
-        if name not in FREE_TO_CHANGE and before.get(name) != after.get(name)
+        f"{name} {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if name not in free and old.get(name) != new.get(name)
     ]
     if changed:
         raise TrainingError(
-            f"the run in {run} was begun with other options: {'; '.join(changed)}. A resumed run "
-            f"may change {', '.join(FREE_TO_CHANGE)}; for the rest, begin one from its weights"
+            f"{folder} was begun with other options: {'; '.join(changed)}. Resuming may change "
+            f"{', '.join(free)}; for the rest, begin a new run from its weights"
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested options under names with dots."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat
 
 
-def write_config(run: Path, options: dict[str, Any]) -> None:
-    """Write all options as the recipe that repeats the run."""
-    write_file(run / CONFIG, yaml.safe_dump(_plain(options), sort_keys=False))
+def write_config(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Write options as the recipe that repeats a run."""
+    write_file(folder / CONFIG, yaml.safe_dump(dict(recipe), sort_keys=False))
 
 
-def _plain(value: Any) -> Any:
-    """Options as YAML has them."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items() if key != "out"}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def note_another_curve(
+def warn_of_other_length(
     run: Path, checkpoint: Path, epochs: int, rate: Callable[[int], float], console: Console
 ) -> None:
-    """Warn where a resumed run is of another length, since its learning rates then differ."""
-    before = yaml.safe_load((run / CONFIG).read_text())["epochs"]
-    if before == epochs:
+    """Warn if a resumed run has another length, since its learning rates then differ."""
+    planned = yaml.safe_load((run / CONFIG).read_text())["epochs"]
+    if planned == epochs:
         return
     state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     step = state["global_step"]
     console.print(
-        f"warning: the run was planned for {before} epochs and now has {epochs}, so its learning "
+        f"warning: the run was planned for {planned} epochs and now has {epochs}, so its learning "
         f"rate follows another curve: it goes on at {rate(step):.3g} (step {step})",
         highlight=False,
         soft_wrap=True,
     )
+
+
+class Checkpoints(Callback):
+    """Save a checkpoint after each epoch, every few minutes, and on Ctrl-C or SIGTERM.
+
+    A signal lets the batch, or the validation, finish; a second Ctrl-C does not wait. It is enough
+    that one of several processes gets the signal.
+    """
+
+    def __init__(self, path: Path, *, minutes: float) -> None:
+        """Save to `path`, in the middle of an epoch at most every `minutes`."""
+        self.path, self.seconds = path, 60 * minutes
+        self._saved = time.monotonic()
+        self._signal = 0
+        """The signal that was received; 0: none."""
+        self._previous: dict[int, Any] = {}
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._signal:
+            raise Interrupted(self.path, number)
+        self._signal = number
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the signal handlers."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may install handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install them again: Lightning has installed its own, which end the process silently."""
+        for number in self._previous:
+            signal.signal(number, self._on_signal)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Restore the previous handlers."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Restore them: Lightning does not tear callbacks down after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _agree(self, trainer: Trainer, due: bool) -> tuple[int, bool]:
+        """The signal that any process has received, and whether the main one finds saving due.
+
+        All processes must save at the same step, and none knows of the others' signals.
+        """
+        if trainer.world_size == 1:
+            return self._signal, due
+        votes = torch.tensor([self._signal, due and trainer.is_global_zero])
+        votes = trainer.strategy.reduce(votes.to(trainer.strategy.root_device), reduce_op="max")
+        return int(votes[0]), bool(votes[1])
+
+    def _save(self, trainer: Trainer, number: int) -> None:
+        if trainer.is_global_zero:
+            with replace_file(self.path) as fresh:  # Lightning's own writing is not atomic
+                trainer.save_checkpoint(fresh)
+        else:
+            trainer.save_checkpoint(self.path)  # takes part; the first process writes
+        self._saved = time.monotonic()
+        if number:
+            raise Interrupted(self.path, number)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after a signal, or if it is due; the end of the epoch saves anyway."""
+        last = batch_idx + 1 >= trainer.num_training_batches
+        # Within an accumulated step the gradients would be lost.
+        between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if last or not between:
+            return
+        number, due = self._agree(trainer, time.monotonic() - self._saved > self.seconds)
+        if number or due:
+            self._save(trainer, number)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, after validation."""
+        number, _ = self._agree(trainer, False)
+        self._save(trainer, number)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what differs by process: its generators, its share of the figures."""
+        assert isinstance(pl_module, TrainingModule)
+        mine = {"generator": torch.get_rng_state(), "task": pl_module.task.state_dict()}
+        if pl_module.device.type == "cuda":
+            mine["cuda_generator"] = torch.cuda.get_rng_state(pl_module.device)
+        checkpoint["processes"] = gather_items([mine])
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore it.
+
+        Raises:
+            TrainingError: the run had another number of processes.
+        """
+        assert isinstance(pl_module, TrainingModule)
+        states = checkpoint["processes"]
+        if len(states) != trainer.world_size:
+            raise TrainingError(
+                f"the run was begun with {len(states)} processes and is resumed with "
+                f"{trainer.world_size}: its position counts batches of its own number. Resume it "
+                "with that, or begin a run from its weights"
+            )
+        mine = states[trainer.global_rank]
+        torch.set_rng_state(mine["generator"].cpu())
+        if "cuda_generator" in mine and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(mine["cuda_generator"].cpu(), pl_module.device)
+        pl_module.task.load_state_dict(mine["task"])

@@ -7,379 +7,452 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from mobilevit.checkpoints.create import create_model, load
+from mobilevit.checkpoints.read import read
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.options import DataOptions
-from mobilevit.data.sampler import MultiScaleBatchSampler
+from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.samples import order_of
-from mobilevit.models.config import TaskName
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.tasks import TASKS, check_data_options, get_task
-from mobilevit.tasks.base import InferenceOptions, Task
-from mobilevit.tasks.classification.distill import DistillOptions
-from mobilevit.tasks.classification.transforms import AugmentOptions
-from mobilevit.tasks.detection.loss_and_postprocess import DetectionLossOptions
-from mobilevit.tasks.detection.transforms import BoxAugmentOptions
+from mobilevit.models.registry import HEADS, Network, split_name, task_of
+from mobilevit.tasks import check_data_options, get_task
+from mobilevit.tasks.base import InferenceOptions, Splits, Task
 from mobilevit.tasks.evaluate import evaluate_batches
-from mobilevit.tasks.segmentation.transforms import SegmentationAugment
-from mobilevit.training.choose import choose_model
-from mobilevit.training.compiling import whole_batches
+from mobilevit.training.compiling import full_batch_shapes
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
-from mobilevit.training.options import NetworkOptions, OptimOptions, SamplerOptions
-from mobilevit.training.prepare import plan
+from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.training.report import write_report
 from mobilevit.training.result import TrainingResult
-from mobilevit.training.resume import (
-    claim,
-    note_another_curve,
-    same_run,
-    write_config,
-)
 from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
 from mobilevit.utils.distributed import Processes
+
+if TYPE_CHECKING:
+    # Lightning takes seconds to import, and only the run itself needs it.
+    from lightning.pytorch import Trainer
+
+    from mobilevit.training.callbacks import History
+    from mobilevit.training.module import TrainingModule
 
 GAP_SAMPLES = 1000
 """How many training images are evaluated, at most, to see the gap to validation."""
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+DEFAULT_TASK = "classification"
+"""Where neither options nor weights tell the task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A validated run, and the machine that it is on."""
+
+    options: TrainOptions
+    """With `model`, `batch_size` and `task_options` filled in."""
+    model: str
+    task: Task[Any, Any]
+    task_options: Any
+    resume: bool
+    folder: Path
+    checkpoint: Path
+    device: torch.device
+    threads: int
+    workers: int
+    processes: Processes
+    console: Console
+    """Silent in all processes but the main one."""
+
+    def print(self, line: str) -> None:
+        """Print a line as it is."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is trained, on what, in which order."""
+
+    splits: Splits[Any]
+    network: Network
+    order: Any
+    """The order of the samples in this process, by epoch."""
+    schedule: MultiScaleSchedule
+    batches: int
+    """In the whole run, in each process."""
+    steps: int
+    optim: OptimOptions
+    """With `lr` and `head_lr` filled in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What Lightning trains with."""
+
+    loader: EpochLoader
+    val: EvaluationLoader
+    module: TrainingModule
+    history: History
+    trainer: Trainer
 
 
 def train(
-    *,
-    data: DataOptions,
-    out: str,
-    task: TaskName | None = None,
-    model: str | None = None,
-    weights: str | None = None,
-    preprocessing: dict[str, Any] | None = None,
-    epochs: int = 30,
-    size: int | None = None,
-    batch_size: int | None = None,
-    sampler: SamplerOptions = SamplerOptions(),
-    augment: AugmentOptions = AugmentOptions(),
-    boxes: BoxAugmentOptions = BoxAugmentOptions(),
-    detection: DetectionLossOptions = DetectionLossOptions(),
-    masks: SegmentationAugment = SegmentationAugment(),
-    optim: OptimOptions = OptimOptions(),
-    network: NetworkOptions = NetworkOptions(),
-    label_smoothing: float = 0.1,
-    distill: DistillOptions = DistillOptions(),
-    ema: float = 0.9995,
-    freeze_backbone: bool = False,
-    quantize_aware: bool = False,
-    patience: int | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    compile: bool = False,
-    sync_batch_norm: bool = False,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    threads: int | None = None,
-    seed: int = 0,
-    checkpoint_minutes: float = 10.0,
-    resume: bool = False,
+    options: TrainOptions | None = None, *, resume: bool = False, **fields: Any
 ) -> TrainingResult[Any]:
     """Train or fine-tune a network on your own images.
 
     Under torchrun in several processes at once, on one machine or more: see the docs on training.
 
     Args:
-        data: where the images are.
-        out: run folder to write; must be new, or of the run to resume.
-        task: classification, detection or segmentation; by default what `model`, or else `weights`,
-            are for.
-        model: name of the network to train, see `mobilevit models`; by default the weights'
-            variant, or XS.
-        weights: start from these: a model folder, a checkpoint of the authors, timm or
-            transformers, a published name, a Hub id or a URL. The head is new where the classes are
-            others.
-        preprocessing: fields that differ from the weights' preprocessing, such as channel_order.
-        epochs: how often every image is seen.
-        size: base image size in pixels, at which validation evaluates; by default that of the
-            weights, or 256, in detection 320, in segmentation 512.
-        batch_size: images in a batch at the base size, in each process; by default 64 in
-            classification, 16 in detection, 8 in segmentation.
-        sampler: how images are batched.
-        augment: what training does to images (classification).
-        boxes: what training does to images with boxes (detection).
-        detection: the loss of detection.
-        masks: what training does to images with masks (segmentation).
-        optim: optimiser and learning rate.
-        network: options of the network.
-        label_smoothing: share of the target that is spread over all classes.
-        distill: a teacher to learn from (classification).
-        ema: decay of the weights' moving average, the weights that are evaluated and saved; 0: off.
-        freeze_backbone: train the classifier's layers alone.
-        quantize_aware: round in training and validation as int8 files do, to fine-tune `weights`
-            that lose too much in them; what is kept is a float network, to be exported as usual.
-        patience: stop after this many epochs without a better top-1, AP or mean IoU.
-        precision: number format of the network's arithmetic.
-        compile: let torch compile the network's training, once for each size of the sampler; that
-            takes a minute or more for each, and a C++ compiler on a CPU.
-        sync_batch_norm: several GPUs: batch norm's statistics are those of all processes' images.
-        device: where to train; auto takes a GPU where there is one.
-        threads: compute threads on a CPU; by default from the number of cores.
-        seed: of everything that is random.
-        checkpoint_minutes: how often, at most, to save in the middle of an epoch.
+        options: all options; or in Python
         resume: go on with the run in `out`.
+        fields: of `TrainOptions`, such as `data` and `out`, that are set or differ.
 
     Raises:
-        DataError: the images cannot be used as they lie; the message names which and why.
+        DataError: the images cannot be used; the message names which and why.
         CheckpointError: the weights do not fit.
-        TrainingError: `out` holds a run already, or none to resume; or the teacher cannot teach.
+        TrainingError: `out` holds a run already, or none to resume; or training diverged.
+        TeacherError: the teacher cannot teach this network.
         Interrupted: Ctrl-C (exit code 130) or SIGTERM (143); the state is saved.
         WorkerError: a process that reads images has died.
-        ValueError: an option out of its range.
+        ValueError: an option does not fit the others, the machine or the task.
+
     """
-    options = {key: value for key, value in locals().items() if key != "resume"}
-    # Here, because Lightning takes seconds to import, and only training needs it.
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import Callback, EarlyStopping
-    from lightning.pytorch.loggers import TensorBoardLogger
+    options = TrainOptions(**fields) if options is None else replace(options, **fields)
+    run = validate(options, resume=resume)
+    setup = set_up(run)
+    with use_threads(run.threads), _quiet_lightning():
+        parts = build(run, setup)
+        with closing(parts.loader):
+            fit(run, parts)
+            return finish(run, setup, parts)
 
-    from mobilevit.training.callbacks import History, Meter, ModelFolders, moving_average
-    from mobilevit.training.checkpoints import Checkpoints
-    from mobilevit.training.module import Batches, TaskTraining
-    from mobilevit.training.progress import ProgressBar
 
-    processes = Processes.from_environment()
-    rank, world_size = processes.rank, processes.world_size
-    console = Console(quiet=not processes.is_main)
-    counts = {"epochs": epochs, "size": size, "batch_size": batch_size, "threads": threads}
-    for name, value in {**counts, "patience": patience}.items():
-        if value is not None and value < 1:
-            raise TrainingError(f"{name} must be at least 1, not {value}")
-    if not 0 <= ema < 1:
-        raise TrainingError(f"ema must be at least 0 and below 1, not {ema}")
-    if checkpoint_minutes < 0:
-        raise TrainingError(f"checkpoint_minutes must be at least 0, not {checkpoint_minutes}")
-    if quantize_aware and not weights:
-        raise TrainingError(
-            "quantize_aware fine-tunes a network that is trained already, for int8: give it as "
-            "weights, such as the model folder of another run"
-        )
-    if quantize_aware and compile:
-        raise TrainingError("compile and quantize_aware do not go together: leave one out")
-    run = Path(out)
-    checkpoint = run / "checkpoints" / "last.ckpt"
+def validate(options: TrainOptions, *, resume: bool) -> Run:
+    """Check options against each other, the run folder and the machine, before any work.
+
+    Raises:
+        TrainingError: they do not fit.
+        ValueError: the machine has no such device, or an option is for another task.
+    """
+    from mobilevit.training.resume import check_same_options, claim_folder
+
+    processes, folder = Processes.from_environment(), Path(options.out)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
     if processes.is_main:
-        claim(run, checkpoint, resume=resume)
-        if resume:
-            same_run(run, options)
-
-    on = compute_device(device)
-    if quantize_aware and on.type == "mps":
-        raise TrainingError("torch cannot round in training on mps: give device cpu")
-    if precision == "fp16" and on.type == "cpu":
+        claim_folder(folder, checkpoint, resume=resume)
+    device = compute_device(options.device)
+    if options.quantize_aware and device.type == "mps":
+        raise TrainingError("torch has no quantization-aware training on mps: use device cpu")
+    if options.precision == "fp16" and device.type == "cpu":
         raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
-    if sync_batch_norm and on.type != "cuda":
+    if options.sync_batch_norm and device.type != "cuda":
         raise TrainingError("sync_batch_norm needs GPUs; on a CPU leave it out")
-    on_gpu = on.type != "cpu"
-    default_threads, default_workers = split_cores(available_cores(), on_gpu=on_gpu)
-    threads = default_threads if threads is None else threads
-    workers = default_workers if data.workers is None else data.workers
-    console.print(
+    model, task = choose_model(options)
+    check_data_options(options.data, task)
+    options = replace(
+        options,
+        task_options=task.options() if options.task_options is None else options.task_options,
+        batch_size=options.batch_size or task.batch_size,
+    )
+    if processes.is_main and resume:
+        check_same_options(folder, options.as_recipe())
+    threads, workers = split_cores(available_cores(), on_gpu=device.type != "cpu")
+    return Run(
+        options=options,
+        model=model,
+        task=task,
+        task_options=options.task_options,
+        resume=resume,
+        folder=folder,
+        checkpoint=checkpoint,
+        device=device,
+        threads=threads if options.threads is None else options.threads,
+        workers=workers if options.data.workers is None else options.data.workers,
+        processes=processes,
+        console=Console(quiet=not processes.is_main),
+    )
+
+
+def choose_model(options: TrainOptions) -> tuple[str, Task[Any, Any]]:
+    """The name of the network to train, and its task.
+
+    Raises:
+        ValueError: the model, or `task_options`, is for another task.
+    """
+    model = options.model
+    weights_model = read(options.weights).config.model if options.weights and not model else None
+    known = model or weights_model
+    name = options.task or options.task_of_options or (task_of(known) if known else DEFAULT_TASK)
+    task = get_task(name)
+    if model is None:
+        if weights_model is None:
+            model = task.default_model
+        elif task_of(weights_model) == name:
+            model = weights_model
+        else:  # the weights' backbone, with a new head
+            model = split_name(task.default_model)[0].prefix + split_name(weights_model)[1]
+    if task_of(model) == name:
+        return model, task
+    if options.task is None:
+        raise TrainingError(f"{name} options are not for {model}, which is for {task_of(model)}")
+    prefixes = " or ".join(repr(head.prefix) for head in HEADS.values() if head.task == name)
+    raise TrainingError(
+        f"{model} is for {task_of(model)}; for {name} its name begins with {prefixes}"
+    )
+
+
+def set_up(run: Run) -> Setup:
+    """Find the data, create the network, plan the schedule; write `config.yaml`.
+
+    Raises:
+        DataError: the images cannot be used; the message names which and why.
+        CheckpointError: the weights do not fit.
+    """
+    from mobilevit.training.resume import warn_of_other_length, write_config
+
+    options, task, processes = run.options, run.task, run.processes
+    threads, workers = run.threads, run.workers
+    run.print(
         f"{available_cores()} cores: {threads} compute thread{'s' * (threads != 1)}, "
-        f"{workers} loader worker{'s' * (workers != 1)} (--threads, --data.workers)",
-        highlight=False,
+        f"{workers} loader worker{'s' * (workers != 1)} (--threads, --data.workers)"
     )
-
-    model, the_task = choose_model(task, model, weights)
-    task_options = _task_options(
-        the_task,
-        {
-            "augment": augment,
-            "label_smoothing": label_smoothing,
-            "distill": distill,
-            "boxes": boxes,
-            "detection": detection,
-            "masks": masks,
-        },
-    )
-    check_data_options(data, the_task)
-    batch_size = batch_size or the_task.batch_size
-    eval_batch_size = min(batch_size, the_task.max_eval_batch_size or batch_size)
-    splits = the_task.open(data, seed=seed, console=console)
-    torch.manual_seed(seed)
-    net = create_model(
-        model,
-        classes=splits.train.classes,
-        weights=weights,
-        preprocessing=preprocessing,
-        **{key: value for key, value in asdict(network).items() if value is not None},
-    )
-    assert not isinstance(net, Backbone)
-    size = size or net.config.preprocessing.crop
-    if rank:
-        torch.manual_seed(seed + 1_000_003 * rank)  # dropout differs between processes
-    source = f"trained on {data.name or data.root} from {net.config.source}"
-    source += the_task.source_note(task_options)
-    if quantize_aware:
-        source += ", rounded to 8 bits in training and validation"
-    net.config = replace(
-        net.config,
-        category_ids=splits.category_ids,
-        preprocessing=net.config.preprocessing.at(size),
-        source=source,
-    )
-
+    splits = task.open(options.data, seed=options.seed, console=run.console)
+    network = _create_network(run, splits)
+    size, batch_size = network.config.preprocessing.crop, options.batch_size
+    assert batch_size is not None
     order = order_of(
         splits.train,
         len(splits.train),
-        seed=seed,
-        pool=data.pool,
-        rank=rank,
-        world_size=world_size,
+        seed=options.seed,
+        pool=options.data.pool,
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
-    schedule = plan(sampler, samples=len(order), size=size, batch_size=batch_size, seed=seed)
-    lengths = [len(schedule.epoch(epoch)) for epoch in range(epochs)]
-    steps = sum(math.ceil(length / optim.accumulate) for length in lengths)
-    optim = replace(optim, head_lr=optim.head_lr or the_task.head_lr)
-    lr = optim.lr or (the_task.lr_finetune if weights else the_task.lr_scratch)
-    batches = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
-    if world_size > 1:
-        batches += f" in each of {world_size} processes"
-    console.print(
-        f"{model}: {len(splits.train)} images, {epochs} epochs, {steps} steps of {batches}; "
-        f"peak learning rate {lr:g}",
-        highlight=False,
-        soft_wrap=True,
+    schedule = options.sampler.schedule(
+        samples=len(order), size=size, batch_size=batch_size, seed=options.seed
     )
-    if resume:
+    lengths = [len(schedule.epoch(epoch)) for epoch in range(options.epochs)]
+    steps = sum(math.ceil(length / options.optim.accumulate) for length in lengths)
+    lr = options.optim.lr or (task.lr_finetune if options.weights else task.lr_scratch)
+    optim = replace(options.optim, lr=lr, head_lr=options.optim.head_lr or task.head_lr)
+    shapes = ", ".join(f"{s} px x {schedule.batch_size(s)}" for s in schedule.sizes)
+    if processes.world_size > 1:
+        shapes += f" in each of {processes.world_size} processes"
+    run.print(
+        f"{run.model}: {len(splits.train)} images, {options.epochs} epochs, {steps} steps of "
+        f"{shapes}; peak learning rate {lr:g}"
+    )
+    if run.resume:
         factor = rate_factor(steps, optim)
-        note_another_curve(run, checkpoint, epochs, lambda step: lr * factor(step), console)
+        warn_of_other_length(
+            run.folder,
+            run.checkpoint,
+            options.epochs,
+            rate=lambda step: lr * factor(step),
+            console=run.console,
+        )
     if processes.is_main:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        write_config(run, options)
-
-    rule = net.config.preprocessing
-
-    def evaluated(samples: Any) -> tuple[Any, EvaluationLoader]:
-        dataset = the_task.evaluation_dataset(samples, rule)
-        loader = EvaluationLoader(
-            dataset,
-            batch_size=eval_batch_size,
-            workers=workers,
-            rank=rank,
-            world_size=world_size,
-        )
-        return samples, loader
-
-    dataset = the_task.training_dataset(
-        splits.train, rule, task_options, seed=seed, decode=data.decode
-    )
-    loader = EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
-    val = evaluated(splits.val)
-    training_task = the_task.training_task(
-        task_options, splits.val, net.config, sizes=schedule.sizes, console=console
-    )
-    module = TaskTraining(
-        net,
-        training_task,
-        optim=optim,
-        lr=lr,
+        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        write_config(run.folder, options.as_recipe())
+    return Setup(
+        splits=splits,
+        network=network,
+        order=order,
+        schedule=schedule,
+        batches=sum(lengths),
         steps=steps,
-        freeze_backbone=freeze_backbone,
-        quantize_aware=quantize_aware,
-        compiled=whole_batches(schedule) if compile else (),
+        optim=optim,
     )
-    meter = Meter()
-    history = History(run, meter, steps=steps)
-    callbacks: list[Callback] = [meter, ModelFolders(run, the_task.metric_key)]
-    if ema:
-        callbacks.append(moving_average(ema))
-    callbacks += [ProgressBar(meter, steps=sum(lengths), console=console), history]
-    if patience is not None:
-        callbacks.append(EarlyStopping(f"val_{the_task.metric_key}", mode="max", patience=patience))
-    callbacks.append(Checkpoints(checkpoint, minutes=checkpoint_minutes))
-    with use_threads(threads), _quiet(), closing(loader):
-        trainer = Trainer(
-            accelerator=on.type,
-            devices=processes.local_size,
-            num_nodes=processes.nodes,
-            strategy="auto" if world_size == 1 else "ddp",
-            sync_batchnorm=sync_batch_norm,
-            precision=PRECISION[precision],
-            max_epochs=epochs,
-            accumulate_grad_batches=optim.accumulate,
-            gradient_clip_val=optim.clip,
-            callbacks=callbacks,
-            logger=TensorBoardLogger(run, name="", version="tensorboard"),
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            reload_dataloaders_every_n_epochs=1,
-        )
-        trainer.fit(
-            module,
-            datamodule=Batches(loader, val[1]),
-            ckpt_path=checkpoint if resume else None,
-            weights_only=True,
-        )
-        root = trainer.strategy.root_device
-        kept = load(run / "model")
-        if quantize_aware:
-            figures = kept.config.metrics
-            console.print(
-                f"rounded to 8 bits, as in all figures of epochs, the best weights have "
-                f"{the_task.metric_key} {figures[the_task.metric_key]:.4f}; in float:",
-                highlight=False,
-                soft_wrap=True,
-            )
-        best = fuse(kept).to(root)
-        part = the_task.subset(splits.train, _some(len(splits.train), seed))
-        metrics, train_metrics = (
-            evaluate_batches(
-                the_task,
-                best,
-                batches,
-                the_task.metric(samples, device=root, options=InferenceOptions()),
-                device=root,
-            )
-            for samples, batches in (val, evaluated(part))
-        )
-        result = TrainingResult(folder=run, metrics=metrics, train_metrics=train_metrics)
-        report = the_task.report(metrics, train_metrics, splits.val, best.config)
-        write_report(run / "report.html", report, history, config=best.config)
-        return result
 
 
-def _task_options(task: Task[Any, Any], given: dict[str, Any]) -> Any:
-    """The options of a task's training.
+def _create_network(run: Run, splits: Splits[Any]) -> Network:
+    """The network, with the weights to start from and the configuration to save."""
+    options = run.options
+    torch.manual_seed(options.seed)
+    network = create_model(
+        run.model,
+        classes=splits.train.classes,
+        weights=options.weights,
+        preprocessing=options.preprocessing,
+        **{key: value for key, value in asdict(options.network).items() if value is not None},
+    )
+    assert not isinstance(network, Backbone)
+    if run.processes.rank:
+        torch.manual_seed(options.seed + 1_000_003 * run.processes.rank)  # dropout differs
+    source = f"trained on {options.data.name or options.data.root} from {network.config.source}"
+    source += run.task.source_note(run.task_options)
+    if options.quantize_aware:
+        source += ", quantization-aware"
+    network.config = replace(
+        network.config,
+        category_ids=splits.category_ids,
+        preprocessing=network.config.preprocessing.at(
+            options.size or network.config.preprocessing.crop
+        ),
+        source=source,
+    )
+    return network
+
+
+def build(run: Run, setup: Setup) -> Parts:
+    """Create loaders, module and trainer.
 
     Raises:
-        TrainingError: an option of another task is set.
+        ValueError: the task's options do not fit the network.
     """
-    own = {field.name for field in fields(task.options)}
-    for other in map(get_task, TASKS):
-        defaults = other.options()
-        for field in fields(defaults):
-            value = given[field.name]
-            if field.name not in own and value != getattr(defaults, field.name):
-                raise TrainingError(f"{field.name} is for {other.name}, not for {task.name}")
-    return task.options(**{name: given[name] for name in own})
+    from mobilevit.training.callbacks import History, Throughput
+    from mobilevit.training.module import TrainingModule
+
+    options, network, splits = run.options, setup.network, setup.splits
+    dataset = run.task.training_dataset(
+        splits.train,
+        network.config.preprocessing,
+        run.task_options,
+        seed=options.seed,
+        decode=options.data.decode,
+    )
+    module = TrainingModule(
+        network,
+        run.task.training_task(
+            run.task_options,
+            splits.val,
+            network.config,
+            sizes=setup.schedule.sizes,
+            console=run.console,
+        ),
+        optim=setup.optim,
+        steps=setup.steps,
+        freeze_backbone=options.freeze_backbone,
+        quantize_aware=options.quantize_aware,
+        compiled=full_batch_shapes(setup.schedule) if options.compile else (),
+    )
+    throughput = Throughput()
+    history = History(run.folder, throughput, steps=setup.steps)
+    return Parts(
+        loader=EpochLoader(
+            dataset, MultiScaleBatchSampler(setup.order, setup.schedule), workers=run.workers
+        ),
+        val=_evaluation_loader(run, setup, splits.val),
+        module=module,
+        history=history,
+        trainer=_trainer(run, setup, throughput=throughput, history=history),
+    )
 
 
-def _some(count: int, seed: int) -> list[int]:
-    """At most `GAP_SAMPLES` of so many samples, drawn at random."""
+def _evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader:
+    batch_size = run.options.batch_size
+    assert batch_size is not None
+    return EvaluationLoader(
+        run.task.evaluation_dataset(samples, setup.network.config.preprocessing),
+        batch_size=min(batch_size, run.task.max_eval_batch_size or batch_size),
+        workers=run.workers,
+        rank=run.processes.rank,
+        world_size=run.processes.world_size,
+    )
+
+
+def _trainer(run: Run, setup: Setup, *, throughput: Any, history: History) -> Trainer:
+    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch.callbacks import EarlyStopping
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    from mobilevit.training.callbacks import ModelFolders, ProgressBar, moving_average
+    from mobilevit.training.resume import Checkpoints
+
+    options, metric = run.options, run.task.metric_key
+    # In this order: see `ModelFolders`; checkpoints come last, when all others have their state.
+    callbacks: list[Callback] = [throughput, ModelFolders(run.folder, metric)]
+    if options.ema:
+        callbacks.append(moving_average(options.ema))
+    callbacks += [ProgressBar(throughput, batches=setup.batches, console=run.console), history]
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(f"val_{metric}", mode="max", patience=options.patience))
+    callbacks.append(Checkpoints(run.checkpoint, minutes=options.checkpoint_minutes))
+    return Trainer(
+        accelerator=run.device.type,
+        devices=run.processes.local_size,
+        num_nodes=run.processes.nodes,
+        strategy="auto" if run.processes.world_size == 1 else "ddp",
+        sync_batchnorm=options.sync_batch_norm,
+        precision=PRECISION[options.precision],
+        max_epochs=options.epochs,
+        accumulate_grad_batches=setup.optim.accumulate,
+        gradient_clip_val=setup.optim.clip,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(run.folder, name="", version="tensorboard"),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+    )
+
+
+def fit(run: Run, parts: Parts) -> None:
+    """Train, from the checkpoint if the run is resumed.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        DivergedError: the loss or the gradients are not finite.
+    """
+    from mobilevit.training.module import Batches
+
+    parts.trainer.fit(
+        parts.module,
+        datamodule=Batches(parts.loader, parts.val),
+        ckpt_path=run.checkpoint if run.resume else None,
+        weights_only=True,
+    )
+
+
+def finish(run: Run, setup: Setup, parts: Parts) -> TrainingResult[Any]:
+    """Evaluate the best weights, and write the report."""
+    task, splits, device = run.task, setup.splits, parts.trainer.strategy.root_device
+    best = load(run.folder / "model")
+    if run.options.quantize_aware:
+        figure = best.config.metrics[task.metric_key]
+        run.print(
+            f"with the rounding of int8, as in all figures of epochs, the best weights have "
+            f"{task.metric_name} {figure:.4f}; in float:"
+        )
+    network = fuse(best).to(device)
+    sample = task.subset(splits.train, _draw(len(splits.train), seed=run.options.seed))
+    metrics, train_metrics = (
+        evaluate_batches(
+            task,
+            network,
+            batches,
+            task.metric(samples, device=device, options=InferenceOptions()),
+            device=device,
+        )
+        for samples, batches in (
+            (splits.val, parts.val),
+            (sample, _evaluation_loader(run, setup, sample)),
+        )
+    )
+    result = TrainingResult(folder=run.folder, metrics=metrics, train_metrics=train_metrics)
+    report = task.report(metrics, train_metrics, splits.val, network.config)
+    write_report(run.folder / "report.html", report, parts.history, config=network.config)
+    return result
+
+
+def _draw(count: int, *, seed: int) -> list[int]:
+    """Indices of at most `GAP_SAMPLES` of so many samples."""
     if count <= GAP_SAMPLES:
         return list(range(count))
-    chosen = np.random.default_rng((seed, 2)).choice(count, GAP_SAMPLES, replace=False)
-    return [int(index) for index in chosen]
+    indices = np.random.default_rng((seed, 2)).choice(count, GAP_SAMPLES, replace=False)
+    return [int(index) for index in indices]
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what Lightning says of things that are chosen here on purpose."""
+def _quiet_lightning() -> Iterator[None]:
+    """Suppress what Lightning reports about choices that are made here on purpose."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import types
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from typing import (
     Annotated,
     Any,
@@ -47,6 +48,7 @@ class Interval(NamedTuple):
 Positive = Annotated[float, Interval(0, ends="()")]
 NonNegative = Annotated[float, Interval(0)]
 Share = Annotated[float, Interval(0, 1, "[]")]
+PositiveShare = Annotated[float, Interval(0, 1, "(]")]
 Count = Annotated[int, Interval(1)]
 
 
@@ -74,6 +76,18 @@ class Options:
     def flag_groups(cls) -> dict[str, type[Options]]:
         """Groups of flags on the command line that are no fields here."""
         return {}
+
+    @classmethod
+    def skipped_flags(cls) -> set[str]:
+        """Fields that are no flags: those whose metadata has `flag`."""
+        return {field.name for field in fields(cls) if "flag" in field.metadata}
+
+    @classmethod
+    def flag_types(cls) -> dict[str, Any]:
+        """The type of every flag, by its name with dots."""
+        hints = get_type_hints(cls)
+        own = {name: hint for name, hint in hints.items() if name not in cls.skipped_flags()}
+        return flag_types({**own, **cls.flag_groups()})
 
     @classmethod
     def from_flags(cls, **values: Any) -> Self:
@@ -113,3 +127,17 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     elif origin is tuple:
         for one, inner in zip(value, arguments, strict=False):
             check_value(name, one, inner)
+
+
+def flag_types(hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Types by name, where the fields of dataclasses have names with dots."""
+    flags: dict[str, Any] = {}
+    for name, hint in hints.items():
+        alternatives = [one for one in get_args(hint) if one is not types.NoneType]
+        inner = alternatives[0] if len(alternatives) == 1 else hint
+        if is_dataclass(inner):
+            nested = flag_types(get_type_hints(inner))
+            flags |= {f"{name}.{key}": value for key, value in nested.items()}
+        elif get_origin(hint) is not ClassVar:
+            flags[name] = hint
+    return flags

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,8 @@ from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.shard import shard
 from mobilevit.data.options import DataOptions
 from mobilevit.data.shards_check import ShardReport
-from mobilevit.training.errors import Interrupted
-from mobilevit.training.options import OptimOptions, SamplerOptions
-from mobilevit.training.train import train
+from tests.training import runs
+from tests.training.runs import interrupted_at
 
 
 def words(*arguments: object) -> list[str]:
@@ -130,43 +127,21 @@ def test_shards_of_others_get_an_index(
 def small(root: Path | str, out: Path, **options: Any) -> Any:
     """A run of seconds over two epochs."""
     data = DataOptions(root=str(root), pool=8, **options.pop("data", {}))
-    return train(
-        data=data,
-        out=str(out),
-        model="mobilevit_xxs",
-        epochs=2,
-        size=32,
-        batch_size=3,
-        sampler=SamplerOptions(min_size=32, max_size=48, multiple=16),
-        optim=OptimOptions(lr=0.01),
-        threads=1,
-        **options,
-    )
+    return runs.small(root, out, data=data, batch_size=3, **options)
 
 
 @pytest.mark.parametrize("stop_at", [4, 11])
 def test_a_run_over_shards_resumes_to_the_same_end(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    images: Path, tmp_path: Path, stop_at: int
 ) -> None:
     """Begun on files, interrupted in the first or second epoch, ended on a pipe and two workers."""
-    from mobilevit.training import checkpoints
-
     out = tmp_path / "shards"
     shard(str(images), str(out), shards=4)
     whole = tmp_path / "whole"
     small(out, whole, data={"workers": 0})
-    counted = checkpoints.Checkpoints.on_train_batch_end
-
-    def press(self: Any, trainer: Any, *arguments: Any, **options: Any) -> None:
-        if trainer.global_step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        counted(self, trainer, *arguments, **options)
-
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.Checkpoints, "on_train_batch_end", press)
-        with pytest.raises(Interrupted):
-            small(out, run, data={"workers": 1})
+    with interrupted_at(stop_at):
+        small(out, run, data={"workers": 1})
     pipe = f"pipe:cat {out}/{{train-{{000000..000003}},val-000000}}.tar"
     small(pipe, run, data={"index": str(out), "workers": 2}, resume=True)
     assert (run / "steps.csv").read_text() == (whole / "steps.csv").read_text()

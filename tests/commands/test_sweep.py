@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,15 @@ import yaml
 
 from mobilevit.__main__ import main
 from mobilevit.commands.sweep import command as module
-from mobilevit.commands.sweep.command import option_types
 from mobilevit.commands.sweep.space import read_space
 from mobilevit.training.errors import DivergedError, Interrupted
+from mobilevit.training.options import TrainOptions
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("optuna")
 
-SPACE = "optim.weight_decay=log:1e-3..0.1:2; augment.mixup=0,0.2"
+SPACE = "optim.weight_decay=log:1e-3..0.1:2; classification.augment.mixup=0,0.2"
 
 
 @pytest.fixture
@@ -35,19 +34,18 @@ def test_an_interrupted_grid_goes_on_and_repeats_nothing(words, tmp_path, monkey
     began = []
     module_train = module.train
 
-    @functools.wraps(module_train)
-    def stops_at_third(**options):
-        began.append((Path(options["out"]).name, options["resume"]))
+    def stops_at_third(options, *, resume):
+        began.append((Path(options.out).name, resume))
         if len(began) == 3:
             raise Interrupted(tmp_path / "none")
-        return module_train(**options)
+        return module_train(options, resume=resume)
 
     monkeypatch.setattr(module, "train", stops_at_third)
     words += ["--space", SPACE, "--method", "grid"]
     assert main(words) == 130
     assert main(words) == 1 and "not empty" in capsys.readouterr().err
     assert main([*words, "--resume", "--epochs", "2"]) == 1
-    assert "another epochs" in capsys.readouterr().err
+    assert "other options: epochs 1 -> 2" in capsys.readouterr().err
     assert main(["sweep", "--out", str(tmp_path / "sweep"), "--resume"]) == 0
     assert [name for name, _ in began] == [
         *("trial_000", "trial_001", "trial_002", "trial_002", "trial_003")
@@ -55,10 +53,10 @@ def test_an_interrupted_grid_goes_on_and_repeats_nothing(words, tmp_path, monkey
 
     folder = tmp_path / "sweep"
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
-    assert {(row["optim.weight_decay"], row["augment.mixup"]) for row in rows} == {
+    assert {(row["optim.weight_decay"], row["classification.augment.mixup"]) for row in rows} == {
         *(("0.001", "0.0"), ("0.001", "0.2"), ("0.1", "0.0"), ("0.1", "0.2"))
     }
-    assert "augment.mixup" in (folder / "plot.svg").read_text()
+    assert "classification.augment.mixup" in (folder / "plot.svg").read_text()
     best = max(rows, key=lambda row: float(row["top1"]))
     recipe = yaml.safe_load((folder / "best.yaml").read_text())
     assert recipe["optim"]["weight_decay"] == float(best["optim.weight_decay"])
@@ -68,11 +66,10 @@ def test_an_interrupted_grid_goes_on_and_repeats_nothing(words, tmp_path, monkey
 def test_a_trial_that_diverges_is_told_and_the_sweep_goes_on(words, monkeypatch, capsys):
     module_train = module.train
 
-    @functools.wraps(module_train)
-    def diverges(**options):
-        if options["optim"].weight_decay == 0.1:
+    def diverges(options, *, resume):
+        if options.optim.weight_decay == 0.1:
             raise DivergedError("the loss is nan after epoch 1")
-        return module_train(**options)
+        return module_train(options, resume=resume)
 
     monkeypatch.setattr(module, "train", diverges)
     assert main([*words, "--space", "optim.weight_decay=0.1,0.01", "--method", "grid"]) == 0
@@ -101,8 +98,11 @@ def test_values_are_drawn_within_the_range_and_differ(method, words, tmp_path):
         ("optim.weight_decay=a,b", "cannot be 'a'"),
         ("optim.weight_decay", "OPTION=VALUES"),
         ("sampler.mode=0..1", "not a number"),
-        ("augment.erase=0..2", "probability"),
-        ("augment.mixup=0,1;augment.mixup=0,2", "twice"),
+        ("classification.augment.erase=0..2", "in [0, 1]"),
+        (
+            "classification.augment.mixup=0,1;classification.augment.mixup=0,2",
+            "twice",
+        ),
         (" ; ", "empty"),
         ("data.root=a,b", "no option 'data.root'"),
     ],
@@ -115,9 +115,9 @@ def test_what_can_not_be_varied_is_told(space, says, words, tmp_path, capsys):
 
 def test_a_space_is_read_by_the_options_types():
     axes = read_space(
-        "augment.scale=[0.08,1],[0.35,1]\naugment.rand_augment=0..2:3; "
-        "sampler.mode=standard,multiscale",
-        option_types(),
+        "classification.augment.scale=[0.08,1],[0.35,1]\n"
+        "classification.augment.rand_augment=0..2:3; sampler.mode=standard,multiscale",
+        TrainOptions.flag_types(),
     )
     assert axes[0].bounds == [(0.08, 1.0), (0.35, 1.0)]
     assert axes[1].points() == [0, 1, 2]

@@ -102,7 +102,7 @@ def test_loss_of_a_batch_by_hand(anchors):
     wanted = targets([(LARGE, 1)], [(SMALL, 0)])
     torch.manual_seed(1)
     raw = RawDetections(torch.randn(2, len(anchors), 4), torch.randn(2, len(anchors), 4))
-    loss = detection_loss(raw, wanted, anchors, DetectionLossOptions(least_negatives=0))
+    loss = detection_loss(raw, wanted, anchors, DetectionLossOptions(min_negatives=0))
     classes, boxes = match(wanted, anchors, overlap=0.5)
     each = torch.nn.functional.cross_entropy(
         raw.logits.flatten(0, 1), classes.flatten(), reduction="none"
@@ -130,7 +130,7 @@ def test_images_without_boxes_train(anchors):  # A36
         assert torch.isfinite(loss.classes) and loss.location == 0
         (grad,) = torch.autograd.grad(loss.classes, logits)
         assert (grad.abs().sum((1, 2)) > 0).all()
-        none = detection_loss(raw, wanted, anchors, DetectionLossOptions(least_negatives=0))
+        none = detection_loss(raw, wanted, anchors, DetectionLossOptions(min_negatives=0))
         assert none.classes == 0
 
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch._inductor.config
-from PIL import Image
 from torch import nn
 from torch._dynamo.utils import counters
 
 from mobilevit.checkpoints.create import load
-from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.models.registry import build
 from mobilevit.training import compiling
-from mobilevit.training.compiling import Compiler, whole_batches
+from mobilevit.training.compiling import Compiler, full_batch_shapes
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import SamplerOptions
-from mobilevit.training.train import train
+from mobilevit.training.options import OptimOptions, SamplerOptions
 from tests.numerics import assert_close
+from tests.training.runs import colour_images, small
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,7 +51,7 @@ def test_one_graph_for_each_size_of_the_sampler(monkeypatch: pytest.MonkeyPatch)
     plain = build("mobilevit_xxs", num_classes=3, dropout=0.0, classifier_dropout=0.0).train()
     network = build("mobilevit_xxs", num_classes=3, dropout=0.0, classifier_dropout=0.0).train()
     network.load_state_dict(plain.state_dict())
-    shapes = whole_batches(schedule)
+    shapes = full_batch_shapes(schedule)
     compiler = Compiler(network, shapes)
     seen, odd = set(), 0
     for epoch in range(2):
@@ -110,14 +107,7 @@ def test_by_torchs_own_compiler() -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 10 images."""
-    root, draw = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for name in ("dark", "light"):
-        (root / name).mkdir()
-        for number in range(10):
-            values = draw.integers(0, 128, (40, 40, 3)) + 127 * (name == "light")
-            Image.fromarray(values.astype(np.uint8)).save(root / name / f"{number}.png")
-    return root
+    return colour_images(tmp_path_factory.mktemp("images"), count=10, classes=2)
 
 
 def test_a_run_gives_what_it_gives_without(
@@ -125,16 +115,15 @@ def test_a_run_gives_what_it_gives_without(
 ) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     for name in ("plain", "compiled"):
-        train(
-            data=DataOptions(root=str(images), workers=0),
-            out=str(tmp_path / name),
-            model="mobilevit_xxs",
+        small(
+            images,
+            tmp_path / name,
             epochs=1,
             size=64,
             batch_size=4,
             sampler=SamplerOptions(min_size=32, max_size=64),
+            optim=OptimOptions(),
             compile=name == "compiled",
-            threads=1,
         )
     assert 0 < graphs() <= 2
     plain, compiled = (load(tmp_path / name / "model") for name in ("plain", "compiled"))
@@ -152,14 +141,3 @@ def test_without_a_compiler() -> None:
         pytest.raises(TrainingError, match=r"needs a C\+\+ compiler"),
     ):
         Compiler(nn.Conv2d(3, 4, 3), [(1, 3, 8, 8)])
-
-
-def test_not_beside_rounding(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="do not go together"):
-        train(
-            data=DataOptions(root=str(images)),
-            out=str(tmp_path / "run"),
-            weights="anything",
-            quantize_aware=True,
-            compile=True,
-        )

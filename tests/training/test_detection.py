@@ -16,11 +16,12 @@ from mobilevit.__main__ import main
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import preprocess
 from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, detect
+from mobilevit.tasks.detection.options import DetectionOptions
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import SamplerOptions
-from mobilevit.training.train import train
 from tests.numerics import assert_close
+from tests.training.runs import STANDARD, small
 
 pytestmark = pytest.mark.slow
 
@@ -61,18 +62,17 @@ def squares(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(squares, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "squares"
-    result = train(
+    result = small(
         task="detection",
         model="ssdlite_mobilevit_xxs",
-        data=DataOptions(root=str(squares), workers=0),
-        out=str(out),
+        root=squares,
+        out=out,
         epochs=20,
         size=96,
         batch_size=4,
         sampler=SamplerOptions(min_size=80, max_size=96, scales=2, multiple=16),
-        boxes=BoxAugmentOptions(crop=0.0, photometric=0.0),
+        task_options=DetectionOptions(augment=BoxAugmentOptions(crop=0.0, photometric=0.0)),
         ema=0.9,
-        threads=1,
     )
     return out, result
 
@@ -187,35 +187,24 @@ def test_a_strange_voc_set_trains_as_it_lies(squares, tmp_path):
         (folder / f"no {number}.xml").write_text(
             f"<annotation><size><width>0</width><height>0</height></size>{objects}</annotation>"
         )
-    result = train(
-        model="ssdlite_mobilevit_xxs",
-        data=DataOptions(root=str(root), workers=0),
-        out=str(tmp_path / "run"),
-        epochs=1,
-        size=64,
-        batch_size=8,
-        threads=1,
+    result = small(
+        root, tmp_path / "run", model="ssdlite_mobilevit_xxs", epochs=1, sampler=STANDARD
     )
     assert result.metrics.classes == tuple(sorted(COLOURS))
     assert result.metrics.images + 18 == 23
 
 
-def test_the_task_and_the_model_must_agree(squares, tmp_path):
+def test_the_task_its_options_and_the_model_must_agree(squares, tmp_path):
     with pytest.raises(TrainingError, match=r"mobilevit_xs is for classification; for detection"):
-        train(
-            task="detection",
-            model="mobilevit_xs",
-            data=DataOptions(root=str(squares)),
-            out=str(tmp_path / "run"),
-        )
-
-
-def test_options_of_other_tasks_are_refused(squares, tmp_path):
-    options = {"model": "ssdlite_mobilevit_xxs", "out": str(tmp_path / "run")}
-    with pytest.raises(ValueError, match="label_smoothing is for classification, not for detect"):
-        train(data=DataOptions(root=str(squares)), label_smoothing=0.2, **options)
+        small(squares, tmp_path / "run", task="detection", model="mobilevit_xs")
+    options = DetectionOptions()
+    with pytest.raises(TrainingError, match=r"detection options are not for mobilevit_xs"):
+        small(squares, tmp_path / "run", task_options=options, model="mobilevit_xs")
+    with pytest.raises(ValueError, match=r"detection options are not for classification"):
+        small(squares, tmp_path / "run", task_options=options, task="classification")
+    data = DataOptions(root=str(squares), ignore=3)
     with pytest.raises(ValueError, match=r"data\.ignore is for segmentation, not for detection"):
-        train(data=DataOptions(root=str(squares), ignore=3), **options)
+        small(squares, tmp_path / "run", data=data, model="ssdlite_mobilevit_xxs")
 
 
 def test_broken_images_are_named_or_skipped(squares, tmp_path):
@@ -224,11 +213,11 @@ def test_broken_images_are_named_or_skipped(squares, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(squares, root)
     (root / "images" / "train" / "bild 0.PNG").write_bytes(b"no image")
-    options = {"model": "ssdlite_mobilevit_xxs", "out": str(tmp_path / "run"), "epochs": 1}
-    options |= {"size": 64, "batch_size": 16, "threads": 1}
+    options = {"model": "ssdlite_mobilevit_xxs", "epochs": 1, "sampler": STANDARD}
     with pytest.raises(ValueError, match=r"1 of 15 images cannot be read.*\n.*bild 0\.PNG"):
-        train(data=DataOptions(root=str(root), workers=0), **options)
-    result = train(data=DataOptions(root=str(root), workers=0, on_bad="skip"), **options)
+        small(root, tmp_path / "run", **options)
+    data = DataOptions(root=str(root), workers=0, on_bad="skip")
+    result = small(root, tmp_path / "run", data=data, **options)
     assert result.metrics.images == 8
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +19,6 @@ from torchvision import models
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
 from mobilevit.data.class_names import imagenet_classes
-from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import normalize
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.classification.distill import (
@@ -33,13 +31,13 @@ from mobilevit.tasks.classification.distill import (
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.training import ClassificationTraining
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import OptimOptions, SamplerOptions
-from mobilevit.training.train import train
+from mobilevit.training.options import OptimOptions
 from tests.numerics import assert_close
+from tests.training import runs
+from tests.training.runs import COLOURS, STANDARD, rows
 
 pytestmark = pytest.mark.slow
 
-COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -241,18 +239,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "right", root / "wrong"
 
 
-def small(root: Path, out: Path, **options: Any) -> Any:
-    usual: dict[str, Any] = {
-        "model": "mobilevit_xxs",
-        "epochs": 2,
-        "size": 32,
-        "batch_size": 6,
-        "sampler": SamplerOptions(mode="standard"),
-        "optim": OptimOptions(lr=0.005),
-        "threads": 1,
-    }
-    given = DataOptions(root=str(root), workers=0)
-    return train(**{**usual, "data": given, "out": str(out), **options})
+def small(root: Path, out: Path, distill: DistillOptions | None = None, **options: Any) -> Any:
+    defaults = {"sampler": STANDARD, "optim": OptimOptions(lr=0.005)}
+    if distill is not None:
+        options["task_options"] = ClassificationOptions(distill=distill)
+    return runs.small(root, out, **{**defaults, **options})
 
 
 @pytest.fixture(scope="module")
@@ -268,11 +259,6 @@ def taught(
     options = DistillOptions(teacher=str(out / "teacher" / "model"))
     result = small(wrong, out / "taught", epochs=8, distill=options)
     return out / "teacher", out / "taught", result
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_what_the_teacher_knows_is_learned_whatever_labels_say(
@@ -318,7 +304,7 @@ def test_a_teacher_without_weight_changes_nothing(
 def test_other_tasks_have_no_teacher(data: tuple[Path, Path], tmp_path: Path) -> None:
     options = DistillOptions(teacher="mobilevit_s")
     for model in ("ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs"):
-        with pytest.raises(TrainingError, match="distill is for classification, not for"):
+        with pytest.raises(TrainingError, match="classification options are not for"):
             small(data[0], tmp_path / "run", model=model, distill=options)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import resource
 import shutil
@@ -15,15 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mobilevit.checkpoints.create import load
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import WorkerError
-from mobilevit.data.options import DataOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions, SamplerOptions
-from mobilevit.training.train import train
+from tests.training import runs
+from tests.training.runs import colour_images, rows
 
 pytestmark = pytest.mark.slow
 
@@ -40,25 +38,11 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes that differ by colour."""
-    root = tmp_path_factory.mktemp("images")
-    draw = np.random.default_rng(0)
-    for name, colour in (("blue", (20, 40, 220)), ("red", (220, 30, 20))):
-        (root / name).mkdir()
-        for number in range(20):
-            values = np.clip(np.array(colour) + draw.normal(0, 60, (36, 40, 3)), 0, 255)
-            Image.fromarray(values.astype(np.uint8)).save(root / name / f"{number:02}.png")
-    return root
+    return colour_images(tmp_path_factory.mktemp("images"), count=20, classes=2, noise=60)
 
 
-def small(images: Path, out: Path, *, workers: int = 0, **options: Any) -> Any:
-    data = DataOptions(root=str(images), workers=workers)
-    return train(**{**OPTIONS, "data": data, "out": str(out), **options})
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
+def small(images: Path, out: Path, **options: Any) -> Any:
+    return runs.small(images, out, **{**OPTIONS, **options})
 
 
 KILLER = """
@@ -68,9 +52,9 @@ sys.path[:0] = {path!r}
 import torch
 torch.set_num_threads(1)
 import lightning.pytorch, mobilevit.training.report
-import mobilevit.training.callbacks, mobilevit.training.checkpoints, mobilevit.training.module
+import mobilevit.training.callbacks, mobilevit.training.resume
 from mobilevit.data.options import DataOptions
-from mobilevit.training.options import OptimOptions, SamplerOptions
+from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOptions
 from mobilevit.training.train import train
 
 options = {options!r}
@@ -82,11 +66,11 @@ def child(out):
     if pid:
         return pid
     # Not this one's own, which a worker that outlives its parent for a while would hold.
-    said = os.open({out!r} + "/said", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    output = os.open({out!r} + "/output", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     resume = Path(out, "checkpoints", "last.ckpt").exists()
-    train(data=data, out=out, checkpoint_minutes=0, resume=resume, **options)
+    train(TrainOptions(data=data, out=out, checkpoint_minutes=0, **options), resume=resume)
     os._exit(0)
 
 begun = time.monotonic()
@@ -125,7 +109,7 @@ def test_twenty_kills_change_nothing(images: Path, tmp_path: Path) -> None:
         out=str(tmp_path),
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr + (tmp_path / "said").read_text()
+    assert done.returncode == 0, done.stderr + (tmp_path / "output").read_text()
     assert int(done.stdout.split()[-1]) == 20
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert (whole / "steps.csv").read_text() == (killed / "steps.csv").read_text()
@@ -201,7 +185,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
 
 
 def test_many_such_steps_in_a_row_stop_a_run(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"20 steps in a row|has diverged"):
+    with pytest.raises(TrainingError, match=r"20 consecutive steps|has diverged"):
         small(images, tmp_path / "run", epochs=30, optim=OptimOptions(lr=1e30, clip=None))
 
 
@@ -233,11 +217,11 @@ def test_a_full_disk_leaves_the_last_state(begun: tuple[Path, Path], room: int) 
 def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
     copy, out = begun
     before = (out / "checkpoints" / "last.ckpt").read_bytes()
-    from mobilevit.training.callbacks import Meter
+    from mobilevit.training.callbacks import Throughput
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Meter, "on_train_epoch_start", lambda *_: shutil.rmtree(copy))
-        with pytest.raises(ImageError, match=r"copy/(blue|red)/\d\d\.png"):
+        patch.setattr(Throughput, "on_train_epoch_start", lambda *_: shutil.rmtree(copy))
+        with pytest.raises(ImageError, match=r"copy/(blue|green)/\d\d\.png"):
             small(copy, out, epochs=2, resume=True)
     assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
 

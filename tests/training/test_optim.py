@@ -31,12 +31,12 @@ def test_a_run_of_one_step_has_a_rate():
 
 def test_heads_rate_and_what_is_decayed():
     model = build("mobilevit_xxs", num_classes=3)
-    everything = parameter_groups(model, OptimOptions(head_lr=10.0), 0.1)
+    everything = parameter_groups(model, OptimOptions(lr=0.1, head_lr=10.0))
     assert [(group["lr"], group["weight_decay"]) for group in everything] == [
         (0.1, 0.01),
         (1.0, 0.01),
     ]
-    spared = parameter_groups(model, OptimOptions(decay_norms=False), 0.1)
+    spared = parameter_groups(model, OptimOptions(lr=0.1, decay_norms=False))
     by_decay = {0.0: 0, 0.01: 0}
     for group in spared:
         for parameter in group["params"]:
@@ -44,7 +44,7 @@ def test_heads_rate_and_what_is_decayed():
             by_decay[group["weight_decay"]] += parameter.numel()
     assert sum(by_decay.values()) == sum(p.numel() for p in model.parameters())
     model.backbone.requires_grad_(False)
-    left = parameter_groups(model, OptimOptions(), 0.1)
+    left = parameter_groups(model, OptimOptions(lr=0.1))
     assert sum(p.numel() for group in left for p in group["params"]) < 40_000
 
 
@@ -61,7 +61,7 @@ def test_sgd_is_torchs_written_out(scaled):
     )
     torch.manual_seed(0)
     model = build("mobilevit_xxs", num_classes=3).double()
-    optimizer = optimizer_of(model, options, 0.1, scaled=scaled)
+    optimizer = optimizer_of(model, options, scaled=scaled)
     assert optimizer.defaults["fused"] is not scaled
     weights = {name: value.detach().clone() for name, value in model.named_parameters()}
     velocities = {name: torch.zeros_like(value) for name, value in weights.items()}
@@ -84,7 +84,7 @@ def test_a_scaled_loss_that_overflows_changes_nothing(name, clip):
     """As in float16: unscaled first, then gradients that are not finite are dropped."""
     model = nn.Linear(3, 2)
     model.head_modules = ()
-    optimizer = optimizer_of(model, OptimOptions(name=name, lr=0.1, clip=clip), 0.1, scaled=True)
+    optimizer = optimizer_of(model, OptimOptions(name=name, lr=0.1, clip=clip), scaled=True)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     scaler.scale(model(torch.full((1, 3), torch.inf)).sum()).backward()

@@ -47,9 +47,9 @@ STILL = """
 import sys
 from torch import nn
 from mobilevit.__main__ import main
-from mobilevit.training.module import TaskTraining
+from mobilevit.training.module import TrainingModule
 
-trained = TaskTraining.train
+trained = TrainingModule.train
 
 def train(self, mode=True):
     trained(self, mode)
@@ -58,7 +58,7 @@ def train(self, mode=True):
             module.eval()
     return self
 
-TaskTraining.train = train
+TrainingModule.train = train
 sys.exit(main(sys.argv[1:]))
 """
 """Training in which batch norm has no statistics: those belong to a process's own images."""
@@ -204,7 +204,7 @@ def test_two_processes_have_a_teacher_each(
 ) -> None:
     """Its answers are those that one process learns, with twice the batch."""
     script = str(still[0].parent / "still.py")
-    options = [*PLAIN, "--epochs", "1", "--distill.teacher", str(still[0] / "model")]
+    options = [*PLAIN, "--epochs", "1", "--classification.distill.teacher", str(still[0] / "model")]
     one, two = (
         training(images, tmp_path / name, "--batch_size", size, *options)
         for name, size in (("one", "8"), ("two", "4"))
@@ -273,6 +273,6 @@ def test_two_hosts_train_together(
                 text=True,
             )
         )
-    said = [process.communicate(timeout=600)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    errors = [process.communicate(timeout=600)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
     assert (tmp_path / "run" / "steps.csv").read_text() == (still[1] / "steps.csv").read_text()

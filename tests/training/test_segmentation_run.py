@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 import mobilevit
 from mobilevit.__main__ import main
-from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import preprocess
+from mobilevit.tasks.segmentation.options import SegmentationOptions
 from mobilevit.tasks.segmentation.transforms import SegmentationAugment
 from mobilevit.training.options import OptimOptions, SamplerOptions
-from mobilevit.training.train import train
+from tests.training.runs import STANDARD, small
 
 pytestmark = pytest.mark.slow
 
@@ -47,19 +47,20 @@ def shapes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(shapes, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "shapes"
-    result = train(
+    result = small(
         task="segmentation",
         model="deeplabv3_mobilevit_xxs",
-        data=DataOptions(root=str(shapes), workers=0),
-        out=str(out),
+        root=shapes,
+        out=out,
         epochs=8,
         size=64,
         batch_size=4,
         sampler=SamplerOptions(min_size=64, max_size=96),
-        masks=SegmentationAugment(scale=(0.9, 1.2), photometric=0.0),
+        task_options=SegmentationOptions(
+            augment=SegmentationAugment(scale=(0.9, 1.2), photometric=0.0)
+        ),
         optim=OptimOptions(lr=0.001, head_lr=3.0),
         ema=0.9,
-        threads=1,
     )
     return out, result
 
@@ -142,31 +143,23 @@ def test_what_is_printed(run, shapes, capsys, form):
 
 
 def test_batches_of_one_train(shapes, tmp_path):
-    result = train(
+    result = small(
         model="pspnet_mobilevitv2_050",
-        data=DataOptions(root=str(shapes), workers=0),
-        out=str(tmp_path / "run"),
+        root=shapes,
+        out=tmp_path / "run",
         epochs=1,
         size=64,
         batch_size=1,
-        sampler=SamplerOptions(mode="standard"),
-        threads=1,
+        sampler=STANDARD,
     )
     assert result.metrics.images == 6
     assert np.isfinite(result.metrics.miou)
 
 
 def test_a_run_is_resumed(shapes, tmp_path):
-    options = {
-        "model": "deeplabv3_mobilevit_xxs",
-        "data": DataOptions(root=str(shapes), workers=0),
-        "out": str(tmp_path / "run"),
-        "size": 64,
-        "sampler": SamplerOptions(mode="standard"),
-        "threads": 1,
-    }
-    train(epochs=1, **options)
-    train(epochs=2, resume=True, **options)
+    options = {"model": "deeplabv3_mobilevit_xxs", "size": 64, "sampler": STANDARD}
+    small(shapes, tmp_path / "run", epochs=1, **options)
+    small(shapes, tmp_path / "run", epochs=2, resume=True, **options)
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
 

@@ -1,6 +1,5 @@
 """Training runs: small, but whole ones."""
 
-import csv
 import math
 import os
 import re
@@ -15,55 +14,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest, save
 from mobilevit.data.formats.folders import DataError
 from mobilevit.data.options import DataOptions
+from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.transforms import AugmentOptions
-from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.options import NetworkOptions, OptimOptions, SamplerOptions
-from mobilevit.training.train import train
+from mobilevit.training.errors import TrainingError
+from mobilevit.training.options import NetworkOptions, OptimOptions
+from tests.training.runs import COLOURS, colour_images, interrupted_at, rows, small
 
 pytestmark = pytest.mark.slow
-
-COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Three classes that differ by colour: learnt in a few steps."""
-    root = tmp_path_factory.mktemp("images")
-    draw = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        for number in range(30):
-            noise = draw.normal(0, 40, (36, 40, 3))
-            values = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-            file = root / name / f"{number:02}.png"
-            file.parent.mkdir(exist_ok=True)
-            Image.fromarray(values).save(file)
-    return root
-
-
-def small(images, out, **options):
-    """A run of seconds: 32 and 48 px images, some twenty steps an epoch."""
-    defaults = {
-        "model": "mobilevit_xxs",
-        "epochs": 2,
-        "size": 32,
-        "batch_size": 6,
-        "sampler": SamplerOptions(min_size=32, max_size=48, multiple=16),
-        "optim": OptimOptions(lr=0.01),
-        "threads": 1,
-    }
-    data = options.pop("data", DataOptions(root=str(images), workers=0))
-    return train(**{**defaults, "data": data, "out": str(out), **options})
-
-
-def rows(path):
-    with path.open() as file:
-        return list(csv.DictReader(file))
+    return colour_images(tmp_path_factory.mktemp("images"), count=30)
 
 
 @pytest.fixture(scope="module")
@@ -115,24 +82,11 @@ def test_config_yaml_repeats_the_run(whole_run, tmp_path):  # A47
 
 
 @pytest.mark.parametrize("stop_at", [3, 30])
-def test_an_interrupted_run_resumes_to_the_same_end(
-    whole_run, images, tmp_path, stop_at, monkeypatch
-):
+def test_an_interrupted_run_resumes_to_the_same_end(whole_run, images, tmp_path, stop_at):
     """Ctrl-C in the first and in a later epoch; then the same weights as without it."""
-    from mobilevit.training import checkpoints
-
-    counted = checkpoints.Checkpoints.on_train_batch_end
-
-    def press(self, trainer, *arguments, **options):
-        if trainer.global_step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        counted(self, trainer, *arguments, **options)
-
-    monkeypatch.setattr(checkpoints.Checkpoints, "on_train_batch_end", press)
     out = tmp_path / "run"
-    with pytest.raises(Interrupted, match="--resume"):
+    with interrupted_at(stop_at):
         small(images, out, epochs=4)
-    monkeypatch.undo()
     result = small(images, out, epochs=4, resume=True)
     expected, whole = whole_run
     assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
@@ -194,14 +148,6 @@ def test_a_run_folder_is_not_overwritten_and_resume_needs_one(whole_run, images,
         small(images, whole_run[1])
     with pytest.raises(TrainingError, match="no run to resume"):
         small(images, tmp_path / "none", resume=True)
-    with pytest.raises(TrainingError, match="epochs"):
-        small(images, tmp_path / "none", epochs=0)
-    for name in ("size", "batch_size", "threads", "patience"):
-        with pytest.raises(TrainingError, match=f"{name} must be at least 1"):
-            small(images, tmp_path / "none", **{name: 0})
-    for name in ("ema", "label_smoothing"):
-        with pytest.raises(TrainingError, match=name):
-            small(images, tmp_path / "none", **{name: 1.0})
 
 
 def test_clipping_works_in_mixed_precision(images, tmp_path):
@@ -254,7 +200,9 @@ def test_the_recipe_of_v2_runs(images, tmp_path):
         model="mobilevitv2_050",
         epochs=1,
         precision="bf16",
-        augment=AugmentOptions(rand_augment=2, erase=0.25, mixup=0.2, cutmix=1.0),
+        task_options=ClassificationOptions(
+            augment=AugmentOptions(rand_augment=2, erase=0.25, mixup=0.2, cutmix=1.0)
+        ),
         optim=OptimOptions(clip=10.0, accumulate=2, decay_norms=False, head_lr=10.0),
         patience=3,
     )

@@ -1,25 +1,23 @@
-"""What a sweep gives: a table, a plot, the best recipe."""
+"""Results of a sweep: a table, a plot, the best recipe."""
 
 from __future__ import annotations
 
 import csv
 import json
 import statistics
-from collections.abc import Callable, Mapping
+import warnings
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobilevit.utils.files import write_file
 from mobilevit.utils.tables import render, table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-NAMES = {"top1": "top-1", "ap": "AP", "miou": "mean IoU"}
-PANEL = (3.6, 3.2)
-"""Width and height in inches of an option's panel."""
+    from optuna import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,35 +28,31 @@ class Trial:
     values: dict[str, Any]
     """Option -> its value in this trial."""
     accuracy: float | None
-    """Share in [0, 1]; None where training gave no number."""
+    """Share in [0, 1]; None if training diverged."""
     folder: Path
     """Its run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """What a sweep gave; also in its folder, as results.csv, results.json and plot.svg."""
+    """Results of a sweep; also in its folder, as results.csv, results.json and plot.svg."""
 
     folder: Path
     metric: str
     """What accuracy is: `top1`, `ap` or `miou`, of the best epoch on the validation images."""
-    ranges: Mapping[str, str]
-    """Option -> `linear` or `log`, for those that have a range; the others have a list."""
+    name: str
+    """The same in words."""
     trials: tuple[Trial, ...]
 
     @property
     def best(self) -> Trial | None:
         """The most accurate trial, the first of equals; None if all failed."""
-        return max(
-            (trial for trial in self.trials if trial.accuracy is not None),
-            key=lambda trial: trial.accuracy or 0,
-            default=None,
-        )
+        done = [trial for trial in self.trials if trial.accuracy is not None]
+        return max(done, key=lambda trial: trial.accuracy or 0, default=None)
 
     def __str__(self) -> str:
-        """Show the trials from the best on, how far apart they are, and where to look."""
-        options = list(self.trials[0].values)
-        rows = table("trial", *options, NAMES[self.metric])
+        """The trials, best first, their spread, and the files."""
+        rows = table("trial", *self.trials[0].values, self.name)
         for trial in sorted(self.trials, key=lambda trial: -(trial.accuracy or 0)):
             shown = "failed" if trial.accuracy is None else f"{trial.accuracy:.2%}"
             rows.add_row(f"{trial.number:03d}", *map(_short, trial.values.values()), shown)
@@ -67,7 +61,7 @@ class SweepResult:
             return render(rows, "all trials failed")
         return render(
             rows,
-            f"{NAMES[self.metric]} from {min(figures):.2%} to {max(figures):.2%}, median "
+            f"{self.name} from {min(figures):.2%} to {max(figures):.2%}, median "
             f"{statistics.median(figures):.2%}, in {len(figures)} trials",
             f"table:       {self.folder / 'results.csv'}, {self.folder / 'results.json'}",
             f"plot:        {self.folder / 'plot.svg'}",
@@ -75,8 +69,8 @@ class SweepResult:
         )
 
 
-def write(result: SweepResult) -> None:
-    """Write results.csv, results.json, plot.svg and, if a trial succeeded, best.yaml."""
+def write(result: SweepResult, study: Study) -> None:
+    """Write results.csv, results.json and, if a trial succeeded, plot.svg and best.yaml."""
     rows = [
         {"trial": trial.number, **trial.values, result.metric: trial.accuracy}
         for trial in result.trials
@@ -85,51 +79,31 @@ def write(result: SweepResult) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    files: dict[str, Callable[[], str]] = {
-        "results.csv": text.getvalue,
-        "results.json": lambda: json.dumps(rows, indent=1) + "\n",
-        "plot.svg": lambda: plot(result),
-    }
-    if (best := result.best) is not None:
-        files["best.yaml"] = (best.folder / "config.yaml").read_text
-    for name, content in files.items():
-        write_file(result.folder / name, content())
+    write_file(result.folder / "results.csv", text.getvalue())
+    write_file(result.folder / "results.json", json.dumps(rows, indent=1) + "\n")
+    if result.best is not None:
+        write_file(result.folder / "plot.svg", plot(study, result.name))
+        write_file(result.folder / "best.yaml", (result.best.folder / "config.yaml").read_text())
 
 
-def plot(result: SweepResult) -> str:
-    """Draw accuracy against each option, as SVG: one panel for each, one point for each trial."""
-    # Here, because matplotlib takes long to import.
-    from matplotlib import style
-    from matplotlib.figure import Figure
+def plot(study: Study, name: str) -> str:
+    """Accuracy against each option, as SVG: one panel for each, one point for each trial."""
+    # Here, because both take long to import.
+    from matplotlib import pyplot, style
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.visualization.matplotlib import plot_slice
 
-    options = list(result.trials[0].values)
-    # "default" first: the plot must not depend on the settings of whoever makes it.
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "sweep"}]):
-        figure = Figure(figsize=(PANEL[0] * len(options), PANEL[1]), layout="constrained")
-        panels = figure.subplots(1, len(options), sharey=True, squeeze=False)[0]
-        panels[0].set_ylabel(f"{NAMES[result.metric]}, %")
-        for axes, option in zip(panels, options, strict=True):
-            _panel(axes, option, result)
-        content = StringIO()
+    content = StringIO()
+    with warnings.catch_warnings(), style.context(["default", {"svg.fonttype": "none"}]):
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", ".*identical low and high xlims.*")  # a single trial
+        axes: Any = plot_slice(
+            study, target=lambda trial: 100 * (trial.value or 0), target_name=f"{name}, %"
+        )
+        figure = np.ravel(axes)[0].figure
         figure.savefig(content, format="svg", metadata={"Date": None})
+        pyplot.close(figure)
     return content.getvalue()
-
-
-def _panel(axes: Axes, option: str, result: SweepResult) -> None:
-    done = [trial for trial in result.trials if trial.accuracy is not None]
-    values = [trial.values[option] for trial in done]
-    heights = [100 * (trial.accuracy or 0) for trial in done]
-    if option in result.ranges:
-        axes.plot(values, heights, "o", alpha=0.7)
-        axes.set_xscale(result.ranges[option])
-    else:  # what was listed stands at even distances, numbers by their size
-        numbers = all(isinstance(value, (int, float)) for value in values)
-        names = list(dict.fromkeys(map(_short, sorted(values) if numbers else values)))
-        axes.plot([names.index(_short(value)) for value in values], heights, "o", alpha=0.7)
-        axes.set_xticks(range(len(names)), names)
-    axes.set_xlabel(option)
-    axes.margins(0.1)
-    axes.grid(alpha=0.3)
 
 
 def _short(value: Any) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 RANGE = re.compile(r"(log:)?([^:,]+?)\.\.([^:,]+?)(?::(\d+))?")
+FIXED = ("data", "out", "device", "threads", "checkpoint_minutes")
+"""Options of training that do not vary."""
 GRID_POINTS = 4
 """Points that a grid takes of a range that does not say how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One option, and the values that it may have."""
+    """One option, and the values that it takes."""
 
     name: str
     """The option, with dots."""
@@ -30,8 +32,8 @@ class Axis:
     """As written -> value; empty for a range."""
     low: float = 0
     high: float = 0
-    whole: bool = False
-    """A range of whole numbers."""
+    integer: bool = False
+    """A range of integers."""
     log: bool = False
     count: int = GRID_POINTS
     """Points of the range in a grid."""
@@ -42,7 +44,7 @@ class Axis:
         return list(self.choices.values()) or [self.low, self.high]
 
     def distribution(self) -> BaseDistribution:
-        """The same for Optuna, which knows a choice by how it is written."""
+        """For Optuna, which has choices as they are written: it stores no tuples."""
         from optuna.distributions import (
             CategoricalDistribution,
             FloatDistribution,
@@ -51,40 +53,40 @@ class Axis:
 
         if self.choices:
             return CategoricalDistribution(list(self.choices))
-        if self.whole:
+        if self.integer:
             return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def points(self) -> list[Any]:
-        """What a grid takes, as Optuna knows it."""
+        """The values that a grid takes, as Optuna has them."""
         if self.choices:
             return list(self.choices)
         spaced = np.geomspace if self.log else np.linspace
         values = spaced(self.low, self.high, self.count).tolist()
-        if self.whole:
+        if self.integer:
             return list(dict.fromkeys(round(value) for value in values))
         values[0], values[-1] = self.low, self.high  # exactly, within the range
         return values
 
     def value(self, drawn: Any) -> Any:
-        """The option's value for what Optuna drew."""
+        """The option's value for one that Optuna drew."""
         return self.choices[drawn] if self.choices else drawn
 
 
-def read_space(text: str, kinds: Mapping[str, Any]) -> list[Axis]:
+def read_space(text: str, types: Mapping[str, Any]) -> list[Axis]:
     """Read what to vary.
 
     Args:
         text: `OPTION=VALUES`, several with semicolons or line breaks between.
-        kinds: option -> type, for all that can be varied.
+        types: option -> type, of all options of training.
 
     Raises:
-        ValueError: it cannot be read, names an option that there is not, or varies nothing.
+        ValueError: it cannot be read, names an unknown option, or varies nothing.
     """
     parts = [part.strip() for part in re.split(r"[;\n]", text) if part.strip()]
     if not parts:
         raise ValueError("the space is empty: give it as 'optim.weight_decay=log:1e-4..0.5'")
-    axes = [_axis(part, kinds) for part in parts]
+    axes = [_axis(part, types) for part in parts]
     names = [axis.name for axis in axes]
     for name in names:
         if names.count(name) > 1:
@@ -92,39 +94,40 @@ def read_space(text: str, kinds: Mapping[str, Any]) -> list[Axis]:
     return axes
 
 
-def _axis(part: str, kinds: Mapping[str, Any]) -> Axis:
+def _axis(part: str, types: Mapping[str, Any]) -> Axis:
     name, equals, values = (word.strip() for word in part.partition("="))
     if not equals or not values:
         raise ValueError(f"the space takes OPTION=VALUES, not {part!r}")
-    if name not in kinds:
-        last = {known.rpartition(".")[2]: known for known in kinds}
-        near = difflib.get_close_matches(name, kinds, n=3)
+    known = [option for option in types if option.partition(".")[0] not in FIXED]
+    if name not in known:
+        last = {option.rpartition(".")[2]: option for option in known}
+        near = difflib.get_close_matches(name, known, n=3)
         near += [last[word] for word in difflib.get_close_matches(name, last, n=2)]
         hint = f"; is it {' or '.join(dict.fromkeys(near))}?" if near else ""
         raise ValueError(
             f"there is no option {name!r} to vary{hint} (those of mobilevit train, except data, "
             "device, threads, out)"
         )
-    kind = kinds[name]
+    hint = types[name]
     if found := RANGE.fullmatch(values):
-        return _range(name, kind, values, found)
+        return _range(name, hint, values, found)
     if values.startswith("log:") or ".." in values:
         raise ValueError(
             f"{name}: a range is 0..1, log:1e-4..0.5 or log:1e-4..0.5:6, not {values!r}"
         )
     written = [word.strip() for word in _split(values)]
-    choices = {word: _as(name, kind, word) for word in written}
+    choices = {word: _parse(name, hint, word) for word in written}
     if len(choices) < 2:
         raise ValueError(f"{name} has one value only, {values}: give it as --{name} instead")
     return Axis(name=name, choices=choices)
 
 
-def _range(name: str, kind: Any, text: str, found: re.Match[str]) -> Axis:
+def _range(name: str, hint: Any, text: str, found: re.Match[str]) -> Axis:
     log, low_text, high_text, count = found.groups()
-    inner = [one for one in typing.get_args(kind) if one is not types.NoneType] or [kind]
+    inner = [one for one in typing.get_args(hint) if one is not NoneType] or [hint]
     if inner[0] not in (int, float) or len(inner) > 1:
         raise ValueError(f"{name} is not a number, so it has no range {text}: list its values")
-    low, high = (_as(name, inner[0], word.strip()) for word in (low_text, high_text))
+    low, high = (_parse(name, inner[0], word.strip()) for word in (low_text, high_text))
     if not low < high:
         raise ValueError(f"{name}: the range {text} is empty; it must rise from low to high")
     if log and low <= 0:
@@ -136,7 +139,7 @@ def _range(name: str, kind: Any, text: str, found: re.Match[str]) -> Axis:
         choices={},
         low=low,
         high=high,
-        whole=inner[0] is int,
+        integer=inner[0] is int,
         log=bool(log),
         count=int(count or GRID_POINTS),
     )
@@ -147,18 +150,18 @@ def _split(text: str) -> list[str]:
     return re.split(r",(?![^\[]*\])", text)
 
 
-def _as(name: str, kind: Any, text: str) -> Any:
-    """A value as the command line would take it for an option of that type.
+def _parse(name: str, hint: Any, text: str) -> Any:
+    """A value as the command line reads it for an option of that type.
 
     Raises:
-        ValueError: it is of another type.
+        ValueError: it has another type.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--value", type=kind)
+    parser.add_argument("--value", type=hint)
     try:
         return parser.parse_args([f"--value={text}"]).value
     except ArgumentError as error:
-        wanted = getattr(kind, "__name__", None) if isinstance(kind, type) else None
-        raise ValueError(f"{name} cannot be {text!r}: it is {wanted or kind}") from error
+        wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else None
+        raise ValueError(f"{name} cannot be {text!r}: its type is {wanted or hint}") from error

@@ -35,7 +35,7 @@ class TeacherError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillOptions(Options, name="distill"):
+class DistillOptions(Options, name="classification.distill"):
     """A teacher, whose answers the network learns (classification)."""
 
     teacher: str | None = None
@@ -54,8 +54,9 @@ class DistillOptions(Options, name="distill"):
             ValueError: one is out of range, or has no meaning here.
         """
         super().__post_init__()
-        if self.teacher is None and (self.weight, self.temperature) != (1.0, 1.0):
-            raise ValueError("distill.weight and distill.temperature are for a distill.teacher")
+        for name in ("weight", "temperature"):
+            if self.teacher is None and getattr(self, name) != 1.0:
+                raise ValueError(f"{self.prefix}{name} needs {self.prefix}teacher")
 
 
 def soft_loss(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
@@ -185,7 +186,7 @@ def teacher_of(
         how = "taken to be in the same order, since nobody has named them"
     else:
         raise TeacherError(
-            f"distill.teacher {name} does not name its {outputs} classes, and the images have "
+            f"the teacher {name} does not name its {outputs} classes, and the images have "
             f"{len(student.classes)}: there is no telling which is which. A model folder names "
             "them; `mobilevit convert` writes one, --classes states the names"
         )
@@ -200,12 +201,12 @@ def _of_ours(name: str) -> _Found:
     from torchvision import models
 
     if not Path(name).exists() and name in models.list_models(module=models):
-        raise TeacherError(f"distill.teacher {name}: did you mean {TORCHVISION}{name}?")
+        raise TeacherError(f"the teacher {name}: did you mean {TORCHVISION}{name}?")
     network = load(name)
     config = network.config
     if config.task != "classification":
         raise TeacherError(
-            f"distill.teacher {name} is {config.model}, for {config.task}: a teacher must be a "
+            f"the teacher {name} is {config.model}, for {config.task}: a teacher must be a "
             "classifier"
         )
     return _Found(fuse(network), config.classes, config.preprocessing)
@@ -220,7 +221,7 @@ def _of_torchvision(name: str, classes: int) -> _Found:
     if kind not in known:
         near = difflib.get_close_matches(kind, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {shorten(known)}"
-        raise TeacherError(f"torchvision has no classifier {kind!r} for distill.teacher; {hint}")
+        raise TeacherError(f"torchvision has no classifier {kind!r} to teach; {hint}")
     weights = models.get_model_weights(kind).DEFAULT
     values = weights.transforms()
     rule = Preprocessing(mean=tuple(values.mean), std=tuple(values.std))
@@ -229,7 +230,7 @@ def _of_torchvision(name: str, classes: int) -> _Found:
             network = models.get_model(kind, weights=weights, progress=False)
         except (OSError, RuntimeError) as error:  # RuntimeError: another digest than published
             raise TeacherError(
-                f"the weights of distill.teacher {name} could not be downloaded from {weights.url} "
+                f"the weights of the teacher {name} could not be downloaded from {weights.url} "
                 f"({error}); of a file they are given by {TORCHVISION}{kind}=FILE"
             ) from error
         return _Found(network, tuple(weights.meta["categories"]), rule)
@@ -271,7 +272,7 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
                 outputs = network(torch.zeros(1, 3, size, size)).shape[1]
         except (AssertionError, RuntimeError, ValueError) as error:  # torchvision's, torch's, ours
             raise TeacherError(
-                f"distill.teacher {name} cannot take images of {size} px ({error}). It is given "
+                f"the teacher {name} cannot take images of {size} px ({error}). It is given "
                 "the student's: another size or sampler.mode standard may do, or another teacher"
             ) from error
     return outputs
@@ -292,7 +293,7 @@ def class_columns(
     missing = [named for named, usual in zip(ours, wanted, strict=True) if usual not in column]
     if missing:
         raise TeacherError(
-            f"distill.teacher {name} lacks {len(missing)} of the {len(ours)} classes: "
+            f"the teacher {name} lacks {len(missing)} of the {len(ours)} classes: "
             f"{shorten(missing, 5)}. Its own are called {shorten(list(theirs), 5)}; the names of "
             "the images' folders must be among them"
         )

@@ -11,7 +11,7 @@ from mobilevit.utils.options import Interval, Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationOptions(Options):
+class ClassificationOptions(Options, name="classification"):
     """How a classifier is trained."""
 
     augment: AugmentOptions = field(default_factory=AugmentOptions)

@@ -23,7 +23,7 @@ CropShare = Annotated[float, Interval(0, 1, "(]")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentOptions(Options, name="augment"):
+class AugmentOptions(Options, name="classification.augment"):
     """Augmentation of training images; the defaults are the paper's "basic augmentation"."""
 
     scale: tuple[CropShare, CropShare] = (0.08, 1.0)
@@ -56,7 +56,7 @@ class AugmentOptions(Options, name="augment"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(
-                    f"augment.{name} takes a smaller and a larger value, not {low}, {high}"
+                    f"{self.prefix}{name} takes a smaller and a larger value, not {low}, {high}"
                 )
 
 

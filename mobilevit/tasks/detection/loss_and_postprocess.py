@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms, box_convert, box_iou
 from torchvision.tv_tensors import BoundingBoxes
 
 from mobilevit.models.ssdlite import RawDetections, SSDLite, decode, encode
+from mobilevit.utils.options import Interval, NonNegative, Options, PositiveShare
 
 
 class Targets(NamedTuple):
@@ -24,30 +25,18 @@ class Targets(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionLossOptions:
-    """How SSDLite learns; the defaults are the authors' but for `least_negatives`."""
+class DetectionLossOptions(Options, name="detection.loss"):
+    """The loss of SSDLite; the defaults are the authors' but for `min_negatives`."""
 
-    overlap: float = 0.5
-    """Intersection over union from which on an anchor stands for a box."""
-    negatives: int = 3
-    """Anchors of background that count, for each one that stands for a box."""
-    least_negatives: int = 8
-    """The same for an image, at least. The authors' 0 learns nothing from images without boxes,
-    and so does not learn to see nothing."""
-    location_weight: float = 1.0
-    """Of the boxes' loss beside the classes'."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range.
-
-        Raises:
-            ValueError: such an option.
-        """
-        if not 0 < self.overlap <= 1:
-            raise ValueError(f"detection.overlap must be above 0 and at most 1, not {self.overlap}")
-        for name in ("negatives", "least_negatives", "location_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"detection.{name} must be at least 0, not {getattr(self, name)}")
+    iou_threshold: PositiveShare = 0.5
+    """Anchors with at least this intersection over union with a box are matched to it."""
+    negatives: Annotated[int, Interval(0)] = 3
+    """Background anchors in the loss for each matched anchor."""
+    min_negatives: Annotated[int, Interval(0)] = 8
+    """Background anchors in the loss of an image, at least. With the authors' 0, images without
+    boxes teach nothing, so that a network does not learn to find nothing."""
+    location_weight: NonNegative = 1.0
+    """Weight of the boxes' loss relative to that of the classes."""
 
 
 def match(targets: Targets, anchors: Tensor, *, overlap: float) -> tuple[Tensor, Tensor]:
@@ -108,7 +97,7 @@ def detection_loss(
         options: see `DetectionLossOptions`.
     """
     logits, offsets = raw.logits.float(), raw.offsets.float()
-    classes, boxes = match(targets, anchors, overlap=options.overlap)
+    classes, boxes = match(targets, anchors, overlap=options.iou_threshold)
     positive = classes > 0
     count = positive.sum().clamp(min=1)
     wanted = encode(boxes, anchors)
@@ -119,7 +108,7 @@ def detection_loss(
     with torch.no_grad():
         wrong = losses.masked_fill(positive, -1.0)  # of background alone
         rank = wrong.argsort(dim=1, descending=True).argsort(dim=1)
-        quota = (options.negatives * positive.sum(1)).clamp(min=options.least_negatives)
+        quota = (options.negatives * positive.sum(1)).clamp(min=options.min_negatives)
         hard = (rank < quota[:, None]) & ~positive
     return DetectionLoss((losses * (positive | hard)).sum() / count, location)
 

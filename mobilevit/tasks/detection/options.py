@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 from mobilevit.tasks.detection.loss_and_postprocess import DetectionLossOptions
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions
+from mobilevit.utils.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectionOptions:
+class DetectionOptions(Options, name="detection"):
     """How a detector is trained."""
 
-    boxes: BoxAugmentOptions = field(default_factory=BoxAugmentOptions)
+    augment: BoxAugmentOptions = field(default_factory=BoxAugmentOptions)
     """Augmentation of images and boxes."""
-    detection: DetectionLossOptions = field(default_factory=DetectionLossOptions)
+    loss: DetectionLossOptions = field(default_factory=DetectionLossOptions)
     """The loss."""

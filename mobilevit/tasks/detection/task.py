@@ -113,7 +113,7 @@ class Detection(Task[BoxSamples, DetectionOptions]):
         decode: Decode,
     ) -> BatchSource:
         """Augmented batches."""
-        transform = BoxTransform(options.boxes, preprocessing)
+        transform = BoxTransform(options.augment, preprocessing)
         return DetectionSet(samples, transform, seed=seed, decode=decode)
 
     def evaluation_dataset(self, samples: BoxSamples, preprocessing: Preprocessing) -> BatchSource:
@@ -132,7 +132,7 @@ class Detection(Task[BoxSamples, DetectionOptions]):
         """The loss and the figures of a run."""
         from mobilevit.tasks.detection.training import DetectionTraining
 
-        return DetectionTraining(val, options.detection)
+        return DetectionTraining(val, options.loss)
 
     def postprocess(
         self,

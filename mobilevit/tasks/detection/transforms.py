@@ -29,7 +29,7 @@ SMALLEST_CROP = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoxAugmentOptions(Options, name="boxes"):
+class BoxAugmentOptions(Options, name="detection.augment"):
     """Augmentation of training images with boxes; the defaults are the authors'."""
 
     crop: Share = 1.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mobilevit.tasks.segmentation.transforms import SegmentationAugment
+from mobilevit.utils.options import Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationOptions:
+class SegmentationOptions(Options, name="segmentation"):
     """How a network for segmentation is trained."""
 
-    masks: SegmentationAugment = field(default_factory=SegmentationAugment)
+    augment: SegmentationAugment = field(default_factory=SegmentationAugment)
     """Augmentation of images and masks."""

@@ -101,7 +101,7 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
         decode: Decode,
     ) -> BatchSource:
         """Augmented batches."""
-        transform = SegmentationTransform(options.masks, preprocessing)
+        transform = SegmentationTransform(options.augment, preprocessing)
         return SegmentationSet(samples, transform, seed=seed, decode=decode)
 
     def evaluation_dataset(self, samples: MaskSamples, preprocessing: Preprocessing) -> BatchSource:

@@ -32,7 +32,7 @@ _NEAREST = v2.InterpolationMode.NEAREST
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationAugment(Options, name="masks"):
+class SegmentationAugment(Options, name="segmentation.augment"):
     """Augmentation of training images and their masks.
 
     The paper has random sizes, crops of 512 x 512 pixels and flips, and nothing else.
@@ -60,7 +60,9 @@ class SegmentationAugment(Options, name="masks"):
         """
         super().__post_init__()
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"masks.scale takes a smaller and a larger share, not {self.scale}")
+            raise ValueError(
+                f"segmentation.augment.scale takes a smaller and a larger share, not {self.scale}"
+            )
 
 
 class SegmentationTransform:

@@ -1,0 +1,51 @@
+"""Arithmetic of int8 quantization, as all file formats have it.
+
+Weights are symmetric around 0, with a range for each output channel: -127 to 127 times a scale.
+Activations have 256 steps between two ends that include 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_RANGE = 1e-12
+"""Smaller ranges are widened to this, so that no scale is 0."""
+
+
+def weight_scales(weight: Tensor) -> Tensor:
+    """The scale of each output channel `[out]` of weights `[out, ...]`."""
+    return weight.detach().flatten(1).abs().amax(1).clamp(min=MIN_RANGE) / 127
+
+
+def fake_quantize_weight(weight: Tensor) -> Tensor:
+    """Weights `[out, ...]` rounded to int8 and back, in float32.
+
+    The gradient passes as if nothing were rounded.
+
+    >>> fake_quantize_weight(torch.tensor([[1.27, 0.126], [0.0, 0.0]]))
+    tensor([[1.2700, 0.1300],
+            [0.0000, 0.0000]])
+    """
+    weight = weight.float()  # mixed precision has fewer bits than the scale needs
+    scales = weight_scales(weight)
+    zero_points = torch.zeros_like(scales, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -127, 127)
+
+
+def fake_quantize(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Activations rounded to 256 steps between two ends and back; values beyond are clipped.
+
+    Zero stays zero. The gradient passes as if nothing were rounded, but not where values are
+    clipped.
+
+    Args:
+        values: any shape, or with a range for each channel `[B, C, H, W]`.
+        low: at most 0; `[]` or `[C]`.
+        high: at least 0; as `low`.
+    """
+    scale = (high - low).clamp(min=MIN_RANGE) / 255
+    zero_point = (-low / scale).round().clamp(0, 255).int()
+    if low.ndim:
+        return torch.fake_quantize_per_channel_affine(values, scale, zero_point, 1, 0, 255)
+    return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, 255)
