@@ -8,10 +8,11 @@ import ssl
 import tempfile
 import webbrowser
 from collections.abc import Sequence
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET6
-from typing import Any
+from typing import Any, ClassVar
 
 from mobilevit.commands.export import export
 from mobilevit.exports.backends.web.backend import is_page
@@ -21,27 +22,13 @@ from mobilevit.models.registry import Network
 log = logging.getLogger(__name__)
 
 HEADERS = {
-    # The first two let the page use threads: browsers give them to isolated pages alone.
+    # Browsers allow threads in isolated pages only, which these two headers make it.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # a page that was exported anew is shown anew
+    "Cache-Control": "no-cache",  # a page that is exported again must be loaded again
     "X-Content-Type-Options": "nosniff",
 }
-TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".gz": "application/octet-stream",  # the page unpacks it itself
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".onnx": "application/octet-stream",
-    ".png": "image/png",
-    ".svg": "image/svg+xml",
-    ".wasm": "application/wasm",
-    "": "application/octet-stream",
-}
-"""By a file's ending; not what the machine says of these, which may be wrong."""
 
 
 def serve(
@@ -57,20 +44,20 @@ def serve(
     preprocessing: dict[str, Any] | None = None,
     runtime_tarball: str | None = None,
 ) -> None:
-    """Show a model's page at a local address, until Ctrl-C.
+    """Serve a model's page at a local address, until Ctrl-C.
 
-    A model is exported as a page into a temporary folder first; see `export`. The server is for
-    trying out, on this machine or among friends: to publish a page, copy its folder to any host of
-    static files.
+    A model is first exported as a page into a temporary folder; see `export`. The server is for
+    trying it out on this machine or in a local network: to publish a page, copy its folder to any
+    host of static files.
 
     Args:
-        model: whatever `load` reads, or the folder of a page that was exported.
-        host: the address to serve at. By default this machine alone can open the page; 0.0.0.0
-            lets every machine of the network.
-        port: of the address; 0 takes any that is free.
-        certificate: PEM file, to serve by https: browsers give other machines' pages the camera,
-            threads and WebGPU by https alone.
-        key: PEM file of its private key, where that is not in the same file.
+        model: whatever `load` reads, or the folder of an exported page.
+        host: the address to serve at; by default only this machine can open the page, 0.0.0.0
+            allows every machine of the network.
+        port: of the address; 0 takes a free one.
+        certificate: PEM file, to serve by https: only by https do browsers give the pages of
+            other machines the camera, threads and WebGPU.
+        key: PEM file of its private key, unless that is in the same file.
         open: open the page in the browser of this machine.
         images: of a model: as for `export`; the first is in the page.
         classes: of a model: as for `export`.
@@ -78,77 +65,107 @@ def serve(
         runtime_tarball: of a model: as for `export`.
 
     Raises:
-        ExportError: no such page can be made, or the options do not fit each other.
+        ExportError: no such page can be written, or the options contradict each other.
         CheckpointError: the model cannot be read.
-        OSError: the address cannot be served at, or the certificate not be read.
+        OSError: the address cannot be used, or the certificate cannot be read.
     """
     if key is not None and certificate is None:
         raise ExportError("key is for https: give certificate too")
-    of_model: dict[str, Any] = {
+    options: dict[str, Any] = {
         "images": images,
         "classes": classes,
         "preprocessing": preprocessing,
         "runtime_tarball": runtime_tarball,
     }
-    ready = isinstance(model, str | Path) and is_page(Path(model))
-    given = [name for name, value in of_model.items() if value is not None]
-    if ready and given:
+    given = [name for name, value in options.items() if value is not None]
+    page = Path(model) if isinstance(model, str | Path) and is_page(Path(model)) else None
+    if page is not None and given:
         raise ExportError(f"{model} is a page already; {', '.join(given)} is for models")
-    with tempfile.TemporaryDirectory(prefix="mobilevit-page.") as temporary:
-        folder = Path(temporary) / "page"
-        # Ahead of the export, which takes a while: the port may be taken.
-        with server_of(folder, host, port, certificate=certificate, key=key) as server:
-            if isinstance(model, str | Path) and ready:
-                server.folder = Path(model)
-            else:
-                print(export(model, out=str(folder), format="web", **of_model), flush=True)
-            print(_hints(server), flush=True)
-            if open:
-                webbrowser.open(server.address)
-            try:
-                server.serve_forever()
-            except KeyboardInterrupt:
-                log.info("stopped")
+    with (
+        tempfile.TemporaryDirectory(prefix="mobilevit-page.") as temporary,
+        # Ahead of the export, which takes a while: the port may be in use.
+        PageServer(host, port, certificate=certificate, key=key) as server,
+    ):
+        if page is None:
+            page = Path(temporary) / "page"
+            print(export(model, out=str(page), format="web", **options), flush=True)
+        server.serve_folder(page)
+        print(_hints(server), flush=True)
+        if open:
+            webbrowser.open(server.address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            log.info("stopped")
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves one folder."""
+    """Serves one folder by http, or by https."""
 
-    def __init__(self, folder: Path, host: str, port: int, secure: ssl.SSLContext | None) -> None:
-        """Take the address; see `server_of`."""
-        self.folder, self.secure = folder, secure
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        certificate: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Take the address; see `serve`.
+
+        Raises:
+            OSError: the address cannot be used, or the certificate cannot be read.
+        """
+        context = None if certificate is None else _ssl_context(certificate, key)
+        self.scheme = "http" if context is None else "https"
         if ":" in host:
             self.address_family = AF_INET6
-        super().__init__((host, port), PageHandler)
+        try:
+            super().__init__((host, port), PageHandler)
+        except OverflowError as error:
+            raise OSError(f"port must be from 0 to 65535, not {port}") from error
+        except OSError as error:
+            raise OSError(f"cannot serve at {host}, port {port}: {error}; try --port 0") from error
+        if context is not None:
+            # The handshake happens in a connection's own thread, so that a slow client does not
+            # block the others.
+            self.socket = context.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
+
+    def serve_folder(self, folder: Path) -> None:
+        """Set the folder."""
+        self.RequestHandlerClass = partial(PageHandler, directory=str(folder))
 
     @property
     def address(self) -> str:
-        """Where the page is, for a browser of this machine."""
+        """The URL of the page, for a browser on this machine."""
         host, port = self.server_address[:2]
         host = {"0.0.0.0": "localhost", "::": "localhost"}.get(str(host), str(host))
-        name = f"[{host}]" if ":" in host else host
-        return f"{'https' if self.secure else 'http'}://{name}:{port}/"
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Answer one connection, in its own thread."""
-        if self.secure is not None:
-            # Not on the listening socket: one client that is slow to greet would block all others.
-            request = self.secure.wrap_socket(request, server_side=True)
-        PageHandler(request, client_address, self, directory=str(self.folder))
-        if self.secure is not None:
-            request.close()
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say in a line what broke off; browsers do so whenever they like."""
-        log.debug("a connection of %s broke off", client_address, exc_info=True)
+        """Log an aborted connection for debugging only: browsers abort them at any time."""
+        log.debug("the connection of %s was aborted", client_address, exc_info=True)
 
 
 class PageHandler(SimpleHTTPRequestHandler):
-    """Gives files of a folder, with the headers that the page needs."""
+    """Serves files, with the headers that the page needs."""
 
     protocol_version = "HTTP/1.1"
     timeout = 60
-    extensions_map = TYPES
+    # Not from the system's table, in which these can be wrong: with nosniff, a script of another
+    # type does not run.
+    extensions_map: ClassVar[dict[str, str]] = {
+        ".css": "text/css; charset=utf-8",
+        ".gz": "application/octet-stream",  # the page decompresses it itself
+        ".html": "text/html; charset=utf-8",
+        ".js": "text/javascript; charset=utf-8",
+        ".json": "application/json",
+        ".onnx": "application/octet-stream",
+        ".png": "image/png",
+        ".svg": "image/svg+xml",
+        "": "application/octet-stream",
+    }
 
     def end_headers(self) -> None:
         """Add the headers."""
@@ -157,41 +174,22 @@ class PageHandler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def list_directory(self, path: Any) -> None:
-        """Give no lists of files."""
+        """Refuse to list a folder."""
         self.send_error(404, "File not found")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet but for those who debug."""
+        """Log requests for debugging only."""
         log.debug(format, *args)
 
 
-def server_of(
-    folder: Path,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    *,
-    certificate: str | None = None,
-    key: str | None = None,
-) -> PageServer:
-    """A server of a folder that has its address and does not answer yet; see `serve`.
-
-    Raises:
-        OSError: the address cannot be had, or the certificate not be read.
-    """
-    secure = None
-    if certificate is not None:
-        secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            secure.load_cert_chain(certificate, key)
-        except OSError as error:  # ssl's own errors are of this kind, and name no file
-            files = certificate if key is None else f"{certificate} with {key}"
-            raise OSError(f"{files} cannot be used for https: {error}") from error
+def _ssl_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        return PageServer(folder, host, port, secure)
-    except OverflowError as error:
-        raise OSError(f"port must be from 0 to 65535, not {port}") from error
-    except OSError as error:
-        raise OSError(f"cannot serve at {host}, port {port}: {error}; try --port 0") from error
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # includes ssl's errors, which name no file
+        files = certificate if key is None else f"{certificate} with {key}"
+        raise OSError(f"{files} cannot be used for https: {error}") from error
+    return context
 
 
 def _hints(server: PageServer) -> str:
@@ -199,8 +197,8 @@ def _hints(server: PageServer) -> str:
     lines = [f"{server.address}  (Ctrl-C ends it)"]
     host, port = server.server_address[:2]
     if not _is_loopback(str(host)):
-        lines.append(f"  other machines: the same with this machine's address, port {port}")
-        if server.secure is None:
+        lines.append(f"  other machines: use this machine's address, port {port}")
+        if server.scheme == "http":
             lines.append(
                 "  by http browsers give other machines no camera, no threads and no WebGPU: give "
                 "--certificate, or forward the port to the phone (docs/web.md)"

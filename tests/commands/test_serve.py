@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mobilevit.__main__ import main
-from mobilevit.commands.serve import PageServer, serve, server_of
+from mobilevit.commands.serve import PageServer, serve
 from mobilevit.exports.spec import ExportError
 
 
@@ -28,6 +28,12 @@ def folder(tmp_path: Path) -> Path:
     (page / "app" / "main.js").write_text("//")
     (tmp_path / "secret.txt").write_text("not of the page")
     return page
+
+
+def serving(folder: Path, **options: str) -> PageServer:
+    server = PageServer(**options)
+    server.serve_folder(folder)
+    return server
 
 
 @contextmanager
@@ -56,7 +62,7 @@ def answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, str,
 
 
 def test_this_machine_alone_gets_the_folder_alone(folder: Path) -> None:
-    with running(server_of(folder)) as server:
+    with running(serving(folder)) as server:
         assert server.server_address[0] == "127.0.0.1"
         port = server.server_port
         for path, expected in (
@@ -78,7 +84,7 @@ def test_https(folder: Path, tmp_path: Path) -> None:
     command += ["-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.create_default_context(cafile=str(certificate))
-    server = server_of(folder, certificate=str(certificate), key=str(key))
+    server = serving(folder, certificate=str(certificate), key=str(key))
     with running(server):
         assert server.address.startswith("https://127.0.0.1:")
         connection = http.client.HTTPSConnection(
@@ -86,21 +92,21 @@ def test_https(folder: Path, tmp_path: Path) -> None:
         )
         assert answer(connection, "/")[2] == b"<p>page</p>"
     with pytest.raises(OSError, match=r"key\.pem cannot be used for https"):
-        server_of(folder, certificate=str(key))
+        serving(folder, certificate=str(key))
 
 
-def test_what_can_not_be_served(
+def test_what_cannot_be_served(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ExportError, match="give certificate too"):
         serve(folder, key="key.pem")
-    with pytest.raises(ExportError, match="a page already; photos is for models"):
+    with pytest.raises(ExportError, match="a page already; images is for models"):
         serve(folder, images=["a.jpg"])
     with pytest.raises(OSError, match="from 0 to 65535, not 70000"):
         serve(folder, port=70000)
     with pytest.raises(OSError, match=r"none\.pem cannot be used for https"):
         serve(folder, certificate=str(tmp_path / "none.pem"))
-    with server_of(folder) as taken, pytest.raises(OSError, match="try --port 0"):
+    with serving(folder) as taken, pytest.raises(OSError, match="try --port 0"):
         serve(folder, port=taken.server_port)
     assert main(["serve", str(tmp_path / "no model"), "--port", "0"]) == 1
     assert "no model" in capsys.readouterr().err

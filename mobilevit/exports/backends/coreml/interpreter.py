@@ -1,9 +1,9 @@
-"""Core ML programs run operation by operation in torch, so that a package is checked anywhere.
+"""Core ML programs run operation by operation in torch, so that packages can be checked anywhere.
 
-What runs is the saved package: its graph, its weights as they were stored, their decompression and
-the types of all values. Sums of float16 values are taken in float32 and each result is rounded to
-float16, which is the least that a device rounds. How a device's own kernels sum, and which part of
-it computes what, only that device can tell.
+It runs the saved package: its graph, the stored weights, their decompression and the types of all
+values. Float16 values are summed in float32 and each result is rounded to float16, the least
+rounding of any device. How a device's kernels sum, and which of its units runs an operation, only
+that device shows.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mobilevit.exports.backends.coreml.mil_ops import EXACT, OPERATIONS, Function
+from mobilevit.exports.backends.coreml.mil_ops import OPERATIONS
+from mobilevit.exports.backends.coreml.mil_shape_ops import SHAPE_OPERATIONS, Function
 from mobilevit.exports.backends.coreml.mil_types import TYPES, MilError
 
 Value = Tensor | str | list[Tensor]
 Shape = tuple[int | None, ...]
-"""None where a size varies."""
+"""None where a size is dynamic."""
 
 
 @dataclass(frozen=True)
-class Kind:
+class TensorType:
     """Type and shape of a tensor in a program."""
 
     dtype: torch.dtype
     shape: Shape
 
     def __str__(self) -> str:
-        """`float32 [1, ?, 4]`."""
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
         return f"{name_of(self.dtype)} [{sizes}]"
 
@@ -46,7 +46,8 @@ class Kind:
             value.dtype == self.dtype
             and value.ndim == len(self.shape)
             and all(
-                want in (None, size) for want, size in zip(self.shape, value.shape, strict=True)
+                expected in (None, size)
+                for expected, size in zip(self.shape, value.shape, strict=True)
             )
         )
 
@@ -58,17 +59,17 @@ class Step:
     operation: str
     name: str
     function: Function
-    given: Mapping[str, Any]
-    """Inputs by name: coremltools' variables, or lists of them."""
+    inputs: Mapping[str, Any]
+    """By name: coremltools' variables, or lists of them."""
     outputs: tuple[Any, ...]
     """Variables."""
-    kinds: tuple[Kind, ...]
+    types: tuple[TensorType, ...]
     free: tuple[Any, ...]
-    """Variables that no later step takes."""
+    """Variables that no later step reads."""
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """`float32`."""
+    """The name of a type, such as `float32`."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -79,7 +80,7 @@ class Program:
         """Read a package.
 
         Raises:
-            MilError: it is no package of an ML program, or holds what is not known here.
+            MilError: it is not a package of an ML program, or not all of it is implemented.
         """
         spec, weights = _read(path)
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
@@ -90,28 +91,30 @@ class Program:
             raise MilError(f"{path} is damaged: {error}") from error
         if set(program.functions) != {"main"}:
             raise MilError(
-                f"{path} has the functions {', '.join(program.functions)}, not just main"
+                f"{path} has the functions {', '.join(program.functions)}, not only main"
             )
         main = program.functions["main"]
         self.description = spec.description
         self.metadata = dict(spec.description.metadata.userDefined)
         """The package's user-defined metadata."""
         self._inputs = dict(main.inputs)
-        self.inputs = {name: self._kind(variable) for name, variable in main.inputs.items()}
-        self.outputs = {variable.name: self._kind(variable) for variable in main.outputs}
+        self.inputs = {name: self._type(variable) for name, variable in main.inputs.items()}
+        self.outputs = {variable.name: self._type(variable) for variable in main.outputs}
         self._outputs = tuple(main.outputs)
         self.compressed: Counter[str] = Counter()
-        """Constants of fewer bits, by how they are kept: `int8`, `palette of 16`."""
+        """Compressed constants by their type: `int8`, `palette of 16`."""
         self._constants: dict[Any, Tensor | str] = {}
         self.steps = self._steps(main.operations)
 
-    def _kind(self, variable: Any) -> Kind:
+    def _type(self, variable: Any) -> TensorType:
         name = self._types.builtin_to_string(variable.dtype)
         if name not in TYPES:
-            raise MilError(f"the program's {variable.name} is of type {name}, not known here")
+            raise MilError(
+                f"the program's {variable.name} is of type {name}, which is not supported"
+            )
         symbolic = importlib.import_module("coremltools.converters.mil.mil.types.symbolic")
         shape = (None if symbolic.is_symbolic(size) else int(size) for size in variable.shape)
-        return Kind(TYPES[name], tuple(shape))
+        return TensorType(TYPES[name], tuple(shape))
 
     def _steps(self, operations: Any) -> list[Step]:
         steps = []
@@ -125,22 +128,22 @@ class Program:
                 continue
             function = OPERATIONS.get(kind)
             if function is None:
-                raise MilError(f"Core ML's operation {kind} ({name}) is not known here")
-            given = {key: value for key, value in operation.inputs.items() if value is not None}
+                raise MilError(f"Core ML's operation {kind} ({name}) is not implemented")
+            inputs = {key: value for key, value in operation.inputs.items() if value is not None}
             known = inspect.signature(function).parameters
-            if not given.keys() <= known.keys():
-                extra = ", ".join(sorted(given.keys() - known.keys()))
-                raise MilError(f"Core ML's operation {kind} ({name}): {extra} is not known here")
+            if not inputs.keys() <= known.keys():
+                extra = ", ".join(sorted(inputs.keys() - known.keys()))
+                raise MilError(f"Core ML's operation {kind} ({name}): {extra} is not implemented")
             free = []
-            for variable in {v for value in given.values() for v in _variables(value)}:
+            for variable in {v for value in inputs.values() for v in _variables(value)}:
                 uses[variable] -= sum(
-                    v is variable for value in given.values() for v in _variables(value)
+                    v is variable for value in inputs.values() for v in _variables(value)
                 )
                 if not uses[variable] and variable not in self._constants:
                     free.append(variable)
             outputs = tuple(operation.outputs)
-            kinds = tuple(map(self._kind, outputs))
-            step = Step(kind, name, function, given, outputs, kinds, tuple(free))
+            types = tuple(map(self._type, outputs))
+            step = Step(kind, name, function, inputs, outputs, types, tuple(free))
             if kind.startswith("constexpr_"):
                 self._decompress(step)
             else:
@@ -150,33 +153,33 @@ class Program:
     def _decompress(self, step: Step) -> None:
         self._run(step, self._constants)
         if step.operation == "constexpr_lut_to_dense":
-            lut = self._constants[step.given["lut"]]
+            lut = self._constants[step.inputs["lut"]]
             assert isinstance(lut, Tensor)
             self.compressed[f"palette of {lut.numel()}"] += 1
         else:
-            data = self._constants[step.given["quantized_data"]]
+            data = self._constants[step.inputs["quantized_data"]]
             assert isinstance(data, Tensor)
             self.compressed[name_of(data.dtype)] += 1
 
-    def __call__(self, **given: Tensor) -> dict[str, Tensor]:
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
         """Run the program.
 
         Args:
-            given: inputs by name.
+            inputs: by name.
 
         Returns:
             Outputs by name.
 
         Raises:
-            MilError: an input is missing or is of another type or shape than the program takes; or
-                an operation gave what the program does not say that it gives.
+            MilError: an input is missing, or has another type or shape than the program takes; or a
+                result has another type or shape than in the program.
         """
-        if given.keys() != self.inputs.keys():
-            raise MilError(f"the program takes {', '.join(self.inputs)}, not {', '.join(given)}")
+        if inputs.keys() != self.inputs.keys():
+            raise MilError(f"the program takes {', '.join(self.inputs)}, not {', '.join(inputs)}")
         values: dict[Any, Tensor | str] = dict(self._constants)
-        for name, value in given.items():
+        for name, value in inputs.items():
             if not self.inputs[name].fits(value):
-                found = Kind(value.dtype, tuple(value.shape))
+                found = TensorType(value.dtype, tuple(value.shape))
                 raise MilError(f"the program's {name} is {self.inputs[name]}, not {found}")
             values[self._inputs[name]] = value
         with torch.inference_mode():
@@ -185,8 +188,8 @@ class Program:
         return {variable.name: _tensor(values[variable]) for variable in self._outputs}
 
     def _run(self, step: Step, values: dict[Any, Tensor | str]) -> None:
-        """Compute one step's outputs, and forget what no other step needs."""
-        exact = step.operation in EXACT
+        """Compute one step's outputs, and free what no later step needs."""
+        exact = step.operation in SHAPE_OPERATIONS
 
         def value(variable: Any) -> Tensor | str:
             found = values[variable]
@@ -194,20 +197,20 @@ class Program:
             return found.float() if half and isinstance(found, Tensor) and not exact else found
 
         arguments: dict[str, Any] = {
-            key: [value(v) for v in given] if isinstance(given, (list, tuple)) else value(given)
-            for key, given in step.given.items()
+            key: [value(v) for v in item] if isinstance(item, (list, tuple)) else value(item)
+            for key, item in step.inputs.items()
         }
         results = step.function(**arguments)
         if isinstance(results, Tensor):
             results = (results,)
-        for variable, kind, result in zip(step.outputs, step.kinds, results, strict=True):
+        for variable, kind, result in zip(step.outputs, step.types, results, strict=True):
             if kind.dtype == torch.float16 and result.dtype == torch.float32:
                 result = result.half()
             if not kind.fits(result):
-                found = Kind(result.dtype, tuple(result.shape))
+                found = TensorType(result.dtype, tuple(result.shape))
                 raise MilError(
-                    f"Core ML's operation {step.operation} ({step.name}) gives {found} here, and "
-                    f"{kind} in the program"
+                    f"Core ML's operation {step.operation} ({step.name}) returns {found}, in the "
+                    f"program {kind}"
                 )
             values[variable] = result
         for variable in step.free:
@@ -215,10 +218,10 @@ class Program:
 
     @property
     def types(self) -> Counter[str]:
-        """How many operations compute in which type.
+        """Number of operations by the type that they compute in.
 
-        Layers that are given rounded values compute in int8, where a device can; what rounds stands
-        by itself.
+        Layers whose input is dequantized compute in int8, where a device can; operations that only
+        round are counted apart.
         """
         rounded = {
             output
@@ -230,36 +233,36 @@ class Program:
         for step in self.steps:
             if step.operation in ("quantize", "dequantize"):
                 counts["rounding to 8 bits"] += 1
-            elif step.operation in ("conv", "linear") and step.given["x"] in rounded:
+            elif step.operation in ("conv", "linear") and step.inputs["x"] in rounded:
                 counts["int8"] += 1
             else:
-                counts[name_of(step.kinds[0].dtype)] += 1
+                counts[name_of(step.types[0].dtype)] += 1
         return counts
 
     @property
     def operations(self) -> Counter[str]:
-        """How many operations there are of each name."""
+        """Number of operations of each name."""
         return Counter(step.operation for step in self.steps)
 
     @property
     def rank(self) -> int:
-        """The most axes that a tensor has."""
-        return max(len(kind.shape) for step in self.steps for kind in step.kinds)
+        """The largest number of axes of a tensor."""
+        return max(len(kind.shape) for step in self.steps for kind in step.types)
 
 
 def _read(path: Path) -> tuple[Any, str]:
-    """A package's specification, and the folder of its weights."""
+    """A package's specification, and its folder of weights."""
     ct: Any = importlib.import_module("coremltools")
     folder = path / "Data" / "com.apple.CoreML"
     if not (path / "Manifest.json").is_file() or not (folder / "model.mlmodel").is_file():
-        raise MilError(f"{path} is no Core ML package: it has no manifest and model.mlmodel")
+        raise MilError(f"{path} is not a Core ML package: it has no manifest or no model.mlmodel")
     protobuf: Any = importlib.import_module("google.protobuf.message")
     try:
         spec = ct.utils.load_spec(str(path))
     except protobuf.DecodeError as error:
-        raise MilError(f"{path} is no Core ML package that can be read: {error}") from error
+        raise MilError(f"{path} is not a Core ML package that can be read: {error}") from error
     if spec.WhichOneof("Type") != "mlProgram":
-        raise MilError(f"{path} holds no ML program but {spec.WhichOneof('Type')}")
+        raise MilError(f"{path} is not an ML program but {spec.WhichOneof('Type')}")
     return spec, str(folder / "weights")
 
 
@@ -272,7 +275,7 @@ def _constant(value: Any) -> Tensor | str:
         return value
     array = np.array(value)  # a copy, which torch may write to
     if array.dtype.kind not in "biuf":
-        raise MilError(f"a constant of type {array.dtype} is not known here")
+        raise MilError(f"constants of type {array.dtype} are not supported")
     return torch.from_numpy(array)
 
 

@@ -1,65 +1,47 @@
-"""Core ML's operations that compute nothing: they move, choose, repeat or look up values.
+"""Core ML's operations that compute nothing: they move, select, repeat or look up values.
 
-FileSummary and called as those of `mobilevit.exports.backends.coreml.mil_ops`.
+See `mobilevit.exports.backends.coreml.mil_ops`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from mobilevit.exports.backends.coreml.mil_types import LAST, NO, TYPES, ZERO, ints, refuse
+from mobilevit.exports.backends.coreml.mil_types import LAST, NO, TYPES, ZERO, ints, unsupported
 
-
-def identity(x: Tensor) -> Tensor:
-    """The same; Core ML has it where an input is an output as well."""
-    return x
-
-
-def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """One or the other, value by value."""
-    return torch.where(cond, a, b)
+Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 def cast(x: Tensor, dtype: str) -> Tensor:
-    """To another type; floats lose their fractions."""
+    """Convert to another type."""
     if dtype not in TYPES:
-        raise refuse("cast", dtype=dtype)
+        raise unsupported("cast", dtype=dtype)
     return x.to(TYPES[dtype])
 
 
 def reshape(x: Tensor, shape: Tensor) -> Tensor:
-    """Another shape of the same values; one size may be -1."""
+    """Change the shape; one size can be -1."""
     sizes = ints(shape)
     if 0 in sizes:
-        raise refuse("reshape", shape=sizes)
+        raise unsupported("reshape", shape=sizes)
     return x.reshape(sizes)
 
 
-def transpose(x: Tensor, perm: Tensor) -> Tensor:
-    """Axes in another order."""
-    return x.permute(ints(perm))
-
-
 def expand_dims(x: Tensor, axes: Tensor) -> Tensor:
-    """New axes of size 1, at their places in the result."""
+    """Insert axes of size 1, at their indices in the result."""
     rank = x.ndim + axes.numel()
     for axis in sorted(axis % rank for axis in ints(axes)):
         x = x.unsqueeze(axis)
     return x
 
 
-def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    """Without axes of size 1."""
-    return x.squeeze() if axes is None else x.squeeze(ints(axes))
-
-
 def concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor = NO) -> Tensor:
-    """One behind the other; numbers are lists of one."""
+    """Concatenate; numbers count as lists of one."""
     if bool(interleave):
-        raise refuse("concat", interleave=True)
+        raise unsupported("concat", interleave=True)
     return torch.cat(
         [value.reshape(1) if value.ndim == 0 else value for value in values], int(axis)
     )
@@ -68,11 +50,11 @@ def concat(values: Sequence[Tensor], axis: Tensor, interleave: Tensor = NO) -> T
 def split(
     x: Tensor, axis: Tensor, num_splits: Tensor | None = None, split_sizes: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Parts along an axis, equal ones or of given sizes."""
+    """Split an axis, into equal parts or by sizes."""
     if split_sizes is not None:
         return tuple(x.split(ints(split_sizes), int(axis)))
     if num_splits is None:
-        raise refuse("split", num_splits=None, split_sizes=None)
+        raise unsupported("split", num_splits=None, split_sizes=None)
     return tuple(x.chunk(int(num_splits), int(axis)))
 
 
@@ -85,40 +67,23 @@ def slice_by_index(
     end_mask: Tensor | None = None,
     squeeze_mask: Tensor | None = None,
 ) -> Tensor:
-    """As `x[begin:end:stride, ...]`; masks say whose begin or end is the axis's own."""
+    """`x[begin:end:stride, ...]`; masked begins and ends are those of the axis."""
     steps = [1] * x.ndim if stride is None else ints(stride)
     if min(steps) < 1:
-        raise refuse("slice_by_index", stride=steps)
+        raise unsupported("slice_by_index", stride=steps)
     no = [0] * x.ndim
-    whole_begin, whole_end, index = (
-        no if mask is None else ints(mask) for mask in (begin_mask, end_mask, squeeze_mask)
-    )
-    places = zip(ints(begin), ints(end), steps, whole_begin, whole_end, index, strict=True)
+    masks = [no if mask is None else ints(mask) for mask in (begin_mask, end_mask, squeeze_mask)]
+    axes = zip(ints(begin), ints(end), steps, *masks, strict=True)
     return x[
         tuple(
             first if one else slice(None if from_start else first, None if to_end else last, step)
-            for first, last, step, from_start, to_end, one in places
+            for first, last, step, from_start, to_end, one in axes
         )
     ]
 
 
-def tile(x: Tensor, reps: Tensor) -> Tensor:
-    """Each axis so many times."""
-    return x.repeat(ints(reps))
-
-
-def shape(x: Tensor) -> Tensor:
-    """The sizes of a tensor."""
-    return torch.tensor(x.shape, dtype=torch.int32)
-
-
-def fill(shape: Tensor, value: Tensor) -> Tensor:
-    """One value everywhere."""
-    return value.expand(ints(shape))
-
-
 def band_part(x: Tensor, lower: Tensor = LAST, upper: Tensor = LAST) -> Tensor:
-    """Zeros beyond so many diagonals below and above the main one; -1 keeps all."""
+    """Keep so many diagonals below and above the main one, -1 for all; zero the others."""
     below, above = int(lower), int(upper)
     x = x if below < 0 else x.triu(-below)
     return x if above < 0 else x.tril(above)
@@ -131,32 +96,32 @@ def gather(
     batch_dims: Tensor = ZERO,
     validate_indices: Tensor = NO,
 ) -> Tensor:
-    """Slices of an axis by their places."""
+    """Slices of an axis by index."""
     if int(batch_dims):
-        raise refuse("gather", batch_dims=int(batch_dims))
+        raise unsupported("gather", batch_dims=int(batch_dims))
     at = int(axis) % x.ndim
-    found = x.index_select(at, _places("gather", indices, x.shape[at]).reshape(-1))
+    found = x.index_select(at, _checked("gather", indices, x.shape[at]).reshape(-1))
     return found.reshape((*x.shape[:at], *indices.shape, *x.shape[at + 1 :]))
 
 
 def gather_along_axis(
     x: Tensor, indices: Tensor, axis: Tensor = ZERO, validate_indices: Tensor = NO
 ) -> Tensor:
-    """Values of an axis by their places, one for each value of the result."""
+    """Values of an axis by index, one for each value of the result."""
     at = int(axis) % x.ndim
-    return x.gather(at, _places("gather_along_axis", indices, x.shape[at]))
+    return x.gather(at, _checked("gather_along_axis", indices, x.shape[at]))
 
 
-def _places(operation: str, indices: Tensor, size: int) -> Tensor:
-    """Places as torch takes them; what Core ML leaves undefined is refused."""
-    places = indices.long()
-    if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < size:
-        raise refuse(operation, indices=(int(places.min()), int(places.max())), size=size)
-    return places
+def _checked(operation: str, indices: Tensor, size: int) -> Tensor:
+    """Indices for torch; those outside the axis, which Core ML leaves undefined, are refused."""
+    indices = indices.long()
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < size:
+        raise unsupported(operation, indices=(int(indices.min()), int(indices.max())), size=size)
+    return indices
 
 
 def constexpr_lut_to_dense(indices: Tensor, lut: Tensor, shape: Tensor) -> Tensor:
-    """Weights of a palette: places of `lut`, packed in bytes from the lowest bit on."""
+    """Weights from a palette, by indices of `lut` packed into bytes from the lowest bit on."""
     bits = (lut.numel() - 1).bit_length()
     sizes = ints(shape)
     powers = torch.arange(8, dtype=torch.uint8)
@@ -167,23 +132,23 @@ def constexpr_lut_to_dense(indices: Tensor, lut: Tensor, shape: Tensor) -> Tenso
     return lut[places].reshape(sizes)
 
 
-MOVES: tuple[Callable[..., Tensor | tuple[Tensor, ...]], ...] = (
-    identity,
-    select,
-    cast,
-    reshape,
-    transpose,
-    expand_dims,
-    squeeze,
-    concat,
-    split,
-    slice_by_index,
-    tile,
-    shape,
-    fill,
-    band_part,
-    gather,
-    gather_along_axis,
-    constexpr_lut_to_dense,
-)
-"""All of them. They run in the type that their values have."""
+SHAPE_OPERATIONS: Mapping[str, Function] = {
+    "identity": lambda x: x,
+    "select": lambda cond, a, b: torch.where(cond, a, b),
+    "transpose": lambda x, perm: x.permute(ints(perm)),
+    "squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(ints(axes)),
+    "tile": lambda x, reps: x.repeat(ints(reps)),
+    "shape": lambda x: torch.tensor(x.shape, dtype=torch.int32),
+    "fill": lambda shape, value: value.expand(ints(shape)),
+    "cast": cast,
+    "reshape": reshape,
+    "expand_dims": expand_dims,
+    "concat": concat,
+    "split": split,
+    "slice_by_index": slice_by_index,
+    "band_part": band_part,
+    "gather": gather,
+    "gather_along_axis": gather_along_axis,
+    "constexpr_lut_to_dense": constexpr_lut_to_dense,
+}
+"""They run in the type of their values."""

@@ -1,4 +1,4 @@
-"""What Core ML's operations here have in common: types of tensors, and how inputs are refused."""
+"""Types and constants of Core ML programs, and the error for what is not implemented here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPES: dict[str, torch.dtype] = {
     "uint32": torch.uint32,
     "bool": torch.bool,
 }
-"""Types of tensors by their names in programs."""
+"""Torch's types by their names in programs."""
 
 NO = torch.tensor(False)
 YES = torch.tensor(True)
@@ -28,13 +28,13 @@ LAST = torch.tensor(-1, dtype=torch.int32)
 
 
 class MilError(ExportError):
-    """A Core ML program holds what cannot be run here; the message names it."""
+    """A Core ML program has something that is not implemented here."""
 
 
-def refuse(operation: str, **inputs: object) -> MilError:
-    """The error for inputs that an operation knows in Core ML and not here."""
-    said = ", ".join(f"{name} {value!r}" for name, value in inputs.items())
-    return MilError(f"Core ML's operation {operation} with {said} is not known here")
+def unsupported(operation: str, **inputs: object) -> MilError:
+    """The error for inputs of an operation that are not implemented here."""
+    values = ", ".join(f"{name} {value!r}" for name, value in inputs.items())
+    return MilError(f"Core ML's operation {operation} with {values} is not implemented")
 
 
 def ints(values: Tensor) -> list[int]:
