@@ -107,7 +107,7 @@ def compare(variant: str, runtime: str, folder: Path, rounds: int) -> str:
     x = torch.rand(1, 3, SIZE, SIZE)
     image = x.numpy()
     path = folder / f"ours-{variant}{SUFFIXES[runtime]}"
-    mobilevit.export(ours, out=str(path), raw=True)
+    mobilevit.export(ours, mobilevit.ExportOptions(out=str(path), raw=True))
     runner = open_exported(path)
     runs: dict[str, Run] = {"ours": lambda given: runner(given)[0]}
     with torch.no_grad(), quiet(), capture_stderr(), contextlib.redirect_stdout(io.StringIO()):

@@ -104,7 +104,7 @@ def step(one: Contestant, runtime: str, path: Path) -> Step:
         return torch.inference_mode()(lambda: network(images))
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         if one.is_ours:
-            mobilevit.export(one.network, out=str(path), raw=True)
+            mobilevit.export(one.network, mobilevit.ExportOptions(out=str(path), raw=True))
             run: Any = open_exported(path)
         else:
             run = TOOLS[runtime](one.network, images, path)

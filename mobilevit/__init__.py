@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mobilevit.commands.shard import shard
     from mobilevit.commands.sweep.command import sweep
     from mobilevit.data.options import DataOptions
+    from mobilevit.exports.options import ExportOptions
     from mobilevit.models.fuse import fuse
     from mobilevit.models.registry import list_models
     from mobilevit.tasks.classification.options import ClassificationOptions
@@ -39,6 +40,7 @@ _HOMES = {
     "SamplerOptions": "mobilevit.training.options",
     "SegmentationOptions": "mobilevit.tasks.segmentation.options",
     "TrainOptions": "mobilevit.training.options",
+    "ExportOptions": "mobilevit.exports.options",
     "benchmark": "mobilevit.commands.benchmark.command",
     "check": "mobilevit.commands.check",
     "convert": "mobilevit.commands.convert",
@@ -66,6 +68,7 @@ __all__ = [
     "SamplerOptions",
     "SegmentationOptions",
     "TrainOptions",
+    "ExportOptions",
     "benchmark",
     "check",
     "convert",

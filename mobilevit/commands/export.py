@@ -7,27 +7,20 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mobilevit.checkpoints.create import open_model
-from mobilevit.data.options import DataOptions
 from mobilevit.data.sources import ImageInputs, expand_inputs
 from mobilevit.exports.backends.base import Backend, FileSummary
-from mobilevit.exports.backends.registry import (
-    BACKENDS,
-    FormatName,
-    backend_of,
-    open_exported,
-    suffixes,
-)
+from mobilevit.exports.backends.registry import open_exported
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.quantize import Trial
 from mobilevit.exports.result import Accuracy, ExportResult
 from mobilevit.exports.runtime_model import is_file
-from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, Precision, Quantization
+from mobilevit.exports.spec import ExportError, ExportSpec
 from mobilevit.exports.verify import MIN_AGREEMENT, DisagreementError, verify
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import Network
@@ -43,106 +36,7 @@ MIN_TO_SPLIT = 8
 """From so many images on, calibration and comparison use different ones."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """The options of `export`."""
-
-    out: str
-    format: FormatName | None = None
-    dynamic: Dynamic | None = None
-    raw: bool = False
-    precision: Precision = "fp32"
-    quantize: str | None = None
-    data: DataOptions | None = None
-    limit: int | None = None
-    max_drop: float | None = None
-    least_agreement: float | None = None
-    images: Sequence[str] | None = None
-    runtime_tarball: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse options that contradict each other or would be ignored.
-
-        Raises:
-            ExportError: such options.
-        """
-        backend, modes = self.backend, self.backend.quantize_modes
-        auto = ("auto",) if "int8" in modes else ()
-        if self.quantize is not None and self.quantize not in (*modes, *auto):
-            raise backend.unknown_mode(self.quantize, also=auto)
-        if self.data is None:
-            if self.quantize == "auto":
-                raise ExportError(
-                    "quantize auto searches for the smallest file that stays accurate: give "
-                    "labelled images by data.root"
-                )
-            for option in ("limit", "max_drop"):
-                if getattr(self, option) is not None:
-                    raise ExportError(f"{option} needs labelled images: give them by data.root")
-        if self.quantize is None:
-            for option in ("max_drop", "least_agreement"):
-                if getattr(self, option) is not None:
-                    raise ExportError(f"{option} is for quantized files: give quantize too")
-        if self.runtime_tarball is not None and backend.runtime_tarball is None:
-            raise ExportError(f"runtime_tarball is not an option of {backend.name} files")
-        if self.limit is not None and self.limit < 1:
-            raise ExportError(f"limit must be at least 1 (images), not {self.limit}")
-        if self.max_drop is not None and not 0 <= self.max_drop < 100:
-            raise ExportError(f"max_drop must be 0 to below 100 (points), not {self.max_drop}")
-        if self.least_agreement is not None and not 0 <= self.least_agreement <= 1:
-            raise ExportError(f"least_agreement must be 0 to 1, not {self.least_agreement}")
-
-    @cached_property
-    def backend(self) -> Backend:
-        """The format, by `format` or the suffix of `out`.
-
-        Raises:
-            ExportError: neither gives one, or they contradict each other.
-        """
-        backend = backend_of(self.out)
-        if self.format is not None and not BACKENDS[self.format].by_suffix:
-            backend = BACKENDS[self.format]
-        if backend is None or self.format not in (None, backend.name):
-            raise ExportError(
-                f"out is {self.out!r}, format {self.format}: the suffix must be one of "
-                f"{suffixes()}; or give --format web"
-            )
-        return backend
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether activation ranges are measured; other modes round the weights only."""
-        return self.quantize in ("int8", "auto")
-
-    def spec(self, calibration: Sequence[Image.Image]) -> ExportSpec:
-        """The kind of file to write."""
-        quantize = None
-        if self.quantize is not None:
-            mode = "int8" if self.quantize == "auto" else self.quantize
-            quantize = Quantization(mode=mode, images=tuple(calibration))
-        return ExportSpec(
-            dynamic=self.dynamic, raw=self.raw, precision=self.precision, quantize=quantize
-        )
-
-
-def export(
-    model: str | Path | Network,
-    *,
-    out: str,
-    format: FormatName | None = None,
-    dynamic: Dynamic | None = None,
-    raw: bool = False,
-    precision: Precision = "fp32",
-    quantize: str | None = None,
-    data: DataOptions | None = None,
-    limit: int | None = None,
-    max_drop: float | None = None,
-    least_agreement: float | None = None,
-    images: Sequence[str] | None = None,
-    classes: str | None = None,
-    preprocessing: dict[str, Any] | None = None,
-    runtime_tarball: str | None = None,
-) -> ExportResult:
+def export(model: str | Path | Network, options: ExportOptions) -> ExportResult:
     """Write a model as one file for another runtime: pixels in, predictions out.
 
     Normalization, class names and the source of the weights are inside; the program that runs the
@@ -152,31 +46,7 @@ def export(
 
     Args:
         model: whatever `load` reads; in Python also a network.
-        out: the file (coreml, openvino, web: a folder); its suffix selects the format.
-        format: onnx, coreml, litert, executorch, openvino or web; by default from the suffix of
-            `out`: .onnx, .mlpackage, .tflite, .pte or .openvino. The folder of a web page can have
-            any name; the first of the images is in it.
-        dynamic: `batch` for any number of images at once, `size` for images of any size.
-        raw: the network only: a normalized float tensor in, logits out.
-        precision: `fp32`, or `fp16` for half the size.
-        quantize: `int8` for 8-bit weights and activations, calibrated on the images; `auto` for
-            the same with as few layers in float as preserve the accuracy on `data`; other modes
-            belong to a format.
-        data: labelled images, as for `evaluate`, that the model and the file are evaluated on.
-        limit: the largest number of these, evenly spaced; by default 500.
-        max_drop: points of accuracy (top-1, AP or mean IoU, times 100) that quantization may cost
-            on `data`; by default 1, as from 90 % to 89 %.
-        least_agreement: share of predictions of a quantized file that must be PyTorch's; by
-            default 0.9, or any with `data`.
-        images: files, folders, patterns or URLs of images for comparison and calibration; by
-            default images of `data` (for calibration, of its training part), or two that
-            scikit-learn provides.
-        classes: class names in the order of the logits, where the model has none: separated by
-            commas, or a text file with one a line.
-        preprocessing: fields of the model's preprocessing to override, such as crop and resize for
-            another image size.
-        runtime_tarball: web, once, where npm is not installed: ONNX Runtime Web as `npm pack`
-            writes it elsewhere; without it the error names the version.
+        options: the file, and how to check it.
 
     Returns:
         What was written, and how it was verified.
@@ -191,32 +61,8 @@ def export(
     """
     if is_file(model):
         raise ExportError(f"{model} is an exported file; export the model that it was made from")
-    options = ExportOptions(
-        out=out,
-        format=format,
-        dynamic=dynamic,
-        raw=raw,
-        precision=precision,
-        quantize=quantize,
-        data=data,
-        limit=limit,
-        max_drop=max_drop,
-        least_agreement=least_agreement,
-        images=images,
-        runtime_tarball=runtime_tarball,
-    )
-    network, name = open_model(model, classes=classes, preprocessing=preprocessing)
-    return write(network.eval(), name, options)
-
-
-def write(network: Network, name: str, options: ExportOptions) -> ExportResult:
-    """Write, verify and evaluate a file; see `export`.
-
-    Args:
-        network: in evaluation mode.
-        name: of the model, for messages.
-        options: see `export`.
-    """
+    network, name = open_model(model, classes=options.classes, preprocessing=options.preprocessing)
+    network.eval()
     path, backend = Path(options.out), options.backend
     evaluator = _evaluator(network, options)
     compared, calibration = _images(options, evaluator)

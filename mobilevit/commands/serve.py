@@ -12,10 +12,11 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET6
-from typing import Any, ClassVar
+from typing import Any
 
 from mobilevit.commands.export import export
 from mobilevit.exports.backends.web.backend import is_page
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.spec import ExportError
 from mobilevit.models.registry import Network
 
@@ -88,7 +89,8 @@ def serve(
     ):
         if page is None:
             page = Path(temporary) / "page"
-            print(export(model, out=str(page), format="web", **options), flush=True)
+            export_options = ExportOptions(out=str(page), format="web", **options)
+            print(export(model, export_options), flush=True)
         server.serve_folder(page)
         print(_hints(server), flush=True)
         if open:
@@ -155,7 +157,7 @@ class PageHandler(SimpleHTTPRequestHandler):
     timeout = 60
     # Not from the system's table, in which these can be wrong: with nosniff, a script of another
     # type does not run.
-    extensions_map: ClassVar[dict[str, str]] = {
+    extensions_map = {  # noqa: RUF012
         ".css": "text/css; charset=utf-8",
         ".gz": "application/octet-stream",  # the page decompresses it itself
         ".html": "text/html; charset=utf-8",

@@ -23,7 +23,7 @@ from mobilevit.exports.backends.base import Backend, FileSummary
 from mobilevit.exports.backends.registry import open_exported
 from mobilevit.exports.quantize import Trial, fewest_float_layers, rank_layers
 from mobilevit.exports.result import Accuracy
-from mobilevit.exports.runtime_model import AnyNetwork, file_network
+from mobilevit.exports.runtime_model import AnyNetwork, FileNetwork
 from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, file_preprocessing
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.fuse import fuse
@@ -118,7 +118,7 @@ class Evaluator:
             ExportError: the file cannot be run.
             ImageError: an image cannot be read.
         """
-        file = file_network(open_exported(path, backend, threads=self.threads))
+        file = FileNetwork(open_exported(path, backend, threads=self.threads))
         pytorch, own_shape = self._pytorch
         return Accuracy(
             measure=self.task.metric_name,

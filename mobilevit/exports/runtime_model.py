@@ -19,10 +19,8 @@ from mobilevit.exports.spec import ExportError
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network, build
-from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
-from mobilevit.tasks.detection.loss_and_postprocess import SuppressedBoxes
 from mobilevit.utils.devices import compute_device
 
 
@@ -33,30 +31,36 @@ class PixelPreprocessing(Preprocessing):
 
 
 class FileNetwork:
-    """An exported file that is called like a network; subclasses differ in what they return.
+    """An exported file that is called like a network.
 
-    Its `config.preprocessing` makes its inputs: `[3, H, W]`, uint8, or of a raw file float32.
+    Its `config.preprocessing` makes its inputs: `[3, H, W]`, uint8, or of a raw file float32. Its
+    outputs are what `Task.postprocess` takes.
     """
 
     config: ModelConfig
 
     def __init__(self, runner: Runner) -> None:
         self.runner, self.metadata = runner, runner.metadata
-        self.config = runner.metadata.config
+        self.config = config = runner.metadata.config
         if not self.metadata.raw:
-            pixels = PixelPreprocessing(**asdict(self.config.preprocessing))
-            self.config = replace(self.config, preprocessing=pixels)
+            pixels = PixelPreprocessing(**asdict(config.preprocessing))
+            self.config = replace(config, preprocessing=pixels)
+        self._task = get_task(config.task).export
+        if self._task.model_attributes:
+            # From the network without weights: they are functions of its architecture.
+            with torch.device("meta"):
+                model = build(config.model, num_classes=config.num_classes, **config.options)
+            for name in self._task.model_attributes:
+                setattr(self, name, getattr(model, name))
 
-    def outputs(self, images: Tensor) -> list[Tensor]:
-        """The file's outputs for images `[B, 3, H, W]`; see `TaskExport.outputs`.
-
-        A file that takes one image at a time is run for each.
-        """
+    def __call__(self, images: Tensor, /) -> Any:
+        """Run `[B, 3, H, W]`; a file that takes one image at a time is run for each."""
         images = images if self.metadata.raw else images.permute(0, 2, 3, 1)
         batch = images.contiguous().numpy()
         step = len(batch) if self.metadata.dynamic == "batch" else 1
         outputs = [self.runner(batch[i : i + step]) for i in range(0, len(batch), step)]
-        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*outputs, strict=True)]
+        joined = [torch.from_numpy(np.concatenate(parts)) for parts in zip(*outputs, strict=True)]
+        return self._task.network_outputs(joined, self.metadata.raw)
 
     def refuse_options(self, options: InferenceOptions) -> None:
         """Check that the file can follow these options.
@@ -83,69 +87,12 @@ class FileNetwork:
             )
 
 
-class FileClassifier(FileNetwork):
-    """A file for classification."""
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """`[B, 3, H, W]` -> `[B, K]`: logits, or logarithms of probabilities, which serve as such.
-
-        A probability that underflows float32 counts as the smallest that does not.
-        """
-        (values,) = self.outputs(images)
-        if self.metadata.raw:
-            return values
-        return values.clamp(min=torch.finfo(values.dtype).tiny).log()
-
-
-class FileDetector(FileNetwork):
-    """A file for detection."""
-
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner)
-        network = _without_weights(self.config)
-        assert isinstance(network, SSDLite)
-        self.anchors = network.anchors
-
-    def __call__(self, images: Tensor, /) -> RawDetections | SuppressedBoxes:
-        """`[B, 3, H, W]` -> outputs for each anchor, or boxes."""
-        outputs = self.outputs(images)
-        return RawDetections(*outputs) if self.metadata.raw else SuppressedBoxes(*outputs)
-
-
-class FileSegmenter(FileNetwork):
-    """A file for segmentation."""
-
-    def __init__(self, runner: Runner) -> None:
-        super().__init__(runner)
-        network: Any = _without_weights(self.config)
-        self.align_corners: bool = network.align_corners
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """`[B, 3, H, W]` -> logits `[B, K, H, W]`, or classes `[B, H, W]`, uint8 or int32."""
-        (values,) = self.outputs(images)
-        return values
-
-
-AnyNetwork: TypeAlias = Network | FileClassifier | FileDetector | FileSegmenter
-
-
-def _without_weights(config: ModelConfig) -> Any:
-    """The network that a file was made from, without its weights."""
-    with torch.device("meta"):
-        return build(config.model, num_classes=config.num_classes, **config.options)
+AnyNetwork: TypeAlias = Network | FileNetwork
 
 
 def is_file(model: object) -> bool:
     """Whether a name is that of an exported file, by its suffix."""
     return isinstance(model, str | Path) and backend_of(model) is not None
-
-
-def file_network(runner: Runner) -> FileClassifier | FileDetector | FileSegmenter:
-    """An opened file in a network's place."""
-    task = runner.metadata.config.task
-    if task == "detection":
-        return FileDetector(runner)
-    return FileSegmenter(runner) if task == "segmentation" else FileClassifier(runner)
 
 
 def device_of(model: object, device: str) -> torch.device:
@@ -195,7 +142,7 @@ def for_inference(
             f"{name} has its preprocessing inside; to change {', '.join(preprocessing)}, export it "
             "again with that option"
         )
-    file = file_network(open_exported(name, threads=threads))
+    file = FileNetwork(open_exported(name, threads=threads))
     if classes is not None:
         if file.config.classes is not None:
             raise ExportError(f"{name} has class names; to change them, export it again")

@@ -15,7 +15,7 @@ from mobilevit.exports.backends.base import Runner
 from mobilevit.exports.spec import ExportError, FileMetadata, Precision
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
-from mobilevit.tasks.export import export_of
+from mobilevit.tasks import get_task
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
 """On differences in probability, and in corners of boxes as shares of the image's sides."""
@@ -93,7 +93,7 @@ def verify(
     if not images:
         raise ExportError("a file cannot be verified without images")
     metadata, preprocessing = run.metadata, run.metadata.config.preprocessing
-    task, fused = export_of(metadata.config.task), fuse(model)
+    task, fused = get_task(metadata.config.task).export, fuse(model)
     tolerance = TOLERANCES[metadata.precision]
     comparisons, counts = [], []
     with torch.inference_mode():

@@ -31,7 +31,7 @@ from mobilevit.exports.spec import (
 from mobilevit.exports.toolchain import quiet
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import Network
-from mobilevit.tasks.export import export_of
+from mobilevit.tasks import get_task
 
 IMAGE, TENSOR = "image", "tensor"
 """Names of the input of an end-to-end file, and of a raw one."""
@@ -143,7 +143,7 @@ class PreparedModel:
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs."""
-        task = export_of(self.metadata.config.task)
+        task = get_task(self.metadata.config.task).export
         return task.raw_outputs if self.spec.raw else task.outputs
 
     def program(self) -> ExportedProgram:
@@ -211,7 +211,7 @@ def prepare(
     if spec.raw:
         module = RawModel(graph)
     else:
-        task = export_of(model.config.task)
+        task = get_task(model.config.task).export
         postprocess = task.postprocess(model, preprocessing.crop, supports_nms)
         module = EndToEndModel(graph, preprocessing, postprocess, nchw_float_input=nchw_float_input)
     floats = spec.raw or nchw_float_input

@@ -28,6 +28,7 @@ from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
 from mobilevit.data.options import DataOptions
 from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
+from mobilevit.tasks.export import TaskExport
 
 if TYPE_CHECKING:
     # torchmetrics takes seconds to import, and prediction needs none of it.
@@ -174,6 +175,8 @@ class Task(ABC, Generic[S, O]):
     """Those of the options in `DataOptions` for some tasks only that this one reads."""
     inference_options: ClassVar[tuple[str, ...]] = ()
     """Those of `InferenceOptions` that predictions follow."""
+    export: ClassVar[TaskExport]
+    """The task's part in exported files."""
     options: ClassVar[type[Any]]
     """The dataclass of the task's training options, O; all its fields have defaults."""
 

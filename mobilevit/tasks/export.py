@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,8 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
-
-from mobilevit.models.config import TaskName
 
 
 class Comparison(NamedTuple):
@@ -40,17 +37,15 @@ class TaskExport:
     outputs, and the tolerance from which on a difference counts."""
     compare_raw: Callable[[Any, Tensor, Sequence[Tensor]], Comparison]
     """The same for a raw file."""
+    network_outputs: Callable[[Sequence[Tensor], bool], Any]
+    """A file's outputs (or those of a raw file: true) as `Task.postprocess` takes them."""
+    model_attributes: tuple[str, ...] = ()
+    """Attributes of the network that `Task.postprocess` reads, and that a file must have too."""
     reference: Callable[[Any, Tensor, float], dict[str, Any]]
     """PyTorch's prediction for one image `[1, 3, H, W]` as JSON, with all that a web page needs to
     compare its own with it; `Expected` in the page's `types.js` has the fields."""
     reference_of_file: Callable[[Sequence[Tensor], int], dict[str, Any]]
     """The same of a quantized file's own outputs, for a number of classes."""
-
-
-def export_of(task: TaskName) -> TaskExport:
-    """A task's part in exports."""
-    found: TaskExport = importlib.import_module(f"mobilevit.tasks.{task}.export").EXPORT
-    return found
 
 
 def compare_logits(expected: Tensor, outputs: Tensor, *, axis: int) -> Comparison:

@@ -45,7 +45,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Benchmark, Path]:
         model.config, source="a test", classes=tuple("abcde"), metrics={"top1": 0.8}
     )
     mobilevit.save(model, folder / "model")
-    mobilevit.export(folder / "model", out=str(folder / "model.onnx"))
+    options = mobilevit.ExportOptions(out=str(folder / "model.onnx"))
+    mobilevit.export(folder / "model", options)
     result = benchmark(
         folder / "model",
         folder / "model.onnx",

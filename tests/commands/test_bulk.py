@@ -175,7 +175,8 @@ def test_an_exported_file_and_a_list_of_names(
     monkeypatch.chdir(images)
     (tmp_path / "list.txt").write_text("red/0.png\n\nnone/0.png\nblue/6.png\n", "utf-8-sig")
     file, out = tmp_path / "small.onnx", tmp_path / "out"
-    mobilevit.export(mobilevit.save(small("mobilevit_xxs"), tmp_path / "m"), out=str(file))
+    model = mobilevit.save(small("mobilevit_xxs"), tmp_path / "m")
+    mobilevit.export(model, mobilevit.ExportOptions(out=str(file)))
     local = predict(file, "red/0.png", "blue/6.png", threads=1)
     predict(file, str(tmp_path / "list.txt"), out=str(out), engine="ray")
     rows = table(out)

@@ -20,7 +20,6 @@ from mobilevit.exports.spec import Precision, file_preprocessing
 from mobilevit.exports.verify import MIN_AGREEMENT, TOLERANCES
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
-from mobilevit.tasks.export import export_of
 from mobilevit.utils.devices import use_threads
 
 COMPARED = 8
@@ -85,7 +84,7 @@ def measure_agreement(
         quantize: whether the fraction of same classes is compared instead.
     """
     network: Any = reference.network
-    task = export_of(reference.config.task)
+    task = get_task(reference.config.task).export
     rule = reference.config.preprocessing
     tensors = (
         torch.from_numpy(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mobilevit.models.classifier import Classifier
@@ -29,6 +30,15 @@ def compare(
     )
 
 
+def network_outputs(outputs: Sequence[Tensor], raw: bool) -> Tensor:
+    """Logits: logarithms of probabilities serve as such.
+
+    A probability that underflows float32 counts as the smallest that does not.
+    """
+    (values,) = outputs
+    return values if raw else values.clamp(min=torch.finfo(values.dtype).tiny).log()
+
+
 def reference(model: Classifier, images: Tensor, tolerance: float) -> dict[str, Any]:
     """Probabilities of one image."""
     return {"probabilities": model(images)[0].softmax(0).tolist()}
@@ -40,6 +50,7 @@ EXPORT = TaskExport(
     postprocess=lambda model, size, supports_nms: Probabilities(),
     compare=compare,
     compare_raw=lambda model, images, outputs: compare_logits(model(images), outputs[0], axis=1),
+    network_outputs=network_outputs,
     reference=reference,
     reference_of_file=lambda outputs, num_classes: {"probabilities": outputs[0][0].tolist()},
 )

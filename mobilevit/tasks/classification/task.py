@@ -24,6 +24,7 @@ from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.distill import teacher_of
+from mobilevit.tasks.classification.export import EXPORT
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.results import (
     ClassificationPrediction,
@@ -44,6 +45,7 @@ class Classification(Task[Samples, ClassificationOptions]):
 
     name = "classification"
     metric_key, metric_name = "top1", "top-1"
+    export = EXPORT
     default_model = "mobilevit_xs"
     lr_scratch, lr_finetune = 0.002, 0.001
     batch_size = 64

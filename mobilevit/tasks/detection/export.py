@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from mobilevit.models.ssdlite import RawDetections, SSDLite, decode
-from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, PostProcessing, detections
+from mobilevit.tasks.detection.loss_and_postprocess import (
+    PRESETS,
+    PostProcessing,
+    SuppressedBoxes,
+    detections,
+)
 from mobilevit.tasks.export import Comparison, TaskExport, compare_logits, suppress
 
 RULE = PRESETS["later"]
@@ -246,6 +251,8 @@ EXPORT = TaskExport(
     postprocess=postprocess,
     compare=compare,
     compare_raw=compare_raw,
+    network_outputs=lambda outputs, raw: (RawDetections if raw else SuppressedBoxes)(*outputs),
+    model_attributes=("anchors",),
     reference=reference,
     reference_of_file=reference_of_file,
 )

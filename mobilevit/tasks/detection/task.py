@@ -18,6 +18,7 @@ from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.ssdlite import RawDetections
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.detection.dataset import BoxSamples, relabelled, some
+from mobilevit.tasks.detection.export import EXPORT
 from mobilevit.tasks.detection.loss_and_postprocess import (
     PRESETS,
     Detections,
@@ -45,6 +46,7 @@ class Detection(Task[BoxSamples, DetectionOptions]):
 
     name = "detection"
     metric_key, metric_name = "ap", "AP"
+    export = EXPORT
     default_model = "ssdlite_mobilevit_xs"
     lr_scratch, lr_finetune = 0.001, 0.001
     batch_size = 16

@@ -72,6 +72,8 @@ EXPORT = TaskExport(
     postprocess=lambda model, size, supports_nms: Mask(),
     compare=compare,
     compare_raw=lambda model, images, outputs: compare_logits(model(images), outputs[0], axis=1),
+    network_outputs=lambda outputs, raw: outputs[0],
+    model_attributes=("align_corners",),
     reference=reference,
     reference_of_file=reference_of_file,
 )

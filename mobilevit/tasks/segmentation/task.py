@@ -15,6 +15,7 @@ from mobilevit.data.options import DataOptions
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.segmentation.dataset import MaskSamples
+from mobilevit.tasks.segmentation.export import EXPORT
 from mobilevit.tasks.segmentation.loss_and_postprocess import (
     MAX_BATCH,
     SegmentationModel,
@@ -45,6 +46,7 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
 
     name = "segmentation"
     metric_key, metric_name = "miou", "mean IoU"
+    export = EXPORT
     default_model = "deeplabv3_mobilevit_xs"
     lr_scratch, lr_finetune = 0.001, 0.0005
     head_lr = 10.0

@@ -29,7 +29,7 @@ from mobilevit.exports.backends.coreml.quantize import (
 from mobilevit.exports.spec import ExportError, FileMetadata
 from mobilevit.exports.toolchain import quiet, require
 from mobilevit.exports.wrap import PreparedModel
-from mobilevit.tasks.export import export_of
+from mobilevit.tasks import get_task
 
 SYSTEMS = "iOS 17, iPadOS 17, macOS 14, tvOS 17, watchOS 10"
 """The oldest systems that run the packages."""
@@ -183,7 +183,7 @@ class CoremlRunner:
             self.model = ct.models.MLModel(str(path))
             self.runtime = f"Core ML of macOS {platform.mac_ver()[0]}"
         (self._input,) = self.program.description.input
-        task = export_of(self.metadata.config.task)
+        task = get_task(self.metadata.config.task).export
         self._outputs = task.raw_outputs if self.metadata.raw else task.outputs
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -21,6 +21,7 @@ from mobilevit.exports.backends.coreml.mil_types import (
     YES,
     ZERO,
     ints,
+    unsupported,
 )
 
 # Layers

@@ -22,7 +22,7 @@ from mobilevit.exports.quantize import layers_to_quantize, quantizable_layers
 from mobilevit.exports.spec import ExportError, FileMetadata
 from mobilevit.exports.toolchain import capture_stderr, quiet, require
 from mobilevit.exports.wrap import PreparedModel
-from mobilevit.tasks.export import export_of
+from mobilevit.tasks import get_task
 
 MIN_WEIGHTS = 1024
 """Layers with fewer weights stay in float32 in `int8-weights`: they matter little to the size."""
@@ -139,7 +139,7 @@ class LitertRunner:
             ) from error
         ((self._input, details),) = self._run.get_input_details().items()
         self._dtype, self._shape = np.dtype(details["dtype"]), details["shape"].tolist()
-        task = export_of(self.metadata.config.task)
+        task = get_task(self.metadata.config.task).export
         self._outputs = task.raw_outputs if self.metadata.raw else task.outputs
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -14,7 +14,7 @@ from mobilevit.exports.backends.base import Runner
 from mobilevit.exports.verify import TOLERANCES
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
-from mobilevit.tasks.export import export_of
+from mobilevit.tasks import get_task
 
 
 def expected_prediction(run: Runner, model: Network, frame: Image.Image) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def expected_prediction(run: Runner, model: Network, frame: Image.Image) -> dict
         frame: an RGB image of the file's size.
     """
     metadata = run.metadata
-    task, config = export_of(metadata.config.task), metadata.config
+    task, config = get_task(metadata.config.task).export, metadata.config
     if metadata.quantize is not None:
         outputs = [torch.from_numpy(part) for part in run(np.asarray(frame)[None])]
         prediction = task.reference_of_file(outputs, config.num_classes)

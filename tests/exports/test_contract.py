@@ -1,0 +1,297 @@
+"""What holds for the files of every format: each (format, task) is exported once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mobilevit
+from mobilevit.__main__ import main
+from mobilevit.checkpoints.folder import digest
+from mobilevit.data.preprocessing import preprocess
+from mobilevit.exports import wrap
+from mobilevit.exports.backends.registry import BACKENDS, backend_of, open_exported
+from mobilevit.exports.options import ExportOptions
+from mobilevit.exports.spec import ExportError, ExportSpec, MissingExtraError, Quantization
+from mobilevit.exports.verify import DisagreementError, verify
+from mobilevit.exports.wrap import fold_normalization
+from mobilevit.models.fuse import fuse
+from mobilevit.tasks import TASKS, get_task
+from tests.exports.conftest import ANTS, FLOAT_LAYER, PACKAGES
+from tests.numerics import assert_close, assert_probabilities_close
+
+FORMATS = tuple(PACKAGES)
+Exported = Callable[..., Any]
+
+every_format = pytest.mark.parametrize("backend", FORMATS)
+every_task = pytest.mark.parametrize("task", TASKS)
+
+
+def test_a_suffix_selects_a_format() -> None:
+    assert {name: backend_of(f"x{one.suffix}") for name, one in BACKENDS.items()} == {
+        name: one if one.by_suffix else None for name, one in BACKENDS.items()
+    }
+    assert set(BACKENDS) == {*FORMATS, "web"}
+
+
+@every_format
+@every_task
+def test_files_agree_with_pytorch(
+    exported: Exported, images: list[Image.Image], backend: str, task: str
+) -> None:
+    made = exported(backend, task)
+    run = made.open()
+    verification = verify(run, made.network, images, name=made.path)
+    assert verification.images == 3 and verification.tolerance == 1e-3
+    # A new network's pixels are nearly as probable of one class as of another.
+    assert verification.agreement > 0.999
+    outputs = [run(row[None]) for row in made.pixels(images)]
+    assert np.abs(outputs[0][0].astype(float) - outputs[1][0]).max() > 0.01  # images differ
+    names = [line.partition(":")[0] for line in made.summary.outputs]
+    assert tuple(names) == get_task(task).export.outputs
+    (first,) = made.summary.inputs
+    assert first.startswith("image: ") and made.path.is_dir() == BACKENDS[backend].is_folder
+
+
+@every_format
+@every_task
+def test_files_describe_themselves(exported: Exported, backend: str, task: str) -> None:
+    made = exported(backend, task)
+    metadata, config = made.open().metadata, made.network.config
+    assert metadata.config.classes == ANTS
+    assert metadata.config.preprocessing.channel_order == config.preprocessing.channel_order
+    assert metadata.config.preprocessing.mean == config.preprocessing.mean
+    assert metadata.weights == digest(made.network.state_dict())
+    assert (metadata.raw, metadata.dynamic, metadata.precision) == (False, None, "fp32")
+    content = made.bytes()
+    for place in (Path(mobilevit.__file__).parent, Path(sys.prefix)):
+        assert str(place).encode() not in content
+
+
+@every_format
+@every_task
+def test_predict_gives_the_networks_predictions(
+    exported: Exported, images: list[Image.Image], backend: str, task: str
+) -> None:
+    made = exported(backend, task)
+    stretch = {"resize_mode": "stretch"} if task == "segmentation" else {}
+    model = made.network
+    with_file = mobilevit.predict(str(made.path), *images)
+    before = model.config
+    model.config = replace(before, preprocessing=replace(before.preprocessing, **stretch))
+    try:
+        with_network = mobilevit.predict(model, *images)
+    finally:
+        model.config = before
+    for found, expected in zip(with_file, with_network, strict=True):
+        if task == "classification":
+            assert_probabilities_close(found.probabilities, expected.probabilities)
+        elif task == "segmentation":
+            assert (found.mask == expected.mask).mean() > 0.99
+        else:
+            assert len(found.boxes) == len(expected.boxes) > 0
+            for one, other in zip(found.boxes, expected.boxes, strict=True):
+                assert one.score == pytest.approx(other.score, abs=1e-3)
+
+
+@every_format
+@pytest.mark.parametrize(
+    "batch",
+    [np.zeros((2, 64, 64, 3), np.uint8), np.zeros((1, 64, 65, 3), np.uint8)],
+    ids=["two images", "another size"],
+)
+def test_other_shapes_are_refused(exported: Exported, backend: str, batch: np.ndarray) -> None:
+    run = exported(backend).open()
+    with pytest.raises(ExportError, match=re.escape(str(list(batch.shape)))):
+        run(batch)
+
+
+@every_format
+def test_opening_and_running_prints_nothing(
+    exported: Exported,
+    images: list[Image.Image],
+    capfd: pytest.CaptureFixture[str],
+    backend: str,
+) -> None:
+    made = exported(backend)
+    capfd.readouterr()
+    made.open()(made.pixels(images[:1]))
+    assert capfd.readouterr().err == ""
+
+
+@every_format
+@pytest.mark.parametrize("content", [b"", b"PNG" * 400])
+def test_other_files_are_refused(
+    exported: Exported, tmp_path: Path, backend: str, content: bytes
+) -> None:
+    exported(backend)  # or the format's packages are missing
+    path = tmp_path / f"ants{BACKENDS[backend].suffix}"
+    if BACKENDS[backend].is_folder:
+        path.mkdir()
+        (path / "model.xml").write_bytes(content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ExportError, match="ants"):
+        open_exported(path)
+
+
+@every_format
+def test_damaged_files_are_refused(exported: Exported, tmp_path: Path, backend: str) -> None:
+    made = exported(backend)
+    path = tmp_path / f"ants{made.path.suffix}"
+    if made.path.is_dir():
+        shutil.copytree(made.path, path)
+        largest = max(path.rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
+    else:
+        largest = path
+    content = made.path.read_bytes() if made.path.is_file() else largest.read_bytes()
+    if backend == "litert":  # the archive at its end stays intact
+        largest.write_bytes(b"\0" * 64 + content[64:])
+    else:
+        largest.write_bytes(content[: len(content) // 4])
+    with pytest.raises(ExportError, match=r"ants\."):
+        open_exported(path)
+
+
+@every_format
+def test_batches_keep_their_order(
+    exported: Exported, images: list[Image.Image], backend: str
+) -> None:
+    if "batch" not in BACKENDS[backend].dynamic:
+        with pytest.raises(ExportError, match="cannot have dynamic batch: export one file for"):
+            exported(backend, variant="batch")
+        return
+    made = exported(backend, variant="batch")
+    assert "batch" in made.summary.inputs[0] or "1..256" in made.summary.inputs[0]
+    preprocessing = made.network.config.preprocessing
+    tensors = torch.stack([preprocess(image, preprocessing) for image in images])
+    with torch.inference_mode():
+        expected = fuse(made.network)(tensors).softmax(-1).numpy()
+    assert np.abs(expected[0] - expected[2]).max() > 0.01  # another order would show
+    run, batch = made.open(), made.pixels(images)
+    for count in (3, 1):
+        assert_probabilities_close(run(batch[:count])[0], expected[:count])
+
+
+@every_format
+def test_any_size(exported: Exported, backend: str) -> None:
+    if "size" not in BACKENDS[backend].dynamic:
+        with pytest.raises(ExportError, match="cannot have dynamic size: export one file for"):
+            exported(backend, variant="size")
+        return
+    made = exported(backend, variant="size")
+    run, fused = made.open(), fuse(made.network)
+    assert run.metadata.raw and run.metadata.dynamic == "size"
+    for size in ((256, 256), (224, 224), (192, 320), (50, 71)):
+        x = torch.rand(1, 3, *size)
+        with torch.inference_mode():
+            expected = fused(x).numpy()
+        assert_close(run(x.numpy())[0], expected, tolerance=1e-4)
+
+
+@every_format
+def test_half_precision(exported: Exported, images: list[Image.Image], backend: str) -> None:
+    whole, half = (len(exported(backend, variant=one).bytes()) for one in ("fp32", "fp16"))
+    assert half < 0.7 * whole  # a few parts stay in float32
+    made = exported(backend, variant="fp16")
+    verification = verify(made.open(), made.network, images, name="ants")
+    assert verification.tolerance == 1e-2 and verification.agreement == 1
+
+
+@every_format
+def test_int8(exported: Exported, images: list[Image.Image], backend: str) -> None:
+    whole = len(exported(backend).bytes())
+    made = exported(backend, variant="int8")
+    assert len(made.bytes()) < 0.5 * whole
+    types = made.summary.types
+    assert types["int8"] > 30
+    run = made.open()
+    assert run.metadata.quantize == "int8"
+    # A new network's predictions are nearly ties; trained ones are tested on photographs.
+    assert verify(run, made.network, images, name="ants", min_agreement=0.5).difference < 0.5
+
+
+@every_format
+def test_what_cannot_be_quantized(network: Any, tmp_path: Path, backend: str) -> None:
+    model = network("mobilevit_xxs", shallow=True)
+    odd: list[tuple[dict[str, Any], str]] = [
+        ({"mode": "int3"}, f"'int3' is not available for {backend} files: it must be one of int8"),
+        ({"mode": "int8"}, "none were given"),
+        ({"mode": "int8", "float_layers": frozenset({"nose"})}, r"no layers nose; .*network\.head"),
+    ]
+    for options, message in odd:
+        if BACKENDS[backend].cross_layer_equalization or options["mode"] == "int3":
+            with pytest.raises(ExportError, match=message):
+                BACKENDS[backend].prepare(model, ExportSpec(quantize=Quantization(**options)))
+
+
+def test_a_detector_has_no_dynamic_size(network: Any) -> None:
+    model = network("ssdlite_mobilevit_xxs", shallow=True)
+    with pytest.raises(ExportError, match=r"anchors belong to one image size.* one file for each"):
+        wrap.prepare(model, ExportSpec(dynamic="size"))
+
+
+def test_unknown_kinds_of_files_are_refused() -> None:
+    with pytest.raises(ExportError, match="dynamic must be batch, size or None"):
+        ExportSpec(dynamic="depth")  # type: ignore[arg-type]
+
+
+@every_task
+def test_a_wrong_file_is_not_written(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    pytest.importorskip("onnxscript")
+
+    def wrong(graph: Any, preprocessing: Any) -> torch.Tensor:
+        return fold_normalization(graph, replace(preprocessing, channel_order="rgb"))
+
+    monkeypatch.setattr(wrap, "fold_normalization", wrong)
+    name = {"detection": "ssdlite_", "segmentation": "deeplabv3_"}.get(task, "") + "mobilevit_xxs"
+    model = network(name, shallow=True, channel_order="bgr")
+    with pytest.raises(DisagreementError, match=r"ants\.onnx does not agree with PyTorch"):
+        mobilevit.export(model, ExportOptions(out=str(tmp_path / "ants.onnx")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named(
+    network: Any, exported: Exported, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = exported("onnx").path
+    image = tmp_path / "ant.png"
+    Image.new("RGB", (64, 64)).save(image)
+    for package in ("onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    options = ExportOptions(out=str(tmp_path / "ants.onnx"))
+    with pytest.raises(MissingExtraError, match=r"pip install 'mobilevit\[onnx\]'"):
+        mobilevit.export(network("mobilevit_xxs", shallow=True), options)
+    assert main(["predict", str(path), str(image)]) == 1
+
+
+def test_float_layers_stay_in_float(exported: Exported) -> None:
+    import onnx
+
+    graph = onnx.load(exported("onnx", variant="int8").path).graph
+    producers = {output: node for node in graph.node for output in node.output}
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(layers) > 40
+    for node in layers:
+        sources = [producers[name] for name in node.input if name in producers]
+        quantized = {one.op_type for one in sources} == {"DequantizeLinear"}
+        assert quantized == (node.name != FLOAT_LAYER), node.name
+        if quantized:
+            assert types[sources[1].input[0]] == onnx.TensorProto.INT8
+    for node in graph.node:
+        if node.op_type in ("LayerNormalization", "Softmax", "ReduceMean"):
+            sources = [producers[name] for name in node.input if name in producers]
+            assert not any(one.op_type == "DequantizeLinear" for one in sources), node.name
