@@ -17,6 +17,7 @@ from mobilevit.commands.export import export, sample_images, split_images
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.accuracy import Evaluator, spread
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.result import Accuracy
 from mobilevit.exports.spec import ExportError
 
@@ -40,7 +41,7 @@ def test_both_are_evaluated(
     colours: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "colours.onnx"
-    exported = export(colours, out=str(out), data=data(images))
+    exported = export(colours, ExportOptions(out=str(out), data=data(images)))
     accuracy = exported.accuracy
     assert accuracy is not None and accuracy.measure == "top-1"
     assert accuracy.pytorch == mobilevit.evaluate(colours, data=data(images)).metrics.top1
@@ -132,10 +133,12 @@ def test_all_photos_are_compared_where_nothing_is_measured(
 ) -> None:
     exported = export(
         colours,
-        out=str(tmp_path / "colours.onnx"),
-        images=[str(images)],
-        quantize="int8-weights",
-        least_agreement=0.0,
+        ExportOptions(
+            out=str(tmp_path / "colours.onnx"),
+            images=[str(images)],
+            quantize="int8-weights",
+            least_agreement=0.0,
+        ),
     )
     assert exported.verification.images == 21
     assert not any("ranges were measured" in note for note in exported.notes)
@@ -156,13 +159,13 @@ def test_options_that_do_not_fit(
     colours: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        export(colours, out=str(tmp_path / "new" / "colours.onnx"), **options)
+        export(colours, ExportOptions(out=str(tmp_path / "new" / "colours.onnx"), **options))
     assert not (tmp_path / "new").exists()
 
 
 def test_an_exported_file_is_not_exported_again(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="export the model that it was made of"):
-        export("colours.onnx", out=str(tmp_path / "colours.onnx"))
+        export("colours.onnx", ExportOptions(out=str(tmp_path / "colours.onnx")))
 
 
 def test_limits_on_data_that_do_not_fit(colours: Path, images: Path, tmp_path: Path) -> None:
@@ -173,4 +176,4 @@ def test_limits_on_data_that_do_not_fit(colours: Path, images: Path, tmp_path: P
         ({"max_drop": 100.0, "quantize": "int8"}, "in points, from 0 to below 100"),
     ):
         with pytest.raises(ExportError, match=message):
-            export(colours, out=out, data=data(images), **options)  # type: ignore[arg-type]
+            export(colours, ExportOptions(out=out, data=data(images), **options))  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from mobilevit.exports import wrap
 from mobilevit.exports.backends.base import FileSummary
 from mobilevit.exports.backends.coreml.backend import CoremlRunner
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.spec import ExportError, ExportSpec, Quantization, file_preprocessing
 from mobilevit.exports.verify import DisagreementError, verify
 from mobilevit.exports.wrap import fold_normalization, prepare
@@ -228,7 +229,7 @@ def test_eight_bits_of_weights_and_activations(
 def test_command(network: Any, tmp_path: Path) -> None:
     folder = mobilevit.save(network("mobilevit_xxs"), tmp_path / "ants")
     out = tmp_path / "new" / "ants.mlpackage"
-    exported = export(str(folder), out=str(out), quantize="int8-weights")
+    exported = export(str(folder), ExportOptions(out=str(out), quantize="int8-weights"))
     assert exported.exit_code == 0 and exported.size == size(out)
     text = str(exported)
     assert "image: RGB image [64, 64]" in text and "54 weights int8" in text
@@ -243,7 +244,7 @@ def test_a_wrong_package_is_not_written(
 
     monkeypatch.setattr(wrap, "fold_normalization", wrong)
     with pytest.raises(DisagreementError, match=r"ants\.mlpackage does not agree with PyTorch"):
-        export(network("mobilevit_xxs", **ODD), out=str(tmp_path / "ants.mlpackage"))
+        export(network("mobilevit_xxs", **ODD), ExportOptions(out=str(tmp_path / "ants.mlpackage")))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,6 +12,7 @@ import mobilevit
 from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.export import export
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.spec import ExportError
 from tests.numerics import assert_probabilities_close
 
@@ -38,7 +39,7 @@ def test_whole_file(
         name, size=size, channel_order="bgr", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)
     )
     path = tmp_path / f"ants{kind.suffix}"
-    exported = export(model, out=str(path))
+    exported = export(model, ExportOptions(out=str(path)))
     assert exported.exit_code == 0 and exported.verification.difference < 1e-3
     assert path.is_dir() == kind.folder
     run = open_exported(path)

@@ -21,6 +21,7 @@ from mobilevit.exports.backends.base import FileSummary
 from mobilevit.exports.backends.litert.quantize import belongs_to, rounding
 from mobilevit.exports.backends.litert.rewrite import GatedConv, RootMeanSquare, litert_graph
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.quantize import EqualizedConv
 from mobilevit.exports.rewrite import inference_graph
 from mobilevit.exports.spec import ExportError, ExportSpec, Quantization
@@ -213,7 +214,8 @@ def test_a_file_cut_short_is_refused(ants: tuple[Any, FileSummary], tmp_path: Pa
 def test_a_single_photo_is_a_name(network: Any, tmp_path: Path, photos: list[Image.Image]) -> None:
     photos[0].save(tmp_path / "one.png")
     exported = export(
-        network("mobilevit_xxs"), out=str(tmp_path / "a.tflite"), images=str(tmp_path / "one.png")
+        network("mobilevit_xxs"),
+        ExportOptions(out=str(tmp_path / "a.tflite"), images=str(tmp_path / "one.png")),
     )
     assert exported.verification.images == 1
 

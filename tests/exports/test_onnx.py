@@ -19,6 +19,7 @@ from mobilevit.data.preprocessing import frame_image, preprocess
 from mobilevit.exports import wrap
 from mobilevit.exports.backends.onnx import backend as onnx_module
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.spec import ExportError, ExportSpec, MissingExtraError, file_preprocessing
 from mobilevit.exports.verify import DisagreementError, verify
 from mobilevit.exports.wrap import fold_normalization, prepare
@@ -182,14 +183,16 @@ def test_a_wrong_file_is_not_written(
     monkeypatch.setattr(wrap, "fold_normalization", wrong)
     out = tmp_path / "ants.onnx"
     with pytest.raises(DisagreementError, match=r"ants\.onnx does not agree with PyTorch"):
-        export(model, out=str(out))
+        export(model, ExportOptions(out=str(out)))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_command(network: Any, tmp_path: Path) -> None:
     folder = mobilevit.save(network("mobilevit_xxs"), tmp_path / "ants")
     out = tmp_path / "new" / "ants.onnx"
-    exported = export(str(folder), out=str(out), raw=True, preprocessing={"mean": (0.1, 0.1, 0.1)})
+    exported = export(
+        str(folder), ExportOptions(out=str(out), raw=True, preprocessing={"mean": (0.1, 0.1, 0.1)})
+    )
     assert exported.exit_code == 0 and exported.size == out.stat().st_size
     assert exported.verification.images == 2 and exported.verification.difference < 1e-3
     text = str(exported)
@@ -208,7 +211,7 @@ def test_refusals_help(
     network: Any, name: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        export(network(name), out=str(tmp_path / "ants.onnx"), **options)
+        export(network(name), ExportOptions(out=str(tmp_path / "ants.onnx"), **options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -217,7 +220,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'mobilevit\[onnx\]'"):
-        export(network("mobilevit_xxs"), out=str(tmp_path / "ants.onnx"))
+        export(network("mobilevit_xxs"), ExportOptions(out=str(tmp_path / "ants.onnx")))
 
 
 def test_boxes_that_are_off_or_missing_count(network: Any, photos: list[Image.Image]) -> None:

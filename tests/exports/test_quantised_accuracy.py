@@ -13,6 +13,7 @@ import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.export import export
 from mobilevit.data.options import DataOptions
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.verify import DisagreementError
 
 pytest.importorskip("onnxruntime")
@@ -47,7 +48,7 @@ def data(model: Path, tmp_path_factory: pytest.TempPathFactory) -> DataOptions:
 
 def test_auto_keeps_the_accuracy(model: Path, data: DataOptions, tmp_path: Path) -> None:
     out = tmp_path / "ants.onnx"
-    whole = export(model, out=str(out), quantize="int8", data=data, max_drop=99.0)
+    whole = export(model, ExportOptions(out=str(out), quantize="int8", data=data, max_drop=99.0))
     assert whole.accuracy is not None and whole.fp32_size is not None
     assert whole.accuracy.pytorch == 1.0 and whole.accuracy.images == 90
     text = str(whole)
@@ -56,7 +57,7 @@ def test_auto_keeps_the_accuracy(model: Path, data: DataOptions, tmp_path: Path)
     assert 0.3 < whole.int8_share < 1 and whole.size < 0.5 * whole.fp32_size
     bound = 0.9 * whole.accuracy.drop
     assert bound > 0  # or there is nothing to look for
-    found = export(model, out=str(out), quantize="auto", data=data, max_drop=bound)
+    found = export(model, ExportOptions(out=str(out), quantize="auto", data=data, max_drop=bound))
     assert found.accuracy is not None and found.accuracy.drop <= bound
     assert found.float_layers and found.quantize == "int8" and found.size == out.stat().st_size
     assert found.trials[0].drop == pytest.approx(whole.accuracy.drop)
@@ -86,6 +87,6 @@ def test_without_data_answers_must_agree(model: Path, data: DataOptions, tmp_pat
     out = tmp_path / "ants.onnx"
     options: dict[str, Any] = {"quantize": "int8", "images": [data.root], "least_agreement": 1.0}
     with pytest.raises(DisagreementError, match=r"30 images: .*at least 100%") as caught:
-        export(model, out=str(out), **options)
+        export(model, ExportOptions(out=str(out), **options))
     assert str(caught.value).startswith(f"{out} does not say what PyTorch says")
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 from mobilevit.commands.export import export
 from mobilevit.data.options import DataOptions
 from mobilevit.exports.backends.registry import BACKENDS
+from mobilevit.exports.options import ExportOptions
 
 # The formats' tools use what their own dependencies deprecate.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,13 +30,15 @@ def test_int8_is_small_and_accurate(shared: Path, tmp_path: Path, kind: Any) -> 
     pytest.importorskip(PACKAGES[kind.name])
     exported = export(
         shared / "data" / "weights" / "timm_mobilevit_xxs_corn_leaf.pth",
-        out=str(tmp_path / f"leaf{kind.suffix}"),
-        quantize="int8",
-        classes="Blight,Common_Rust,Gray_Leaf_Spot,Healthy,Other",
-        preprocessing={"resize": 288, "crop": 256},
-        data=DataOptions(root=str(shared / "data" / "corn_leaf")),
-        limit=80,
-        max_drop=2.6,
+        ExportOptions(
+            out=str(tmp_path / f"leaf{kind.suffix}"),
+            quantize="int8",
+            classes="Blight,Common_Rust,Gray_Leaf_Spot,Healthy,Other",
+            preprocessing={"resize": 288, "crop": 256},
+            data=DataOptions(root=str(shared / "data" / "corn_leaf")),
+            limit=80,
+            max_drop=2.6,
+        ),
     )
     assert exported.accuracy is not None and exported.fp32_size is not None
     assert exported.accuracy.images == 80 and exported.accuracy.pytorch > 0.9

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mobilevit.commands.export import export
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.quantize import (
     EqualizedConv,
     Trial,
@@ -152,7 +153,7 @@ def test_int8_weights_compute_as_float(
 )
 def test_refusals_help(network: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
-        export(network("mobilevit_xxs"), out=str(tmp_path / "ants.onnx"), **options)
+        export(network("mobilevit_xxs"), ExportOptions(out=str(tmp_path / "ants.onnx"), **options))
     assert list(tmp_path.iterdir()) == []
 
 
