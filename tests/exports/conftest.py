@@ -21,7 +21,6 @@ from mobilevit.exports.backends.base import FileSummary, Runner
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
 from mobilevit.exports.backends.web.onnxruntime_web import provide
 from mobilevit.exports.options import ExportOptions
-<<<<<<< HEAD
 from mobilevit.exports.spec import (
     ExportError,
     ExportSpec,
@@ -31,9 +30,6 @@ from mobilevit.exports.spec import (
 )
 from mobilevit.exports.toolchain import require
 from mobilevit.models.layers import TransformerLayer
-=======
-from mobilevit.exports.spec import ExportError
->>>>>>> 945d38d (Tests of exports take ExportOptions)
 
 ANTS = tuple(f"ant {number}" for number in range(5))
 UNUSUAL: dict[str, Any] = {"channel_order": "bgr", "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
@@ -223,10 +219,6 @@ def made_page(
         folder = tmp_path_factory.mktemp("pages") / task
         dynamic: Any = "size" if task == "segmentation" else None
         export(model, ExportOptions(out=str(folder), format="web", dynamic=dynamic))
-<<<<<<< HEAD
         return Page(folder, model)
-=======
-        return MadePage(folder, model)
->>>>>>> 945d38d (Tests of exports take ExportOptions)
 
     return make
