@@ -95,7 +95,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def photos_of(images: Path) -> list[Path]:
+def files_of(images: Path) -> list[Path]:
     return sorted((images / "boxes" / "images").glob("*.png"))
 
 
@@ -106,10 +106,10 @@ def photos_of(images: Path) -> list[Path]:
 def test_probabilities_are_those_of_the_folder(
     ants: Path, images: Path, file: str, bound: float
 ) -> None:
-    photos = photos_of(images)
-    expected = mobilevit.predict(ants / "classes", *photos)
-    found = mobilevit.predict(ants / f"{file}.onnx", *photos, threads=1)
-    assert [one.source for one in found] == [str(photo) for photo in photos]
+    files = files_of(images)
+    expected = mobilevit.predict(ants / "classes", *files)
+    found = mobilevit.predict(ants / f"{file}.onnx", *files, threads=1)
+    assert [one.source for one in found] == [str(photo) for photo in files]
     for one, other in zip(found, expected, strict=True):
         assert one.classes == other.classes
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=bound)
@@ -120,9 +120,9 @@ def test_probabilities_are_those_of_the_folder(
 
 @pytest.mark.parametrize("file", ["boxes", "boxes-raw"])
 def test_boxes_are_those_of_the_folder(ants: Path, images: Path, file: str) -> None:
-    photos = photos_of(images)
-    expected = mobilevit.predict(ants / "boxes", *photos, score=0.2)
-    found = mobilevit.predict(ants / f"{file}.onnx", *photos, score=0.2)
+    files = files_of(images)
+    expected = mobilevit.predict(ants / "boxes", *files, score=0.2)
+    found = mobilevit.predict(ants / f"{file}.onnx", *files, score=0.2)
     assert sum(len(one.boxes) for one in expected) > 5
     for one, other, shape in zip(found, expected, SHAPES, strict=True):
         assert one.found.boxes.canvas_size == shape
@@ -134,9 +134,9 @@ def test_boxes_are_those_of_the_folder(ants: Path, images: Path, file: str) -> N
 
 @pytest.mark.parametrize("file", ["masks", "masks-size"])
 def test_masks_are_those_of_the_folder(ants: Path, images: Path, file: str) -> None:
-    photos = photos_of(images)
-    expected = mobilevit.predict(ants / "masks", *photos, preprocessing=OWN[file])
-    found = mobilevit.predict(ants / f"{file}.onnx", *photos)
+    files = files_of(images)
+    expected = mobilevit.predict(ants / "masks", *files, preprocessing=OWN[file])
+    found = mobilevit.predict(ants / f"{file}.onnx", *files)
     for one, other, shape in zip(found, expected, SHAPES, strict=True):
         assert one.mask.shape == shape and one.mask.dtype == np.uint8
         assert (one.mask == other.mask).mean() > 0.999
@@ -178,7 +178,7 @@ def test_both_are_evaluated_at_export(ants: Path, images: Path, name: str, measu
 def test_from_the_command_line(
     ants: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, photo = str(ants / "classes.onnx"), str(photos_of(images)[0])
+    file, photo = str(ants / "classes.onnx"), str(files_of(images)[0])
     assert main(["predict", file, photo, "--format", "csv", "--device", "cpu"]) == 0
     assert photo in capsys.readouterr().out
     file = str(ants / "masks-size.onnx")
@@ -240,7 +240,7 @@ def test_another_size_is_refused_its_own_is_not(ants: Path, images: Path) -> Non
 
 
 def test_a_raw_detector_takes_either_rule(ants: Path, images: Path) -> None:
-    photo = photos_of(images)[0]
+    photo = files_of(images)[0]
     options: dict[str, Any] = {"postprocessing": "2021", "score": 0.001}
     expected = mobilevit.predict(ants / "boxes", photo, **options)[0].boxes
     assert len(mobilevit.predict(ants / "boxes-raw.onnx", photo, **options)[0].boxes) == len(
@@ -258,7 +258,7 @@ def test_classes_may_be_stated_where_the_file_has_none(
         if text.key == "config":
             text.value = json.dumps({**json.loads(text.value), "classes": None})
     onnx.save(file, tmp_path / "nameless.onnx")
-    photo = photos_of(images)[0]
+    photo = files_of(images)[0]
     with pytest.raises(ValueError, match="does not name its 5 classes"):
         mobilevit.predict(tmp_path / "nameless.onnx", photo)
     found = mobilevit.predict(tmp_path / "nameless.onnx", photo, classes="a,b,c,d,e")
@@ -278,7 +278,7 @@ def test_files_that_are_none(
     (tmp_path / "text.onnx").write_text("no graph")
     (tmp_path / "empty.onnx").touch()
     (tmp_path / "folder.onnx").mkdir()
-    photo = str(photos_of(images)[0])
+    photo = str(files_of(images)[0])
     for name, message in (
         ("foreign", "no file of `mobilevit export`"),
         ("cut", "damaged"),
@@ -297,5 +297,5 @@ def test_a_missing_runtime_is_named(
     ants: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    assert main(["predict", str(ants / "classes.onnx"), str(photos_of(images)[0])]) == 1
+    assert main(["predict", str(ants / "classes.onnx"), str(files_of(images)[0])]) == 1
     assert "pip install 'mobilevit[onnx]'" in capsys.readouterr().err

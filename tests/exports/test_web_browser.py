@@ -106,10 +106,10 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wild(photos: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Twenty photos of many sizes and kinds."""
+def wild(images: list[Image.Image], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twenty images of many sizes and kinds."""
     folder = tmp_path_factory.mktemp("wild")
-    temple, flower, _ = photos
+    temple, flower, _ = images
     sizes = [
         (640, 427),
         (427, 640),

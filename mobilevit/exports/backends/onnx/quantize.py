@@ -1,4 +1,4 @@
-"""ONNX graphs in 8 bits: all that layers compute, or their weights alone."""
+"""Int8 ONNX graphs: everything that layers compute, or their weights only."""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mobilevit.exports.quantize import EQUALIZED_RANGE
+from mobilevit.utils.int8 import quantize_weight
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """What convolutions and linear layers become."""
 BETWEEN = ("Add", "Mul", "Relu", "Sigmoid")
-"""What is computed in 8 bits where it stands between layers that are: SiLU, and shortcuts."""
+"""Quantized between quantized layers: SiLU and shortcuts."""
 MOVING = ("Reshape", "Transpose")
-"""What computes nothing."""
-SIGMOID_REACH = (-8.0, 8.0)
-"""Where a sigmoid of 8 bits changes."""
+"""Operations that compute nothing."""
+SIGMOID_RANGE = (-8.0, 8.0)
+"""Outside it, an int8 sigmoid does not change."""
 
 
 def quantize_int8(
     model: Any, layers: Collection[str], images: Sequence[Mapping[str, np.ndarray]]
 ) -> Any:
-    """Quantise what layers take and give and hold, by ranges that are measured on images.
+    """Quantize layers and what lies between them, by ranges measured on calibration images.
 
-    Weights have a symmetric range for each output channel. What layers take is uint8: ONNX Runtime
-    multiplies that by int8 in one instruction on x86, and int8 by int8 in several. Linear layers
-    give float32, which norms and attention take up.
+    Weights have a symmetric range per output channel. Inputs of layers are uint8: ONNX Runtime
+    multiplies that by int8 in one instruction on x86, but int8 by int8 in several. The outputs of
+    linear layers stay in float32 for norms and attention.
 
     Args:
         model: an `onnx.ModelProto` whose nodes have names.
-        layers: names of the nodes to quantise.
+        layers: names of the nodes to quantize.
         images: inputs by name.
 
     Returns:
-        Another `onnx.ModelProto`, in pairs of QuantizeLinear and DequantizeLinear.
+        Another `onnx.ModelProto`, with pairs of QuantizeLinear and DequantizeLinear.
     """
     graph = model.graph
     nodes = _between(graph, layers)
@@ -47,26 +49,26 @@ def quantize_int8(
     onnx: Any = importlib.import_module("onnx")
     quantization: Any = importlib.import_module("onnxruntime.quantization")
 
-    class Photos(quantization.CalibrationDataReader):
-        """The images one after the other."""
+    class Images(quantization.CalibrationDataReader):
+        """Iterates over the images."""
 
         def __init__(self) -> None:
             self.left = iter(images)
 
         def get_next(self) -> Mapping[str, np.ndarray] | None:
-            """The next input."""
+            """Return the next input."""
             return next(self.left, None)
 
-    given = onnx.ModelProto()
-    given.CopyFrom(model)
-    # Without this mark onnxruntime advises to prepare the graph; ours is as that would make it.
-    onnx.helper.set_model_props(given, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    # Without this mark onnxruntime warns that the graph is not preprocessed; ours needs it not.
+    onnx.helper.set_model_props(copied, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            given,
+            copied,
             str(path),
-            Photos(),
+            Images(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=[*LAYERS, *BETWEEN],
             nodes_to_quantize=sorted(nodes),
@@ -79,57 +81,57 @@ def quantize_int8(
                 "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
                 "TensorQuantOverrides": {
                     name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
-                    for name, (low, high) in _known(graph, nodes).items()
+                    for name, (low, high) in _known_ranges(graph, nodes).items()
                 },
             },
         )
-        quantised = onnx.load(path)
+        quantized = onnx.load(path)
     for field in ("opset_import", "metadata_props"):
-        quantised.ClearField(field)
-        getattr(quantised, field).extend(getattr(model, field))
-    quantised.ir_version, quantised.producer_name = model.ir_version, model.producer_name
-    quantised.ClearField("producer_version")
-    return quantised
+        quantized.ClearField(field)
+        getattr(quantized, field).extend(getattr(model, field))
+    quantized.ir_version, quantized.producer_name = model.ir_version, model.producer_name
+    quantized.ClearField("producer_version")
+    return quantized
 
 
 def _between(graph: Any, layers: Collection[str]) -> set[str]:
-    """Names of the layers, and of the nodes between them that can be computed in 8 bits.
+    """Names of the layers, and of the nodes between them that can be quantized.
 
-    Those are nodes that take nothing and give nothing to any other but these and layers.
+    All inputs and all users of such a node are quantized nodes.
     """
-    made = {output: node for node in graph.node for output in node.output}
-    taken: dict[str, list[Any]] = {}
+    producers = {output: node for node in graph.node for output in node.output}
+    users: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
-            taken.setdefault(name, []).append(node)
+            users.setdefault(name, []).append(node)
     constants = {tensor.name for tensor in graph.initializer}
     results = {value.name for value in graph.output}
 
     def before(node: Any) -> Iterator[str | None]:
-        """Names of the nodes that give to this one; None for an input of the graph."""
+        """Names of the nodes whose results a node takes; None for an input of the graph."""
         for name in node.input[:1] if node.op_type in MOVING else node.input:
             if name in constants:
                 continue
-            source = made.get(name)
+            source = producers.get(name)
             if source is not None and source.op_type in MOVING:
                 yield from before(source)
             else:
                 yield None if source is None else source.name
 
     def after(node: Any) -> Iterator[str | None]:
-        """Names of the nodes that take from this one; None for an output of the graph."""
+        """Names of the nodes that take a node's results; None for an output of the graph."""
         for name in node.output:
             if name in results:
                 yield None
-            for target in taken.get(name, []):
+            for target in users.get(name, []):
                 if target.op_type in MOVING:
                     yield from after(target)
                 else:
                     yield target.name
 
-    chosen = {node.name for node in graph.node if node.name in layers}
+    quantized = {node.name for node in graph.node if node.name in layers}
     between = [node for node in graph.node if node.op_type in BETWEEN]
-    inside = chosen | {node.name for node in between}
+    inside = quantized | {node.name for node in between}
     while True:
         leaving = {
             node.name
@@ -142,27 +144,27 @@ def _between(graph: Any, layers: Collection[str]) -> set[str]:
         inside -= leaving
 
 
-def _known(graph: Any, nodes: Collection[str]) -> dict[str, tuple[float, float]]:
-    """Ranges that need no measuring: around the sigmoids of channels that were evened out."""
-    made = {output: node for node in graph.node for output in node.output}
+def _known_ranges(graph: Any, nodes: Collection[str]) -> dict[str, tuple[float, float]]:
+    """Ranges that are not measured: around the sigmoids of equalized channels."""
+    producers = {output: node for node in graph.node for output in node.output}
     found: dict[str, tuple[float, float]] = {}
     for node in graph.node:
         if node.op_type == "Sigmoid" and node.name in nodes:
-            (taken,) = node.input
-            if made[taken].op_type == "Mul":  # by the channels' own numbers
-                found |= {taken: SIGMOID_REACH, made[taken].input[0]: EQUALIZED_RANGE}
+            (tensor,) = node.input
+            if producers[tensor].op_type == "Mul":  # by the scales of equalized channels
+                found |= {tensor: SIGMOID_RANGE, producers[tensor].input[0]: EQUALIZED_RANGE}
     return found
 
 
 def quantize_weights(model: Any, layers: Collection[str]) -> Any:
-    """Keep weights in int8, with a symmetric range for each output channel; compute in float32.
+    """Store weights in int8, with a symmetric range per output channel; compute in float32.
 
-    They are turned into floats by Cast and Mul. A runtime does that once, when it loads the file,
-    as with all that is constant; it would leave a DequantizeLinear for each run.
+    They are restored by Cast and Mul, which runtimes fold when they load the file, as other
+    constants; a DequantizeLinear would be run for each input.
 
     Args:
         model: an `onnx.ModelProto`, which is changed.
-        layers: names of the nodes whose weights are meant.
+        layers: names of the nodes whose weights are stored in int8.
     """
     onnx: Any = importlib.import_module("onnx")
     graph = model.graph
@@ -171,21 +173,19 @@ def quantize_weights(model: Any, layers: Collection[str]) -> Any:
     for node in graph.node:
         if node.name in layers:
             name = node.input[1]
-            kept = weights[name]
-            values = onnx.numpy_helper.to_array(kept)
-            turned = {one.name: one.i for one in node.attribute}.get("transB", 0)
-            channel = 0 if node.op_type == "Conv" or turned else values.ndim - 1
-            others = tuple(axis for axis in range(values.ndim) if axis != channel)
-            reach = np.abs(values).max(axis=others, keepdims=True)
-            scale = np.where(reach > 0, reach / 127, 1).astype(np.float32)
-            kept.CopyFrom(
-                onnx.numpy_helper.from_array(np.rint(values / scale).astype(np.int8), name)
-            )
-            graph.initializer.append(onnx.numpy_helper.from_array(scale, f"{name}.scale"))
+            tensor = weights[name]
+            weight = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+            transposed = {one.name: one.i for one in node.attribute}.get("transB", 0)
+            axis = 0 if node.op_type == "Conv" or transposed else weight.ndim - 1
+            values, scale = quantize_weight(weight, axis)
+            shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.numpy(), name))
+            scale_tensor = onnx.numpy_helper.from_array(scale.view(shape).numpy(), f"{name}.scale")
+            graph.initializer.append(scale_tensor)
             helper = onnx.helper
             nodes += [
-                helper.make_node("Cast", [name], [f"{name}.whole"], to=onnx.TensorProto.FLOAT),
-                helper.make_node("Mul", [f"{name}.whole", f"{name}.scale"], [f"{name}.float"]),
+                helper.make_node("Cast", [name], [f"{name}.cast"], to=onnx.TensorProto.FLOAT),
+                helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [f"{name}.float"]),
             ]
             node.input[1] = f"{name}.float"
         nodes.append(node)
@@ -195,31 +195,31 @@ def quantize_weights(model: Any, layers: Collection[str]) -> Any:
 
 
 def count_types(model: Any) -> dict[str, int]:
-    """Count the nodes of a quantised graph by what they compute in.
-
-    Those that only turn floats into 8 bits or back are not counted.
-    """
+    """Count the nodes of a quantized graph by what they compute in, without conversions."""
     graph = model.graph
-    made = {output: node for node in graph.node for output in node.output}
+    producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     kinds: Counter[str] = Counter()
     for node in graph.node:
-        sources = [made[name] for name in node.input if name in made]
+        sources = [producers[name] for name in node.input if name in producers]
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        if node.op_type in ("Cast", "Mul") and _constant(node, made, constants):
+        if node.op_type in ("Cast", "Mul") and _constant(node, producers, constants):
             continue
         if sources and all(source.op_type == "DequantizeLinear" for source in sources):
             kinds["int8"] += 1
-        elif node.op_type in LAYERS and _constant(made.get(node.input[1]), made, constants):
+        elif node.op_type in LAYERS and _constant(
+            producers.get(node.input[1]), producers, constants
+        ):
             kinds["float32 with int8 weights"] += 1
         else:
             kinds["float32"] += 1
     return dict(kinds)
 
 
-def _constant(node: Any, made: Mapping[str, Any], constants: Collection[str]) -> bool:
-    """Whether a node computes something from constants alone."""
+def _constant(node: Any, producers: Mapping[str, Any], constants: Collection[str]) -> bool:
+    """Whether a node depends on constants only."""
     return node is not None and all(
-        name in constants or _constant(made.get(name), made, constants) for name in node.input
+        name in constants or _constant(producers.get(name), producers, constants)
+        for name in node.input
     )

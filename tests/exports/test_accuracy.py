@@ -86,7 +86,7 @@ def test_a_file_that_loses_too_much_is_not_left(
 def test_without_data_answers_must_agree(model: Path, data: DataOptions, tmp_path: Path) -> None:
     out = tmp_path / "ants.onnx"
     options: dict[str, Any] = {"quantize": "int8", "images": [data.root], "least_agreement": 1.0}
-    with pytest.raises(DisagreementError, match=r"30 images: .*at least 100%") as caught:
+    with pytest.raises(DisagreementError, match=r"30 images: .*minimum 100%") as caught:
         export(model, ExportOptions(out=str(out), **options))
-    assert str(caught.value).startswith(f"{out} does not say what PyTorch says")
+    assert str(caught.value).startswith(f"{out} does not agree with PyTorch")
     assert list(tmp_path.iterdir()) == []
