@@ -94,11 +94,11 @@ def add_self_test(folder: Path, model: Network, image: Image.Image) -> None:
     image.thumbnail((TEST_IMAGE_SIDE, TEST_IMAGE_SIDE))
     frame = frame_image(image, run.metadata.config.preprocessing)
     (folder / TEST).mkdir(exist_ok=True)
-    paths = {name: f"{TEST}/{name}.png" for name in ("photo", "frame")}
-    for name, picture in (("photo", image), ("frame", frame)):
-        picture.save(folder / paths[name], optimize=True)
-    paths["answer"] = f"{TEST}/answer.json"
-    _write_json(folder / paths["answer"], expected_prediction(run, model, frame))
+    paths = {name: f"{TEST}/{name}.png" for name in ("image", "frame")}
+    for name, pixels in (("image", image), ("frame", frame)):
+        pixels.save(folder / paths[name], optimize=True)
+    paths["prediction"] = f"{TEST}/prediction.json"
+    _write_json(folder / paths["prediction"], expected_prediction(run, model, frame))
     page: dict[str, Any] = json.loads((folder / PAGE).read_text(encoding="utf-8"))
     size = sum((folder / one).stat().st_size for one in paths.values())
     _write_json(folder / PAGE, page | {"test": {**paths, "bytes": size}}, indent=1)
@@ -111,7 +111,7 @@ def _write_json(file: Path, content: object, indent: int | None = None) -> None:
 
 
 def _description(metadata: FileMetadata, folder: Path) -> dict[str, Any]:
-    """What a page knows of its model; `Page` in its `types.js` describes the fields."""
+    """What a page knows of its model; `PageInfo` in its `types.js` describes the fields."""
     config, strings = metadata.config, metadata.to_strings()
     preprocessing = asdict(config.preprocessing)
     builds = {
@@ -134,7 +134,7 @@ def _description(metadata: FileMetadata, folder: Path) -> dict[str, Any]:
         },
         "multiple": SIZE_MULTIPLE,
         "longest": MAX_ASPECT_RATIO,
-        "tall_down": _resizes_vertically_first(),
+        "vertical_first": _resizes_vertically_first(),
         "dynamic": metadata.dynamic == "size",
         "precision": metadata.precision,
         "quantize": metadata.quantize,

@@ -32,10 +32,10 @@ def expected_prediction(run: Runner, model: Network, frame: Image.Image) -> dict
     if metadata.quantize is not None:
         outputs = [torch.from_numpy(part) for part in run(np.asarray(frame)[None])]
         prediction = task.reference_of_file(outputs, config.num_classes)
-        return {"by": run.runtime, "bound": None, **prediction}
+        return {"by": run.runtime, "tolerance": None, **prediction}
     tolerance = TOLERANCES[metadata.precision]
     with torch.inference_mode():
         images = image_to_tensor(frame, config.preprocessing)[None]
         prediction = task.reference(fuse(model), images, tolerance)
     version = importlib.metadata.version("torch")
-    return {"by": f"PyTorch {version}", "bound": tolerance, **prediction}
+    return {"by": f"PyTorch {version}", "tolerance": tolerance, **prediction}

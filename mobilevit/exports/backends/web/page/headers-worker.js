@@ -21,12 +21,12 @@ worker.addEventListener("fetch", (/** @type {any} */ event) => {
 
 /** @param {Request} request */
 async function answered(request) {
-  const answer = await fetch(request);
-  if (answer.status === 0) return answer; // a redirection, which the browser follows by itself
-  const headers = new Headers(answer.headers);
+  const response = await fetch(request);
+  if (response.status === 0) return response; // a redirection, which the browser follows by itself
+  const headers = new Headers(response.headers);
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
-  const { status, statusText } = answer;
+  const { status, statusText } = response;
   // Statuses such as "not modified" allow no body.
-  const body = [101, 204, 205, 304].includes(status) ? null : answer.body;
+  const body = [101, 204, 205, 304].includes(status) ? null : response.body;
   return new Response(body, { status, statusText, headers });
 }

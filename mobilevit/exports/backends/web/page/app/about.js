@@ -1,40 +1,40 @@
-// What the page says of its model.
+// The description of the model.
 
-import { element, megabytes, the } from "./dom.js";
+import { element, megabytes, byId } from "./dom.js";
 
-/** @import { Facts } from "./types.js" */
+/** @import { PageInfo } from "./types.js" */
 
 const TASKS = {
-  classification: "says what an image shows",
-  detection: "finds objects in an image",
-  segmentation: "says of each pixel what it belongs to",
+  classification: "classifies images",
+  detection: "detects objects in images",
+  segmentation: "classifies each pixel of an image",
 };
 
-/** @param {Facts} facts */
-export function about(facts) {
-  const count = `${facts.classes.length} classes`;
-  document.title = `${facts.model} in the browser`;
-  the("name", HTMLElement).textContent = facts.model;
-  the("about", HTMLElement).textContent =
-    `A network that ${TASKS[facts.task]}, of ${count}. It runs on this device: no image leaves it.`;
-  const { resize_mode: mode, resize, crop, interpolation } = facts.preprocessing;
+/** @param {PageInfo} info */
+export function about(info) {
+  const count = `${info.classes.length} classes`;
+  document.title = `${info.model} in the browser`;
+  byId("name", HTMLElement).textContent = info.model;
+  byId("about", HTMLElement).textContent =
+    `A network that ${TASKS[info.task]}: ${count}. It runs on this device, and no image leaves it.`;
+  const { resize_mode: mode, resize, crop, interpolation } = info.preprocessing;
   const framing = {
-    crop: `short side ${resize} pixels, then the ${crop} × ${crop} in the middle`,
-    stretch: `the whole image as ${crop} × ${crop} pixels`,
-    shortest_edge: `the whole image in its shape, short side ${resize} pixels`,
+    crop: `short side ${resize} pixels, then a centre crop of ${crop} × ${crop}`,
+    stretch: `stretched to ${crop} × ${crop} pixels`,
+    shortest_edge: `short side ${resize} pixels, aspect ratio kept`,
   }[mode];
   /** @type {[string, string][]} */
   const pairs = [
-    ["Task", facts.task],
+    ["Task", info.task],
     ["Input", `${framing}, ${interpolation}`],
-    ["Model file", `${megabytes(facts.file.bytes)}, ${facts.quantize ?? facts.precision}`],
-    ["Source", facts.source],
-    ["Licence", facts.licence],
-    ["Weights", facts.weights.slice(0, 16)],
-    ["Made by", `MobileViT ${facts.version}, ${facts.runtime.name} ${facts.runtime.version}`],
-    ["Classes", facts.classes.join(", ")],
+    ["Model file", `${megabytes(info.file.bytes)}, ${info.quantize ?? info.precision}`],
+    ["Source", info.source],
+    ["Licence", info.licence],
+    ["Weights", info.weights.slice(0, 16)],
+    ["Exported by", `MobileViT ${info.version}, ${info.runtime.name} ${info.runtime.version}`],
+    ["Classes", info.classes.join(", ")],
   ];
-  the("facts", HTMLElement).replaceChildren(
+  byId("info", HTMLElement).replaceChildren(
     ...pairs.flatMap(([term, value]) => [element("dt", {}, term), element("dd", {}, value)]),
   );
 }

@@ -1,53 +1,53 @@
 // The part of the page that measures.
 
-import { measurement, named, RUNS, WARM_UP } from "./bench.js";
-import { describe, element, milliseconds, the } from "./dom.js";
+import { measurement, describeBackend, RUNS, WARM_UP } from "./bench.js";
+import { describe, element, milliseconds, byId } from "./dom.js";
 
-/** @import { Facts, Frame } from "./types.js" */
+/** @import { PageInfo, Frame } from "./types.js" */
 /** @import { Check } from "./check.js" */
 /** @import { Engine } from "./engine.js" */
 /** @import { Measurement } from "./bench.js" */
 
 export class MeasureView {
   /**
-   * @param {Facts} facts
-   * @param {() => {engine: Engine, frame: Frame} | null} given Gives what is to be measured.
+   * @param {PageInfo} info
+   * @param {() => {engine: Engine, frame: Frame} | null} getTarget Returns what to measure.
    */
-  constructor(facts, given) {
-    this.facts = facts;
-    this.given = given;
+  constructor(info, getTarget) {
+    this.info = info;
+    this.getTarget = getTarget;
     /** @type {Check | null} */
     this.check = null;
     /** @type {Measurement[]} */
     this.measurements = [];
-    this.button = the("measure", HTMLButtonElement);
-    this.copy = the("copy", HTMLButtonElement);
-    this.state = the("bench-state", HTMLElement);
+    this.button = byId("measure", HTMLButtonElement);
+    this.copy = byId("copy", HTMLButtonElement);
+    this.state = byId("bench-state", HTMLElement);
     this.button.addEventListener("click", () => this.#measure());
     this.copy.addEventListener("click", () => this.#copy());
   }
 
-  /** @param {boolean} yes Whether there is something to measure. */
+  /** @param {boolean} yes Whether a model is loaded. */
   allow(yes) {
     this.button.disabled = !yes;
   }
 
   async #measure() {
-    const given = this.given();
-    if (!given?.engine.running) return;
-    const { engine, frame } = given;
+    const target = this.getTarget();
+    if (!target?.engine.running) return;
+    const { engine, frame } = target;
     this.button.disabled = true;
     this.state.textContent = "Warming up …";
     try {
       const times = await engine.measure(frame, WARM_UP, RUNS, (done) => {
-        // A screen reader would speak each of these.
+        // Once only: a screen reader speaks each change.
         if (done === RUNS / 2) this.state.textContent = `${done} of ${RUNS} runs …`;
       });
-      const one = measurement(times, frame, this.facts, given.engine.running, this.check);
+      const one = measurement(times, frame, this.info, engine.running, this.check);
       this.measurements.push(one);
       this.#show(one);
     } catch (error) {
-      this.state.textContent = `It could not be measured: ${/** @type {Error} */ (error).message}.`;
+      this.state.textContent = `The measurement failed: ${/** @type {Error} */ (error).message}.`;
     } finally {
       this.button.disabled = false;
     }
@@ -56,16 +56,16 @@ export class MeasureView {
   /** @param {Measurement} one */
   #show(one) {
     const [height, width] = one.input;
-    const frames = one.frames_a_second.toFixed(1);
+    const frames = one.frames_per_second.toFixed(1);
     this.state.textContent =
-      `${RUNS} runs: ${milliseconds(one.median_ms)} in the middle, ${frames} frames a second.`;
-    describe(the("tiles", HTMLElement), [
+      `${RUNS} runs: median ${milliseconds(one.median_ms)}, ${frames} frames/s.`;
+    describe(byId("tiles", HTMLElement), [
       ["Median", milliseconds(one.median_ms)],
       ["p90", milliseconds(one.p90_ms)],
       ["Minimum", milliseconds(one.min_ms)],
-      ["Frames a second", frames],
+      ["Frames/s", frames],
       ["Input", `${width} × ${height}`],
-      ["Runs on", named(one)],
+      ["Backend", describeBackend(one)],
     ]);
     const cells = [
       `${width} × ${height}`,
@@ -74,10 +74,10 @@ export class MeasureView {
       milliseconds(one.min_ms),
       frames,
     ].map((text) => element("td", {}, text));
-    the("rows", HTMLElement).append(
-      element("tr", {}, element("th", { scope: "row" }, named(one)), ...cells),
+    byId("rows", HTMLElement).append(
+      element("tr", {}, element("th", { scope: "row" }, describeBackend(one)), ...cells),
     );
-    the("history", HTMLElement).hidden = this.measurements.length < 2;
+    byId("history", HTMLElement).hidden = this.measurements.length < 2;
     this.copy.disabled = false;
   }
 
@@ -87,7 +87,7 @@ export class MeasureView {
       await navigator.clipboard.writeText(text);
       this.state.textContent = "Copied.";
     } catch {
-      // Where the clipboard is forbidden, people copy by hand.
+      // Where the clipboard is not allowed, the text can be copied by hand.
       const area = element("textarea", { readonly: "", rows: "12", "aria-label": "Measurements" });
       area.textContent = text;
       this.state.replaceChildren("Copy this text: ", area);

@@ -1,13 +1,13 @@
-// How fast the model runs on this device.
+// Times the model on this device.
 
-/** @import { Facts, Frame, Running } from "./types.js" */
+/** @import { PageInfo, Frame, RuntimeInfo } from "./types.js" */
 /** @import { Check } from "./check.js" */
 
 export const WARM_UP = 10;
 export const RUNS = 100;
 
 /**
- * A measurement, as it is copied.
+ * A measurement, as it is copied to the clipboard.
  *
  * @typedef {object} Measurement
  * @property {string} model
@@ -25,10 +25,10 @@ export const RUNS = 100;
  * @property {number} p90_ms
  * @property {number} min_ms
  * @property {number} mean_ms
- * @property {number} frames_a_second Of the median.
+ * @property {number} frames_per_second Of the median.
  * @property {number} fetched_ms
  * @property {number} started_ms
- * @property {number | null} difference From Python's answer.
+ * @property {number | null} difference From Python's prediction.
  * @property {string} browser
  * @property {number} cores
  * @property {string} runtime
@@ -54,20 +54,20 @@ export function summary(times) {
 /**
  * @param {number[]} times Milliseconds of each run.
  * @param {Frame} frame
- * @param {Facts} facts
- * @param {Running} running
+ * @param {PageInfo} info
+ * @param {RuntimeInfo} running
  * @param {Check | null} check
  * @returns {Measurement}
  */
-export function measurement(times, frame, facts, running, check) {
+export function measurement(times, frame, info, running, check) {
   const { median, p90, least, mean } = summary(times);
   const rounded = (/** @type {number} */ value) => Number(value.toFixed(3));
   return {
-    model: facts.model,
-    task: facts.task,
-    weights: facts.weights,
-    precision: facts.precision,
-    quantize: facts.quantize,
+    model: info.model,
+    task: info.task,
+    weights: info.weights,
+    precision: info.precision,
+    quantize: info.quantize,
     input: [frame.height, frame.width],
     backend: running.backend,
     adapter: running.adapter,
@@ -78,24 +78,24 @@ export function measurement(times, frame, facts, running, check) {
     p90_ms: rounded(p90),
     min_ms: rounded(least),
     mean_ms: rounded(mean),
-    frames_a_second: rounded(1000 / median),
+    frames_per_second: rounded(1000 / median),
     fetched_ms: rounded(running.fetched),
     started_ms: rounded(running.started),
     difference: check && check.difference,
     browser: navigator.userAgent,
     cores: navigator.hardwareConcurrency,
-    runtime: `${facts.runtime.name} ${facts.runtime.version}`,
-    mobilevit: facts.version,
+    runtime: `${info.runtime.name} ${info.runtime.version}`,
+    mobilevit: info.version,
     date: new Date().toISOString(),
   };
 }
 
 /**
- * What runs the model, in words.
+ * The backend in words.
  *
  * @param {{backend: string, threads: number, adapter: string}} running
  */
-export function named({ backend, threads, adapter }) {
+export function describeBackend({ backend, threads, adapter }) {
   if (backend === "webgpu") return adapter ? `WebGPU (${adapter})` : "WebGPU";
   return `WebAssembly with SIMD, ${threads} thread${threads === 1 ? "" : "s"}`;
 }

@@ -6,22 +6,22 @@ import { ImageError } from "./images.js";
 
 /** @type {Record<string, string>} What a browser's refusals mean. */
 const REASONS = {
-  NotAllowedError: "this page may not use the camera. Allow it in the browser's settings of this page",
-  NotFoundError: "there is none",
+  NotAllowedError: "this page is not allowed to. Allow it in the browser's settings of this page",
+  NotFoundError: "there is no camera",
   NotReadableError: "another program uses it",
-  OverconstrainedError: "there is none of this kind",
+  OverconstrainedError: "there is no such camera",
 };
 
-/** Milliseconds that a new image is waited for: a camera may stall. */
-const LONGEST_WAIT = 100;
+/** Milliseconds to wait for a new image: a camera can stall. */
+const MAX_WAIT = 100;
 
-/** The same in browsers that do not tell when there is a new one. */
-const UNTOLD_WAIT = 30;
+/** The same in browsers that do not notify of new images. */
+const POLL_WAIT = 30;
 
 /** A camera that is on. */
 export class Camera {
   /**
-   * @param {HTMLVideoElement} video Shows nothing; the page draws what the model has seen.
+   * @param {HTMLVideoElement} video Not visible; the page draws the images that the model has seen.
    * @param {MediaStream} stream
    */
   constructor(video, stream) {
@@ -29,30 +29,30 @@ export class Camera {
     this.stream = stream;
     this.on = true;
     this.fresh = false;
-    this.heard = () => {};
-    this.tells = "requestVideoFrameCallback" in video;
-    // Heard while the model runs, too: waiting for the next one after each run would halve the pace.
-    const come = () => {
+    this.notify = () => {};
+    this.notifies = "requestVideoFrameCallback" in video;
+    // Also while the model runs: to wait after each run would halve the throughput.
+    const onFrame = () => {
       this.fresh = true;
-      this.heard();
-      if (this.on) video.requestVideoFrameCallback(come);
+      this.notify();
+      if (this.on) video.requestVideoFrameCallback(onFrame);
     };
-    if (this.tells) video.requestVideoFrameCallback(come);
+    if (this.notifies) video.requestVideoFrameCallback(onFrame);
   }
 
   /**
    * Turn a camera on.
    *
    * @param {HTMLVideoElement} video
-   * @param {"environment" | "user"} facing Away from people, or to them.
+   * @param {"environment" | "user"} facing Away from the user, or towards them.
    * @returns {Promise<Camera>}
-   * @throws {ImageError} There is none, or it may not be used.
+   * @throws {ImageError} There is none, or the page is not allowed to use it.
    */
-  static async opened(video, facing) {
+  static async open(video, facing) {
     if (!navigator.mediaDevices) {
       throw new ImageError(
-        "The camera cannot be used: browsers give it to pages by https and on localhost alone. " +
-          "Choose a photo instead; on a phone that can be a new one.",
+        "The camera cannot be used: browsers allow it only by https and on localhost. " +
+          "Select an image instead; on a phone that can be a new photo.",
       );
     }
     /** @type {MediaStream | undefined} */
@@ -73,28 +73,28 @@ export class Camera {
   }
 
   /**
-   * Whether there is more than one to choose from.
+   * Whether there is more than one camera.
    */
-  static async several() {
+  static async hasSeveral() {
     const devices = await navigator.mediaDevices.enumerateDevices();
     return devices.filter(({ kind }) => kind === "videoinput").length > 1;
   }
 
   /**
-   * The newest image; one that was seen already is waited for to be followed by another.
+   * The newest image; waits for one that has not been returned yet.
    *
-   * @returns {Promise<Image | null>} To be closed after use; null once the camera is off.
+   * @returns {Promise<Image | null>} To be released after use; null once the camera is off.
    */
   async next() {
     const { video } = this;
     if (!this.fresh) {
       await new Promise((done) => {
-        this.heard = () => done(null);
-        setTimeout(done, this.tells ? LONGEST_WAIT : UNTOLD_WAIT);
+        this.notify = () => done(null);
+        setTimeout(done, this.notifies ? MAX_WAIT : POLL_WAIT);
       });
     }
     this.fresh = false;
-    // What is off has no image: without a source, or at once afterwards, it cannot be taken.
+    // It fails if the camera was turned off meanwhile, which is not an error.
     const image = await createImageBitmap(video).catch((error) => {
       if (this.on) throw error;
     });

@@ -1,84 +1,84 @@
-// Whether this browser says what Python says: of the test photo, in the sense of Python's
+// Whether this browser's prediction for the test image agrees with Python's, by the measures of
 // `mobilevit.exports.verify`.
 
-import { answerOf } from "./answers.js";
-import { framed, pixelsOf } from "./framing.js";
-import { decoded } from "./images.js";
+import { predictionOf } from "./predictions.js";
+import { frameImage, pixelsOf } from "./framing.js";
+import { decodeImage } from "./images.js";
 
-/** @import { Answer, Box, Expected, ExpectedBoxes, ExpectedMask, Facts, Frame } from "./types.js" */
+/** @import { Prediction, Box, Expected, ExpectedBoxes, ExpectedMask, PageInfo, Frame } from "./types.js" */
 /** @import { Mask, Image, Test } from "./types.js" */
 /** @import { Engine } from "./engine.js" */
 
-/** Of a quantised model: the least share of answers that must be the same. */
-const LEAST_AGREEMENT = 0.9;
+/** Of a quantized model: the share of predictions that must be the same. */
+const MIN_AGREEMENT = 0.9;
 
 /** Levels, of 255, that a resized image may differ in. */
-const MOST_LEVELS = 2;
+const MAX_LEVELS = 2;
 
 /**
  * @typedef {object} Compared
  * @property {number} difference In probability, and in corners as shares of the image's sides.
- * @property {number} agreement Share of answers that are the same.
+ * @property {number} agreement Share of predictions that are the same.
  */
 
 /**
  * @typedef {Compared & {
- *   good: boolean, bound: number | null, levels: number, by: string,
+ *   good: boolean, tolerance: number | null, levels: number, by: string,
  * }} Check
- * `levels`: how far the resized image's pixels are from Python's, of 255.
+ * `levels`: the largest difference of the resized image's pixels from Python's, of 255.
  */
 
 /**
- * The test photo of the folder.
+ * The test image of the folder.
  *
  * @param {Test} test
  */
-export async function testPhoto(test) {
-  return decoded(await blobOf(test.photo), "the test photo");
+export async function loadTestImage(test) {
+  return decodeImage(await blobOf(test.image), "the test image");
 }
 
-/** @type {Map<string, Blob>} Files of the folder, which are fetched once: a page may lose its network. */
-const held = new Map();
+/** @type {Map<string, Blob>} Files of the folder, fetched once: the network can be lost later. */
+const cache = new Map();
 
 /** @param {string} path */
 async function blobOf(path) {
-  const known = held.get(path);
+  const known = cache.get(path);
   if (known) return known;
-  const answer = await fetch(path);
-  if (!answer.ok) throw new Error(`${path} cannot be read: ${answer.status}`);
-  const blob = await answer.blob();
-  held.set(path, blob);
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`${path} cannot be read: ${response.status}`);
+  const blob = await response.blob();
+  cache.set(path, blob);
   return blob;
 }
 
 /**
- * Run the model on the test photo and compare.
+ * Run the model on the test image and compare.
  *
  * @param {Engine} engine
- * @param {Facts} facts
+ * @param {PageInfo} info
  * @param {Test} test
- * @param {Image} photo
+ * @param {Image} image
  * @returns {Promise<Check>}
  */
-export async function checked(engine, facts, test, photo) {
-  const [python, expected] = await Promise.all([
-    blobOf(test.frame).then((blob) => decoded(blob, "the test photo's frame")),
-    blobOf(test.answer).then(async (blob) => /** @type {Expected} */ (JSON.parse(await blob.text()))),
+export async function runSelfTest(engine, info, test, image) {
+  const [pythonFrame, expected] = await Promise.all([
+    blobOf(test.frame).then((blob) => decodeImage(blob, "the test image's frame")),
+    blobOf(test.prediction).then(async (blob) => /** @type {Expected} */ (JSON.parse(await blob.text()))),
   ]);
-  const frame = framed(photo, facts);
+  const frame = frameImage(image, info);
   const { outputs } = await engine.run(frame);
-  const compared = compare(answerOf(facts, outputs), expected);
-  const levels = levelsApart(frame, python);
-  const { bound, by } = expected;
-  const close = bound === null ? compared.agreement >= LEAST_AGREEMENT : compared.difference <= bound;
-  return { ...compared, bound, levels, by, good: close && levels <= MOST_LEVELS };
+  const compared = compare(predictionOf(info, outputs), expected);
+  const levels = levelDifference(frame, pythonFrame);
+  const { tolerance, by } = expected;
+  const close = tolerance === null ? compared.agreement >= MIN_AGREEMENT : compared.difference <= tolerance;
+  return { ...compared, tolerance, levels, by, good: close && levels <= MAX_LEVELS };
 }
 
 /**
  * @param {Frame} frame
  * @param {Image} image
  */
-function levelsApart(frame, image) {
+function levelDifference(frame, image) {
   if (image.width !== frame.width || image.height !== frame.height) return 255;
   const pixels = pixelsOf(image);
   return frame.pixels.reduce((most, value, place) => {
@@ -88,42 +88,42 @@ function levelsApart(frame, image) {
 }
 
 /**
- * Compare an answer with Python's.
+ * Compare a prediction with Python's.
  *
- * @param {Answer} answer
+ * @param {Prediction} prediction
  * @param {Expected} expected
  * @returns {Compared}
  */
-export function compare(answer, expected) {
-  if (answer.task === "detection" && expected.boxes) {
-    return compareBoxes(answer, expected.boxes, expected.bound ?? 1);
+export function compare(prediction, expected) {
+  if (prediction.task === "detection" && expected.boxes) {
+    return compareBoxes(prediction, expected.boxes, expected.tolerance ?? 1);
   }
-  if (answer.task === "segmentation" && expected.mask) {
-    return compareMasks(answer.mask, expected.mask);
+  if (prediction.task === "segmentation" && expected.mask) {
+    return compareMasks(prediction.mask, expected.mask);
   }
-  if (answer.task === "classification" && expected.probabilities) {
+  if (prediction.task === "classification" && expected.probabilities) {
     const truth = expected.probabilities;
-    const differences = answer.classes.map(({ label, share }) => Math.abs(share - truth[label]));
-    const likeliest = truth.indexOf(Math.max(...truth));
+    const differences = prediction.classes.map(({ label, share }) => Math.abs(share - truth[label]));
+    const expectedLabel = truth.indexOf(Math.max(...truth));
     return {
       difference: largest(differences),
-      agreement: answer.classes[0].label === likeliest ? 1 : 0,
+      agreement: prediction.classes[0].label === expectedLabel ? 1 : 0,
     };
   }
-  throw new Error(`the folder's answer is not one of ${answer.task}`);
+  throw new Error(`the folder's prediction is not for ${prediction.task}`);
 }
 
 /**
- * Every box must be one of the network's candidates. Which of two boxes is suppressed may hang on the
- * last digit of their overlap; so a box of Python's counts as there if one as likely, of its class,
- * overlaps it.
+ * Every box must be one of the network's candidates. Which of two boxes is suppressed can depend on
+ * the last digit of their overlap; so a box of Python's counts as found if one as probable of its
+ * class overlaps it.
  *
- * @param {{boxes: Box[], full: boolean}} answer
+ * @param {{boxes: Box[], full: boolean}} prediction
  * @param {ExpectedBoxes} expected
- * @param {number} bound
+ * @param {number} tolerance
  * @returns {Compared}
  */
-function compareBoxes({ boxes, full }, { found, candidates, floors, overlap }, bound) {
+function compareBoxes({ boxes, full }, { found, candidates, floors, overlap }, tolerance) {
   const differences = boxes.map(({ label, score, corners }) => {
     const values = [score, ...corners];
     return candidates
@@ -131,16 +131,16 @@ function compareBoxes({ boxes, full }, { found, candidates, floors, overlap }, b
       .map(([, ...truth]) => largest(values.map((value, i) => Math.abs(value - truth[i]))))
       .reduce((least, apart) => Math.min(least, apart), 1);
   });
-  // Boxes at the edge of what is kept may be on either side of it.
+  // Boxes whose score is at the threshold can be on either side of it.
   const floor = full ? Math.min(...boxes.map(({ score }) => score)) : 0;
   for (const [label, score, ...corners] of found) {
-    const there = boxes.some(
+    const isFound = boxes.some(
       (box) =>
         box.label === label &&
-        box.score >= score - bound &&
-        overlapOf(box.corners, corners) >= overlap - bound,
+        box.score >= score - tolerance &&
+        overlapOf(box.corners, corners) >= overlap - tolerance,
     );
-    if (!there && score > Math.max(floor, floors[label]) + bound) differences.push(score);
+    if (!isFound && score > Math.max(floor, floors[label]) + tolerance) differences.push(score);
   }
   const agreement = boxes[0]?.label === found[0]?.[0] ? 1 : 0;
   return { difference: largest(differences), agreement };
@@ -161,7 +161,7 @@ function overlapOf(one, other) {
 }
 
 /**
- * How much likelier Python holds a pixel's class than the class that this browser gives.
+ * By how much less probable Python holds this browser's class of a pixel than its own.
  *
  * @param {Mask} mask
  * @param {ExpectedMask} expected
@@ -171,13 +171,13 @@ function compareMasks(mask, expected) {
   if (mask.width !== expected.width || mask.height !== expected.height) {
     return { difference: 1, agreement: 0 };
   }
-  const close = new Map(expected.close.map(([pixel, label, less]) => [`${pixel} ${label}`, less]));
+  const close = new Map(expected.close.map(([pixel, label, gap]) => [`${pixel} ${label}`, gap]));
   let [pixel, same, difference] = [0, 0, 0];
   for (let run = 0; run < expected.runs.length; run += 2) {
     for (let count = expected.runs[run + 1]; count > 0; count--, pixel++) {
       const label = mask.labels[pixel];
       if (label === expected.runs[run]) same++;
-      // What is not listed is further away than the limit, which is over the bound.
+      // Classes that are not listed are beyond the limit, which is above the tolerance.
       else difference = Math.max(difference, close.get(`${pixel} ${label}`) ?? 1);
     }
   }
@@ -186,6 +186,6 @@ function compareMasks(mask, expected) {
 
 /** @param {number[]} values None of them negative. */
 function largest(values) {
-  // NaN is the largest: whatever it came from, it is not as Python says.
+  // NaN is the largest: it never agrees with Python.
   return values.reduce((most, value) => (value <= most ? most : value), 0);
 }

@@ -8,7 +8,7 @@
  * @param {new () => T} kind
  * @returns {T}
  */
-export function the(id, kind) {
+export function byId(id, kind) {
   const found = document.getElementById(id);
   if (!(found instanceof kind)) throw new Error(`the page has no ${kind.name} #${id}`);
   return found;

@@ -1,29 +1,29 @@
-// An image with its answer on the canvas.
+// Draws an image and its prediction on the canvas.
 
-/** @import { Answer, Box, Facts, Mask, Image, Region } from "./types.js" */
+/** @import { Prediction, Box, PageInfo, Mask, Image, Region } from "./types.js" */
 
 /**
- * What people can choose.
+ * What the user can set.
  *
- * @typedef {object} Choices
- * @property {number} least Probability of a box from which on it is shown.
+ * @typedef {object} Settings
+ * @property {number} minScore Lowest score of a box that is shown.
  * @property {number} opacity Of a mask.
  */
 
-/** Small images are drawn this wide at least, in CSS pixels, where the page is. */
-const LEAST = 320;
+/** The smallest width of an image, in CSS pixels, if the page is that wide. */
+const MIN_WIDTH = 320;
 
 /**
- * Draw an image as large as the page has room, and the answer on it.
+ * Draw an image as large as the page allows, and its prediction on it.
  *
  * @param {HTMLCanvasElement} canvas
  * @param {Image} image
- * @param {{facts: Facts, region: Region, answer: Answer, choices: Choices} | null} said
+ * @param {{info: PageInfo, region: Region, prediction: Prediction, settings: Settings} | null} overlay
  */
-export function draw(canvas, image, said) {
-  const room = canvas.parentElement?.clientWidth || LEAST;
+export function draw(canvas, image, overlay) {
+  const available = canvas.parentElement?.clientWidth || MIN_WIDTH;
   const tall = 0.7 * window.innerHeight;
-  const shown = Math.min(Math.max(image.width, LEAST), room, (tall * image.width) / image.height);
+  const shown = Math.min(Math.max(image.width, MIN_WIDTH), available, (tall * image.width) / image.height);
   const density = window.devicePixelRatio || 1;
   const scale = Math.max(1, Math.round(shown * density)) / image.width;
   canvas.width = Math.round(image.width * scale);
@@ -35,8 +35,8 @@ export function draw(canvas, image, said) {
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.imageSmoothingQuality = "high";
   pen.drawImage(image.image, 0, 0, canvas.width, canvas.height);
-  if (!said) return;
-  const { region, answer, facts, choices } = said;
+  if (!overlay) return;
+  const { region, prediction, info, settings } = overlay;
   const place = {
     x: region.x * scale,
     y: region.y * scale,
@@ -44,14 +44,14 @@ export function draw(canvas, image, said) {
     height: region.height * scale,
   };
   shade(pen, place);
-  if (answer.task === "segmentation") drawMask(pen, place, answer.mask, facts, choices.opacity);
-  if (answer.task === "detection") {
-    const boxes = answer.boxes.filter(({ score }) => score >= choices.least);
-    // The likeliest is drawn last, over the others.
-    for (const box of [...boxes].reverse()) drawBox(pen, place, box, facts, density);
+  if (prediction.task === "segmentation") drawMask(pen, place, prediction.mask, info, settings.opacity);
+  if (prediction.task === "detection") {
+    const boxes = prediction.boxes.filter(({ score }) => score >= settings.minScore);
+    // The most probable one last, over the others.
+    for (const box of [...boxes].reverse()) drawBox(pen, place, box, info, density);
     /** @type {Region[]} */
     const taken = [];
-    for (const box of boxes) drawName(pen, place, box, facts, density, taken);
+    for (const box of boxes) drawName(pen, place, box, info, density, taken);
   }
 }
 
@@ -74,17 +74,17 @@ function shade(pen, seen) {
  * @param {CanvasRenderingContext2D} pen
  * @param {Region} place
  * @param {Mask} mask
- * @param {Facts} facts
+ * @param {PageInfo} info
  * @param {number} opacity
  */
-function drawMask(pen, place, mask, facts, opacity) {
+function drawMask(pen, place, mask, info, opacity) {
   const layer = document.createElement("canvas");
   layer.width = mask.width;
   layer.height = mask.height;
   const layerPen = layer.getContext("2d");
   if (!layerPen) return;
   const image = layerPen.createImageData(mask.width, mask.height);
-  const colours = facts.colours.map((colour) => parseInt(colour.slice(1), 16));
+  const colours = info.colours.map((colour) => parseInt(colour.slice(1), 16));
   mask.labels.forEach((label, pixel) => {
     const colour = colours[label];
     image.data.set([colour >> 16, (colour >> 8) & 255, colour & 255, 255], 4 * pixel);
@@ -101,10 +101,10 @@ function drawMask(pen, place, mask, facts, opacity) {
  * @param {CanvasRenderingContext2D} pen
  * @param {Region} place
  * @param {Box} box
- * @param {Facts} facts
+ * @param {PageInfo} info
  * @param {number} density Pixels of the canvas in one of CSS.
  */
-function drawBox(pen, place, { label, corners }, facts, density) {
+function drawBox(pen, place, { label, corners }, info, density) {
   const [left, top, right, bottom] = [
     place.x + corners[0] * place.width,
     place.y + corners[1] * place.height,
@@ -112,25 +112,25 @@ function drawBox(pen, place, { label, corners }, facts, density) {
     place.y + corners[3] * place.height,
   ];
   pen.lineWidth = 2 * density;
-  pen.strokeStyle = facts.colours[label];
+  pen.strokeStyle = info.colours[label];
   pen.strokeRect(left, top, right - left, bottom - top);
 }
 
 /**
- * Write a box's name at its corner, unless that would hide the name of a likelier one.
+ * Write a box's name at its corner, unless that would hide the name of a more probable one.
  *
  * @param {CanvasRenderingContext2D} pen
  * @param {Region} place
  * @param {Box} box
- * @param {Facts} facts
+ * @param {PageInfo} info
  * @param {number} density Pixels of the canvas in one of CSS.
  * @param {Region[]} taken Where names are; the new one's place is added.
  */
-function drawName(pen, place, { label, score, corners }, facts, density, taken) {
+function drawName(pen, place, { label, score, corners }, info, density, taken) {
   const [left, top] = [place.x + corners[0] * place.width, place.y + corners[1] * place.height];
-  const colour = facts.colours[label];
+  const colour = info.colours[label];
   const size = 12 * density;
-  const text = `${facts.classes[label]} ${Math.round(100 * score)} %`;
+  const text = `${info.classes[label]} ${Math.round(100 * score)} %`;
   pen.font = `${size}px system-ui, sans-serif`;
   pen.textBaseline = "middle";
   const wide = pen.measureText(text).width + size / 2;

@@ -1,11 +1,11 @@
-// The model, as the page sees it. It runs in a worker, so that the page stays responsive.
+// The model. It runs in a worker, so that the page stays responsive.
 
-/** @import { Build, Facts, Frame, Outputs, Running } from "./types.js" */
+/** @import { Build, PageInfo, Frame, Outputs, RuntimeInfo } from "./types.js" */
 
 /** @typedef {"webgpu" | "wasm"} Backend */
 
 /**
- * Which backends this browser has, the best first.
+ * The backends that this browser supports, the fastest first.
  *
  * @returns {Promise<Backend[]>}
  */
@@ -16,8 +16,8 @@ export async function backends() {
   return adapter ? ["webgpu", "wasm"] : ["wasm"];
 }
 
-/** Most threads that can be of use: those of WebAssembly need a page that is isolated. */
-export function mostThreads() {
+/** The largest useful number of threads; WebAssembly has threads only in isolated pages. */
+export function maxThreads() {
   return self.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency || 1) : 1;
 }
 
@@ -27,26 +27,26 @@ export class Engine {
   constructor() {
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     /** @type {Map<number, {done: Function, failed: Function, progress: Function}>} */
-    this.waiting = new Map();
+    this.pending = new Map();
     this.count = 0;
-    /** @type {Running | null} */
+    /** @type {RuntimeInfo | null} */
     this.running = null;
-    this.worker.onmessage = ({ data }) => this.#heard(data);
-    this.worker.onerror = (event) => this.#broken(event.message || "the worker did not start");
+    this.worker.onmessage = ({ data }) => this.#received(data);
+    this.worker.onerror = (event) => this.#fail(event.message || "the worker did not start");
   }
 
   /**
    * Fetch runtime and model, and run the model once.
    *
-   * @param {Facts} facts
+   * @param {PageInfo} info
    * @param {Backend} backend
    * @param {number} threads
-   * @param {(bytes: number) => void} progress Hears how many bytes have come.
-   * @returns {Promise<Running>}
+   * @param {(bytes: number) => void} progress Called with the number of bytes received.
+   * @returns {Promise<RuntimeInfo>}
    */
-  async load(facts, backend, threads, progress) {
-    const build = facts.runtime[backend];
-    const side = facts.preprocessing.crop;
+  async load(info, backend, threads, progress) {
+    const build = info.runtime[backend];
+    const side = info.preprocessing.crop;
     const address = (/** @type {string} */ path) => new URL(path, document.baseURI).href;
     this.running = await this.#ask(
       "load",
@@ -55,12 +55,12 @@ export class Engine {
         threads,
         script: address(build.script),
         binary: address(build.binary),
-        model: address(facts.file.path),
+        model: address(info.file.path),
         side,
       },
       progress,
     );
-    return /** @type {Running} */ (this.running);
+    return /** @type {RuntimeInfo} */ (this.running);
   }
 
   /**
@@ -77,51 +77,51 @@ export class Engine {
    * Run the model many times.
    *
    * @param {Frame} frame
-   * @param {number} warmUp Runs that do not count.
+   * @param {number} warmUp Runs that are not timed.
    * @param {number} runs
-   * @param {(done: number) => void} progress Hears how many runs are done.
+   * @param {(done: number) => void} progress Called with the number of runs done.
    * @returns {Promise<number[]>} Milliseconds of each.
    */
   measure({ pixels, width, height }, warmUp, runs, progress) {
     return this.#ask("measure", { pixels, width, height, warmUp, runs }, progress);
   }
 
-  /** End the worker, and with it all memory that the model took. */
+  /** Stop the worker, which frees the model's memory. */
   close() {
     this.worker.terminate();
-    this.#broken("another model was loaded");
+    this.#fail("another model was loaded");
   }
 
   /**
    * @param {string} call
-   * @param {object} given
+   * @param {object} options
    * @param {Function} progress
    * @returns {Promise<any>}
    */
-  #ask(call, given, progress = () => {}) {
+  #ask(call, options, progress = () => {}) {
     const id = this.count++;
     return new Promise((done, failed) => {
-      this.waiting.set(id, { done, failed, progress });
-      this.worker.postMessage({ id, call, given });
+      this.pending.set(id, { done, failed, progress });
+      this.worker.postMessage({ id, call, options });
     });
   }
 
   /** @param {{id: number, result?: any, error?: string, progress?: number}} message */
-  #heard({ id, result, error, progress }) {
-    const one = this.waiting.get(id);
+  #received({ id, result, error, progress }) {
+    const one = this.pending.get(id);
     if (!one) return;
     if (progress !== undefined) {
       one.progress(progress);
       return;
     }
-    this.waiting.delete(id);
+    this.pending.delete(id);
     if (error === undefined) one.done(result);
     else one.failed(new Error(error));
   }
 
   /** @param {string} reason */
-  #broken(reason) {
-    for (const { failed } of this.waiting.values()) failed(new Error(reason));
-    this.waiting.clear();
+  #fail(reason) {
+    for (const { failed } of this.pending.values()) failed(new Error(reason));
+    this.pending.clear();
   }
 }

@@ -3,16 +3,16 @@
 
 import { resize } from "./resize.js";
 
-/** @import { Facts, Frame, Image, Region } from "./types.js" */
+/** @import { PageInfo, Frame, Image, Region } from "./types.js" */
 
 /**
  * Half a number, a half rounded to even as Python's `round` does.
  *
- * @param {number} whole
+ * @param {number} value
  */
-function halved(whole) {
-  const half = Math.floor(whole / 2);
-  return whole % 2 === 1 && half % 2 === 1 ? half + 1 : half;
+function halved(value) {
+  const half = Math.floor(value / 2);
+  return value % 2 === 1 && half % 2 === 1 ? half + 1 : half;
 }
 
 /**
@@ -30,29 +30,29 @@ function centre(width, height, toWidth, toHeight) {
 }
 
 /**
- * How an image of a size is framed: which part is resized to which size, and what is cut of that.
+ * How an image of a size is frameImage: which part is resized to which size, and what is cut of that.
  *
- * @param {Facts} facts
+ * @param {PageInfo} info
  * @param {number} width
  * @param {number} height
  * @returns {{from: Region, width: number, height: number, cut: Region}}
  */
-export function plan(facts, width, height) {
-  const { resize_mode: mode, resize: short, crop } = facts.preprocessing;
+export function plan(info, width, height) {
+  const { resize_mode: mode, resize: short, crop } = info.preprocessing;
   const least = Math.min(width, height);
   const all = { x: 0, y: 0, width, height };
   if (mode !== "crop") {
     let [tall, wide] = [crop, crop];
     if (mode === "shortest_edge") {
       [tall, wide] = [height, width].map((side) => {
-        const scaled = Math.min(Math.floor((side * short) / least), facts.longest * short);
-        return Math.floor(scaled / facts.multiple) * facts.multiple;
+        const scaled = Math.min(Math.floor((side * short) / least), info.longest * short);
+        return Math.floor(scaled / info.multiple) * info.multiple;
       });
     }
     return { from: all, width: wide, height: tall, cut: centre(wide, tall, wide, tall) };
   }
   // What would be cut off at last is not resized at all, or a strip would take gigabytes.
-  const longest = facts.longest * least;
+  const longest = info.longest * least;
   const from = centre(width, height, Math.min(width, longest), Math.min(height, longest));
   const long = Math.trunc((short * Math.max(from.width, from.height)) / least);
   const [wide, tall] = from.width <= from.height ? [short, long] : [long, short];
@@ -99,24 +99,24 @@ export function pixelsOf(image) {
  * Frame an image.
  *
  * @param {Image} image
- * @param {Facts} facts
+ * @param {PageInfo} info
  * @returns {Frame}
  */
-export function framed(image, facts) {
-  const { from, width, height, cut } = plan(facts, image.width, image.height);
-  const whole = resize(
+export function frameImage(image, info) {
+  const { from, width, height, cut } = plan(info, image.width, image.height);
+  const resized = resize(
     (top, rows) => rowsOf(image, from, top, rows),
     from.width,
     from.height,
     width,
     height,
-    facts.preprocessing.interpolation,
-    facts.tall_down,
+    info.preprocessing.interpolation,
+    info.vertical_first,
   );
   const pixels = new Uint8Array(cut.width * cut.height * 3);
   for (let row = 0; row < cut.height; row++) {
     const start = 3 * ((cut.y + row) * width + cut.x);
-    pixels.set(whole.subarray(start, start + 3 * cut.width), 3 * row * cut.width);
+    pixels.set(resized.subarray(start, start + 3 * cut.width), 3 * row * cut.width);
   }
   const [across, down] = [from.width / width, from.height / height];
   const region = {

@@ -1,19 +1,19 @@
-// Images from files, addresses and the clipboard: upright, or an error that says why not.
+// Images from files, URLs and the clipboard, upright.
 
 /** @import { Image } from "./types.js" */
 
-/** An image that cannot be read; the message is for people. */
+/** An image that cannot be read; the message is shown to the user. */
 export class ImageError extends Error {}
 
 /**
  * Decode an image. Its orientation is applied; colour profiles are not, as in Python.
  *
  * @param {Blob} blob
- * @param {string} name What to call it in messages.
+ * @param {string} name For messages.
  * @returns {Promise<Image>}
- * @throws {ImageError} It is none that this browser reads.
+ * @throws {ImageError} This browser cannot read it.
  */
-export async function decoded(blob, name) {
+export async function decodeImage(blob, name) {
   if (!blob.size) throw new ImageError(`${name} is empty.`);
   let image;
   try {
@@ -24,53 +24,53 @@ export async function decoded(blob, name) {
   } catch {
     const type = blob.type ? ` (${blob.type})` : "";
     throw new ImageError(
-      `${name}${type} is not an image that this browser can read: it is damaged, or of a kind ` +
-        "that it does not know. JPEG, PNG and WebP are read everywhere.",
+      `${name}${type} is not an image that this browser can read: it is damaged, or in a format ` +
+        "that is not supported. All browsers read JPEG, PNG and WebP.",
     );
   }
   return { image, width: image.width, height: image.height, name };
 }
 
 /**
- * Fetch an image from an address.
+ * Fetch an image from a URL.
  *
  * @param {string} address
  * @returns {Promise<Image>}
- * @throws {ImageError} It cannot be had, or is none.
+ * @throws {ImageError} It cannot be fetched, or is not an image.
  */
-export async function fetched(address) {
-  let answer;
+export async function fetchImage(address) {
+  let response;
   try {
-    answer = await fetch(address, { credentials: "omit", referrerPolicy: "no-referrer" });
+    response = await fetch(address, { credentials: "omit", referrerPolicy: "no-referrer" });
   } catch {
     throw new ImageError(
-      `${address} cannot be read: there is no way to it, or its server lets no other page read ` +
-        "its images. Save the image and choose it as a file.",
+      `${address} cannot be read: it cannot be reached, or its server does not allow other pages ` +
+        "to read its images. Save the image and select it as a file.",
     );
   }
-  if (!answer.ok) throw new ImageError(`${address} cannot be read: ${answer.status}.`);
-  return decoded(await answer.blob(), address);
+  if (!response.ok) throw new ImageError(`${address} cannot be read: ${response.status}.`);
+  return decodeImage(await response.blob(), address);
 }
 
 /**
  * The first image among what was dropped or pasted.
  *
- * @param {DataTransfer | null} given
+ * @param {DataTransfer | null} data
  * @returns {{blob: File | null, address: string}} A file, or an address, or neither.
  */
-export function handed(given) {
-  const files = [...(given?.files ?? [])];
+export function transferred(data) {
+  const files = [...(data?.files ?? [])];
   const blob = files.find((file) => file.type.startsWith("image/")) ?? files[0] ?? null;
-  const text = (given?.getData("text/uri-list") || given?.getData("text/plain") || "").trim();
+  const text = (data?.getData("text/uri-list") || data?.getData("text/plain") || "").trim();
   const address = /^https?:\/\/\S+$/.test(text) ? text : "";
   return { blob, address };
 }
 
 /**
- * Let go of an image's memory.
+ * Free an image's memory.
  *
  * @param {Image | null} image
  */
-export function closed(image) {
+export function release(image) {
   if (image && image.image instanceof ImageBitmap) image.image.close();
 }

@@ -1,21 +1,21 @@
-// Threads need a page that is isolated from others, which a server says by two headers. Where it does
-// not, a service worker adds them.
+// Threads need an isolated page, which two headers of the server make it. Where the server does not
+// send them, a service worker adds them.
 
-/** Remembers, for as long as the tab lives, that this has been tried. */
+/** Session key: whether this has been tried in this tab. */
 const TRIED = "mobilevit-isolation";
 
-/** Milliseconds that the service worker may take; some browsers never say that they forbid it. */
-const PATIENCE = 4000;
+/** Milliseconds to wait for the service worker; some browsers that do not allow it never reject. */
+const TIMEOUT = 4000;
 
 /**
- * Have the headers added, where they are missing and can be.
+ * Add the headers where they are missing, if possible.
  *
- * @returns {Promise<boolean>} Whether the page is about to be loaded again.
+ * @returns {Promise<boolean>} Whether the page is about to be reloaded.
  */
-export async function isolated() {
+export async function isolate() {
   const workers = self.isSecureContext ? navigator.serviceWorker : undefined;
   if (self.crossOriginIsolated || !workers) return false;
-  const late = new Promise((done) => setTimeout(done, PATIENCE, null));
+  const late = new Promise((done) => setTimeout(done, TIMEOUT, null));
   try {
     if (sessionStorage.getItem(TRIED)) return false;
     sessionStorage.setItem(TRIED, "yes");
@@ -23,27 +23,27 @@ export async function isolated() {
     const there = await Promise.race([begun.then((made) => made && workers.ready), late]);
     if (!there) return false;
   } catch {
-    return false; // the browser forbids it, as in private windows: it will be one thread
+    return false; // not allowed, as in private windows: one thread has to do
   }
   location.reload();
   return true;
 }
 
 /**
- * What the page cannot have where it is, and why.
+ * Features that are not available, and why.
  *
  * @returns {string[]} Sentences.
  */
-export function missing() {
+export function missingFeatures() {
   if (!self.isSecureContext) {
     return [
-      "This page came by http from another machine. Browsers then give it no camera, no WebGPU and " +
-        "no threads: expect a fraction of the speed. Serve it by https, or as localhost.",
+      "This page was loaded by http from another machine, so that browsers allow no camera, no WebGPU " +
+        "and no threads: it is several times slower. Serve it by https, or on localhost.",
     ];
   }
   if (self.crossOriginIsolated) return [];
   return [
-    "One thread alone: the server does not send the headers Cross-Origin-Opener-Policy: same-origin " +
+    "One thread only: the server does not send the headers Cross-Origin-Opener-Policy: same-origin " +
       "and Cross-Origin-Embedder-Policy: require-corp, and no service worker could add them.",
   ];
 }

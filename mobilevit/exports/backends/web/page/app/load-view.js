@@ -1,112 +1,112 @@
-// The part of the page that loads the model. It waits for a click: runtime and model are megabytes,
-// which on a phone may cost money.
+// The part of the page that loads the model. It waits for a click, since runtime and model are
+// megabytes, which can cost money on a phone.
 
-import { named } from "./bench.js";
-import { element, megabytes, small, the } from "./dom.js";
-import { backends, Engine, mostThreads } from "./engine.js";
+import { describeBackend } from "./bench.js";
+import { element, megabytes, small, byId } from "./dom.js";
+import { backends, Engine, maxThreads } from "./engine.js";
 
-/** @import { Facts } from "./types.js" */
+/** @import { PageInfo } from "./types.js" */
 /** @import { Backend } from "./engine.js" */
 /** @import { Check } from "./check.js" */
 
 const NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
 
-/** Threads unless people choose: on phones, more would be slow cores that the others wait for. */
-const USUAL_THREADS = 4;
+/** On phones, more threads would include slow cores, which the others wait for. */
+const DEFAULT_THREADS = 4;
 
 export class LoadView {
   /**
-   * @param {Facts} facts
-   * @param {(engine: Engine | null) => Promise<void>} loaded Hears of every model that is there, and
-   *   of null before another is loaded.
+   * @param {PageInfo} info
+   * @param {(engine: Engine | null) => Promise<void>} loaded Called with every model that was
+   *   loaded, and with null before another is loaded.
    */
-  constructor(facts, loaded) {
-    this.facts = facts;
+  constructor(info, loaded) {
+    this.info = info;
     this.loaded = loaded;
-    this.backend = the("backend", HTMLSelectElement);
-    this.threads = the("threads", HTMLSelectElement);
-    this.button = the("load-button", HTMLButtonElement);
-    this.progress = the("progress", HTMLProgressElement);
-    this.state = the("state", HTMLElement);
-    this.check = the("check", HTMLElement);
+    this.backend = byId("backend", HTMLSelectElement);
+    this.threads = byId("threads", HTMLSelectElement);
+    this.button = byId("load-button", HTMLButtonElement);
+    this.progress = byId("progress", HTMLProgressElement);
+    this.state = byId("state", HTMLElement);
+    this.check = byId("check", HTMLElement);
     /** @type {Engine | null} */
     this.engine = null;
-    the("load-form", HTMLFormElement).addEventListener("submit", (event) => {
+    byId("load-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       this.#load();
     });
     for (const one of [this.backend, this.threads]) {
-      one.addEventListener("change", () => this.#offer());
+      one.addEventListener("change", () => this.#showSize());
     }
   }
 
   /**
-   * Offer what this browser has.
+   * List what this browser supports.
    *
    * @param {string[]} warnings Sentences.
    */
   async start(warnings) {
     const options = (await backends()).map((one) => new Option(NAMES[one], one));
     this.backend.replaceChildren(...options);
-    const most = mostThreads();
+    const most = maxThreads();
     const counts = [1, 2, 3, 4, 6, 8].filter((count) => count <= most);
     this.threads.replaceChildren(...counts.map((count) => new Option(String(count))));
-    this.threads.value = String(Math.min(USUAL_THREADS, counts[counts.length - 1]));
-    the("warnings", HTMLElement).replaceChildren(...warnings.map((one) => element("li", {}, one)));
-    this.#offer();
+    this.threads.value = String(Math.min(DEFAULT_THREADS, counts[counts.length - 1]));
+    byId("warnings", HTMLElement).replaceChildren(...warnings.map((one) => element("li", {}, one)));
+    this.#showSize();
   }
 
-  /** Say what a click would load. */
-  #offer() {
+  /** Show what a click would load. */
+  #showSize() {
     const backend = /** @type {Backend} */ (this.backend.value);
-    const { file, runtime, test } = this.facts;
+    const { file, runtime, test } = this.info;
     const build = runtime[backend];
-    const photo = test ? test.bytes : 0;
-    the("threads-label", HTMLElement).hidden = backend !== "wasm";
+    const testBytes = test ? test.bytes : 0;
+    byId("threads-label", HTMLElement).hidden = backend !== "wasm";
     this.button.textContent = this.engine ? "Load again" : "Load";
-    the("load-summary", HTMLElement).textContent = this.engine ? "Run it otherwise" : "What it runs on";
-    the("load-size", HTMLElement).textContent =
-      `Loads ${megabytes(build.bytes + file.bytes + photo)}: ${megabytes(file.bytes)} of model, ` +
+    byId("load-summary", HTMLElement).textContent = this.engine ? "Change the backend" : "Backend";
+    byId("load-size", HTMLElement).textContent =
+      `Loads ${megabytes(build.bytes + file.bytes + testBytes)}: ${megabytes(file.bytes)} of model, ` +
       `${megabytes(build.bytes)} of ${runtime.name} ${runtime.version} for ${NAMES[backend]}, ` +
-      `${megabytes(photo)} of test photo. Nothing after that.`;
+      `${megabytes(testBytes)} of test image. Nothing is loaded later.`;
   }
 
   async #load() {
     const backend = /** @type {Backend} */ (this.backend.value);
-    const { facts } = this;
+    const { info } = this;
     this.engine?.close();
     this.engine = null;
     await this.loaded(null);
     const controls = [this.button, this.backend, this.threads];
     for (const one of controls) one.disabled = true;
     this.check.textContent = "";
-    this.#say("Loading …");
-    const total = facts.runtime[backend].bytes + facts.file.bytes;
+    this.#setState("Loading …");
+    const total = info.runtime[backend].bytes + info.file.bytes;
     this.progress.hidden = false;
     this.progress.value = 0;
     const engine = new Engine();
     try {
       const threads = Number(this.threads.value);
-      const running = await engine.load(facts, backend, threads, (bytes) => {
+      const running = await engine.load(info, backend, threads, (bytes) => {
         this.progress.value = Math.min(1, bytes / total);
         this.progress.setAttribute("aria-valuetext", `${megabytes(bytes)} of ${megabytes(total)}`);
-        if (bytes >= total) this.#say("Starting …");
+        if (bytes >= total) this.#setState("Starting …");
       });
       this.engine = engine;
       const seconds = (/** @type {number} */ time) => `${(time / 1000).toFixed(1)}\u00a0s`;
-      this.#say(
-        `Runs on ${named(running)}. Loaded in ${seconds(running.fetched)}, started in ` +
+      this.#setState(
+        `Runs on ${describeBackend(running)}. Loaded in ${seconds(running.fetched)}, started in ` +
           `${seconds(running.started)}.`,
       );
-      the("load-details", HTMLDetailsElement).open = false;
+      byId("load-details", HTMLDetailsElement).open = false;
       await this.loaded(engine);
     } catch (error) {
       engine.close();
-      this.#failed(backend, /** @type {Error} */ (error));
+      this.#showError(backend, /** @type {Error} */ (error));
     } finally {
       this.progress.hidden = true;
       for (const one of controls) one.disabled = false;
-      this.#offer();
+      this.#showSize();
     }
   }
 
@@ -114,36 +114,36 @@ export class LoadView {
    * @param {Backend} backend
    * @param {Error} error
    */
-  #failed(backend, error) {
-    const others = backend === "webgpu" ? " Choose WebAssembly, and load again." : "";
-    this.#say(`${NAMES[backend]} cannot run the model: ${error.message}.${others}`, "bad");
+  #showError(backend, error) {
+    const others = backend === "webgpu" ? " Select WebAssembly and load again." : "";
+    this.#setState(`${NAMES[backend]} cannot run the model: ${error.message}.${others}`, "bad");
   }
 
   /**
    * @param {string} text
    * @param {string} kind
    */
-  #say(text, kind = "") {
+  #setState(text, kind = "") {
     this.state.textContent = text;
     this.state.className = kind;
   }
 
   /**
-   * Say whether this browser says what Python says.
+   * Show whether this browser agrees with Python.
    *
    * @param {Check} check
    */
-  showCheck({ good, bound, difference, agreement, levels, by }) {
-    const apart =
-      bound === null
-        ? `the same in ${(100 * agreement).toFixed(1)} %`
-        : `differs by ${small(difference)} at most (bound ${bound})`;
-    const pixels = levels ? `; resized pixels differ by ${levels} of 255 at most` : "";
+  showCheck({ good, tolerance, difference, agreement, levels, by }) {
+    const result =
+      tolerance === null
+        ? `the same prediction in ${(100 * agreement).toFixed(1)} %`
+        : `largest difference ${small(difference)} (tolerance ${tolerance})`;
+    const pixels = levels ? `; resized pixels differ by up to ${levels} of 255` : "";
     this.check.textContent = good
-      ? `✓ Says what ${by} says of the test photo: ${apart}${pixels}.`
-      : `✗ Does not say what ${by} says of the test photo: ${apart}${pixels}. ` +
-        "Do not trust its answers in this browser; try the other choice of what it runs on." +
-        (levels > 2 ? " Some browsers change pixels to protect people from being recognised." : "");
+      ? `✓ Agrees with ${by} on the test image: ${result}${pixels}.`
+      : `✗ Disagrees with ${by} on the test image: ${result}${pixels}. ` +
+        "Do not trust its predictions in this browser; try the other backend." +
+        (levels > 2 ? " Some browsers change pixels to prevent fingerprinting." : "");
     this.check.className = good ? "good" : "notice bad";
   }
 }

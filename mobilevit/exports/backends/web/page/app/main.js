@@ -1,83 +1,83 @@
-// The page: what happens when, and what is shown then.
+// The page: its state, and what its controls do.
 
-import { answerOf } from "./answers.js";
+import { predictionOf } from "./predictions.js";
 import { MeasureView } from "./bench-view.js";
 import { Camera } from "./camera.js";
-import { checked, testPhoto } from "./check.js";
-import { the } from "./dom.js";
+import { runSelfTest, loadTestImage } from "./check.js";
+import { byId } from "./dom.js";
 import { draw } from "./drawing.js";
-import { framed } from "./framing.js";
-import { isolated, missing } from "./isolation.js";
+import { frameImage } from "./framing.js";
+import { isolate, missingFeatures } from "./isolation.js";
 import { LoadView } from "./load-view.js";
-import { closed, decoded, fetched, handed } from "./images.js";
-import { AnswerView } from "./answer-view.js";
+import { decodeImage, fetchImage, release, transferred } from "./images.js";
+import { PredictionView } from "./prediction-view.js";
 import { about } from "./about.js";
 
-/** @import { Answer, Facts, Frame, Image } from "./types.js" */
+/** @import { Prediction, PageInfo, Frame, Image } from "./types.js" */
 /** @import { Engine } from "./engine.js" */
 
-/** Milliseconds between two sentences about the camera's images. */
+/** Milliseconds between announcements to screen readers while the camera is on. */
 const SPEECH = 4000;
 
-/** What the page holds; for those who look at it from outside as well. */
+/** The state of the page. */
 export class Page {
-  /** @param {Facts} facts */
-  constructor(facts) {
-    this.facts = facts;
+  /** @param {PageInfo} info */
+  constructor(info) {
+    this.info = info;
     /** @type {Image | null} */
     this.image = null;
-    /** @type {{frame: Frame, answer: Answer} | null} Of the image. */
-    this.said = null;
+    /** @type {{frame: Frame, prediction: Prediction} | null} Of the image. */
+    this.result = null;
     /** @type {Engine | null} */
     this.engine = null;
     /** @type {Camera | null} */
     this.camera = null;
     /** @type {"environment" | "user"} */
     this.facing = "environment";
-    this.asked = 0;
-    /** Counts starts and stops of cameras: one that opens late may not be wanted any more. */
+    this.requests = 0;
+    /** Counts starts and stops of cameras, to recognise one that opened too late. */
     this.cameras = 0;
-    this.canvas = the("canvas", HTMLCanvasElement);
-    this.answers = new AnswerView(facts, () => this.redraw());
-    this.bench = new MeasureView(facts, () => this.toMeasure());
-    this.load = new LoadView(facts, (engine) => this.loaded(engine));
+    this.canvas = byId("canvas", HTMLCanvasElement);
+    this.predictions = new PredictionView(info, () => this.redraw());
+    this.bench = new MeasureView(info, () => this.benchmarkTarget());
+    this.load = new LoadView(info, (engine) => this.loaded(engine));
   }
 
-  /** Connect buttons, keys, drops and pastes; show the test photo. */
+  /** Connect buttons, keys, drops and pastes; show the test image. */
   async start() {
     const on = (/** @type {string} */ id, /** @type {() => Promise<unknown>} */ act) =>
-      the(id, HTMLElement).addEventListener("click", () => this.tried(act));
+      byId(id, HTMLElement).addEventListener("click", () => this.attempt(act));
     on("camera", () => (this.camera ? Promise.resolve(this.stopCamera()) : this.startCamera()));
     on("switch", () => this.switchCamera());
-    on("sample", () => this.showTestPhoto());
-    const file = the("file", HTMLInputElement);
+    on("sample", () => this.showTestImage());
+    const file = byId("file", HTMLInputElement);
     file.addEventListener("change", () => {
-      const [chosen] = file.files ?? [];
-      if (chosen) this.tried(() => this.open(decoded(chosen, chosen.name)));
-      file.value = ""; // or the same file could not be chosen again
+      const [selected] = file.files ?? [];
+      if (selected) this.attempt(() => this.open(decodeImage(selected, selected.name)));
+      file.value = ""; // or the same file could not be selected again
     });
-    the("url-form", HTMLFormElement).addEventListener("submit", (event) => {
+    byId("url-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
-      const address = the("url", HTMLInputElement).value;
-      this.tried(() => this.open(fetched(address)));
+      const address = byId("url", HTMLInputElement).value;
+      this.attempt(() => this.open(fetchImage(address)));
     });
-    this.#takeWhatIsHanded();
+    this.#connectDropAndPaste();
     addEventListener("resize", () => this.redraw());
-    // A camera that nobody looks at is turned off.
+    // The camera is turned off when the page is hidden.
     document.addEventListener("visibilitychange", () => document.hidden && this.stopCamera());
-    the("sample", HTMLElement).hidden = !this.facts.test;
-    if (this.facts.test) {
-      this.image = await testPhoto(this.facts.test);
+    byId("sample", HTMLElement).hidden = !this.info.test;
+    if (this.info.test) {
+      this.image = await loadTestImage(this.info.test);
       this.redraw();
-      this.canvas.setAttribute("aria-label", "The test photo");
+      this.canvas.setAttribute("aria-label", "The test image");
     }
   }
 
-  #takeWhatIsHanded() {
-    const take = (/** @type {DataTransfer | null} */ given) => {
-      const { blob, address } = handed(given);
-      if (blob) this.tried(() => this.open(decoded(blob, blob.name)));
-      else if (address) this.tried(() => this.open(fetched(address)));
+  #connectDropAndPaste() {
+    const take = (/** @type {DataTransfer | null} */ data) => {
+      const { blob, address } = transferred(data);
+      if (blob) this.attempt(() => this.open(decodeImage(blob, blob.name)));
+      else if (address) this.attempt(() => this.open(fetchImage(address)));
     };
     document.addEventListener("paste", (event) => {
       const typing = event.target instanceof HTMLInputElement;
@@ -94,12 +94,12 @@ export class Page {
   }
 
   /**
-   * Do something, and show its error if it has one.
+   * Run an action, and show its error if it fails.
    *
    * @param {() => Promise<unknown>} act
    */
-  async tried(act) {
-    const place = the("error", HTMLElement);
+  async attempt(act) {
+    const place = byId("error", HTMLElement);
     place.hidden = true;
     try {
       await act();
@@ -111,92 +111,97 @@ export class Page {
   }
 
   /**
-   * The model is there, or gone.
+   * The model was loaded, or unloaded.
    *
    * @param {Engine | null} engine
    */
   async loaded(engine) {
     this.stopCamera();
     this.engine = engine;
-    the("sources", HTMLFieldSetElement).disabled = !engine;
+    byId("sources", HTMLFieldSetElement).disabled = !engine;
     this.bench.allow(Boolean(engine));
     if (!engine) return;
-    const { test } = this.facts;
+    const { test } = this.info;
     if (test) {
-      const photo = await testPhoto(test);
-      const check = await checked(engine, this.facts, test, photo);
-      closed(photo);
+      const image = await loadTestImage(test);
+      const check = await runSelfTest(engine, this.info, test, image);
+      release(image);
       this.load.showCheck(check);
       this.bench.check = check;
     }
-    if (this.image) await this.ask(this.image);
+    if (this.image) await this.predict(this.image);
   }
 
-  async showTestPhoto() {
-    if (this.facts.test) await this.open(testPhoto(this.facts.test));
+  async showTestImage() {
+    if (this.info.test) await this.open(loadTestImage(this.info.test));
   }
 
   /**
-   * Show an image and what the model says of it.
+   * Show an image and the model's prediction.
    *
-   * @param {Promise<Image>} coming
+   * @param {Promise<Image>} loading
    */
-  async open(coming) {
-    const turn = ++this.asked;
-    const image = await coming;
-    if (turn !== this.asked) return closed(image); // another was opened meanwhile
+  async open(loading) {
+    const turn = ++this.requests;
+    const image = await loading;
+    if (turn !== this.requests) return release(image); // another was opened meanwhile
     this.stopCamera();
-    closed(this.image);
+    release(this.image);
     this.image = image;
-    this.said = null;
+    this.result = null;
     this.redraw();
-    await this.ask(image);
+    await this.predict(image);
   }
 
   /** @param {Image} image */
-  async ask(image) {
+  async predict(image) {
     if (!this.engine?.running) {
-      throw new Error("Load the model first: then it can say what it sees in the image.");
+      throw new Error("Load the model first.");
     }
-    const turn = ++this.asked;
+    const turn = ++this.requests;
     const begun = performance.now();
-    const frame = framed(image, this.facts);
+    const frame = frameImage(image, this.info);
     const framing = performance.now() - begun;
     const { outputs, time } = await this.engine.run(frame);
-    if (turn !== this.asked) return;
-    this.said = { frame, answer: answerOf(this.facts, outputs) };
-    this.answers.show(this.said.answer, { name: image.name, time, framing });
+    if (turn !== this.requests) return;
+    this.result = { frame, prediction: predictionOf(this.info, outputs) };
+    this.predictions.show(this.result.prediction, { name: image.name, time, framing });
     this.redraw();
   }
 
-  /** Draw the image, with its answer if there is one. */
+  /** Draw the image, with its prediction if there is one. */
   redraw() {
     if (!this.image) return;
-    const { facts, said, answers } = this;
-    const { choices } = answers;
-    const drawn = said && { facts, region: said.frame.region, answer: said.answer, choices };
-    draw(this.canvas, this.image, drawn);
+    const { info, result, predictions } = this;
+    const { settings } = predictions;
+    const overlay = result && {
+      info,
+      region: result.frame.region,
+      prediction: result.prediction,
+      settings,
+    };
+    draw(this.canvas, this.image, overlay);
   }
 
-  /** What is measured: the model that is loaded, and the image that is shown. */
-  toMeasure() {
+  /** What the benchmark runs: the loaded model, on the current image. */
+  benchmarkTarget() {
     this.stopCamera();
-    const { facts, engine, image } = this;
+    const { info, engine, image } = this;
     if (!engine) return null;
-    const { crop } = facts.preprocessing;
+    const { crop } = info.preprocessing;
     const pixels = new Uint8Array(3 * crop * crop);
     const region = { x: 0, y: 0, width: crop, height: crop };
     const black = { pixels, width: crop, height: crop, region };
-    return { engine, frame: image ? framed(image, facts) : black };
+    return { engine, frame: image ? frameImage(image, info) : black };
   }
 
   async startCamera() {
-    const button = the("camera", HTMLButtonElement);
+    const button = byId("camera", HTMLButtonElement);
     button.disabled = true;
     const turn = ++this.cameras;
     let camera;
     try {
-      camera = await Camera.opened(the("video", HTMLVideoElement), this.facing);
+      camera = await Camera.open(byId("video", HTMLVideoElement), this.facing);
     } finally {
       button.disabled = false;
     }
@@ -205,7 +210,7 @@ export class Page {
     button.setAttribute("aria-pressed", "true");
     button.textContent = "Stop the camera";
     try {
-      the("switch", HTMLElement).hidden = !(await Camera.several());
+      byId("switch", HTMLElement).hidden = !(await Camera.hasSeveral());
       await this.#watch(camera);
     } finally {
       if (this.camera === camera) this.stopCamera();
@@ -214,28 +219,34 @@ export class Page {
 
   /** @param {Camera} camera */
   async #watch(camera) {
-    let [shown, spoken] = [performance.now(), -SPEECH];
-    let pace = 0;
-    this.asked++;
+    let [shown, announced] = [performance.now(), -SPEECH];
+    let throughput = 0;
+    this.requests++;
     while (camera.on && this.engine) {
       const image = await camera.next();
       if (!image) return;
-      if (!camera.on) return closed(image);
+      if (!camera.on) return release(image);
       const begun = performance.now();
-      const frame = framed(image, this.facts);
+      const frame = frameImage(image, this.info);
       const framing = performance.now() - begun;
       const { outputs, time } = await this.engine.run(frame);
-      if (!camera.on) return closed(image);
-      closed(this.image);
+      if (!camera.on) return release(image);
+      release(this.image);
       this.image = image;
-      this.said = { frame, answer: answerOf(this.facts, outputs) };
+      this.result = { frame, prediction: predictionOf(this.info, outputs) };
       const now = performance.now();
-      const lately = 1000 / (now - shown);
-      pace = pace ? 0.9 * pace + 0.1 * lately : lately;
+      const latest = 1000 / (now - shown);
+      throughput = throughput ? 0.9 * throughput + 0.1 * latest : latest;
       shown = now;
-      const aloud = now - spoken >= SPEECH;
-      if (aloud) spoken = now;
-      this.answers.show(this.said.answer, { name: image.name, time, framing, pace, quiet: !aloud });
+      const announce = now - announced >= SPEECH;
+      if (announce) announced = now;
+      this.predictions.show(this.result.prediction, {
+        name: image.name,
+        time,
+        framing,
+        throughput,
+        quiet: !announce,
+      });
       this.redraw();
     }
   }
@@ -244,10 +255,10 @@ export class Page {
     this.cameras++;
     this.camera?.stop();
     this.camera = null;
-    const button = the("camera", HTMLButtonElement);
+    const button = byId("camera", HTMLButtonElement);
     button.setAttribute("aria-pressed", "false");
     button.textContent = "Camera";
-    the("switch", HTMLElement).hidden = true;
+    byId("switch", HTMLElement).hidden = true;
   }
 
   async switchCamera() {
@@ -257,26 +268,26 @@ export class Page {
   }
 }
 
-/** Read what the folder says of its model, and start. */
-async function started() {
-  if (await isolated()) return null;
-  const answer = await fetch("page.json", { cache: "no-cache" });
-  if (!answer.ok) throw new Error(`page.json cannot be read: ${answer.status}`);
-  /** @type {Facts} */
-  const facts = await answer.json();
-  about(facts);
-  the("unstarted", HTMLElement).hidden = true;
+/** Read the description of the model, and start. */
+async function startPage() {
+  if (await isolate()) return null;
+  const response = await fetch("page.json", { cache: "no-cache" });
+  if (!response.ok) throw new Error(`page.json cannot be read: ${response.status}`);
+  /** @type {PageInfo} */
+  const info = await response.json();
+  about(info);
+  byId("unstarted", HTMLElement).hidden = true;
   const main = document.querySelector("main");
   if (main) main.hidden = false;
-  const page = new Page(facts);
-  await page.load.start(missing());
+  const page = new Page(info);
+  await page.load.start(missingFeatures());
   await page.start();
   return page;
 }
 
-/** The page, once it has started; null where it is about to be loaded again. */
-export const ready = started().catch((/** @type {Error} */ error) => {
-  const place = the("unstarted", HTMLElement);
+/** The page, once it has started; null if it is about to be reloaded. */
+export const ready = startPage().catch((/** @type {Error} */ error) => {
+  const place = byId("unstarted", HTMLElement);
   place.textContent = `This page cannot start: ${error.message}`;
   place.classList.add("bad");
   place.hidden = false;

@@ -1,11 +1,11 @@
 // Resizing as Pillow does it: a triangle or a cubic that grows with the reduction, so that every
-// pixel counts; across and down one after the other, in whole numbers, rounded in between. A canvas
+// pixel counts; across and down one after the other, in integers, rounded in between. A canvas
 // scales otherwise, and differently in each browser; this gives Python's pixels.
 
 /** Fractional bits of the weights, as Pillow has them. */
 const BITS = 22;
 
-/** Rows of an image that are read at a time: a photo's pixels would not fit a small canvas. */
+/** Rows of an image that are read at a time: the pixels of a photo exceed the limits of a canvas. */
 const STRIP = 256;
 
 /** @type {Record<string, {reach: number, at: (x: number) => number}>} */
@@ -77,22 +77,22 @@ export function taps(from, to, interpolation) {
  * @param {number} toWidth
  * @param {number} toHeight
  * @param {string} interpolation `bilinear` or `bicubic`.
- * @param {boolean} tallDown Whether images that lose height above all are resized down before
+ * @param {boolean} verticalFirst Whether images that lose height above all are resized down before
  *   across, as by Pillow from 13 on.
  * @returns {Uint8Array} Red, green, blue; row by row.
  */
-export function resize(read, width, height, toWidth, toHeight, interpolation, tallDown) {
+export function resize(read, width, height, toWidth, toHeight, interpolation, verticalFirst) {
   const columns = taps(width, toWidth, interpolation);
   const rows = taps(height, toHeight, interpolation);
-  if (tallDown && height > toHeight && height - toHeight > 2 * (width - toWidth)) {
+  if (verticalFirst && height > toHeight && height - toHeight > 2 * (width - toWidth)) {
     const out = new Uint8Array(toHeight * toWidth * 3);
-    resizeAcross(downInStrips(read, 4 * width, rows), width, toHeight, columns, out);
+    resizeHorizontally(verticallyInStrips(read, 4 * width, rows), width, toHeight, columns, out);
     return out;
   }
   const across = new Uint8Array(height * toWidth * 3);
   for (let top = 0; top < height; top += STRIP) {
     const count = Math.min(STRIP, height - top);
-    resizeAcross(read(top, count), width, count, columns, across.subarray(top * toWidth * 3));
+    resizeHorizontally(read(top, count), width, count, columns, across.subarray(top * toWidth * 3));
   }
   return resizeDown(across, toWidth * 3, rows, 0);
 }
@@ -102,7 +102,7 @@ export function resize(read, width, height, toWidth, toHeight, interpolation, ta
  * @param {number} stride Bytes of a row.
  * @param {Tap[]} rows
  */
-function downInStrips(read, stride, rows) {
+function verticallyInStrips(read, stride, rows) {
   const out = new Uint8Array(rows.length * stride);
   const end = (/** @type {Tap} */ { first, weights }) => first + weights.length;
   for (let row = 0; row < rows.length; ) {
@@ -123,7 +123,7 @@ function downInStrips(read, stride, rows) {
  * @param {Tap[]} columns
  * @param {Uint8Array} out Three bytes each.
  */
-function resizeAcross(pixels, width, rows, columns, out) {
+function resizeHorizontally(pixels, width, rows, columns, out) {
   let to = 0;
   for (let row = 0; row < rows; row++) {
     const start = row * width;

@@ -1,14 +1,14 @@
-// An answer as a list, and in words.
+// A prediction as a list, and in words.
 
 import { element, percent } from "./dom.js";
 
-/** @import { Answer, Facts } from "./types.js" */
-/** @import { Choices } from "./drawing.js" */
+/** @import { Prediction, PageInfo } from "./types.js" */
+/** @import { Settings } from "./drawing.js" */
 
-/** So many classes are listed. */
+/** Classes in the list. */
 const TOP = 5;
 
-/** So many kinds of objects are spoken. */
+/** Kinds of objects in words. */
 const SPOKEN = 6;
 
 /**
@@ -20,45 +20,45 @@ const SPOKEN = 6;
  */
 
 /**
- * An answer as a list.
+ * A prediction as a list.
  *
- * @param {Answer} answer
- * @param {Facts} facts
- * @param {Choices} choices
+ * @param {Prediction} prediction
+ * @param {PageInfo} info
+ * @param {Settings} settings
  * @returns {HTMLElement}
  */
-export function listed(answer, facts, choices) {
-  const rows = rowsOf(answer, facts, choices);
+export function predictionList(prediction, info, settings) {
+  const rows = rowsOf(prediction, info, settings);
   if (!rows.length) {
-    return element("p", { class: "soft" }, `Nothing with ${percent(choices.least)} or more.`);
+    return element("p", { class: "soft" }, `No boxes with a score of ${percent(settings.minScore)} or more.`);
   }
-  return element("ol", { class: "answers" }, ...rows.map(rowOf));
+  return element("ol", { class: "predictions" }, ...rows.map(rowOf));
 }
 
 /**
- * @param {Answer} answer
- * @param {Facts} facts
- * @param {Choices} choices
+ * @param {Prediction} prediction
+ * @param {PageInfo} info
+ * @param {Settings} settings
  * @returns {Row[]}
  */
-function rowsOf(answer, facts, choices) {
-  if (answer.task === "detection") {
-    return answer.boxes
-      .filter(({ score }) => score >= choices.least)
+function rowsOf(prediction, info, settings) {
+  if (prediction.task === "detection") {
+    return prediction.boxes
+      .filter(({ score }) => score >= settings.minScore)
       .map(({ label, score }) => ({
-        name: facts.classes[label],
+        name: info.classes[label],
         value: percent(score),
         share: score,
-        colour: facts.colours[label],
+        colour: info.colours[label],
       }));
   }
-  const masks = answer.task === "segmentation";
-  const likely = masks ? answer.mask.shares : answer.classes.slice(0, TOP);
-  return likely.map(({ label, share }) => ({
-    name: facts.classes[label],
+  const masks = prediction.task === "segmentation";
+  const shares = masks ? prediction.mask.shares : prediction.classes.slice(0, TOP);
+  return shares.map(({ label, share }) => ({
+    name: info.classes[label],
     value: percent(share),
     share,
-    colour: masks ? facts.colours[label] : undefined,
+    colour: masks ? info.colours[label] : undefined,
   }));
 }
 
@@ -82,24 +82,24 @@ function rowOf({ name, value, share, colour }) {
 }
 
 /**
- * An answer in a sentence, for those who hear the page.
+ * A prediction in words, for screen readers.
  *
- * @param {Answer} answer
- * @param {Facts} facts
- * @param {Choices} choices
+ * @param {Prediction} prediction
+ * @param {PageInfo} info
+ * @param {Settings} settings
  */
-export function spoken(answer, facts, choices) {
-  if (answer.task === "detection") {
+export function predictionText(prediction, info, settings) {
+  if (prediction.task === "detection") {
     const counts = new Map();
-    for (const { label, score } of answer.boxes) {
-      if (score >= choices.least) counts.set(label, (counts.get(label) ?? 0) + 1);
+    for (const { label, score } of prediction.boxes) {
+      if (score >= settings.minScore) counts.set(label, (counts.get(label) ?? 0) + 1);
     }
     const kinds = [...counts].slice(0, SPOKEN);
-    return kinds.map(([label, count]) => `${count} ${facts.classes[label]}`).join(", ") || "nothing";
+    return kinds.map(([label, count]) => `${count} ${info.classes[label]}`).join(", ") || "no objects";
   }
-  const likely = answer.task === "segmentation" ? answer.mask.shares : answer.classes;
-  return likely
+  const shares = prediction.task === "segmentation" ? prediction.mask.shares : prediction.classes;
+  return shares
     .slice(0, 3)
-    .map(({ label, share }) => `${facts.classes[label]} ${percent(share)}`)
+    .map(({ label, share }) => `${info.classes[label]} ${percent(share)}`)
     .join(", ");
 }

@@ -1,9 +1,9 @@
-// Shapes of what the modules hand to each other; for editors and type checkers alone.
+// Types that the modules share; for editors and type checkers only.
 
 /**
- * How an image gets its size; the same words as Python's `Preprocessing`.
+ * How an image is resized; as Python's `Preprocessing`.
  *
- * @typedef {object} Rule
+ * @typedef {object} Preprocessing
  * @property {"crop" | "stretch" | "shortest_edge"} resize_mode
  * @property {number} resize Pixels of the short side before the crop.
  * @property {number} crop Pixels of the square's side.
@@ -14,23 +14,23 @@
  * One build of the runtime.
  *
  * @typedef {object} Build
- * @property {string} script Address of its module.
- * @property {string} binary Address of its WebAssembly, compressed by gzip.
+ * @property {string} script URL of its module.
+ * @property {string} binary URL of its WebAssembly, compressed by gzip.
  * @property {number} bytes Of both together.
  */
 
 /**
- * What `page.json` says of the model.
+ * The content of `page.json`.
  *
- * @typedef {object} Facts
+ * @typedef {object} PageInfo
  * @property {string} model
  * @property {"classification" | "detection" | "segmentation"} task
  * @property {string[]} classes In the order of the model's outputs.
  * @property {string[]} colours Of the classes, as CSS writes them.
- * @property {Rule} preprocessing
- * @property {number} multiple Sides of `short` are whole multiples of this.
- * @property {number} longest No image is longer than so many times its short side.
- * @property {boolean} tall_down See `resize.js`.
+ * @property {Preprocessing} preprocessing
+ * @property {number} multiple With `shortest_edge`, sides are multiples of this.
+ * @property {number} longest The largest ratio of long to short side.
+ * @property {boolean} vertical_first See `resize.js`.
  * @property {boolean} dynamic Whether the model takes images of any size.
  * @property {"fp32" | "fp16"} precision
  * @property {string | null} quantize
@@ -40,25 +40,25 @@
  * @property {string} version Of MobileViT's library.
  * @property {{path: string, bytes: number}} file The model.
  * @property {{name: string, version: string, wasm: Build, webgpu: Build}} runtime
- * @property {Test | null} test Null where the folder has no test photo.
+ * @property {Test | null} test Null if the folder has no test image.
  */
 
 /**
- * Addresses of the test photo and of what Python makes of it.
+ * URLs of the test image and of Python's results.
  *
  * @typedef {object} Test
- * @property {string} photo
- * @property {string} frame The photo as Python resizes and crops it.
- * @property {string} answer See `Expected`.
+ * @property {string} image
+ * @property {string} frame The image as Python resizes and crops it.
+ * @property {string} prediction See `Expected`.
  * @property {number} bytes Of all three.
  */
 
 /**
- * Python's answer of the test photo.
+ * Python's prediction for the test image.
  *
  * @typedef {object} Expected
- * @property {string} by Who gave it, such as `PyTorch 2.14`.
- * @property {number | null} bound How far answers may differ; null of a quantised model.
+ * @property {string} by Its source, such as `PyTorch 2.14`.
+ * @property {number | null} tolerance Largest difference; null for a quantized model.
  * @property {number[]} [probabilities] Of classification.
  * @property {ExpectedBoxes} [boxes] Of detection.
  * @property {ExpectedMask} [mask] Of segmentation.
@@ -66,8 +66,8 @@
 
 /**
  * @typedef {object} ExpectedBoxes
- * @property {number} overlap Above which a likelier box of the same class suppresses another.
- * @property {number[]} floors For each class: boxes below may be there or not.
+ * @property {number} overlap IoU above which a more probable box of a class suppresses another.
+ * @property {number[]} floors Of each class: boxes with lower scores can be missing.
  * @property {number[][]} found Boxes: label, score, x1, y1, x2, y2.
  * @property {number[][]} candidates The same before suppression.
  */
@@ -77,8 +77,8 @@
  * @property {number} height
  * @property {number} width
  * @property {number[]} runs Class, number of pixels, class, number of pixels, ...
- * @property {number} limit Classes less likely than a pixel's likeliest by more are not listed.
- * @property {number[][]} close Pixel, another class, how much less likely it is.
+ * @property {number} limit Classes whose gap to the highest probability is larger are not listed.
+ * @property {number[][]} close Pixel, another class, how much less probable it is.
  */
 
 /**
@@ -98,7 +98,7 @@
  */
 
 /**
- * A decoded image.
+ * A decodeImage image.
  *
  * @typedef {object} Image
  * @property {CanvasImageSource} image Upright.
@@ -114,13 +114,13 @@
  */
 
 /**
- * What the model gives, by name; see `mobilevit export`.
+ * The model's outputs by name; see `mobilevit export`.
  *
  * @typedef {Record<string, Output>} Outputs
  */
 
 /**
- * @typedef {{label: number, share: number}} Likely
+ * @typedef {{label: number, share: number}} ClassShare
  * `share`: a probability, or a class's share of the pixels.
  */
 
@@ -136,25 +136,25 @@
  * @property {Uint8Array | Int32Array} labels Row by row.
  * @property {number} width
  * @property {number} height
- * @property {Likely[]} shares Of the classes in it, the largest first.
+ * @property {ClassShare[]} shares Of its classes, the largest first.
  */
 
 /**
- * @typedef {{task: "classification", classes: Likely[]}
+ * @typedef {{task: "classification", classes: ClassShare[]}
  *  | {task: "detection", boxes: Box[], full: boolean}
- *  | {task: "segmentation", mask: Mask}} Answer
- * `full`: whether the model had no place for more boxes.
+ *  | {task: "segmentation", mask: Mask}} Prediction
+ * `full`: whether all boxes of the output are in use.
  */
 
 /**
- * What runs the model, once it is loaded.
+ * The runtime of a loaded model.
  *
- * @typedef {object} Running
+ * @typedef {object} RuntimeInfo
  * @property {"webgpu" | "wasm"} backend
  * @property {number} threads Of WebAssembly.
- * @property {string} adapter The GPU in words; empty without one.
- * @property {number} fetched Milliseconds that fetching took.
- * @property {number} started Milliseconds from there to the end of the first run.
+ * @property {string} adapter Name of the GPU; empty without one.
+ * @property {number} fetched Milliseconds of fetching.
+ * @property {number} started Milliseconds from then to the end of the first run.
  */
 
 export {};

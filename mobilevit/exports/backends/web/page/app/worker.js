@@ -1,6 +1,6 @@
-// The worker that holds ONNX Runtime and the model. It answers one message after the other.
+// The worker that holds ONNX Runtime and the model. It handles one message after the other.
 
-/** @import { Outputs, Running } from "./types.js" */
+/** @import { Outputs, RuntimeInfo } from "./types.js" */
 
 /** @type {any} ONNX Runtime's module. */
 let ort;
@@ -11,25 +11,25 @@ const CALLS = { load, run, measure };
 
 let turn = Promise.resolve();
 self.onmessage = ({ data }) => {
-  turn = turn.then(() => answer(data));
+  turn = turn.then(() => reply(data));
 };
 
-/** @param {{id: number, call: keyof typeof CALLS, given: any}} message */
-async function answer({ id, call, given }) {
+/** @param {{id: number, call: keyof typeof CALLS, options: any}} message */
+async function reply({ id, call, options }) {
   try {
-    const result = await CALLS[call](given, (progress) => self.postMessage({ id, progress }));
+    const result = await CALLS[call](options, (progress) => self.postMessage({ id, progress }));
     self.postMessage({ id, result });
   } catch (error) {
-    // Emscripten throws numbers where memory is short.
+    // Emscripten throws numbers when out of memory.
     self.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
   }
 }
 
 /**
  * @param {{backend: "webgpu" | "wasm", threads: number, script: string, binary: string,
- *   model: string, side: number}} given
+ *   model: string, side: number}} options
  * @param {(bytes: number) => void} progress
- * @returns {Promise<Running>}
+ * @returns {Promise<RuntimeInfo>}
  */
 async function load({ backend, threads, script, binary, model, side }, progress) {
   const begun = performance.now();
@@ -37,8 +37,8 @@ async function load({ backend, threads, script, binary, model, side }, progress)
   const count = (/** @type {number} */ more) => progress((bytes += more));
   const [module, wasm, weights] = await Promise.all([
     import(script),
-    fetched(binary, count).then(unpacked),
-    fetched(model, count),
+    fetchBytes(binary, count).then(decompress),
+    fetchBytes(model, count),
   ]);
   const fetchedAt = performance.now();
   ort = module;
@@ -46,7 +46,7 @@ async function load({ backend, threads, script, binary, model, side }, progress)
   ort.env.wasm.wasmBinary = wasm;
   ort.env.wasm.numThreads = threads;
   session = await ort.InferenceSession.create(weights, { executionProviders: [backend] });
-  // The first run compiles a GPU's programs and takes memory; it is part of starting.
+  // The first run compiles GPU programs and allocates memory; it is part of starting.
   await run({ pixels: new Uint8Array(side * side * 3), width: side, height: side });
   return {
     backend,
@@ -62,11 +62,13 @@ async function load({ backend, threads, script, binary, model, side }, progress)
  * @param {(bytes: number) => void} count
  * @returns {Promise<Uint8Array>}
  */
-async function fetched(address, count) {
-  const answer = await fetch(address);
-  if (!answer.ok || !answer.body) throw new Error(`${address} cannot be read: ${answer.status}`);
+async function fetchBytes(address, count) {
+  const response = await fetch(address);
+  if (!response.ok || !response.body) {
+    throw new Error(`${address} cannot be read: ${response.status}`);
+  }
   const parts = [];
-  const reader = answer.body.getReader();
+  const reader = response.body.getReader();
   for (;;) {
     const { done, value } = await reader.read();
     if (done) break;
@@ -77,19 +79,19 @@ async function fetched(address, count) {
 }
 
 /**
- * Undo gzip, unless the server has told the browser to do so.
+ * Decompress gzip, unless the browser has done so already.
  *
  * @param {Uint8Array} bytes
  * @returns {Promise<ArrayBuffer>}
  */
-function unpacked(bytes) {
+function decompress(bytes) {
   const stream = new Blob([/** @type {BlobPart} */ (bytes)]).stream();
   const packed = bytes[0] === 0x1f && bytes[1] === 0x8b;
   const plain = packed ? stream.pipeThrough(new DecompressionStream("gzip")) : stream;
   return new Response(plain).arrayBuffer();
 }
 
-/** The GPU in words, as far as the browser tells. */
+/** The name of the GPU, as far as the browser gives it. */
 async function adapterName() {
   const gpu = /** @type {any} */ (navigator).gpu;
   const info = (await gpu?.requestAdapter())?.info;
@@ -104,16 +106,16 @@ async function adapterName() {
 async function run({ pixels, width, height }) {
   const image = new ort.Tensor("uint8", pixels, [1, height, width, 3]);
   const begun = performance.now();
-  const said = await session.run({ image });
+  const results = await session.run({ image });
   const time = performance.now() - begun;
   /** @type {Outputs} */
   const outputs = {};
-  for (const [name, { data, dims }] of Object.entries(said)) outputs[name] = { data, dims };
+  for (const [name, { data, dims }] of Object.entries(results)) outputs[name] = { data, dims };
   return { outputs, time };
 }
 
 /**
- * @param {{pixels: Uint8Array, width: number, height: number, warmUp: number, runs: number}} given
+ * @param {{pixels: Uint8Array, width: number, height: number, warmUp: number, runs: number}} options
  * @param {(done: number) => void} progress
  * @returns {Promise<number[]>}
  */

@@ -1,25 +1,25 @@
-// From the model's outputs to an answer.
+// From the model's outputs to a prediction.
 
-/** @import { Answer, Box, Facts, Likely, Mask, Output, Outputs } from "./types.js" */
+/** @import { Prediction, Box, PageInfo, ClassShare, Mask, Output, Outputs } from "./types.js" */
 
 /**
- * @param {Facts} facts
+ * @param {PageInfo} info
  * @param {Outputs} outputs Of one image.
- * @returns {Answer}
+ * @returns {Prediction}
  */
-export function answerOf(facts, outputs) {
-  if (facts.task === "detection") {
+export function predictionOf(info, outputs) {
+  if (info.task === "detection") {
     const boxes = boxesOf(outputs);
-    return { task: facts.task, boxes, full: boxes.length === outputs.scores.data.length };
+    return { task: info.task, boxes, full: boxes.length === outputs.scores.data.length };
   }
-  if (facts.task === "segmentation") return { task: facts.task, mask: maskOf(outputs.mask) };
+  if (info.task === "segmentation") return { task: info.task, mask: maskOf(outputs.mask) };
   const shares = Array.from(outputs.probabilities.data);
-  return { task: facts.task, classes: sorted(shares.map((share, label) => ({ label, share }))) };
+  return { task: info.task, classes: sorted(shares.map((share, label) => ({ label, share }))) };
 }
 
 /**
- * @param {Likely[]} classes
- * @returns {Likely[]} The likeliest first.
+ * @param {ClassShare[]} classes
+ * @returns {ClassShare[]} The most probable first.
  */
 function sorted(classes) {
   return classes.sort((one, other) => other.share - one.share);
@@ -27,7 +27,7 @@ function sorted(classes) {
 
 /**
  * @param {Outputs} outputs
- * @returns {Box[]} The likeliest first.
+ * @returns {Box[]} The most probable first.
  */
 function boxesOf({ boxes, scores, labels }) {
   return Array.from(labels.data, (label, place) => ({
