@@ -1,4 +1,4 @@
-"""The controls of a page: camera, files, benchmark, keyboard; and what servers and browsers lack."""
+"""The controls of a page: camera, files, benchmark, keyboard; and limits of servers and browsers."""
 
 from __future__ import annotations
 
