@@ -1,4 +1,4 @@
-"""The controls of a page: camera, files, benchmark, keyboard; and limits of servers and browsers."""
+"""The controls of a page: camera, files, benchmark, keyboard, and what servers lack."""
 
 from __future__ import annotations
 
