@@ -26,7 +26,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mobilevit.data.formats.folders import images_below
+from mobilevit.data.formats.files import images_below
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import TrainingSet

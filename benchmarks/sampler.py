@@ -20,13 +20,14 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from mobilevit.data.formats.folders import splits
+from mobilevit.data.open import open_splits
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
     scales,
 )
-from mobilevit.data.samples import FolderSamples
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import build
 from mobilevit.tasks.classification.dataset import TrainingSet
@@ -98,11 +99,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
-    train = splits(options.folder).train
+    train = open_splits(LabelSamples, DataOptions(root=options.folder, check=False)).train
     transform = TrainTransform(AugmentOptions(), Preprocessing())
     classes, samples = len(train.classes), options.images or len(train)
     dataset = TrainingSet(
-        FolderSamples(train),
+        train,
         transform,
         BatchMix(AugmentOptions(), classes),
         seed=0,

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from mobilevit.data.class_names import class_names
-from mobilevit.data.formats.folders import DataError, TrainVal, splits
+from mobilevit.data.errors import DataError
+from mobilevit.data.open import open_splits
+from mobilevit.data.options import DataOptions
 from mobilevit.data.shards.index import ShardIndex
 from mobilevit.data.shards.open import expand_braces, is_pattern
 from mobilevit.data.shards.write import index_shards, write_shards
-from mobilevit.data.validate import readable
+from mobilevit.data.splits import LabelSamples
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.tables import render, table
 
@@ -96,13 +98,13 @@ def shard(
     else:
         if (val, classes) != (None, None):
             raise ValueError("val and classes are for existing shards, not for a folder")
-        found = splits(source, val_fraction=val_fraction, seed=seed)
+        data = DataOptions(root=source, val_fraction=val_fraction, on_bad=on_bad)
+        found = open_splits(LabelSamples, data, seed=seed)
         log.info("%s", found.note)
-        train, held_out = readable(found.train, found.val, on_bad=on_bad, workers=workers)
         if folder.resolve().is_relative_to(Path(source).resolve()):
             raise DataError(f"{folder}: is inside {source}, whose images are to be written to it")
         index = write_shards(
-            TrainVal(train, held_out, found.note),
+            found,
             folder,
             size=size * 1e6,
             shards=shards,

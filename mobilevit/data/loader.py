@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.sampler import MultiScaleBatchSampler, Order, SampleKey
 from mobilevit.data.shards.order import ShardOrder

@@ -8,8 +8,6 @@ from typing import Protocol
 
 from PIL import Image
 
-from mobilevit.data.formats.folders import DataError, Split
-
 
 class Samples(Protocol):
     """Images with one label each."""
@@ -32,26 +30,6 @@ class Samples(Protocol):
         """The sample's name in messages and reports."""
 
 
-class FolderSamples:
-    """The samples of a folder of class folders."""
-
-    def __init__(self, split: Split) -> None:
-        """Wrap what `scan` or `splits` found."""
-        self.split, self.classes, self.labels = split, split.classes, split.labels
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        return len(self.labels)
-
-    def source(self, index: int) -> Path:
-        """The file."""
-        return self.split.paths[index]
-
-    def name(self, index: int) -> str:
-        """The file's path."""
-        return str(self.split.paths[index])
-
-
 class SampleSubset:
     """The samples of another set at `indices`, in this order."""
 
@@ -71,31 +49,3 @@ class SampleSubset:
     def name(self, index: int) -> str:
         """The sample's name."""
         return self.samples.name(self.indices[index])
-
-
-class RelabelledSamples:
-    """The samples of another set, with labels that are indices into `classes`."""
-
-    def __init__(self, samples: Samples, classes: tuple[str, ...]) -> None:
-        """Match classes by name.
-
-        Raises:
-            DataError: a class of `samples` is not among `classes`.
-        """
-        if unknown := [name for name in samples.classes if name not in classes]:
-            raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
-        self.samples, self.classes = samples, classes
-        new = [classes.index(name) for name in samples.classes]
-        self.labels = [new[label] for label in samples.labels]
-
-    def __len__(self) -> int:
-        """The number of samples."""
-        return len(self.labels)
-
-    def source(self, index: int) -> Path | bytes | Image.Image:
-        """The image, as `open_image` takes it."""
-        return self.samples.source(index)
-
-    def name(self, index: int) -> str:
-        """The sample's name."""
-        return self.samples.name(index)

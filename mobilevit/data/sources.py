@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mobilevit.data.formats.folders import DataError, images_below
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.files import images_below
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
 from mobilevit.data.preprocessing import preprocess
 from mobilevit.models.config import Preprocessing

@@ -1,344 +1,277 @@
-"""Look at a data set before training on it: all its broken files at once, and what is odd."""
+"""Validation of a data set: the same for training, which refuses it, and `mobilevit check`."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
+from array import array
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median_low
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypeVar
 
-from mobilevit.data.formats.folders import DataError, Split, TrainVal, splits
+import numpy as np
+
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import MISSING_IMAGES, Issue, ParsedDataset, Severity
 from mobilevit.data.images import ImageError, ImageFacts, image_facts, open_image
-from mobilevit.data.paths import Paths
+from mobilevit.data.splits import Examination, Samples
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.progress import progress_bar
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mobilevit.data.shards.samples import Shards
+
+Depth: TypeAlias = Literal["annotations", "headers", "decode"]
+"""What is read: annotation files only; also headers and ends of images; or all of the images."""
 
 TINY_CLASS = 10
 """Classes with fewer training images than this are pointed out."""
 SMALL_SIDE = 32
 """Images with a side of fewer pixels than this are pointed out."""
+MAX_LISTED = 20
+"""So many issues of a category are written out, unless training refuses the data for them."""
 
-_WAITING = 1 << 13  # files that are given out at once
-_CHUNK = 16  # files per task: few enough for smooth progress, enough to make tasks cheap
+UNREADABLE_IMAGES = "images that cannot be read"
+REPEATED_IMAGES = "images stated more than once"
+SHARED_IMAGES = "images in two splits"
+CONFLICTING_LABELS = "images in two classes"
+CLASSES = "classes"
+IMAGE_FILES = "image files"
 
-
-@dataclass(frozen=True)
-class BadFile:
-    """An image file that cannot be trained on."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
-class Readable:
-    """An image file that can be trained on, as far as was looked."""
-
-    path: Path
-    facts: ImageFacts
-    digest: bytes | None
-    """Hash of the file's bytes; None where they were not read."""
+_WAITING = 1 << 13  # samples handed out at once
+_CHUNK = 16  # samples per task: few enough for smooth progress, enough to make tasks cheap
+_DEPTHS = {
+    "annotations": "annotations read",
+    "headers": "headers and file ends read",
+    "decode": "every image decoded",
+}
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Upright sizes of the readable images, in pixels: (smallest, median, largest)."""
+class SplitSummary:
+    """What is in one split."""
 
-    width: tuple[int, int, int]
-    height: tuple[int, int, int]
-    small: int
-    """Images with a side below `SMALL_SIDE`."""
+    images: int
+    unreadable: int
+    """Images that are missing, broken or no images."""
+    classes: dict[str, int]
+    """Images, boxes or pixels of each class."""
+    extra: dict[str, int] = field(default_factory=dict)
+    """What the task counts besides."""
 
 
-@dataclass(frozen=True)
-class CheckReport:
-    """What a check found.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What validation found. A folder that is no data set has no report: reading it raises."""
 
-    Broken files are errors: training would stop at them. Everything else is a warning, for the
-    owner of the data to evaluate. A data set whose folders do not fit together gets no report;
-    `check` raises.
-    """
-
-    root: Path
+    root: str
     note: str
-    """How train and val came about."""
-    quick: bool
-    """Headers and file ends only; then duplicates were not looked for."""
-    files: int
-    bad: tuple[BadFile, ...]
-    """Broken, truncated, empty, too large, or no image at all."""
-    misnamed: tuple[tuple[Path, str], ...]
-    """Readable files whose extension is of another format than their content, which is given."""
-    ignored: tuple[Path, ...]
-    """Visible files that are no samples; see `Split.ignored`."""
-    empty: tuple[str, ...]
-    """Class folders of train without images."""
-    train_counts: dict[str, int]
-    val_counts: dict[str, int]
-    duplicates_across_splits: tuple[tuple[Path, Path], ...]
-    """Files of equal bytes in train and val: they make the result look better than it is."""
-    conflicts: tuple[tuple[Path, Path], ...]
-    """Files of equal bytes in two classes of the same split: at least one label is wrong."""
-    sizes: Sizes | None
-    """None where no file is readable."""
-    modes: dict[str, int]
-    """Pillow's name of the stored channels -> files, the most frequent first."""
-    formats: dict[str, int]
-    """Format of the content -> files, the most frequent first."""
-    animated: int
-    """Files with more than one image, of which the first is used."""
+    """How the splits were found or made."""
+    depth: Depth
+    unit: str
+    """What `SplitSummary.classes` counts: images, boxes or pixels."""
+    splits: dict[str, SplitSummary]
+    issues: tuple[Issue, ...]
+    details: tuple[str, ...] = ()
+    """Sizes, formats and modes of the images."""
+    unusable: dict[str, frozenset[int]] = field(default_factory=dict)
+    """Split -> samples that training cannot use."""
 
-    @property
-    def missing_in_val(self) -> tuple[str, ...]:
-        """Classes of train that val has no image of."""
-        return tuple(name for name, count in self.val_counts.items() if count == 0)
-
-    @property
-    def tiny_classes(self) -> dict[str, int]:
-        """Classes with fewer than `TINY_CLASS` images in train."""
-        return {name: count for name, count in self.train_counts.items() if count < TINY_CLASS}
+    def of_severity(self, *severities: Severity) -> list[Issue]:
+        """The issues of some severities."""
+        return [issue for issue in self.issues if issue.severity in severities]
 
     @property
     def ok(self) -> bool:
-        """Whether training can run over all of it."""
-        return not self.bad
+        """Whether nothing is wrong; what is only unusual does not count."""
+        return not self.of_severity("blocking", "error")
 
     @property
     def exit_code(self) -> int:
-        """0 where training can run over all of it, else 1."""
+        """0 where nothing is wrong, else 1."""
         return 0 if self.ok else 1
 
     def __str__(self) -> str:
-        """Give the report as text for a person, each bad file on a line of its own."""
-        return "\n".join([*self._summary(), *self._warnings(), *self._errors()])
+        """The report as text, with a line for each issue."""
+        total = sum(summary.images for summary in self.splits.values())
+        lines = [f"{self.root}: {total} images, {_DEPTHS[self.depth]}", f"  {self.note}"]
+        lines += [f"  {line}" for line in (*self._table(), *self.details)]
+        for severity in ("warning", "error", "blocking"):
+            by_category: dict[str, list[Issue]] = {}
+            for issue in self.of_severity(severity):
+                by_category.setdefault(issue.category, []).append(issue)
+            level = "warning" if severity == "warning" else "error"
+            for category, issues in by_category.items():
+                limit = len(issues) if severity == "blocking" else MAX_LISTED
+                lines += [f"{level}: {issue}" for issue in issues[:limit]]
+                if len(issues) > limit:
+                    lines.append(f"{level}: ... {len(issues) - limit} more: {category}")
+        counts = Counter(issue.category for issue in self.of_severity("blocking", "error"))
+        lines.append("; ".join(f"{name}: {n}" for name, n in counts.items()) or "no errors found")
+        return "\n".join(lines)
 
-    def _summary(self) -> Iterator[str]:
-        how = "headers and file ends" if self.quick else "every file decoded"
-        yield f"{self.root}: {self.files} image files, {how}"
-        yield f"  {self.note}"
-        width = max(map(len, self.train_counts))
-        yield f"  {'class':<{width}}  {'train':>7}  {'val':>7}"
-        for name, count in self.train_counts.items():
-            yield f"  {name:<{width}}  {count:>7}  {self.val_counts[name]:>7}"
-        if self.sizes is not None:
-            for side, (low, median, high) in (
-                ("width", self.sizes.width),
-                ("height", self.sizes.height),
-            ):
-                yield f"  {side}: {low} to {high} pixels, median {median}"
-            yield f"  formats: {_listed(self.formats)}; modes: {_listed(self.modes)}"
-
-    def _warnings(self) -> Iterator[str]:
-        if self.missing_in_val:
-            yield f"warning: no image in val of: {', '.join(self.missing_in_val)}"
-        if self.tiny_classes:
-            yield f"warning: fewer than {TINY_CLASS} in train: {_listed(self.tiny_classes)}"
-        if self.empty:
-            yield f"warning: folders without images, not taken for classes: {', '.join(self.empty)}"
-        if self.sizes is not None and self.sizes.small:
-            yield f"warning: {self.sizes.small} images have a side below {SMALL_SIDE} pixels"
-        if self.animated:
-            yield f"warning: {self.animated} files hold more than one image; the first is used"
-        if self.ignored:
-            extensions = Counter(path.suffix.lower() or "none" for path in self.ignored)
-            yield f"warning: {len(self.ignored)} other files ignored, extensions: " + _listed(
-                dict(extensions.most_common())
-            )
-        for path, content in self.misnamed:
-            yield f"warning: {path}: content is {content}, whatever its name says; it is read"
-        for first, second in self.conflicts:
-            yield f"warning: {first} and {second} are the same file in two classes"
-        for first, second in self.duplicates_across_splits:
-            yield f"warning: {first} (train) and {second} (val) are the same file"
-
-    def _errors(self) -> Iterator[str]:
-        for file in self.bad:
-            yield f"error: {file.path}: {file.reason}"
-        if self.bad:
-            yield f"{len(self.bad)} of {self.files} files cannot be read"
+    def _table(self) -> Iterator[str]:
+        summaries = list(self.splits.values())
+        rows: list[tuple[str, list[str]]] = [("images", [f"{s.images}" for s in summaries])]
+        if any(summary.unreadable for summary in summaries):
+            rows.append(("  unreadable", [f"{s.unreadable}" for s in summaries]))
+        totals = [sum(summary.classes.values()) for summary in summaries]
+        extra = [dict.fromkeys(name for s in summaries for name in s.extra)]
+        names = dict.fromkeys(name for summary in summaries for name in summary.classes)
+        if self.unit == "pixels":
+            for name in names:
+                parts = [s.classes.get(name, 0) for s in summaries]
+                rows.append((name, _shares(parts, totals)))
+            for name in extra[0]:
+                parts = [s.extra.get(name, 0) for s in summaries]
+                every = [total + part for total, part in zip(totals, parts, strict=True)]
+                rows.append((f"({name})", _shares(parts, every)))
         else:
-            yield "every file can be read" if not self.quick else "no broken file found"
+            if self.unit != "images":
+                rows.append((self.unit, [f"{total}" for total in totals]))
+            rows += [(f"  {n}", [f"{s.extra.get(n, 0)}" for s in summaries]) for n in extra[0]]
+            rows += [(n, [f"{s.classes.get(n, 0)}" for s in summaries]) for n in names]
+        width = max(len(name) for name, _ in rows)
+        yield f"{'':<{width}}" + "".join(f"  {name:>9}" for name in self.splits)
+        for name, cells in rows:
+            yield f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in cells)
 
 
-def check(
+def _shares(parts: Sequence[int], totals: Sequence[int]) -> list[str]:
+    return [f"{part / max(1, total):.2%}" for part, total in zip(parts, totals, strict=True)]
+
+
+def validate(
     root: str | os.PathLike[str],
+    splits: Mapping[str, Samples],
     *,
+    issues: Sequence[Issue] = (),
+    note: str = "",
+    depth: Depth,
+    warnings: bool = True,
     workers: int | None = None,
-    quick: bool = False,
     progress: bool = True,
-    val_fraction: float = 0.2,
-    seed: int = 0,
-) -> CheckReport:
-    """Examine every image of a data set as `splits` finds it, and report all that is wrong.
+) -> Report:
+    """Look at annotations, images and what lies on them, and report all that is wrong.
 
     Args:
-        root: as for `splits`, and so are `val_fraction` and `seed`.
-        workers: threads; as many as the machine has processors unless given. Decoding and hashing
-            run outside Python's lock, so threads do, without the cost of starting processes.
-        quick: read headers and file ends instead of decoding all. Finds what is no image, empty,
-            cut off or too large; not what is damaged within, and no duplicates.
+        root: the data set, for the report.
+        splits: its samples.
+        issues: what is known already, such as of `divide`.
+        note: how the splits came about.
+        depth: what to read. "headers" finds files that are no images, empty, cut off or too large;
+            "decode" also what is damaged within, and images of equal bytes.
+        warnings: also look for what is only unusual.
+        workers: threads; by default as many as there are cores. Decoding and hashing run outside
+            Python's lock, so threads do, without the cost of starting processes.
         progress: show a progress bar where there is a terminal.
 
     Raises:
-        DataError: the folders do not make a data set; see `splits`.
         ValueError: `workers` is less than 1.
     """
     workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    data = splits(root, val_fraction=val_fraction, seed=seed)
-    paths = [*data.train.paths, *data.val.paths]
-    findings = examine_all(paths, workers=workers, quick=quick, progress=progress)
-    good = [finding for finding in findings if isinstance(finding, Readable)]
-    facts = [finding.facts for finding in good]
-    across, conflicts = _duplicates(data, good)
-    return CheckReport(
-        root=Path(root),
-        note=data.note,
-        quick=quick,
-        files=len(paths),
-        bad=tuple(finding for finding in findings if isinstance(finding, BadFile)),
-        misnamed=tuple((g.path, g.facts.format) for g in good if not g.facts.extension_matches),
-        ignored=data.train.ignored + data.val.ignored,
-        empty=data.train.empty,
-        train_counts=data.train.counts(),
-        val_counts=data.val.counts(),
-        duplicates_across_splits=across,
-        conflicts=conflicts,
-        sizes=_sizes(facts) if facts else None,
-        modes=dict(Counter(fact.mode for fact in facts).most_common()),
-        formats=dict(Counter(fact.format for fact in facts).most_common()),
-        animated=sum(fact.frames > 1 for fact in facts),
+    found = [*_dataset_issues(splits, warnings=warnings), *issues]
+    missing = {
+        (id(samples.dataset), issue.image)
+        for samples in splits.values()
+        for issue in samples.dataset.issues
+        if issue.category == MISSING_IMAGES
+    }
+    tallies = {name: _Tally(samples, warnings) for name, samples in splits.items()}
+    for name, samples in splits.items():
+
+        def look(index: int, samples: Samples = samples) -> _Look:
+            exists = (id(samples.dataset), int(samples.indices[index])) not in missing
+            return _look(samples, index, depth if exists else "annotations")
+
+        results = parallel(look, range(len(samples)), workers=workers, progress=progress)
+        for index, result in enumerate(results):
+            tallies[name].add(index, result)
+        found += tallies[name].issues
+    if warnings:
+        found += _class_warnings(root, splits, tallies, depth)
+        found += _image_warnings(root, tallies)
+        found += _equal_images(splits, tallies)
+    classes = list(dict.fromkeys(name for samples in splits.values() for name in samples.classes))
+    found = list(dict.fromkeys(found))  # an image in two splits has the same issues in both
+    return Report(
+        root=os.fspath(root),
+        note=note,
+        depth=depth,
+        unit=next(iter(splits.values())).unit if splits else "images",
+        splits={name: tally.summary(classes) for name, tally in tallies.items()},
+        issues=tuple(found),
+        details=tuple(_details(tallies)),
+        unusable={name: _unusable(splits[name], tallies[name]) for name in splits},
     )
 
 
-def readable(
-    *splits: Split,
-    on_bad: Literal["error", "skip"] = "error",
-    workers: int | None = None,
-    progress: bool = True,
-) -> tuple[Split, ...]:
-    """Give splits without the files that cannot be read, or none.
-
-    To leave files out all of them must be known ahead, so `skip` decodes every file; `error` takes
-    the quick look, and leaves what is damaged within to whoever reads the file.
-
-    Args:
-        splits: what to look at.
-        on_bad: what to do about bad files: raise an error that names all, or leave them out and
-            log a warning that counts and names them.
-        workers: as for `check`, and so is `progress`.
-
-    Raises:
-        DataError: there are bad files; or a split has no others.
-        ValueError: `on_bad` is another word.
-    """
-    if on_bad not in ("error", "skip"):
-        raise ValueError(f"on_bad must be error or skip, not {on_bad!r}")
-    bad: dict[Path, str] = {}
-    for split in splits:
-        quick = on_bad == "error"
-        bad |= unreadable(split.paths, workers=workers, quick=quick, progress=progress)
-    if not bad:
-        return splits
-    total = sum(map(len, splits))
-    listing = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
-    if on_bad == "error":
-        raise DataError(
-            f"{len(bad)} of {total} files cannot be read; mend or remove them, or leave them "
-            f"out by --data.on_bad skip:\n{listing}"
-        )
-    log.warning("%d skipped:\n%s", len(bad), listing)
-    left = tuple(_without(split, bad) for split in splits)
-    for before, after in zip(splits, left, strict=True):
-        counts = after.counts()
-        lost = [name for name, count in before.counts().items() if count and not counts[name]]
-        if lost:
-            log.warning("no readable image is left in %s of: %s", before.root, ", ".join(lost))
-    return left
+def _dataset_issues(splits: Mapping[str, Samples], *, warnings: bool) -> Iterator[Issue]:
+    """What readers found about these splits and their images."""
+    for samples in splits.values():
+        images = set(samples.indices.tolist())
+        for issue in samples.dataset.issues:
+            if issue.severity == "warning" and not warnings:
+                continue
+            if issue.image is not None:
+                concerned = issue.image in images
+            else:
+                concerned = issue.split is None or issue.split in splits
+            if concerned:
+                yield issue
 
 
-def unreadable(
-    paths: Sequence[Path], *, workers: int | None = None, quick: bool = True, progress: bool = True
-) -> dict[Path, str]:
-    """Look at image files: those that cannot be read -> why not.
-
-    Args:
-        paths: the files.
-        workers: threads that read; by default as many as there are cores.
-        quick: decode only files whose last bytes leave it open whether they were cut off.
-        progress: show a bar, where there is a terminal.
-    """
-    workers = available_cores() if workers is None else workers
-    findings = _examined(paths, workers=workers, quick=quick, progress=progress)
-    return {found.path: found.reason for found in findings if isinstance(found, BadFile)}
+def blocked_images(dataset: ParsedDataset) -> set[int]:
+    """Images that the data set's own issues make unusable."""
+    return {i.image for i in dataset.issues if i.severity == "blocking" and i.image is not None}
 
 
-def _without(split: Split, bad: Container[Path]) -> Split:
-    pairs = zip(split.paths, split.labels, strict=True)
-    kept = [(path, label) for path, label in pairs if path not in bad]
-    if not kept:
-        raise DataError(f"{split.root}: not one of its {len(split)} images can be read")
-    paths, labels = zip(*kept, strict=True)
-    return replace(split, paths=Paths(paths, root=split.root), labels=labels)
+def _unusable(samples: Samples, tally: _Tally) -> frozenset[int]:
+    blocked = blocked_images(samples.dataset)
+    broken = (i for i, image in enumerate(samples.indices.tolist()) if image in blocked)
+    return frozenset(tally.unusable) | frozenset(broken)
 
 
-def examine_all(
-    paths: Sequence[Path], *, workers: int, quick: bool, progress: bool
-) -> list[Readable | BadFile]:
-    """One finding for each path, in the same order."""
-    return list(_examined(paths, workers=workers, quick=quick, progress=progress))
+class _Look(NamedTuple):
+    """What was found in one sample."""
+
+    facts: ImageFacts | None
+    digest: bytes | None
+    """Hash of the file's bytes; None where they were not read."""
+    error: ImageError | None
+    examination: Examination
 
 
-def _examined(
-    paths: Sequence[Path], *, workers: int, quick: bool, progress: bool
-) -> Iterator[Readable | BadFile]:
-    """One finding after another; of many files no more than some are waiting."""
-    with (
-        progress_bar("checking images", len(paths), show=progress) as advance,
-        ThreadPoolExecutor(workers) as executor,
-    ):
-        for begin in range(0, len(paths), _WAITING):
-            some = paths[begin : begin + _WAITING]
-            chunks = [some[start : start + _CHUNK] for start in range(0, len(some), _CHUNK)]
-            for found in executor.map(partial(_examine, quick=quick), chunks):
-                yield from found
-                advance(len(found))
-
-
-def _examine(paths: Sequence[Path], *, quick: bool) -> list[Readable | BadFile]:
-    """Findings on a few files."""
-    findings: list[Readable | BadFile] = []
-    for path in paths:
-        digest = None
+def _look(samples: Samples, index: int, depth: Depth) -> _Look:
+    facts = digest = error = None
+    source = samples.source(index)
+    if depth != "annotations" and isinstance(source, Path):
         try:
-            facts = image_facts(path)
-            if not quick:
-                content = path.read_bytes()
+            facts = image_facts(source)
+            if depth == "decode":
+                content = source.read_bytes()
                 open_image(content)
                 digest = hashlib.blake2b(content, digest_size=16).digest()
-            elif not has_end_marker(path, facts.format):
-                open_image(path)
-        except ImageError as error:
-            findings.append(BadFile(path, error.reason))
-        else:
-            findings.append(Readable(path, facts, digest))
-    return findings
+            elif not is_complete(source, facts.format):
+                open_image(source)
+        except ImageError as reason:
+            facts, error = None, reason
+    examination = samples.examine(index, facts, decode=depth == "decode")
+    return _Look(facts, digest, error, examination)
 
 
-def has_end_marker(path: Path, image_format: str) -> bool:
+def is_complete(path: Path, image_format: str) -> bool:
     """Whether a file has the last bytes of its format, so that it has surely not been cut off.
 
-    False says little: cameras and phones add to the end of files, and most formats have no end
+    False leaves it open: cameras and phones add to the end of files, and most formats have no end
     mark. Only decoding decides then.
     """
     with path.open("rb") as file:
@@ -348,7 +281,7 @@ def has_end_marker(path: Path, image_format: str) -> bool:
         tail = file.read()
     match image_format:
         case "JPEG" | "MPO":
-            return tail.rstrip(b"\x00").endswith(b"\xff\xd9")  # zeros: padding to whole blocks
+            return tail.rstrip(b"\x00").endswith(b"\xff\xd9")  # zeros: padding to full blocks
         case "PNG":
             return tail.endswith(b"\x00\x00\x00\x00IEND\xae\x42\x60\x82")
         case "GIF":
@@ -359,41 +292,217 @@ def has_end_marker(path: Path, image_format: str) -> bool:
             return False
 
 
-_Pairs = tuple[tuple[Path, Path], ...]
+class _Tally:
+    """What was found in one split so far, in little memory: there may be millions of samples."""
+
+    def __init__(self, samples: Samples, warnings: bool) -> None:
+        self.samples, self.warnings = samples, warnings
+        self.issues: list[Issue] = []
+        self.unusable: set[int] = set()
+        self.unreadable = 0
+        self.counts: Counter[int | str] = Counter()
+        self.widths, self.heights = array("I"), array("I")
+        self.modes: Counter[str] = Counter()
+        self.formats: Counter[str] = Counter()
+        self.animated = 0
+        self.digests: dict[int, bytes] = {}
+
+    def add(self, index: int, result: _Look) -> None:
+        facts, digest, error, examination = result
+        name = self.samples.name(index)
+        image = int(self.samples.indices[index])
+        if error is not None:
+            self.issues.append(Issue(UNREADABLE_IMAGES, name, error.reason, image=image))
+        self.unreadable += facts is None
+        self.issues += examination.issues
+        self.counts.update(examination.counts)
+        if error or any(one.severity == "blocking" for one in examination.issues):
+            self.unusable.add(index)
+        if facts is None or not self.warnings:
+            return
+        self.widths.append(facts.width)
+        self.heights.append(facts.height)
+        self.modes[facts.mode] += 1
+        self.formats[facts.format] += 1
+        self.animated += facts.frames > 1
+        if digest is not None:
+            self.digests[index] = digest
+        if not facts.extension_matches:
+            message = f"contains {facts.format}, unlike its name; it is read"
+            self.issues.append(Issue(IMAGE_FILES, name, message, "warning"))
+
+    def summary(self, classes: Sequence[str]) -> SplitSummary:
+        own = {name: self.counts[label] for label, name in enumerate(self.samples.classes)}
+        return SplitSummary(
+            images=len(self.samples),
+            unreadable=self.unreadable,
+            classes={name: own.get(name, 0) for name in classes},
+            extra={name: self.counts[name] for name in self.samples.extra_counts},
+        )
 
 
-def _duplicates(data: TrainVal, good: Sequence[Readable]) -> tuple[_Pairs, _Pairs]:
-    """Files of equal bytes: (train, val) pairs, and pairs of two classes within a split."""
-    digests = {finding.path: finding.digest for finding in good if finding.digest is not None}
-    in_train: dict[bytes, Path] = {}
-    across: list[tuple[Path, Path]] = []
-    conflicts: list[tuple[Path, Path]] = []
-    for split in (data.train, data.val):
-        first: dict[bytes, tuple[Path, int]] = {}
-        for path, label in zip(split.paths, split.labels, strict=True):
-            digest = digests.get(path)
-            if digest is None:
-                continue
-            other, other_label = first.setdefault(digest, (path, label))
-            if label != other_label:
-                conflicts.append((other, path))
-            if split is data.train:
-                in_train.setdefault(digest, path)
-            elif digest in in_train:
-                across.append((in_train[digest], path))
-    return tuple(across), tuple(conflicts)
+def _class_warnings(
+    root: str | os.PathLike[str],
+    splits: Mapping[str, Samples],
+    tallies: Mapping[str, _Tally],
+    depth: Depth,
+) -> Iterator[Issue]:
+    """Classes that do not occur, or hardly, or are spelt in two ways."""
+    where = os.fspath(root)
+    samples = next(iter(splits.values()), None)
+    if samples is None:
+        return
+    classes = list(dict.fromkeys(name for one in splits.values() for name in one.classes))
+    if samples.unit != "pixels" or depth == "decode":  # else pixels have not been counted
+        counts = {name: tally.summary(classes).classes for name, tally in tallies.items()}
+        absent = [name for name in classes if not any(count[name] for count in counts.values())]
+        if absent:
+            yield Issue(CLASSES, where, f"no {samples.unit} of: {', '.join(absent)}", "warning")
+        for split, count in counts.items():
+            if lacking := [name for name in classes if not count[name] and name not in absent]:
+                message = f"no {samples.unit} in {split} of: {', '.join(lacking)}"
+                yield Issue(CLASSES, where, message, "warning")
+        if samples.unit == "images" and "train" in counts:
+            tiny = {name: n for name, n in counts["train"].items() if 0 < n < TINY_CLASS}
+            if tiny:
+                message = f"fewer than {TINY_CLASS} images in train: {_listed(tiny)}"
+                yield Issue(CLASSES, where, message, "warning")
+    spellings: dict[str, str] = {}
+    for name in classes:
+        other = spellings.setdefault(" ".join(name.casefold().split()), name)
+        if other != name:
+            message = f'classes "{other}" and "{name}" differ only in case or spaces'
+            yield Issue(CLASSES, where, message, "warning")
 
 
-def _sizes(facts: Sequence[ImageFacts]) -> Sizes:
-    """Summarise upright sizes; `facts` is not empty."""
-    widths, heights = [fact.width for fact in facts], [fact.height for fact in facts]
-    return Sizes(
-        width=(min(widths), median_low(widths), max(widths)),
-        height=(min(heights), median_low(heights), max(heights)),
-        small=sum(min(fact.width, fact.height) < SMALL_SIDE for fact in facts),
+def _image_warnings(root: str | os.PathLike[str], tallies: Mapping[str, _Tally]) -> Iterator[Issue]:
+    sides = ((w, h) for t in tallies.values() for w, h in zip(t.widths, t.heights, strict=True))
+    if small := sum(min(side) < SMALL_SIDE for side in sides):
+        message = f"{small} images have a side below {SMALL_SIDE} pixels"
+        yield Issue(IMAGE_FILES, os.fspath(root), message, "warning")
+    if animated := sum(tally.animated for tally in tallies.values()):
+        message = f"{animated} files have several frames; the first is used"
+        yield Issue(IMAGE_FILES, os.fspath(root), message, "warning")
+
+
+def _equal_images(splits: Mapping[str, Samples], tallies: Mapping[str, _Tally]) -> Iterator[Issue]:
+    """Images that occur more than once: the same file, or files of equal bytes."""
+    elsewhere: dict[bytes | str, tuple[str, str]] = {}
+    for split, samples in splits.items():
+        own: dict[bytes | str, tuple[str, int]] = {}
+        for index in range(len(samples)):
+            file = samples.name(index)
+            key = tallies[split].digests.get(index, file)
+            twin, other = own.setdefault(key, (file, index))
+            if other != index and twin == file:
+                yield Issue(REPEATED_IMAGES, file, f"is stated more than once in {split}", "error")
+            elif other != index and not samples.agree(other, index):
+                message = f"is the same file as {twin}, in another class"
+                yield Issue(CONFLICTING_LABELS, file, message, "warning")
+            first, first_split = elsewhere.setdefault(key, (file, split))
+            if first_split != split:
+                same = "the same file as" if first == file else "of the same bytes as"
+                message = f"({split}) is {same} {first} ({first_split})"
+                yield Issue(SHARED_IMAGES, file, message, "warning")
+
+
+def _details(tallies: Mapping[str, _Tally]) -> Iterator[str]:
+    for side in ("width", "height"):
+        values = [value for tally in tallies.values() for value in getattr(tally, f"{side}s")]
+        if values:
+            low, high = min(values), max(values)
+            yield f"{side}: {low} to {high} pixels, median {median_low(values)}"
+    formats = sum((tally.formats for tally in tallies.values()), Counter[str]())
+    modes = sum((tally.modes for tally in tallies.values()), Counter[str]())
+    if formats:
+        yield f"formats: {_listed(formats)}; modes: {_listed(modes)}"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    """`RGB 12, L 3`: the most frequent first."""
+    return ", ".join(f"{name} {count}" for name, count in Counter(counts).most_common())
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def parallel(
+    work: Callable[[T], R], items: Sequence[T], *, workers: int, progress: bool = True
+) -> Iterator[R]:
+    """Results of `work` for each item, in threads, in order; few of many wait at a time.
+
+    A progress bar is shown where there is a terminal.
+    """
+    remaining = iter(items)
+
+    def work_on(chunk: Sequence[T]) -> list[R]:
+        return [work(item) for item in chunk]
+
+    with (
+        progress_bar("checking images", len(items), show=progress) as advance,
+        ThreadPoolExecutor(workers) as executor,
+    ):
+        while waiting := list(islice(remaining, _WAITING)):
+            chunks = [waiting[begin : begin + _CHUNK] for begin in range(0, len(waiting), _CHUNK)]
+            for results in executor.map(work_on, chunks):
+                yield from results
+                advance(len(results))
+
+
+def check_shards(root: str, *, workers: int | None = None, quick: bool = False) -> Report:
+    """Read all shards; compare tars with the digests of their index, and decode the images.
+
+    Args:
+        root: as for `shard_splits`.
+        workers: threads that read; by default as many as there are cores.
+        quick: do not decode.
+
+    Raises:
+        DataError: there is no index, or it does not list the shards.
+        ValueError: `workers` is less than 1.
+    """
+    from mobilevit.data.shards.open import open_splits
+
+    workers = available_cores() if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    summaries: dict[str, SplitSummary] = {}
+    issues: list[Issue] = []
+    for split, samples in open_splits(root).items():
+        counts = np.bincount(samples.labels, minlength=len(samples.classes)).tolist()
+        look = partial(_shard_issues, samples.shards, quick=quick)
+        numbers = range(len(samples.shards.counts))
+        found = list(chain.from_iterable(parallel(look, numbers, workers=workers)))
+        classes = dict(zip(samples.classes, counts, strict=True))
+        unreadable = sum(issue.category == UNREADABLE_IMAGES for issue in found)
+        summaries[split] = SplitSummary(len(samples.labels), unreadable, classes)
+        issues += found
+    return Report(
+        root=root,
+        note="shards: all read" + ("" if quick else ", and every image decoded"),
+        depth="annotations" if quick else "decode",
+        unit="images",
+        splits=summaries,
+        issues=tuple(issues),
     )
 
 
-def _listed(counts: dict[str, int]) -> str:
-    """`RGB 12, L 3`."""
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+def _shard_issues(shards: Shards, number: int, *, quick: bool) -> list[Issue]:
+    from mobilevit.data.shards.tar import TarShards, index_tar
+
+    issues = []
+    try:
+        if isinstance(shards, TarShards):
+            known, place = shards.split.shards[number], shards.locations[number]
+            if index_tar(place, known.file).shard != known:
+                message = "differs from the shard in its index"
+                return [Issue("shards", place, message, skippable=False)]
+        for position, data in enumerate(() if quick else shards.read(number, 0)):
+            try:
+                open_image(data)
+            except ImageError as error:
+                issues.append(Issue(UNREADABLE_IMAGES, shards.name(number, position), error.reason))
+    except DataError as error:
+        issues.append(Issue("shards", shards.name(number, 0), str(error), skippable=False))
+    return issues

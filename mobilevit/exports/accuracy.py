@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from mobilevit.checkpoints.create import require_classes
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.images import open_image
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image

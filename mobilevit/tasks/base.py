@@ -27,6 +27,7 @@ from torch import Tensor
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
 from mobilevit.data.options import DataOptions
+from mobilevit.data.splits import Samples
 from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 from mobilevit.tasks.export import TaskExport
 
@@ -181,6 +182,9 @@ class Task(ABC, Generic[S, O]):
     """The dataclass of the task's training options, O; all its fields have defaults."""
 
     # Data
+
+    samples_type: ClassVar[type[Samples]]
+    """The samples that annotation formats are read as."""
 
     @abstractmethod
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[S]:

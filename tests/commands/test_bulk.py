@@ -23,7 +23,7 @@ from mobilevit.__main__ import main
 from mobilevit.commands.bulk.command import BulkError
 from mobilevit.commands.bulk.rows import failures, has_rows
 from mobilevit.commands.predict import predict
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.exports.spec import ExportError
 from mobilevit.utils.devices import available_cores
 

@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.contact_sheet import write_contact_sheet
+from mobilevit.data.formats.masks import voc_palette
 from mobilevit.data.sources import ImageInputs
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.results import (
@@ -27,7 +28,6 @@ from mobilevit.tasks.classification.results import (
 )
 from mobilevit.tasks.detection.loss_and_postprocess import Detections
 from mobilevit.tasks.detection.results import DetectionPrediction, DetectionPredictions
-from mobilevit.tasks.segmentation.dataset import voc_palette
 from mobilevit.tasks.segmentation.results import (
     PackedMask,
     SegmentationPrediction,

@@ -9,7 +9,7 @@ import torch
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.commands.evaluate import evaluate
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.images import open_image
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import preprocess

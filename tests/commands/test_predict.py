@@ -15,7 +15,7 @@ import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.commands.predict import predict
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import preprocess
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mobilevit.data.validate import Report
 
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
@@ -15,7 +16,6 @@ from mobilevit.commands.check import check
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.shard import shard
 from mobilevit.data.options import DataOptions
-from mobilevit.data.shards_check import ShardReport
 from tests.training import runs
 from tests.training.runs import interrupted_at
 
@@ -50,16 +50,16 @@ def test_shards_are_checked(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
     shard(str(images), str(out), shards=2)
     report = check(out)
-    assert isinstance(report, ShardReport) and report.exit_code == 0
+    assert isinstance(report, Report) and report.exit_code == 0
     assert "21 images, every image decoded" in str(report)
-    assert report.counts["train"] == {"blue": 6, "green": 6, "red": 6}
+    assert report.splits["train"].classes == {"blue": 6, "green": 6, "red": 6}
     file = out / "train-000001.tar"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1  # a byte of an image, or of a header
     file.write_bytes(content)
     report = check(out, quick=True)
     assert report.exit_code == 1
-    assert "train-000001.tar: is " in str(report)
+    assert "train-000001.tar: differs from" in str(report)
     file.unlink()
     assert "train-000001.tar: cannot be read" in str(check(out))
 
@@ -72,7 +72,7 @@ def test_bad_files_are_refused_or_left_out(
     out = tmp_path / "shards"
     assert main(words("shard", images, out)) == 1
     said = capsys.readouterr().err
-    assert "2 of 23 files cannot be read" in said and "cut.jpg" in said and "none.jpg" in said
+    assert "images that cannot be read: 2" in said and "cut.jpg" in said and "none.jpg" in said
     assert not out.exists()
     assert main(words("shard", images, out, "--on_bad", "skip")) == 0
     assert (
@@ -84,11 +84,11 @@ def test_bad_files_are_refused_or_left_out(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere", "out"], "nowhere: no such folder"),
+        (["nowhere", "out"], "nowhere: no such file or folder"),
         (["IMAGES", "out", "--size", "0"], "size must be above 0 MB"),
         (["IMAGES", "out", "--shards", "0"], "shards must be at least 1"),
-        (["IMAGES", "out", "--classes", "a,b"], "for shards that are there"),
-        (["IMAGES", "IMAGES/out"], "whose images it is to hold"),
+        (["IMAGES", "out", "--classes", "a,b"], "for existing shards"),
+        (["IMAGES", "IMAGES/out"], "whose images are to be written to it"),
         (["a-{0..3}.tar", "out", "--shards", "3"], "for a folder of images"),
         (["a-{0..3}.tar", "out"], ".tar: cannot be read"),
         (["a-{0..3.tar", "out"], "Unbalanced braces"),

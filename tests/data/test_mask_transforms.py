@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from mobilevit.data.formats.base import DatasetBuilder
+from mobilevit.data.formats.masks import MaskFiles, class_values
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader
-from mobilevit.data.mask_classes import numbered
+from mobilevit.data.open import open_splits
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import (
     EpochOrder,
     MultiScaleBatchSampler,
@@ -20,8 +23,7 @@ from mobilevit.data.sampler import (
     SampleKey,
 )
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.segmentation.dataset import MaskFiles
-from mobilevit.tasks.segmentation.open import mask_splits
+from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import (
     SegmentationAugment,
     SegmentationEvaluationSet,
@@ -35,7 +37,7 @@ STILL = {"scale": (1.0, 1.0), "flip": 0.0, "photometric": 0.0}
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> MaskFiles:
+def samples(tmp_path: Path) -> MaskSamples:
     """Six images of noise, 40 x 50 and 60 x 30, and masks of the values 0 to 3, 11 ignored."""
     draw = np.random.default_rng(0)
     for number in range(6):
@@ -45,21 +47,20 @@ def samples(tmp_path: Path) -> MaskFiles:
         )
         mask = draw.choice(np.array([0, 1, 2, 3, 11], np.uint8), shape)
         Image.fromarray(mask).save(tmp_path / f"mask{number}.png")
-    return MaskFiles(
-        root=tmp_path,
-        format="folders",
-        origin="here",
-        **numbered(dict(enumerate("abcd")), 11)._asdict(),
-        images=tuple(tmp_path / f"{number}.png" for number in range(6)),
-        masks=tuple(tmp_path / f"mask{number}.png" for number in range(6)),
-    )
+    classes, values = class_values(dict(enumerate("abcd")), {11})
+    builder = DatasetBuilder(tmp_path, "folders", "folders")
+    for number in range(6):
+        builder.add_image(tmp_path / f"{number}.png")
+    files = [tmp_path / f"mask{number}.png" for number in range(6)]
+    masks = MaskFiles(values=values, ignore=11, files=files)
+    return MaskSamples.of(builder.build(classes, masks=masks))
 
 
 def transform(**options: object) -> SegmentationTransform:
     return SegmentationTransform(SegmentationAugment(**options), Preprocessing())  # type: ignore[arg-type]
 
 
-def training_set(samples: MaskFiles, seed: int = 0, **options: object) -> SegmentationSet:
+def training_set(samples: MaskSamples, seed: int = 0, **options: object) -> SegmentationSet:
     return SegmentationSet(samples, transform(**options), seed=seed)
 
 
@@ -211,7 +212,7 @@ def test_no_class_takes_more_of_a_crop_than_its_share() -> None:
 
 
 @pytest.mark.parametrize("option", [{"photometric": 1.0}, {"blur": 1.0}])
-def test_colours_change_in_the_image_alone(samples: MaskFiles, option: dict[str, float]) -> None:
+def test_colours_change_in_the_image_alone(samples: MaskSamples, option: dict[str, float]) -> None:
     plain = training_set(samples, **STILL).__getitems__(keys(1, 3))
     changed = training_set(samples, **{**STILL, **option}).__getitems__(keys(1, 3))
     assert not torch.allclose(plain[0], changed[0], atol=0.01)
@@ -219,7 +220,7 @@ def test_colours_change_in_the_image_alone(samples: MaskFiles, option: dict[str,
     assert changed[0].min() >= 0 and changed[0].max() <= 1
 
 
-def test_values_are_those_of_the_weights(samples: MaskFiles) -> None:
+def test_values_are_those_of_the_weights(samples: MaskSamples) -> None:
     plain = training_set(samples, **STILL)
     bgr = SegmentationTransform(
         SegmentationAugment(**STILL),  # type: ignore[arg-type]
@@ -250,7 +251,7 @@ def test_options_out_of_range_are_refused(wrong: dict[str, object]) -> None:
 # Data sets
 
 
-def test_a_batch_has_its_keys_size(samples: MaskFiles) -> None:
+def test_a_batch_has_its_keys_size(samples: MaskSamples) -> None:
     images, masks = training_set(samples).__getitems__(keys(0, 3, 5, height=24, width=40))
     assert images.shape == (3, 3, 24, 40) and images.dtype == torch.float32
     assert masks.shape == (3, 24, 40) and masks.dtype == torch.int64
@@ -258,7 +259,7 @@ def test_a_batch_has_its_keys_size(samples: MaskFiles) -> None:
     assert len(training_set(samples)) == 6
 
 
-def test_randomness_is_a_function_of_seed_epoch_and_sample(samples: MaskFiles) -> None:
+def test_randomness_is_a_function_of_seed_epoch_and_sample(samples: MaskSamples) -> None:
     one = training_set(samples, rotate=10.0, blur=0.5)
     torch.manual_seed(1)
     images, masks = one.__getitems__(keys(0, 1))
@@ -274,18 +275,18 @@ def test_randomness_is_a_function_of_seed_epoch_and_sample(samples: MaskFiles) -
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_loader_takes_it(samples: MaskFiles, workers: int) -> None:
+def test_a_loader_takes_it(samples: MaskSamples, workers: int) -> None:
     schedule = MultiScaleSchedule(samples=6, sizes=(32, 48), base_size=32, base_batch=3)
     batches = MultiScaleBatchSampler(EpochOrder(6), schedule)
     loader = EpochLoader(training_set(samples), batches, workers=workers)
     shapes = [(tuple(images.shape[2:]), tuple(masks.shape[1:])) for images, masks in loader]
     assert shapes and all(image == mask for image, mask in shapes)
-    samples.masks[2].write_bytes(b"no image")
+    Path(samples.mask_name(2)).write_bytes(b"no image")
     with pytest.raises(ImageError, match="mask2"):
         list(loader)
 
 
-def test_evaluation_keeps_masks_as_they_are(samples: MaskFiles) -> None:
+def test_evaluation_keeps_masks_as_they_are(samples: MaskSamples) -> None:
     rule = Preprocessing(resize_mode="stretch", resize=32, crop=32)
     data = SegmentationEvaluationSet(samples, rule)
     items = data.__getitems__([3, 0])
@@ -296,7 +297,7 @@ def test_evaluation_keeps_masks_as_they_are(samples: MaskFiles) -> None:
     assert [tuple(mask.shape) for _, mask, _ in items] == [(40, 50), (60, 30)]
 
 
-def test_images_of_one_shape_are_stacked(samples: MaskFiles) -> None:
+def test_images_of_one_shape_are_stacked(samples: MaskSamples) -> None:
     rule = Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
     batch = SegmentationEvaluationSet(samples, rule).__getitems__([5, 0, 2, 1])
     groups = list(by_shape(batch))
@@ -309,7 +310,7 @@ def test_images_of_one_shape_are_stacked(samples: MaskFiles) -> None:
 
 
 def test_camvid_is_trained_on(shared: Path) -> None:
-    data = mask_splits(shared / "data" / "camvid", ignore=11)
+    data = open_splits(MaskSamples, DataOptions(root=str(shared / "data" / "camvid"), ignore=11))
     images, masks = training_set(data.train, crop_max_share=0.75).__getitems__(  # type: ignore[arg-type]
         keys(*range(8), height=256, width=256)
     )

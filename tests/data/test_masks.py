@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import DatasetBuilder
+from mobilevit.data.formats.masks import (
+    IGNORED,
+    MaskFiles,
+    class_values,
+    format_ranges,
+    read_class_file,
+    read_mask,
+    voc_palette,
+)
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.mask_classes import numbered, spans, stated_classes
-from mobilevit.tasks.segmentation.dataset import MaskFiles, MaskSizeError, read_mask, voc_palette
+from mobilevit.tasks.segmentation.dataset import MaskSamples, MaskSizeError
 
 ORIENTATION = 0x0112
 VALUES = np.array([[0, 1, 2], [3, 255, 15]], np.uint8)
@@ -53,16 +62,12 @@ def with_palette(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def samples(root: Path, image: Path, mask: Path, ignore: int = 255) -> MaskFiles:
-    numbering = numbered({0: "sky", 1: "road", 2: "car", 3: "dog"}, ignore)
-    return MaskFiles(
-        root=root,
-        format="folders",
-        origin="here",
-        **numbering._asdict(),
-        images=(image,),
-        masks=(mask,),
-    )
+def samples(root: Path, image: Path, mask: Path, ignore: int = 255) -> MaskSamples:
+    classes, values = class_values({0: "sky", 1: "road", 2: "car", 3: "dog"}, {ignore})
+    builder = DatasetBuilder(root, "folders", "folders")
+    builder.add_image(image)
+    masks = MaskFiles(values=values, ignore=ignore, files=(mask,))
+    return MaskSamples.of(builder.build(classes, masks=masks))
 
 
 # Files
@@ -141,13 +146,14 @@ def test_vocs_palette() -> None:
 
 
 def test_classes_follow_the_values() -> None:
-    assert numbered({0: "a", 1: "b", 2: "void"}, 2) == (("a", "b"), {0: 0, 1: 1, 2: 2}, 2)
-    # 0 is ignored and no class, so that the first class is the value 1, and 255 marks what is not.
-    assert numbered({0: "void", 1: "a", 5: "b"}, 0) == (("a", "b"), {1: 0, 5: 1, 0: 255}, 255)
-    many = {value: str(value) for value in range(300)}
-    assert numbered(many).ignore == 65535 and len(numbered(many).classes) == 299
-    both = numbered({1: "a", 2: "b"}, more_ignored=(0, 7))
-    assert both.values == {1: 0, 2: 1, 0: 255, 7: 255, 255: 255}
+    first = {0: "a", 1: "b", 2: "void"}
+    assert class_values(first, {2}) == (("a", "b"), {0: 0, 1: 1, 2: IGNORED})
+    # 0 is ignored and no class, so that the first class is the value 1.
+    names = {0: "void", 1: "a", 5: "b"}
+    assert class_values(names, {0}) == (("a", "b"), {1: 0, 5: 1, 0: IGNORED})
+    assert len(class_values({value: str(value) for value in range(300)}).classes) == 299
+    both = class_values({1: "a", 2: "b"}, {0, 7, 255})
+    assert both.values == {1: 0, 2: 1, 0: IGNORED, 7: IGNORED, 255: IGNORED}
 
 
 @pytest.mark.parametrize(
@@ -161,7 +167,7 @@ def test_classes_follow_the_values() -> None:
 )
 def test_classes_that_can_not_be(names: dict[int, str], ignore: int, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        numbered(names, ignore)
+        class_values(names, {ignore})
 
 
 @pytest.mark.parametrize(
@@ -189,7 +195,7 @@ def test_files_that_name_classes(
     tmp_path: Path, file: str, text: str, names: dict[int, str], colours: object
 ) -> None:
     (tmp_path / file).write_text(text, "utf-8")
-    stated = stated_classes(tmp_path, 1 if "void" in text else 254)
+    stated = read_class_file(tmp_path, 1 if "void" in text else 254)
     assert stated is not None
     assert (stated.names, stated.colours, stated.file) == (names, colours, tmp_path / file)
 
@@ -211,13 +217,13 @@ def test_files_that_name_classes(
 def test_files_that_do_not(tmp_path: Path, file: str, text: str, ignore: int, reason: str) -> None:
     (tmp_path / file).write_text(text)
     with pytest.raises(DataError, match=reason) as caught:
-        stated_classes(tmp_path, ignore)
+        read_class_file(tmp_path, ignore)
     assert str(tmp_path / file) in str(caught.value)
 
 
 def test_numbers_as_text() -> None:
-    assert spans([12, 0, 1, 2, 7]) == "0 to 2, 7, 12"
-    assert spans([]) == "none"
+    assert format_ranges([12, 0, 1, 2, 7]) == "0 to 2, 7, 12"
+    assert format_ranges([]) == "none"
 
 
 # Masks on images
@@ -228,12 +234,11 @@ def test_masks_hold_places_of_classes(tmp_path: Path) -> None:
     values = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
     one = samples(tmp_path, image, save(tmp_path / "1.png", values))
     assert one.mask(0).dtype == np.uint8 and one.mask(0).tolist() == values.tolist()
-    shifted = samples(tmp_path, image, one.masks[0], ignore=0)
+    shifted = samples(tmp_path, image, one.masks.file(0), ignore=0)
     with pytest.raises(ImageError, match=r"1\.png: no class has the value 255; classes are 1 to 3"):
         shifted.mask(0)
-    assert shifted.outside(values) == [255]
     values[values == 255] = 0
-    save(shifted.masks[0], values)
+    save(shifted.masks.file(0), values)
     assert shifted.mask(0).tolist() == [[255, 0, 1], [2, 255, 0]]
     assert pickle.loads(pickle.dumps(shifted)).mask(0).tolist() == shifted.mask(0).tolist()
 
@@ -243,15 +248,15 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     values = np.array([[0, 1, 2], [3, 4, 1]], np.uint8)
     one = samples(tmp_path, image, save(tmp_path / "1.png", values), ignore=4)
     assert one.ignore == 4
-    other = one.relabelled(["dog", "tree", "car", "road", "sky"])
+    other = one.relabel(["dog", "tree", "car", "road", "sky"])
     assert other.ignore == 255  # 4 is sky now
     assert other.mask(0).tolist() == [[4, 3, 2], [0, 255, 3]]
-    assert other.relabelled(one.relabelled(other.classes).classes).mask(0).tolist() == (
+    assert other.relabel(one.relabel(other.classes).classes).mask(0).tolist() == (
         other.mask(0).tolist()
     )
-    with pytest.raises(DataError, match="unknown classes: car, dog; known: sky, road"):
-        one.relabelled(["sky", "road"])
-    many = one.relabelled([*one.classes, *map(str, range(300))])
+    with pytest.raises(DataError, match='unknown classes "car", "dog"; known are: sky, road'):
+        one.relabel(["sky", "road"])
+    many = one.relabel([*one.classes, *map(str, range(300))])
     assert many.mask(0).dtype == np.int32 and many.mask(0)[1, 1] == many.ignore == 65535
 
 

@@ -20,15 +20,18 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.formats.folders import DataError, splits
+from mobilevit.data.errors import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.open import open_splits
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards import tar as shards_tar
 from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.shards.samples import ShardSamples, order_of
 from mobilevit.data.shards.write import index_shards, write_shards
+from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
@@ -54,8 +57,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shards(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards")
-    write_shards(splits(images), out, size=1e6, shards=7, workers=2)
+    write_shards(open_folder(images), out, size=1e6, shards=7, workers=2)
     return out
+
+
+def open_folder(root: Path) -> Splits[LabelSamples]:
+    return open_splits(LabelSamples, DataOptions(root=str(root), check=False))
+
+
+def contents(samples: LabelSamples) -> dict[bytes, int]:
+    """File content -> label."""
+    return {
+        Path(samples.name(index)).read_bytes(): int(label)
+        for index, label in enumerate(samples.labels)
+    }
 
 
 def copied(shards: Path, to: Path) -> Path:
@@ -89,15 +104,16 @@ def test_shards_hold_the_files_as_they_are(images: Path, shards: Path) -> None:
         content = (shards / shard.file).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.size, shard.sha256)
         assert shard.samples in (6, 7)
-    found = shard_splits(str(shards))
-    for ours, split in ((found.train, splits(images).train), (found.val, splits(images).val)):
-        theirs = {
-            path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
-        }
-        assert {ours.source(i): ours.labels[i] for i in range(len(ours.labels))} == theirs
-    labels = found.train.labels[:7].tolist()
+    sharded = shard_splits(str(shards))
+    for ours, split in (
+        (sharded.train, open_folder(images).train),
+        (sharded.val, open_folder(images).val),
+    ):
+        found = {ours.source(i): int(ours.labels[i]) for i in range(len(ours.labels))}
+        assert found == contents(split)
+    labels = sharded.train.labels[:7].tolist()
     assert labels not in ([0] * 7, [1] * 7)  # shuffled ahead of writing
-    assert "train-000000.tar: " in found.train.name(3)
+    assert "train-000000.tar: " in sharded.train.name(3)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset's own
@@ -116,7 +132,7 @@ def test_webdataset_reads_them(images: Path, shards: Path) -> None:
 
 def test_an_interrupted_writing_goes_on(images: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write = partial(write_shards, splits(images), out, size=1e6, shards=7)
+    write = partial(write_shards, open_folder(images), out, size=1e6, shards=7)
     out.mkdir()
     (out / "mine.txt").touch()
     with pytest.raises(DataError, match="is not empty"):
@@ -137,7 +153,7 @@ def test_an_interrupted_writing_goes_on(images: Path, shards: Path, tmp_path: Pa
     with pytest.raises(DataError, match="not all of its shards are written"):
         shard_splits(str(out))
     with pytest.raises(DataError, match="other images, or with other options"):
-        write_shards(splits(images), out, size=1e6, shards=7, seed=1)
+        write_shards(open_folder(images), out, size=1e6, shards=7, seed=1)
     kept = (out / "train-000001.tar").stat().st_mtime_ns
     write()
     assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
@@ -245,10 +261,8 @@ def test_sequential_shards_are_read_once_an_epoch() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_sample_once(images: Path, shards: Path, workers: int) -> None:
-    split = splits(images).val
-    known = {
-        path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
-    }
+    split = open_folder(images).val
+    known = contents(split)
     for root, index in ((str(shards), None), (pipes(shards), str(shards))):
         samples = shard_evaluation(root, ("other", "ödland", "a.b"), index=index)
         batches = EvaluationLoader(EvaluationSet(samples, RULE), batch_size=4, workers=workers)
@@ -360,11 +374,12 @@ def test_a_run_does_not_go_on_with_other_data(shards: Path) -> None:
 
 def test_shards_of_others_are_indexed(images: Path, tmp_path: Path) -> None:
     """Tars as the `tar` command makes them, with other members in them."""
-    split = splits(images).train
+    split = open_folder(images).train
     for number in range(2):
         folder = tmp_path / f"content{number}"
         folder.mkdir()
-        for path, label in list(zip(split.paths, split.labels, strict=True))[number::2]:
+        for index in range(number, len(split), 2):
+            path, label = Path(split.name(index)), split.labels[index]
             key = path.name.split(".")[0]
             (folder / f"{key}.jpg").write_bytes(path.read_bytes())
             (folder / f"{key}.cls").write_text(f"{label}\n")
@@ -381,9 +396,7 @@ def test_shards_of_others_are_indexed(images: Path, tmp_path: Path) -> None:
         index_shards({"train": places}, tmp_path / "index", classes=["a"])
     index_shards({"train": places[:1], "val": places[1:]}, tmp_path / "index", classes=CLASSES)
     found = shard_splits(f"{tmp_path}/{{0,1}}.tar", index=str(tmp_path / "index"))
-    known = {
-        path.read_bytes(): label for path, label in zip(split.paths, split.labels, strict=True)
-    }
+    known = contents(split)
     for part in (found.train, found.val):
         assert len(part.labels) == 23
         assert all(known[part.source(i)] == part.labels[i] for i in range(23))
@@ -403,7 +416,7 @@ def test_a_broken_image_is_named_by_its_shard(tmp_path: Path, images: Path) -> N
         file = root / split / "a" / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"no image")
-    write_shards(splits(root), tmp_path / "out", size=1e6)
+    write_shards(open_folder(root), tmp_path / "out", size=1e6)
     samples = shard_splits(str(tmp_path / "out")).train
     batches = EvaluationLoader(EvaluationSet(samples, RULE), batch_size=1, workers=0)
     with pytest.raises(ImageError, match=r"train-000000.tar: a/\d.jpg: "):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.order import ShardOrder
 
@@ -145,14 +145,17 @@ def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
     """The same sizes at every step, disjoint samples, through a URL and a worker of each rank."""
     from PIL import Image
 
-    from mobilevit.data.formats.folders import splits
+    from mobilevit.data.open import open_splits
+    from mobilevit.data.options import DataOptions
     from mobilevit.data.shards.write import write_shards
+    from mobilevit.data.splits import LabelSamples
 
     for number in range(40):
         file = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
-    write_shards(splits(tmp_path / "images"), tmp_path / "shards", size=1e6, shards=5)
+    data = DataOptions(root=str(tmp_path / "images"))
+    write_shards(open_splits(LabelSamples, data), tmp_path / "shards", size=1e6, shards=5)
     (tmp_path / "ranks.py").write_text(RANKS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(

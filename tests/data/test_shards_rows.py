@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits

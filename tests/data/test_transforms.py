@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.formats.folders import DataError, scan
+from mobilevit.data.formats.folders import read_class_folders
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import (
     EpochOrder,
@@ -13,7 +13,8 @@ from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
 )
-from mobilevit.data.samples import FolderSamples, RelabelledSamples, SampleSubset
+from mobilevit.data.samples import SampleSubset
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.transforms import (
@@ -31,7 +32,7 @@ def samples(tmp_path):
         file = tmp_path / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(draw.integers(0, 255, (40, 50, 3), np.uint8)).save(file)
-    return FolderSamples(scan(tmp_path))
+    return LabelSamples.of(read_class_folders(tmp_path))
 
 
 def training_set(samples, seed=0, **options):
@@ -136,7 +137,7 @@ def test_a_resumed_loader_gives_what_is_left(samples, workers):
 def test_a_file_that_breaks_later_is_named(samples, workers):
     from mobilevit.data.images import ImageError
 
-    broken = samples.split.paths[4]
+    broken = samples.source(4)
     broken.write_bytes(b"no image")
     with pytest.raises(ImageError, match=broken.name):
         list(epoch_loader(samples, workers))
@@ -156,14 +157,6 @@ def test_evaluation_gives_every_sample_once_in_order(samples):
     assert torch.cat(indices).tolist() == list(range(12))
     assert torch.cat(labels).tolist() == list(samples.labels)
     assert [len(batch) for batch in images] == [5, 5, 2] == [5] * (len(loader) - 1) + [2]
-
-
-def test_labels_follow_names(samples):
-    other = RelabelledSamples(samples, ("b", "x", "a"))
-    assert list(other.labels) == [{"a": 2, "b": 0}[samples.classes[i]] for i in samples.labels]
-    assert other.name(3) == samples.name(3)
-    with pytest.raises(DataError, match="unknown classes: b; known: a, c"):
-        RelabelledSamples(samples, ("a", "c"))
 
 
 def test_some_samples_keep_names_labels_and_sources(samples):

@@ -1,71 +1,49 @@
-"""Pascal VOC's XML, as its makers meant it and as tools write it."""
+"""Pascal VOC's XML and masks, as its makers meant them and as tools write them."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevit.data.formats.base import Reading, select
-from mobilevit.data.formats.folders import DataError
-from mobilevit.data.formats.voc import looks_like_voc, read_voc
+from mobilevit.data.class_names import VOC_CLASSES
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import ParsedDataset
+from mobilevit.data.formats.files import FileTree
+from mobilevit.data.formats.masks import voc_palette
+from mobilevit.data.formats.voc import (
+    find_mask_folder,
+    looks_like_voc,
+    read_boxes,
+    read_masks,
+)
 from mobilevit.tasks.detection.dataset import BoxSamples
+from mobilevit.tasks.segmentation.dataset import MaskSamples
+from tests.data.factories import (
+    image,
+    mask,
+    opened,
+    stems,
+    unused,
+    voc_object,
+    voc_xml,
+    write,
+)
 
 
-def make_image(path: Path, size: tuple[int, int] = (100, 80), *, orientation: int = 1) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.new("RGB", size).save(path, "JPEG", exif=exif)
-    return path
-
-
-def thing(name: str, *sides: object, difficult: object = 0, more: str = "") -> str:
-    tags = "".join(
-        f"<{tag}>{side}</{tag}>"
-        for tag, side in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=True)
-    )
-    return (
-        f"<object>\n<name>{name}</name>{more}<difficult>{difficult}</difficult>\n"
-        f"<bndbox>{tags}</bndbox></object>\n"
-    )
-
-
-def xml(
-    things: Iterable[str] = (), *, filename: str = "", size: tuple[object, object] | None = None
-) -> str:
-    stated = "" if size is None else f"<width>{size[0]}</width><height>{size[1]}</height>"
-    return (
-        f"<annotation>\n<filename>{filename}</filename><size>{stated}</size>\n"
-        f"{''.join(things)}</annotation>\n"
-    )
-
-
-def put(root: Path, name: str, text: str | bytes) -> Path:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
+def read_voc(root: Path) -> ParsedDataset:
+    return read_boxes(FileTree(root))
 
 
 def one(root: Path, *things: str, **options: Any) -> BoxSamples:
     """A folder with one image of 100 x 80, opened."""
-    make_image(root / "JPEGImages" / "1.jpg")
-    put(root, "Annotations/1.xml", xml(things, **options))
+    image(root / "JPEGImages" / "1.jpg")
+    write(root, "Annotations/1.xml", voc_xml(things, **options))
     return opened(read_voc(root))
-
-
-def opened(reading: Reading, split: str | None = None, *, on_bad: Any = "error") -> BoxSamples:
-    images = range(len(reading.samples)) if split is None else reading.splits[split]
-    return select(reading, images, split=split, on_bad=on_bad)
-
-
-def stems(samples: BoxSamples) -> list[str]:
-    return [samples.source(index).stem for index in range(len(samples))]
 
 
 # coordinates
@@ -73,7 +51,10 @@ def stems(samples: BoxSamples) -> list[str]:
 
 def test_pixels_are_counted_from_1_and_include_the_last(tmp_path: Path) -> None:
     samples = one(
-        tmp_path, thing("dog", 1, 1, 100, 80), thing("cat", 11, 21, "40.5", 60), size=(100, 80)
+        tmp_path,
+        voc_object("dog", 1, 1, 100, 80),
+        voc_object("cat", 11, 21, "40.5", 60),
+        size=(100, 80),
     )
     found = samples.annotation(0)
     assert found.boxes.tolist() == [[0, 0, 100, 80], [10, 20, 40.5, 60]]
@@ -82,31 +63,33 @@ def test_pixels_are_counted_from_1_and_include_the_last(tmp_path: Path) -> None:
     assert found.labels.tolist() == [1, 0]
     assert found.ids == (1, 2)
     assert samples.recorded_size(0) == (80, 100)
-    assert read_voc(tmp_path).remarks == ()
+    assert read_voc(tmp_path).notes == ()
 
 
 def test_a_set_with_more_boxes_at_0_than_at_1_counts_from_0(tmp_path: Path) -> None:
-    samples = one(tmp_path, thing("a", 0, 1, 9, 9), thing("a", 0, 20, 30, 40.5))
+    samples = one(tmp_path, voc_object("a", 0, 1, 9, 9), voc_object("a", 0, 20, 30, 40.5))
     assert samples.annotation(0).boxes.tolist() == [[0, 1, 9, 9], [0, 20, 30, 40.5]]
-    assert "count from 0" in read_voc(tmp_path).remarks[0]
-    samples = one(tmp_path, thing("a", 0, 1, 9, 9), thing("a", 1, 20, 30, 40))
+    assert "count from 0" in read_voc(tmp_path).notes[0]
+    samples = one(tmp_path, voc_object("a", 0, 1, 9, 9), voc_object("a", 1, 20, 30, 40))
     assert samples.annotation(0).boxes.tolist() == [[0, 0, 9, 9], [0, 19, 30, 40]]
 
 
 def test_a_click_without_a_drag_is_no_pixel(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    samples = one(tmp_path, thing("a", 50, 40, 50, 40), thing("a", 5, 5, 9, 9), size=(100, 80))
+    samples = one(
+        tmp_path, voc_object("a", 50, 40, 50, 40), voc_object("a", 5, 5, 9, 9), size=(100, 80)
+    )
     assert samples.annotation(0).ids == (2,)
-    assert "1 of 2 boxes are left out" in caplog.text and "1.xml:3" in caplog.text
+    assert "1 annotations are wrong" in caplog.text and "1.xml:3" in caplog.text
 
 
 def test_difficult_objects_are_crowds_and_parts_are_no_objects(tmp_path: Path) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
     samples = one(
         tmp_path,
-        thing("a", 11, 21, 40, 60, difficult=1, more=part),
-        thing(" a ", 3, 3, 9, 9, difficult="Unspecified"),
+        voc_object("a", 11, 21, 40, 60, difficult=1, more=part),
+        voc_object(" a ", 3, 3, 9, 9, difficult="Unspecified"),
     )
     found = samples.annotation(0)
     assert found.crowd.tolist() == [True, False]
@@ -118,13 +101,13 @@ def test_difficult_objects_are_crowds_and_parts_are_no_objects(tmp_path: Path) -
 def test_a_size_that_says_nothing_is_not_recorded(
     tmp_path: Path, size: tuple[object, object] | None
 ) -> None:
-    samples = one(tmp_path, thing("a", 11, 21, 140, 60), size=size)
+    samples = one(tmp_path, voc_object("a", 11, 21, 140, 60), size=size)
     assert samples.recorded_size(0) is None
     assert samples.annotation(0).boxes.tolist() == [[10, 20, 100, 60]]
 
 
 def test_a_size_that_lies_changes_no_box(tmp_path: Path) -> None:
-    samples = one(tmp_path, thing("a", 11, 21, 40, 60), size=(50, 50.0))
+    samples = one(tmp_path, voc_object("a", 11, 21, 40, 60), size=(50, 50.0))
     assert samples.recorded_size(0) == (50, 50)
     assert samples.annotation(0).boxes.tolist() == [[10, 20, 40, 60]]
 
@@ -135,22 +118,25 @@ def test_a_size_that_lies_changes_no_box(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (xml()[:-5], r"1\.xml:\d: malformed XML"),
+        (voc_xml()[:-5], r"1\.xml:\d: malformed XML"),
         ("<annotation>\n<object>\n</annotation>", r"1\.xml:3: malformed XML: mismatched tag"),
         ("", r"1\.xml:1: malformed XML: no element found"),
-        (xml([thing("", 1, 1, 9, 9)]), r"1\.xml:3: object without a name"),
-        (xml([thing("a", 1, 1, 9, "wide")]), r"1\.xml:3: ymax is no number: 'wide'"),
-        (xml(["<object><name>a</name></object>"]), r"1\.xml:3: object without xmin in a bndbox"),
+        (voc_xml([voc_object("", 1, 1, 9, 9)]), r"1\.xml:3: object without a name"),
+        (voc_xml([voc_object("a", 1, 1, 9, "wide")]), r"1\.xml:3: ymax is not a number: 'wide'"),
+        (
+            voc_xml(["<object><name>a</name></object>"]),
+            r"1\.xml:3: object without xmin in a bndbox",
+        ),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', r"1\.xml:1: not in the encoding"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named_with_its_line(
     tmp_path: Path, text: str, reason: str
 ) -> None:
-    make_image(tmp_path / "1.jpg")
-    make_image(tmp_path / "2.jpg")
-    put(tmp_path, "1.xml", text)
-    put(tmp_path, "2.xml", xml([thing("a", 1, 1, 9, 9)]))
+    image(tmp_path / "1.jpg")
+    image(tmp_path / "2.jpg")
+    write(tmp_path, "1.xml", text)
+    write(tmp_path, "2.xml", voc_xml([voc_object("a", 1, 1, 9, 9)]))
     with pytest.raises(DataError, match=reason):
         opened(read_voc(tmp_path))
     assert stems(opened(read_voc(tmp_path), on_bad="skip")) == ["2"]
@@ -177,41 +163,47 @@ def test_entities_are_refused_before_they_grow_or_read_a_file(
     tmp_path: Path, text: str, encoding: str
 ) -> None:
     (tmp_path / "secret.txt").write_text("secret")
-    make_image(tmp_path / "1.jpg")
-    put(tmp_path, "1.xml", text.encode(encoding))
+    image(tmp_path / "1.jpg")
+    write(tmp_path, "1.xml", text.encode(encoding))
     with pytest.raises(DataError, match=r"1\.xml:\d: declares entities, which are not read"):
         opened(read_voc(tmp_path))
 
 
 def test_a_document_type_without_entities_is_harmless(tmp_path: Path) -> None:
-    make_image(tmp_path / "1.jpg")
-    put(tmp_path, "1.xml", '<!DOCTYPE annotation SYSTEM "voc.dtd">' + xml([thing("a", 1, 1, 9, 9)]))
+    image(tmp_path / "1.jpg")
+    write(
+        tmp_path,
+        "1.xml",
+        '<!DOCTYPE annotation SYSTEM "voc.dtd">' + voc_xml([voc_object("a", 1, 1, 9, 9)]),
+    )
     assert opened(read_voc(tmp_path)).annotation(0).ids == (1,)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb2312", "windows-1251"])
 def test_names_in_many_encodings(tmp_path: Path, encoding: str) -> None:
     name = {"gb2312": "\u72d7", "windows-1251": "\u043f\u0451\u0441"}.get(encoding, "h\u00fcnd")
-    make_image(tmp_path / "1.jpg")
-    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + xml([thing(name, 1, 1, 9, 9)])
-    put(tmp_path, "1.xml", text.encode(encoding))
+    image(tmp_path / "1.jpg")
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + voc_xml(
+        [voc_object(name, 1, 1, 9, 9)]
+    )
+    write(tmp_path, "1.xml", text.encode(encoding))
     assert opened(read_voc(tmp_path)).classes == (name,)
 
 
 def test_other_xml_is_no_part_of_it(tmp_path: Path) -> None:
-    make_image(tmp_path / "1.jpg")
-    make_image(tmp_path / "lone.jpg")
-    put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)]))
-    put(tmp_path, "project.xml", "<project><annotation/></project>")
-    put(tmp_path, "broken.xml", "<project><annotation>")
+    image(tmp_path / "1.jpg")
+    image(tmp_path / "lone.jpg")
+    write(tmp_path, "1.xml", voc_xml([voc_object("a", 1, 1, 9, 9)]))
+    write(tmp_path, "project.xml", "<project><annotation/></project>")
+    write(tmp_path, "broken.xml", "<project><annotation>")
     reading = read_voc(tmp_path)
     assert stems(opened(reading)) == ["1"]
-    text = "\n".join(reading.unused)
+    text = "\n".join(unused(reading))
     for words in ("project.xml: XML of another kind (<project>)", "lone.jpg: no XML file"):
         assert words in text
     assert looks_like_voc(tmp_path / "1.xml")
-    assert looks_like_voc(put(tmp_path, "wide.xml", xml().encode("utf-16")))
-    assert not looks_like_voc(put(tmp_path, "b.xml", "<annotations><image/></annotations>"))
+    assert looks_like_voc(write(tmp_path, "wide.xml", voc_xml().encode("utf-16")))
+    assert not looks_like_voc(write(tmp_path, "b.xml", "<annotations><image/></annotations>"))
     assert not looks_like_voc(tmp_path / "absent.xml")
 
 
@@ -219,7 +211,7 @@ def test_other_xml_is_no_part_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "image", "filename"),
+    ("annotation", "file", "filename"),
     [
         ("1.xml", "1.jpg", ""),
         ("Annotations/1.xml", "JPEGImages/1.JPG", "other.jpg"),
@@ -233,47 +225,51 @@ def test_other_xml_is_no_part_of_it(tmp_path: Path) -> None:
     ],
 )
 def test_the_image_of_an_xml_file_is_found(
-    tmp_path: Path, annotation: str, image: str, filename: str
+    tmp_path: Path, annotation: str, file: str, filename: str
 ) -> None:
-    there = make_image(tmp_path / image)
-    put(tmp_path, annotation, xml([thing("a", 1, 1, 9, 9)], filename=filename))
+    there = image(tmp_path / file)
+    write(tmp_path, annotation, voc_xml([voc_object("a", 1, 1, 9, 9)], filename=filename))
     assert opened(read_voc(tmp_path)).source(0).samefile(there)
 
 
 def test_the_name_of_the_xml_file_goes_before_the_stated_one(tmp_path: Path) -> None:
     for name in "12":
-        make_image(tmp_path / f"{name}.jpg")
-        put(tmp_path, f"{name}.xml", xml([thing("a", 1, 1, 9, 9)], filename="1.jpg"))
+        image(tmp_path / f"{name}.jpg")
+        write(tmp_path, f"{name}.xml", voc_xml([voc_object("a", 1, 1, 9, 9)], filename="1.jpg"))
     assert stems(opened(read_voc(tmp_path))) == ["1", "2"]
 
 
 def test_of_images_with_one_name_the_stated_one_is_taken(tmp_path: Path) -> None:
     for extension in ("jpg", "png", "webp"):
-        make_image(tmp_path / f"1.{extension}")
-    put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)], filename="1.png"))
+        image(tmp_path / f"1.{extension}")
+    write(tmp_path, "1.xml", voc_xml([voc_object("a", 1, 1, 9, 9)], filename="1.png"))
     assert opened(read_voc(tmp_path)).source(0).name == "1.png"
 
 
 def test_missing_images_are_named(tmp_path: Path) -> None:
-    make_image(tmp_path / "train" / "1.jpg")
-    make_image(tmp_path / "val" / "2.jpg")  # of the same name, but of another split
+    image(tmp_path / "train" / "1.jpg")
+    image(tmp_path / "val" / "2.jpg")  # of the same name, but of another split
     for name in ("1", "2", "3"):
-        put(tmp_path, f"train/{name}.xml", xml([thing("a", 1, 1, 9, 9)], filename=f"{name}.gif"))
-    with pytest.raises(DataError, match=r"2 of 3 images are missing") as caught:
+        write(
+            tmp_path,
+            f"train/{name}.xml",
+            voc_xml([voc_object("a", 1, 1, 9, 9)], filename=f"{name}.gif"),
+        )
+    with pytest.raises(DataError, match="missing images: 2") as caught:
         opened(read_voc(tmp_path))
-    assert "3.xml: image missing: none of that name, nor 3.gif" in str(caught.value)
+    assert "3.xml: image missing: none has its name, or is 3.gif" in str(caught.value)
     assert stems(opened(read_voc(tmp_path), on_bad="skip")) == ["1"]
 
 
 def test_lists_state_the_splits(tmp_path: Path) -> None:
     for name in ("1", "2.5", "my photo 1", "4", "deep/5", "6"):
-        make_image(tmp_path / "JPEGImages" / f"{name}.jpg")
-        put(tmp_path, f"Annotations/{name}.xml", xml([thing("a", 1, 1, 9, 9)]))
-    put(tmp_path, "ImageSets/Main/train.txt", "1  1\n2.5 -1\r\nmy photo 1\n\n1\n")
-    put(tmp_path, "ImageSets/Main/Val.TXT", "4.jpg\nJPEGImages/6.jpg\ndeep/5\n")
-    put(tmp_path, "ImageSets/Main/test.txt", "4\nunheard of\n")
-    put(tmp_path, "ImageSets/Main/a_train.txt", "4 1\n")
-    put(tmp_path, "ImageSets/Segmentation/train.txt", "6\n")
+        image(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path, f"Annotations/{name}.xml", voc_xml([voc_object("a", 1, 1, 9, 9)]))
+    write(tmp_path, "ImageSets/Main/train.txt", "1  1\n2.5 -1\r\nmy photo 1\n\n1\n")
+    write(tmp_path, "ImageSets/Main/Val.TXT", "4.jpg\nJPEGImages/6.jpg\ndeep/5\n")
+    write(tmp_path, "ImageSets/Main/test.txt", "4\nunheard of\n")
+    write(tmp_path, "ImageSets/Main/a_train.txt", "4 1\n")
+    write(tmp_path, "ImageSets/Segmentation/train.txt", "6\n")
     reading = read_voc(tmp_path)
     assert set(reading.splits) == {"train", "val", "test"}
     train = opened(reading, "train")
@@ -288,10 +284,10 @@ def test_lists_state_the_splits(tmp_path: Path) -> None:
 
 
 def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
-    make_image(tmp_path / "1.jpg")
-    put(tmp_path, "1.xml", xml([thing("a", 1, 1, 9, 9)]))
-    put(tmp_path, "ImageSets/train.txt", "1")
-    put(tmp_path, "ImageSets/val.txt", b"\xff1")
+    image(tmp_path / "1.jpg")
+    write(tmp_path, "1.xml", voc_xml([voc_object("a", 1, 1, 9, 9)]))
+    write(tmp_path, "ImageSets/train.txt", "1")
+    write(tmp_path, "ImageSets/val.txt", b"\xff1")
     reading = read_voc(tmp_path)
     assert stems(opened(reading, "train")) == ["1"]
     with pytest.raises(DataError, match=r"val\.txt: not a text in UTF-8"):
@@ -300,20 +296,22 @@ def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 def test_folders_state_the_splits(tmp_path: Path) -> None:
     for name in ("train/1", "Validation/2", "other/3"):
-        make_image(tmp_path / f"{name}.jpg")
-        put(tmp_path, f"{name}.xml", xml([thing("a", 1, 1, 9, 9)]))
+        image(tmp_path / f"{name}.jpg")
+        write(tmp_path, f"{name}.xml", voc_xml([voc_object("a", 1, 1, 9, 9)]))
     reading = read_voc(tmp_path)
     assert stems(opened(reading, "train")) == ["1"]
     assert stems(opened(reading, "validation")) == ["2"]
-    assert any("3.xml: in no split" in line for line in reading.unused)
+    assert any("3.xml: in no split" in line for line in unused(reading))
 
 
 def test_years_side_by_side_each_with_their_lists(tmp_path: Path) -> None:
     for year in ("VOC2007", "VOC2012"):
         for name in ("1", "2"):
-            make_image(tmp_path / year / "JPEGImages" / f"{name}.jpg")
-            put(tmp_path, f"{year}/Annotations/{name}.xml", xml([thing(year, 1, 1, 9, 9)]))
-        put(tmp_path, f"{year}/ImageSets/Main/train.txt", "1\n")
+            image(tmp_path / year / "JPEGImages" / f"{name}.jpg")
+            write(
+                tmp_path, f"{year}/Annotations/{name}.xml", voc_xml([voc_object(year, 1, 1, 9, 9)])
+            )
+        write(tmp_path, f"{year}/ImageSets/Main/train.txt", "1\n")
     train = opened(read_voc(tmp_path), "train")
     assert [train.source(i).parts[-3] for i in range(len(train))] == ["VOC2007", "VOC2012"]
     assert train.counts() == {"VOC2007": 1, "VOC2012": 1}
@@ -322,18 +320,20 @@ def test_years_side_by_side_each_with_their_lists(tmp_path: Path) -> None:
 def test_a_strange_set(tmp_path: Path) -> None:
     """Spaces, accents, capitals, nested folders, a photo turned by EXIF, a size of 0."""
     root = tmp_path / "Meine Daten (neu)"
-    upright = make_image(root / "Images/K\u00fche & Co/Foto 1.JPG", (100, 80), orientation=6)
-    make_image(root / "Images/K\u00fche & Co/deep/er/foto.2.Jpeg")
-    put(
+    upright = image(root / "Images/K\u00fche & Co/Foto 1.JPG", (100, 80), orientation=6)
+    image(root / "Images/K\u00fche & Co/deep/er/foto.2.Jpeg")
+    write(
         root,
         "Annotations/K\u00fche & Co/Foto 1.XML",
         # The annotator saw the file as it is stored.
-        xml([thing("Kuh &amp; Kalb", 11, 21, 40, 60)], filename="IMG_0001.HEIC", size=(100, 80)),
+        voc_xml(
+            [voc_object("Kuh &amp; Kalb", 11, 21, 40, 60)], filename="IMG_0001.HEIC", size=(100, 80)
+        ),
     )
-    put(
+    write(
         root,
         "Annotations/K\u00fche & Co/deep/er/foto.2.xml",
-        xml([thing("<![CDATA[\u732b]]>", "1.5", "2.5", "9.5", "1e1")], size=(0, 0)),
+        voc_xml([voc_object("<![CDATA[\u732b]]>", "1.5", "2.5", "9.5", "1e1")], size=(0, 0)),
     )
     samples = opened(read_voc(root))
     assert samples.source(0) == upright
@@ -345,15 +345,87 @@ def test_a_strange_set(tmp_path: Path) -> None:
 
 def test_blood_cells(shared: Path) -> None:
     reading = read_voc(shared / "data" / "bccd")
-    assert len(reading.samples) == 364
-    assert len(reading.samples.ids) == 4888
+    assert len(reading.images) == 364
+    assert len(reading.boxes.corners) == 4888
     assert {name: len(indices) for name, indices in reading.splits.items()} == {
         "train": 205, "val": 87, "test": 72, "trainval": 292,
     }  # fmt: skip
-    assert not reading.faults and not reading.unused
-    assert reading.samples.classes == ("Platelets", "RBC", "WBC")
+    assert not reading.issues
+    assert reading.classes == ("Platelets", "RBC", "WBC")
     everything = opened(reading)
     assert sum(len(everything.annotation(i).ids) for i in range(364)) == 4886
     first = everything.annotation(0)
     assert first.boxes[0].tolist() == [259, 176, 491, 376]
     assert everything.classes[first.labels[0]] == "WBC"
+
+
+# masks
+
+
+def masks(base: Path, split: str) -> MaskSamples:
+    dataset = read_masks(FileTree(base))
+    return MaskSamples.of(dataset, dataset.splits[split])
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    base = tmp_path / "VOCdevkit" / "VOC2012"
+    for name in ("a", "b", "c", "d"):
+        image(base / "JPEGImages" / f"{name}.jpg", (8, 6))
+    for name in ("a", "b"):
+        path = mask(base / "SegmentationClass" / f"{name}.png", 0, 20, 255)
+        palette = Image.open(path).convert("P")
+        palette.putdata(np.resize([0, 20, 255], 48).tolist())
+        palette.putpalette([channel for colour in voc_palette() for channel in colour])
+        palette.save(path)
+    mask(base / "SegmentationClassAug" / "a.png", 0, 1)
+    mask(base / "SegmentationClassAug" / "c.png", 0, 15)
+    write(base, "ImageSets/Segmentation/train.txt", "a\n")
+    write(base, "ImageSets/Segmentation/val.txt", "b\n")
+    return tmp_path
+
+
+def test_voc_has_21_classes_of_palette_indices(voc: Path) -> None:
+    for root in (voc, voc / "VOCdevkit", voc / "VOCdevkit" / "VOC2012"):
+        assert find_mask_folder(root) == voc / "VOCdevkit" / "VOC2012"
+    base = voc / "VOCdevkit" / "VOC2012"
+    train, val = masks(base, "train"), masks(base, "val")
+    assert [train.source(0).stem, val.source(0).stem] == ["a", "b"]
+    assert train.classes == VOC_CLASSES and len(VOC_CLASSES) == 21 and train.ignore == 255
+    assert np.unique(train.mask(0)).tolist() == [0, 20, 255]
+
+
+@pytest.mark.parametrize("folder", ["ImageSets/Segmentation", "list"])
+@pytest.mark.parametrize("name", ["train_aug", "trainaug"])
+def test_the_list_of_voc_and_sbd_is_used(voc: Path, folder: str, name: str) -> None:
+    base = voc / "VOCdevkit" / "VOC2012"
+    paths = "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n"
+    write(base, f"{folder}/{name}.txt", f"c\n{paths}a\n\nd\n")
+    train = masks(base, "train")
+    assert [Path(train.mask_name(index)).parent.name for index in range(3)] == [
+        "SegmentationClassAug", "SegmentationClassAug", "SegmentationClass",
+    ]  # fmt: skip
+    assert stems(train) == ["c", "a", "a"]
+    (issue,) = train.dataset.issues
+    assert Path(issue.where).name == "d.jpg" and "is missing" in issue.message
+    assert np.unique(train.mask(0)).tolist() == [0, 15]
+
+
+def test_voc_in_colours_and_with_other_classes(voc: Path) -> None:
+    base = voc / "VOCdevkit" / "VOC2012"
+    path = base / "SegmentationClass" / "a.png"
+    Image.open(path).convert("RGB").save(path)
+    assert np.unique(masks(base, "train").mask(0)).tolist() == [0, 20, 255]
+    write(base, "classes.txt", "\n".join(str(name) * 2 for name in VOC_CLASSES))
+    assert masks(base, "train").classes[1] == "aeroplaneaeroplane"
+
+
+def test_voc_without_images_or_lists(voc: Path) -> None:
+    base = voc / "VOCdevkit" / "VOC2012"
+    (base / "ImageSets" / "Segmentation" / "train.txt").unlink()
+    assert list(read_masks(FileTree(voc)).splits) == ["val"]
+    (base / "JPEGImages" / "b.jpg").unlink()
+    with pytest.raises(DataError, match=r"val\.txt: none of its 1 images exists with its mask"):
+        opened(read_masks(FileTree(voc)), "val", samples_type=MaskSamples)
+    (base / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    assert find_mask_folder(voc) is None

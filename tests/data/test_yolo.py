@@ -4,48 +4,31 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from mobilevit.data.formats.base import Reading, read_text, select
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import ParsedDataset
+from mobilevit.data.formats.files import FileTree, read_text
 from mobilevit.data.formats.yolo import (
     looks_like_data_yaml,
     looks_like_labels,
-    read_line,
-    read_yolo,
+    parse_line,
+    read_boxes,
 )
-from mobilevit.data.yolo_layout import Plan
 from mobilevit.tasks.detection.dataset import BoxSamples
+from tests.data.factories import image, opened, unused, write
 
 
-def make_image(path: Path, size: tuple[int, int] = (100, 80), *, orientation: int = 1) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.new("RGB", size).save(path, "JPEG", exif=exif)
-    return path
+def pair(root: Path, file: str, label: str, line: str = "0 .5 .5 .2 .5") -> None:
+    image(root / file)
+    write(root, label, line + "\n")
 
 
-def put(root: Path, name: str, text: str = "") -> Path:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def pair(root: Path, image: str, label: str, line: str = "0 .5 .5 .2 .5") -> None:
-    make_image(root / image)
-    put(root, label, line + "\n")
-
-
-def opened(reading: Reading, split: str | None = None, *, on_bad: Any = "error") -> BoxSamples:
-    images = range(len(reading.samples)) if split is None else reading.splits[split]
-    return select(reading, images, split=split, on_bad=on_bad)
+def read_yolo(source: Path) -> ParsedDataset:
+    return read_boxes(FileTree(source))
 
 
 def one(root: Path, text: str) -> BoxSamples:
@@ -56,7 +39,7 @@ def one(root: Path, text: str) -> BoxSamples:
 def found(samples: BoxSamples) -> dict[str, int]:
     """File name -> boxes."""
     return {
-        samples.source(index).name: len(samples.annotation(index).ids)
+        Path(samples.name(index)).name: len(samples.annotation(index).ids)
         for index in range(len(samples))
     }
 
@@ -89,7 +72,7 @@ def test_a_polygon_becomes_its_bounding_box(tmp_path: Path) -> None:
     st.integers(0, 9),
 )
 def test_centre_and_sides_come_back(box: tuple[float, ...], number: int) -> None:
-    label, (x1, y1, x2, y2) = read_line([str(number), *map(repr, box)], Plan())
+    label, (x1, y1, x2, y2) = parse_line([str(number), *map(repr, box)])
     assert label == number
     assert ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1) == pytest.approx(box)
 
@@ -103,18 +86,18 @@ def test_centre_and_sides_come_back(box: tuple[float, ...], number: int) -> None
         ("0", "1 numbers, but a box has 5"),
         ("cat .5 .5 .2 .2", "not numbers: 'cat .5 .5 .2 .2'"),
         ("0, .5, .5, .2, .2", "not numbers"),
-        ("0.5 .5 .5 .2 .2", "starts with 0.5, which is no class number"),
-        ("-1 .5 .5 .2 .2", "starts with -1, which is no class number"),
+        ("0.5 .5 .5 .2 .2", "starts with 0.5, which is not a class number"),
+        ("-1 .5 .5 .2 .2", "starts with -1, which is not a class number"),
         ("nan .5 .5 .2 .2", "starts with nan"),
         ("1e300 .5 .5 .2 .2", "starts with 1e300"),
-        ("0 320 240 20 20", "320 is no share of an image's width or height"),
-        ("0 .5 -.7 .2 .2", "-0.7 is no share"),
-        ("0 .5 .5 inf .2", "inf is no share"),
+        ("0 320 240 20 20", "320 is not a share of an image's width or height"),
+        ("0 .5 -.7 .2 .2", "-0.7 is not a share"),
+        ("0 .5 .5 inf .2", "inf is not a share"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
-    make_image(tmp_path / "other.jpg")
-    put(tmp_path, "other.txt", "0 .5 .5 .1 .1")
+    image(tmp_path / "other.jpg")
+    write(tmp_path, "other.txt", "0 .5 .5 .1 .1")
     with pytest.raises(DataError, match=reason) as caught:
         one(tmp_path, f"0 .5 .5 .1 .1\n\n{line}\n")
     assert f"{tmp_path / '1.txt'}:3: " in str(caught.value)
@@ -128,20 +111,20 @@ def test_boxes_without_area_are_left_out_and_counted(
         tmp_path, "0 .5 .5 0 .2\n0 .5 .5 .2 -.2\n0 nan .5 .1 .1\n0 1.1 .5 .1 .1\n0 1 1 1 1"
     )
     assert samples.annotation(0).boxes.tolist() == [[50, 40, 100, 80]]
-    assert "4 of 5 boxes are left out" in caplog.text
-    assert "1.txt:1, " in caplog.text
+    assert "4 annotations are wrong" in caplog.text
+    assert "1.txt:1: " in caplog.text
 
 
 def test_shares_are_of_the_upright_image(tmp_path: Path) -> None:
-    make_image(tmp_path / "1.jpg", (100, 80), orientation=8)
-    put(tmp_path, "1.txt", "0 .5 .5 .5 .5")
+    image(tmp_path / "1.jpg", (100, 80), orientation=8)
+    write(tmp_path, "1.txt", "0 .5 .5 .5 .5")
     assert opened(read_yolo(tmp_path)).annotation(0).boxes.tolist() == [[20, 25, 60, 75]]
 
 
 def test_key_points_behind_a_box_are_passed_over(tmp_path: Path) -> None:
     line = "0 .5 .5 .2 .5 .1 .1 2 .9 .9 2"
     pair(tmp_path, "images/train/1.jpg", "labels/train/1.txt", line)
-    file = put(tmp_path, "data.yaml", "train: images/train\nnames: [person]\nkpt_shape: [2, 3]\n")
+    file = write(tmp_path, "data.yaml", "train: images/train\nnames: [person]\nkpt_shape: [2, 3]\n")
     shown = opened(read_yolo(file)).annotation(0)
     assert shown.boxes.tolist() == [pytest.approx([40, 20, 60, 60])]
 
@@ -170,7 +153,7 @@ def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", ["classes.txt", "obj.names", "labels/classes.txt"])
 def test_class_names_in_a_text_file(tmp_path: Path, file: str) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt", "1 .5 .5 .1 .1")
-    put(tmp_path, file, "cat\n h\u00fcnd \n\n")
+    write(tmp_path, file, "cat\n h\u00fcnd \n\n")
     samples = opened(read_yolo(tmp_path))
     assert samples.classes == ("cat", "h\u00fcnd")
     assert samples.annotation(0).labels.tolist() == [1]
@@ -188,17 +171,17 @@ def test_class_names_in_yaml(
     tmp_path: Path, names: str, classes: tuple[str, ...], numbers: tuple[int, ...]
 ) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt", f"{numbers[-1]} .5 .5 .1 .1")
-    samples = opened(read_yolo(put(tmp_path, "data.yaml", f"train: images\nnames: {names}\n")))
+    samples = opened(read_yolo(write(tmp_path, "data.yaml", f"train: images\nnames: {names}\n")))
     assert (samples.classes, samples.category_ids) == (classes, numbers)
     assert samples.annotation(0).labels.tolist() == [2]
 
 
 def test_a_class_number_without_a_name_is_an_error(tmp_path: Path) -> None:
     pair(tmp_path, "1.jpg", "1.txt", "0 .5 .5 .1 .1\n2 .5 .5 .1 .1")
-    put(tmp_path, "classes.txt", "cat\ndog")
+    write(tmp_path, "classes.txt", "cat\ndog")
     with pytest.raises(DataError, match=r"1\.txt:2: class 2, but there are names for 0 to 1"):
         opened(read_yolo(tmp_path))
-    file = put(tmp_path, "data.yaml", "names: {0: cat, 5: dog}")
+    file = write(tmp_path, "data.yaml", "names: {0: cat, 5: dog}")
     with pytest.raises(DataError, match=r"class 2, but there are names for 0, 5"):
         opened(read_yolo(file))
 
@@ -222,13 +205,13 @@ BOMB += "train: images\nnames: *x29\nnc: *x29\nkpt_shape: *x29\n"
         ("train: images\n names: [a]\n- x", r"data\.yaml:2: not YAML"),
         ("- images", "not a mapping with names"),
         ("train: bad.txt\nnames: [a]", r"bad\.txt: not a text in UTF-8"),
-        ("train: nowhere/train\nnames: [a]", "train: nowhere/train is not there, looked for in"),
+        ("train: nowhere/train\nnames: [a]", "train: nowhere/train does not exist; looked for in"),
     ],
 )
 def test_what_is_wrong_with_a_yaml_is_named(tmp_path: Path, text: str, reason: str) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt")
     (tmp_path / "bad.txt").write_bytes(b"images/1.jpg\xff")
-    reading = read_yolo(put(tmp_path, "data.yaml", text))
+    reading = read_yolo(write(tmp_path, "data.yaml", text))
     for on_bad in ("error", "skip"):
         with pytest.raises(DataError, match=reason):
             opened(reading, "train" if "train" in reading.splits else None, on_bad=on_bad)
@@ -236,10 +219,10 @@ def test_what_is_wrong_with_a_yaml_is_named(tmp_path: Path, text: str, reason: s
 
 def test_lists_of_names_that_differ_are_an_error(tmp_path: Path) -> None:
     pair(tmp_path, "1.jpg", "1.txt")
-    put(tmp_path, "classes.txt", "cat")
-    put(tmp_path, "old/classes.txt", "cat")
+    write(tmp_path, "classes.txt", "cat")
+    write(tmp_path, "old/classes.txt", "cat")
     assert opened(read_yolo(tmp_path)).classes == ("cat",)
-    put(tmp_path, "old/obj.names", "dog")
+    write(tmp_path, "old/obj.names", "dog")
     with pytest.raises(DataError, match=r"class names differ: .*obj\.names; keep one"):
         opened(read_yolo(tmp_path))
 
@@ -253,7 +236,7 @@ def test_numbers_without_names_have_a_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "label"),
+    ("file", "label"),
     [
         ("1.jpg", "1.txt"),
         ("images/1.jpg", "labels/1.txt"),
@@ -267,41 +250,41 @@ def test_numbers_without_names_have_a_limit(tmp_path: Path) -> None:
         ("Images/" + unicodedata.normalize("NFD", "\u00e9.jpg"), "Labels/\u00e9.txt"),
     ],
 )
-def test_labels_are_found(tmp_path: Path, image: str, label: str) -> None:
-    pair(tmp_path, image, label)
+def test_labels_are_found(tmp_path: Path, file: str, label: str) -> None:
+    pair(tmp_path, file, label)
     (count,) = found(opened(read_yolo(tmp_path))).values()
     assert count == 1
 
 
 def test_a_folder_of_labels_goes_before_text_beside_the_image(tmp_path: Path) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt")
-    put(tmp_path, "images/1.txt", "a caption")
+    write(tmp_path, "images/1.txt", "a caption")
     assert found(opened(read_yolo(tmp_path))) == {"1.jpg": 1}
 
 
 def test_images_beside_a_folder_of_images_are_something_else(tmp_path: Path) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt")
-    make_image(tmp_path / "images/2.jpg")
-    make_image(tmp_path / "masks/1.png")
-    make_image(tmp_path / "preview.jpg")
+    image(tmp_path / "images/2.jpg")
+    image(tmp_path / "masks/1.png")
+    image(tmp_path / "preview.jpg")
     reading = read_yolo(tmp_path)
     assert found(opened(reading)) == {"1.jpg": 1, "2.jpg": 0}
-    assert [line.split(": ")[1] for line in reading.unused] == [
-        "in no folder of images, as others are"
+    assert [line.split(": ")[1] for line in unused(reading)] == [
+        "not in a folder of images, as others are"
     ] * 2
 
 
 def test_images_without_labels_have_no_boxes(tmp_path: Path) -> None:
     pair(tmp_path, "images/train/1.jpg", "labels/train/1.txt")
     pair(tmp_path, "images/train/2.jpg", "labels/train/2.txt", "")
-    make_image(tmp_path / "images/train/3.jpg")
+    image(tmp_path / "images/train/3.jpg")
     # One of the same name in another split is not taken for it.
     pair(tmp_path, "images/val/4.jpg", "labels/val/4.txt")
-    put(tmp_path, "labels/val/3.txt", "0 .5 .5 .1 .1")
+    write(tmp_path, "labels/val/3.txt", "0 .5 .5 .1 .1")
     reading = read_yolo(tmp_path)
     assert found(opened(reading, "train")) == {"1.jpg": 1, "2.jpg": 0, "3.jpg": 0}
     assert found(opened(reading, "val")) == {"4.jpg": 1}
-    assert any("3.txt: no image belongs to it" in line for line in reading.unused)
+    assert any("3.txt: no image belongs to it" in line for line in unused(reading))
 
 
 @pytest.mark.parametrize(
@@ -322,11 +305,11 @@ def test_a_yaml_says_where_the_splits_are(tmp_path: Path, text: str) -> None:
     root = tmp_path / "cells"
     pair(root, "images/train/1.jpg", "labels/train/1.txt", "1 .5 .5 .1 .1")
     pair(root, "images/val/2.jpg", "labels/val/2.txt")
-    make_image(root / "images/val/more/3.jpg")
+    image(root / "images/val/more/3.jpg")
     pair(root, "images/spare/4.jpg", "labels/spare/4.txt")
-    put(root, "train.txt", "./images/train/1.jpg\n")
-    put(root, "lists/val.txt", "images/val/2.jpg\n\n/content/images/val/more/3.jpg\n")
-    file = put(root, "data.yaml", text.format(root=root) + "names: [cat, dog]\n")
+    write(root, "train.txt", "./images/train/1.jpg\n")
+    write(root, "lists/val.txt", "images/val/2.jpg\n\n/content/images/val/more/3.jpg\n")
+    file = write(root, "data.yaml", text.format(root=root) + "names: [cat, dog]\n")
     reading = read_yolo(file)
     assert found(opened(reading, "train")) == {"1.jpg": 1}
     assert found(opened(reading, "val")) == {"2.jpg": 1, "3.jpg": 0}
@@ -337,7 +320,7 @@ def test_a_yaml_says_where_the_splits_are(tmp_path: Path, text: str) -> None:
 def test_images_may_be_far_from_the_yaml(tmp_path: Path) -> None:
     pair(tmp_path, "far/images/train/1.jpg", "far/labels/train/1.txt")
     pair(tmp_path, "away/val/2.jpg", "away/val/2.txt")
-    file = put(
+    file = write(
         tmp_path,
         "here/data.yaml",
         f"train: {tmp_path}/far/images/train\nval: ../away/val\nnames: [a]\n",
@@ -350,75 +333,75 @@ def test_images_may_be_far_from_the_yaml(tmp_path: Path) -> None:
 def test_labels_in_nested_folders_are_listed_once(tmp_path: Path) -> None:
     for folder in ("a", "a/b", "a/b/c"):
         pair(tmp_path, f"{folder}/1.jpg", f"{folder}/1.txt")
-        put(tmp_path, f"{folder}/stray.txt", "0 .5 .5 .1 .1")
-    reading = read_yolo(put(tmp_path, "data.yaml", "train: [a/b/c, a]\nnames: [a]\n"))
+        write(tmp_path, f"{folder}/stray.txt", "0 .5 .5 .1 .1")
+    reading = read_yolo(write(tmp_path, "data.yaml", "train: [a/b/c, a]\nnames: [a]\n"))
     assert found(opened(reading, "train")) == {"1.jpg": 1}
-    assert len(reading.samples) == len(reading.unused) == 3
+    assert len(reading.images) == len(unused(reading)) == 3
 
 
 def test_a_yaml_with_names_only_leaves_the_rest_to_the_folders(tmp_path: Path) -> None:
     pair(tmp_path, "train/images/1.jpg", "train/labels/1.txt")
     pair(tmp_path, "valid/images/2.jpg", "valid/labels/2.txt")
-    reading = read_yolo(put(tmp_path, "data.yaml", "names: [cat]\nnc: 1\n"))
+    reading = read_yolo(write(tmp_path, "data.yaml", "names: [cat]\nnc: 1\n"))
     assert set(reading.splits) == {"train", "valid"}
-    assert reading.samples.classes == ("cat",)
+    assert reading.classes == ("cat",)
 
 
 def test_a_folder_called_images_may_be_the_whole_set(tmp_path: Path) -> None:
     root = tmp_path / "images"
     pair(root, "train/1.jpg", "train/1.txt")
-    put(tmp_path, "other/2.txt", "0 .5 .5 .1 .1")
-    reading = read_yolo(put(root, "data.yaml", "train: train\nnames: [a]\n"))
+    write(tmp_path, "other/2.txt", "0 .5 .5 .1 .1")
+    reading = read_yolo(write(root, "data.yaml", "train: train\nnames: [a]\n"))
     assert found(opened(reading, "train")) == {"1.jpg": 1}
-    assert not reading.unused  # what is above it was not looked at
+    assert not unused(reading)  # what is above it was not looked at
 
 
 def test_a_split_that_is_not_there_matters_only_if_it_is_wanted(tmp_path: Path) -> None:
     pair(tmp_path, "train/images/1.jpg", "train/labels/1.txt")
     text = "train: ../train/images\ntest: ../test/images\nnames: [a]\n"
-    reading = read_yolo(put(tmp_path, "data.yaml", text))
+    reading = read_yolo(write(tmp_path, "data.yaml", text))
     assert len(opened(reading, "train")) == 1
-    with pytest.raises(DataError, match=r"test: \.\./test/images is not there"):
+    with pytest.raises(DataError, match=r"test: \.\./test/images does not exist"):
         opened(reading, "test")
 
 
 def test_lists_of_images_state_the_splits_of_a_folder(tmp_path: Path) -> None:
     for number in range(4):
         pair(tmp_path, f"obj_train_data/{number}.jpg", f"obj_train_data/{number}.txt")
-    put(tmp_path, "train.txt", "data/obj_train_data/0.jpg\ndata/obj_train_data/1.jpg\n")
-    put(tmp_path, "valid.txt", "data/obj_train_data/2.jpg\ndata/obj_train_data/gone.jpg\n")
+    write(tmp_path, "train.txt", "data/obj_train_data/0.jpg\ndata/obj_train_data/1.jpg\n")
+    write(tmp_path, "valid.txt", "data/obj_train_data/2.jpg\ndata/obj_train_data/gone.jpg\n")
     reading = read_yolo(tmp_path)
     assert found(opened(reading, "train")) == {"0.jpg": 1, "1.jpg": 1}
-    with pytest.raises(DataError, match=r"1 of 2 images are missing(.|\n)*valid\.txt:2"):
+    with pytest.raises(DataError, match=r"missing images: 1(.|\n)*valid\.txt:2"):
         opened(reading, "valid")
     assert found(opened(reading, "valid", on_bad="skip")) == {"2.jpg": 1}
-    assert [line.split(": ")[1] for line in reading.unused] == ["in no split"]
-    assert "3.jpg" in reading.unused[0]
+    assert [line.split(": ")[1] for line in unused(reading)] == ["in no split"]
+    assert "3.jpg" in unused(reading)[0]
 
 
 def test_a_folder_may_be_named_from_within_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair(tmp_path, "images/1.jpg", "labels/1.txt")
-    put(tmp_path, "train.txt", "images/1.jpg\n")
-    put(tmp_path, "data.yaml", "train: images\nval: ./train.txt\nnames: [a]")
+    write(tmp_path, "train.txt", "images/1.jpg\n")
+    write(tmp_path, "data.yaml", "train: images\nval: ./train.txt\nnames: [a]")
     monkeypatch.chdir(tmp_path)
     for source in (".", "data.yaml"):
         reading = read_yolo(Path(source))
-        assert len(reading.samples) == 1
+        assert len(reading.images) == 1
         assert found(opened(reading, "train")) == {"1.jpg": 1}
 
 
 def test_a_strange_set(tmp_path: Path) -> None:
     """Spaces, accents, capitals, nested folders, a byte order mark, a photo turned by EXIF."""
     root = tmp_path / "d\u00e9tection \u2013 v2"
-    make_image(root / "Train/Images/Caf\u00e9 (1).JPEG", (100, 80), orientation=6)
-    put(root, "Train/Labels/Caf\u00e9 (1).TXT", "\ufeff1 .25 .5 .5 .1\r\n")
-    make_image(root / "Train/Images/n\u00e6r/2.jpg")
-    put(root, "Train/Labels/n\u00e6r/2.txt", "0 .5 .5 1 1\n")
+    image(root / "Train/Images/Caf\u00e9 (1).JPEG", (100, 80), orientation=6)
+    write(root, "Train/Labels/Caf\u00e9 (1).TXT", "\ufeff1 .25 .5 .5 .1\r\n")
+    image(root / "Train/Images/n\u00e6r/2.jpg")
+    write(root, "Train/Labels/n\u00e6r/2.txt", "0 .5 .5 1 1\n")
     pair(root, "VALID/Images/3.Jpg", "VALID/Labels/3.txt", "")
-    put(root, "README.txt", "exported")
-    file = put(
+    write(root, "README.txt", "exported")
+    file = write(
         root,
         "Data.YAML",
         "# by hand\nnames:\n  0: \u5496\u5561\n  1: 'th\u00e9: vert'\n"
@@ -433,7 +416,7 @@ def test_a_strange_set(tmp_path: Path) -> None:
     assert turned.labels.tolist() == [1]
     assert by_name["2.jpg"].boxes.tolist() == [[0, 0, 100, 80]]
     assert found(opened(reading, "val")) == {"3.Jpg": 0}
-    assert not reading.unused
+    assert not unused(reading)
 
 
 # recognition
@@ -441,16 +424,16 @@ def test_a_strange_set(tmp_path: Path) -> None:
 
 def test_what_looks_like_yolo(tmp_path: Path) -> None:
     for text in ("names: [a]", "train: x\nval: y"):
-        assert looks_like_data_yaml(put(tmp_path, "x.yaml", text))
+        assert looks_like_data_yaml(write(tmp_path, "x.yaml", text))
     for text in ("epochs: 3\ntrain: yes", "- names", "a: [", ""):
-        assert not looks_like_data_yaml(put(tmp_path, "x.yaml", text))
-    texts = {name: put(tmp_path, f"{name}.txt") for name in ("empty", "words", "numbers")}
+        assert not looks_like_data_yaml(write(tmp_path, "x.yaml", text))
+    texts = {name: write(tmp_path, f"{name}.txt") for name in ("empty", "words", "numbers")}
     texts["words"].write_text("a photo of a cat with a hat")
     texts["numbers"].write_text("0 .5 .5 .1 .1")
     for name, expected in (("empty", False), ("words", False), ("numbers", True)):
         assert looks_like_labels([f"x/{name}.JPG"], [str(texts[name])]) is expected
     assert not looks_like_labels(["other.jpg"], [str(texts["numbers"])])
-    many = [put(tmp_path, f"many/{number:03}.txt") for number in range(200)]
+    many = [write(tmp_path, f"many/{number:03}.txt") for number in range(200)]
     images = [f"{number:03}.jpg" for number in range(200)]
     many[-1].write_text("3 .5 .5 .1 .1 .9 .9")
     assert looks_like_labels(images, [str(path) for path in many])

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.formats.folders import scan
-from mobilevit.data.samples import FolderSamples
+from mobilevit.data.formats.folders import read_class_folders
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks import get_task
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
@@ -28,7 +28,7 @@ def samples(tmp_path):
         file = tmp_path / "images" / "ab"[number % 2] / f"{number}<i>.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((40, 60, 3), 60 * number, np.uint8)).save(file)
-    return FolderSamples(scan(tmp_path / "images"))
+    return LabelSamples.of(read_class_folders(tmp_path / "images"))
 
 
 def history(epochs=3, every=1):
@@ -159,7 +159,7 @@ def test_the_figures_are_in_it(tmp_path, samples):
 
 
 def test_mistakes_are_shown_as_images_even_if_one_is_gone(tmp_path, samples):
-    samples.split.paths[1].unlink()
+    samples.source(1).unlink()
     text = report(tmp_path, samples, ["ant", "bee", "cat"])
     assert text.count("data:image/jpeg;base64,") == 1
     assert "can no longer be read" in text
@@ -168,7 +168,7 @@ def test_mistakes_are_shown_as_images_even_if_one_is_gone(tmp_path, samples):
 
 def test_a_file_name_need_not_be_text(tmp_path, samples):
     name = "caf\udce9.png"  # what Python makes of a byte that is no UTF-8
-    samples.name = lambda index: name
+    object.__setattr__(samples, "name", lambda index: name)
     assert "caf\\udce9.png" in report(tmp_path, samples, ["ant", "bee"])
 
 

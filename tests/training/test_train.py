@@ -17,7 +17,7 @@ import yaml
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest, save
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.options import DataOptions
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.transforms import AugmentOptions
@@ -263,7 +263,7 @@ def test_bad_files_are_left_out_on_request(images, tmp_path, caplog):  # A26
         epochs=1,
         data=DataOptions(root=str(root), on_bad="skip", workers=0, val_fraction=0.3),
     )
-    assert "3 skipped" in caplog.text
+    assert "3 images left out" in caplog.text
     seen = sum(int(row["batch"]) for row in rows(tmp_path / "run" / "steps.csv"))
     assert 0 < seen <= 9
 

@@ -23,7 +23,7 @@ from mobilevit.checkpoints.create import open_model, require_classes
 from mobilevit.checkpoints.folder import digest
 from mobilevit.commands.bulk.rows import failures, has_rows, need_ray
 from mobilevit.commands.bulk.worker import Predictor, Work, part_path
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.sources import ImageInput, display_name, expand_inputs
 from mobilevit.exports.runtime_model import FileNetwork, for_inference, is_file
 from mobilevit.models.config import ModelConfig

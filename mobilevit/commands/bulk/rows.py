@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.tasks import get_task
 from mobilevit.tasks.results import Prediction
 from mobilevit.utils.files import replace_file

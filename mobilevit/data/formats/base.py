@@ -1,107 +1,222 @@
-"""What the readers of box formats share: which files belong together, and a draft with its faults.
+"""What every reader of a data set returns, and the builder that collects it.
 
-A reader goes on where it meets a fault and remembers it. What becomes of it is decided later:
-training stops, or leaves the image out; a check lists all.
+A reader does not stop at the first thing that is wrong: it records an `Issue` and goes on. Later
+training refuses the data set or leaves images out, and `mobilevit check` lists all issues.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import re
-import unicodedata
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from mobilevit.data.formats.folders import DataError, walk_images
-from mobilevit.tasks.detection.dataset import BoxSamples, Format, some
+from mobilevit.data.errors import FileError
+from mobilevit.data.formats.files import FileTree, Paths
+from mobilevit.data.images import image_facts
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from PIL import Image
 
-FEW = 5
-"""So many faults are written out in an error or a warning."""
+    from mobilevit.data.formats.masks import MaskSource
 
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "trainval": "trainval",
-    "val": "val",
-    "valid": "valid",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
-}
-IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "jpegimages", "photos"])
-"""Folders that say what kind of file they hold, not which part of the data; lower case."""
-_KIND_FOLDERS = IMAGE_FOLDERS | frozenset(
-    ["labels", "label", "annotations", "annotation", "anns", "ann", "xml", "xmls", "txt", "bboxes"]
-)
+Content: TypeAlias = Literal["labels", "boxes", "masks"]
+Severity: TypeAlias = Literal["blocking", "error", "warning"]
 
+EVERYTHING = ""
+"""Name of the only part of a data set that does not state splits."""
+IGNORE = 255
+"""Value of mask pixels that have no class, unless a data set states another one."""
 
-class FileError(DataError):
-    """A file of annotations that cannot be read: where, with the line if it has one, and why."""
-
-    def __init__(self, where: str | Path, what: str) -> None:
-        """Both go to `args`, which is what crosses process boundaries."""
-        super().__init__(os.fspath(where), what)
-        self.where, self.what = os.fspath(where), what
-
-    def __str__(self) -> str:
-        """Say where, then what."""
-        return f"{self.where}: {self.what}"
+MISSING_IMAGES = "missing images"
+UNUSABLE_ANNOTATIONS = "annotations that cannot be used"
+UNUSED_FILES = "files that are not part of the data set"
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Something in a data set that training cannot go on with."""
+class Issue:
+    """Something that is wrong with a data set, or unusual."""
 
+    category: str
+    """A few words, the same for all issues of a kind."""
     where: str
     """File, file and line, or file and annotation."""
-    what: str
+    message: str
+    severity: Severity = "blocking"
+    """`blocking`: training refuses the data set, or leaves the image out with `on_bad="skip"`.
+    `error`: training leaves something out, or learns something wrong. `warning`: unusual."""
     image: int | None = None
-    """The image that it makes useless, by its place in the reading."""
+    """The image that it makes unusable: its index in the parsed data set."""
     split: str | None = None
-    """The split that it concerns; None: all, or those that have the image."""
-    missing: bool = False
-    """Whether it is that the image is not there."""
+    """The split that it is about; None: all, or those that have the image."""
     skippable: bool = True
-    """Whether it is dealt with by leaving something out."""
+    """Whether leaving images out helps."""
 
     def __str__(self) -> str:
-        """Say where, then what."""
-        return f"{self.where}: {self.what}"
+        """Where, and what is wrong."""
+        return f"{self.where}: {self.message}"
+
+
+class ImageList(Protocol):
+    """Images of a data set by index."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, index: int, /) -> Path | bytes | Image.Image:
+        """An image, as `open_image` takes it."""
+
+    def name(self, index: int) -> str:
+        """The image's path, or what else to call it in messages."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Boxes:
+    """The boxes of all images as the annotations state them, usable or not."""
+
+    first: np.ndarray
+    """int64 [images + 1]: the boxes of image i are rows first[i] to first[i + 1] below."""
+    corners: np.ndarray
+    """float64 [rows, 4]: x1, y1, x2, y2 in pixels, or as shares of the image; see `relative`."""
+    labels: np.ndarray
+    """int64 [rows]: indices of classes."""
+    crowd: np.ndarray
+    """bool [rows]: COCO's `iscrowd`, VOC's `difficult`."""
+    areas: np.ndarray
+    """float64 [rows]: stated areas in square pixels; NaN where none is stated."""
+    ids: np.ndarray | None
+    """int64 [rows]: stated ids; None where the format has none."""
+    lines: np.ndarray
+    """int64 [rows]: line of the box in the annotation file; 0 where lines do not count."""
+    annotation_files: tuple[str, ...]
+    """For each image the file with its boxes; "" where there is none."""
+    relative: bool = False
+    """Whether corners are shares of the upright image's width and height."""
+
+    def rows(self, image: int) -> slice:
+        """Rows of an image's boxes."""
+        return slice(int(self.first[image]), int(self.first[image + 1]))
+
+
+class ImageHeaders:
+    """(height, width, orientation) of image files, read on first use and remembered."""
+
+    def __init__(self, images: ImageList) -> None:
+        """Headers of `images`, none of which is opened yet."""
+        self._images = images
+        self._known = np.zeros((len(images), 3), np.int32)
+
+    def __getitem__(self, image: int) -> tuple[int, int, int]:
+        """Upright height and width, and the EXIF orientation.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        if self._known[image, 0] == 0:
+            facts = image_facts(self._images.name(image))
+            self._known[image] = facts.height, facts.width, facts.orientation
+        height, width, orientation = self._known[image].tolist()
+        return height, width, orientation
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ParsedDataset:
+    """What a reader found: every image that is annotated, whether its file exists or not."""
+
+    root: Path
+    format: str
+    """Name of the format."""
+    display_name: str
+    """Name of the format for people."""
+    images: ImageList
+    classes: tuple[str, ...]
+    classes_by_use: bool = False
+    """Whether classes are the names that occur, so that training has only those of its images."""
+    classes_from_options: bool = False
+    """Whether classes are those of `ReadOptions`, as no file has them."""
+    category_ids: tuple[int, ...] | None = None
+    """The annotations' own number of each class; None where they have none."""
+    image_ids: np.ndarray | None = None
+    """int64 [images]: stated ids; None where the format has none."""
+    sizes: np.ndarray | None = None
+    """int32 [images, 2]: (height, width) as stated; 0 where not."""
+    labels: np.ndarray | None = None
+    """int64 [images]: the class of each image, where images have one."""
+    boxes: Boxes | None = None
+    masks: MaskSource | None = None
+    splits: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Split -> its images; empty where the data set does not state splits."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Split -> where it was found, if that says more than its name."""
+    issues: tuple[Issue, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What the reader decided, for people."""
+
+    @cached_property
+    def headers(self) -> ImageHeaders:
+        """Sizes and orientations of the images' files."""
+        return ImageHeaders(self.images)
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[int]]:
+        """Split -> its images; `EVERYTHING` -> all images where no splits are stated."""
+        return self.splits or {EVERYTHING: range(len(self.images))}
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a reader found: every image that is spoken of, there or not, and all that is wrong."""
+class ReadOptions:
+    """What to read from a data set, and what its files may leave open."""
 
-    samples: BoxSamples
-    faults: tuple[Fault, ...]
-    splits: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Name of a split -> its images; empty where the source names none."""
-    remarks: tuple[str, ...] = ()
-    """What the reader decided, for people to read."""
-    unused: tuple[str, ...] = ()
-    """Files that could belong to the data set but are no part of it, and why."""
+    content: Content
+    classes: tuple[str, ...] | None = None
+    """Masks: names of the classes, where no file has them."""
+    ignore: int = IGNORE
+    """Masks: the stored value that has no class, where the format leaves that open."""
 
 
-class Draft:
-    """Images and boxes while they are read, in any order."""
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """An annotation format: how it is recognised and read."""
 
-    def __init__(self, root: Path, kind: Format, *, relative: bool = False) -> None:
-        """Start with nothing; `relative` as in `BoxSamples`."""
-        self.root, self.kind, self.relative = root, kind, relative
+    name: str
+    """As in `--data.format`."""
+    display_name: str
+    contents: frozenset[Content]
+    looks_for: str
+    """What `matches` looks for, for messages."""
+    matches: Callable[[FileTree, Content], bool]
+    """Whether a folder or file is of this format, by names and the beginnings of files."""
+    read: Callable[[FileTree, ReadOptions], list[ParsedDataset]]
+    """Parse it: one data set for each annotation file that has class numbers of its own.
+
+    Raises:
+        DataError: there is nothing of this format.
+    """
+    states_ignored: bool = True
+    """Whether the format itself says which mask values have no class."""
+    automatic: bool = True
+    """Whether `--data.format auto` considers it."""
+
+
+class DatasetBuilder:
+    """Collects images, boxes and issues while a data set is read, in any order."""
+
+    def __init__(
+        self, root: Path, format: str, display_name: str, *, relative: bool = False
+    ) -> None:
+        """Start with nothing; `relative` as in `Boxes`."""
+        self.root, self.format, self.display_name = root, format, display_name
+        self.relative = relative
         self.files: list[str] = []
-        self.faults: list[Fault] = []
-        self._annotated_by: list[str] = []
+        self.issues: list[Issue] = []
+        self.notes: list[str] = []
+        self.splits: dict[str, list[int]] = {}
+        self._annotation_files: list[str] = []
         self._sizes, self._image_ids = array("q"), array("q")
         self._owners, self._labels, self._ids, self._lines = (array("q") for _ in range(4))
         self._corners, self._areas, self._crowd = array("d"), array("d"), array("b")
@@ -110,17 +225,21 @@ class Draft:
         self,
         file: str | Path,
         *,
-        annotated_by: str | Path = "",
+        annotation_file: str | Path = "",
         size: tuple[int, int] | None = None,
         image_id: int | None = None,
+        split: str | None = None,
     ) -> int:
-        """Add an image with its recorded (height, width); return its place."""
-        place = len(self.files)
+        """Add an image with its stated (height, width); return its index."""
+        index = len(self.files)
         self.files.append(os.fspath(file))
-        self._annotated_by.append(os.fspath(annotated_by))
+        self._annotation_files.append(os.fspath(annotation_file))
         self._sizes.extend(size if size is not None and max(size) < 2**31 else (0, 0))
-        self._image_ids.append(place + 1 if image_id is None else image_id)
-        return place
+        if image_id is not None:
+            self._image_ids.append(image_id)
+        if split is not None:
+            self.splits.setdefault(split, []).append(index)
+        return index
 
     def add_box(
         self,
@@ -133,234 +252,94 @@ class Draft:
         box_id: int | None = None,
         line: int = 0,
     ) -> None:
-        """Add a box to an image: x1, y1, x2, y2, which may be any numbers."""
+        """Add a box: x1, y1, x2, y2, which may be any numbers."""
         self._owners.append(image)
         self._corners.extend(corners)
         self._labels.append(label)
         self._crowd.append(crowd)
         self._areas.append(area)
-        self._ids.append(len(self._owners) if box_id is None else box_id)
         self._lines.append(line)
+        if box_id is not None:
+            self._ids.append(box_id)
 
-    def fault(
+    def add_issue(
         self,
         where: str | Path,
-        what: str,
+        message: str,
         *,
+        category: str = UNUSABLE_ANNOTATIONS,
+        severity: Severity = "blocking",
         image: int | None = None,
         split: str | None = None,
-        missing: bool = False,
         skippable: bool = True,
     ) -> None:
-        """Remember what is wrong; see `Fault`."""
-        self.faults.append(Fault(os.fspath(where), what, image, split, missing, skippable))
+        """Record what is wrong; see `Issue`."""
+        self.issues.append(
+            Issue(category, os.fspath(where), message, severity, image, split, skippable)
+        )
+
+    def add_error(self, error: FileError, **scope: int | str | None) -> None:
+        """Record a file that cannot be read, for an `image` or a `split`; else for all."""
+        self.add_issue(error.where, error.message, skippable=bool(scope), **scope)  # type: ignore[arg-type]
+
+    def add_unused(self, file: str | Path, why: str) -> None:
+        """Record a file that is not part of the data set."""
+        self.add_issue(file, why, category=UNUSED_FILES, severity="warning")
+
+    def sizes(self) -> np.ndarray:
+        """Stated (height, width) of the images so far [N, 2]; 0 where none is stated."""
+        return np.array(self._sizes, np.int32).reshape(-1, 2)
 
     def corners(self) -> np.ndarray:
-        """The boxes so far [N, 4], to be changed in place; none can be added while this is held."""
+        """The boxes so far [N, 4], to be changed in place; none can be added while it is held."""
         return np.frombuffer(self._corners, np.float64).reshape(-1, 4)
 
-    def finish(
+    def build(
         self,
         classes: Sequence[str],
-        category_ids: Sequence[int],
         *,
-        moved: Sequence[int] | None = None,
-        splits: Mapping[str, Sequence[int]] | None = None,
-        remarks: Iterable[str] = (),
-        unused: Iterable[str] = (),
-    ) -> Reading:
-        """Sort all boxes by image; `moved` gives each label's place in `classes`."""
+        category_ids: Sequence[int] | None = None,
+        label_map: Sequence[int] | None = None,
+        masks: MaskSource | None = None,
+        classes_by_use: bool = False,
+        classes_from_options: bool = False,
+        origins: Mapping[str, str] | None = None,
+    ) -> ParsedDataset:
+        """Finish; `label_map` gives the index in `classes` of each label used so far."""
+        return ParsedDataset(
+            root=self.root,
+            format=self.format,
+            display_name=self.display_name,
+            images=Paths(self.files, root=self.root),
+            classes=tuple(classes),
+            classes_by_use=classes_by_use,
+            classes_from_options=classes_from_options,
+            category_ids=None if category_ids is None else tuple(category_ids),
+            image_ids=np.array(self._image_ids, np.int64) if self._image_ids else None,
+            sizes=self.sizes(),
+            boxes=self._sorted_boxes(label_map) if masks is None else None,
+            masks=masks,
+            splits=self.splits,
+            origins=origins or {},
+            issues=tuple(self.issues),
+            notes=tuple(self.notes),
+        )
+
+    def _sorted_boxes(self, label_map: Sequence[int] | None) -> Boxes:
         owners = np.array(self._owners, np.int64)
         order = np.argsort(owners, kind="stable")
         counts = np.bincount(owners, minlength=len(self.files))
         labels = np.array(self._labels, np.int64)
-        if moved is not None:
-            labels = np.array(moved, np.int64)[labels]
-        samples = BoxSamples(
-            root=self.root,
-            format=self.kind,
-            classes=tuple(classes),
-            category_ids=tuple(category_ids),
-            files=tuple(self.files),
-            annotated_by=tuple(self._annotated_by),
-            image_ids=np.array(self._image_ids, np.int64),
-            sizes=np.array(self._sizes, np.int32).reshape(-1, 2),
+        if label_map is not None:
+            labels = np.array(label_map, np.int64)[labels]
+        return Boxes(
             first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             corners=self.corners()[order],
             labels=labels[order],
             crowd=np.array(self._crowd, bool)[order],
             areas=np.array(self._areas, np.float64)[order],
-            ids=np.array(self._ids, np.int64)[order],
+            ids=np.array(self._ids, np.int64)[order] if self._ids else None,
             lines=np.array(self._lines, np.int64)[order],
+            annotation_files=tuple(self._annotation_files),
             relative=self.relative,
         )
-        return Reading(samples, tuple(self.faults), splits or {}, tuple(remarks), tuple(unused))
-
-
-def select(
-    reading: Reading,
-    images: Sequence[int],
-    *,
-    split: str | None = None,
-    on_bad: Literal["error", "skip"] = "error",
-) -> BoxSamples:
-    """Take images of a reading to train on or to evaluate by.
-
-    Boxes that cannot be used are counted in a warning that names the first.
-
-    Raises:
-        DataError: something is wrong with them, and `on_bad` is `error` or it is of a kind that
-            leaving images out does not mend; or none is left.
-        ValueError: `on_bad` is another word.
-    """
-    if on_bad not in ("error", "skip"):
-        raise ValueError(f"on_bad must be error or skip, not {on_bad!r}")
-    root, chosen = reading.samples.root, set(images)
-    faults = [f for f in reading.faults if _concerns(f, chosen, split)]
-    if stopping := [f for f in faults if on_bad == "error" or not f.skippable]:
-        # Those of the set first: what is wrong with images may come of them.
-        stopping.sort(key=lambda fault: fault.skippable)
-        missing = sum(fault.missing for fault in stopping)
-        if missing == len(stopping):
-            head = f"{root}: {missing} of {len(chosen)} images are missing"
-        else:
-            head = f"{root}: annotations cannot be used as they are"
-        if all(fault.skippable for fault in stopping):
-            head += "; mend them, or leave such images out by --data.on_bad skip"
-        raise DataError(f"{head}:\n{_first_few(stopping)}")
-    if faults:
-        spoilt = {fault.image for fault in faults if fault.image is not None}
-        images = [image for image in images if image not in spoilt]
-        log.warning(
-            "%s: %d faults passed over, %d images left out:\n%s",
-            root, len(faults), len(spoilt), _first_few(faults),
-        )  # fmt: skip
-    if not images:
-        raise DataError(f"{root}: no images" + (f" in {split}" if split else ""))
-    samples = some(reading.samples, images)
-    if samples.format != "coco":  # which has numbers of its own
-        numbers = np.arange(1, len(samples) + 1), np.arange(1, len(samples.ids) + 1)
-        samples = replace(samples, image_ids=numbers[0], ids=numbers[1])
-    if unusable := samples.left_out():
-        log.warning(
-            "%s: %d of %d boxes are left out, having no area within their images: %s%s",
-            root, len(unusable), len(samples.ids),
-            ", ".join(samples.box_name(row) for row in unusable[:FEW]),
-            ", ..." if len(unusable) > FEW else "",
-        )  # fmt: skip
-    return samples
-
-
-def _concerns(fault: Fault, images: set[int], split: str | None) -> bool:
-    if fault.image is not None:
-        return fault.image in images
-    return fault.split is None or fault.split == split
-
-
-def _first_few(faults: Sequence[Fault]) -> str:
-    lines = [f"  {fault}" for fault in faults[:FEW]]
-    if len(faults) > FEW:
-        lines.append(f"  ... and {len(faults) - FEW} more; `mobilevit check` lists them all")
-    return "\n".join(lines)
-
-
-def files_below(folder: Path) -> tuple[list[str], list[str]]:
-    """Images, by their extensions, and other files: in a folder and all folders in it.
-
-    Raises:
-        DataError: a folder cannot be listed.
-    """
-    others: list[str] = []
-    found = list(walk_images(os.fspath(folder), None, others))
-    # As pathlib writes them, without a leading ./, so that they equal paths made of parts.
-    return [path.removeprefix("./") for path in found], [path.removeprefix("./") for path in others]
-
-
-def split_of(name: str) -> str | None:
-    """The split that the name of a folder or list stands for: `train`, `Train2017`, `valid`."""
-    word = re.sub(r"\d+$", "", name.casefold())
-    if match := re.fullmatch(r"obj_(\w+)_data", word):  # as darknet's tools call them
-        word = match[1]
-    return _SPLIT_WORDS.get(word)
-
-
-def split_of_path(path: str, root: Path) -> str | None:
-    """The split that the first of a file's folders below `root` stands for."""
-    return _split_of_folder(os.path.dirname(path), root)
-
-
-@lru_cache
-def _split_of_folder(folder: str, root: Path) -> str | None:
-    below = os.path.relpath(folder, root).split(os.sep)
-    return next((split for split in map(split_of, below) if split is not None), None)
-
-
-def pair(files: Sequence[str], candidates: Iterable[str]) -> list[list[str]]:
-    """For each file the candidates that belong to it: same name, but for the extension.
-
-    Their folders must be the same but for such as are called `images`, `labels`, `Annotations`:
-    `images/train/1.jpg` goes with `labels/train/1.txt`, `train/images/1.jpg` with
-    `train/labels/1.txt`, and `1.jpg` with what is beside it. If not one file is matched so, the
-    folders have other names, and those of a name that occurs once on either side are paired.
-    Capitals do not matter, nor how accents are encoded.
-    """
-    candidates = list(candidates)
-    found = _matches(files, candidates, _place_key)
-    if any(found):
-        return found
-    times = Counter(map(_name_key, files))
-    found = _matches(files, candidates, _name_key)
-    return [
-        match if len(match) == 1 and times[_name_key(file)] == 1 else []
-        for file, match in zip(files, found, strict=True)
-    ]
-
-
-def same_name(text: str) -> str:
-    """A form in which names are compared: capitals and the encoding of accents do not matter."""
-    return unicodedata.normalize("NFC", text).casefold()
-
-
-def _matches(
-    files: Sequence[str], candidates: list[str], key: Callable[[str], str]
-) -> list[list[str]]:
-    index: dict[str, list[str]] = {}
-    for candidate in candidates:
-        index.setdefault(key(candidate), []).append(candidate)
-    return [index.get(key(file), []) for file in files]
-
-
-def _place_key(path: str) -> str:
-    folder, name = os.path.split(os.path.splitext(path)[0])
-    folders = same_name(folder).replace(os.sep, "/").split("/")
-    return "/".join([part for part in folders if part not in _KIND_FOLDERS] + [same_name(name)])
-
-
-def _name_key(path: str) -> str:
-    return same_name(os.path.splitext(os.path.basename(path))[0])
-
-
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, or in UTF-16 with its mark, as editors write it.
-
-    Raises:
-        FileError: it cannot be read, or is in another encoding.
-    """
-    content = read_bytes(path)
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise FileError(path, f"not a text in UTF-8 (byte {error.start})") from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """A file's content.
-
-    Raises:
-        FileError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""COCO's JSON of instances -> images with boxes."""
+"""COCO's JSON: boxes, masks drawn from outlines, and panoptic PNGs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,290 @@ import math
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mobilevit.data.formats.base import Draft, Reading, files_below, same_name, split_of
-from mobilevit.data.formats.folders import join_names
+import numpy as np
 
-_NEEDED = ("images", "annotations", "categories")
+from mobilevit.data.class_names import VOC_CLASSES
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import (
+    EVERYTHING,
+    MISSING_IMAGES,
+    Content,
+    DatasetBuilder,
+    Format,
+    ParsedDataset,
+    ReadOptions,
+)
+from mobilevit.data.formats.coco_masks import (
+    DrawnObject,
+    InstanceMasks,
+    PanopticMasks,
+    mask_ignore,
+)
+from mobilevit.data.formats.files import FileTree, files_below, normalize, quoted, split_of
+from mobilevit.data.formats.masks import MAX_VALUE, MaskSource, class_values
+
+JSON_DEPTH = 3
+"""Levels below the data set's folder down to which JSON files are looked for."""
+COCO_IDS_OF_VOC = (
+    0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72,
+)  # fmt: skip
+"""For each class of VOC the id of COCO's category; background has none."""
+
+_REQUIRED = ("images", "annotations", "categories")
 _IMAGE_FOLDERS = ("images", "imgs", "img", "JPEGImages", "data")
+# How the names of JSON files begin that lie next to those of instances.
+_OTHER_PREFIXES = ("captions", "person", "panoptic", "stuff", "image")
 _NAN = float("nan")
+
+
+def read_boxes(file: Path, root: Path | None = None, *, split: str | None = None) -> ParsedDataset:
+    """Read the boxes of a JSON.
+
+    Classes are its categories in order of id. `bbox` is x, y, width, height in pixels; boxes that
+    are not four numbers are kept as such, to be left out and counted. Images without annotations
+    are kept. Images are looked for by `file_name` in `root`, next to the JSON, and in the usual
+    folders there: `images`, the split in the JSON's name, and both. Only if none is found are they
+    looked for by name alone, anywhere in `root`.
+
+    Args:
+        file: the JSON.
+        root: the data set's folder; by default that of the JSON, or the one above `annotations`.
+        split: the split that the JSON is of.
+    """
+    return _Reader(file, root, split).read("boxes")
+
+
+class _Reader:
+    """Reads one JSON once, for one content."""
+
+    def __init__(
+        self, file: Path, root: Path | None, split: str | None, format: str = "coco"
+    ) -> None:
+        if root is None:
+            root = file.parent
+            if normalize(root.name) in ("annotations", "annotation"):
+                root = root.parent
+        self.file, self.split, self.format = file, split, format
+        self.builder = DatasetBuilder(root, format, _DISPLAY_NAMES[format])
+        self.images: dict[int | str, int] = {}
+        """Id -> index."""
+        self.by_image: dict[int, list[dict[str, Any]]] = {}
+        """Masks: index of an image -> its annotations."""
+
+    def read(self, content: Content) -> ParsedDataset:
+        origins = {} if self.split is None else {self.split: self.file.name}
+        data = self._load(keep_outlines=content == "masks")
+        if data is None:
+            return self._empty(origins, content)
+        names = self._categories(data["categories"])
+        self._images(data["images"])
+        if content == "boxes":
+            self._boxes(data["annotations"], {number: i for i, number in enumerate(names)})
+            self._split(range(len(self.builder.files)))
+            return self.builder.build(
+                tuple(names.values()), category_ids=tuple(names), origins=origins
+            )
+        self._annotations_by_image(data["annotations"], names)
+        instances = self.format == "coco" or (
+            self.format == "coco_voc" and self.file.stem.startswith("instances")
+        )
+        classes, values = _mask_classes(names, self.format, instances=instances)
+        stored = class_values(classes, {mask_ignore(len(classes)), MAX_VALUE})
+        make = self._instance_masks if instances else self._panoptic_masks
+        masks = make(values, values=stored.values, ignore=mask_ignore(len(classes)))
+        return self.builder.build(stored.classes, masks=masks, origins=origins)
+
+    def _empty(self, origins: Mapping[str, str], content: Content) -> ParsedDataset:
+        self._split(())
+        masks = InstanceMasks(
+            values={},
+            ignore=255,
+            json=self.file,
+            names=(),
+            objects=(),
+            sizes=self.builder.sizes(),
+        )
+        return self.builder.build((), origins=origins, masks=masks if content == "masks" else None)
+
+    def _split(self, images: Any) -> None:
+        if self.split is not None:
+            self.builder.splits[self.split] = list(images)
+
+    def _fatal(self, message: str) -> None:
+        self.builder.add_issue(self.file, message, skippable=False)
+
+    def _load(self, *, keep_outlines: bool) -> dict[str, Any] | None:
+        """The JSON, if it is one of instances or panoptic segments."""
+        try:
+            # Outlines are most of the file; without masks they need not stay in memory.
+            hook = None if keep_outlines else _without_outline
+            data = json.loads(self.file.read_bytes(), object_hook=hook)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deep
+            reason = f"not JSON: {error}"
+        else:
+            if not isinstance(data, dict):
+                reason = f"not COCO's format: a {type(data).__name__} instead of an object"
+            elif missing := [key for key in _REQUIRED if not isinstance(data.get(key), list)]:
+                reason = f"not COCO's format: lacks the {quoted('list', missing)}"
+            else:
+                return data
+        self._fatal(reason)
+        return None
+
+    def _categories(self, entries: list[Any]) -> dict[int, str]:
+        """Id -> name, in order of id."""
+        names: dict[int, str] = {}
+        for entry in entries:
+            number, name = _integer(_get(entry, "id")), _get(entry, "name")
+            if number is None or name is None or not str(name).strip():
+                self._fatal(f"category without id or name: {entry!r:.100}")
+            elif number in names:
+                self._fatal(f"two categories have the id {number}")
+            else:
+                names[number] = str(name).strip()
+        repeated = [name for name, times in Counter(names.values()).items() if times > 1]
+        if repeated:
+            numbers = [number for number, name in names.items() if name in repeated]
+            self._fatal(f"{quoted('class', repeated)} stated more than once, by the ids {numbers}")
+        return dict(sorted(names.items()))
+
+    def _images(self, entries: list[Any]) -> None:
+        valid: list[dict[str, Any]] = []
+        for entry in entries:
+            number, name = _image_key(_get(entry, "id")), _get(entry, "file_name")
+            if number is None or not isinstance(name, str) or not name:
+                self._fatal(f"image without id or file_name: {entry!r:.100}")
+            elif number in self.images:
+                self._fatal(f"two images have the id {number}")
+            else:
+                self.images[number] = len(valid)
+                valid.append(entry)
+        numeric = all(isinstance(number, int) for number in self.images)
+        root = self.builder.root
+        paths = _find_images(self.file, root, [entry["file_name"] for entry in valid])
+        for entry, number, path in zip(valid, self.images, paths, strict=True):
+            size = _integer(_get(entry, "height")), _integer(_get(entry, "width"))
+            image = self.builder.add_image(
+                root / _portable(entry["file_name"]) if path is None else path,
+                annotation_file=self.file,
+                size=(size[0] or 0, size[1] or 0),
+                image_id=int(number) if numeric else None,
+            )
+            if path is None:
+                message = f"image missing: {entry['file_name']} (image id {entry['id']})"
+                self.builder.add_issue(self.file, message, category=MISSING_IMAGES, image=image)
+
+    def _image_of(self, entry: Any, running: int) -> tuple[int | None, str]:
+        """The image that an annotation belongs to, and what to call the annotation."""
+        if not isinstance(entry, dict):
+            self._fatal(f"annotation number {running} is {entry!r:.100}")
+            return None, ""
+        where = f"{self.file}: annotation {entry.get('id', f'number {running}')}"
+        owner = _image_key(entry.get("image_id"))
+        image = None if owner is None else self.images.get(owner)
+        if image is None:
+            message = f"no image has its image_id {entry.get('image_id')!r}"
+            self.builder.add_issue(where, message)
+        return image, where
+
+    def _unknown_category(self, where: str, number: Any, image: int) -> None:
+        message = f"no category has its category_id {number!r}"
+        self.builder.add_issue(where, message, image=image)
+
+    def _boxes(self, entries: list[Any], labels: dict[int, int]) -> None:
+        for running, entry in enumerate(entries, start=1):
+            image, where = self._image_of(entry, running)
+            if image is None:
+                continue
+            category = _integer(entry.get("category_id"))
+            label = None if category is None else labels.get(category)
+            if label is None:
+                self._unknown_category(where, entry.get("category_id"), image)
+                continue
+            number = _integer(entry.get("id"))
+            self.builder.add_box(
+                image,
+                to_corners(entry.get("bbox")),
+                label,
+                crowd=_integer(entry.get("iscrowd")) not in (None, 0),
+                area=_number(entry.get("area")),
+                box_id=running if number is None else number,
+            )
+
+    def _annotations_by_image(self, entries: list[Any], names: Mapping[int, str]) -> None:
+        for running, entry in enumerate(entries, start=1):
+            image, where = self._image_of(entry, running)
+            if image is None:
+                continue
+            # A panoptic annotation has the segments of an image, each with a category.
+            segments = entry.get("segments_info")
+            parts = segments if isinstance(segments, list) else [entry]
+            stated = [_get(part, "category_id") for part in parts]
+            numbers = [_integer(number) for number in stated]
+            if unknown := [a for a, b in zip(stated, numbers, strict=True) if b not in names]:
+                self._unknown_category(where, unknown[0], image)
+            else:
+                self.by_image.setdefault(image, []).append(entry)
+
+    def _instance_masks(self, places: Mapping[int, int | None], **options: Any) -> MaskSource:
+        builder = self.builder
+        if not any("segmentation" in one for some in self.by_image.values() for one in some):
+            raise DataError(f"{self.file}: its objects have only boxes, without outlines for masks")
+        objects: list[tuple[DrawnObject, ...]] = []
+        for image, file in enumerate(builder.files):
+            try:
+                drawn = [
+                    DrawnObject.parse(one, places[int(one["category_id"])])
+                    for one in self.by_image.get(image, [])
+                ]
+            except (LookupError, TypeError, ValueError) as error:
+                where = f"{self.file}: {Path(file).name}"
+                builder.add_issue(where, f"an object cannot be drawn: {error!r}", image=image)
+                drawn = []
+            objects.append(tuple(one for one in drawn if one is not None))
+        images = range(len(builder.files))
+        if self.split == "train":
+            images_with_objects = [image for image in images if objects[image]]
+            if empty := len(images) - len(images_with_objects):
+                builder.notes.append(f"{empty} images without objects are not trained on")
+            self._split(images_with_objects)
+        else:
+            self._split(images)
+        names = tuple(Path(file).name for file in builder.files)
+        sizes = np.array(builder.sizes(), np.int64)
+        for image in np.flatnonzero((sizes == 0).any(axis=1)).tolist() if len(sizes) else []:
+            builder.add_issue(self.file, f"{names[image]} has no height and width", image=image)
+        return InstanceMasks(
+            json=self.file, names=names, objects=tuple(objects), sizes=sizes, **options
+        )
+
+    def _panoptic_masks(self, places: Mapping[int, int | None], **options: Any) -> MaskSource:
+        folder = self.file.with_suffix("")  # PNGs are in the folder named like the JSON
+        files: list[Path] = []
+        segments: list[dict[int, int]] = []
+        for image, name in enumerate(self.builder.files):
+            annotations = self.by_image.get(image, [])
+            file_name = annotations[0].get("file_name") if annotations else None
+            files.append(folder / str(file_name or Path(name).name))
+            stored = {0: MAX_VALUE}
+            for segment in annotations[0].get("segments_info", ()) if annotations else ():
+                value = places[int(segment["category_id"])]
+                crowd = segment.get("iscrowd") and value is not None
+                stored[segment.get("id")] = MAX_VALUE if crowd else value or 0
+            segments.append(stored)
+            if not files[-1].is_file():
+                self.builder.add_issue(name, f"its mask {files[-1]} is missing", image=image)
+        self._split(range(len(self.builder.files)))
+        return PanopticMasks(
+            json=self.file, files=tuple(files), segments=tuple(segments), **options
+        )
 
 
 def looks_like_coco(file: Path) -> bool:
@@ -26,152 +300,14 @@ def looks_like_coco(file: Path) -> bool:
             if not os.fstat(opened.fileno()).st_size:
                 return False
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
-                keys = (b'"%s"' % key.encode() for key in _NEEDED)
+                keys = (b'"%s"' % key.encode() for key in _REQUIRED)
                 starts = text[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
                 return starts and all(text.find(key) >= 0 for key in keys)
     except OSError:
         return False
 
 
-def read_coco(file: Path, root: Path | None = None) -> Reading:
-    """Read a JSON of instances.
-
-    Classes are its categories in order of id, whatever the ids are. `bbox` is x, y, width, height
-    in pixels. Images are looked for by `file_name` in `root`, beside the JSON, and in the folders
-    there that are usual: `images`, the split in the JSON's name, and both. Only if not one is
-    there are they looked for by name alone, anywhere in `root`. Images without annotations are
-    kept. Boxes that are no four numbers are kept as such, to be left out and counted.
-
-    Args:
-        file: the JSON.
-        root: the folder of the data set; unless given that of the JSON, or the one above where
-            that is called `annotations`.
-    """
-    if root is None:
-        root = file.parent
-        if same_name(root.name) in ("annotations", "annotation"):
-            root = root.parent
-    draft = Draft(root, "coco")
-    content = _load(file, draft)
-    if content is None:
-        return draft.finish((), ())
-    names = _categories(content["categories"], file, draft)
-    place = {number: label for label, number in enumerate(names)}
-    images = _images(content["images"], file, draft)
-    _annotations(content["annotations"], file, draft, place, images)
-    return draft.finish(tuple(names.values()), tuple(names))
-
-
-def _load(file: Path, draft: Draft) -> dict[str, Any] | None:
-    """The JSON if it is one of instances; else what it is becomes a fault."""
-    try:
-        content = json.loads(file.read_bytes(), object_hook=_without_outline)
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deep
-        reason = f"not JSON: {error}"
-    else:
-        if not isinstance(content, dict):
-            reason = f"not COCO's form: a {type(content).__name__} instead of an object"
-        elif lacking := [key for key in _NEEDED if not isinstance(content.get(key), list)]:
-            reason = f"not COCO's form of instances: lacks the {join_names('list', lacking)}"
-        else:
-            return content
-    draft.fault(file, reason, skippable=False)
-    return None
-
-
-def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    """An object without the outline of what is in a box, which is most of the file."""
-    entry.pop("segmentation", None)
-    return entry
-
-
-def _categories(entries: list[Any], file: Path, draft: Draft) -> dict[int, str]:
-    """Id -> name, in order of id."""
-    names: dict[int, str] = {}
-    for entry in entries:
-        number = _whole(_get(entry, "id"))
-        name = _get(entry, "name")
-        if number is None or name is None or not str(name).strip():
-            draft.fault(file, f"category without id or name: {entry!r:.100}", skippable=False)
-        elif number in names:
-            draft.fault(file, f"two categories have the id {number}", skippable=False)
-        else:
-            names[number] = str(name).strip()
-    twice = [name for name, times in Counter(names.values()).items() if times > 1]
-    if twice:
-        numbers = [number for number, name in names.items() if name in twice]
-        what = f"{join_names('class', twice)} stated more than once, by the ids {numbers}"
-        draft.fault(file, what, skippable=False)
-    return dict(sorted(names.items()))
-
-
-def _images(entries: list[Any], file: Path, draft: Draft) -> dict[int | str, int]:
-    """Add the images; id -> place."""
-    known: dict[int | str, int] = {}
-    kept: list[dict[str, Any]] = []
-    for entry in entries:
-        number, name = _key(_get(entry, "id")), _get(entry, "file_name")
-        if number is None or not isinstance(name, str) or not name:
-            draft.fault(file, f"image without id or file_name: {entry!r:.100}", skippable=False)
-        elif number in known:
-            draft.fault(file, f"two images have the id {number}", skippable=False)
-        else:
-            known[number] = len(kept)
-            kept.append(entry)
-    # Where one is no number, all are numbered here instead.
-    own = all(isinstance(number, int) for number in known)
-    paths = _find(file, draft.root, [entry["file_name"] for entry in kept])
-    for entry, number, path in zip(kept, known, paths, strict=True):
-        size = _whole(_get(entry, "height")), _whole(_get(entry, "width"))
-        image = draft.add_image(
-            draft.root / _portable(entry["file_name"]) if path is None else path,
-            annotated_by=file,
-            size=(size[0] or 0, size[1] or 0),
-            image_id=int(number) if own else None,
-        )
-        if path is None:
-            what = f"image missing: {entry['file_name']} (image id {entry['id']})"
-            draft.fault(file, what, image=image, missing=True)
-    return known
-
-
-def _annotations(
-    entries: list[Any],
-    file: Path,
-    draft: Draft,
-    place: dict[int, int],
-    images: dict[int | str, int],
-) -> None:
-    """Add the boxes."""
-    for running, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict):
-            draft.fault(file, f"annotation number {running} is {entry!r:.100}", skippable=False)
-            continue
-        number = _whole(entry.get("id"))
-        owner, category = _key(entry.get("image_id")), _whole(entry.get("category_id"))
-        image = None if owner is None else images.get(owner)
-        label = None if category is None else place.get(category)
-        if image is None or label is None:
-            where = f"{file}: annotation {entry.get('id', f'number {running}')}"
-        if image is None:
-            draft.fault(where, f"no image has its image_id {entry.get('image_id')!r}")
-        elif label is None:
-            what = f"no category has its category_id {entry.get('category_id')!r}"
-            draft.fault(where, what, image=image)
-        else:
-            draft.add_box(
-                image,
-                box_corners(entry.get("bbox")),
-                label,
-                crowd=_whole(entry.get("iscrowd")) not in (None, 0),
-                area=_number(entry.get("area")),
-                box_id=running if number is None else number,
-            )
-
-
-def box_corners(bbox: Any) -> tuple[float, float, float, float]:
+def to_corners(bbox: Any) -> tuple[float, float, float, float]:
     """x, y, width, height -> x1, y1, x2, y2; NaN where they are not four numbers."""
     if not isinstance(bbox, list) or len(bbox) != 4:
         return _NAN, _NAN, _NAN, _NAN
@@ -179,49 +315,50 @@ def box_corners(bbox: Any) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def _find(file: Path, root: Path, names: list[str]) -> list[str | None]:
+def _find_images(file: Path, root: Path, names: list[str]) -> list[str | None]:
     """The file of each image; None where there is none."""
-    bases = list(_bases(file, root))
+    folders = list(_usual_folders(file, root))
+    names = [_portable(name) for name in names]
     found: list[str | None] = []
-    for name in map(_portable, names):
-        hit = None
-        for place, base in enumerate(bases):
-            candidate = os.path.join(base, name)
+    for name in names:
+        match = None
+        for place, folder in enumerate(folders):
+            candidate = os.path.join(folder, name)
             if os.path.isfile(candidate):
-                hit = candidate
-                bases.insert(0, bases.pop(place))  # where one is, the next will be
+                match = candidate
+                folders.insert(0, folders.pop(place))  # the next image is likely there, too
                 break
-        found.append(hit)
+        found.append(match)
     if None not in found:
         return found
-    # Names that differ by capitals or by how accents are encoded, then those in folders with names
-    # of their own; these only if all are, lest a missing image be replaced by one of test.
-    everywhere: dict[str, list[str]] = {}
+    # Names that differ in case or in how accents are encoded, then those in folders of other names;
+    # the latter only if all are, lest a missing image be replaced by one of the test set.
+    by_name: dict[str, list[str]] = {}
     by_path: dict[str, str] = {}
     for path in files_below(root)[0]:
-        everywhere.setdefault(same_name(os.path.basename(path)), []).append(path)
-        by_path[same_name(path)] = path
-    for index, name in enumerate(map(_portable, names)):
-        if found[index] is not None:
-            continue
-        spelt = (same_name(os.path.join(base, name)) for base in bases)
-        found[index] = next((by_path[path] for path in spelt if path in by_path), None)
+        by_name.setdefault(normalize(os.path.basename(path)), []).append(path)
+        by_path[normalize(path)] = path
+    for index, name in enumerate(names):
+        if found[index] is None:
+            spellings = (normalize(os.path.join(folder, name)) for folder in folders)
+            found[index] = next((by_path[path] for path in spellings if path in by_path), None)
     if not any(found):
-        times = Counter(same_name(os.path.basename(_portable(name))) for name in names)
-        for index, name in enumerate(names):
-            key = same_name(os.path.basename(_portable(name)))
-            hits = everywhere.get(key, [])
-            if len(hits) == 1 and times[key] == 1:
-                found[index] = hits[0]
+        keys = [normalize(os.path.basename(name)) for name in names]
+        counts = Counter(keys)
+        for index, key in enumerate(keys):
+            if len(by_name.get(key, [])) == 1 and counts[key] == 1:
+                found[index] = by_name[key][0]
     return found
 
 
-def _bases(file: Path, root: Path) -> Iterator[str]:
+def _usual_folders(file: Path, root: Path) -> Iterator[str]:
     """Folders in which a JSON's images usually are, the likeliest first."""
     words = [file.stem]
-    for word in file.stem.replace("-", "_").replace(".", "_").split("_"):
+    for word in _words(file):
         if (split := split_of(word)) is not None:
             words += [word, split]
+    if "_" in file.stem:  # of instances_night.json also `night`
+        words.append(file.stem.split("_", 1)[1])
     tops = dict.fromkeys((file.parent, root))
     for top in tops:
         for word in words:
@@ -235,9 +372,31 @@ def _bases(file: Path, root: Path) -> Iterator[str]:
             yield os.path.join(top, folder)
 
 
+def _words(file: Path) -> list[str]:
+    return file.stem.replace("-", "_").replace(".", "_").split("_")
+
+
+def _mask_classes(
+    names: Mapping[int, str], format: str, *, instances: bool
+) -> tuple[dict[int, str], dict[int, int | None]]:
+    """Stored value -> class name; and category -> stored value, None where it has no class."""
+    if format == "coco_voc":
+        places = {number: place for place, number in enumerate(COCO_IDS_OF_VOC) if place}
+        return dict(enumerate(VOC_CLASSES)), {number: places.get(number) for number in names}
+    first = 1 if instances else 0  # of instances 0 is what no object covers
+    values: dict[int, int | None] = {n: value for value, n in enumerate(sorted(names), first)}
+    classes = {value: names[n] for value, n in enumerate(sorted(names), first)}
+    return classes | ({0: VOC_CLASSES[0]} if first else {}), values
+
+
 def _portable(name: str) -> str:
-    r"""A path written on Windows (`images\1.jpg`) as one that is read everywhere."""
+    r"""A path written on Windows (`images\1.jpg`) with forward slashes."""
     return name.replace("\\", "/")
+
+
+def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
 
 
 def _get(entry: Any, key: str) -> Any:
@@ -254,17 +413,108 @@ def _number(value: Any) -> float:
         return _NAN
 
 
-def _key(value: Any) -> int | str | None:
-    """An image's id: a whole number where it can be read as one, else a text; else None."""
-    number = _whole(value)
+def _image_key(value: Any) -> int | str | None:
+    """An image's id: an integer where it can be read as one, else a text; else None."""
+    number = _integer(value)
     return value if number is None and isinstance(value, str) else number
 
 
-def _whole(value: Any) -> int | None:
-    """A whole number that fits 64 bits, also one written as text; None for anything else."""
+def _integer(value: Any) -> int | None:
+    """An integer of at most 64 bits, also one written as text; None for anything else."""
     if not isinstance(value, int):
         number = _number(value)
         if not math.isfinite(number) or number != int(number):
             return None
         value = int(number)
     return int(value) if -(2**63) <= value < 2**63 else None
+
+
+# Recognition
+
+
+def _box_files(tree: FileTree) -> list[Path]:
+    return [p for p in tree.with_extension(".json", depth=JSON_DEPTH) if looks_like_coco(p)]
+
+
+def _mask_files(tree: FileTree, prefix: str) -> dict[str, Path]:
+    """Split -> `PREFIX_SPLIT*.json`, next to images or in `annotations`; of years the last."""
+    found: dict[str, Path] = {}
+    for split in ("train", "val"):
+        for folder in (tree.root / "annotations", tree.root):
+            if files := sorted(folder.glob(f"{prefix}_{split}*.json")):
+                found.setdefault(split, files[-1])
+    return found
+
+
+def _matches(tree: FileTree, content: Content, prefix: str = "instances") -> bool:
+    if content == "masks":
+        return bool(_mask_files(tree, prefix))
+    if tree.root.is_file():
+        return tree.root.suffix.lower() == ".json"
+    return bool(_box_files(tree))
+
+
+def _read(tree: FileTree, options: ReadOptions, format: str) -> list[ParsedDataset]:
+    if options.content == "masks":
+        prefix = "panoptic" if format == "coco_panoptic" else "instances"
+        files = _mask_files(tree, prefix) or _mask_files(tree, "panoptic")
+        return [
+            _Reader(file, tree.root, split, format).read("masks") for split, file in files.items()
+        ]
+    if tree.root.is_file():
+        return [read_boxes(tree.root)]
+    # Of a stated format what is wrong with the files is reported when they are read.
+    jsons = _box_files(tree) or tree.with_extension(".json", depth=JSON_DEPTH)
+    if not jsons:
+        return []
+    by_split: dict[str, list[Path]] = {}
+    for path in jsons:
+        folders = path.relative_to(tree.root).parent.parts
+        splits = (split_of(word) for word in [*_words(path), *reversed(folders)])
+        split = next((split for split in splits if split is not None), EVERYTHING)
+        by_split.setdefault(split, []).append(path)
+    if len(by_split) > 1:  # next to files of splits, others are something else
+        by_split.pop(EVERYTHING, None)
+    parsed = []
+    for split, paths in by_split.items():
+        instances = [path for path in paths if not path.stem.startswith(_OTHER_PREFIXES)] or paths
+        if len(instances) > 1:
+            names = ", ".join(str(path.relative_to(tree.root)) for path in instances[:5])
+            raise DataError(f"{tree.root}: has several JSON files, {names}; give the one to read")
+        parsed.append(read_boxes(instances[0], tree.root, split=split or None))
+    return parsed
+
+
+_DISPLAY_NAMES = {
+    "coco": "COCO",
+    "coco_panoptic": "COCO panoptic",
+    "coco_voc": "COCO with the classes of Pascal VOC",
+}
+FORMAT = Format(
+    name="coco",
+    display_name=_DISPLAY_NAMES["coco"],
+    contents=frozenset(["boxes", "masks"]),
+    looks_for="COCO (a .json with images, annotations and categories; for masks "
+    "annotations/instances_*.json)",
+    matches=_matches,
+    read=partial(_read, format="coco"),
+)
+PANOPTIC = Format(
+    name="coco_panoptic",
+    display_name=_DISPLAY_NAMES["coco_panoptic"],
+    contents=frozenset(["masks"]),
+    looks_for="COCO panoptic (annotations/panoptic_*.json)",
+    matches=partial(_matches, prefix="panoptic"),
+    read=partial(_read, format="coco_panoptic"),
+)
+WITH_VOC_CLASSES = Format(
+    name="coco_voc",
+    display_name=_DISPLAY_NAMES["coco_voc"],
+    contents=frozenset(["masks"]),
+    looks_for="COCO (annotations/instances_*.json or panoptic_*.json)",
+    matches=lambda tree, content: bool(
+        _mask_files(tree, "instances") or _mask_files(tree, "panoptic")
+    ),
+    read=partial(_read, format="coco_voc"),
+    automatic=False,
+)

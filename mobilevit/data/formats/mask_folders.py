@@ -1,28 +1,45 @@
-"""Images and index masks in folders beside each other -> samples, matched by file name."""
+"""Folders of images and of their masks, matched by file name."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
-from mobilevit.data.formats.folders import (
-    VAL_FOLDERS,
-    DataError,
-    hash_order,
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import (
+    EVERYTHING,
+    IGNORE,
+    Content,
+    DatasetBuilder,
+    Format,
+    ParsedDataset,
+    ReadOptions,
+)
+from mobilevit.data.formats.files import (
+    FileTree,
+    Paths,
+    folders_in,
     images_below,
-    is_folder,
-    join_names,
-    visible_entries,
+    quoted,
+    visible,
+)
+from mobilevit.data.formats.masks import (
+    CLASS_FILES,
+    ClassValues,
+    Colours,
+    MaskFiles,
+    class_values,
+    names_by_value,
+    read_class_file,
+    read_mask,
 )
 from mobilevit.data.images import ImageError
-from mobilevit.data.mask_classes import CLASS_FILES, named_by_place, numbered, stated_classes
-from mobilevit.tasks.segmentation.dataset import MaskFiles, MaskSamples, read_mask
 from mobilevit.utils.devices import available_cores
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
@@ -30,238 +47,236 @@ MASK_FOLDERS = (
     "masks", "mask", "labels", "label", "annotations", "annotation",
     "segmentationclass", "semantic_masks", "segmentations",
 )  # fmt: skip
-"""Names of the folders of masks, capitals apart."""
-TRAIN_NAMES = ("train", "training", "train2017", "train2014")
-VAL_NAMES = (*VAL_FOLDERS, "val2017", "val2014")
-LOOK = 200
-"""How many masks at most are read to number classes that have no names."""
-MOST_NUMBERED = 1000
-"""More classes than this are not numbered: such values are something else."""
+"""Lower-case names of the folders of masks."""
+SPLIT_FOLDERS = {
+    "train": ("train", "training", "train2017", "train2014"),
+    "val": ("val", "valid", "validation", "test", "val2017", "val2014"),
+}
+MAX_LOOKS = 200
+"""So many masks at most are read to number classes that have no names."""
+MAX_NUMBERED = 1000
+"""Larger values are not numbered as classes."""
+UNMATCHED_FILES = "images and masks that do not match"
 
-# What tools add to a mask's name, or Cityscapes to an image's.
-_MASK_ENDINGS = (
+# What tools append to a mask's name, or Cityscapes to an image's.
+_MASK_SUFFIXES = (
     "_gtFine_labelIds", "_labelIds", "_mask", "-mask", "_masks", "_labels", "_label",
     "_segmentation", "_seg", "_gt", "_L",
 )  # fmt: skip
-_IMAGE_ENDINGS = ("_leftImg8bit",)
+_IMAGE_SUFFIXES = ("_leftImg8bit",)
 
 
-@dataclass(frozen=True)
-class Pair:
+class FolderPair(NamedTuple):
     """A folder of images and the folder of their masks."""
 
     images: Path
     masks: Path
 
 
-class Pairs(NamedTuple):
-    """Pairs of folders, by what they are for; `whole` has not been divided."""
+@dataclass(frozen=True)
+class Matches:
+    """The images and masks of a pair of folders."""
 
-    train: Pair | None = None
-    val: Pair | None = None
-    whole: Pair | None = None
+    pairs: list[tuple[Path, Path]]
+    unmatched: list[tuple[Path, str]]
+    """Files without a partner, and what they lack."""
 
 
-def find_pairs(root: Path) -> Pairs | None:
-    """Find folders of images and masks in `root`; None where there are none.
+def find_folders(root: Path) -> dict[str, FolderPair]:
+    """Split -> its folders of images and masks in `root`; none if there are none.
 
     `train` and `val` may stand above (train/images, train/masks) or below (images/train,
-    masks/train). A folder of masks holds images and, directly, no JSON.
+    masks/train); otherwise there is one pair for `EVERYTHING`. A folder of masks holds images and,
+    directly, no JSON.
 
     Raises:
         DataError: several folders could hold the images, or the masks.
     """
     inside = folders_in(root)
-    train, val = (
-        next((pair for name in names if name in inside and (pair := _pair(inside[name]))), None)
-        for names in (TRAIN_NAMES, VAL_NAMES)
-    )
-    if train or val:
-        return Pairs(train=train, val=val)
-    pair = _pair(root)
+    found = {
+        split: pair
+        for split, names in SPLIT_FOLDERS.items()
+        if (pair := _first(_find_pair(inside[name]) for name in names if name in inside))
+    }
+    if found:
+        return found
+    pair = _find_pair(root)
     if pair is None:
-        return None
+        return {}
     images, masks = folders_in(pair.images), folders_in(pair.masks)
-    train, val = (
-        next((Pair(images[n], masks[n]) for n in names if n in images and n in masks), None)
-        for names in (TRAIN_NAMES, VAL_NAMES)
+    return {
+        split: below
+        for split, names in SPLIT_FOLDERS.items()
+        if (
+            below := _first(
+                FolderPair(images[n], masks[n]) for n in names if n in images and n in masks
+            )
+        )
+    } or {EVERYTHING: pair}
+
+
+def read_masks(root: Path, options: ReadOptions) -> ParsedDataset:
+    """Read the classes, and match images and masks.
+
+    Classes are those of the first of `CLASS_FILES` in `root`; else `options.classes` name the
+    values 0, 1, ...; else they are numbered up to the largest value in some masks.
+
+    Raises:
+        DataError: no image of a pair of folders has a mask; classes that cannot be used.
+    """
+    folders = find_folders(root)
+    if "train" in folders and "val" not in folders:
+        names = ", ".join(SPLIT_FOLDERS["val"])
+        raise DataError(f"{root}: has images and masks for train, but none for {names}; add one")
+    matches = {split: match_pair(pair) for split, pair in folders.items()}
+    ignore, given = options.ignore, options.classes
+    stated = read_class_file(root, ignore)
+    if stated is not None:
+        names_of, how = stated.names, stated.file.name
+    elif given is not None:
+        names_of, how = names_by_value(given, ignore, "data.classes"), "data.classes"
+    else:
+        masks = [mask for match in matches.values() for _, mask in match.pairs]
+        names_of, how = number_classes(masks, ignore)
+    classes = class_values(names_of, {ignore})
+    builder = DatasetBuilder(root, "folders", _NAME)
+    builder.notes.append(f"{len(classes.classes)} classes by {how}")
+    for split, match in matches.items():
+        for path, why in match.unmatched:
+            builder.add_issue(path, why, category=UNMATCHED_FILES, split=split or None)
+    return pair_files(
+        builder,
+        {split: match.pairs for split, match in matches.items()},
+        classes,
+        ignore=ignore,
+        colours=None if stated is None else stated.colours,
+        classes_from_options=stated is None and given is not None,
+        origins={split: f"{pair.images} and {pair.masks}" for split, pair in folders.items()},
     )
-    return Pairs(train=train, val=val) if train or val else Pairs(whole=pair)
 
 
-def open_pairs(
-    root: Path, pairs: Sequence[Pair], *, classes: Sequence[str] | None, ignore: int
-) -> tuple[list[MaskFiles], str]:
-    """Samples of each pair, with the same classes, and how these were found.
-
-    Files without a partner are no error here; they are in the samples' `unmatched`.
+def pair_files(
+    builder: DatasetBuilder,
+    pairs: Mapping[str, Sequence[tuple[Path, Path]]],
+    classes: ClassValues,
+    *,
+    origins: Mapping[str, str],
+    ignore: int = IGNORE,
+    colours: Colours | None = None,
+    classes_from_options: bool = False,
+) -> ParsedDataset:
+    """A data set of images and mask files; files that do not exist become issues.
 
     Args:
-        root: where `CLASS_FILES` are looked for.
-        pairs: what to open.
-        classes: names of the values 0, 1, ..., where no file names them; a name that is a number
-            belongs to the value of that number. Where a file does, they say the order.
-        ignore: value in the files that has no class. In a list of names its place counts, but has
-            to be called void, ignored or unlabelled.
-
-    Raises:
-        DataError: no image of a pair has a mask; classes that cannot be used.
+        builder: what to add to.
+        pairs: split -> (image, mask).
+        classes: what the values of masks stand for.
+        origins: split -> where it was found.
+        ignore: the value that has no class.
+        colours: what the colours of RGB masks stand for.
+        classes_from_options: as in `ParsedDataset`.
     """
-    matched = [match_pair(pair) for pair in pairs]
-    stated = stated_classes(root, ignore)
-    if stated is not None:
-        names, colours, how = stated.names, stated.colours, stated.file.name
-    elif classes is not None:
-        names, colours = named_by_place(classes, ignore, "the given classes"), None
-        how = "given name"
-    else:
-        names, how = _look([mask for _, masks, _ in matched for mask in masks], ignore)
-        colours = None
-    numbering = numbered(names, ignore)
-    samples = [
-        MaskFiles(
-            root=root,
-            format="folders",
-            origin=f"{pair.images} and {pair.masks}",
-            classes=numbering.classes,
-            ignore=numbering.ignore,
-            values=numbering.values,
-            unmatched=unmatched,
-            images=images,
-            masks=masks,
+    masks: list[Path] = []
+    for split, both in pairs.items():
+        missing = []
+        for image, mask in both:
+            if not image.is_file():
+                missing.append((image, "no such file, but it is listed"))
+            elif not mask.is_file():
+                missing.append((image, f"its mask {mask} is missing"))
+            else:
+                builder.add_image(image, split=split if split != EVERYTHING else None)
+                masks.append(mask)
+        if len(missing) == len(both):
+            message = f"none of its {len(both)} images exists with its mask"
+            where = origins[split]
+            builder.add_issue(where, message, split=split or None, skippable=False)
+            builder.splits.setdefault(split, [])
+        else:
+            for path, why in missing:
+                builder.add_issue(path, why, category=UNMATCHED_FILES, split=split or None)
+    return builder.build(
+        classes.classes,
+        masks=MaskFiles(
+            values=classes.values,
+            ignore=ignore,
+            files=Paths(masks, root=builder.root),
             colours=colours,
-        )
-        for pair, (images, masks, unmatched) in zip(pairs, matched, strict=True)
-    ]
-    if stated is not None and classes is not None:
-        samples = [one.relabelled(classes) for one in samples]
-    return samples, f"{len(samples[0].classes)} classes by {how}"
+        ),
+        classes_from_options=classes_from_options,
+        origins=origins,
+    )
 
 
-def hold_out(
-    samples: MaskSamples, *, val_fraction: float, seed: int
-) -> tuple[MaskSamples, MaskSamples]:
-    """Divide samples: (to train on, to evaluate by).
-
-    `val_fraction` of them is held out: rounded, at least one and not all. Which ones depends on
-    nothing but `seed` and the image's path below the root, so most stay where they are when
-    images are added.
+def match_pair(pair: FolderPair) -> Matches:
+    """Match images and masks by their paths in the folders, apart from extensions and suffixes.
 
     Raises:
-        DataError: there are less than two.
-        ValueError: `val_fraction` is not between 0 and 1.
+        DataError: no image has a mask.
     """
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction is between 0 and 1, not {val_fraction}")
-    if len(samples) < 2:
-        raise DataError(f"{samples.root}: has one image with a mask, so none can be held out")
-    count = min(max(round(len(samples) * val_fraction), 1), len(samples) - 1)
-    # Ranked by a hash rather than shuffled: a shuffle moves every file when one is added.
-    ranked = sorted(
-        range(len(samples)), key=lambda index: hash_order(samples.source(index), samples.root, seed)
-    )
-    return samples.some(sorted(ranked[count:])), samples.some(sorted(ranked[:count]))
-
-
-def folders_in(folder: Path) -> dict[str, Path]:
-    """The visible folders in a folder, by name in lower case."""
-    return {
-        entry.name.lower(): Path(entry.path)
-        for entry in visible_entries(folder)
-        if is_folder(entry)
-    }
-
-
-def _pair(folder: Path) -> Pair | None:
-    """The folder of images and that of masks in a folder, if it has both."""
-    inside = folders_in(folder)
-    images = [inside[name] for name in IMAGE_FOLDERS if name in inside]
-    masks = [inside[name] for name in MASK_FOLDERS if name in inside and _has_masks(inside[name])]
-    if not images or not masks:
-        return None
-    for kind, found in (("images", images), ("masks", masks)):
-        if len(found) > 1:
-            names = join_names("folder", [path.name for path in found])
-            raise DataError(f"{folder}: which of its {names} holds the {kind}? Leave one of them")
-    return Pair(images[0], masks[0])
-
-
-def _has_masks(folder: Path) -> bool:
-    # With a JSON beside them, as COCO has it, images are no index masks.
-    beside = any(entry.name.lower().endswith(".json") for entry in visible_entries(folder))
-    return not beside and bool(images_below(folder))
-
-
-Matched: TypeAlias = tuple[tuple[Path, ...], tuple[Path, ...], tuple[tuple[Path, str], ...]]
-
-
-def match_pair(pair: Pair) -> Matched:
-    """Images, their masks, and files that lack a partner with what they lack."""
-    by_key: dict[str, list[Path]] = {}
+    images: dict[str, list[Path]] = {}
     for path in images_below(pair.images):
         key = _key(path, pair.images)
-        ending = next((end for end in _IMAGE_ENDINGS if key.endswith(end)), "")
-        by_key.setdefault(key.removesuffix(ending), []).append(path)
-    partners: dict[str, list[Path]] = {key: [] for key in by_key}
+        suffix = next((end for end in _IMAGE_SUFFIXES if key.endswith(end)), "")
+        images.setdefault(key.removesuffix(suffix), []).append(path)
+    partners: dict[str, list[Path]] = {key: [] for key in images}
     unmatched: list[tuple[Path, str]] = []
     masks = images_below(pair.masks)
     for path in masks:
         key = _key(path, pair.masks)
-        stems = (key, *(key.removesuffix(end) for end in _MASK_ENDINGS if key.endswith(end)))
-        stem = next((stem for stem in stems if stem in by_key), None)
-        if stem is None:
+        keys = (key, *(key.removesuffix(end) for end in _MASK_SUFFIXES if key.endswith(end)))
+        match = next((key for key in keys if key in images), None)
+        if match is None:
             unmatched.append((path, f"no image in {pair.images} has its name"))
         else:
-            partners[stem].append(path)
+            partners[match].append(path)
     matched = []
-    for key, images in by_key.items():
-        if len(images) == len(partners[key]) == 1:
-            matched.append((images[0], partners[key][0]))
+    for key, paths in images.items():
+        if len(paths) == len(partners[key]) == 1:
+            matched.append((paths[0], partners[key][0]))
         elif not partners[key]:
-            unmatched += [(path, f"no mask in {pair.masks} has its name") for path in images]
+            unmatched += [(path, f"no mask in {pair.masks} has its name") for path in paths]
         else:
-            several = images if len(images) > 1 else partners[key]
+            several = paths if len(paths) > 1 else partners[key]
             names = ", ".join(path.name for path in several)
             unmatched.append((several[0], f"several files have its name: {names}"))
     if not matched:
         raise DataError(
-            f"{pair.images}: not one of its {sum(map(len, by_key.values()))} images has a mask "
-            f"among the {len(masks)} of {pair.masks}; a mask is called as its image, such as "
-            "1.jpg and 1.png"
+            f"{pair.images}: none of its {sum(map(len, images.values()))} images has a mask among "
+            f"the {len(masks)} of {pair.masks}; a mask is named like its image, such as 1.jpg and "
+            "1.png"
         )
-    found, theirs = zip(*matched, strict=True)
-    return found, theirs, tuple(unmatched)
+    return Matches(matched, unmatched)
 
 
-def _key(path: Path, folder: Path) -> str:
-    """What an image and its mask have in common: the path in the folder, without extension."""
-    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+def number_classes(masks: Sequence[Path], ignore: int) -> tuple[dict[int, str], str]:
+    """Name classes by their values, up to the largest in some masks; and how that was done.
 
-
-def _look(masks: Sequence[Path], ignore: int) -> tuple[dict[int, str], str]:
-    """Number classes up to the largest value in some masks: names of values, and how it was."""
-    chosen = [masks[int(at)] for at in np.linspace(0, len(masks) - 1, min(LOOK, len(masks)))]
+    Raises:
+        DataError: no mask can be read; they have one value only, or very large ones.
+    """
+    chosen = [masks[int(i)] for i in np.linspace(0, len(masks) - 1, min(MAX_LOOKS, len(masks)))]
     found: set[int] = set()
     errors = []
     with ThreadPoolExecutor(available_cores()) as executor:
-        for values in executor.map(_values, chosen):
+        for values in executor.map(_values_of, chosen):
             if isinstance(values, ImageError):
                 errors.append(values)
             else:
                 found.update(values)
     if len(errors) == len(chosen):
-        raise DataError(f"not one of {len(chosen)} masks can be read: {errors[0]}")
+        raise DataError(f"none of {len(chosen)} masks can be read: {errors[0]}")
     if found - {ignore} <= {0}:
         raise DataError(
             f"{masks[0].parent}: its masks have no value but {', '.join(map(str, sorted(found)))}, "
-            f"and {ignore} is ignored. If it is a class, say so in classes.json, such as "
-            f'{{"background": 0, "object": {ignore}}}, and state another value to ignore'
+            f"and {ignore} is ignored. If it is a class, state it in classes.json, such as "
+            f'{{"background": 0, "object": {ignore}}}, and set data.ignore to another value'
         )
     largest = max(found - {ignore})
-    if largest >= MOST_NUMBERED:
+    if largest >= MAX_NUMBERED:
         raise DataError(
             f"{masks[0].parent}: its masks have values up to {largest}, too many to be numbered "
-            'as classes; say which values are classes in classes.json, {"name": value, ...}'
+            'as classes; state the values of classes in classes.json, {"name": value, ...}'
         )
     how = (
         f"number, as there is no {' or '.join(CLASS_FILES[:2])}: {largest} is the largest value "
@@ -270,8 +285,60 @@ def _look(masks: Sequence[Path], ignore: int) -> tuple[dict[int, str], str]:
     return {value: str(value) for value in range(largest + 1)}, how
 
 
-def _values(mask: Path) -> list[int] | ImageError:
+def _values_of(mask: Path) -> list[int] | ImageError:
     try:
         return np.flatnonzero(np.bincount(read_mask(mask).ravel())).tolist()
     except ImageError as error:
         return error
+
+
+def _find_pair(folder: Path) -> FolderPair | None:
+    """The folder of images and that of masks in a folder, if it has both."""
+    inside = folders_in(folder)
+    images = [inside[name] for name in IMAGE_FOLDERS if name in inside]
+    masks = [inside[name] for name in MASK_FOLDERS if name in inside and _has_masks(inside[name])]
+    if not images or not masks:
+        return None
+    for content, found in (("images", images), ("masks", masks)):
+        if len(found) > 1:
+            names = quoted("folder", [path.name for path in found])
+            raise DataError(
+                f"{folder}: which of its {names} holds the {content}? Leave one of them"
+            )
+    return FolderPair(images[0], masks[0])
+
+
+def _has_masks(folder: Path) -> bool:
+    # With a JSON next to them, as COCO has it, images are not masks.
+    has_json = any(entry.name.lower().endswith(".json") for entry in visible(folder))
+    return not has_json and bool(images_below(folder))
+
+
+def _key(path: Path, folder: Path) -> str:
+    """What an image and its mask have in common: the path in the folder, without extension."""
+    return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _first(pairs: Iterable[FolderPair | None]) -> FolderPair | None:
+    return next((pair for pair in pairs if pair is not None), None)
+
+
+def _matches(tree: FileTree, content: Content) -> bool:
+    return tree.root.is_dir() and bool(find_folders(tree.root))
+
+
+def _read(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
+    return [read_masks(tree.root, options)] if _matches(tree, "masks") else []
+
+
+_NAME = "folders of images and masks"
+FORMAT = Format(
+    name="folders",
+    display_name=_NAME,
+    contents=frozenset(["masks"]),
+    looks_for=f"a folder of images ({', '.join(IMAGE_FOLDERS)}) and one of masks "
+    f"({', '.join(MASK_FOLDERS)}), with train and val above or below or neither",
+    matches=_matches,
+    read=_read,
+    states_ignored=False,
+)

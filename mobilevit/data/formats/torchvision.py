@@ -7,32 +7,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
-from torchvision import datasets
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import ParsedDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedSet:
-    """How torchvision calls a data set and its two splits."""
+class TorchvisionSet:
+    """A class of `torchvision.datasets`, and its arguments for the two splits."""
 
-    kind: str
-    """Class in `torchvision.datasets`."""
+    class_name: str
     train: Mapping[str, Any]
     val: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _by_split(kind: str, val: str, **options: Any) -> NamedSet:
-    return NamedSet(kind=kind, train={"split": "train"}, val={"split": val}, options=options)
+def _by_split(class_name: str, val: str, **options: Any) -> TorchvisionSet:
+    splits = {"train": {"split": "train"}, "val": {"split": val}}
+    return TorchvisionSet(class_name=class_name, **splits, options=options)
 
 
-def _by_flag(kind: str) -> NamedSet:
-    return NamedSet(kind=kind, train={"train": True}, val={"train": False})
+def _by_flag(class_name: str) -> TorchvisionSet:
+    return TorchvisionSet(class_name=class_name, train={"train": True}, val={"train": False})
 
 
-NAMED_SETS: dict[str, NamedSet] = {
+TORCHVISION_SETS: dict[str, TorchvisionSet] = {
     "cifar10": _by_flag("CIFAR10"),
     "cifar100": _by_flag("CIFAR100"),
     "country211": _by_split("Country211", "valid"),
@@ -44,79 +45,96 @@ NAMED_SETS: dict[str, NamedSet] = {
     "gtsrb": _by_split("GTSRB", "test"),
     "imagenette": _by_split("Imagenette", "val"),
     "mnist": _by_flag("MNIST"),
-    "pets": NamedSet(kind="OxfordIIITPet", train={"split": "trainval"}, val={"split": "test"}),
+    "pets": TorchvisionSet(
+        class_name="OxfordIIITPet", train={"split": "trainval"}, val={"split": "test"}
+    ),
     "stl10": _by_split("STL10", "test"),
     "svhn": _by_split("SVHN", "test"),
 }
-"""Our name -> torchvision's. The second split is what torchvision offers to validate on."""
+"""Name -> torchvision's data set, with the split that it offers for validation."""
 
 
-class TorchvisionSamples:
-    """The samples of a torchvision data set, as `Samples`."""
+class TorchvisionImages:
+    """The images of a torchvision data set whose items are (PIL image, label)."""
 
-    def __init__(self, name: str, dataset: Any, classes: tuple[str, ...]) -> None:
-        """Wrap a data set whose items are (PIL image, label)."""
-        self._name, self._dataset, self.classes = name, dataset, classes
-        self.labels = _labels(dataset)
+    def __init__(self, name: str, dataset: Any) -> None:
+        """`name`: what to call the data set in messages."""
+        self._name, self._dataset = name, dataset
 
     def __len__(self) -> int:
-        """The number of samples."""
-        return len(self.labels)
+        """Number of images."""
+        return len(self._dataset)
 
-    def source(self, index: int) -> Image.Image:
+    def __getitem__(self, index: int) -> Image.Image:
         """The image."""
         image: Image.Image = self._dataset[index][0]
         return image
 
     def name(self, index: int) -> str:
-        """The data set and the place in it."""
+        """The data set and the index in it."""
         return f"{self._name}[{index}]"
 
 
-def named_samples(name: str, root: str | Path) -> tuple[TorchvisionSamples, TorchvisionSamples]:
-    """Open a data set of torchvision, downloaded to `root` where it is not there yet.
+def read_torchvision(name: str, root: str | Path) -> list[ParsedDataset]:
+    """Open the training and validation split of a torchvision data set, downloaded if necessary.
 
-    Returns:
-        What to train on, and what to validate on.
+    Args:
+        name: one of `TORCHVISION_SETS`.
+        root: the folder where it is, or is downloaded to.
 
     Raises:
         DataError: an unknown name; or the data is not at `root` and cannot be downloaded.
     """
-    if name not in NAMED_SETS:
-        raise DataError(f"there is no data set named {name!r}; known: {', '.join(NAMED_SETS)}")
-    entry = NAMED_SETS[name]
-    kind = getattr(datasets, entry.kind)
+    from torchvision import datasets
+
+    if name not in TORCHVISION_SETS:
+        known = ", ".join(TORCHVISION_SETS)
+        raise DataError(f"there is no data set named {name!r}; known: {known}")
+    entry = TORCHVISION_SETS[name]
     Path(root).mkdir(parents=True, exist_ok=True)
-    opened = []
-    for split in (entry.train, entry.val):
+    parsed: list[ParsedDataset] = []
+    for split, arguments in (("train", entry.train), ("val", entry.val)):
         try:
-            opened.append(_open(kind, root, {**split, **entry.options}))
+            dataset = _open(
+                getattr(datasets, entry.class_name), root, {**arguments, **entry.options}
+            )
         except (RuntimeError, OSError) as error:  # URLError, a refused or broken download
-            raise DataError(f"{name} is not at {root}, and cannot be got: {error}") from error
-    train, val = opened
-    classes = _classes(train)
-    return TorchvisionSamples(name, train, classes), TorchvisionSamples(f"{name}/val", val, classes)
+            raise DataError(
+                f"{name} is not at {root}, and cannot be downloaded: {error}"
+            ) from error
+        labels = _labels(dataset)
+        parsed.append(
+            ParsedDataset(
+                root=Path(root),
+                format=name,
+                display_name=name,
+                images=TorchvisionImages(name if split == "train" else f"{name}/val", dataset),
+                classes=parsed[0].classes if parsed else _classes(dataset, labels),
+                labels=np.array(labels, np.int32),
+                splits={split: range(len(labels))},
+            )
+        )
+    return parsed
 
 
-def _open(kind: Any, root: str | Path, options: Mapping[str, Any]) -> Any:
-    """The data set as it lies at `root`, or else downloaded to it."""
+def _open(class_: Any, root: str | Path, options: Mapping[str, Any]) -> Any:
     try:
-        return kind(root, **options, download=False)
+        return class_(root, **options, download=False)
     except (RuntimeError, FileNotFoundError):
-        return kind(root, **options, download=True)
+        return class_(root, **options, download=True)
 
 
-def _classes(dataset: Any) -> tuple[str, ...]:
-    """Class names; a data set of torchvision that has none is given its numbers."""
+def _classes(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
+    """Class names; numbers where a data set of torchvision has none."""
     names = getattr(dataset, "classes", None)
     if names is None:
-        return tuple(str(number) for number in range(max(_labels(dataset)) + 1))
+        return tuple(str(number) for number in range(max(labels) + 1))
     # Imagenette and others give several names for each class; the first is the common one.
     return tuple(name if isinstance(name, str) else name[0] for name in names)
 
 
-def _labels(dataset: Any) -> Sequence[int]:
-    """All labels, without decoding an image where torchvision keeps them apart."""
+def _labels(dataset: Any) -> list[int]:
+    """All labels, without decoding images where torchvision stores labels apart."""
     for attribute in ("targets", "labels", "_labels"):
         values = getattr(dataset, attribute, None)
         if values is not None:

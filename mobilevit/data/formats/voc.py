@@ -1,12 +1,12 @@
-"""Pascal VOC's XML files, one for each image -> images with boxes.
+"""Pascal VOC: XML files of boxes, one for each image, and palette PNGs as masks.
 
-VOC counts pixels from 1 and includes the last: a box of 1, 1, 640, 480 is the whole of an image
-of that size. As corners that is 0, 0, 640, 480, so 1 is taken from xmin and ymin, and nothing from
-xmax and ymax. Many tools write the same files but count from 0. In such a set boxes cut by the left
-or upper edge start at 0, not at 1, so where more start at 0 nothing is taken away.
+VOC counts pixels from 1 and includes the last: a box of 1, 1, 640, 480 covers an image of that
+size. As corners that is 0, 0, 640, 480, so 1 is subtracted from xmin and ymin, and nothing from
+xmax and ymax. Many tools write the same files but count from 0. In their data sets boxes cut by the
+left or upper edge start at 0 instead of 1, so where more boxes start at 0 nothing is subtracted.
 
-Where xmax is not above xmin a box has no width. By VOC's count it could be one pixel wide, but what
-it always is in practice is a click without a drag.
+Where xmax is not above xmin a box has no width. By VOC's count it could be one pixel wide, but in
+practice it is a click without a drag.
 """
 
 from __future__ import annotations
@@ -18,27 +18,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-import numpy as np
-
+from mobilevit.data.class_names import VOC_CLASSES
+from mobilevit.data.errors import DataError, FileError
 from mobilevit.data.formats.base import (
-    Draft,
-    FileError,
-    Reading,
-    files_below,
-    pair,
+    IGNORE,
+    MISSING_IMAGES,
+    Content,
+    DatasetBuilder,
+    Format,
+    ParsedDataset,
+    ReadOptions,
+)
+from mobilevit.data.formats.files import (
+    FileTree,
+    has_image_extension,
+    match_files,
+    normalize,
     read_bytes,
     read_text,
-    same_name,
     split_of,
     split_of_path,
 )
-from mobilevit.data.formats.folders import has_image_extension
+from mobilevit.data.formats.mask_folders import pair_files
+from mobilevit.data.formats.masks import class_values, read_class_file, voc_palette
 
+_NAME = "Pascal VOC"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-_PEEK = 4096
+_HEAD_BYTES = 4096
+_MASK_LISTS = {"train": ("train_aug", "trainaug", "train"), "val": ("val",)}
 
 
-class _RefusedError(Exception):
+# Boxes
+
+
+class _EntityError(Exception):
     """An XML file that declares entities."""
 
 
@@ -51,7 +64,7 @@ class _Object:
 
 
 @dataclass
-class _Parsed:
+class _Annotation:
     """One XML file."""
 
     root: str = ""
@@ -66,79 +79,75 @@ def looks_like_voc(file: Path) -> bool:
     """Whether a file starts as an XML `annotation`, or at least as XML that may be one."""
     try:
         with file.open("rb") as opened:
-            head = opened.read(_PEEK).replace(b"\0", b"")  # UTF-16
+            head = opened.read(_HEAD_BYTES).replace(b"\0", b"")  # UTF-16
     except OSError:
         return False
     return re.search(rb"<annotation[\s>]", head, re.IGNORECASE) is not None
 
 
-def read_voc(root: Path) -> Reading:
+def read_boxes(tree: FileTree) -> ParsedDataset:
     """Read all XML files of a folder whose outermost element is `annotation`.
 
-    The image of an XML file is the one of the same name, as in VOC's own tools, with any
-    extension: beside it, or in the folder `JPEGImages`, `images` or the like; else the one that its
-    `filename` names there. Classes are the names of all objects, sorted. Splits are the lists in
-    `ImageSets/Main`, else folders called `train`, `val` and so on. Of a list's lines the last word
-    is dropped if it is -1, 0 or 1, VOC's sign of whether a class occurs.
+    The image of an XML file is the one with the same name, as in VOC's own tools, and any
+    extension: next to it, or in the folder `JPEGImages`, `images` or the like; else the one that
+    its `filename` names there. Classes are the names of all objects, sorted. Splits are the lists
+    in `ImageSets/Main`, else folders named `train`, `val` and so on. A list's last word is
+    dropped if it is -1, 0 or 1, which is VOC's flag for whether a class occurs.
 
     Raises:
         DataError: a folder cannot be listed.
     """
-    images, others = files_below(root)
-    draft = Draft(root, "voc")
-    kept: list[str] = []
-    parsed: list[_Parsed] = []
-    unused: list[str] = []
-    for path in others:
-        if not path.lower().endswith(".xml"):
+    builder = DatasetBuilder(tree.root, "voc", _NAME)
+    xmls: list[str] = []
+    annotations: list[_Annotation] = []
+    for file in tree.with_extension(".xml"):
+        parsed = _parse_xml(file)
+        if parsed.root.casefold() not in ("annotation", ""):
+            builder.add_unused(file, f"XML of another kind (<{parsed.root}>)")
             continue
-        found = _parse(Path(path))
-        if found.root.casefold() not in ("annotation", ""):
-            unused.append(f"{path}: XML of another kind (<{found.root}>)")
-            continue
-        if found.error is not None:
-            draft.fault(found.error.where, found.error.what, image=len(kept))
-        kept.append(path)
-        parsed.append(found)
+        if parsed.error is not None:
+            builder.add_error(parsed.error, image=len(xmls))
+        xmls.append(str(file))
+        annotations.append(parsed)
     labels: dict[str, int] = {}
-    own = _find(kept, parsed, images)
-    for path, found, image in zip(kept, parsed, own, strict=True):
-        file = os.path.splitext(path)[0] + ".jpg" if image is None else image
-        place = draft.add_image(file, annotated_by=path, size=_size(found))
+    images = _find_images(xmls, annotations, tree.images)
+    for path, parsed, image in zip(xmls, annotations, images, strict=True):
+        expected = os.path.splitext(path)[0] + ".jpg"
+        index = builder.add_image(
+            image or expected, annotation_file=path, size=_stated_size(parsed)
+        )
         if image is None:
-            what = f"image missing: none of that name, nor {found.filename or 'a filename'}"
-            draft.fault(path, what, image=place, missing=True)
-        for thing in found.objects:
-            _add(draft, place, path, thing, labels)
-    remark = _count_from_zero(draft.corners())
+            message = f"image missing: none has its name, or is {parsed.filename or 'a filename'}"
+            builder.add_issue(path, message, category=MISSING_IMAGES, image=index)
+        for thing in parsed.objects:
+            _add_box(builder, index, path, thing, labels)
+    _convert_corners(builder)
+    used = set(images)
+    for path in tree.images:
+        if path not in used:
+            builder.add_unused(path, "no XML file belongs to it")
+    builder.splits = _splits_by_lists(tree, xmls, builder) or _splits_by_folders(tree.root, xmls)
+    listed = {index for indices in builder.splits.values() for index in indices}
+    for index, path in enumerate(xmls if builder.splits else ()):
+        if index not in listed:
+            builder.add_unused(path, "in no split")
     classes = sorted(labels)
-    used = set(own)
-    unused += [f"{path}: no XML file belongs to it" for path in images if path not in used]
-    splits = _lists(root, others, kept, draft) or _folders(root, kept)
-    listed = {index for indices in splits.values() for index in indices}
-    if splits:
-        unused += [f"{kept[i]}: in no split" for i in range(len(kept)) if i not in listed]
-    return draft.finish(
-        classes,
-        range(1, len(classes) + 1),
-        moved=[classes.index(name) for name in labels],
-        splits=splits,
-        remarks=remark,
-        unused=unused,
+    return builder.build(
+        classes, classes_by_use=True, label_map=[classes.index(name) for name in labels]
     )
 
 
-def _parse(path: Path) -> _Parsed:
-    """Read one XML file, as far as it goes."""
-    parsed = _Parsed()
+def _parse_xml(path: Path) -> _Annotation:
+    """Read one XML file, as far as possible."""
+    parsed = _Annotation()
     try:
-        _feed(path, read_bytes(path), parsed)
+        _feed_parser(path, read_bytes(path), parsed)
     except FileError as error:
         parsed.error = error
     return parsed
 
 
-def _feed(path: Path, content: bytes, parsed: _Parsed) -> None:
+def _feed_parser(path: Path, content: bytes, parsed: _Annotation) -> None:
     """Parse an XML file into `parsed`.
 
     Raises:
@@ -151,22 +160,22 @@ def _feed(path: Path, content: bytes, parsed: _Parsed) -> None:
         try:
             content = content.decode(declared[1].decode()).encode()
         except (LookupError, ValueError) as error:
-            what = f"not in the encoding that it states, or that is unknown: {error}"
-            raise FileError(f"{path}:1", what) from error
+            message = f"not in the encoding that it states, or that is unknown: {error}"
+            raise FileError(f"{path}:1", message) from error
         parser = expat.ParserCreate("utf-8")
-    _listen(parser, parsed)
+    _set_handlers(parser, parsed)
     try:
         parser.Parse(content, True)
-    except _RefusedError:
+    except _EntityError:
         where = f"{path}:{parser.CurrentLineNumber}"
         raise FileError(where, "declares entities, which are not read") from None
     except expat.ExpatError as error:
-        what = f"malformed XML: {expat.ErrorString(error.code)}"
-        raise FileError(f"{path}:{error.lineno}", what) from error
+        message = f"malformed XML: {expat.ErrorString(error.code)}"
+        raise FileError(f"{path}:{error.lineno}", message) from error
 
 
-def _listen(parser: expat.XMLParserType, parsed: _Parsed) -> None:
-    """Have a parser fill `parsed` with what stands at VOC's places; the rest is passed over."""
+def _set_handlers(parser: expat.XMLParserType, parsed: _Annotation) -> None:
+    """Have a parser fill `parsed` with the elements at VOC's places, and skip the rest."""
     above: list[str] = []
     text: list[str] = []
 
@@ -195,7 +204,7 @@ def _listen(parser: expat.XMLParserType, parsed: _Parsed) -> None:
                 parsed.objects[-1].sides.setdefault(name, value)
 
     def refuse(*_: object) -> None:
-        raise _RefusedError
+        raise _EntityError
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = text.append
@@ -203,40 +212,43 @@ def _listen(parser: expat.XMLParserType, parsed: _Parsed) -> None:
     parser.EntityDeclHandler = refuse
 
 
-def _add(draft: Draft, image: int, path: str, thing: _Object, labels: dict[str, int]) -> None:
+def _add_box(
+    builder: DatasetBuilder, image: int, path: str, thing: _Object, labels: dict[str, int]
+) -> None:
     """Add an object as a box; labels are given in order of appearance."""
     where = f"{path}:{thing.line}"
     if not thing.name:
-        draft.fault(where, "object without a name", image=image)
+        builder.add_issue(where, "object without a name", image=image)
         return
-    values = []
+    corners = []
     for side in _SIDES:
         if side not in thing.sides:
-            draft.fault(where, f"object without {side} in a bndbox", image=image)
+            builder.add_issue(where, f"object without {side} in a bndbox", image=image)
             return
         try:
-            values.append(float(thing.sides[side]))
+            corners.append(float(thing.sides[side]))
         except ValueError:
-            what = f"{side} is no number: {thing.sides[side]!r:.50}"
-            draft.fault(where, what, image=image)
+            message = f"{side} is not a number: {thing.sides[side]!r:.50}"
+            builder.add_issue(where, message, image=image)
             return
     label = labels.setdefault(thing.name, len(labels))
-    draft.add_box(image, values, label, crowd=thing.difficult, line=thing.line)
+    builder.add_box(image, corners, label, crowd=thing.difficult, line=thing.line)
 
 
-def _count_from_zero(corners: np.ndarray) -> tuple[str, ...]:
-    """Turn VOC's count of pixels into corners, in place; a remark where nothing is to be done."""
+def _convert_corners(builder: DatasetBuilder) -> None:
+    """Convert VOC's pixel counts to corners, unless boxes count from 0."""
+    corners = builder.corners()
     starts = corners[:, :2]
-    sized = (corners[:, 2:] > starts).all(axis=1)
-    at_edge = [int(((starts[sized] >= low) & (starts[sized] < low + 1)).sum()) for low in (0, 1)]
+    valid = (corners[:, 2:] > starts).all(axis=1)
+    at_edge = [int(((starts[valid] >= low) & (starts[valid] < low + 1)).sum()) for low in (0, 1)]
     if at_edge[0] > at_edge[1]:
-        return ("coordinates count from 0, as boxes start there",)
-    corners[sized, :2] -= 1
-    return ()
+        builder.notes.append("coordinates count from 0, as boxes start there")
+    else:
+        corners[valid, :2] -= 1
 
 
-def _size(parsed: _Parsed) -> tuple[int, int] | None:
-    """(height, width) as stated; None where they are no numbers."""
+def _stated_size(parsed: _Annotation) -> tuple[int, int] | None:
+    """(height, width) as stated; None where they are not numbers."""
     try:
         height, width = (float(parsed.size.get(side, "")) for side in ("height", "width"))
         return int(height), int(width)
@@ -244,66 +256,69 @@ def _size(parsed: _Parsed) -> tuple[int, int] | None:
         return None
 
 
-def _find(xmls: list[str], parsed: list[_Parsed], images: list[str]) -> list[str | None]:
+def _find_images(
+    xmls: list[str], annotations: list[_Annotation], images: list[str]
+) -> list[str | None]:
     """The image of each XML file."""
-    named = [
+    stated = [
         os.path.join(os.path.dirname(path), os.path.basename(one.filename.replace("\\", "/")))
-        for path, one in zip(xmls, parsed, strict=True)
+        for path, one in zip(xmls, annotations, strict=True)
     ]
     found: list[str | None] = []
-    pairs = zip(pair(xmls, images), pair(named, images), named, strict=True)
+    pairs = zip(match_files(xmls, images), match_files(stated, images), stated, strict=True)
     for by_stem, by_filename, name in pairs:
-        hits = by_stem or by_filename
-        # Of 1.jpg and 1.png the one that is named.
-        exact = (hit for hit in hits if _base(hit) == _base(name))
-        found.append(next(exact, hits[0] if hits else None))
+        matches = by_stem or by_filename
+        # Of 1.jpg and 1.png the stated one.
+        exact = (match for match in matches if _base(match) == _base(name))
+        found.append(next(exact, matches[0] if matches else None))
     return found
 
 
 def _base(path: str) -> str:
-    return same_name(os.path.basename(path))
+    return normalize(os.path.basename(path))
 
 
-def _lists(root: Path, others: list[str], xmls: list[str], draft: Draft) -> dict[str, list[int]]:
-    """The splits that `ImageSets/Main`, or `ImageSets` itself, states."""
+def _splits_by_lists(
+    tree: FileTree, xmls: list[str], builder: DatasetBuilder
+) -> dict[str, list[int]]:
+    """The splits of the lists in `ImageSets/Main`, or `ImageSets` itself."""
     splits: dict[str, list[int]] = {}
-    for path in others:
-        file = Path(path)
+    for file in tree.with_extension(".txt"):
         folder = file.parent.parent if file.parent.name.lower() == "main" else file.parent
         split = split_of(file.stem)
-        if folder.name.lower() != "imagesets" or file.suffix.lower() != ".txt" or split is None:
+        if folder.name.lower() != "imagesets" or split is None:
             continue
         members = splits.setdefault(split, [])
         try:
             lines = read_text(file).splitlines()
         except FileError as error:
-            draft.fault(error.where, error.what, split=split)
+            builder.add_error(error, split=split)
             continue
-        # With several years in a folder each has lists of its own, for what is beside them.
-        place = _keys(xmls, os.fspath(folder.parent))
+        # With several years in a folder each has lists of its own, for what is next to them.
+        indices = _list_keys(xmls, os.fspath(folder.parent))
         for number, line in enumerate(lines, start=1):
-            index = next((place[key] for key in _spellings(line) if key in place), None)
+            index = next((indices[key] for key in _line_keys(line) if key in indices), None)
             if index is not None:
                 members.append(index)
             elif line.strip():
-                draft.fault(f"{path}:{number}", f"no XML file for {line.strip()!r}", split=split)
+                message = f"no XML file for {line.strip()!r}"
+                builder.add_issue(f"{file}:{number}", message, split=split)
     return {split: list(dict.fromkeys(members)) for split, members in splits.items()}
 
 
-def _keys(xmls: list[str], folder: str) -> dict[str, int]:
-    """What a list may call each XML file of its folder: `1`, or `night/1` if it lies deeper."""
-    inside = [(i, os.path.relpath(p, folder)) for i, p in enumerate(xmls) if _is_in(p, folder)]
-    place = {_list_key(os.path.basename(path)): index for index, path in inside}
-    place |= {_list_key(path.partition(os.sep)[2] or path): index for index, path in inside}
-    return place
+def _list_keys(xmls: list[str], folder: str) -> dict[str, int]:
+    """Names by which lists refer to the XML files in their folder: `1`, deeper `night/1`."""
+    inside = [
+        (index, os.path.relpath(path, folder))
+        for index, path in enumerate(xmls)
+        if path.startswith(os.path.join(folder, ""))
+    ]
+    keys = {_list_key(os.path.basename(path)): index for index, path in inside}
+    return keys | {_list_key(path.partition(os.sep)[2] or path): index for index, path in inside}
 
 
-def _is_in(path: str, folder: str) -> bool:
-    return path.startswith(os.path.join(folder, ""))
-
-
-def _spellings(line: str) -> Iterable[str]:
-    """The keys under which the file that a list's line names may be found, the likeliest first."""
+def _line_keys(line: str) -> Iterable[str]:
+    """The keys under which a line's file may be found, the likeliest first."""
     line = line.strip()
     for name in (line, re.sub(r"\s+(-1|0|1)$", "", line)):
         yield _list_key(name + ".xml")
@@ -313,14 +328,101 @@ def _spellings(line: str) -> Iterable[str]:
 
 
 def _list_key(path: str) -> str:
-    return same_name(os.path.splitext(path)[0]).replace("\\", "/")
+    return normalize(os.path.splitext(path)[0]).replace("\\", "/")
 
 
-def _folders(root: Path, xmls: list[str]) -> dict[str, list[int]]:
-    """The splits that the folders' names state."""
+def _splits_by_folders(root: Path, xmls: list[str]) -> dict[str, list[int]]:
     splits: dict[str, list[int]] = {}
     for index, path in enumerate(xmls):
         split = split_of_path(path, root)
         if split is not None:
             splits.setdefault(split, []).append(index)
     return splits
+
+
+# Masks
+
+
+def find_mask_folder(root: Path) -> Path | None:
+    """The folder in or at `root` that has VOC's layout, with a list of validation images."""
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (base / "JPEGImages").is_dir() and _mask_list(base, "val"):
+            return base
+    return None
+
+
+def read_masks(tree: FileTree) -> ParsedDataset:
+    """Read palette PNGs, listed in ImageSets/Segmentation or `list`; 255 is ignored.
+
+    The training images are in `train_aug.txt` or `trainaug.txt` (VOC and SBD), or else in
+    `train.txt`. Lines may have two paths: image and mask. A mask that is not in SegmentationClass
+    is looked for in SegmentationClassAug. RGB masks are read by VOC's colours. Classes are VOC's
+    own unless a file in the folder names others, as for `folders`.
+
+    Raises:
+        DataError: none of the images of a list exists.
+    """
+    base = find_mask_folder(tree.root)
+    if base is None:
+        raise DataError(f"{tree.root}: has no JPEGImages with ImageSets/Segmentation/val.txt")
+    builder = DatasetBuilder(base, "voc", _NAME)
+    pairs: dict[str, list[tuple[Path, Path]]] = {}
+    origins: dict[str, str] = {}
+    for split in _MASK_LISTS:
+        if (file := _mask_list(base, split)) is not None:
+            pairs[split], origins[split] = _listed_pairs(base, file), str(file)
+    stated = read_class_file(base, IGNORE)
+    names = dict(enumerate(VOC_CLASSES)) if stated is None else stated.names
+    palette = {colour: value for value, colour in enumerate(voc_palette())}
+    colours = palette if stated is None or stated.colours is None else stated.colours
+    return pair_files(builder, pairs, class_values(names), colours=colours, origins=origins)
+
+
+def _listed_pairs(base: Path, file: Path) -> list[tuple[Path, Path]]:
+    pairs = []
+    for line in filter(None, map(str.strip, read_text(file).splitlines())):
+        if "/" in line and len(both := line.split()) == 2:
+            image, mask = both
+            pairs.append((base / image.lstrip("/"), base / mask.lstrip("/")))
+        else:
+            images = (base / "JPEGImages" / f"{line}{end}" for end in (".jpg", ".jpeg", ".png"))
+            folders = ("SegmentationClass", "SegmentationClassAug")
+            masks = (base / folder / f"{line}.png" for folder in folders)
+            pairs.append((_first_file(images), _first_file(masks)))
+    return pairs
+
+
+def _mask_list(base: Path, split: str) -> Path | None:
+    for name in _MASK_LISTS[split]:
+        for folder in (base / "ImageSets" / "Segmentation", base / "list"):
+            if (file := folder / f"{name}.txt").is_file():
+                return file
+    return None
+
+
+def _first_file(paths: Iterable[Path]) -> Path:
+    """The first path that is a file, or the first one."""
+    candidates = list(paths)
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def _matches(tree: FileTree, content: Content) -> bool:
+    if content == "masks":
+        return find_mask_folder(tree.root) is not None
+    return not tree.root.is_file() and any(map(looks_like_voc, tree.with_extension(".xml")))
+
+
+def _read(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
+    if options.content == "masks":
+        return [read_masks(tree)]
+    return [read_boxes(tree)] if tree.with_extension(".xml") and tree.root.is_dir() else []
+
+
+FORMAT = Format(
+    name="voc",
+    display_name=_NAME,
+    contents=frozenset(["boxes", "masks"]),
+    looks_for="Pascal VOC (.xml files; for masks JPEGImages and ImageSets/Segmentation/val.txt)",
+    matches=_matches,
+    read=_read,
+)

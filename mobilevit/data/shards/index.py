@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.utils.files import write_file
 
 INDEX = "index.json"

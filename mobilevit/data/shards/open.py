@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilevit.data.formats.folders import VAL_FOLDERS, DataError
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.folders import VAL_SPLITS
 from mobilevit.data.shards.index import (
     FORMAT,
     INDEX,
@@ -74,7 +75,7 @@ def shard_splits(
         DataError: shards are missing or do not match their index, or nothing would be left.
     """
     splits = open_splits(root, index=index)
-    val_name = next((name for name in VAL_FOLDERS if name in splits), None)
+    val_name = next((name for name in VAL_SPLITS if name in splits), None)
     if "train" in splits and val_name:
         train, val = splits["train"], splits[val_name]
         if train.classes != val.classes:
@@ -116,7 +117,7 @@ def shard_evaluation(
         DataError: as in `shard_splits`; or a class is not among `classes`.
     """
     splits = open_splits(root, index=index)
-    name = next((name for name in VAL_FOLDERS if name in splits), next(iter(splits)))
+    name = next((name for name in VAL_SPLITS if name in splits), next(iter(splits)))
     samples = splits[name].relabelled(classes)
     samples.shards.check_files()
     return samples

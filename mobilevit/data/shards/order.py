@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.sampler import Order
 
 log = logging.getLogger(__name__)

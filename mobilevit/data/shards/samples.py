@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from mobilevit.data.formats.folders import DataError
+from mobilevit.data.errors import DataError
 from mobilevit.data.sampler import EpochOrder, Order
 from mobilevit.data.samples import Samples
 from mobilevit.data.shards.order import POOL, STREAMS, ShardOrder

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mobilevit.data.formats.folders import VAL_FOLDERS, DataError
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.folders import VAL_SPLITS
 from mobilevit.data.shards.index import require_scale
 from mobilevit.data.shards.samples import ShardSamples
 
@@ -39,7 +40,7 @@ def open_tables(root: str) -> dict[str, ShardSamples]:
     require_scale("datasets")
     location = root.removeprefix(HUB)
     splits = _load(location)
-    known = [name for name in ("train", *VAL_FOLDERS) if name in splits]
+    known = [name for name in ("train", *VAL_SPLITS) if name in splits]
     names = known[:2] if "train" in known else (known or list(splits)[:1])
     return {name: _samples(location, name, splits[name]) for name in names}
 

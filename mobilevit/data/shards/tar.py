@@ -15,7 +15,8 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from mobilevit.data.formats.folders import DataError, has_image_extension
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.files import has_image_extension
 from mobilevit.data.shards.index import ROW, Shard, ShardSplit, is_remote, open_location
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mobilevit.data.formats.folders import DataError, Split, TrainVal
+from mobilevit.data.errors import DataError
 from mobilevit.data.shards.index import (
     INDEX,
     UNFINISHED,
@@ -25,6 +25,7 @@ from mobilevit.data.shards.index import (
     tar_names,
 )
 from mobilevit.data.shards.tar import TarContent, index_tar
+from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.utils.files import replace_file, write_file
 from mobilevit.utils.progress import progress_bar
 
@@ -36,13 +37,13 @@ class _Plan:
     """A shard to write."""
 
     path: Path
-    split: Split
+    split: LabelSamples
     samples: np.ndarray
     """Indices in the split, in the order in which they are written."""
 
 
 def write_shards(
-    data: TrainVal,
+    data: Splits[LabelSamples],
     out: Path,
     *,
     size: float,
@@ -72,7 +73,8 @@ def write_shards(
     require_scale("webdataset")
     splits = {"train": data.train, "val": data.val}
     sizes = {
-        name: [os.stat(path).st_size for path in split.paths] for name, split in splits.items()
+        name: [os.stat(split.name(index)).st_size for index in range(len(split))]
+        for name, split in splits.items()
     }
     samples_per_shard = len(data.train) / shards if shards else None
     plans: dict[str, list[_Plan]] = {}
@@ -168,12 +170,16 @@ def _index(
 
 
 def _identity(
-    splits: dict[str, Split], sizes: dict[str, list[int]], plans: dict[str, list[_Plan]], seed: int
+    splits: dict[str, LabelSamples],
+    sizes: dict[str, list[int]],
+    plans: dict[str, list[_Plan]],
+    seed: int,
 ) -> str:
     """A digest of the files, their sizes and classes, and how they are divided into shards."""
     digest = hashlib.sha256(repr((seed, [len(plan) for plan in plans.values()])).encode())
     for name, split in splits.items():
-        for path, label, size in zip(split.paths, split.labels, sizes[name], strict=True):
+        for index, (label, size) in enumerate(zip(split.labels, sizes[name], strict=True)):
+            path = Path(split.name(index))
             digest.update(
                 f"{path.relative_to(split.root)}\0{label}\0{size}\0".encode(errors="replace")
             )
@@ -210,7 +216,7 @@ def _write(plan: _Plan) -> TarContent:
             writer = TarWriter(file, encoder=False, mtime=0, user="", group="", format="PAX_FORMAT")
             used: set[str] = set()
             for sample, label in zip(plan.samples.tolist(), labels, strict=True):
-                source = plan.split.paths[sample]
+                source = Path(plan.split.name(sample))
                 key = _unique_key(source, plan.split.root, used)
                 image = {source.suffix[1:].lower(): source.read_bytes()}
                 writer.write({"__key__": key, **image, "cls": label.encode()})

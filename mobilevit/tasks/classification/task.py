@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,14 +11,14 @@ from rich.console import Console
 from torch import Tensor
 
 from mobilevit.data.decode import Decode
-from mobilevit.data.formats.folders import DataError, evaluation_split, relabel, splits
-from mobilevit.data.formats.torchvision import named_samples
+from mobilevit.data.errors import DataError
 from mobilevit.data.loader import BatchSource
+from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
-from mobilevit.data.samples import FolderSamples, RelabelledSamples, Samples, SampleSubset
+from mobilevit.data.samples import Samples, SampleSubset
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.shards.samples import ShardSamples
-from mobilevit.data.validate import readable
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
-log = logging.getLogger(__name__)
-
 
 class Classification(Task[Samples, ClassificationOptions]):
     """Images in class folders, tables, shards or torchvision's data sets."""
@@ -49,68 +46,46 @@ class Classification(Task[Samples, ClassificationOptions]):
     default_model = "mobilevit_xs"
     lr_scratch, lr_finetune = 0.002, 0.001
     batch_size = 64
+    samples_type = LabelSamples
     data_options = frozenset({"name", "index", "pool", "check"})
     inference_options = ("top",)
     options = ClassificationOptions
 
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[Samples]:
         """Find the samples to train and validate on, and check their files."""
-        if data.name is not None:
-            named = named_samples(data.name, data.root)
-            counts = f"{len(named[0].labels)} to train, {len(named[1].labels)} to validate"
-            console.print(f"data: {data.name}, {counts}", highlight=False)
-            return Splits(*named)
-        if is_sharded(data.root, data.index):
-            if data.on_bad != "error":
-                raise DataError(
-                    f"{data.root}: bad files are left out when shards are written, by `mobilevit "
-                    "shard --on_bad skip`; data.on_bad is for folders of images"
-                )
-            sharded = shard_splits(
-                data.root, index=data.index, val_fraction=data.val_fraction, seed=seed
+        if data.name is not None or not is_sharded(data.root, data.index):
+            found = open_splits(LabelSamples, data, seed=seed)
+            console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
+            return Splits(found.train, found.val)
+        if data.on_bad != "error":
+            raise DataError(
+                f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
+                "--on_bad skip`; data.on_bad is for folders of images"
             )
-            console.print(f"data: {sharded.note}", highlight=False, soft_wrap=True)
-            return Splits(sharded.train, sharded.val)
-        found = splits(data.root, val_fraction=data.val_fraction, seed=seed)
-        console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-        train, val = found.train, found.val
-        if data.check or data.on_bad == "skip":
-            train, val = readable(train, val, on_bad=data.on_bad)
-        return Splits(FolderSamples(train), FolderSamples(val))
+        shards = shard_splits(
+            data.root, index=data.index, val_fraction=data.val_fraction, seed=seed
+        )
+        console.print(f"data: {shards.note}", highlight=False, soft_wrap=True)
+        return Splits(shards.train, shards.val)
 
     def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Samples:
         """The samples to evaluate on: those held out, else all."""
-        if data.name is not None:
-            return RelabelledSamples(named_samples(data.name, data.root)[1], classes)
-        if is_sharded(data.root, data.index):
-            return shard_evaluation(data.root, classes, index=data.index)
-        found = evaluation_split(data.root)
-        if found.root == Path(data.root):
-            log.info(
-                "%s: all its %d images are evaluated, whether trained on or not",
-                found.root,
-                len(found),
-            )
-        split = relabel(found, classes)
-        if data.check or data.on_bad == "skip":
-            (split,) = readable(split, on_bad=data.on_bad)
-        return FolderSamples(split)
+        if data.name is not None or not is_sharded(data.root, data.index):
+            return open_evaluation(LabelSamples, data, classes=classes)
+        return shard_evaluation(data.root, classes, index=data.index)
 
     def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Samples:
         """The samples that training takes."""
-        if data.name is not None:
-            return named_samples(data.name, data.root)[0]
-        if is_sharded(data.root, data.index):
-            return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction).train
-        split = splits(data.root, val_fraction=data.val_fraction).train
-        if data.on_bad == "skip":
-            (split,) = readable(split, on_bad=data.on_bad)
-        return FolderSamples(split)
+        if data.name is not None or not is_sharded(data.root, data.index):
+            return open_splits(LabelSamples, replace(data, check=False)).train
+        return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction).train
 
     def subset(self, samples: Samples, indices: Sequence[int]) -> Samples:
         """The samples at `indices`; of sequential shards, as many that lie together."""
         if isinstance(samples, ShardSamples) and samples.shards.sequential:
             indices = samples.neighbours(indices)
+        if isinstance(samples, LabelSamples):
+            return samples.subset(indices)
         return SampleSubset(samples, indices)
 
     def training_dataset(

@@ -10,14 +10,13 @@ import torch
 from rich.console import Console
 
 from mobilevit.data.decode import Decode
-from mobilevit.data.formats.folders import DataError
 from mobilevit.data.loader import BatchSource
+from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
-from mobilevit.data.validate import unreadable
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.ssdlite import RawDetections
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
-from mobilevit.tasks.detection.dataset import BoxSamples, relabelled, some
+from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.export import EXPORT
 from mobilevit.tasks.detection.loss_and_postprocess import (
     PRESETS,
@@ -26,7 +25,6 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
     SuppressedBoxes,
     detections,
 )
-from mobilevit.tasks.detection.open import box_evaluation, box_splits
 from mobilevit.tasks.detection.options import DetectionOptions
 from mobilevit.tasks.detection.results import (
     CORNERS,
@@ -50,60 +48,28 @@ class Detection(Task[BoxSamples, DetectionOptions]):
     default_model = "ssdlite_mobilevit_xs"
     lr_scratch, lr_finetune = 0.001, 0.001
     batch_size = 16
+    samples_type = BoxSamples
     data_options = frozenset({"format", "split", "check"})
     inference_options = ("score", "postprocessing")
     options = DetectionOptions
 
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[BoxSamples]:
         """Find the samples to train and validate on, and check their files."""
-        found = box_splits(
-            data.root,
-            format=data.format,
-            val_fraction=data.val_fraction,
-            seed=seed,
-            on_bad=data.on_bad,
-        )
+        found = open_splits(BoxSamples, data, seed=seed)
         console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-        train, val = (self._checked(part, data) for part in (found.train, found.val))
-        return Splits(train, val, train.category_ids)
+        return Splits(found.train, found.val, found.train.category_ids)
 
     def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
         """The samples to evaluate on: those held out, else all."""
-        found = box_evaluation(data.root, format=data.format, split=data.split, on_bad=data.on_bad)
-        return self._checked(relabelled(found, classes), data)
+        return open_evaluation(BoxSamples, data, classes=classes)
 
     def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
         """The samples that training takes."""
-        return box_splits(
-            data.root, format=data.format, val_fraction=data.val_fraction, on_bad=data.on_bad
-        ).train
-
-    def _checked(self, samples: BoxSamples, data: DataOptions) -> BoxSamples:
-        """See that every image can be read, or leave out those that cannot.
-
-        Raises:
-            DataError: images cannot be read, and are not to be skipped; or none is left.
-        """
-        if not data.check and data.on_bad == "error":
-            return samples
-        paths = [samples.source(index) for index in range(len(samples))]
-        bad = unreadable(paths, quick=data.on_bad == "error")
-        if not bad:
-            return samples
-        if data.on_bad == "error":
-            listing = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
-            raise DataError(
-                f"{len(bad)} of {len(paths)} images cannot be read; fix or remove them, or leave "
-                f"them out by --data.on_bad skip:\n{listing}"
-            )
-        readable = [index for index, path in enumerate(paths) if path not in bad]
-        if not readable:
-            raise DataError(f"{samples.root}: not one of its {len(paths)} images can be read")
-        return some(samples, readable)
+        return open_splits(BoxSamples, replace(data, check=False)).train
 
     def subset(self, samples: BoxSamples, indices: Sequence[int]) -> BoxSamples:
         """The samples at `indices`."""
-        return some(samples, indices)
+        return samples.subset(indices)
 
     def training_dataset(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
+from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
@@ -22,7 +23,6 @@ from mobilevit.tasks.segmentation.loss_and_postprocess import (
     full_size,
     stretch_mode,
 )
-from mobilevit.tasks.segmentation.open import mask_evaluation, mask_splits
 from mobilevit.tasks.segmentation.options import SegmentationOptions
 from mobilevit.tasks.segmentation.results import (
     PackedMask,
@@ -51,47 +51,27 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
     lr_scratch, lr_finetune = 0.001, 0.0005
     head_lr = 10.0
     batch_size, max_eval_batch_size = 8, MAX_BATCH
+    samples_type = MaskSamples
     data_options = frozenset({"format", "classes", "ignore"})
     options = SegmentationOptions
 
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[MaskSamples]:
         """Find the samples to train and validate on, and check their files."""
-        found = mask_splits(
-            data.root,
-            format=data.format,
-            classes=data.class_names,
-            ignore=data.ignore,
-            val_fraction=data.val_fraction,
-            seed=seed,
-            on_bad=data.on_bad,
-        )
+        found = open_splits(MaskSamples, data, seed=seed)
         console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
         return Splits(found.train, found.val)
 
     def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> MaskSamples:
         """The samples to evaluate on: those held out, else all."""
-        return mask_evaluation(
-            data.root,
-            format=data.format,
-            classes=classes,
-            ignore=data.ignore,
-            on_bad=data.on_bad,
-        )
+        return open_evaluation(MaskSamples, data, classes=classes)
 
     def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> MaskSamples:
         """The samples that training takes."""
-        return mask_splits(
-            data.root,
-            format=data.format,
-            classes=classes,
-            ignore=data.ignore,
-            val_fraction=data.val_fraction,
-            on_bad=data.on_bad,
-        ).train
+        return open_splits(MaskSamples, data, classes=classes).train
 
     def subset(self, samples: MaskSamples, indices: Sequence[int]) -> MaskSamples:
         """The samples at `indices`."""
-        return samples.some(indices)
+        return samples.subset(indices)
 
     def training_dataset(
         self,

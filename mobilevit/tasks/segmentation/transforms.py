@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from mobilevit.data.decode import Decode, open_reduced
+from mobilevit.data.formats.base import IGNORE
 from mobilevit.data.images import open_image
-from mobilevit.data.mask_classes import IGNORE
 from mobilevit.data.preprocessing import image_to_tensor, preprocess
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import MAX_ASPECT_RATIO, Preprocessing

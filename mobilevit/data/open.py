@@ -1,0 +1,214 @@
+"""A data set -> samples to train on and to evaluate on, in any format, for any task."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, TypeVar
+
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import EVERYTHING, Issue, ParsedDataset, ReadOptions
+from mobilevit.data.formats.registry import parse
+from mobilevit.data.formats.torchvision import read_torchvision
+from mobilevit.data.options import DataOptions
+from mobilevit.data.splits import Division, Samples, Splits, divide, evaluation_part, parts_of
+from mobilevit.data.validate import MAX_LISTED, Depth, Report, blocked_images, validate
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Samples)
+OnBad: TypeAlias = Literal["error", "skip"]
+
+
+def open_splits(
+    samples_type: type[S],
+    data: DataOptions,
+    *,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Splits[S]:
+    """Find, or make, samples to train on and to evaluate on; see `divide`.
+
+    Args:
+        samples_type: what they are for.
+        data: where they are, and what to do about images or annotations that cannot be used: raise
+            an error that names them, or decode everything, leave them out and log a warning.
+        classes: the classes in their order, matched by name; by default `data.classes`.
+        seed: of what is held out where there is no split to evaluate on.
+
+    Raises:
+        DataError: nothing is recognised; there is nothing to train on or to evaluate on; or
+            something is wrong with it.
+        ValueError: an unknown format.
+    """
+    division = _divide(samples_type, data, classes=classes or data.class_names, seed=seed)
+    used = {
+        name: samples
+        for name, samples in division.splits.items()
+        if division.train is None or samples in (division.train, division.val)
+    }
+    report = validate(data.root, used, issues=division.issues, depth=_depth(data), warnings=False)
+    left = usable(report, used, data.on_bad)
+    assert division.train is not None and division.val is not None  # else there were issues
+    train, val = (
+        next(left[name] for name, samples in used.items() if samples is wanted)
+        for wanted in (division.train, division.val)
+    )
+    lost = sum(map(len, used.values())) - len(train) - len(val)
+    note = f"{division.note}; {lost} images left out" if lost else division.note
+    return Splits(train, val, note)
+
+
+def open_evaluation(
+    samples_type: type[S], data: DataOptions, *, classes: Sequence[str] | None = None
+) -> S:
+    """Find samples to evaluate on: those of `data.split`, else those next to train, else all.
+
+    Args:
+        samples_type: what they are for.
+        data: as for `open_splits`.
+        classes: the classes in their order, such as a model's, matched by name.
+
+    Raises:
+        DataError: as `open_splits`; or a class is not among `classes`.
+    """
+    parts = parts_of(samples_type, _parse(samples_type, data, classes or data.class_names))
+    name, samples = evaluation_part(parts, data.split)
+    if data.split is None and name in (EVERYTHING, "train", "trainval"):
+        log.info("%s: all %d images are evaluated, trained on or not", data.root, len(samples))
+    samples = _without_blocked(_in_order(samples, classes or data.class_names), data)
+    issues = Samples.check_split(samples, name or "the data set")
+    report = validate(data.root, {name: samples}, issues=issues, depth=_depth(data), warnings=False)
+    return usable(report, {name: samples}, data.on_bad)[name]
+
+
+def check_dataset(
+    samples_type: type[Samples],
+    data: DataOptions,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Report:
+    """Report all that is wrong, or unusual: what `open_splits` refuses is an error here.
+
+    Args:
+        samples_type: as for `open_splits`, and so are `data` and `seed`.
+        data: where the data set is.
+        seed: of what is held out.
+        quick: read headers and file ends instead of decoding everything.
+        workers: threads; by default as many as there are cores.
+        progress: show a progress bar where there is a terminal.
+
+    Raises:
+        DataError: nothing is recognised.
+        ValueError: an option is out of range.
+    """
+    division = _divide(samples_type, data, classes=data.class_names, seed=seed)
+    return validate(
+        data.root,
+        division.splits,
+        issues=division.issues,
+        note=division.note,
+        depth="headers" if quick else "decode",
+        workers=workers,
+        progress=progress,
+    )
+
+
+def _parse(
+    samples_type: type[Samples], data: DataOptions, classes: Sequence[str] | None
+) -> list[ParsedDataset]:
+    if data.name is not None:
+        return read_torchvision(data.name, data.root)
+    names = None if classes is None else tuple(classes)
+    return parse(data.root, ReadOptions(samples_type.content, names, data.ignore), data.format)
+
+
+def _divide(
+    samples_type: type[S], data: DataOptions, *, classes: Sequence[str] | None, seed: int
+) -> Division[S]:
+    parts = parts_of(samples_type, _parse(samples_type, data, classes))
+    parts = {
+        name: _without_blocked(_in_order(samples, classes), data) for name, samples in parts.items()
+    }
+    return divide(parts, val_fraction=data.val_fraction, seed=seed)
+
+
+def _in_order(samples: S, classes: Sequence[str] | None) -> S:
+    if classes is None or samples.dataset.classes_from_options:
+        return samples
+    return samples.relabel(classes)
+
+
+def _without_blocked(samples: S, data: DataOptions) -> S:
+    """Leave out images whose annotations cannot be used, if that is wanted.
+
+    Before anything is held out: such an image may be the only one of a class.
+    """
+    blocked = blocked_images(samples.dataset)
+    left = [i for i, image in enumerate(samples.indices.tolist()) if image not in blocked]
+    if data.on_bad == "error" or len(left) == len(samples):
+        return samples
+    issues = [issue for issue in samples.dataset.issues if issue.image in blocked]
+    lost = len(samples) - len(left)
+    log.warning("%s: %d images left out:\n%s", data.root, lost, _listing(issues))
+    return samples.subset(left)
+
+
+def _depth(data: DataOptions) -> Depth:
+    # To leave images out, all that are bad must be known before.
+    if data.on_bad == "skip":
+        return "decode"
+    return "headers" if data.check else "annotations"
+
+
+def usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dict[str, S]:
+    """The samples without unusable ones, or an error about these.
+
+    Args:
+        report: of `validate` on the splits.
+        splits: what to select from.
+        on_bad: raise an error, or leave samples out and log a warning.
+
+    Raises:
+        DataError: there are blocking issues, and they are not skipped or leaving images out does
+            not help; or no sample is left.
+    """
+    blocking = report.of_severity("blocking")
+    fatal = [issue for issue in blocking if not issue.skippable]
+    if fatal or (blocking and on_bad == "error"):
+        counts = Counter(issue.category for issue in blocking)
+        summary = ", ".join(f"{category}: {count}" for category, count in counts.items())
+        advice = "" if fatal else "; mend them, or leave them out by --data.on_bad skip"
+        # Those of the data set first: what is wrong with images may come of them.
+        listing = _listing(fatal + [issue for issue in blocking if issue.skippable])
+        raise DataError(f"{report.root}: cannot be used as it is ({summary}){advice}:\n{listing}")
+    if errors := report.of_severity("error"):
+        log.warning("%s: %d annotations are wrong:\n%s", report.root, len(errors), _listing(errors))
+    if not blocking:
+        return dict(splits)
+    lost = sum(len(report.unusable[name]) for name in splits)
+    log.warning(
+        "%s: %d issues skipped, %d images left out:\n%s",
+        report.root, len(blocking), lost, _listing(blocking),
+    )  # fmt: skip
+    left: dict[str, S] = {}
+    for name, samples in splits.items():
+        unusable = report.unusable[name]
+        left[name] = samples.subset(i for i in range(len(samples)) if i not in unusable)
+        if not len(left[name]):
+            raise DataError(f"{report.root}: none of its {len(samples)} images can be used")
+        remaining = left[name].used_classes()
+        if gone := [one for one in samples.used_classes() if one not in remaining]:
+            log.warning("%s: no image is left of: %s", report.root, ", ".join(gone))
+    return left
+
+
+def _listing(issues: Sequence[Issue]) -> str:
+    lines = [f"  {issue}" for issue in issues[:MAX_LISTED]]
+    if len(issues) > MAX_LISTED:
+        lines.append(f"  ... and {len(issues) - MAX_LISTED} more; `mobilevit check` lists them all")
+    return "\n".join(lines)

@@ -1,0 +1,362 @@
+"""Samples of any task: selecting, relabelling and holding out, and the splits of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import EVERYTHING, Content, Issue, ParsedDataset
+from mobilevit.data.formats.files import normalize, quoted
+from mobilevit.data.formats.folders import VAL_SPLITS
+from mobilevit.data.images import ImageFacts
+
+SPLITS = "splits that do not fit together"
+
+_SPLIT_ORDER = ("train", "trainval", *VAL_SPLITS)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found in one sample, beyond its image file."""
+
+    issues: Sequence[Issue] = ()
+    counts: Mapping[int | str, int] = field(default_factory=dict)
+    """Class, or something else that the task counts -> how often."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """A selection of the images of a parsed data set; each task derives its own from it."""
+
+    dataset: ParsedDataset
+    indices: np.ndarray
+    """int64 [samples]: images of the data set."""
+    classes: tuple[str, ...]
+    class_map: np.ndarray
+    """int64 [classes of the data set]: their indices in `classes`; -1 for those not in it."""
+
+    content: ClassVar[Content]
+    unit: ClassVar[str]
+    """What `counts` counts: images, boxes, pixels."""
+    extra_counts: ClassVar[tuple[str, ...]] = ()
+    """What `examine` counts besides classes."""
+
+    @classmethod
+    def of(cls, dataset: ParsedDataset, images: Sequence[int] | None = None) -> Self:
+        """Samples of a data set, by default all."""
+        images = range(len(dataset.images)) if images is None else images
+        count = len(dataset.classes)
+        return cls(dataset, np.array(images, np.int64), dataset.classes, np.arange(count))
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.indices)
+
+    def source(self, index: int) -> Path | bytes | Image.Image:
+        """The image, as `open_image` takes it."""
+        return self.dataset.images[int(self.indices[index])]
+
+    def name(self, index: int) -> str:
+        """The image's path, or what else to call it in messages."""
+        return self.dataset.images.name(int(self.indices[index]))
+
+    @property
+    def root(self) -> Path:
+        """The data set's folder."""
+        return self.dataset.root
+
+    def subset(self, indices: Iterable[int]) -> Self:
+        """The samples at `indices`, in this order."""
+        return replace(self, indices=self.indices[np.array(list(indices), np.int64)])
+
+    def used_classes(self) -> list[str]:
+        """The classes that occur, as far as annotations tell; masks are not read."""
+        return list(self.classes)
+
+    def relabel(self, classes: Sequence[str]) -> Self:
+        """The same samples with labels that index `classes`, such as a model's; names are matched.
+
+        Raises:
+            DataError: a class that occurs is not among `classes`, or these are not unique.
+        """
+        index = {name: position for position, name in enumerate(classes)}
+        if len(index) != len(classes):
+            raise DataError(f"class names must be unique: {', '.join(classes)}")
+        if unknown := [name for name in self.used_classes() if name not in index]:
+            raise DataError(
+                f"{self.root}: unknown {quoted('class', unknown)}; known are: {', '.join(classes)}"
+            )
+        moved = np.array([*(index.get(name, -1) for name in self.classes), -1], np.int64)
+        return replace(self, classes=tuple(classes), class_map=moved[self.class_map])
+
+    def strata(self) -> list[list[int]]:
+        """Samples in groups, from each of which a share is held out."""
+        return [list(range(len(self)))]
+
+    def classes_in(self, index: int) -> set[int]:
+        """Classes in a sample that must also stay in training."""
+        return set()
+
+    def examine(self, index: int, facts: ImageFacts | None, *, decode: bool) -> Examination:
+        """Check a sample beyond its image file.
+
+        Args:
+            index: the sample.
+            facts: of its image; None where that cannot be read.
+            decode: read everything, not just headers.
+        """
+        return Examination()
+
+    def agree(self, first: int, second: int) -> bool:
+        """Whether two samples of equal images have the same annotations, as far as is compared."""
+        return True
+
+    def check_split(self, split: str) -> list[Issue]:
+        """What keeps the samples of a split from being used at all."""
+        if len(self):
+            return []
+        return [Issue(SPLITS, str(self.root), f"no images in {split}", skippable=False)]
+
+    def where_class(self, name: str) -> str:
+        """Where a class is stated, for messages."""
+        return str(self.root)
+
+    def compare(self, val: Self) -> list[str]:
+        """Notes on how these samples and those to evaluate on differ."""
+        return []
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSamples(Samples):
+    """Images with one class each."""
+
+    content = "labels"
+    unit = "images"
+
+    @cached_property
+    def labels(self) -> Any:
+        """int64 [samples]: indices of classes."""
+        assert self.dataset.labels is not None
+        return self.class_map[self.dataset.labels[self.indices]]
+
+    def used_classes(self) -> list[str]:
+        """The classes that have images."""
+        return [self.classes[label] for label in np.unique(self.labels).tolist()]
+
+    def strata(self) -> list[list[int]]:
+        """The samples of each class."""
+        order = np.argsort(self.labels, kind="stable")
+        ends = np.cumsum(np.bincount(self.labels, minlength=len(self.classes)))
+        return [group.tolist() for group in np.split(order, ends[:-1])]
+
+    def agree(self, first: int, second: int) -> bool:
+        """Whether two samples have the same class."""
+        return bool(self.labels[first] == self.labels[second])
+
+    def where_class(self, name: str) -> str:
+        """The class's folder."""
+        label = self.classes.index(name)
+        file = Path(self.name(int(np.flatnonzero(self.labels == label)[0])))
+        return str(next((folder for folder in file.parents if folder.name == name), self.root))
+
+    def compare(self, val: Self) -> list[str]:
+        """Classes without images to evaluate on."""
+        missing = sorted({*self.used_classes()} - {*val.used_classes()})
+        return [f"without images in val: {', '.join(missing)}"] if missing else []
+
+    def examine(self, index: int, facts: ImageFacts | None, *, decode: bool) -> Examination:
+        """Count the label."""
+        return Examination(counts={int(self.labels[index]): 1})
+
+
+S = TypeVar("S", bound=Samples)
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Splits(Generic[A]):
+    """Samples to train on and to evaluate on, with the same classes."""
+
+    train: A
+    val: A
+    note: str
+    """How the two were found or made, for people."""
+
+
+@dataclass(frozen=True)
+class Division(Generic[S]):
+    """The splits of a data set as training uses them, and what keeps it from using them."""
+
+    train: S | None
+    val: S | None
+    splits: dict[str, S]
+    """All splits, by their names in the data set, or the two that were made."""
+    issues: tuple[Issue, ...]
+    note: str
+
+
+def parts_of(samples_type: type[S], datasets: Sequence[ParsedDataset]) -> dict[str, S]:
+    """Split -> its samples, in the usual order; all are `EVERYTHING` where no splits are stated."""
+    found = {
+        split: samples_type.of(dataset, images)
+        for dataset in datasets
+        for split, images in dataset.parts.items()
+    }
+    return {name: found[name] for name in sorted(found, key=_split_rank)}
+
+
+def _split_rank(name: str) -> int:
+    return _SPLIT_ORDER.index(name) if name in _SPLIT_ORDER else len(_SPLIT_ORDER)
+
+
+def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Division[S]:
+    """Find, or make, the samples to train on and those to evaluate on.
+
+    Training uses `train`, or else `trainval`, and evaluates on the first of `VAL_SPLITS`. Where
+    there is none, `val_fraction` of the images is held out; see `hold_out`. Classes are those of
+    `train`, and matched by name. What does not fit is not raised, but returned as issues.
+    """
+    name = next((name for name in ("train", "trainval", EVERYTHING) if name in parts), None)
+    if name is None:
+        root = str(next(iter(parts.values())).root)
+        message = f"has {quoted('split', list(parts))} but nothing to train on"
+        issue = Issue(SPLITS, root, message, skippable=False)
+        return Division(None, None, dict(parts), (issue,), message)
+    train = parts[name]
+    if train.dataset.classes_by_use:
+        train = train.relabel(train.used_classes())
+    # All that is in VOC's val is in its trainval as well.
+    candidates = ("test",) if name == "trainval" else VAL_SPLITS
+    val_name = next((split for split in candidates if split in parts), None)
+    if val_name is None:
+        return _divide_one(train, name, val_fraction=val_fraction, seed=seed)
+    splits: dict[str, S] = {}
+    for split, samples in parts.items():
+        overlaps = split in ("train", "trainval", "val", "valid", "validation")
+        if split == name:
+            splits[split] = train
+        elif not (overlaps and "trainval" in (split, name)):
+            unknown = set(samples.used_classes()) - set(train.classes)
+            splits[split] = samples if unknown else samples.relabel(train.classes)
+    val = splits[val_name]
+    issues = [*train.check_split(name), *val.check_split(val_name)]
+    if unknown := set(val.used_classes()) - set(train.classes):
+        names = sorted(unknown)
+        message = f"{quoted('class', names)} in val but not in train; classes are matched by name"
+        issues.append(
+            Issue(SPLITS, val.where_class(names[0]), message, split=val_name, skippable=False)
+        )
+    note = f"train: {_describe(train, name)}, val: {_describe(val, val_name)}"
+    if shared := len({*_names(train)} & {*_names(val)}):
+        note += f", of which {shared} are in train, too"
+    notes = [note, *train.compare(val)]
+    return Division(train, val, splits, tuple(issues), _join_notes(train, notes))
+
+
+def _divide_one(whole: S, name: str, *, val_fraction: float, seed: int) -> Division[S]:
+    """Hold out from the only part there is."""
+    issues = whole.check_split(name or "the data set")
+    try:
+        train, val = hold_out(whole, val_fraction, seed)
+    except DataError as error:
+        message = str(error).removeprefix(f"{whole.root}: ")
+        if not issues:
+            issues.append(Issue(SPLITS, str(whole.root), message, skippable=False))
+        splits = {name or "all": whole}
+        return Division(None, None, splits, tuple(issues), _join_notes(whole, [message]))
+    note = (
+        f"{whole.root} {f'has only {name}' if name else 'has no train and val splits'}: "
+        f"{val_fraction:.0%} of the images{' of each class' * (len(whole.strata()) > 1)} held out "
+        f"with seed {seed} ({len(train)} + {len(val)} images)"
+    )
+    notes = _join_notes(whole, [note, *train.compare(val)])
+    return Division(train, val, {"train": train, "val": val}, tuple(issues), notes)
+
+
+def evaluation_part(parts: Mapping[str, S], split: str | None = None) -> tuple[str, S]:
+    """The split to evaluate on, and its samples.
+
+    Args:
+        parts: of `parts_of`.
+        split: its name; by default the first of `VAL_SPLITS`, else all samples.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    if split is None:
+        name = next((name for name in VAL_SPLITS if name in parts), next(iter(parts)))
+        return name, parts[name]
+    name = normalize(split)
+    if name not in parts:
+        root = next(iter(parts.values())).root
+        names = [name for name in parts if name != EVERYTHING]
+        available = f"only {', '.join(names)}" if names else "it states no splits"
+        raise DataError(f"{root}: has no split {name!r}, {available}")
+    return name, parts[name]
+
+
+def hold_out(samples: S, fraction: float, seed: int) -> tuple[S, S]:
+    """Divide samples: (to train on, to evaluate on).
+
+    Of each of the samples' `strata`, `fraction` is held out: rounded, at least one and not all.
+    Which ones depends only on `seed` and the images' paths below the root, so most stay where they
+    are when images are added. A sample with the last of `classes_in` of a class stays in training.
+
+    Raises:
+        DataError: none can be held out.
+    """
+    classes_in = [samples.classes_in(index) for index in range(len(samples))]
+    left = [0] * len(samples.classes)  # training samples with each class
+    for labels in classes_in:
+        for label in labels:
+            left[label] += 1
+    held_out: set[int] = set()
+    for group in samples.strata():
+        wanted = min(max(round(len(group) * fraction), 1), len(group) - 1)
+        # Ranked by a hash rather than shuffled: a shuffle moves every file when one is added.
+        for index in sorted(group, key=lambda index: _hash_rank(samples, index, seed)):
+            if wanted <= 0:
+                break
+            if all(left[label] > 1 for label in classes_in[index]):
+                held_out.add(index)
+                wanted -= 1
+                for label in classes_in[index]:
+                    left[label] -= 1
+    if not held_out:
+        raise DataError(
+            f"{samples.root}: {len(samples)} images are too few to hold one out: each is the only "
+            "one, or the only one of its class"
+        )
+    train = [index for index in range(len(samples)) if index not in held_out]
+    return samples.subset(train), samples.subset(sorted(held_out))
+
+
+def _hash_rank(samples: Samples, index: int, seed: int) -> bytes:
+    path = Path(samples.name(index))
+    inside = path.is_relative_to(samples.root)
+    name = path.relative_to(samples.root if inside else path.anchor).as_posix()
+    name = unicodedata.normalize("NFC", name)
+    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+
+
+def _describe(samples: Samples, split: str) -> str:
+    return f"{samples.dataset.origins.get(split, split)} ({len(samples)} images)"
+
+
+def _names(samples: Samples) -> Iterable[str]:
+    return (samples.name(index) for index in range(len(samples)))
+
+
+def _join_notes(samples: Samples, notes: Sequence[str]) -> str:
+    return "; ".join(
+        [f"{samples.dataset.display_name}: {notes[0]}", *notes[1:], *samples.dataset.notes]
+    )

@@ -1,0 +1,48 @@
+"""Long lists of paths, and files that belong together by their names."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from mobilevit.data.formats.files import Paths, match_files
+
+NAMES = [
+    "data/a/1.jpg",
+    "data/é/2.jpg",
+    "data/b/" + os.fsdecode(b"\xff.jpg"),
+    "other/3.jpg",
+    "data",
+]
+
+
+@pytest.mark.parametrize("root", ["", "data", Path("data")])
+def test_paths_are_kept(root: str | Path) -> None:
+    paths = Paths(NAMES, root=root)
+    assert list(paths) == [Path(path) for path in NAMES] == paths
+    assert [paths[-1], paths[1]] == [Path("data"), Path("data/é/2.jpg")]
+    assert paths[1:3] == [Path(path) for path in NAMES[1:3]]
+    assert pickle.loads(pickle.dumps(paths)) == paths
+    assert paths != Paths(NAMES[:4]) and paths != Paths(reversed(NAMES))
+    assert "5 paths" in repr(paths)
+    with pytest.raises(IndexError):
+        paths[5]
+    assert len(Paths([])) == 0 and Paths([]) == []
+
+
+def test_a_hundred_thousand_take_little() -> None:
+    names = (f"/data/train/n01440764/n01440764_{n}.JPEG" for n in range(100_000))
+    paths = Paths(names, root="/data")
+    assert len(pickle.dumps(paths)) < 5e6
+    assert paths[99_999] == Path("/data/train/n01440764/n01440764_99999.JPEG")
+
+
+def test_files_of_one_name_in_unrelated_folders_are_not_matched() -> None:
+    labels = ["x/1.txt", "x/2.txt", "y/2.txt", "x/3.txt"]
+    assert match_files(["a/1.jpg", "a/2.jpg", "a/3.jpg", "b/3.jpg"], labels) == [
+        ["x/1.txt"], [], [], []
+    ]  # fmt: skip
+    assert match_files(["a/1.jpg", "x/2.jpg"], labels) == [[], ["x/2.txt"]]
