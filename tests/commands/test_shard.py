@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mobilevit.data.validate import Report
 
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
@@ -16,6 +15,7 @@ from mobilevit.commands.check import check
 from mobilevit.commands.evaluate import evaluate
 from mobilevit.commands.shard import shard
 from mobilevit.data.options import DataOptions
+from mobilevit.data.validate import Report
 from tests.training import runs
 from tests.training.runs import interrupted_at
 
