@@ -6,7 +6,7 @@
 each round runs every contestant once, in an order drawn anew. The network and what follows it
 (softmax, decoding, suppression) are timed apart. Weights are random, so what follows gets outputs
 that are made up: some hundred boxes of a class that is likely enough to be looked at, the same
-number for all, and background everywhere else; the rule is torchvision's for both. Ours is in the
+number for all, and background everywhere else; the preset is torchvision's for both. Ours is in the
 form for inference (batch norm folded, channels-last), torchvision's as it comes and channels-last.
 """
 
@@ -28,7 +28,7 @@ from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.loss_and_postprocess import PostProcessing, detections
 
 SIZE, LIKELY = 320, 300
-RULE = PostProcessing(score=0.001, before=300, overlap=0.55, most=300)
+PRESET = PostProcessing(score=0.001, pre_nms_topk=300, nms_threshold=0.55, max_detections=300)
 """torchvision's own."""
 OURS = ("ssdlite_mobilevit_xxs", "ssdlite_mobilevit_xs", "ssdlite_mobilevit_s")
 THEIRS = "torchvision ssdlite320_mobilenet_v3_large"
@@ -59,7 +59,7 @@ def ours(name: str) -> tuple[Callable[[], object], Callable[[], object], int]:
 
     def after() -> object:
         with torch.inference_mode():
-            return detections(raw, anchors, [(SIZE, SIZE)], RULE)
+            return detections(raw, anchors, [(SIZE, SIZE)], PRESET)
 
     return network, after, sum(weight.numel() for weight in model.parameters())
 

@@ -153,10 +153,10 @@ def test_post_processing_keeps_what_it_says():
     assert every.scores.tolist() == sorted(every.scores.tolist(), reverse=True)
     assert every.scores[0].item() == pytest.approx(0.9)
     assert len(crowded(PostProcessing(score=0.6)).labels) == 6 + 1 - 1
-    assert len(crowded(PostProcessing(score=0.1, most=3)).labels) == 3
-    each = crowded(PostProcessing(score=0.1, each=2, most=None))
+    assert len(crowded(PostProcessing(score=0.1, max_detections=3)).labels) == 3
+    each = crowded(PostProcessing(score=0.1, max_per_class=2, max_detections=None))
     assert each.labels.bincount().tolist() == [2, 2]
-    before = crowded(PostProcessing(score=0.1, before=2, most=None))
+    before = crowded(PostProcessing(score=0.1, pre_nms_topk=2, max_detections=None))
     assert before.labels.bincount().tolist() == [1, 2]  # one of the two was suppressed after
     with pytest.raises(ValueError, match="score"):
         PostProcessing(score=1.0)
@@ -350,7 +350,7 @@ def test_the_truth_as_an_answer_is_perfect_and_shifted_classes_are_not(monkeypat
         for at in range(len(truth))
     ]
     # Of one class, true boxes may overlap.
-    monkeypatch.setitem(PRESETS, "later", PostProcessing(overlap=1.0))
+    monkeypatch.setitem(PRESETS, "later", PostProcessing(nms_threshold=1.0))
     right = evaluate(Knowing(truth, 0), batches, truth)
     assert right.ap > 0.99
     assert right.precision == right.recall == 1

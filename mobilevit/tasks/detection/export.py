@@ -23,11 +23,11 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
 )
 from mobilevit.tasks.export import Comparison, TaskExport, compare_logits, suppress
 
-RULE = PRESETS["later"]
+PRESET = PRESETS["later"]
 """What files do."""
 
 MAX_DETECTIONS = 200
-"""Boxes of an image, where the rule gives no number: a file's outputs have a fixed shape."""
+"""Boxes of an image, where the preset gives no number: a file's outputs have a fixed shape."""
 
 CANDIDATES = 1000
 """The most probable boxes of an image, of any class, that suppression by matrices looks at."""
@@ -42,17 +42,19 @@ class Boxes(nn.Module):
 
     anchors: Tensor
 
-    def __init__(self, anchors: Tensor, *, supports_nms: bool, rule: PostProcessing = RULE) -> None:
+    def __init__(
+        self, anchors: Tensor, *, supports_nms: bool, preset: PostProcessing = PRESET
+    ) -> None:
         """Take the anchors of the file's one image size, `[A, 4]`.
 
         Args:
             anchors: centre x, y, width, height in [0, 1].
             supports_nms: whether to use the runtime's operation for suppression.
-            rule: the options of suppression.
+            preset: the options of suppression.
         """
         super().__init__()
         self.register_buffer("anchors", anchors.clone(), persistent=False)
-        self.rule, self.supports_nms = rule, supports_nms
+        self.preset, self.supports_nms = preset, supports_nms
 
     def forward(self, raw: RawDetections) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes `[B, N, 4]` as shares of the image's sides, scores `[B, N]`, labels `[B, N]`.
@@ -66,13 +68,13 @@ class Boxes(nn.Module):
     def select(self, corners: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same of corners `[B, A, 4]` and scores `[B, K, A]`."""
         anchors, classes = scores.shape[2], scores.shape[1]
-        if self.rule.before is not None and self.rule.before < anchors:
+        if self.preset.pre_nms_topk is not None and self.preset.pre_nms_topk < anchors:
             # The lowest score among a class's most probable boxes; ties may let a few more pass.
             # By index: LiteRT's converter turns a `topk` whose values alone are used into a sort
             # that its runtime does not have.
-            last = scores.topk(self.rule.before, dim=2).indices[..., -1:]
+            last = scores.topk(self.preset.pre_nms_topk, dim=2).indices[..., -1:]
             scores = torch.where(scores < scores.gather(2, last), 0.0, scores)
-        limit = min(self.rule.most or MAX_DETECTIONS, classes * anchors)
+        limit = min(self.preset.max_detections or MAX_DETECTIONS, classes * anchors)
         if self.supports_nms:
             scores = self.suppress(corners, scores)
             found, index = scores.flatten(1).topk(limit, dim=1)  # [B, N]
@@ -90,9 +92,9 @@ class Boxes(nn.Module):
 
     def suppress(self, corners: Tensor, scores: Tensor) -> Tensor:
         """Scores `[B, K, A]`, 0 of suppressed boxes."""
-        rule = self.rule
-        limit = rule.each or scores.shape[2]
-        kept = suppress(corners, scores, limit, rule.overlap, rule.score)
+        preset = self.preset
+        limit = preset.max_per_class or scores.shape[2]
+        kept = suppress(corners, scores, limit, preset.nms_threshold, preset.score)
         ones = torch.ones_like(kept[:, 0], dtype=scores.dtype)
         places = (kept[:, 0], kept[:, 1], kept[:, 2])
         return scores * torch.zeros_like(scores).index_put(places, ones)
@@ -116,11 +118,11 @@ class Boxes(nn.Module):
         height = torch.minimum(bottom, bottom.mT) - torch.maximum(top, top.mT)
         shared = F.relu(width) * F.relu(height)  # [B, N, N]
         area = (right - left) * (bottom - top)
-        overlapping = shared > self.rule.overlap * (area + area.mT - shared)
+        overlapping = shared > self.preset.nms_threshold * (area + area.mT - shared)
         same = labels[:, :, None] == labels[:, None, :]
         # tril of a computed matrix: a constant mask of this size would be most of a small file.
         rivals = (overlapping & same).to(scores.dtype).tril(-1)  # more probable ones
-        alive = (scores > self.rule.score).to(scores.dtype)[..., None]  # [B, N, 1]
+        alive = (scores > self.preset.score).to(scores.dtype)[..., None]  # [B, N, 1]
         kept = alive
         for _ in range(ROUNDS):
             kept = alive * F.relu(1 - rivals @ kept)  # a count of rivals: 0, or at least 1
@@ -164,7 +166,7 @@ def _compare_boxes(
     the file must be one of the network's candidates, with its score and corners; and every box that
     PyTorch keeps must be in the file, or be overlapped there by one as probable of its class.
     """
-    (truth,) = detections(expected, anchors, [(1, 1)], RULE)
+    (truth,) = detections(expected, anchors, [(1, 1)], PRESET)
     exists = outputs[2] >= 0
     boxes, scores, labels = (part[exists] for part in outputs)
     labels = labels.long()
@@ -176,7 +178,7 @@ def _compare_boxes(
     wrong = off.amin(1)
 
     true_boxes = truth.boxes.as_subclass(Tensor)
-    covers = box_iou(true_boxes, boxes) >= RULE.overlap - tolerance  # [M, N]
+    covers = box_iou(true_boxes, boxes) >= PRESET.nms_threshold - tolerance  # [M, N]
     # A box outside the image has no area left, and so overlaps nothing.
     covers |= (true_boxes[:, None] - boxes).abs().amax(-1) <= tolerance
     covers &= truth.labels[:, None] == labels
@@ -196,9 +198,9 @@ def _floors(probabilities: Tensor) -> Tensor:
 
     `probabilities`: `[K, A]`.
     """
-    floors = torch.full((len(probabilities),), RULE.score)
-    if RULE.before is not None and RULE.before < probabilities.shape[1]:
-        floors = torch.maximum(floors, probabilities.topk(RULE.before, dim=1).values[:, -1])
+    floors = torch.full((len(probabilities),), PRESET.score)
+    if PRESET.pre_nms_topk is not None and PRESET.pre_nms_topk < probabilities.shape[1]:
+        floors = torch.maximum(floors, probabilities.topk(PRESET.pre_nms_topk, dim=1).values[:, -1])
     return floors
 
 
@@ -206,11 +208,13 @@ def reference(model: SSDLite, images: Tensor, tolerance: float) -> dict[str, Any
     """The boxes of one image, and all candidates."""
     anchors = model.anchors(*images.shape[-2:])
     raw = model(images)
-    (truth,) = detections(raw, anchors, [(1, 1)], RULE)
+    (truth,) = detections(raw, anchors, [(1, 1)], PRESET)
     corners = decode(raw.offsets[0], anchors).clamp(0, 1)  # [A, 4]
     probabilities = raw.logits[0].softmax(-1)[:, 1:]  # [A, K]
-    lowest = RULE.score
-    if len(truth.scores) == RULE.most:  # a file's outputs have no place for lower scores
+    lowest = PRESET.score
+    if (
+        len(truth.scores) == PRESET.max_detections
+    ):  # a file's outputs have no place for lower scores
         lowest = float(truth.scores[-1])
     anchor, label = (probabilities > lowest - tolerance).nonzero(as_tuple=True)
     candidates = _rows(label, probabilities[anchor, label], corners[anchor])
@@ -223,7 +227,7 @@ def reference_of_file(outputs: Sequence[Tensor], num_classes: int) -> dict[str, 
     boxes, scores, labels = (part[0] for part in outputs)
     exists = labels >= 0
     found = _rows(labels[exists], scores[exists], boxes[exists])
-    return _reference(found, found, [RULE.score] * num_classes)
+    return _reference(found, found, [PRESET.score] * num_classes)
 
 
 def _reference(
@@ -231,7 +235,7 @@ def _reference(
 ) -> dict[str, Any]:
     return {
         "boxes": {
-            "overlap": RULE.overlap,
+            "overlap": PRESET.nms_threshold,
             "floors": floors,
             "found": found,
             "candidates": candidates,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -114,44 +115,30 @@ def detection_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostProcessing:
-    """From the network's outputs to boxes; two presets have been published."""
+class PostProcessing(Options):
+    """How outputs become boxes."""
 
-    score: float = 0.01
-    """Least probability of a box that is kept."""
-    before: int | None = 400
-    """Most boxes of a class ahead of non-maximum suppression."""
-    overlap: float = 0.5
-    """Boxes of one class that overlap a likelier one by more than this are suppressed."""
-    each: int | None = None
-    """Most boxes of a class after it."""
-    most: int | None = 200
-    """Most boxes of an image."""
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range.
-
-        Raises:
-            ValueError: such an option.
-        """
-        if not (0 <= self.score < 1 and 0 < self.overlap <= 1):
-            raise ValueError(
-                "score must be at least 0 and below 1, overlap above 0 and at most 1, not "
-                f"{self.score} and {self.overlap}"
-            )
+    score: Annotated[float, Interval(0, 1)] = 0.01
+    """Boxes below this probability are dropped."""
+    pre_nms_topk: int | None = 400
+    """Boxes of a class before non-maximum suppression, at most."""
+    nms_threshold: PositiveShare = 0.5
+    """Boxes of a class whose IoU with a more probable one is above this are suppressed."""
+    max_per_class: int | None = None
+    """Boxes of a class after it, at most."""
+    max_detections: int | None = 200
+    """Boxes of an image, at most."""
 
 
 PRESETS: dict[str, PostProcessing] = {
     "later": PostProcessing(),
-    "2021": PostProcessing(score=0.05, before=None, each=200, most=None),
+    "2021": PostProcessing(score=0.05, pre_nms_topk=None, max_per_class=200, max_detections=None),
 }
 """`2021` is the code of the paper, `later` the authors' since."""
 
-Preset = Literal["later", "2021"]
-
 
 class Detections(NamedTuple):
-    """Objects in one image, likeliest first."""
+    """Objects in one image, most probable first."""
 
     boxes: BoundingBoxes
     """`[N, 4]`: corners in pixels of the image, which is the canvas."""
@@ -162,7 +149,7 @@ class Detections(NamedTuple):
 
 
 class SuppressedBoxes(NamedTuple):
-    """Boxes of B images after decoding and suppression, as exported files give them."""
+    """Boxes of B images after decoding and suppression, as exported files return them."""
 
     boxes: Tensor
     """`[B, N, 4]`: corners x1, y1, x2, y2 as shares of the image's width and height."""
@@ -173,56 +160,56 @@ class SuppressedBoxes(NamedTuple):
 
 
 class Detector(Protocol):
-    """An SSDLite, or what answers in its place."""
+    """An SSDLite, or an exported file in its place."""
 
     def __call__(self, images: Tensor, /) -> RawDetections | SuppressedBoxes:
-        """Look at B prepared images, `[B, 3, H, W]`."""
+        """Run B preprocessed images `[B, 3, H, W]`."""
 
     def anchors(self, height: int, width: int, /) -> Tensor:
-        """Anchors of an image of this size: `[A, 4]`, centre x, y, width, height in [0, 1]."""
+        """Anchors for images of this size: `[A, 4]`, centre x, y, width, height in [0, 1]."""
 
 
 def detections(
-    said: RawDetections | SuppressedBoxes,
+    outputs: RawDetections | SuppressedBoxes,
     anchors: Tensor,
-    sizes: list[tuple[int, int]],
-    rule: PostProcessing = PRESETS["later"],
+    sizes: Sequence[tuple[int, int]],
+    preset: PostProcessing = PRESETS["later"],
 ) -> list[Detections]:
     """Turn outputs into boxes, scores and classes.
 
     Args:
-        said: the network's outputs for B images. Of boxes that are suppressed already those are
-            kept that `rule` holds likely enough.
+        outputs: of the network for B images. Boxes that are suppressed already are only filtered by
+            their score.
         anchors: `[A, 4]`, centre x, y, width, height in [0, 1], on the outputs' device.
         sizes: (height, width) of each image in pixels, to which boxes are scaled.
-        rule: what is kept.
+        preset: which boxes are selected.
     """
-    if isinstance(said, SuppressedBoxes):
+    if isinstance(outputs, SuppressedBoxes):
         return [
-            _placed(boxes[kept], scores[kept], labels[kept].long(), size)
-            for boxes, scores, labels, size in zip(*said, sizes, strict=True)
-            for kept in [(labels >= 0) & (scores > rule.score)]
+            _scaled(boxes[kept], scores[kept], labels[kept].long(), size)
+            for boxes, scores, labels, size in zip(*outputs, sizes, strict=True)
+            for kept in [(labels >= 0) & (scores > preset.score)]
         ]
-    corners = decode(said.offsets.float(), anchors)
-    scores = said.logits.float().softmax(-1)[..., 1:]  # [B, A, K]
+    corners = decode(outputs.offsets.float(), anchors)
+    probabilities = outputs.logits.float().softmax(-1)[..., 1:]  # [B, A, K]
     found = []
-    for boxes, likely, size in zip(corners, scores, sizes, strict=True):
-        if rule.before is not None and rule.before < len(likely):
-            # The least score among a class's likeliest ones; ties may let a few more pass.
-            limit = likely.topk(rule.before, dim=0).values[-1]
-            likely = likely.masked_fill(likely < limit, -1.0)
-        anchor, label = (likely > rule.score).nonzero(as_tuple=True)
-        score = likely[anchor, label]
-        kept = batched_nms(boxes[anchor], score, label, rule.overlap)  # likeliest first
-        if rule.each is not None:
-            kept = kept[_place_in_class(label[kept]) < rule.each]
-        kept = kept[: rule.most]
-        found.append(_placed(boxes[anchor[kept]], score[kept], label[kept], size))
+    for boxes, scores, size in zip(corners, probabilities, sizes, strict=True):
+        if preset.pre_nms_topk is not None and preset.pre_nms_topk < len(scores):
+            # The lowest score among a class's most probable boxes; ties may let a few more pass.
+            limit = scores.topk(preset.pre_nms_topk, dim=0).values[-1]
+            scores = scores.masked_fill(scores < limit, -1.0)
+        anchor, label = (scores > preset.score).nonzero(as_tuple=True)
+        score = scores[anchor, label]
+        kept = batched_nms(boxes[anchor], score, label, preset.nms_threshold)  # highest first
+        if preset.max_per_class is not None:
+            kept = kept[_rank_in_class(label[kept]) < preset.max_per_class]
+        kept = kept[: preset.max_detections]
+        found.append(_scaled(boxes[anchor[kept]], score[kept], label[kept], size))
     return found
 
 
-def _placed(shares: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Detections:
-    """Boxes as shares of an image -> in its pixels, ended at its edge."""
+def _scaled(shares: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Detections:
+    """Boxes as shares of an image -> in its pixels, clipped to it."""
     height, width = size
     scale = shares.new_tensor([width, height, width, height])
     pixels = (shares * scale).clamp(min=0).minimum(scale)
@@ -230,8 +217,8 @@ def _placed(shares: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int
     return Detections(canvas, scores, labels)
 
 
-def _place_in_class(labels: Tensor) -> Tensor:
-    """How many of the same class stand before each."""
+def _rank_in_class(labels: Tensor) -> Tensor:
+    """The number of earlier boxes of the same class."""
     same = labels[:, None] == labels[None, :]
     return same.tril(-1).sum(1)
 
@@ -239,17 +226,23 @@ def _place_in_class(labels: Tensor) -> Tensor:
 def detect(
     model: SSDLite,
     images: Tensor,
-    sizes: list[tuple[int, int]] | None = None,
-    rule: PostProcessing = PRESETS["later"],
+    sizes: Sequence[tuple[int, int]] | None = None,
+    preset: PostProcessing = PRESETS["later"],
 ) -> list[Detections]:
-    """Find objects in a batch of prepared images.
+    """Detect objects in a batch of preprocessed images.
 
     Args:
-        model: a detector in evaluation mode.
+        model: in evaluation mode.
         images: `[B, 3, H, W]`, values in [0, 1].
-        sizes: (height, width) of the images that these were made of; by default H and W.
-        rule: what is kept.
+        sizes: (height, width) of the images themselves; by default H and W.
+        preset: which boxes are selected.
+
+    >>> from mobilevit import create_model
+    >>> model = create_model("ssdlite_mobilevit_xxs", num_classes=3).eval()
+    >>> (found,) = detect(model, torch.zeros(1, 3, 64, 64))
+    >>> found.boxes.shape[1]
+    4
     """
     height, width = images.shape[-2:]
     anchors = model.anchors(height, width).to(images.device)
-    return detections(model(images), anchors, sizes or [(height, width)] * len(images), rule)
+    return detections(model(images), anchors, sizes or [(height, width)] * len(images), preset)

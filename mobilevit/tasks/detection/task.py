@@ -116,7 +116,7 @@ class Detection(Task[BoxSamples, DetectionOptions]):
         if options.score is not None:
             preset = replace(preset, score=options.score)
         anchors = model.anchors(*input_size).to(outputs[0].device)
-        return detections(outputs, anchors, list(sizes), preset)
+        return detections(outputs, anchors, sizes, preset)
 
     def refused_by_files(self, options: InferenceOptions) -> str | None:
         """A file with non-maximum suppression inside has the preset `later`."""
