@@ -78,7 +78,7 @@ def test_matching_is_that_of_one_image_at_a_time(anchors):
 
 
 def perfect(wanted: Targets, anchors: torch.Tensor, num_classes: int) -> RawDetections:
-    classes, boxes = match(wanted, anchors, overlap=0.5)
+    classes, boxes = match(wanted, anchors, iou_threshold=0.5)
     logits = 30.0 * torch.nn.functional.one_hot(classes, num_classes + 1)
     return RawDetections(logits, encode(boxes, anchors).nan_to_num(0, 0, 0))
 
@@ -103,7 +103,7 @@ def test_loss_of_a_batch_by_hand(anchors):
     torch.manual_seed(1)
     raw = RawDetections(torch.randn(2, len(anchors), 4), torch.randn(2, len(anchors), 4))
     loss = detection_loss(raw, wanted, anchors, DetectionLossOptions(min_negatives=0))
-    classes, boxes = match(wanted, anchors, overlap=0.5)
+    classes, boxes = match(wanted, anchors, iou_threshold=0.5)
     each = torch.nn.functional.cross_entropy(
         raw.logits.flatten(0, 1), classes.flatten(), reduction="none"
     ).view_as(classes)

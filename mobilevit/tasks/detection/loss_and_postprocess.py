@@ -1,4 +1,4 @@
-"""Detection: what SSDLite learns from, and what its outputs mean."""
+"""Detection: the loss of SSDLite, and boxes from its outputs."""
 
 from __future__ import annotations
 
@@ -40,45 +40,46 @@ class DetectionLossOptions(Options, name="detection.loss"):
     """Weight of the boxes' loss relative to that of the classes."""
 
 
-def match(targets: Targets, anchors: Tensor, *, overlap: float) -> tuple[Tensor, Tensor]:
-    """Say which box each anchor stands for, for all images at once.
+def match(targets: Targets, anchors: Tensor, *, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """Match anchors to boxes, for all images at once.
 
-    An anchor stands for the box that it overlaps most, if by `overlap` at least; the best anchor of
-    each box stands for it in any case (of several boxes with one best anchor, the last).
+    An anchor is matched to the box with the highest IoU, if that is at least `iou_threshold`; the
+    best anchor of each box is always matched to it (if several boxes have the same best anchor, to
+    the last).
 
     Args:
         targets: the boxes.
         anchors: `[A, 4]`, centre x, y, width, height in [0, 1].
-        overlap: least intersection over union.
+        iou_threshold: least intersection over union.
 
     Returns:
-        Classes `[B, A]`, 0 for background, else 1 + label; corners of the boxes `[B, A, 4]`, which
-        mean something where there is a class.
+        Classes `[B, A]`, 0 for background, else 1 + label; corners of the boxes `[B, A, 4]`, valid
+        where there is a class.
     """
     boxes, labels = targets
-    batch, most = labels.shape
+    batch, count = labels.shape
     corners = box_convert(anchors, "cxcywh", "xyxy")
-    if not most:
+    if not count:
         empty = corners.expand(batch, -1, -1)
         return labels.new_zeros(batch, len(anchors)), empty
-    overlaps = box_iou(boxes.reshape(-1, 4), corners).view(batch, most, -1)  # [B, M, A]
+    ious = box_iou(boxes.reshape(-1, 4), corners).view(batch, count, -1)  # [B, M, A]
     exists = labels >= 0
-    overlaps = overlaps.masked_fill(~exists[..., None], -1.0)
-    best_overlap, best_box = overlaps.max(dim=1)  # [B, A]
-    best_anchor = overlaps.argmax(dim=2)  # [B, M]
+    ious = ious.masked_fill(~exists[..., None], -1.0)
+    best_iou, best_box = ious.max(dim=1)  # [B, A]
+    best_anchor = ious.argmax(dim=2)  # [B, M]
     # Which box claims an anchor; boxes that do not exist claim one more, past the last.
     claims = torch.where(exists, best_anchor, len(anchors))
     claimed = best_box.new_full((batch, len(anchors) + 1), -1)
-    numbers = torch.arange(most, device=labels.device).expand(batch, -1)
+    numbers = torch.arange(count, device=labels.device).expand(batch, -1)
     claimed = claimed.scatter_reduce(1, claims, numbers, "amax")[:, :-1]
-    chosen = torch.where(claimed >= 0, claimed, best_box)
-    positive = (claimed >= 0) | (best_overlap >= overlap)
-    classes = torch.where(positive, 1 + labels.gather(1, chosen), 0)
-    return classes, boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
+    matched = torch.where(claimed >= 0, claimed, best_box)
+    positive = (claimed >= 0) | (best_iou >= iou_threshold)
+    classes = torch.where(positive, 1 + labels.gather(1, matched), 0)
+    return classes, boxes.gather(1, matched[..., None].expand(-1, -1, 4))
 
 
 class DetectionLoss(NamedTuple):
-    """The two parts of the loss, each for one box on average."""
+    """The two parts of the loss, averaged over boxes."""
 
     classes: Tensor
     location: Tensor
@@ -87,9 +88,9 @@ class DetectionLoss(NamedTuple):
 def detection_loss(
     raw: RawDetections, targets: Targets, anchors: Tensor, options: DetectionLossOptions
 ) -> DetectionLoss:
-    """SSD's loss: cross-entropy over anchors that count, smooth L1 over those that stand for boxes.
+    """SSD's loss: cross-entropy of classes, smooth L1 of the matched anchors' offsets.
 
-    Of the background anchors of each image those count that are most wrongly taken for objects.
+    Of the background anchors of each image only those with the largest loss count.
 
     Args:
         raw: the network's outputs for B images.
@@ -98,11 +99,11 @@ def detection_loss(
         options: see `DetectionLossOptions`.
     """
     logits, offsets = raw.logits.float(), raw.offsets.float()
-    classes, boxes = match(targets, anchors, overlap=options.iou_threshold)
+    classes, boxes = match(targets, anchors, iou_threshold=options.iou_threshold)
     positive = classes > 0
     count = positive.sum().clamp(min=1)
-    wanted = encode(boxes, anchors)
-    location = F.smooth_l1_loss(offsets[positive], wanted[positive], reduction="sum") / count
+    expected = encode(boxes, anchors)
+    location = F.smooth_l1_loss(offsets[positive], expected[positive], reduction="sum") / count
 
     losses = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
     losses = losses.view_as(classes)
