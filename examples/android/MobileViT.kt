@@ -113,7 +113,7 @@ class MobileViT(file: ByteArray, private val threads: Int = 2) : AutoCloseable {
         return JSONObject()
             .put("device", "${Build.MANUFACTURER} ${Build.MODEL}")
             .put("system", "Android ${Build.VERSION.RELEASE}")
-            .put("model", texts["model"]).put("form", texts["form"])  // with its precision
+            .put("model", texts["model"]).put("format", texts["format"])  // with its precision
             .put("runtime", "ONNX Runtime ${environment.version}, CPU").put("threads", threads)
             .put("input", "$side x $side").put("batch", 1)
             .put("warm_ups", warmUps).put("runs", runs)

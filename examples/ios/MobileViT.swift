@@ -107,7 +107,7 @@ struct Measurement: Codable {
     let device: String  // such as iPhone13,2, an iPhone 12
     let system: String
     let model: String
-    let form: String  // JSON, with its precision
+    let format: String  // JSON, with its precision
     let inputSize: Int
     let units: String
     let warmUps: Int
@@ -132,7 +132,7 @@ extension MobileViT {
         }.sorted()
         return Measurement(
             device: machine(), system: UIDevice.current.systemVersion,
-            model: texts["model", default: ""], form: texts["form", default: ""],
+            model: texts["model", default: ""], format: texts["format", default: ""],
             inputSize: frame.crop, units: name(of: units),
             warmUps: warmUps, runs: runs,
             medianMilliseconds: times[runs / 2], p90Milliseconds: times[runs * 9 / 10],

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from mobilevit.exports.spec import ExportError
 from mobilevit.exports.wrap import EndToEndModel, PreparedModel, RawModel
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
-from mobilevit.utils.int8 import fake_quantize, fake_quantize_weight
+from mobilevit.utils.quantization import fake_quantize, fake_quantize_weight
 
 log = logging.getLogger(__name__)
 

@@ -13,22 +13,35 @@ MIN_RANGE = 1e-12
 """Smaller ranges are widened to this, so that no scale is 0."""
 
 
-def weight_scales(weight: Tensor) -> Tensor:
-    """The scale of each output channel `[out]` of weights `[out, ...]`."""
-    return weight.detach().flatten(1).abs().amax(1).clamp(min=MIN_RANGE) / 127
+def weight_scales(weight: Tensor, axis: int = 0) -> Tensor:
+    """The scale of each output channel `[out]` of weights; `axis` is that of the channels."""
+    magnitudes = weight.detach().movedim(axis, 0).flatten(1).abs().amax(1)
+    return magnitudes.clamp(min=MIN_RANGE) / 127
 
 
-def fake_quantize_weight(weight: Tensor) -> Tensor:
+def quantize_weight(weight: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
+    """Weights in int8, and their scales `[out]`; `axis` is that of the output channels.
+
+    >>> values, scales = quantize_weight(torch.tensor([[0.5, -1.0], [254.0, 4.0]]))
+    >>> values.tolist(), scales[1].item()
+    ([[64, -127], [127, 2]], 2.0)
+    """
+    scales = weight_scales(weight, axis)
+    shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
+    return (weight.detach() / scales.view(shape)).round().to(torch.int8), scales
+
+
+def fake_quantize_weight(weight: Tensor, min_scale: float = 0.0) -> Tensor:
     """Weights `[out, ...]` rounded to int8 and back, in float32.
 
-    The gradient passes as if nothing were rounded.
+    The gradient passes as if nothing were rounded. `min_scale` is for runtimes that have one.
 
     >>> fake_quantize_weight(torch.tensor([[1.27, 0.126], [0.0, 0.0]]))
     tensor([[1.2700, 0.1300],
             [0.0000, 0.0000]])
     """
     weight = weight.float()  # mixed precision has fewer bits than the scale needs
-    scales = weight_scales(weight)
+    scales = weight_scales(weight).clamp(min=min_scale)
     zero_points = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -127, 127)
 

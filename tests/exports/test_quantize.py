@@ -26,7 +26,7 @@ from mobilevit.exports.quantize import (
 from mobilevit.exports.spec import ExportError, ExportSpec, Quantization
 from mobilevit.exports.wrap import PreparedModel
 from mobilevit.models.layers import InvertedResidual
-from mobilevit.utils.int8 import fake_quantize, fake_quantize_weight, quantize_weight
+from mobilevit.utils.quantization import fake_quantize, fake_quantize_weight, quantize_weight
 from tests.exports.conftest import PACKAGES, distinctive
 from tests.numerics import assert_close
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mobilevit.exports.spec import ExportError
-from mobilevit.utils.int8 import quantize_weight
+from mobilevit.utils.quantization import quantize_weight
 
 METADATA, LABELS = "mobilevit.json", "labels.txt"
 """In the archive: metadata as JSON, and class names, one a line."""

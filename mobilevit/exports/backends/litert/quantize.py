@@ -1,9 +1,12 @@
-"""Networks in 8 bits for LiteRT: torchao writes the roundings into the graph.
+"""Int8 networks for LiteRT: torchao inserts the rounding into the graph.
 
-Convolutions and linear layers take, hold and give int8: weights with a symmetric range for each
-output channel, activations with one range, measured on photos. So does what stands between two of
-them: SiLU, shortcuts, maps side by side. Norms, attention and whatever makes an answer of logits
-stay float32.
+Convolutions and linear layers take, store and return int8: weights with a symmetric range per
+output channel, activations with one range, measured on calibration images. So does what lies
+between two of them: SiLU, shortcuts, concatenations. Norms, attention and post-processing stay in
+float32.
+
+ai-edge-quantizer is as accurate on equalized networks, but XNNPACK splits its files into many
+parts, and they are slower; docs/export_quantize.md has the figures.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from torch.nn import functional as F
 from mobilevit.exports.backends.litert.rewrite import litert_graph
 from mobilevit.exports.quantize import quantizable_layers
 from mobilevit.exports.wrap import PreparedModel
+from mobilevit.utils.quantization import fake_quantize_weight
 
 ATEN = torch.ops.aten
 
@@ -46,66 +50,69 @@ BETWEEN = frozenset(
         ATEN.sigmoid.default,
     }
 )
-"""Operations that are quantised between layers that are."""
+"""Operations that are quantized between quantized layers."""
 
-LEAST = 2.0**-12
-"""Of a step between two values, so that no range is empty."""
-GATE = 8.0
-"""Beyond this, in both directions, a sigmoid of 8 bits does not change any more."""
+MIN_SCALE = 2.0**-12
+"""Of int8 values, so that no range is empty."""
+GATE_RANGE = 8.0
+"""Beyond this, in both directions, an int8 sigmoid does not change."""
 
 
 def quantize_int8(prepared: PreparedModel, layers: Collection[str]) -> nn.Module:
-    """Copy a prepared network for litert-torch, in 8 bits.
+    """Copy a prepared network for litert-torch, quantized.
 
     Args:
-        prepared: the network, its channels evened out, with photos to measure ranges on.
-        layers: those to quantise, by their names in the module.
+        prepared: the network, equalized, with calibration images.
+        layers: names of the layers to quantize.
 
     Raises:
-        ExportError: there are no photos.
+        ExportError: there are no images.
     """
-    photos = prepared.calibration()
+    images = prepared.calibration()
     module = litert_graph(prepared.module)
     pt2e: Any = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
     with torch.no_grad():
-        correct_biases(module, layers, photos)
+        correct_biases(module, layers, images)
         graph = torch.export.export(module, (prepared.example,)).module()
-        write_out_silu(graph)
+        decompose_silu(graph)
         observed = pt2e.prepare_pt2e(graph, Annotator(layers))
-        for photo in photos:
-            observed(photo)
-        # Weights stay floats that are rounded in the graph: litert-torch reads no others.
-        quantised: nn.Module = pt2e.convert_pt2e(observed, fold_quantize=False)
-    return quantised
+        for image in images:
+            observed(image)
+        # Weights stay floats that the graph rounds, which is what litert-torch reads.
+        quantized: nn.Module = pt2e.convert_pt2e(observed, fold_quantize=False)
+    return quantized
 
 
 def litert_config() -> Any:
-    """What tells litert-torch that a graph's roundings are of activations too."""
+    """Tells litert-torch that a graph rounds activations too."""
     quantize: Any = importlib.import_module("litert_torch.quantize.pt2e_quantizer")
     config: Any = importlib.import_module("litert_torch.quantize.quant_config")
     kind = quantize.get_symmetric_quantization_config(is_per_channel=True)
     return config.QuantConfig(pt2e_quantizer=quantize.PT2EQuantizer().set_global(kind))
 
 
-def correct_biases(module: nn.Module, layers: Collection[str], photos: Sequence[Tensor]) -> None:
-    """Take off the biases what rounding the weights adds to the outputs on average.
+def correct_biases(module: nn.Module, layers: Collection[str], images: Sequence[Tensor]) -> None:
+    """Subtract from the biases what rounding the weights adds to the outputs on average.
 
-    Without this a channel's mean moves wherever inputs have a mean other than zero.
+    Otherwise the mean of a channel changes wherever the mean of its inputs is not zero.
 
     Args:
         module: the network, which is changed.
-        layers: names of those whose weights will be rounded.
-        photos: what the module takes.
+        layers: names of the layers whose weights will be rounded.
+        images: inputs of the module.
     """
-    chosen = {
+    quantized = {
         name: layer
         for name, layer in quantizable_layers(module).items()
         if belongs_to(name, layers)
     }
-    sums = {name: torch.zeros(layer.weight.shape[0]) for name, layer in chosen.items()}
-    counts = dict.fromkeys(chosen, 0)
+    sums = {name: torch.zeros(layer.weight.shape[0]) for name, layer in quantized.items()}
+    counts = dict.fromkeys(quantized, 0)
 
-    errors = {name: rounding(layer.weight) for name, layer in chosen.items()}
+    errors = {
+        name: fake_quantize_weight(layer.weight, MIN_SCALE) - layer.weight
+        for name, layer in quantized.items()
+    }
 
     def observe(name: str, layer: nn.Conv2d | nn.Linear, x: Tensor) -> None:
         error = errors[name]
@@ -119,30 +126,23 @@ def correct_biases(module: nn.Module, layers: Collection[str], photos: Sequence[
 
     hooks = [
         layer.register_forward_hook(
-            lambda layer, given, _said, name=name: observe(name, layer, given[0])
+            lambda layer, inputs, _y, name=name: observe(name, layer, inputs[0])
         )
-        for name, layer in chosen.items()
+        for name, layer in quantized.items()
     ]
-    for photo in photos:
-        module(photo)
+    for image in images:
+        module(image)
     for hook in hooks:
         hook.remove()
-    for name, layer in chosen.items():
+    for name, layer in quantized.items():
         bias = -sums[name] / counts[name]
         if layer.bias is not None:
             bias += layer.bias
         layer.bias = nn.Parameter(bias, requires_grad=False)
 
 
-def rounding(weight: Tensor) -> Tensor:
-    """What is added to weights where they are rounded to 8 bits, with a range for each row."""
-    scale = (weight.flatten(1).abs().amax(1) / 127).clamp(min=LEAST)
-    scale = scale.view(-1, *[1] * (weight.ndim - 1))
-    return (weight / scale).round() * scale - weight
-
-
-def write_out_silu(graph: GraphModule) -> None:
-    """Have SiLU as the two operations that LiteRT makes of it, so that each can be rounded."""
+def decompose_silu(graph: GraphModule) -> None:
+    """Write SiLU as the two operations that LiteRT makes of it, so that each can be quantized."""
     for node in list(graph.graph.nodes):
         if node.target not in (ATEN.silu.default, ATEN.silu_.default):
             continue
@@ -157,34 +157,34 @@ def write_out_silu(graph: GraphModule) -> None:
 
 
 class Annotator:
-    """Tells torchao what to round: a quantizer, as `prepare_pt2e` wants one."""
+    """Tells torchao what to round: a quantizer for `prepare_pt2e`."""
 
     def __init__(self, layers: Collection[str]) -> None:
-        """`layers`: those to quantise, by their names in the module."""
+        """Take the names of the layers to quantize."""
         self.layers = layers
-        self.kinds: Any = importlib.import_module("torchao.quantization.pt2e.quantizer")
+        self.specs: Any = importlib.import_module("torchao.quantization.pt2e.quantizer")
         observers: Any = importlib.import_module("torchao.quantization.pt2e.observer")
-        self.activation = self.kinds.QuantizationSpec(
+        self.activation = self.specs.QuantizationSpec(
             dtype=torch.int8,
             quant_min=-128,
             quant_max=127,
             qscheme=torch.per_tensor_affine,
-            observer_or_fake_quant_ctr=observers.HistogramObserver.with_args(eps=LEAST),
+            observer_or_fake_quant_ctr=observers.HistogramObserver.with_args(eps=MIN_SCALE),
         )
-        self.weight = self.kinds.QuantizationSpec(
+        self.weight = self.specs.QuantizationSpec(
             dtype=torch.int8,
             quant_min=-127,
             quant_max=127,
             qscheme=torch.per_channel_symmetric,
             ch_axis=0,
-            observer_or_fake_quant_ctr=observers.PerChannelMinMaxObserver.with_args(eps=LEAST),
+            observer_or_fake_quant_ctr=observers.PerChannelMinMaxObserver.with_args(eps=MIN_SCALE),
         )
-        # LiteRT's kernels know no other range of a sigmoid.
+        # The only range that LiteRT's sigmoid supports.
         self.sigmoid = self._fixed(1 / 256, -128)
-        self.gate = self._fixed(GATE / 128, 0)
+        self.gate = self._fixed(GATE_RANGE / 128, 0)
 
     def _fixed(self, scale: float, zero: int) -> Any:
-        return self.kinds.FixedQParamsQuantizationSpec(
+        return self.specs.FixedQParamsQuantizationSpec(
             dtype=torch.int8,
             scale=scale,
             zero_point=zero,
@@ -194,17 +194,17 @@ class Annotator:
         )
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Change nothing."""
+        """Return the graph unchanged."""
         return model
 
     def prepare_obs_or_fq_callback(self, model: GraphModule, observers: Any) -> None:
-        """Change no observers."""
+        """Leave the observers unchanged."""
 
     def validate(self, model: GraphModule) -> None:
-        """Take any graph."""
+        """Accept any graph."""
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Write into the graph what is to be rounded."""
+        """Annotate the nodes to quantize."""
         layers = {
             node
             for node in model.graph.nodes
@@ -216,34 +216,34 @@ class Annotator:
             if node in layers:
                 after = self.gate if _path(node).endswith(".gate") else self.activation
                 before = {node.args[0]: self.activation, node.args[1]: self.weight}
-                self._note(node, before, None if node in fused else after)
+                self._annotate(node, before, None if node in fused else after)
             elif node in fused.values():
-                self._note(node, {}, self.activation)
+                self._annotate(node, {}, self.activation)
             elif node in between and node.target is ATEN.cat.default:
                 first, *others = node.args[0]
-                same = self.kinds.SharedQuantizationSpec((first, node))
-                self._note(node, {first: self.activation, **dict.fromkeys(others, same)}, same)
+                same = self.specs.SharedQuantizationSpec((first, node))
+                self._annotate(node, {first: self.activation, **dict.fromkeys(others, same)}, same)
             elif node in between:
                 after = self.sigmoid if node.target is ATEN.sigmoid.default else self.activation
-                before = {given: self._given(given, layers) for given in node.args}
-                self._note(node, before, after)
+                before = {arg: self._input_spec(arg, layers) for arg in node.args}
+                self._annotate(node, before, after)
         return model
 
-    def _given(self, node: Node, layers: Collection[Node]) -> Any:
-        """How what a node gives is rounded."""
+    def _input_spec(self, node: Node, layers: Collection[Node]) -> Any:
+        """How the result of a node is rounded."""
         if node.target is ATEN.sigmoid.default:
             return self.sigmoid
         gate = node in layers and _path(node).endswith(".gate")
         return self.gate if gate else self.activation
 
-    def _note(self, node: Node, before: dict[Node, Any], after: Any) -> None:
-        node.meta["quantization_annotation"] = self.kinds.QuantizationAnnotation(
+    def _annotate(self, node: Node, before: dict[Node, Any], after: Any) -> None:
+        node.meta["quantization_annotation"] = self.specs.QuantizationAnnotation(
             input_qspec_map=before, output_qspec=after, _annotated=True
         )
 
 
 def _between(model: GraphModule, layers: Collection[Node]) -> set[Node]:
-    """Operations that stand between quantised ones alone."""
+    """Operations whose inputs and users are all quantized."""
     found = {node for node in model.graph.nodes if node.target in BETWEEN}
     while True:
         wrong = {
@@ -257,7 +257,7 @@ def _between(model: GraphModule, layers: Collection[Node]) -> set[Node]:
 
 
 def _fuses(node: Node) -> bool:
-    """Whether an operation becomes a part of the layer ahead of it."""
+    """Whether an operation is fused into the layer ahead of it."""
     before = node.args[0]
     if node.target not in (ATEN.relu.default, ATEN.relu_.default) or not isinstance(before, Node):
         return False
@@ -265,17 +265,17 @@ def _fuses(node: Node) -> bool:
 
 
 def _sources(node: Node) -> Iterator[Node | None]:
-    """What a node takes, ahead of what only moves it; None stands for a number."""
-    given = node.args[0] if node.target is ATEN.cat.default else node.args[:2]
-    assert isinstance(given, list | tuple)
-    for one in given:
+    """A node's inputs, looking through operations that only move them; None for a number."""
+    inputs = node.args[0] if node.target is ATEN.cat.default else node.args[:2]
+    assert isinstance(inputs, list | tuple)
+    for one in inputs:
         while isinstance(one, Node) and one.target in MOVING:
             one = one.args[0]
         yield one if isinstance(one, Node) else None
 
 
 def _users(node: Node) -> Iterator[Node]:
-    """What takes what a node gives, after what only moves it."""
+    """A node's users, looking through operations that only move its result."""
     for user in node.users:
         if user.target in MOVING:
             yield from _users(user)
@@ -284,14 +284,14 @@ def _users(node: Node) -> Iterator[Node]:
 
 
 def _path(node: Node) -> str:
-    """The name of the module that a node is the work of."""
+    """The name of the module that a node comes from."""
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     path: str = list(stack.values())[-1][0]
     return path
 
 
 def belongs_to(name: str, layers: Collection[str]) -> bool:
-    """Whether a layer of LiteRT's form is one of some layers, or a part of one."""
-    # A gate is what `equalize_channels` adds to a convolution.
+    """Whether a layer of the LiteRT graph is one of some layers, or a part of one."""
+    # `GatedConv` adds a gate to an equalized convolution.
     name = name.removesuffix(".gate") + ".conv" if name.endswith(".gate") else name
     return any(name == one or name.startswith(f"{one}.") for one in layers)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mobilevit.exports.quantize import EQUALIZED_RANGE
-from mobilevit.utils.int8 import quantize_weight
+from mobilevit.utils.quantization import quantize_weight
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """What convolutions and linear layers become."""
