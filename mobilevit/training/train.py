@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 
 GAP_SAMPLES = 1000
 """How many training images are evaluated, at most, to see the gap to validation."""
-PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 DEFAULT_TASK = "classification"
 """Where neither options nor weights tell the task."""
 
@@ -120,12 +116,13 @@ def train(
         Interrupted: Ctrl-C (exit code 130) or SIGTERM (143); the state is saved.
         WorkerError: a process that reads images has died.
         ValueError: an option does not fit the others, the machine or the task.
-
     """
+    from mobilevit.training.trainer import quiet_lightning
+
     options = TrainOptions(**fields) if options is None else replace(options, **fields)
     run = validate(options, resume=resume)
     setup = set_up(run)
-    with use_threads(run.threads), _quiet_lightning():
+    with use_threads(run.threads), quiet_lightning():
         parts = build(run, setup)
         with closing(parts.loader):
             fit(run, parts)
@@ -307,6 +304,7 @@ def build(run: Run, setup: Setup) -> Parts:
     """
     from mobilevit.training.callbacks import History, Throughput
     from mobilevit.training.module import TrainingModule
+    from mobilevit.training.trainer import create_trainer
 
     options, network, splits = run.options, setup.network, setup.splits
     dataset = run.task.training_dataset(
@@ -340,7 +338,13 @@ def build(run: Run, setup: Setup) -> Parts:
         val=_evaluation_loader(run, setup, splits.val),
         module=module,
         history=history,
-        trainer=_trainer(run, setup, throughput=throughput, history=history),
+        trainer=create_trainer(
+            run.folder,
+            options,
+            run.processes,
+            device=run.device,
+            callbacks=_callbacks(run, setup, throughput=throughput, history=history),
+        ),
     )
 
 
@@ -356,42 +360,27 @@ def _evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader
     )
 
 
-def _trainer(run: Run, setup: Setup, *, throughput: Any, history: History) -> Trainer:
-    from lightning.pytorch import Callback, Trainer
+def _callbacks(run: Run, setup: Setup, *, throughput: Any, history: History) -> list[Any]:
     from lightning.pytorch.callbacks import EarlyStopping
-    from lightning.pytorch.loggers import TensorBoardLogger
 
     from mobilevit.training.callbacks import ModelFolders, ProgressBar, moving_average
     from mobilevit.training.resume import Checkpoints
 
     options, metric = run.options, run.task.metric_key
     # In this order: see `ModelFolders`; checkpoints come last, when all others have their state.
-    callbacks: list[Callback] = [throughput, ModelFolders(run.folder, metric)]
-    if options.ema:
-        callbacks.append(moving_average(options.ema))
-    callbacks += [ProgressBar(throughput, batches=setup.batches, console=run.console), history]
-    if options.patience is not None:
-        callbacks.append(EarlyStopping(f"val_{metric}", mode="max", patience=options.patience))
-    callbacks.append(Checkpoints(run.checkpoint, minutes=options.checkpoint_minutes))
-    return Trainer(
-        accelerator=run.device.type,
-        devices=run.processes.local_size,
-        num_nodes=run.processes.nodes,
-        strategy="auto" if run.processes.world_size == 1 else "ddp",
-        sync_batchnorm=options.sync_batch_norm,
-        precision=PRECISION[options.precision],
-        max_epochs=options.epochs,
-        accumulate_grad_batches=setup.optim.accumulate,
-        gradient_clip_val=setup.optim.clip,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(run.folder, name="", version="tensorboard"),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,
-    )
+    return [
+        throughput,
+        ModelFolders(run.folder, metric),
+        *([moving_average(options.ema)] if options.ema else []),
+        ProgressBar(throughput, batches=setup.batches, console=run.console),
+        history,
+        *(
+            [EarlyStopping(f"val_{metric}", mode="max", patience=options.patience)]
+            if options.patience
+            else []
+        ),
+        Checkpoints(run.checkpoint, minutes=options.checkpoint_minutes),
+    ]
 
 
 def fit(run: Run, parts: Parts) -> None:
@@ -448,23 +437,3 @@ def _draw(count: int, *, seed: int) -> list[int]:
         return list(range(count))
     indices = np.random.default_rng((seed, 2)).choice(count, GAP_SAMPLES, replace=False)
     return [int(index) for index in indices]
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Suppress what Lightning reports about choices that are made here on purpose."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in (
-            ".*does not have many workers.*",
-            ".*smaller than the logging interval.*",
-            ".*eval mode at the start of training.*",  # a frozen backbone
-            ".*isinstance.treespec, LeafSpec.*",  # Lightning's use of a torch function
-        ):
-            warnings.filterwarnings("ignore", message)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

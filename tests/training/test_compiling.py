@@ -13,7 +13,6 @@ from torch._dynamo.utils import counters
 
 from mobilevit.checkpoints.create import load
 from mobilevit.data.sampler import MultiScaleSchedule
-from mobilevit.models.registry import build
 from mobilevit.training import compiling
 from mobilevit.training.compiling import Compiler, full_batch_shapes
 from mobilevit.training.errors import TrainingError
@@ -40,6 +39,10 @@ def afresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+def tiny() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU())
+
+
 def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
@@ -48,8 +51,7 @@ def test_one_graph_for_each_size_of_the_sampler(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     schedule = MultiScaleSchedule(samples=31, sizes=(32, 48, 64), base_size=48, base_batch=4)
     torch.manual_seed(0)
-    plain = build("mobilevit_xxs", num_classes=3, dropout=0.0, classifier_dropout=0.0).train()
-    network = build("mobilevit_xxs", num_classes=3, dropout=0.0, classifier_dropout=0.0).train()
+    plain, network = tiny(), tiny()
     network.load_state_dict(plain.state_dict())
     shapes = full_batch_shapes(schedule)
     compiler = Compiler(network, shapes)
@@ -92,8 +94,7 @@ def test_more_sizes_than_torch_usually_compiles_for(monkeypatch: pytest.MonkeyPa
 
 def test_by_torchs_own_compiler() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU())
-    plain = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.SiLU())
+    network, plain = tiny(), tiny()
     plain.load_state_dict(network.state_dict())
     compiler = Compiler(network, [(4, 3, 16, 16)])
     images = torch.rand(4, 3, 16, 16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 from torchvision import models
 
@@ -21,6 +19,7 @@ from mobilevit.checkpoints.folder import save
 from mobilevit.data.class_names import imagenet_classes
 from mobilevit.data.preprocessing import normalize
 from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.mobilevit import Backbone
 from mobilevit.tasks.classification.distill import (
     DistillOptions,
     Teacher,
@@ -34,7 +33,7 @@ from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions
 from tests.numerics import assert_close
 from tests.training import runs
-from tests.training.runs import COLOURS, STANDARD, rows
+from tests.training.runs import COLOURS, STANDARD, colour_images, rows
 
 pytestmark = pytest.mark.slow
 
@@ -217,26 +216,9 @@ def test_a_step_changes_the_student_alone(tmp_path: Path, weight: float) -> None
     assert not float(learner.teacher_loss.weight)
 
 
-def images(root: Path, folders: Sequence[str], colours: Sequence[str], seed: int) -> Path:
-    """Images of these colours, each in the folder beside it."""
-    draw = np.random.default_rng(seed)
-    for number, (folder, colour) in enumerate(zip(folders, colours, strict=True)):
-        values = np.clip(np.array(COLOURS[colour]) + draw.normal(0, 40, (36, 40, 3)), 0, 255)
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values.astype(np.uint8)).save(root / folder / f"{number:02}.png")
-    return root
-
-
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Images with right labels; and others with labels at random, to be evaluated by right ones."""
-    root = tmp_path_factory.mktemp("images")
-    names = sorted(COLOURS) * 24
-    mixed = random.Random(0).sample(names, len(names))
-    images(root / "right", names, names, 0)
-    images(root / "wrong" / "train", mixed, names, 1)
-    images(root / "wrong" / "val", names, names, 2)
-    return root / "right", root / "wrong"
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return colour_images(tmp_path_factory.mktemp("images"), count=15)
 
 
 def small(root: Path, out: Path, distill: DistillOptions | None = None, **options: Any) -> Any:
@@ -247,72 +229,67 @@ def small(root: Path, out: Path, distill: DistillOptions | None = None, **option
 
 
 @pytest.fixture(scope="module")
-def taught(
-    data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path, Any]:
-    """A run of a teacher that knows colours, in other values; a run that it taught."""
-    right, wrong = data
+def taught(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A teacher with its own input values and firm opinions; a run with it, and one without."""
     out = tmp_path_factory.mktemp("runs")
-    rule = {"channel_order": "bgr", **IMAGENET}
-    knows = small(right, out / "teacher", epochs=8, preprocessing=rule)
-    assert knows.metrics.top1 > 0.5
-    options = DistillOptions(teacher=str(out / "teacher" / "model"))
-    result = small(wrong, out / "taught", epochs=8, distill=options)
-    return out / "teacher", out / "taught", result
+    torch.manual_seed(1)
+    teacher = create_model(
+        "mobilevit_xxs", classes=list(COLOURS), preprocessing={"channel_order": "bgr", **IMAGENET}
+    )
+    assert not isinstance(teacher, Backbone)
+    torch.nn.init.normal_(teacher.get_parameter("head.weight"), std=3.0)
+    save(teacher, out / "teacher")
+    small(images, out / "taught", DistillOptions(teacher=str(out / "teacher")), epochs=4)
+    small(images, out / "alone", epochs=1)
+    return out / "teacher", out / "taught", out / "alone"
 
 
-def test_what_the_teacher_knows_is_learned_whatever_labels_say(
-    taught: tuple[Path, Path, Any],
-) -> None:
-    _, run, result = taught
-    assert result.metrics.top1 > 0.5  # a third by chance
-    assert result.train_metrics.top1 < result.metrics.top1  # those labels are at random
+def test_the_predictions_of_the_teacher_are_learned(taught: tuple[Path, Path, Path]) -> None:
+    _, run, _ = taught
     epochs = rows(run / "metrics.csv")
     losses = [float(row["train_teacher_loss"]) for row in epochs]
-    assert losses == [float(row["train_loss"]) for row in epochs]
-    assert losses[-1] < 0.8 * losses[0]
-    assert losses[-1] < float(epochs[-1]["train_label_loss"])
+    assert losses == [float(row["train_loss"]) for row in epochs]  # labels play no part
+    assert losses[-1] < losses[0]
+    assert all(float(row["train_label_loss"]) != float(row["train_loss"]) for row in epochs)
     config = load(run / "model").config
     assert "taught by" in config.source and "taught by" in (run / "report.html").read_text()
 
 
-def test_the_teacher_is_in_no_file(taught: tuple[Path, Path, Any]) -> None:
-    teacher, run, _ = taught
+def test_the_teacher_is_in_no_file(taught: tuple[Path, Path, Path]) -> None:
+    _, run, alone = taught
     ours, theirs = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-        for folder in (run, teacher)
+        for folder in (run, alone)
     )
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()
     assert ours["averaging_state"].keys() == theirs["averaging_state"].keys()
-    sizes = [(folder / "checkpoints" / "last.ckpt").stat().st_size for folder in (run, teacher)]
+    sizes = [(folder / "checkpoints" / "last.ckpt").stat().st_size for folder in (run, alone)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
-    own, other = (load(folder / "model").state_dict() for folder in (run, teacher))
+    own, other = (load(folder / "model").state_dict() for folder in (run, alone))
     assert own.keys() == other.keys()
 
 
 def test_a_teacher_without_weight_changes_nothing(
-    data: tuple[Path, Path], taught: tuple[Path, Path, Any], tmp_path: Path
+    images: Path, taught: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     """Initial weights, augmentation and dropout are those of the run without it, bit by bit."""
-    options = DistillOptions(teacher=str(taught[0] / "model"), weight=0.0)
-    small(data[1], tmp_path / "with", epochs=1, distill=options)
-    small(data[1], tmp_path / "without", epochs=1)
-    ours, theirs = (load(tmp_path / run / "model").state_dict() for run in ("with", "without"))
+    small(images, tmp_path / "run", DistillOptions(teacher=str(taught[0]), weight=0.0), epochs=1)
+    ours, theirs = (load(run / "model").state_dict() for run in (tmp_path / "run", taught[2]))
     assert all(ours[key].equal(theirs[key]) for key in theirs)
 
 
-def test_other_tasks_have_no_teacher(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_other_tasks_have_no_teacher(images: Path, tmp_path: Path) -> None:
     options = DistillOptions(teacher="mobilevit_s")
     for model in ("ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs"):
         with pytest.raises(TrainingError, match="classification options are not for"):
-            small(data[0], tmp_path / "run", model=model, distill=options)
+            small(images, tmp_path / "run", model=model, distill=options)
 
 
-def test_a_failed_teacher_leaves_the_folder_free(data: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_failed_teacher_leaves_the_folder_free(images: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     other = create_model("mobilevit_xxs", classes=["cat", "dog"])
     other.config = replace(other.config, source="elsewhere")
     save(other, tmp_path / "other")
     with pytest.raises(TeacherError, match="lacks 3 of the 3 classes: blue, green, red"):
-        small(data[0], tmp_path / "run", distill=DistillOptions(teacher=str(tmp_path / "other")))
-    small(data[0], tmp_path / "run", epochs=1)
+        small(images, tmp_path / "run", distill=DistillOptions(teacher=str(tmp_path / "other")))
+    small(images, tmp_path / "run", epochs=1)

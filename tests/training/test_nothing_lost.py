@@ -27,10 +27,10 @@ pytestmark = pytest.mark.slow
 
 OPTIONS: dict[str, Any] = {
     "model": "mobilevit_xxs",
-    "epochs": 3,
+    "epochs": 2,
     "size": 32,
     "batch_size": 4,
-    "sampler": SamplerOptions(min_size=32, max_size=64),
+    "sampler": SamplerOptions(min_size=32, max_size=48, multiple=16),
     "optim": OptimOptions(lr=0.005, accumulate=2),
     "threads": 1,
 }
@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return colour_images(tmp_path_factory.mktemp("images"), count=20, classes=2, noise=60)
+    return colour_images(tmp_path_factory.mktemp("images"), count=15, classes=2, noise=60)
 
 
 def small(images: Path, out: Path, **options: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -11,21 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
 from mobilevit.data.sampler import EpochOrder, MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.training.module import TrainingModule
+from tests.training.runs import COLOURS, rows
 
 pytestmark = pytest.mark.slow
 
 LOSS = 1e-4
 """Relative: sums in another order move the weights a little with each step, and so the loss."""
-COLOURS = {"blue": (20, 40, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +46,32 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-STILL = """
+@contextmanager
+def without_batch_statistics() -> Iterator[None]:
+    """Training without batch norm's statistics: those belong to the images of one process."""
+    trained = TrainingModule.train
+
+    def train(self: TrainingModule, mode: bool = True) -> TrainingModule:
+        trained(self, mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "train", train)
+        yield
+
+
+SCRIPT = """
 import sys
-from torch import nn
+sys.path[:0] = {path!r}
 from mobilevit.__main__ import main
-from mobilevit.training.module import TrainingModule
+from tests.training.test_processes import without_batch_statistics
 
-trained = TrainingModule.train
-
-def train(self, mode=True):
-    trained(self, mode)
-    for module in self.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    return self
-
-TrainingModule.train = train
-sys.exit(main(sys.argv[1:]))
+with without_batch_statistics():
+    sys.exit(main(sys.argv[1:]))
 """
-"""Training in which batch norm has no statistics: those belong to a process's own images."""
 DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
 PLAIN = [word for name in DROPOUTS for word in (f"--network.{name}", "0")]
 PLAIN += ["--sampler.mode", "standard"]
@@ -85,11 +95,6 @@ def run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_ranks_take_the_same_sizes_and_other_samples() -> None:
@@ -118,9 +123,10 @@ def still(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """
     out = tmp_path_factory.mktemp("still")
     script = out / "still.py"
-    script.write_text(STILL)
+    script.write_text(SCRIPT.format(path=sys.path))
     one = training(images, out / "one", "--batch_size", "8", *PLAIN)
-    run([sys.executable, str(script), *one])
+    with without_batch_statistics():
+        assert main(one) == 0
     two = training(images, out / "two", "--batch_size", "4", *PLAIN)
     text = run(torchrun(2, str(script), *two))
     assert text.count("epoch 2/2") == 1  # one of them speaks
@@ -152,7 +158,7 @@ def test_evaluation_by_two_processes_is_that_by_one(
     still: tuple[Path, Path], images: Path, tmp_path: Path
 ) -> None:  # A22
     words = ["evaluate", str(still[0] / "model"), "--data.root", str(images), "--threads", "1"]
-    run([sys.executable, "-m", "mobilevit", *words, "--out", str(tmp_path / "one.json")])
+    assert main([*words, "--out", str(tmp_path / "one.json")]) == 0
     text = run(torchrun(2, *words, "--out", str(tmp_path / "two.json")))
     files = (tmp_path / "one.json", tmp_path / "two.json")
     one, two = (json.loads(file.read_text())["sizes"]["32"] for file in files)
@@ -166,11 +172,13 @@ def test_evaluation_by_two_processes_is_that_by_one(
     assert "21" in text
 
 
-def test_a_signal_to_one_process_stops_all_and_they_resume(images: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_they_resume(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Multi-scale, accumulated; the end is that of a run that nothing has stopped."""
     options = [
-        *("--batch_size", "4", "--sampler.min_size", "32", "--sampler.max_size", "64"),
-        *("--optim.accumulate", "2", "--epochs", "6"),
+        *("--batch_size", "4", "--sampler.min_size", "32", "--sampler.max_size", "48"),
+        *("--sampler.multiple", "16", "--optim.accumulate", "2", "--epochs", "6"),
     ]
     run(torchrun(2, *training(images, tmp_path / "whole", *options)))
     out = tmp_path / "stopped"
@@ -191,12 +199,8 @@ def test_a_signal_to_one_process_stops_all_and_they_resume(images: Path, tmp_pat
     assert (out / "steps.csv").read_text() == (tmp_path / "whole" / "steps.csv").read_text()
     ours, theirs = (load(path / "model_last").state_dict() for path in (out, tmp_path / "whole"))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
-    alone = subprocess.run(
-        [sys.executable, "-m", "mobilevit", "train", "--out", str(out), "--resume"],
-        capture_output=True,
-        text=True,
-    )
-    assert alone.returncode == 1 and "begun with 2 processes" in alone.stderr
+    assert main(["train", "--out", str(out), "--resume"]) == 1
+    assert "begun with 2 processes" in capsys.readouterr().err
 
 
 def test_two_processes_have_a_teacher_each(
@@ -209,7 +213,8 @@ def test_two_processes_have_a_teacher_each(
         training(images, tmp_path / name, "--batch_size", size, *options)
         for name, size in (("one", "8"), ("two", "4"))
     )
-    run([sys.executable, script, *one])
+    with without_batch_statistics():
+        assert main(one) == 0
     assert run(torchrun(2, script, *two)).count("teacher: ") == 1
     ours, theirs = (rows(tmp_path / name / "steps.csv") for name in ("one", "two"))
     losses = [[float(row["loss"]) for row in steps] for steps in (ours, theirs)]

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest, save
 from mobilevit.data.errors import DataError
@@ -35,7 +36,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole_run(images, tmp_path_factory):
-    """One uninterrupted run of four epochs."""
+    """One uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "run"
     return small(images, out, epochs=4), out
 
@@ -71,9 +72,8 @@ def test_the_learning_rate_rises_and_falls_over_the_whole_run(whole_run):
 
 def test_config_yaml_repeats_the_run(whole_run, tmp_path):  # A47
     out = whole_run[1]
-    command = [sys.executable, "-m", "mobilevit", "train", "--config", str(out / "config.yaml")]
     again = tmp_path / "again"
-    subprocess.run([*command, "--out", str(again)], check=True, capture_output=True)
+    assert main(["train", "--config", str(out / "config.yaml"), "--out", str(again)]) == 0
     assert (again / "steps.csv").read_text() == (out / "steps.csv").read_text()
     weights = [digest(load(folder / "model_last").state_dict()) for folder in (out, again)]
     assert weights[0] == weights[1]
@@ -109,7 +109,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(whole_run, images, tmp_path,
     ("number", "kill"),
     [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
 )
-def test_a_killed_command_resumes(images, tmp_path, number, kill):
+def test_a_killed_command_resumes(images, tmp_path, number, kill, capsys):
     """SIGTERM to the command alone or to its workers too, as schedulers do; Ctrl-C to both.
 
     `--out RUN --resume` says all that is needed to go on.
@@ -135,11 +135,9 @@ def test_a_killed_command_resumes(images, tmp_path, number, kill):
     assert "--resume" in err
     assert "Traceback" not in err
     done = len(rows(out / "metrics.csv"))
-    resume = [sys.executable, "-m", "mobilevit", "train", "--out", str(out), "--resume"]
-    finished = subprocess.run(
-        [*resume, "--epochs", str(done + 1)], check=True, capture_output=True, text=True
-    )
-    assert f"planned for 60 epochs and now has {done + 1}" in finished.stdout  # A17
+    assert main(["train", "--out", str(out), "--resume", "--epochs", str(done + 1)]) == 0
+    printed = capsys.readouterr().out
+    assert f"planned for 60 epochs and now has {done + 1}" in printed  # A17
     assert len(rows(out / "metrics.csv")) == done + 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
 import os
@@ -70,20 +69,22 @@ def sweep(
     if trials < 1:
         raise TrainingError(f"trials must be at least 1, not {trials}")
     options = TrainOptions(**fields) if options is None else replace(options, **fields)
+    _import_optuna()
     axes = read_space(space, TrainOptions.flag_types())
     for axis in axes:
-        for value in axis.bounds:
-            options.with_option(axis.name, value)  # checks its range
+        for point in axis.points:
+            options.with_option(axis.name, axis.value(point))  # checks its range
     _, task = choose_model(options)
     points = []
     if method == "grid":
-        values = itertools.product(*(axis.points() for axis in axes))
-        points = [dict(zip((axis.name for axis in axes), point, strict=True)) for point in values]
-    trials = len(points) or trials
+        names = [axis.name for axis in axes]
+        values = itertools.product(*(axis.points for axis in axes))
+        points = [dict(zip(names, point, strict=True)) for point in values]
+        trials = len(points)
     out = Path(options.out)
     recipe = {"space": space, "method": method, "trials": trials, **options.as_recipe()}
     study = _open_study(out, recipe, points=points, resume=resume)
-    distributions = {axis.name: axis.distribution() for axis in axes}
+    distributions = {axis.name: axis.distribution for axis in axes}
     from optuna.samplers import RandomSampler, TPESampler
     from optuna.trial import TrialState
 
@@ -96,11 +97,7 @@ def sweep(
         tpe = method == "tpe"  # the points of a grid are waiting in the study
         study.sampler = TPESampler(seed=seed, n_startup_trials=5) if tpe else RandomSampler(seed)
         drawn = study.ask(distributions)
-        shown = ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in drawn.params.items()
-        )
-        logger.info("trial %d of %d: %s", drawn.number + 1, trials, shown)
+        logger.info("trial %d of %d: %s", drawn.number + 1, trials, drawn.params)
         _run(study, drawn.number, drawn.params, axes, options, task)
     done = tuple(
         Trial(
@@ -116,6 +113,16 @@ def sweep(
     return result
 
 
+def _import_optuna() -> None:
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise TrainingError(
+            f"a sweep needs optuna, which is not installed ({error}): "
+            "pip install 'mobilevit[sweep]'"
+        ) from error
+
+
 def _folder(out: Path, number: int) -> Path:
     return out / f"trial_{number:03d}"
 
@@ -126,19 +133,13 @@ def _open_study(
     """Begin a study in a folder, or open the one that is there.
 
     Raises:
-        TrainingError: the folder is not free, or has no such sweep; Optuna is missing.
+        TrainingError: the folder is not free, or has no such sweep.
     """
-    from mobilevit.training.resume import CONFIG, check_same_options, write_config
-
-    try:
-        optuna = importlib.import_module("optuna")
-    except ImportError as error:
-        raise TrainingError(
-            f"a sweep needs optuna, which is not installed ({error}): "
-            "pip install 'mobilevit[sweep]'"
-        ) from error
+    import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+
+    from mobilevit.training.resume import CONFIG, check_same_options, write_config
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = out / JOURNAL
@@ -150,7 +151,7 @@ def _open_study(
         check_same_options(out, recipe, free=FREE_TO_CHANGE)
     out.mkdir(parents=True, exist_ok=True)
     write_config(out, recipe)
-    study: Study = optuna.create_study(
+    study = optuna.create_study(
         study_name="sweep",
         storage=JournalStorage(JournalFileBackend(str(journal))),
         direction="maximize",

@@ -1,4 +1,4 @@
-"""The space of a sweep: `optim.weight_decay=log:1e-4..0.5; augment.mixup=0,0.2`."""
+"""The space of a sweep: `optim.weight_decay=log:1e-4..0.5; classification.augment.mixup=0,0.2`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RANGE = re.compile(r"(log:)?([^:,]+?)\.\.([^:,]+?)(?::(\d+))?")
 FIXED = ("data", "out", "device", "threads", "checkpoint_minutes")
 """Options of training that do not vary."""
-GRID_POINTS = 4
+GRID_POINTS = "4"
 """Points that a grid takes of a range that does not say how many."""
 
 
@@ -27,46 +27,12 @@ class Axis:
     """One option, and the values that it takes."""
 
     name: str
-    """The option, with dots."""
+    distribution: BaseDistribution
+    """Optuna's; choices are there as they are written, since Optuna stores no tuples."""
+    points: list[Any]
+    """All choices, or the points that a grid takes of a range, with both ends; as Optuna's."""
     choices: Mapping[str, Any]
     """As written -> value; empty for a range."""
-    low: float = 0
-    high: float = 0
-    integer: bool = False
-    """A range of integers."""
-    log: bool = False
-    count: int = GRID_POINTS
-    """Points of the range in a grid."""
-
-    @property
-    def bounds(self) -> list[Any]:
-        """All choices, or the range's two ends."""
-        return list(self.choices.values()) or [self.low, self.high]
-
-    def distribution(self) -> BaseDistribution:
-        """For Optuna, which has choices as they are written: it stores no tuples."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
-
-        if self.choices:
-            return CategoricalDistribution(list(self.choices))
-        if self.integer:
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
-
-    def points(self) -> list[Any]:
-        """The values that a grid takes, as Optuna has them."""
-        if self.choices:
-            return list(self.choices)
-        spaced = np.geomspace if self.log else np.linspace
-        values = spaced(self.low, self.high, self.count).tolist()
-        if self.integer:
-            return list(dict.fromkeys(round(value) for value in values))
-        values[0], values[-1] = self.low, self.high  # exactly, within the range
-        return values
 
     def value(self, drawn: Any) -> Any:
         """The option's value for one that Optuna drew."""
@@ -86,7 +52,7 @@ def read_space(text: str, types: Mapping[str, Any]) -> list[Axis]:
     parts = [part.strip() for part in re.split(r"[;\n]", text) if part.strip()]
     if not parts:
         raise ValueError("the space is empty: give it as 'optim.weight_decay=log:1e-4..0.5'")
-    axes = [_axis(part, types) for part in parts]
+    axes = [_read_axis(part, types) for part in parts]
     names = [axis.name for axis in axes]
     for name in names:
         if names.count(name) > 1:
@@ -94,9 +60,11 @@ def read_space(text: str, types: Mapping[str, Any]) -> list[Axis]:
     return axes
 
 
-def _axis(part: str, types: Mapping[str, Any]) -> Axis:
-    name, equals, values = (word.strip() for word in part.partition("="))
-    if not equals or not values:
+def _read_axis(part: str, types: Mapping[str, Any]) -> Axis:
+    from optuna.distributions import CategoricalDistribution
+
+    name, _, values = (word.strip() for word in part.partition("="))
+    if not values:
         raise ValueError(f"the space takes OPTION=VALUES, not {part!r}")
     known = [option for option in types if option.partition(".")[0] not in FIXED]
     if name not in known:
@@ -105,49 +73,41 @@ def _axis(part: str, types: Mapping[str, Any]) -> Axis:
         near += [last[word] for word in difflib.get_close_matches(name, last, n=2)]
         hint = f"; is it {' or '.join(dict.fromkeys(near))}?" if near else ""
         raise ValueError(
-            f"there is no option {name!r} to vary{hint} (those of mobilevit train, except data, "
-            "device, threads, out)"
+            f"there is no option {name!r} to vary{hint} (those of mobilevit train, except "
+            f"{', '.join(FIXED)})"
         )
-    hint = types[name]
     if found := RANGE.fullmatch(values):
-        return _range(name, hint, values, found)
+        return _read_range(name, types[name], found)
     if values.startswith("log:") or ".." in values:
         raise ValueError(
             f"{name}: a range is 0..1, log:1e-4..0.5 or log:1e-4..0.5:6, not {values!r}"
         )
-    written = [word.strip() for word in _split(values)]
-    choices = {word: _parse(name, hint, word) for word in written}
+    words = [word.strip() for word in re.split(r",(?![^\[]*\])", values)]  # not within brackets
+    choices = {word: _parse(name, types[name], word) for word in words}
     if len(choices) < 2:
         raise ValueError(f"{name} has one value only, {values}: give it as --{name} instead")
-    return Axis(name=name, choices=choices)
+    distribution = CategoricalDistribution(list(choices))
+    return Axis(name=name, distribution=distribution, points=list(choices), choices=choices)
 
 
-def _range(name: str, hint: Any, text: str, found: re.Match[str]) -> Axis:
-    log, low_text, high_text, count = found.groups()
+def _read_range(name: str, hint: Any, found: re.Match[str]) -> Axis:
+    from optuna.distributions import FloatDistribution, IntDistribution
+
     inner = [one for one in typing.get_args(hint) if one is not NoneType] or [hint]
     if inner[0] not in (int, float) or len(inner) > 1:
-        raise ValueError(f"{name} is not a number, so it has no range {text}: list its values")
-    low, high = (_parse(name, inner[0], word.strip()) for word in (low_text, high_text))
-    if not low < high:
-        raise ValueError(f"{name}: the range {text} is empty; it must rise from low to high")
-    if log and low <= 0:
-        raise ValueError(f"{name}: a range of even ratios begins above 0, not at {low}")
-    if count is not None and int(count) < 2:
-        raise ValueError(f"{name}: a grid takes at least 2 points of a range, not {count}")
-    return Axis(
-        name=name,
-        choices={},
-        low=low,
-        high=high,
-        integer=inner[0] is int,
-        log=bool(log),
-        count=int(count or GRID_POINTS),
-    )
-
-
-def _split(text: str) -> list[str]:
-    """At commas that are not inside brackets."""
-    return re.split(r",(?![^\[]*\])", text)
+        raise ValueError(f"{name} is not a number, so it has no range {found[0]}: list its values")
+    low, high = (_parse(name, inner[0], word.strip()) for word in found.group(2, 3))
+    make = IntDistribution if inner[0] is int else FloatDistribution
+    try:
+        distribution = make(low, high, log=bool(found[1]))
+    except ValueError as error:
+        raise ValueError(f"{name}: there is no range {found[0]}: {error}") from error
+    spaced = np.geomspace if found[1] else np.linspace
+    points = spaced(low, high, int(found[4] or GRID_POINTS)).tolist()
+    points[0], points[-1] = low, high  # exactly
+    if inner[0] is int:
+        points = list(dict.fromkeys(map(round, points)))
+    return Axis(name=name, distribution=distribution, points=points, choices={})
 
 
 def _parse(name: str, hint: Any, text: str) -> Any:
@@ -163,5 +123,4 @@ def _parse(name: str, hint: Any, text: str) -> Any:
     try:
         return parser.parse_args([f"--value={text}"]).value
     except ArgumentError as error:
-        wanted = getattr(hint, "__name__", None) if isinstance(hint, type) else None
-        raise ValueError(f"{name} cannot be {text!r}: its type is {wanted or hint}") from error
+        raise ValueError(f"{name} cannot be {text!r}: its type is {hint}") from error
