@@ -23,7 +23,7 @@ def test_the_papers_scales_are_rounded_to_32_and_hold_the_base():  # A19
     assert scales(160, 320, 256) == [*PAPER]
     assert scales(96, 160, 128, multiple=16) == [96, 112, 128, 144, 160]
     assert scales(80, 160, 128) == [96, 128, 160]  # halves go up
-    with pytest.raises(ValueError, match="do not hold the base size 128"):
+    with pytest.raises(ValueError, match="do not include the base size 128"):
         scales(160, 320, 128)
 
 
