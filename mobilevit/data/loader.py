@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.images import ImageError
-from mobilevit.data.sampler import MultiScaleBatchSampler, Order, SampleKey
+from mobilevit.data.sampler import MultiScaleBatchSampler, Order
 from mobilevit.data.shards.order import ShardOrder
 from mobilevit.utils.devices import init_worker
 
@@ -108,12 +108,7 @@ class EvaluationLoader:
     ) -> None:
         """Load the share of process `rank` of `world_size`; no sample is seen twice.
 
-        Args:
-            dataset: makes the batches.
-            batch_size: samples in each, but for the last.
-            workers: processes that read ahead; with 0 this one reads.
-            rank: of this process.
-            world_size: processes that share the samples.
+        `workers` processes read ahead; with 0 this one reads.
 
         Raises:
             DataError: several processes would share sequential shards.
@@ -161,12 +156,8 @@ class EpochLoader:
         self.batches = batches
         workers = batches.sampler.workers(workers)
         self._position = {"epoch": 0, "taken": 0}
-        self._remaining = _Remaining(batches)
         self._loader = _loader(
-            dataset,
-            workers,
-            batch_sampler=self._remaining,
-            persistent_workers=workers > 0,
+            dataset, workers, batch_sampler=batches, persistent_workers=workers > 0
         )
 
     @property
@@ -187,7 +178,7 @@ class EpochLoader:
         epoch = self.sampler.epoch
         if self._position["epoch"] != epoch:
             self._position = {"epoch": epoch, "taken": 0}
-        self._remaining.skip = self._position["taken"]
+        self.batches.skip = self._position["taken"]
         for batch in _delivered(self._loader):
             self._position["taken"] += 1
             yield batch
@@ -217,16 +208,3 @@ class EpochLoader:
         Workers that still run at the end of the process delay it by their `GRACE`.
         """
         del self._loader
-
-
-class _Remaining:
-    """A batch sampler without its first `skip` batches."""
-
-    def __init__(self, batches: MultiScaleBatchSampler) -> None:
-        self.batches, self.skip = batches, 0
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return self.batches.after(self.skip)
-
-    def __len__(self) -> int:
-        return len(self.batches) - self.skip

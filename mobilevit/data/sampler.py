@@ -189,21 +189,16 @@ class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
         """
         if len(order) != schedule.samples:
             raise ValueError(f"{len(order)} samples for a schedule of {schedule.samples}")
-        self.sampler = order
-        self.schedule = schedule
+        self.sampler, self.schedule, self.skip = order, schedule, 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """The batches of the order's epoch."""
-        return self.after(0)
-
-    def after(self, skip: int) -> Iterator[list[SampleKey]]:
         """The batches of the order's epoch after the first `skip`."""
         epoch = self.sampler.epoch
         steps = self.schedule.epoch(epoch)
-        batches = self.sampler.deal([step.batch_size for step in steps], skip)
-        for (height, width, _), batch in zip(steps[skip:], batches, strict=True):
+        batches = self.sampler.deal([step.batch_size for step in steps], self.skip)
+        for (height, width, _), batch in zip(steps[self.skip :], batches, strict=True):
             yield [SampleKey(index, height, width, epoch) for index in batch]
 
     def __len__(self) -> int:
-        """Batches in the order's epoch."""
+        """Batches in the order's epoch, including those that are skipped."""
         return len(self.schedule.epoch(self.sampler.epoch))

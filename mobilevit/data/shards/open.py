@@ -106,12 +106,7 @@ def shard_splits(
 def shard_evaluation(
     root: str, classes: tuple[str, ...], *, index: str | None = None
 ) -> ShardSamples:
-    """Find the samples to evaluate on: those held out next to `train`, else all.
-
-    Args:
-        root: as for `shard_splits`.
-        classes: a model's classes; labels become indices into them.
-        index: as for `shard_splits`.
+    """Find the samples to evaluate on, with a model's classes: those held out, else all.
 
     Raises:
         DataError: as in `shard_splits`; or a class is not among `classes`.
@@ -124,11 +119,7 @@ def shard_evaluation(
 
 
 def open_splits(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
-    """All splits by name, without checking that their files are there.
-
-    Args:
-        root: as for `shard_splits`.
-        index: as for `shard_splits`.
+    """All splits of a location by name, without checking that their files are there.
 
     Raises:
         DataError: there is no index, or it does not list the shards.

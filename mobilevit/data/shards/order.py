@@ -55,8 +55,8 @@ class ShardOrder(Order):
         Args:
             counts: samples in each shard.
             seed: of the shuffling.
-            rank: of this process.
-            world_size: processes that share the samples.
+            rank: of this process, of `world_size` that share the samples.
+            world_size: see `rank`.
             pool: samples among which batches are drawn, over all streams.
             shuffle: if not, each stream gives its samples as they are stored.
             sequential: whether shards can only be read from the beginning.

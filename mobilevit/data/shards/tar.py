@@ -42,11 +42,8 @@ def index_tar(location: str, file: str) -> TarContent:
     """Read a tar from beginning to end and find its samples.
 
     A sample is an image, such as `key.jpg`, and `key.cls`, one after the other. As in webdataset,
-    other members of the same key (`key.json`) and names such as `__this__` are ignored.
-
-    Args:
-        location: a path, a URL or a `pipe:` command.
-        file: the name for the index.
+    other members of the same key (`key.json`) and names such as `__this__` are ignored. `file` is
+    the shard's name in the index.
 
     Raises:
         DataError: it cannot be read, is not a plain tar, or a sample lacks its image or class.
