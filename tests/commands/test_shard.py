@@ -29,13 +29,13 @@ def test_a_folder_becomes_shards_that_are_evaluated_alike(
 ) -> None:
     out = tmp_path / "shards"
     assert main(words("shard", images, out, "--shards", 4)) == 0
-    said = capsys.readouterr().out
-    assert f"--data.root {out} trains on it" in said
+    output = capsys.readouterr().out
+    assert f"--data.root {out} trains on it" in output
     assert {path.name for path in out.iterdir()} >= {"index.json", "train-000003.tar", "val.npy"}
     assert main(words("shard", images, out, "--shards", 4)) == 1
     assert "holds shards already" in capsys.readouterr().err
-    whole = shard(str(images), str(tmp_path / "again"), shards=4)
-    assert [len(part.rows) for part in whole.index.splits.values()] == [18, 3]
+    written = shard(str(images), str(tmp_path / "again"), shards=4)
+    assert [len(part.rows) for part in written.index.splits.values()] == [18, 3]
     # Of a folder without splits all is evaluated, of shards what they hold out.
     held = evaluate(str(colours), data=DataOptions(root=str(out), workers=0))
     assert held.by_size[32].images == 3
@@ -71,8 +71,10 @@ def test_bad_files_are_refused_or_left_out(
     (images / "red" / "none.jpg").write_text("no image")
     out = tmp_path / "shards"
     assert main(words("shard", images, out)) == 1
-    said = capsys.readouterr().err
-    assert "images that cannot be read: 2" in said and "cut.jpg" in said and "none.jpg" in said
+    output = capsys.readouterr().err
+    assert (
+        "images that cannot be read: 2" in output and "cut.jpg" in output and "none.jpg" in output
+    )
     assert not out.exists()
     assert main(words("shard", images, out, "--on_bad", "skip")) == 0
     assert (
@@ -94,7 +96,7 @@ def test_bad_files_are_refused_or_left_out(
         (["a-{0..3.tar", "out"], "Unbalanced braces"),
     ],
 )
-def test_wrong_arguments_are_said(
+def test_wrong_arguments_are_reported(
     images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -137,17 +139,17 @@ def test_a_run_over_shards_resumes_to_the_same_end(
     """Begun on files, interrupted in the first or second epoch, ended on a pipe and two workers."""
     out = tmp_path / "shards"
     shard(str(images), str(out), shards=4)
-    whole = tmp_path / "whole"
-    small(out, whole, data={"workers": 0})
+    uninterrupted = tmp_path / "uninterrupted"
+    small(out, uninterrupted, data={"workers": 0})
     run = tmp_path / "run"
     with interrupted_at(stop_at):
         small(out, run, data={"workers": 1})
     pipe = f"pipe:cat {out}/{{train-{{000000..000003}},val-000000}}.tar"
     small(pipe, run, data={"index": str(out), "workers": 2}, resume=True)
-    assert (run / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+    assert (run / "steps.csv").read_text() == (uninterrupted / "steps.csv").read_text()
     with (run / "steps.csv").open() as file:
         steps = list(csv.DictReader(file))
     assert sum(int(row["batch"]) for row in steps) == 2 * 18
     for name in ("model", "model_last"):
-        ours, theirs = load(run / name), load(whole / name)
+        ours, theirs = load(run / name), load(uninterrupted / name)
         assert digest(ours.state_dict()) == digest(theirs.state_dict())

@@ -64,11 +64,11 @@ def test_boxes_stay_on_their_objects(options):
     seen = 0
     for seed in range(12):
         torch.manual_seed(seed)
-        x, kept, named = transform(image, boxes, labels, 240, 320)
+        x, new_boxes, new_labels = transform(image, boxes, labels, 240, 320)
         assert x.shape == (3, 240, 320)
-        assert type(kept) is torch.Tensor
-        assert len(kept) == len(named)
-        for corners, label in zip(kept.tolist(), named.tolist(), strict=True):
+        assert type(new_boxes) is torch.Tensor
+        assert len(new_boxes) == len(new_labels)
+        for corners, label in zip(new_boxes.tolist(), new_labels.tolist(), strict=True):
             found = block(x, label)
             assert found == pytest.approx(corners, abs=0.03)
             seen += 1
@@ -78,10 +78,10 @@ def test_boxes_stay_on_their_objects(options):
 def test_distorted_colours_leave_boxes_alone():
     transform = BoxTransform(BoxAugmentOptions(crop=0.0, photometric=1.0, flip=0.0), STRETCH)
     image, boxes, labels = make_image([(20, 30, 60, 90)])
-    x, kept, _ = transform(image, boxes, labels, 120, 160)
-    plain, _, _ = BoxTransform(PLAIN, STRETCH)(image, boxes, labels, 120, 160)
-    assert kept.tolist() == [[0.125, 0.25, 0.375, 0.75]]
-    assert not torch.allclose(x, plain, atol=0.02)
+    x, new_boxes, _ = transform(image, boxes, labels, 120, 160)
+    undistorted, _, _ = BoxTransform(PLAIN, STRETCH)(image, boxes, labels, 120, 160)
+    assert new_boxes.tolist() == [[0.125, 0.25, 0.375, 0.75]]
+    assert not torch.allclose(x, undistorted, atol=0.02)
 
 
 def test_images_without_boxes_pass():  # A36
@@ -89,10 +89,10 @@ def test_images_without_boxes_pass():  # A36
     image, boxes, labels = make_image([])
     for seed in range(4):
         torch.manual_seed(seed)
-        x, kept, named = transform(image, boxes, labels, 64, 96)
+        x, new_boxes, new_labels = transform(image, boxes, labels, 64, 96)
         assert x.shape == (3, 64, 96)
-        assert kept.shape == (0, 4)
-        assert named.shape == (0,)
+        assert new_boxes.shape == (0, 4)
+        assert new_labels.shape == (0,)
 
 
 def test_a_frame_that_would_cut_boxes_off_is_refused():
@@ -115,7 +115,7 @@ def samples():
     """Two images; a crowd in the first."""
     first, boxes, _ = make_image([(20, 30, 60, 90), (90, 10, 150, 50)])
     second, _, _ = make_image([], 50, 40)
-    said = (
+    annotations = (
         Annotation(
             boxes=boxes.as_subclass(torch.Tensor),
             labels=torch.tensor([4, 2]),
@@ -136,7 +136,9 @@ def samples():
         def __len__(self) -> int:
             return 2
 
-    return Some(source=lambda index: (first, second)[index], annotation=lambda index: said[index])
+    return Some(
+        source=lambda index: (first, second)[index], annotation=lambda index: annotations[index]
+    )
 
 
 def test_training_batches_leave_crowds_out_and_repeat_themselves():

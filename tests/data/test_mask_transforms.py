@@ -177,10 +177,12 @@ def test_strips_stay_small() -> None:
 def test_a_flip_is_of_both() -> None:
     image, mask = corners(64, 64)
     mask[:, :32] = 0
-    plain = transform(**STILL)(image, mask, 64, 64)
+    original = transform(**STILL)(image, mask, 64, 64)
     flipped = transform(**{**STILL, "flip": 1.0})(image, mask, 64, 64)
-    assert torch.equal(flipped[0], plain[0].flip(-1))
-    assert torch.equal(flipped[1], plain[1].flip(-1)) and not torch.equal(*[plain[1], flipped[1]])
+    assert torch.equal(flipped[0], original[0].flip(-1))
+    assert torch.equal(flipped[1], original[1].flip(-1)) and not torch.equal(
+        *[original[1], flipped[1]]
+    )
 
 
 def test_no_class_takes_more_of_a_crop_than_its_share() -> None:
@@ -213,21 +215,21 @@ def test_no_class_takes_more_of_a_crop_than_its_share() -> None:
 
 @pytest.mark.parametrize("option", [{"photometric": 1.0}, {"blur": 1.0}])
 def test_colours_change_in_the_image_alone(samples: MaskSamples, option: dict[str, float]) -> None:
-    plain = training_set(samples, **STILL).__getitems__(keys(1, 3))
+    original = training_set(samples, **STILL).__getitems__(keys(1, 3))
     changed = training_set(samples, **{**STILL, **option}).__getitems__(keys(1, 3))
-    assert not torch.allclose(plain[0], changed[0], atol=0.01)
-    assert torch.equal(plain[1], changed[1])
+    assert not torch.allclose(original[0], changed[0], atol=0.01)
+    assert torch.equal(original[1], changed[1])
     assert changed[0].min() >= 0 and changed[0].max() <= 1
 
 
 def test_values_are_those_of_the_weights(samples: MaskSamples) -> None:
-    plain = training_set(samples, **STILL)
+    original = training_set(samples, **STILL)
     bgr = SegmentationTransform(
         SegmentationAugment(**STILL),  # type: ignore[arg-type]
         Preprocessing(channel_order="bgr"),
     )
     other = SegmentationSet(samples, bgr, seed=0)
-    assert torch.equal(other[keys(1)[0]][0], plain[keys(1)[0]][0].flip(0))
+    assert torch.equal(other[keys(1)[0]][0], original[keys(1)[0]][0].flip(0))
 
 
 @pytest.mark.parametrize(
@@ -287,8 +289,8 @@ def test_a_loader_takes_it(samples: MaskSamples, workers: int) -> None:
 
 
 def test_evaluation_keeps_masks_as_they_are(samples: MaskSamples) -> None:
-    rule = Preprocessing(resize_mode="stretch", resize=32, crop=32)
-    data = SegmentationEvaluationSet(samples, rule)
+    preprocessing = Preprocessing(resize_mode="stretch", resize=32, crop=32)
+    data = SegmentationEvaluationSet(samples, preprocessing)
     items = data.__getitems__([3, 0])
     assert len(data) == 6 and [index for _, _, index in items] == [3, 0]
     for image, mask, index in items:
@@ -298,8 +300,8 @@ def test_evaluation_keeps_masks_as_they_are(samples: MaskSamples) -> None:
 
 
 def test_images_of_one_shape_are_stacked(samples: MaskSamples) -> None:
-    rule = Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
-    batch = SegmentationEvaluationSet(samples, rule).__getitems__([5, 0, 2, 1])
+    preprocessing = Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
+    batch = SegmentationEvaluationSet(samples, preprocessing).__getitems__([5, 0, 2, 1])
     groups = list(by_shape(batch))
     assert [group.indices for group in groups] == [[5, 1], [0, 2]]
     assert [tuple(group.images.shape) for group in groups] == [(2, 3, 32, 32), (2, 3, 64, 32)]

@@ -27,10 +27,10 @@ def test_three_forms_of_a_image_give_one_tensor():  # A8
         open_image(Image.fromarray(hwc)),
     ]
     for order, channels in (("rgb", [0, 1, 2]), ("bgr", [2, 1, 0])):
-        rule = Preprocessing(channel_order=order)
+        preprocessing = Preprocessing(channel_order=order)
         expected = torch.from_numpy(hwc[:, :, channels].copy()).permute(2, 0, 1) / 255
         for form in forms:
-            assert torch.equal(image_to_tensor(form, rule), expected)
+            assert torch.equal(image_to_tensor(form, preprocessing), expected)
 
 
 def _columns(width: int, height: int) -> Image.Image:
@@ -70,15 +70,15 @@ def test_small_and_narrow_images_are_framed():
 
 def test_the_ends_of_a_strip_do_not_matter():
     strip = _columns(400, 10)
-    rule = Preprocessing(resize=36, crop=32)
-    short = frame_image(strip.crop((120, 0, 280, 10)), rule)
-    assert np.array_equal(np.asarray(frame_image(strip, rule)), np.asarray(short))
+    preprocessing = Preprocessing(resize=36, crop=32)
+    short = frame_image(strip.crop((120, 0, 280, 10)), preprocessing)
+    assert np.array_equal(np.asarray(frame_image(strip, preprocessing)), np.asarray(short))
 
 
 def test_mean_and_std():
     grey = Image.new("RGB", (32, 32), (51, 102, 153))
-    rule = Preprocessing(resize=32, crop=32, mean=(0.2, 0.2, 0.2), std=(0.5, 0.5, 0.1))
-    assert torch.allclose(preprocess(grey, rule)[:, 0, 0], torch.tensor([0.0, 0.4, 4.0]))
+    preprocessing = Preprocessing(resize=32, crop=32, mean=(0.2, 0.2, 0.2), std=(0.5, 0.5, 0.1))
+    assert torch.allclose(preprocess(grey, preprocessing)[:, 0, 0], torch.tensor([0.0, 0.4, 4.0]))
 
 
 @pytest.mark.parametrize(
@@ -93,25 +93,28 @@ def test_mean_and_std():
     ],
 )
 def test_a_whole_image_keeps_its_shape_in_steps_of_32(size, expected):
-    rule = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
-    assert rule.size(*size) == expected
+    preprocessing = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
+    assert preprocessing.size(*size) == expected
 
 
 def test_short_keeps_all_of_the_image():
-    rule = Preprocessing(resize_mode="shortest_edge", resize=96, crop=96)
-    framed = np.asarray(frame_image(_columns(240, 192), rule))
+    preprocessing = Preprocessing(resize_mode="shortest_edge", resize=96, crop=96)
+    framed = np.asarray(frame_image(_columns(240, 192), preprocessing))
     assert framed.shape == (96, 96, 3)  # 120 is rounded down
-    framed = np.asarray(frame_image(_columns(192, 96), rule))
+    framed = np.asarray(frame_image(_columns(192, 96), preprocessing))
     assert np.array_equal(framed, np.asarray(_columns(192, 96)))
-    assert preprocess(_columns(100, 200), rule).shape == (3, 192, 96)
-    assert frame_image(_columns(100, 200), rule.at(64)).size == (64, 128)
-    assert frame_image(_columns(100, 200), rule.at(70)).size == (64, 128)
+    assert preprocess(_columns(100, 200), preprocessing).shape == (3, 192, 96)
+    assert frame_image(_columns(100, 200), preprocessing.at(64)).size == (64, 128)
+    assert frame_image(_columns(100, 200), preprocessing.at(70)).size == (64, 128)
 
 
 def test_sizes_of_the_other_fits_are_squares():
-    for rule in (Preprocessing(), Preprocessing(resize_mode="stretch", resize=256, crop=256)):
-        assert rule.size(100, 300) == (256, 256)
-        assert frame_image(Image.new("RGB", (300, 100)), rule).size == (256, 256)
+    for preprocessing in (
+        Preprocessing(),
+        Preprocessing(resize_mode="stretch", resize=256, crop=256),
+    ):
+        assert preprocessing.size(100, 300) == (256, 256)
+        assert frame_image(Image.new("RGB", (300, 100)), preprocessing).size == (256, 256)
 
 
 @pytest.mark.parametrize(

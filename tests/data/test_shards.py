@@ -1,4 +1,4 @@
-"""Shards hold every image as it is, and give it back once, however they are read."""
+"""Shards hold image files unchanged, and give the same batches wherever they are stored."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
 
 CLASSES = ("a.b", "ödland")
-RULE = Preprocessing(crop=16, resize=16)
+PREPROCESSING = Preprocessing(crop=16, resize=16)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """46 images to train on, 14 to evaluate by; two classes, names that webdataset would split."""
+    """46 images to train on, 14 to evaluate on; two classes; names that webdataset would split."""
     root = tmp_path_factory.mktemp("images")
     for number in range(60):
         noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
@@ -88,7 +88,7 @@ def loader(samples: Any, workers: int = 0, pool: int = 20) -> EpochLoader:
     """Training batches of one seed."""
     count = len(samples.labels)
     schedule = MultiScaleSchedule(samples=count, sizes=(16, 32), base_size=16, base_batch=5)
-    transform = TrainTransform(AugmentOptions(), RULE)
+    transform = TrainTransform(AugmentOptions(), PREPROCESSING)
     dataset = TrainingSet(samples, transform, BatchMix(AugmentOptions(), 2), seed=0)
     order = order_of(samples, count, seed=0, pool=pool)
     return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
@@ -98,8 +98,8 @@ def test_shards_hold_the_files_as_they_are(images: Path, shards: Path) -> None:
     index = read_index(str(shards))
     assert index.classes == CLASSES
     assert [len(index.splits[name].shards) for name in ("train", "val")] == [7, 2]
-    whole = json.loads((shards / INDEX).read_text())["splits"]["train"]
-    assert whole["samples"] == 46 and whole["counts"] == {"a.b": 23, "ödland": 23}
+    train = json.loads((shards / INDEX).read_text())["splits"]["train"]
+    assert train["samples"] == 46 and train["counts"] == {"a.b": 23, "ödland": 23}
     for shard in index.splits["train"].shards:
         content = (shards / shard.file).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.size, shard.sha256)
@@ -130,7 +130,7 @@ def test_webdataset_reads_them(images: Path, shards: Path) -> None:
     assert len({sample["__key__"] for sample in theirs}) == 46
 
 
-def test_an_interrupted_writing_goes_on(images: Path, shards: Path, tmp_path: Path) -> None:
+def test_interrupted_writing_continues(images: Path, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write = partial(write_shards, open_folder(images), out, size=1e6, shards=7)
     out.mkdir()
@@ -143,25 +143,25 @@ def test_an_interrupted_writing_goes_on(images: Path, shards: Path, tmp_path: Pa
     assert expected == {path.name: path.read_bytes() for path in shards.iterdir()}
     with pytest.raises(DataError, match="holds shards already"):
         write()
-    # As SIGKILL leaves it: some shards whole, one begun, no index.
+    # As SIGKILL leaves it: some complete shards, one partial, no index.
     identity = json.loads((out / INDEX).read_text())["identity"]
     (out / UNFINISHED).write_text(json.dumps({"identity": identity}))
     (out / INDEX).unlink()
     (out / "train-000002.tar").unlink()
-    (out / ".train-000002.tar.part").write_bytes(b"begun")
+    (out / ".train-000002.tar.1a2b3c4d").write_bytes(b"partial")
     assert is_sharded(str(out))
     with pytest.raises(DataError, match="not all of its shards are written"):
         shard_splits(str(out))
     with pytest.raises(DataError, match="other images, or with other options"):
         write_shards(open_folder(images), out, size=1e6, shards=7, seed=1)
-    kept = (out / "train-000001.tar").stat().st_mtime_ns
+    written_at = (out / "train-000001.tar").stat().st_mtime_ns
     write()
     assert {path.name: path.read_bytes() for path in out.iterdir()} == expected
-    assert (out / "train-000001.tar").stat().st_mtime_ns == kept
+    assert (out / "train-000001.tar").stat().st_mtime_ns == written_at
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """A server that does not talk, and gives no parts of files."""
+    """A server without logs and without range requests."""
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -211,9 +211,9 @@ def test_however_shards_are_read_the_batches_are_the_same(
     )
     batches = loader(found.train, workers)
     batches.load_state_dict({**batches.state_dict(), "epoch": 0, "taken": taken})
-    for epoch, whole in enumerate(expected):
+    for epoch, batches_of_epoch in enumerate(expected):
         batches.sampler.set_epoch(epoch)
-        for ours, theirs in zip(batches, whole[taken * (epoch == 0) :], strict=True):
+        for ours, theirs in zip(batches, batches_of_epoch[taken * (epoch == 0) :], strict=True):
             assert all(map(torch.equal, ours, theirs))
 
 
@@ -265,7 +265,9 @@ def test_evaluation_sees_every_sample_once(images: Path, shards: Path, workers: 
     known = contents(split)
     for root, index in ((str(shards), None), (pipes(shards), str(shards))):
         samples = shard_evaluation(root, ("other", "ödland", "a.b"), index=index)
-        batches = EvaluationLoader(EvaluationSet(samples, RULE), batch_size=4, workers=workers)
+        batches = EvaluationLoader(
+            EvaluationSet(samples, PREPROCESSING), batch_size=4, workers=workers
+        )
         _, labels, indices = map(torch.cat, zip(*batches, strict=True))
         assert sorted(indices.tolist()) == list(range(14))
         turned = {0: 2, 1: 1}
@@ -289,7 +291,7 @@ def test_one_split_has_shards_held_out(shards: Path) -> None:
         shard_splits(f"{shards}/train-000003.tar")
 
 
-def test_what_is_wrong_with_shards_is_named(shards: Path, tmp_path: Path) -> None:
+def test_errors_name_local_shards(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no index of shards"):
         shard_splits(f"file://{tmp_path}")
     with pytest.raises(DataError, match=r"--data.index must give"):
@@ -306,7 +308,7 @@ def test_what_is_wrong_with_shards_is_named(shards: Path, tmp_path: Path) -> Non
         shard_evaluation(str(copy), CLASSES)
 
 
-def test_what_is_wrong_with_streams_is_named(
+def test_errors_name_sequential_shards(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards_tar, "RETRY_AFTER", ())
@@ -331,7 +333,7 @@ def test_what_is_wrong_with_streams_is_named(
         list(loader(samples, workers=2))
 
 
-def test_a_stream_that_breaks_is_tried_again(
+def test_a_stream_that_breaks_is_read_again(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shards_tar, "RETRY_AFTER", (0.0, 0.0))
@@ -340,8 +342,8 @@ def test_a_stream_that_breaks_is_tried_again(
     places = [f"pipe:{command.format(path)}" for path in sorted(shards.glob("*.tar"))]
     part = read_index(str(shards)).splits["train"]
     broken = shards_tar.TarShards(part, places[: len(part.shards)])
-    whole = shard_splits(str(shards)).train
-    assert list(broken.read(0, 0)) == [whole.source(index) for index in range(7)]
+    intact = shard_splits(str(shards)).train
+    assert list(broken.read(0)) == [intact.source(index) for index in range(7)]
     assert "trying again" in caplog.text
 
 
@@ -365,7 +367,7 @@ def test_a_wrong_index_is_refused(shards: Path, tmp_path: Path, change: Any, mes
         shard_splits(str(copy))
 
 
-def test_a_run_does_not_go_on_with_other_data(shards: Path) -> None:
+def test_a_run_is_not_resumed_with_other_data(shards: Path) -> None:
     state = loader(shard_splits(str(shards)).train).state_dict()
     other = loader(shard_splits(f"{shards}/train-{{000000..000006}}.tar").train)
     with pytest.raises(DataError, match=r"was 46 samples in 7 shards .*, and is now"):
@@ -418,6 +420,6 @@ def test_a_broken_image_is_named_by_its_shard(tmp_path: Path, images: Path) -> N
         file.write_bytes(b"no image")
     write_shards(open_folder(root), tmp_path / "out", size=1e6)
     samples = shard_splits(str(tmp_path / "out")).train
-    batches = EvaluationLoader(EvaluationSet(samples, RULE), batch_size=1, workers=0)
+    batches = EvaluationLoader(EvaluationSet(samples, PREPROCESSING), batch_size=1, workers=0)
     with pytest.raises(ImageError, match=r"train-000000.tar: a/\d.jpg: "):
         list(batches)

@@ -74,23 +74,23 @@ def test_the_callers_generator_is_left_alone(samples):
 
 @pytest.mark.parametrize("option", [{"rand_augment": 2}, {"erase": 1.0}, {"flip": 1.0}])
 def test_each_augmentation_changes_images(samples, option):
-    plain = training_set(samples, flip=0.0).__getitems__(keys(*range(6)))[0]
+    original = training_set(samples, flip=0.0).__getitems__(keys(*range(6)))[0]
     changed = training_set(samples, **{"flip": 0.0, **option}).__getitems__(keys(*range(6)))[0]
-    assert not torch.equal(plain, changed)
+    assert not torch.equal(original, changed)
     if "flip" in option:
-        assert torch.equal(plain.flip(-1), changed)
+        assert torch.equal(original.flip(-1), changed)
 
 
 @pytest.mark.parametrize("option", [{"mixup": 0.2}, {"cutmix": 1.0}])
 def test_mixed_targets_are_shares(samples, option):
     mixed = training_set(samples, mix_probability=1.0, **option).__getitems__(keys(0, 1, 6, 7))
-    plain = training_set(samples).__getitems__(keys(0, 1, 6, 7))
+    original = training_set(samples).__getitems__(keys(0, 1, 6, 7))
     assert mixed[1].shape == (4, 2)
     assert torch.allclose(mixed[1].sum(1), torch.ones(4))
-    assert not torch.equal(mixed[0], plain[0])
+    assert not torch.equal(mixed[0], original[0])
     never = training_set(samples, mix_probability=0.0, **option).__getitems__(keys(0, 1, 6, 7))
-    assert torch.equal(never[0], plain[0])
-    assert torch.equal(never[1].argmax(1), plain[1])
+    assert torch.equal(never[0], original[0])
+    assert torch.equal(never[1].argmax(1), original[1])
 
 
 def test_seeded_draws_differ_by_their_parts():
@@ -112,9 +112,9 @@ def epoch_loader(samples, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_loader_gives_what_is_left(samples, workers):
-    whole = epoch_loader(samples, 0)
-    whole.sampler.set_epoch(2)
-    expected = list(whole)
+    uninterrupted = epoch_loader(samples, 0)
+    uninterrupted.sampler.set_epoch(2)
+    expected = list(uninterrupted)
 
     first = epoch_loader(samples, workers)
     first.sampler.set_epoch(2)
@@ -160,7 +160,7 @@ def test_evaluation_gives_every_sample_once_in_order(samples):
 
 
 def test_some_samples_keep_names_labels_and_sources(samples):
-    some = SampleSubset(samples, [7, 2])
-    assert list(some.labels) == [samples.labels[7], samples.labels[2]]
-    assert some.source(1) == samples.source(2) and some.name(0) == samples.name(7)
-    assert some.classes == samples.classes
+    subset = SampleSubset(samples, [7, 2])
+    assert list(subset.labels) == [samples.labels[7], samples.labels[2]]
+    assert subset.source(1) == samples.source(2) and subset.name(0) == samples.name(7)
+    assert subset.classes == samples.classes

@@ -101,9 +101,8 @@ def test_parquet_is_read_row_by_row(tables: Path, prefix: str) -> None:
 
 
 @pytest.mark.parametrize(("workers", "taken"), [(0, 3), (1, 5)])
-def test_a_stream_goes_on_where_it_was(tables: Path, workers: int, taken: int) -> None:
-    whole = loader(shard_splits(str(tables)).train, 0)
-    expected = list(whole)
+def test_resuming_gives_the_remaining_batches(tables: Path, workers: int, taken: int) -> None:
+    expected = list(loader(shard_splits(str(tables)).train, 0))
     assert sum(len(labels) for _, labels in expected) == 18
     batches = loader(shard_splits(str(tables)).train, workers)
     batches.load_state_dict({**batches.state_dict(), "epoch": 0, "taken": taken})
@@ -120,7 +119,7 @@ def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
     assert found.val.source(3) == jpeg(53)
 
 
-def test_what_is_no_set_of_labelled_images_is_said(tables: Path, tmp_path: Path) -> None:
+def test_data_sets_that_are_not_labelled_images_are_refused(tables: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened as a data set"):
         shard_splits(f"hf:{tmp_path}/none")
     rows(0, 3).remove_columns("label").to_parquet(str(tmp_path / "a" / "train.parquet"))

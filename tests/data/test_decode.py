@@ -179,8 +179,8 @@ def test_files_of_any_format_give_the_same_pixels_or_the_same_error(shared: Path
             try:
                 with open_decodable(path, decode=decode) as opened:
                     height, width = opened.height, opened.width
-                    whole = Region(0, 0, height, width)
-                    found[decode] = opened.pixels(whole, height, width, BILINEAR)
+                    everything = Region(0, 0, height, width)
+                    found[decode] = opened.pixels(everything, height, width, BILINEAR)
             except ImageError as error:
                 found[decode] = error
         fast, exact = found["fast"], found["exact"]
@@ -205,11 +205,11 @@ def test_real_photos_stay_within_the_bound(shared: Path) -> None:
     means = []
     for number, path in enumerate(paths):
         for size in (64, 160, 256):
-            ways = []
+            crops = []
             for decode in ("fast", "exact"):
                 with open_decodable(path, decode=decode) as opened, seeded(number):
-                    ways.append(transform.pixels(opened, size, size))
-            means.append(steps(*ways).float().mean().item())
+                    crops.append(transform.pixels(opened, size, size))
+            means.append(steps(*crops).float().mean().item())
     assert max(means) <= REDUCED
     assert np.mean(means) < 0.5
 
@@ -308,8 +308,8 @@ def test_boxes_shrink_with_their_image(orientation: int) -> None:
     file = turned(photo(2560, 1708), orientation, quality=95)
     boxes = torch.tensor([[200.0, 300.0, 900.0, 1200.0], [1000.0, 1000.0, 1600.0, 1500.0]])
     none = torch.zeros(2)
-    said = Annotation(boxes, torch.tensor([0, 1]), none.bool(), none, (1, 2))
-    samples = SimpleNamespace(source=lambda _: file, annotation=lambda _: said)
+    annotation = Annotation(boxes, torch.tensor([0, 1]), none.bool(), none, (1, 2))
+    samples = SimpleNamespace(source=lambda _: file, annotation=lambda _: annotation)
     transform = BoxTransform(
         BoxAugmentOptions(crop=0.0, photometric=0.0),
         Preprocessing(resize_mode="stretch", resize=96, crop=96),
