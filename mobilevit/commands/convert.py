@@ -12,20 +12,20 @@ from mobilevit.checkpoints.write import Target, write
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What was written, and what it does not say."""
+    """The result of `convert`."""
 
     out: Path
     to: Target
     model: str
     source: str
-    """Where the weights come from, in words."""
+    """Where the weights come from."""
     notes: tuple[str, ...]
-    """What the layout has no place for, or was changed to fit it."""
+    """What the layout cannot store, and what was changed for it."""
 
     def __str__(self) -> str:
         """A few lines."""
         lines = [f"{self.model} ({self.source}) as {self.to}: {self.out}"]
-        return "\n".join([*lines, *(f"  not in it: {note}" for note in self.notes)])
+        return "\n".join([*lines, *(f"  not stored: {note}" for note in self.notes)])
 
 
 def convert(
@@ -36,7 +36,7 @@ def convert(
     classes: str | None = None,
     preprocessing: dict[str, Any] | None = None,
 ) -> Conversion:
-    """Write a model in this library's form, or as the authors, timm or transformers keep theirs.
+    """Convert a model to this library's layout, or to that of the authors, timm or transformers.
 
     Args:
         source: a model folder; a checkpoint or folder of the authors, timm or transformers; a

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mobilevit.exports.accuracy import Evaluator
 
 MAX_DROP = 1.0
-"""Points of accuracy that quantization may cost, by default."""
+"""Points of accuracy that quantization can cost, by default."""
 MIN_TO_SPLIT = 8
 """From so many images on, calibration and comparison use different ones."""
 
@@ -49,7 +49,7 @@ def export(model: str | Path | Network, options: ExportOptions) -> ExportResult:
         options: the file, and how to check it.
 
     Returns:
-        What was written, and how it was verified.
+        The file, its verification and its accuracy.
 
     Raises:
         DisagreementError: the file disagrees with PyTorch, or loses more than `max_drop`; it is

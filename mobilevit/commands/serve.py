@@ -78,10 +78,10 @@ def serve(
         "preprocessing": preprocessing,
         "runtime_tarball": runtime_tarball,
     }
-    given = [name for name, value in options.items() if value is not None]
+    set_options = [name for name, value in options.items() if value is not None]
     page = Path(model) if isinstance(model, str | Path) and is_page(Path(model)) else None
-    if page is not None and given:
-        raise ExportError(f"{model} is a page already; {', '.join(given)} is for models")
+    if page is not None and set_options:
+        raise ExportError(f"{model} is a page already; {', '.join(set_options)} is for models")
     with (
         tempfile.TemporaryDirectory(prefix="mobilevit-page.") as temporary,
         # Ahead of the export, which takes a while: the port may be in use.
@@ -195,7 +195,7 @@ def _ssl_context(certificate: str, key: str | None) -> ssl.SSLContext:
 
 
 def _hints(server: PageServer) -> str:
-    """The address, and what other machines need."""
+    """The address, and how other machines reach it."""
     lines = [f"{server.address}  (Ctrl-C ends it)"]
     host, port = server.server_address[:2]
     if not _is_loopback(str(host)):

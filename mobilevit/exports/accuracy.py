@@ -95,7 +95,7 @@ class Evaluator:
         self.workers = data.workers or 0
 
     def comparison_images(self) -> list[Image.Image]:
-        """A few of the evaluated images, small enough to hold them all in memory.
+        """A few of the evaluated images, reduced in size.
 
         Raises:
             ImageError: one cannot be read.
@@ -227,7 +227,7 @@ def smallest_accurate(
         backend: the format.
         spec: the kind of file; its quantization is int8.
         folder: an empty folder for the files that are tried.
-        max_drop: points of accuracy that may be lost at most.
+        max_drop: the largest loss, in points of accuracy.
 
     Returns:
         The file.

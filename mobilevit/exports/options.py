@@ -18,7 +18,7 @@ from mobilevit.utils.options import Count, Interval, Options, Share
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """What to export, and how to check it.
+    """The file to write, and how to check it.
 
     >>> ExportOptions(out="leaves.onnx").backend.name
     'onnx'

@@ -2,7 +2,7 @@
 
 An inverted residual widens its map, and a few of the wide channels reach a hundred times as far as
 the others: one range for all of them leaves the others a handful of steps. But what lies between
-the two convolutions works on each channel alone, and so does the second one. Each channel can be
+the two convolutions works on single channels, and so does the second one. Each channel can be
 divided by its own number ahead of it and multiplied by that number in the second's weights, which
 have a range per channel anyway.
 """
@@ -134,7 +134,7 @@ def equalize_channels(prepared: PreparedModel) -> PreparedModel:
 
 
 def rank_layers(prepared: PreparedModel) -> list[str]:
-    """Order the layers by how much the outputs suffer if that one alone is in int8.
+    """Order the layers by the error of the outputs if only that layer is in int8.
 
     As in a quantized file, a layer's weights have a range per output channel, its input and output
     one range each, observed on the calibration images. A layer's error is the mean square of the
@@ -235,7 +235,7 @@ class Trial:
     float_layers: int
     """Number of layers in float."""
     drop: float
-    """What it loses."""
+    """Its loss of accuracy."""
 
     def __str__(self) -> str:
         return f"{self.float_layers} in float: drop {self.drop:.3g}"
@@ -253,7 +253,7 @@ def fewest_float_layers(
     Args:
         ranked: names of layers, the worst first.
         drop: writes a file with these layers in float, and returns how much it loses.
-        max_drop: how much may be lost, in the unit of `drop`.
+        max_drop: the largest loss, in the unit of `drop`.
 
     Returns:
         The layers, and all that was tried, in that order.

@@ -65,7 +65,7 @@ class ExportResult:
     summary: FileSummary
     """Inputs, outputs and operations."""
     runtime: str
-    """What ran it, such as `onnxruntime 1.32.0`."""
+    """Its runtime, such as `onnxruntime 1.32.0`."""
     seconds: float
     """Time to write it (or to search), without the verification."""
     verification: Verification
@@ -73,9 +73,9 @@ class ExportResult:
     """On labelled images, where they were given."""
     float_layers: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
-    """What was tried to find these layers."""
+    """The files that were tried to find these layers."""
     notes: tuple[str, ...] = ()
-    """Where the file differs from `predict`, and what is not known."""
+    """Differences from `predict`, and missing information."""
 
     @property
     def int8_share(self) -> float:

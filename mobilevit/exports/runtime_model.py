@@ -33,8 +33,8 @@ class PixelPreprocessing(Preprocessing):
 class FileNetwork:
     """An exported file that is called like a network.
 
-    Its `config.preprocessing` makes its inputs: `[3, H, W]`, uint8, or of a raw file float32. Its
-    outputs are what `Task.postprocess` takes.
+    Its `config.preprocessing` makes its inputs: `[3, H, W]`, uint8, or of a raw file float32.
+    `Task.postprocess` takes its outputs.
     """
 
     config: ModelConfig

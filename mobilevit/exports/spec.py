@@ -1,4 +1,4 @@
-"""What is asked of an exported file, and the metadata that it carries."""
+"""The specification of an exported file, and its metadata."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ExportSpec:
     quantize: Quantization | None = None
 
     def __post_init__(self) -> None:
-        """Validate what Python callers pass; the command line has checked it already.
+        """Refuse unknown values.
 
         Raises:
             ExportError: an unknown value.
@@ -75,14 +75,14 @@ class FileMetadata:
     """All that is needed to feed a file and to read its outputs; stored inside it."""
 
     config: ModelConfig
-    """Of the network. Images are resized and cropped outside the file as its preprocessing says;
+    """Of the network. Images are resized and cropped outside the file, by its preprocessing;
     pixel values are normalized inside, unless the file is raw."""
     weights: str
     """Digest of the network's weights; see `mobilevit.checkpoints.folder.digest`."""
     raw: bool = False
     dynamic: Dynamic | None = None
     precision: Precision = "fp32"
-    """Of what is not quantized."""
+    """Of the layers that are not quantized."""
     quantize: str | None = None
     """Mode of quantization."""
 
@@ -102,7 +102,7 @@ class FileMetadata:
         `config` and `format` are read back; the others are for people and other programs.
         """
         config = self.config
-        form = {
+        format_fields = {
             "raw": self.raw,
             "dynamic": self.dynamic,
             "precision": self.precision,
@@ -114,7 +114,7 @@ class FileMetadata:
             "classes": json.dumps(config.classes, ensure_ascii=False),
             "preprocessing": json.dumps(asdict(config.preprocessing)),
             "values": self.values,
-            "format": json.dumps(form),
+            "format": json.dumps(format_fields),
             "source": config.source,
             "weights_sha256": self.weights,
             "licence": LICENCE.format(source=config.source),
@@ -124,15 +124,15 @@ class FileMetadata:
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str], *, file: str | Path) -> FileMetadata:
-        """Read what `to_strings` wrote.
+        """The inverse of `to_strings`.
 
         Raises:
             ExportError: the file was not written by this library.
         """
         try:
             config, weights = config_from_json(strings["config"], file=str(file))
-            form: dict[str, Any] = json.loads(strings["format"])
-            return cls(config=config, weights=weights, **form)
+            format_fields: dict[str, Any] = json.loads(strings["format"])
+            return cls(config=config, weights=weights, **format_fields)
         except (KeyError, TypeError, ValueError, CheckpointError) as error:
             raise ExportError(
                 f"{file} was not written by `mobilevit export`: its metadata is missing or invalid "

@@ -1,4 +1,4 @@
-"""Dealing with the packages of other formats: whether they are installed, and what they print."""
+"""The packages of other formats: whether they are installed, and their output."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def capture_stderr() -> Iterator[Callable[[], str]]:
             return " ".join(file.read().decode(errors="replace").split())
 
         try:
-            # Python's own stream may be another one than file descriptor 2, in notebooks and tests.
+            # In notebooks and tests Python's stream is not file descriptor 2.
             with redirect_stderr(text):
                 yield captured
         finally:

@@ -30,7 +30,7 @@ MIN_BATCH = 3
 """A file of dynamic batch is run on at least so many images at once."""
 
 MAX_BATCH = 8
-"""And at most on these, since the logits of a batch are held for both."""
+"""And on at most so many, since the logits of both are in memory."""
 
 
 class DisagreementError(ExportError):

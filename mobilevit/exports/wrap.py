@@ -44,7 +44,7 @@ def fold_normalization(graph: nn.Module, preprocessing: Preprocessing) -> Tensor
     weights. The mean cannot, since that convolution pads with zeros.
 
     Returns:
-        What is to be subtracted from the pixels, `[1, 3, 1, 1]`.
+        The mean to subtract from the pixels, `[1, 3, 1, 1]`.
 
     Raises:
         ExportError: the network does not take three channels.
@@ -88,7 +88,7 @@ class EndToEndModel(nn.Module):
         self.network, self.postprocess = network, postprocess
 
     def pixels(self, image: Tensor) -> Tensor:
-        """What the first convolution takes, `[B, 3, H, W]`."""
+        """The input of the first convolution, `[B, 3, H, W]`."""
         # Bytes are transposed, not floats: a quarter of the memory traffic.
         x = image if self.nchw_float_input else image.permute(0, 3, 1, 2)
         x = x.to(self.mean.dtype)
@@ -104,7 +104,7 @@ class EndToEndModel(nn.Module):
 
 
 class RawModel(nn.Module):
-    """The network alone: a tensor in, logits out, both float32 in any precision."""
+    """The network only: a tensor in, logits out, both float32 in any precision."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ def prepare(
     nchw_float_input: bool = False,
     native_fp16: bool = False,
 ) -> PreparedModel:
-    """Make the module that a file holds; the original is unchanged.
+    """Prepare a network for export; the original is unchanged.
 
     Args:
         model: a network of `create_model` or `load`.
@@ -194,7 +194,7 @@ def prepare(
         native_fp16: whether the format converts a float32 graph to float16 itself.
 
     Raises:
-        ExportError: no file can do that; the message says what can be done instead.
+        ExportError: no file can do that.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise ExportError("a fused network cannot be exported; export the one it was made from")

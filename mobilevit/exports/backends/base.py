@@ -1,4 +1,4 @@
-"""What a backend is: one record with every fact about a format."""
+"""The record of a backend: every fact about a format."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class FileSummary:
     operations: int
     """Nodes of the graph."""
     types: dict[str, int] = field(default_factory=dict)
-    """Operations by what they compute in, such as `{"float32": 120, "int8": 60}`."""
+    """Operations by the type that they compute in, such as `{"float32": 120, "int8": 60}`."""
     placement: str = ""
-    """How much of the graph the runtime delegates, and what it does not."""
+    """How much of the graph the runtime delegates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +93,10 @@ class Backend:
     """Add an image and its expected prediction to a file that has been verified."""
 
     def prepare(self, model: Network, spec: ExportSpec) -> PreparedModel:
-        """Make the module that a file of this format holds.
+        """Prepare a network for this format.
 
         Raises:
-            ExportError: the format does not support it; the message says what can be done instead.
+            ExportError: the format does not support the kind of file.
         """
         if spec.dynamic is not None and spec.dynamic not in self.dynamic:
             raise ExportError(
@@ -123,7 +123,7 @@ class Backend:
         """Write a network to a path that is empty or does not exist.
 
         Raises:
-            ExportError: such a file cannot be written; the message says why.
+            ExportError: such a file cannot be written.
             MissingExtraError: the format's packages are not installed.
         """
         return self.write_prepared(self.prepare(model, spec), path)

@@ -31,7 +31,7 @@ MODEL = "model.xml"
 METADATA = "mobilevit"
 """Key of the metadata in a file's runtime information."""
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-"""What convolutions and linear layers become."""
+"""Operations of convolutions and linear layers."""
 PRODUCTS = ("MatMul", "ScaledDotProductAttention")
 """Products of two activations, which are attention's, stay in float."""
 MOVING = ("Concat", "Reshape", "Transpose")
@@ -45,7 +45,7 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 
     Raises:
         ExportError: such files cannot be written.
-        MissingExtraError: openvino, onnx, onnxscript or, to quantise, nncf is not installed.
+        MissingExtraError: openvino, onnx, onnxscript or, to quantize, nncf is not installed.
     """
     ov = _openvino()
     quantize = prepared.spec.quantize
@@ -154,9 +154,9 @@ def _quantize(model: Any, prepared: PreparedModel, layers: Collection[str]) -> A
     dependent = _input_dependent(model)
     ignored = []
     for one in dependent.values():
-        name, kind = one.get_friendly_name(), one.get_type_name()
-        product = kind in PRODUCTS and all(source in dependent for source in _sources(one))
-        if product or (kind in LAYERS and name.split("/")[0] not in layers):
+        name, op_type = one.get_friendly_name(), one.get_type_name()
+        product = op_type in PRODUCTS and all(source in dependent for source in _sources(one))
+        if product or (op_type in LAYERS and name.split("/")[0] not in layers):
             ignored.append(name)
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         return nncf.quantize(
@@ -184,26 +184,27 @@ def _input_dependent(model: Any) -> dict[str, Any]:
 
 
 def _count_types(model: Any) -> dict[str, int]:
-    """Count operations by what they compute in, or have computed."""
-    kinds: Counter[str] = Counter()
+    """Count operations by the type that they compute in."""
+    types: Counter[str] = Counter()
     dependent = _input_dependent(model)
     for one in dependent.values():
         if one.get_type_name() in NOT_COMPUTED:
             continue
         in_int8 = one.get_type_name() in LAYERS and "FakeQuantize" in _input_types(one, dependent)
-        kinds["int8" if in_int8 else one.get_output_element_type(0).to_dtype().name] += 1
-    return dict(kinds)
+        types["int8" if in_int8 else one.get_output_element_type(0).to_dtype().name] += 1
+    return dict(types)
 
 
 def _input_types(operation: Any, dependent: Mapping[str, Any]) -> set[str]:
     """Types of the operations that computed the inputs of an operation."""
-    kinds: set[str] = set()
+    types: set[str] = set()
     for name in _sources(operation):
         source = dependent.get(name)
         if source is not None:
-            kind = source.get_type_name()
-            kinds |= _input_types(source, dependent) if kind in MOVING else {kind}
-    return kinds
+            op_type = source.get_type_name()
+            moves = op_type in MOVING
+            types |= _input_types(source, dependent) if moves else {op_type}
+    return types
 
 
 def _describe(port: Any, dynamic: Dynamic | None) -> str:

@@ -24,7 +24,7 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
 from mobilevit.tasks.export import Comparison, TaskExport, compare_logits, suppress
 
 PRESET = PRESETS["later"]
-"""What files do."""
+"""Of exported files."""
 
 MAX_DETECTIONS = 200
 """Boxes of an image, where the preset gives no number: a file's outputs have a fixed shape."""
@@ -70,7 +70,7 @@ class Boxes(nn.Module):
         anchors, classes = scores.shape[2], scores.shape[1]
         if self.preset.pre_nms_topk is not None and self.preset.pre_nms_topk < anchors:
             # The lowest score among a class's most probable boxes; ties may let a few more pass.
-            # By index: LiteRT's converter turns a `topk` whose values alone are used into a sort
+            # By index: LiteRT's converter turns a `topk` of which only values are used into a sort
             # that its runtime does not have.
             last = scores.topk(self.preset.pre_nms_topk, dim=2).indices[..., -1:]
             scores = torch.where(scores < scores.gather(2, last), 0.0, scores)

@@ -83,7 +83,7 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 
 
 def _convert(program: ExportedProgram, prepared: PreparedModel) -> Any:
-    """coremltools' model of a prepared network, named and typed.
+    """Convert by coremltools, with names and types of inputs and outputs.
 
     Raises:
         ExportError: coremltools does not convert it.
@@ -120,7 +120,7 @@ def _convert(program: ExportedProgram, prepared: PreparedModel) -> Any:
 
 
 def _input(ct: Any, prepared: PreparedModel) -> Any:
-    """The input: an image where one is taken at a time, else a tensor."""
+    """The input: an image if the batch is 1, otherwise a tensor."""
     batch, channels, height, width = prepared.example.shape
     dynamic, crop = prepared.spec.dynamic, prepared.metadata.config.preprocessing.crop
     shape: list[Any] = [batch, channels, height, width]
@@ -144,11 +144,11 @@ def _describe(model: Any, prepared: PreparedModel) -> None:
     model.version = strings["mobilevit_version"]
     model.user_defined_metadata.update(strings)
     if metadata.raw:
-        text = "Pixels as `preprocessing` in the metadata says, [B, 3, H, W]."
+        text = "Pixels as given by `preprocessing` in the metadata, [B, 3, H, W]."
     elif metadata.dynamic == "batch":
-        text = "Pixels 0..255, red, green, blue, resized as `preprocessing` says, [B, 3, H, W]."
+        text = "Pixels 0..255, red, green, blue, resized as given by `preprocessing`, [B, 3, H, W]."
     else:
-        text = "An image, resized as `preprocessing` in the metadata says."
+        text = "An image, resized as given by `preprocessing` in the metadata."
     model.input_description[input_name(prepared)] = text
     for name in prepared.output_names:
         model.output_description[name] = MEANINGS[name]

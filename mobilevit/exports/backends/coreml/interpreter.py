@@ -46,8 +46,7 @@ class TensorType:
             value.dtype == self.dtype
             and value.ndim == len(self.shape)
             and all(
-                expected in (None, size)
-                for expected, size in zip(self.shape, value.shape, strict=True)
+                wanted in (None, size) for wanted, size in zip(self.shape, value.shape, strict=True)
             )
         )
 
@@ -122,18 +121,20 @@ class Program:
         for operation in operations:
             uses.update(v for value in operation.inputs.values() for v in _variables(value))
         for operation in operations:
-            kind, name = operation.op_type, operation.name
-            if kind == "const":
+            op_type, name = operation.op_type, operation.name
+            if op_type == "const":
                 self._constants[operation.outputs[0]] = _constant(operation.outputs[0].val)
                 continue
-            function = OPERATIONS.get(kind)
+            function = OPERATIONS.get(op_type)
             if function is None:
-                raise MilError(f"Core ML's operation {kind} ({name}) is not implemented")
+                raise MilError(f"Core ML's {op_type} ({name}) is not implemented")
             inputs = {key: value for key, value in operation.inputs.items() if value is not None}
             known = inspect.signature(function).parameters
             if not inputs.keys() <= known.keys():
                 extra = ", ".join(sorted(inputs.keys() - known.keys()))
-                raise MilError(f"Core ML's operation {kind} ({name}): {extra} is not implemented")
+                raise MilError(
+                    f"Core ML's operation {op_type} ({name}): {extra} is not implemented"
+                )
             free = []
             for variable in {v for value in inputs.values() for v in _variables(value)}:
                 uses[variable] -= sum(
@@ -143,8 +144,8 @@ class Program:
                     free.append(variable)
             outputs = tuple(operation.outputs)
             types = tuple(map(self._type, outputs))
-            step = Step(kind, name, function, inputs, outputs, types, tuple(free))
-            if kind.startswith("constexpr_"):
+            step = Step(op_type, name, function, inputs, outputs, types, tuple(free))
+            if op_type.startswith("constexpr_"):
                 self._decompress(step)
             else:
                 steps.append(step)
@@ -203,14 +204,14 @@ class Program:
         results = step.function(**arguments)
         if isinstance(results, Tensor):
             results = (results,)
-        for variable, kind, result in zip(step.outputs, step.types, results, strict=True):
-            if kind.dtype == torch.float16 and result.dtype == torch.float32:
+        for variable, expected, result in zip(step.outputs, step.types, results, strict=True):
+            if expected.dtype == torch.float16 and result.dtype == torch.float32:
                 result = result.half()
-            if not kind.fits(result):
+            if not expected.fits(result):
                 found = TensorType(result.dtype, tuple(result.shape))
                 raise MilError(
                     f"Core ML's operation {step.operation} ({step.name}) returns {found}, in the "
-                    f"program {kind}"
+                    f"program {expected}"
                 )
             values[variable] = result
         for variable in step.free:
@@ -247,7 +248,7 @@ class Program:
     @property
     def rank(self) -> int:
         """The largest number of axes of a tensor."""
-        return max(len(kind.shape) for step in self.steps for kind in step.types)
+        return max(len(one.shape) for step in self.steps for one in step.types)
 
 
 def _read(path: Path) -> tuple[Any, str]:
@@ -273,7 +274,7 @@ def _variables(value: Any) -> list[Any]:
 def _constant(value: Any) -> Tensor | str:
     if isinstance(value, str):
         return value
-    array = np.array(value)  # a copy, which torch may write to
+    array = np.array(value)  # a copy: the original is read-only
     if array.dtype.kind not in "biuf":
         raise MilError(f"constants of type {array.dtype} are not supported")
     return torch.from_numpy(array)

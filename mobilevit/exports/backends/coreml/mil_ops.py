@@ -203,11 +203,11 @@ def quantize(
     axis: Tensor = ZERO,
 ) -> Tensor:
     """Quantize to 8 bits."""
-    kind = TYPES[output_dtype]
+    dtype = TYPES[output_dtype]
     data = (input / _broadcast(scale, input, axis)).round()
     if zero_point is not None:
         data = data + _broadcast(zero_point, input, axis).float()
-    return data.clamp(torch.iinfo(kind).min, torch.iinfo(kind).max).to(kind)
+    return data.clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max).to(dtype)
 
 
 def dequantize(

@@ -63,7 +63,7 @@ class LoweredProgram:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     types: dict[str, int]
-    """Operations by what they compute in; empty where all compute in the same."""
+    """Operations by the type that they compute in; empty if all have the same."""
     delegation: Delegation
 
     def save(self, path: Path) -> FileSummary:

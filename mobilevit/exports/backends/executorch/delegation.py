@@ -63,7 +63,7 @@ class Delegation:
 
 
 def count_types(program: ExportedProgram) -> dict[str, int]:
-    """Operations by what they compute in; empty where all compute in the same."""
+    """Operations by the type that they compute in; empty if all have the same."""
     graphs = [program.graph, *subgraphs(program)]
     counts = Counter(_type(node) for graph in graphs for node in operations(graph))
     return dict(counts.most_common()) if len(counts) > 1 else {}

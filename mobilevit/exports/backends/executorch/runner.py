@@ -62,8 +62,8 @@ class ExecutorchRunner:
         dtype = np.float32 if raw else np.uint8
         free = {None: (), "batch": (0,), "size": (2, 3) if raw else (1, 2)}[dynamic]
         ranges = [
-            range(1, most + 1) if axis in free else range(most, most + 1)
-            for axis, most in enumerate(self._max_shape)
+            range(1, size + 1) if axis in free else range(size, size + 1)
+            for axis, size in enumerate(self._max_shape)
         ]
         fits = images.dtype == dtype and images.ndim == len(ranges)
         if not fits or any(n not in span for n, span in zip(images.shape, ranges, strict=True)):
@@ -91,7 +91,7 @@ class ExecutorchRunner:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Put into the exception what the runtime writes to standard error only."""
+        """Add the runtime's message, which goes to standard error, to the exception."""
         with capture_stderr() as captured:
             try:
                 yield

@@ -183,7 +183,7 @@ def _name_layers(graph: Any, layers: Mapping[str, nn.Module]) -> None:
 
 
 def _tidy(model: Any, dynamic: Dynamic | None) -> None:
-    """Remove notes on the source code, which hold local paths; name the dynamic sizes."""
+    """Remove notes on the source code, which contain local paths; name the dynamic sizes."""
     graph = model.graph
     names: dict[str, str] = {}
     if dynamic == "size":

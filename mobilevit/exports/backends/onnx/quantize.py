@@ -16,7 +16,7 @@ from mobilevit.exports.quantize import EQUALIZED_RANGE
 from mobilevit.utils.quantization import quantize_weight
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-"""What convolutions and linear layers become."""
+"""Operations of convolutions and linear layers."""
 BETWEEN = ("Add", "Mul", "Relu", "Sigmoid")
 """Quantized between quantized layers: SiLU and shortcuts."""
 MOVING = ("Reshape", "Transpose")
@@ -195,11 +195,11 @@ def quantize_weights(model: Any, layers: Collection[str]) -> Any:
 
 
 def count_types(model: Any) -> dict[str, int]:
-    """Count the nodes of a quantized graph by what they compute in, without conversions."""
+    """Count the nodes of a quantized graph by type, without conversions."""
     graph = model.graph
     producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name for tensor in graph.initializer}
-    kinds: Counter[str] = Counter()
+    types: Counter[str] = Counter()
     for node in graph.node:
         sources = [producers[name] for name in node.input if name in producers]
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -207,14 +207,14 @@ def count_types(model: Any) -> dict[str, int]:
         if node.op_type in ("Cast", "Mul") and _constant(node, producers, constants):
             continue
         if sources and all(source.op_type == "DequantizeLinear" for source in sources):
-            kinds["int8"] += 1
+            types["int8"] += 1
         elif node.op_type in LAYERS and _constant(
             producers.get(node.input[1]), producers, constants
         ):
-            kinds["float32 with int8 weights"] += 1
+            types["float32 with int8 weights"] += 1
         else:
-            kinds["float32"] += 1
-    return dict(kinds)
+            types["float32"] += 1
+    return dict(types)
 
 
 def _constant(node: Any, producers: Mapping[str, Any], constants: Collection[str]) -> bool:

@@ -111,7 +111,7 @@ def _write_json(file: Path, content: object, indent: int | None = None) -> None:
 
 
 def _description(metadata: FileMetadata, folder: Path) -> dict[str, Any]:
-    """What a page knows of its model; `PageInfo` in its `types.js` describes the fields."""
+    """The content of `page.json`; `PageInfo` in its `types.js` describes the fields."""
     config, strings = metadata.config, metadata.to_strings()
     preprocessing = asdict(config.preprocessing)
     builds = {

@@ -71,7 +71,7 @@ def provide(tarball: str | Path | None = None) -> Path:
         Its path in the cache.
 
     Raises:
-        ExportError: it cannot be fetched, or is not the expected file; the message says what to do.
+        ExportError: it cannot be fetched, or is not the expected file.
     """
     target = cached()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _integrity(file: Path) -> str:
 
 
 def unpack(tarball: Path, folder: Path) -> None:
-    """Write what a page needs of the runtime into a folder that exists.
+    """Write the files of the runtime that a page needs into an existing folder.
 
     WebAssembly is stored as gzip, a quarter of its size, since not every server compresses it.
 
