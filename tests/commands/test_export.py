@@ -58,7 +58,7 @@ def test_a_line_for_people() -> None:
     options: dict[str, Any] = {"measure": "mean IoU", "file": 0.5, "images": 60, "available": 60}
     text = str(Accuracy(pytorch=0.575, own_shape=0.594, **options))
     assert text == (
-        "mean IoU 57.5% in PyTorch (59.4% in their own shape), 50.0% in the file, 60 images"
+        "mean IoU 57.5% in PyTorch (59.4% without stretching), 50.0% in the file, 60 images"
     )
     assert Accuracy(pytorch=0.575, **options).drop == pytest.approx(7.5)
 
@@ -141,30 +141,36 @@ def test_all_photos_are_compared_where_nothing_is_measured(
         ),
     )
     assert exported.verification.images == 21
-    assert not any("ranges were measured" in note for note in exported.notes)
+    assert not any("same images" in note for note in exported.notes)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"quantize": "auto"}, "give labelled images by data.root"),
-        ({"quantize": "int3"}, "cannot be quantised as 'int3'; int8, .*auto can be done"),
-        ({"limit": 5}, "limit is for labelled images"),
-        ({"max_drop": 1.0, "quantize": "int8"}, "max_drop is for labelled images"),
-        ({"least_agreement": 0.5}, "least_agreement is for quantised files"),
-        ({"least_agreement": 50.0, "quantize": "int8"}, "a share from 0 to 1, not 50"),
+        (
+            {"quantize": "int3"},
+            "'int3' is not available for onnx files: it must be one of int8, .*auto",
+        ),
+        ({"limit": 5}, "limit needs labelled images"),
+        ({"max_drop": 1.0, "quantize": "int8"}, "max_drop needs labelled images"),
+        ({"least_agreement": 0.5}, "least_agreement is for quantized files"),
+        (
+            {"least_agreement": 50.0, "quantize": "int8"},
+            r"least_agreement must be in \[0, 1\], not 50",
+        ),
     ],
 )
 def test_options_that_do_not_fit(
     colours: Path, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ValueError, match=message):
         export(colours, ExportOptions(out=str(tmp_path / "new" / "colours.onnx"), **options))
     assert not (tmp_path / "new").exists()
 
 
 def test_an_exported_file_is_not_exported_again(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="export the model that it was made of"):
+    with pytest.raises(ExportError, match="export the model that it was made from"):
         export("colours.onnx", ExportOptions(out=str(tmp_path / "colours.onnx")))
 
 
@@ -172,8 +178,8 @@ def test_limits_on_data_that_do_not_fit(colours: Path, images: Path, tmp_path: P
     out = str(tmp_path / "colours.onnx")
     for options, message in (
         ({"limit": 0}, "at least 1"),
-        ({"max_drop": 1.0}, "max_drop is for quantised files"),
-        ({"max_drop": 100.0, "quantize": "int8"}, "in points, from 0 to below 100"),
+        ({"max_drop": 1.0}, "max_drop is for quantized files"),
+        ({"max_drop": 100.0, "quantize": "int8"}, r"max_drop must be in \[0, 100\)"),
     ):
-        with pytest.raises(ExportError, match=message):
+        with pytest.raises(ValueError, match=message):
             export(colours, ExportOptions(out=out, data=data(images), **options))  # type: ignore[arg-type]

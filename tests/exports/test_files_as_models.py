@@ -115,7 +115,7 @@ def test_probabilities_are_those_of_the_folder(
         np.testing.assert_allclose(one.probabilities, other.probabilities, rtol=0, atol=bound)
         assert [name for name, _ in one.top(5)] == [name for name, _ in other.top(5)]
     spread = np.ptp([one.probabilities for one in expected], axis=0).max()
-    assert spread > 10 * bound  # photos that are mixed up would show
+    assert spread > 10 * bound  # images that are mixed up would show
 
 
 @pytest.mark.parametrize("file", ["boxes", "boxes-raw"])
@@ -190,8 +190,8 @@ def test_from_the_command_line(
     assert len(list(out.iterdir())) == 4
 
 
-def test_a_raw_photo_into_the_file(ants: Path, images: Path) -> None:
-    """No resizing on either side: a photo of the file's own size, as any program would give it."""
+def test_pixels_of_any_program(ants: Path, images: Path) -> None:
+    """No resizing on either side: an image of the file's own size."""
     with Image.open(images / "boxes" / "images" / "2.png") as image:
         photo = image.convert("RGB").resize((72, 72))
     inner = np.asarray(photo)[None, 4:68, 4:68]  # the square that the rule cuts out
@@ -213,15 +213,23 @@ def test_a_raw_photo_into_the_file(ants: Path, images: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "options", "message"),
     [
-        ("classes", {"preprocessing": {"crop": 32}}, "own preprocessing; to change crop, export"),
-        ("classes", {"classes": "a,b,c,d,e"}, "names its classes"),
+        (
+            "classes",
+            {"preprocessing": {"crop": 32}},
+            "preprocessing inside; to change crop, export",
+        ),
+        ("classes", {"classes": "a,b,c,d,e"}, "has class names"),
         ("classes", {"device": "cuda"}, "runs on the CPU"),
-        ("boxes", {"postprocessing": "2021"}, "by the rule later, not 2021: export it with raw"),
-        ("boxes", {"score": 0.001}, "keeps boxes from 0.01 on"),
+        (
+            "boxes",
+            {"postprocessing": "2021"},
+            "postprocessing later inside, not 2021: export it with raw",
+        ),
+        ("boxes", {"score": 0.001}, "returns boxes from 0.01 on"),
         ("nothing", {}, "there is no file"),
     ],
 )
-def test_options_that_a_file_has_decided(
+def test_options_that_a_file_cannot_follow(
     ants: Path, images: Path, file: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
@@ -234,7 +242,7 @@ def test_options_that_a_file_has_decided(
 
 def test_another_size_is_refused_its_own_is_not(ants: Path, images: Path) -> None:
     data = DataOptions(root=str(images / "classes"), workers=0)
-    with pytest.raises(ExportError, match="images of 64 x 64 pixels alone"):
+    with pytest.raises(ExportError, match="only images of 64 x 64 pixels"):
         mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64, 96])
     assert mobilevit.evaluate(ants / "classes.onnx", data=data, sizes=[64]).metrics.images == 5
 
@@ -265,7 +273,7 @@ def test_classes_may_be_stated_where_the_file_has_none(
     assert found[0].classes == ("a", "b", "c", "d", "e")
 
 
-def test_files_that_are_none(
+def test_files_of_others_are_refused(
     ants: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import onnx
@@ -280,7 +288,7 @@ def test_files_that_are_none(
     (tmp_path / "folder.onnx").mkdir()
     photo = str(files_of(images)[0])
     for name, message in (
-        ("foreign", "no file of `mobilevit export`"),
+        ("foreign", "was not written by `mobilevit export`"),
         ("cut", "damaged"),
         ("text", "damaged"),
         ("empty", "damaged"),
