@@ -504,5 +504,6 @@ def _shard_issues(shards: Shards, number: int, *, quick: bool) -> list[Issue]:
             except ImageError as error:
                 issues.append(Issue(UNREADABLE_IMAGES, shards.name(number, position), error.reason))
     except DataError as error:
-        issues.append(Issue("shards", shards.name(number, 0), str(error), skippable=False))
+        where, _, reason = str(error).partition(": ")
+        issues.append(Issue("shards", where, reason, skippable=False))
     return issues
