@@ -36,7 +36,9 @@ _LAST_NORMS = (
 )
 _BLOCK = "backbone.stage{s}.1"
 _LAYER = "backbone.stage{s}.1.transformer.{t}"
-_THEIR_LAYER = "layer_{s}.1.global_rep.{t}"
+_ATTENTION = "layer_{s}.1.global_rep.{t}.pre_norm_mha"
+_V2_ATTENTION = "layer_{s}.1.global_rep.{t}.pre_norm_attn"
+_FFN = "layer_{s}.1.global_rep.{t}.pre_norm_ffn"
 
 V1 = Layout(
     name="authors'",
@@ -48,12 +50,12 @@ V1 = Layout(
     rows=(
         Row("conv_norm", f"{_BLOCK}.local_conv", "layer_{s}.1.local_rep.conv_3x3"),
         Row("same", f"{_BLOCK}.local_project", "layer_{s}.1.local_rep.conv_1x1.block.conv"),
-        Row("same", f"{_LAYER}.attention_norm", f"{_THEIR_LAYER}.pre_norm_mha.0"),
-        Row("same", f"{_LAYER}.attention.qkv", f"{_THEIR_LAYER}.pre_norm_mha.1.qkv_proj"),
-        Row("same", f"{_LAYER}.attention.out", f"{_THEIR_LAYER}.pre_norm_mha.1.out_proj"),
-        Row("same", f"{_LAYER}.feed_forward_norm", f"{_THEIR_LAYER}.pre_norm_ffn.0"),
-        Row("same", f"{_LAYER}.feed_forward.expand", f"{_THEIR_LAYER}.pre_norm_ffn.1"),
-        Row("same", f"{_LAYER}.feed_forward.project", f"{_THEIR_LAYER}.pre_norm_ffn.4"),
+        Row("same", f"{_LAYER}.attention_norm", f"{_ATTENTION}.0"),
+        Row("same", f"{_LAYER}.attention.qkv", f"{_ATTENTION}.1.qkv_proj"),
+        Row("same", f"{_LAYER}.attention.out", f"{_ATTENTION}.1.out_proj"),
+        Row("same", f"{_LAYER}.feed_forward_norm", f"{_FFN}.0"),
+        Row("same", f"{_LAYER}.feed_forward.expand", f"{_FFN}.1"),
+        Row("same", f"{_LAYER}.feed_forward.project", f"{_FFN}.4"),
         *_LAST_NORMS,
         Row("conv_norm", f"{_BLOCK}.global_project", "layer_{s}.1.conv_proj"),
         Row("conv_norm", f"{_BLOCK}.fusion", "layer_{s}.1.fusion"),
@@ -73,28 +75,12 @@ V2 = Layout(
     rows=(
         Row("conv_norm", f"{_BLOCK}.local_conv", "layer_{s}.1.local_rep.0"),
         Row("same", f"{_BLOCK}.local_project", "layer_{s}.1.local_rep.1.block.conv"),
-        Row("same", f"{_LAYER}.attention_norm", f"{_THEIR_LAYER}.pre_norm_attn.0"),
-        Row(
-            "pointwise",
-            f"{_LAYER}.attention.qkv",
-            f"{_THEIR_LAYER}.pre_norm_attn.1.qkv_proj.block.conv",
-        ),
-        Row(
-            "pointwise",
-            f"{_LAYER}.attention.out",
-            f"{_THEIR_LAYER}.pre_norm_attn.1.out_proj.block.conv",
-        ),
-        Row("same", f"{_LAYER}.feed_forward_norm", f"{_THEIR_LAYER}.pre_norm_ffn.0"),
-        Row(
-            "pointwise",
-            f"{_LAYER}.feed_forward.expand",
-            f"{_THEIR_LAYER}.pre_norm_ffn.1.block.conv",
-        ),
-        Row(
-            "pointwise",
-            f"{_LAYER}.feed_forward.project",
-            f"{_THEIR_LAYER}.pre_norm_ffn.3.block.conv",
-        ),
+        Row("same", f"{_LAYER}.attention_norm", f"{_V2_ATTENTION}.0"),
+        Row("pointwise", f"{_LAYER}.attention.qkv", f"{_V2_ATTENTION}.1.qkv_proj.block.conv"),
+        Row("pointwise", f"{_LAYER}.attention.out", f"{_V2_ATTENTION}.1.out_proj.block.conv"),
+        Row("same", f"{_LAYER}.feed_forward_norm", f"{_FFN}.0"),
+        Row("pointwise", f"{_LAYER}.feed_forward.expand", f"{_FFN}.1.block.conv"),
+        Row("pointwise", f"{_LAYER}.feed_forward.project", f"{_FFN}.3.block.conv"),
         *_LAST_NORMS,
         Row("conv_norm", f"{_BLOCK}.global_project", "layer_{s}.1.conv_proj"),
         *_SHARED,

@@ -15,7 +15,7 @@ from mobilevit.checkpoints.read import Weights, read
 from mobilevit.data.class_names import class_names, coco_classes
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.mobilevit import Backbone
-from mobilevit.models.registry import HEAD_OPTIONS, Head, Network, build, split_name
+from mobilevit.models.registry import HEAD_OPTIONS, Network, build, default_config, split_name
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +66,12 @@ def create_model(
     >>> model.config.num_classes
     2
     """
-    head, _ = split_name(name)
-    if weights is None:
-        found, config = None, _new_config(name, head)
-    else:
+    file, found, config = str(weights), None, default_config(name)
+    if weights is not None:
         found = read(weights)
-        config = _config_for(name, head, found.config, file=str(weights))
-    config = _with_classes(config, num_classes, classes, file=str(weights or ""))
+        config = _config_for(name, found.config, file=file)
+    same_head = found is not None and found.config.model == name
+    config = _with_classes(config, num_classes, classes, head_of=file if same_head else None)
     model = build(
         name,
         num_classes=config.num_classes,
@@ -82,20 +81,11 @@ def create_model(
     config = replace(config, options=model.config.options)
     model.config = _with_preprocessing(config, preprocessing)
     if found is not None:
-        _copy_weights(model, found, file=str(weights), new_head=new_head)
+        _copy_weights(model, found, file=file, new_head=new_head)
     return model
 
 
-def _new_config(name: str, head: Head) -> ModelConfig:
-    return ModelConfig(
-        model=name,
-        num_classes=head.num_classes,
-        task=head.task,
-        preprocessing=head.preprocessing,
-    )
-
-
-def _config_for(name: str, head: Head, found: ModelConfig, *, file: str) -> ModelConfig:
+def _config_for(name: str, found: ModelConfig, *, file: str) -> ModelConfig:
     """The configuration of weights, as far as it holds for a network of this name."""
     if split_name(found.model)[1] != split_name(name)[1]:
         raise CheckpointError(f"{file} holds {found.model}, not {name}")
@@ -103,10 +93,11 @@ def _config_for(name: str, head: Head, found: ModelConfig, *, file: str) -> Mode
         return replace(found, metrics={})
     # Another task: pixel values as they were, size and shape as the task has them.
     assumed = tuple(field for field in found.preprocessing.assumed if field not in _FRAME)
-    frame = {field: getattr(head.preprocessing, field) for field in _FRAME}
+    new = default_config(name)
+    frame = {field: getattr(new.preprocessing, field) for field in _FRAME}
     foreign = (*HEAD_OPTIONS, "output_stride")
     return replace(
-        _new_config(name, head),
+        new,
         options={key: value for key, value in found.options.items() if key not in foreign},
         preprocessing=replace(found.preprocessing, **frame, assumed=assumed),
         source=found.source,
@@ -118,18 +109,18 @@ def _with_classes(
     num_classes: int | None,
     classes: Sequence[str] | None,
     *,
-    file: str,
+    head_of: str | None,
 ) -> ModelConfig:
-    """The same for these classes; by default for its own."""
+    """The same for these classes, by default its own; `head_of` is the file that has a head."""
     if num_classes is None:
         num_classes = len(classes) if classes else config.num_classes
     if classes is None and num_classes == config.num_classes:
         return config
     names = None if classes is None else tuple(classes)
-    if file and names and not config.classes and num_classes == config.num_classes:
+    if head_of and names and not config.classes and num_classes == config.num_classes:
         log.warning(
             "%s does not name its %d classes: the head is kept, and its outputs are taken to be %s",
-            *(file, num_classes, shorten(list(names), 3)),
+            *(head_of, num_classes, shorten(list(names), 3)),
         )
     return replace(config, num_classes=num_classes, classes=names, category_ids=None)
 
@@ -245,11 +236,8 @@ def _copy_weights(
     own = model.state_dict()
     tensors = _usable(model, weights, file=file, new_head=new_head)
     missing = [key for key in own if key not in tensors]
-    required = (
-        missing
-        if not new_head or isinstance(model, Backbone)
-        else [key for key in missing if key.startswith(_BACKBONE)]
-    )
+    all_required = not new_head or isinstance(model, Backbone)
+    required = [key for key in missing if all_required or key.startswith(_BACKBONE)]
     wrong = [
         f"{key} {list(tensors[key].shape)} where the model has {list(own[key].shape)}"
         for key in own
@@ -264,11 +252,10 @@ def _copy_weights(
             raise CheckpointError(f"{file} cannot be used: {problem} {shorten(keys)}")
     model.load_state_dict({**own, **tensors})
     if missing:
+        shown = ", ".join(missing)
         is_head = missing == [key for key in own if not key.startswith(_BACKBONE)]
-        modules = sorted({key.partition(".")[0] for key in missing})
-        shown = f"all of {', '.join(modules)}" if is_head else ", ".join(missing)
-        if len(missing) <= _NAMES_SHOWN:
-            shown = ", ".join(missing)
+        if is_head and len(missing) > _NAMES_SHOWN:
+            shown = f"all of {', '.join(sorted({key.partition('.')[0] for key in missing}))}"
         log.warning("new tensors, not from %s: %s", file, shown)
 
 

@@ -1,6 +1,6 @@
-"""Downloads of weights: resumed, checked, kept, so that the second use needs no network.
+"""Downloads of weights: resumed, verified and cached, so that the second use needs no network.
 
-Files at an address go to the folder of `torch.hub` (`TORCH_HOME` moves it), Hub repositories to the
+Files from URLs go to the folder of `torch.hub` (`TORCH_HOME` moves it), Hub repositories to the
 Hub's own cache (`HF_HOME`; `HF_ENDPOINT` names a mirror, `HF_HUB_OFFLINE` forbids the network).
 """
 
@@ -18,17 +18,21 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from mobilevit.checkpoints.adapter import CONFIG, PROCESSOR
 from mobilevit.utils.files import file_sha256, lock_file
 from mobilevit.utils.urls import TIMEOUT
 
 log = logging.getLogger(__name__)
 
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What files of weights are called in folders, by preference."""
 ATTEMPTS = 5
+"""Attempts without a new byte before a download fails."""
 PAUSE = 1.0
-"""Seconds before the second attempt; twice as many before each further one."""
+"""Seconds before the second attempt; doubled before each further one."""
 _CHUNK = 1 << 20
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
+_TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
 
 class DownloadError(OSError):
@@ -36,78 +40,76 @@ class DownloadError(OSError):
 
 
 def fetch(url: str, *, address: str | None = None, sha256: str | None = None) -> Path:
-    """Download a file once; later calls find it.
+    """Download a file, unless it is cached.
 
-    A download that is cut goes on where it stopped, also in a later process, unless the file has
-    changed meanwhile.
+    An interrupted download is resumed, also by a later process, unless the file has changed on the
+    server.
 
     Args:
-        url: what the file is known by; http or https.
-        address: where to fetch it, if not there: a mirror.
-        sha256: the file's digest, if it is known; then a file that was here is checked too.
+        url: what the file is cached by; http or https.
+        address: where to download it from, if not `url`: a mirror.
+        sha256: the file's digest, if it is known; a cached file is verified too.
 
     Returns:
-        Where the file lies.
+        The file.
 
     Raises:
-        DownloadError: it is not to be had, or is not the file of that digest.
+        DownloadError: it cannot be downloaded, or has another digest.
     """
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
     name = Path(urlsplit(url).path).name or "weights"
     target = Path(torch.hub.get_dir()) / "checkpoints" / "mobilevit" / key / name
     target.parent.mkdir(parents=True, exist_ok=True)
+    address = address or url
     with lock_file(target):  # several processes may want it at once
         if target.is_file():
             if sha256 is None or (found := file_sha256(target)) == sha256:
                 return target
-            log.warning("%s has changed (its SHA-256 is %s): it is fetched again", target, found)
+            log.warning("%s has changed (its SHA-256 is %s): downloading it again", target, found)
         part = target.with_name(f"{name}.part")
-        log.info("downloading %s to %s", address or url, target)
-        _download(address or url, part, by_hand=target)
+        log.info("downloading %s to %s", address, target)
+        _download(address, part, target)
+        _tag(part).unlink(missing_ok=True)
         if sha256 is not None and (found := file_sha256(part)) != sha256:
             part.unlink()
-            _tag(part).unlink(missing_ok=True)
             raise DownloadError(
-                f"{address or url} is not the expected file: its SHA-256 is {found}, not {sha256}; "
-                "nothing was kept"
+                f"{address} is not the expected file: its SHA-256 is {found}, not {sha256}; the "
+                "download was deleted"
             )
         part.replace(target)
-        _tag(part).unlink(missing_ok=True)
     return target
 
 
 def from_hub(repository: str, *, revision: str | None = None) -> Path:
     """Download a model repository's configuration and weights, by huggingface_hub.
 
-    What is in the Hub's cache is used without asking the Hub for a newer state; a `revision` that
-    is not there yet is fetched.
+    Files in the Hub's cache are used without asking the Hub for newer ones.
 
     Args:
         repository: `owner/name`.
         revision: a branch, tag or commit; by default the main branch.
 
     Returns:
-        The folder where they lie.
+        The folder with the files.
 
     Raises:
-        DownloadError: there is no such repository, or it has no weights, or no way to it.
+        DownloadError: there is no such repository, it has no weights, or the Hub is unreachable.
     """
-    for name in ("config.json", "preprocessor_config.json"):
-        _from_hub(repository, name, revision)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if path := _from_hub(repository, name, revision):
-            _check_blob(path)
+    for name in (CONFIG, PROCESSOR):
+        _hub_file(repository, name, revision)
+    for name in WEIGHT_FILES:
+        if path := _hub_file(repository, name, revision):
+            _verify_blob(path)
             return path.parent
-    raise DownloadError(
-        f"the Hub's {repository} has neither model.safetensors nor pytorch_model.bin"
-    )
+    raise DownloadError(f"the Hub's {repository} has neither {' nor '.join(WEIGHT_FILES)}")
 
 
-def _from_hub(repository: str, name: str, revision: str | None) -> Path | None:
-    """One file of a repository, or None where the repository has no such file."""
+def _hub_file(repository: str, name: str, revision: str | None) -> Path | None:
+    """One file of a repository, or None if the repository has no such file."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    missing = f"there is no file or folder {repository}"
     try:
         cached = try_to_load_from_cache(repository, name, revision=revision)
         if cached is not None:  # a path, or a mark that there is no such file
@@ -115,97 +117,96 @@ def _from_hub(repository: str, name: str, revision: str | None) -> Path | None:
         return Path(hf_hub_download(repository, name, revision=revision))
     except LocalEntryNotFoundError as error:
         raise DownloadError(
-            f"there is no file or folder {repository} here, and as a Hub id it is neither in the "
-            f"cache nor to be reached: {error.__cause__ or error}"
+            f"{missing}, and as a Hub id it is not cached and the Hub is unreachable: "
+            f"{error.__cause__ or error}"
         ) from error
     except EntryNotFoundError:
         return None
     except (OSError, ValueError) as error:  # as all of huggingface_hub's errors are
-        raise DownloadError(
-            f"there is no file or folder {repository} here, and the Hub refuses it: {error}"
-        ) from error
+        raise DownloadError(f"{missing}, and the Hub refuses it: {error}") from error
 
 
-def _check_blob(path: Path) -> None:
-    """Large files lie under their SHA-256: compare it, since the Hub's client does not."""
+def _verify_blob(path: Path) -> None:
+    """Large files are stored under their SHA-256, which the Hub's client does not verify."""
     blob = path.resolve()
     if len(blob.name) == 64 and (found := file_sha256(blob)) != blob.name:
         blob.unlink()
-        raise DownloadError(
-            f"{path} was damaged (its SHA-256 is {found}) and is removed; try again"
-        )
+        raise DownloadError(f"{path} was damaged (its SHA-256 is {found}) and deleted; try again")
 
 
 def _tag(part: Path) -> Path:
-    """Beside a file that is not whole: which state of the server's file it is a part of."""
+    """The file that records which version on the server a part belongs to."""
     return part.with_name(f"{part.name}.tag")
 
 
-def _download(address: str, part: Path, *, by_hand: Path) -> None:
-    """Fetch all bytes into `part`, in as many attempts as it takes, up to `ATTEMPTS` in vain."""
-    vain, pause = 0, PAUSE
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _download(address: str, part: Path, target: Path) -> None:
+    """Download into `part`; `target` is where a user would save the file by hand."""
+    failures, pause = 0, PAUSE
     while True:
-        before = part.stat().st_size if part.is_file() else 0
+        before = _size(part)
         try:
             if attempt(address, part):
                 return
-            reason = "the connection was cut"
+            reason = "the connection was interrupted"
         except DownloadError:
             raise
         except HTTPError as error:
             if error.code == 416:  # nothing left to send, or another file by now
                 part.unlink(missing_ok=True)
-            elif error.code not in _AGAIN:
+            elif error.code not in _TEMPORARY:
                 raise DownloadError(
-                    f"{address} was refused: {error.code} {error.reason}. If a browser can fetch "
-                    f"it, save it as {by_hand}; MOBILEVIT_MIRROR can name another place for the "
-                    "authors' weights"
+                    f"{address} was refused: {error.code} {error.reason}. If a browser can "
+                    f"download it, save it as {target}; MOBILEVIT_MIRROR can name another place "
+                    "for the authors' weights"
                 ) from error
             reason = f"{error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) in _OF_THE_DISK:
+            if getattr(error, "errno", None) in _DISK_ERRORS:
                 raise
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        after = part.stat().st_size if part.is_file() else 0
-        vain, pause = (0, PAUSE) if after > before else (vain + 1, 2 * pause)
-        if vain >= ATTEMPTS:
+        failures, pause = (0, PAUSE) if _size(part) > before else (failures + 1, 2 * pause)
+        if failures >= ATTEMPTS:
             raise DownloadError(
-                f"{address} could not be downloaded: {reason}. What has come is kept, and the same "
-                f"call goes on with it; by hand, save the file as {by_hand}"
+                f"{address} could not be downloaded: {reason}. The part that arrived is kept, and "
+                f"the same call resumes it; to do it by hand, save the file as {target}"
             )
         time.sleep(pause)
 
 
 def attempt(address: str, part: Path) -> bool:
-    """Fetch what is missing; whether that was all of it."""
+    """Download what is missing; whether that was everything."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    begun = part.stat().st_size if part.is_file() else 0
+    start = _size(part)
     headers = {"User-Agent": "mobilevit", "Accept-Encoding": "identity"}
-    if begun and _tag(part).is_file():
-        headers |= {"Range": f"bytes={begun}-", "If-Range": _tag(part).read_text()}
+    if start and _tag(part).is_file():
+        headers |= {"Range": f"bytes={start}-", "If-Range": _tag(part).read_text()}
     with urlopen(Request(address, headers=headers), timeout=TIMEOUT) as response:
         if response.headers.get_content_type() == "text/html":
             raise DownloadError(
-                f"{address} gave a web page where a file of weights was expected; is there a login "
-                "page between here and there?"
+                f"{address} gave a web page instead of a file of weights; does the network require "
+                "a login?"
             )
         resumed = response.status == 206
         if not resumed:
-            begun = 0
+            start = 0
             _tag(part).unlink(missing_ok=True)
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
             if tag and not tag.startswith("W/"):  # a weak one does not promise the same bytes
                 _tag(part).write_text(tag)
         length = response.headers.get("Content-Length")
-        total = None if length is None else begun + int(length)
+        total = None if length is None else start + int(length)
         columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
         with (
             part.open("ab" if resumed else "wb") as file,
             Progress(*columns, console=Console(stderr=True), transient=True) as progress,
         ):
-            bar = progress.add_task(part.stem, total=total, completed=begun)
+            bar = progress.add_task(part.stem, total=total, completed=start)
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 progress.advance(bar, len(chunk))

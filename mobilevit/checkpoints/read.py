@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from mobilevit.checkpoints import authors, timm, transformers
 from mobilevit.checkpoints.adapter import CONFIG, PROCESSOR, Adapter, FolderConfig, JsonFiles
+from mobilevit.checkpoints.download import WEIGHT_FILES
 from mobilevit.checkpoints.folder import (
-    WEIGHTS,
     is_model_folder,
     read_embedded,
     read_folder,
@@ -67,7 +67,6 @@ _SAFE_GLOBALS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]
-_FILES = (WEIGHTS, "pytorch_model.bin")
 
 
 class Weights(NamedTuple):
@@ -110,11 +109,11 @@ def read(source: str | Path) -> Weights:
 def _read_folder(path: Path) -> Weights:
     if is_model_folder(path):
         return Weights(*read_folder(path))
-    weights = next((path / name for name in _FILES if (path / name).is_file()), None)
+    weights = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
     if weights is None:
         hint = f"; did you mean {path / 'model'}?" if is_model_folder(path / "model") else ""
         raise CheckpointError(
-            f"{path} is not a model folder: it has no {' or '.join(_FILES)}{hint}"
+            f"{path} is not a model folder: it has no {' or '.join(WEIGHT_FILES)}{hint}"
         )
     files = {
         name: _read_json(path / name) for name in (CONFIG, PROCESSOR) if (path / name).is_file()
@@ -209,9 +208,9 @@ def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[Adapter, Layout, 
     for adapter in ADAPTERS.values():
         for layout in adapter.layouts:
             for prefix in {"", layout.prefix}:
-                named = {prefix + key: value for key, value in tensors.items()}
-                if layout.matches(named):
-                    matches.append((adapter, layout, named))
+                renamed = {prefix + key: value for key, value in tensors.items()}
+                if layout.matches(renamed):
+                    matches.append((adapter, layout, renamed))
     if matches:
         return max(matches, key=lambda match: len(match[1].marks))
     hint = ""
@@ -286,11 +285,11 @@ def _unpickle(path: Path) -> Any:
 def _without_prefixes(
     tensors: Mapping[str, Tensor], unwrapped: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    named = dict(tensors)
-    while named:
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in named)), None)
+    renamed = dict(tensors)
+    while renamed:
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in renamed)), None)
         if prefix is None:
             break
-        named = {key.removeprefix(prefix): value for key, value in named.items()}
+        renamed = {key.removeprefix(prefix): value for key, value in renamed.items()}
         unwrapped = (*unwrapped, f"without the prefix {prefix}")
-    return named, unwrapped
+    return renamed, unwrapped

@@ -16,7 +16,7 @@ from mobilevit.checkpoints.folder import WEIGHTS, save
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.checkpoints.read import ADAPTERS, implied_options
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.registry import Network, architecture, changed_options, split_name
+from mobilevit.models.registry import VARIANTS, Network, changed_options, split_name
 from mobilevit.utils.files import replace_file, write_file
 
 Target = Literal["folder", "authors", "timm", "transformers"]
@@ -88,7 +88,7 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
 def _layout_for(model: Network, adapter: Adapter) -> Layout:
     """The first of a source's layouts that holds such a network."""
     head, variant = split_name(model.name)
-    block = architecture(model.name).block
+    block = VARIANTS[variant].block
     layouts = [x for x in adapter.layouts if (x.head, x.block) == (head.prefix, block)]
     if not layouts:
         network = head.prefix.rstrip("_") or variant

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED, Published
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block, round_up
-from mobilevit.models.registry import VARIANTS, Network, architecture, build, list_models
+from mobilevit.models.registry import VARIANTS, Network, build, list_models, split_name
 from mobilevit.utils.tables import markdown
 
 MACS = (
@@ -164,7 +164,7 @@ class ModelSummary:
         growth.append(("all else", _millions(here), _millions(there), f"x {there / here:.1f}"))
         law = (
             "L x 2 N^2 x P x d, or O(N^2 P d): with the square of the image's area"
-            if architecture(self.name).block is MobileViTBlock
+            if VARIANTS[split_name(self.name)[1]].block is MobileViTBlock
             else "L x N x P x d, or O(N P d): with the image's area, like all else"
         )
         return _join(

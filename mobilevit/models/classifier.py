@@ -17,10 +17,17 @@ class Classifier(nn.Module):
     name: str
     config: ModelConfig
     head_modules: ClassVar[tuple[str, ...]] = ("head",)
+    """The modules that a fine-tuning run trains at the rate of new weights."""
     fixed_size: ClassVar[str | None] = None
+    """Why an exported graph takes one image size alone, if it does."""
 
     def __init__(
-        self, backbone: Backbone, *, num_classes: int, channels: int | None, dropout: float
+        self,
+        backbone: Backbone,
+        *,
+        num_classes: int,
+        channels: int | None,
+        classifier_dropout: float,
     ) -> None:
         """`channels`: width of a 1x1 convolution before the mean; None leaves it out, as v2 does.
 
@@ -34,7 +41,7 @@ class Classifier(nn.Module):
         self.expand = (
             nn.Identity() if channels is None else ConvNormAct(backbone.channels, channels)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(classifier_dropout)
         self.head = nn.Linear(channels or backbone.channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

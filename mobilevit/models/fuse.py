@@ -1,4 +1,4 @@
-"""The inference form of a network: batch norm folded into convolutions, same outputs."""
+"""Batch norm folded into convolutions for inference, with the same outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def fuse(model: Network) -> Network:
     """Copy a network for inference: evaluation mode, no gradients, no batch norm.
 
     The copy gives the outputs of `model.eval()` within float rounding, in less time; it cannot
-    be trained further. The original is left as it was.
+    be trained further. The original does not change.
+
+    >>> from mobilevit import create_model
+    >>> fuse(create_model("mobilevit_xxs")).training
+    False
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in model.modules():

@@ -1,6 +1,6 @@
 """The layers that MobileViT is built of.
 
-Maps are `[B, C, H, W]` tensors, kept channels-last in memory; tokens are `[..., N, d]`.
+Maps are `[B, C, H, W]` tensors, channels-last in memory; tokens are `[..., N, d]`.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class FeedForward(nn.Module):
     def __init__(
         self, dim: int, hidden: int, *, dropout: float = 0.0, linear: type[nn.Linear] = nn.Linear
     ) -> None:
-        """`dropout` is on the hidden layer; `linear` is the kind of both layers."""
+        """`dropout` is on the hidden layer; `linear` is the type of both layers."""
         super().__init__()
         self.expand = linear(dim, hidden)
         self.dropout = nn.Dropout(dropout)

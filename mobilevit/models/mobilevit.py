@@ -5,7 +5,8 @@ Five stages give maps at strides 2, 4, 8, 16 and 32; the last three each end in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -58,16 +59,53 @@ def resize(x: Tensor, height: int, width: int, *, align_corners: bool) -> Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOptions:
-    """What the paper's ablations vary in a MobileViT block, and the dropouts."""
+class BackboneOptions:
+    """What the paper's ablations vary, and the dropouts."""
 
-    patch: int = 2
-    heads: int = 4
+    in_channels: int = 3
+    """Channels of an image."""
+    out_indices: Sequence[int] = (0, 1, 2, 3, 4)
+    """Which of the five stages' maps a backbone lists."""
+    output_stride: int | None = None
+    """8, 16 or 32, the coarsest stride; None: 16 in segmentation, else 32."""
+    patch_sizes: Sequence[int] = (2, 2, 2)
+    """Patch side h = w in the last three stages; the paper's configuration A is (2, 2, 2), B is
+    (8, 4, 2)."""
+    heads: int | Sequence[int] = 4
+    """Attention heads, one number or one for each of the last three stages (v1 only)."""
     kernel_size: int = 3
+    """Side n of a MobileViT block's local convolutions, odd."""
     fusion: bool = True
-    dropout: float = 0.0
+    """Whether a block's input is fused with its output (v1 only; paper, Figure 12)."""
+    dropout: float | None = None
+    """On what attention and feed-forward add; None: 0.1 for S and XS, 0.05 for XXS, 0 for v2."""
     attention_dropout: float = 0.0
+    """On attention weights."""
     ffn_dropout: float = 0.0
+    """Inside the feed-forward layers."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: one is out of range.
+        """
+        if self.output_stride not in (None, 8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, not {self.output_stride}")
+        if not self.out_indices or not set(self.out_indices) <= set(range(5)):
+            raise ValueError(f"out_indices must name stages from 0 to 4, not {self.out_indices}")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        check_three(patch_sizes=self.patch_sizes)
+        if not isinstance(self.heads, int):
+            check_three(heads=self.heads)
+
+
+def check_three(**options: Sequence[int]) -> None:
+    """Refuse an option that is not three numbers of at least 1."""
+    for option, values in options.items():
+        if len(values) != 3 or min(values) < 1:
+            raise ValueError(f"{option} needs three numbers of at least 1, not {tuple(values)}")
 
 
 class MobileViTBlock(nn.Module):
@@ -76,14 +114,28 @@ class MobileViTBlock(nn.Module):
     unsupported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, channels: int, dim: int, layers: int, options: BlockOptions, *, dilation: int = 1
+        self,
+        channels: int,
+        dim: int,
+        layers: int,
+        options: BackboneOptions,
+        *,
+        stage: int,
+        dilation: int = 1,
     ) -> None:
-        """`channels` C of the map, `dim` d and count of the transformer layers.
+        """Build the block.
 
-        The authors do not dilate this block, so that `dilation` is not used.
+        Args:
+            channels: C of the map.
+            dim: d of the transformer layers.
+            layers: L, their number.
+            options: of the backbone.
+            stage: 0 to 2, which of the last three.
+            dilation: of v2's local convolution; the authors do not dilate this one.
         """
         super().__init__()
-        self.patch = options.patch
+        self.patch = options.patch_sizes[stage]
+        heads = options.heads if isinstance(options.heads, int) else options.heads[stage]
         kernel_size = options.kernel_size
         self.local_conv = ConvNormAct(channels, channels, kernel_size=kernel_size)
         self.local_project = nn.Conv2d(channels, dim, 1, bias=False)
@@ -91,10 +143,10 @@ class MobileViTBlock(nn.Module):
             *(
                 TransformerLayer(
                     nn.LayerNorm(dim),
-                    SelfAttention(dim, heads=options.heads, dropout=options.attention_dropout),
+                    SelfAttention(dim, heads=heads, dropout=options.attention_dropout),
                     nn.LayerNorm(dim),
                     FeedForward(dim, 2 * dim, dropout=options.ffn_dropout),
-                    dropout=options.dropout,
+                    dropout=options.dropout or 0.0,
                 )
                 for _ in range(layers)
             )
@@ -133,11 +185,18 @@ class MobileViTv2Block(nn.Module):
     """Options that it does not have."""
 
     def __init__(
-        self, channels: int, dim: int, layers: int, options: BlockOptions, *, dilation: int = 1
+        self,
+        channels: int,
+        dim: int,
+        layers: int,
+        options: BackboneOptions,
+        *,
+        stage: int,
+        dilation: int = 1,
     ) -> None:
-        """`channels` C of the map, `dim` d and count of the transformer layers."""
+        """As `MobileViTBlock`; `dilation` is that of the local convolution."""
         super().__init__()
-        self.patch = options.patch
+        self.patch = options.patch_sizes[stage]
         self.local_conv = ConvNormAct(
             channels,
             channels,
@@ -154,7 +213,7 @@ class MobileViTv2Block(nn.Module):
                     SeparableSelfAttention(dim, dropout=options.attention_dropout),
                     SampleNorm(dim),
                     FeedForward(dim, hidden, dropout=options.ffn_dropout, linear=PointwiseConv),
-                    dropout=options.dropout,
+                    dropout=options.dropout or 0.0,
                 )
                 for _ in range(layers)
             )
@@ -183,11 +242,11 @@ class Architecture:
     """Of the last three stages: MobileViT's or MobileViTv2's."""
     stem: int
     """Channels of the first convolution."""
-    channels: tuple[int, int, int, int, int]
+    channels: tuple[int, ...]
     """Channels of the five stages' maps."""
-    dims: tuple[int, int, int]
+    dims: tuple[int, ...]
     """Widths d of the transformers in the last three stages."""
-    depths: tuple[int, int, int] = (2, 4, 3)
+    depths: tuple[int, ...] = (2, 4, 3)
     """Transformer layers L of the last three stages."""
     expansion: int
     """How much an inverted residual widens."""
@@ -216,30 +275,20 @@ class Backbone(nn.Module):
     config: ModelConfig
 
     def __init__(
-        self,
-        architecture: Architecture,
-        *,
-        in_channels: int = 3,
-        output_stride: int = 32,
-        blocks: tuple[BlockOptions, BlockOptions, BlockOptions],
-        out_indices: tuple[int, ...] = (0, 1, 2, 3, 4),
+        self, architecture: Architecture, options: BackboneOptions = BackboneOptions()
     ) -> None:
         """Build the stages.
 
-        At an `output_stride` of 16 or 8 the last one or two strides are left out. The authors'
+        At an output stride of 16 or 8 the last one or two strides are left out. The authors'
         dilation then follows one stage late: at 16 nothing of v1 is dilated, at 8 the last
         inverted residual is, by 2; v2's local convolutions are dilated at once (2, then 4).
-
-        Raises:
-            ValueError: an output stride other than 8, 16 and 32, or an index outside 0..4.
         """
         super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, not {output_stride}")
-        if not out_indices or not set(out_indices) <= set(range(5)):
-            raise ValueError(f"out_indices must name stages from 0 to 4, not {out_indices}")
+        if options.dropout is None:
+            options = replace(options, dropout=architecture.dropout)
+        output_stride, in_channels = options.output_stride or 32, options.in_channels
         self.in_channels = in_channels
-        self.out_indices = tuple(sorted(set(out_indices)))
+        self.out_indices = tuple(sorted(set(options.out_indices)))
 
         channels, expansion = architecture.channels, architecture.expansion
         self.stem = ConvNormAct(in_channels, architecture.stem, kernel_size=3, stride=2)
@@ -262,8 +311,10 @@ class Backbone(nn.Module):
             )
             strides.append(strides[-1] * stride)
             dilation *= 2 // stride
-            depth, options = architecture.depths[index - 2], blocks[index - 2]
-            block = architecture.block(width, dim, depth, options, dilation=dilation)
+            depth = architecture.depths[index - 2]
+            block = architecture.block(
+                width, dim, depth, options, stage=index - 2, dilation=dilation
+            )
             self.add_module(f"stage{index + 1}", nn.Sequential(residual, block))
 
         self.channels = channels[-1]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -20,9 +21,10 @@ from mobilevit.models.layers import initialise, make_divisible
 from mobilevit.models.mobilevit import (
     Architecture,
     Backbone,
-    BlockOptions,
+    BackboneOptions,
     MobileViTBlock,
     MobileViTv2Block,
+    check_three,
 )
 from mobilevit.models.segmentation import AtrousPyramid, PoolingPyramid, Segmenter
 from mobilevit.models.ssdlite import SSDLite, initialise_heads
@@ -32,11 +34,7 @@ Network: TypeAlias = Classifier | SSDLite | Segmenter
 
 
 def _v1(
-    channels: tuple[int, int, int, int, int],
-    dims: tuple[int, int, int],
-    *,
-    expansion: int,
-    dropout: float,
+    channels: tuple[int, ...], dims: tuple[int, ...], *, expansion: int, dropout: float
 ) -> Architecture:
     return Architecture(
         block=MobileViTBlock,
@@ -52,21 +50,12 @@ def _v1(
 
 
 def _v2(width: float) -> Architecture:
+    channels = [make_divisible(base * width, 8) for base in (128, 256, 384, 512)]
     return Architecture(
         block=MobileViTv2Block,
         stem=make_divisible(min(max(32 * width, 16), 64), 8, 16),
-        channels=(
-            make_divisible(64 * width, 16),
-            make_divisible(128 * width, 8),
-            make_divisible(256 * width, 8),
-            make_divisible(384 * width, 8),
-            make_divisible(512 * width, 8),
-        ),
-        dims=(
-            make_divisible(128 * width, 8),
-            make_divisible(192 * width, 8),
-            make_divisible(256 * width, 8),
-        ),
+        channels=(make_divisible(64 * width, 16), *channels),
+        dims=tuple(make_divisible(base * width, 8) for base in (128, 192, 256)),
         expansion=2,
         stage2_blocks=2,
         dropout=0.0,
@@ -85,35 +74,8 @@ VARIANTS: dict[str, Architecture] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneOptions:
-    """Options of every network; None stands for the authors' value, see `defaults`."""
-
-    in_channels: int = 3
-    """Channels of an image."""
-    out_indices: Sequence[int] = (0, 1, 2, 3, 4)
-    """Which of the five stages' maps a backbone lists."""
-    output_stride: int | None = None
-    """8, 16 or 32, the coarsest stride; None: 16 in segmentation, else 32."""
-    patch_sizes: Sequence[int] = (2, 2, 2)
-    """Patch side h = w in the last three stages; the paper's configuration A is (2, 2, 2), B is
-    (8, 4, 2)."""
-    heads: int | Sequence[int] = 4
-    """Attention heads, one number or one for each of the last three stages (v1 only)."""
-    kernel_size: int = 3
-    """Side n of a MobileViT block's local convolutions, odd."""
-    fusion: bool = True
-    """Whether a block's input is fused with its output (v1 only; paper, Figure 12)."""
-    dropout: float | None = None
-    """On what attention and feed-forward add; None: 0.1 for S and XS, 0.05 for XXS, 0 for v2."""
-    attention_dropout: float = 0.0
-    """On attention weights."""
-    ffn_dropout: float = 0.0
-    """Inside the feed-forward layers."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class NetworkOptions(BackboneOptions):
-    """Options of a network, those of its head included; which it has, `defaults` says."""
+    """Options of a network and its head; None stands for the authors' value, see `defaults`."""
 
     classifier_dropout: float | None = None
     """Before the classifier, in segmentation of entire channels; None: 0.1 for v1 and in
@@ -132,17 +94,14 @@ class NetworkOptions(BackboneOptions):
     """Segmentation: how logits are resized to the image's size; None: as `aux`."""
 
     def __post_init__(self) -> None:
-        """Check the values that no layer checks.
+        """Check the values.
 
         Raises:
-            ValueError: one is out of its range.
+            ValueError: one is out of range.
         """
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
-        for option in ("patch_sizes", "heads", "rates"):
-            values = getattr(self, option)
-            if isinstance(values, Sequence) and (len(values) != 3 or min(values) < 1):
-                raise ValueError(f"{option} needs three numbers of at least 1, not {tuple(values)}")
+        super().__post_init__()
+        if self.rates is not None:
+            check_three(rates=self.rates)
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be at least 1, not {self.channels}")
 
@@ -174,7 +133,9 @@ class Head:
     stages: tuple[int, ...] = (4,)
     """Indices of the maps that it takes, an auxiliary head's aside."""
     build: Callable[..., Network]
-    """(architecture, backbone, num_classes, **its options) -> network."""
+    """(architecture, backbone, num_classes=..., **its options) -> network."""
+    initialise: Callable[[Any], None]
+    """Draws the initial weights of such a network."""
 
     def count_classes(self, tensors: Mapping[str, Tensor]) -> int | None:
         """The number of classes of a network with these tensors; None if they are not of one."""
@@ -182,56 +143,21 @@ class Head:
         return None if bias is None else self.classes_of(bias)
 
 
-def _classifier(
-    arch: Architecture, backbone: Backbone, num_classes: int, *, classifier_dropout: float
-) -> Classifier:
-    model = Classifier(
-        backbone,
-        num_classes=num_classes,
-        channels=arch.classifier_channels,
-        dropout=classifier_dropout,
-    )
-    initialise(model)
-    return model
-
-
-def _ssdlite(arch: Architecture, backbone: Backbone, num_classes: int) -> SSDLite:
-    model = SSDLite(backbone, num_classes=num_classes)
-    initialise_heads(model)
-    return model
-
-
-def _segmenter(
-    backbone: Backbone, context: AtrousPyramid | PoolingPyramid, num_classes: int, **options: Any
-) -> Segmenter:
-    dropout = options.pop("classifier_dropout")
-    model = Segmenter(backbone, context, num_classes=num_classes, dropout=dropout, **options)
-    initialise(model, linear_std=0.01)  # as the 2021 code for segmentation
-    return model
-
-
 def _deeplabv3(
     arch: Architecture,
     backbone: Backbone,
-    num_classes: int,
     *,
-    channels: int,
-    rates: Sequence[int],
+    rates: tuple[int, int, int],
     aspp_dropout: float,
     **options: Any,
 ) -> Segmenter:
-    first, second, third = rates
-    context = AtrousPyramid(
-        backbone.channels, channels, rates=(first, second, third), dropout=aspp_dropout
-    )
-    return _segmenter(backbone, context, num_classes, channels=channels, **options)
+    channels = options["channels"]
+    context = AtrousPyramid(backbone.channels, channels, rates=rates, dropout=aspp_dropout)
+    return Segmenter(backbone, context, **options)
 
 
-def _pspnet(
-    arch: Architecture, backbone: Backbone, num_classes: int, *, channels: int, **options: Any
-) -> Segmenter:
-    context = PoolingPyramid(backbone.channels, channels)
-    return _segmenter(backbone, context, num_classes, channels=channels, **options)
+def _pspnet(arch: Architecture, backbone: Backbone, **options: Any) -> Segmenter:
+    return Segmenter(backbone, PoolingPyramid(backbone.channels, options["channels"]), **options)
 
 
 def _segmenter_defaults(*, later: bool) -> dict[str, Any]:
@@ -254,6 +180,7 @@ def _deeplabv3_defaults(arch: Architecture, output_stride: int | None) -> dict[s
     }
 
 
+_initialise_segmenter = partial(initialise, linear_std=0.01)  # as the 2021 code for segmentation
 _SEGMENTATION = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
 
 HEADS: dict[str, Head] = {
@@ -267,7 +194,10 @@ HEADS: dict[str, Head] = {
             class_tensors=("head.",),
             class_bias="head.bias",
             defaults=lambda arch, _: {"classifier_dropout": arch.classifier_dropout},
-            build=_classifier,
+            build=lambda arch, backbone, **options: Classifier(
+                backbone, channels=arch.classifier_channels, **options
+            ),
+            initialise=initialise,
         ),
         Head(
             prefix="ssdlite_",
@@ -280,7 +210,8 @@ HEADS: dict[str, Head] = {
             classes_of=lambda bias: len(bias) // 4 - 5,
             defaults=lambda arch, _: {},
             stages=(3, 4),
-            build=_ssdlite,
+            build=lambda arch, backbone, **options: SSDLite(backbone, **options),
+            initialise=initialise_heads,
         ),
         Head(
             prefix="deeplabv3_",
@@ -291,6 +222,7 @@ HEADS: dict[str, Head] = {
             class_bias="predict.bias",
             defaults=_deeplabv3_defaults,
             build=_deeplabv3,
+            initialise=_initialise_segmenter,
         ),
         Head(
             prefix="pspnet_",
@@ -301,6 +233,7 @@ HEADS: dict[str, Head] = {
             class_bias="predict.bias",
             defaults=lambda arch, _: _segmenter_defaults(later=True),
             build=_pspnet,
+            initialise=_initialise_segmenter,
         ),
     )
 }
@@ -330,11 +263,19 @@ def split_name(name: str) -> tuple[Head, str]:
     raise ValueError(f"there is no model named {name!r}; {hint}")
 
 
-def task_of(name: str) -> TaskName:
-    """The task of the network with this name.
+def default_config(name: str) -> ModelConfig:
+    """The configuration of a new network; raises ValueError if there is no such model."""
+    head, _ = split_name(name)
+    return ModelConfig(
+        model=name,
+        num_classes=head.num_classes,
+        task=head.task,
+        preprocessing=head.preprocessing,
+    )
 
-    Raises:
-        ValueError: there is no such model.
+
+def task_of(name: str) -> TaskName:
+    """The task of the network with this name; raises ValueError if there is no such model.
 
     >>> task_of("ssdlite_mobilevit_xs")
     'detection'
@@ -342,23 +283,11 @@ def task_of(name: str) -> TaskName:
     return split_name(name)[0].task
 
 
-def architecture(name: str) -> Architecture:
-    """The architecture of a model's backbone.
-
-    Raises:
-        ValueError: there is no such model.
-    """
-    return VARIANTS[split_name(name)[1]]
-
-
 def defaults(name: str, output_stride: int | None = None) -> dict[str, Any]:
     """The values that stand for None in this network's options: the authors'.
 
     DeepLabv3 on v1 is the paper's. On v2 it is that of the authors' later code, like PSPNet; with
     an output stride of 8 its rates double.
-
-    Raises:
-        ValueError: there is no such model.
     """
     head, variant = split_name(name)
     arch = VARIANTS[variant]
@@ -366,11 +295,7 @@ def defaults(name: str, output_stride: int | None = None) -> dict[str, Any]:
 
 
 def changed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that differ from this network's own, sequences as lists, as in JSON.
-
-    Raises:
-        ValueError: there is no such model.
-    """
+    """The options that differ from this network's own, sequences as lists, as in JSON."""
     own = asdict(NetworkOptions()) | defaults(name, options.get("output_stride"))
     return {
         key: _as_json(value)
@@ -409,62 +334,26 @@ def build(
     ]
     if foreign:
         raise ValueError(f"{name} has no option {', '.join(foreign)}")
-    values = {
-        key: value if getattr(given, key) is None else getattr(given, key)
-        for key, value in own.items()
-    }
-    head_values = {key: value for key, value in values.items() if key in HEAD_OPTIONS}
+    values = own | {key: getattr(given, key) for key in own if getattr(given, key) is not None}
     stages = (3, 4) if values.get("aux") else head.stages
-    backbone = _backbone(
+    backbone = Backbone(
         arch,
-        given,
-        output_stride=values["output_stride"],
-        dropout=values["dropout"],
-        out_indices=given.out_indices if features_only else stages,
+        replace(
+            given,
+            output_stride=values["output_stride"],
+            out_indices=given.out_indices if features_only else stages,
+        ),
     )
     model: Network | Backbone = backbone
-    if num_classes is None:
-        num_classes = head.num_classes
+    config = default_config(name)
+    if num_classes is not None:
+        config = replace(config, num_classes=num_classes)
     if features_only:
         initialise(model)
     else:
-        model = head.build(arch, backbone, num_classes, **head_values)
+        head_values = {key: value for key, value in values.items() if key in HEAD_OPTIONS}
+        model = head.build(arch, backbone, num_classes=config.num_classes, **head_values)
+        head.initialise(model)
     model.name = name
-    model.config = ModelConfig(
-        model=name,
-        num_classes=num_classes,
-        options=changed_options(name, asdict(given)),
-        task=head.task,
-        preprocessing=head.preprocessing,
-    )
+    model.config = replace(config, options=changed_options(name, asdict(given)))
     return model.to(memory_format=torch.channels_last)
-
-
-def _backbone(
-    arch: Architecture,
-    options: BackboneOptions,
-    *,
-    output_stride: int,
-    dropout: float,
-    out_indices: Sequence[int],
-) -> Backbone:
-    heads = (options.heads,) * 3 if isinstance(options.heads, int) else options.heads
-    first, second, third = (
-        BlockOptions(
-            patch=patch,
-            heads=count,
-            kernel_size=options.kernel_size,
-            fusion=options.fusion,
-            dropout=dropout,
-            attention_dropout=options.attention_dropout,
-            ffn_dropout=options.ffn_dropout,
-        )
-        for patch, count in zip(options.patch_sizes, heads, strict=True)
-    )
-    return Backbone(
-        arch,
-        in_channels=options.in_channels,
-        output_stride=output_stride,
-        blocks=(first, second, third),
-        out_indices=tuple(out_indices),
-    )

@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
         *,
         num_classes: int,
         channels: int,
-        dropout: float,
+        classifier_dropout: float,
         aux: bool,
         align_corners: bool,
     ) -> None:
@@ -57,7 +57,7 @@ class Segmenter(nn.Module):
             context: maps the last map to one of `channels` channels and the same size.
             num_classes: length of each position's logits; a background class is one of them.
             channels: input channels of the classifier.
-            dropout: of entire channels, before the classifier.
+            classifier_dropout: of entire channels, before the classifier.
             aux: whether training has a head on stage 4 too.
             align_corners: how logits are resized to the image's size.
 
@@ -70,7 +70,7 @@ class Segmenter(nn.Module):
         self.align_corners = align_corners
         self.backbone = backbone
         self.context = context
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = nn.Dropout2d(classifier_dropout)
         self.predict = nn.Conv2d(channels, num_classes, 1)
         self.aux = AuxHead(backbone.feature_info[-2].channels, num_classes) if aux else None
 

@@ -1,7 +1,7 @@
 """SSDLite: object detection by one pass over six maps (MobileViT paper, section 4.2).
 
-The two coarsest maps of a backbone and four smaller ones that follow them each propose boxes around
-every position: anchors, of which the network says what they hold and how they must be moved.
+The two coarsest maps of a backbone and four smaller ones after them each have anchors, boxes around
+every position; for each anchor the network predicts what it holds and how it must be moved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GLOBAL_CHANNELS = 64
 HEAD_CHANNELS = (512, 256, 256, 128, 128, 64)
 """Channels that the six heads work on."""
 ASPECT_RATIOS = ([2, 3], [2, 3], [2, 3], [2, 3], [2, 3], [2])
-"""Of the anchors of each map, beside the square ones; each stands for itself and its reciprocal."""
+"""Of the anchors of each map, besides the square ones; each stands for its reciprocal too."""
 SCALES = torch.linspace(0.1, 1.05, len(HEAD_CHANNELS) + 1).tolist()
 """Sides of the square anchors, as shares of the image's; the last only ends the row."""
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
@@ -34,7 +34,7 @@ CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 
 
 class RawDetections(NamedTuple):
-    """What the network says of each of A anchors."""
+    """The network's output for each of A anchors."""
 
     logits: Tensor
     """`[B, A, 1 + num_classes]`; the first is background."""
@@ -58,10 +58,10 @@ class SeparableConv(nn.Sequential):
 
 
 class Head(nn.Module):
-    """What one map says: at each position, for each anchor, four offsets, then the logits."""
+    """The output of one map: at each position, for each anchor, four offsets, then the logits."""
 
     def __init__(self, in_channels: int, channels: int, outputs: int, *, pointwise: bool) -> None:
-        """`pointwise`: one 1x1 convolution, as the map of one position has it."""
+        """`pointwise`: a 1x1 convolution alone, as on the map of one position."""
         super().__init__()
         self.project = (
             nn.Identity()
@@ -89,7 +89,7 @@ class SSDLite(nn.Module):
     fixed_size: ClassVar[str | None] = "a detector's anchors belong to one image size"
 
     def __init__(self, backbone: Backbone, *, num_classes: int) -> None:
-        """`num_classes`: kinds of objects, background not counted.
+        """`num_classes` does not count background.
 
         Raises:
             ValueError: fewer than one class.
@@ -117,16 +117,16 @@ class SSDLite(nn.Module):
         self._anchors: dict[tuple[int, int], Tensor] = {}
 
     def forward(self, images: Tensor) -> RawDetections:
-        """Map images `[B, C, H, W]`, values in [0, 1], to what is said of each anchor."""
+        """Map images `[B, C, H, W]`, values in [0, 1], to logits and offsets of each anchor."""
         maps = list(self.backbone(images))
         for layer in self.extra:
             maps.append(layer(maps[-1]))
         maps.append(F.relu(self.pool(maps[-1].mean(dim=(2, 3), keepdim=True))))
-        said = [
+        outputs = [
             head(x).permute(0, 2, 3, 1).reshape(len(x), -1, 5 + self.num_classes)
             for head, x in zip(self.heads, maps, strict=True)
         ]
-        offsets, logits = torch.cat(said, dim=1).split([4, 1 + self.num_classes], dim=-1)
+        offsets, logits = torch.cat(outputs, dim=1).split([4, 1 + self.num_classes], dim=-1)
         return RawDetections(logits, offsets)
 
     def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
@@ -145,7 +145,7 @@ class SSDLite(nn.Module):
             generator = DefaultBoxGenerator([list(r) for r in ASPECT_RATIOS], scales=SCALES)
             image = ImageList(torch.empty(1, 3, height, width, device="meta"), [(height, width)])
             maps = [torch.empty(1, 1, *size) for size in self.map_sizes(height, width)]
-            with torch.inference_mode(False):  # they may be kept for training
+            with torch.inference_mode(False):  # training may use them later
                 (corners,) = generator(image, maps)
                 corners = corners / torch.tensor([width, height, width, height])
                 self._anchors[height, width] = box_convert(corners, "xyxy", "cxcywh")
@@ -153,7 +153,7 @@ class SSDLite(nn.Module):
 
 
 def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
-    """Move anchors by the network's offsets.
+    """Move anchors by predicted offsets.
 
     Args:
         offsets: `[..., A, 4]`.

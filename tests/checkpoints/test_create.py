@@ -9,6 +9,7 @@ from mobilevit.checkpoints import authors, timm
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
 from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.models.registry import build
 
 
@@ -164,3 +165,56 @@ def test_published_backbone_descends_to_a_classifier(shared, caplog):
     assert "new tensors" in caplog.text
     assert caplog.text.rstrip().endswith("head.weight, head.bias")
     assert model.config.preprocessing.channel_order == "rgb"
+
+
+def test_a_classifiers_weights_become_the_backbone(tmp_path, caplog):
+    classifier = create_model(
+        "mobilevit_xxs", num_classes=9, output_stride=8, patch_sizes=(4, 4, 2)
+    )
+    save(classifier, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        model = create_model("deeplabv3_mobilevit_xxs", num_classes=4, weights=tmp_path)
+    assert model.config.options == {"patch_sizes": [4, 4, 2]}  # strides belong to the task
+    assert "all of context, predict" in caplog.text
+    assert model.config.preprocessing.resize_mode == "shortest_edge"
+    for key, tensor in classifier.backbone.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[key], tensor), key
+    caplog.clear()
+    create_model("deeplabv3_mobilevit_xxs", classes=VOC_CLASSES, weights=tmp_path)
+    assert "does not name its" not in caplog.text  # a file without that head has no such outputs
+    back = tmp_path / "back"
+    save(create_model("deeplabv3_mobilevit_xxs", num_classes=4, channels=64, aux=True), back)
+    again = create_model("mobilevit_xxs", num_classes=3, weights=back)
+    assert again.config.options == {}
+    other = create_model("pspnet_mobilevit_xxs", num_classes=4, weights=back)
+    assert other.config.options == {}
+
+
+def test_other_classes_give_new_classifiers_of_positions(tmp_path, caplog):
+    model = create_model("pspnet_mobilevitv2_050", num_classes=21)
+    save(model, tmp_path)
+    again = create_model("pspnet_mobilevitv2_050", num_classes=3, weights=tmp_path)
+    changed = [
+        key
+        for key, tensor in again.state_dict().items()
+        if not torch.equal(tensor, model.state_dict()[key])
+    ]
+    assert changed == ["predict.weight", "predict.bias", "aux.predict.weight", "aux.predict.bias"]
+    assert all(key in caplog.text for key in changed)
+    with pytest.raises(CheckpointError, match=r"predict.* are for 21 classes, not 20; is one of"):
+        create_model("pspnet_mobilevitv2_050", num_classes=20, weights=tmp_path, new_head=False)
+    assert create_model("pspnet_mobilevitv2_050").config.num_classes == 21
+
+
+def test_an_auxiliary_head_can_be_left_out_and_added(tmp_path, caplog):
+    model = create_model("deeplabv3_mobilevitv2_050", num_classes=3)
+    save(model, tmp_path / "with")
+    without = create_model("deeplabv3_mobilevitv2_050", weights=tmp_path / "with", aux=False)
+    assert not caplog.text
+    assert without.config.options == {"aux": False}
+    assert torch.equal(without.predict.weight, model.predict.weight)
+    save(without, tmp_path / "without")
+    assert load(tmp_path / "without").aux is None
+    added = create_model("deeplabv3_mobilevitv2_050", weights=tmp_path / "without", aux=True)
+    assert "aux.conv.conv.weight" in caplog.text and "predict.weight" in caplog.text
+    assert torch.equal(added.predict.weight, model.predict.weight)

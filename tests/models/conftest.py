@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.models.layers import initialise
-from mobilevit.models.mobilevit import Backbone, BlockOptions
+from mobilevit.models.mobilevit import Backbone, BackboneOptions
 from mobilevit.models.registry import VARIANTS, build
 
 
@@ -36,8 +36,8 @@ def shallow() -> Backbone:
     """XXS with one layer where it has more: every kind of module, little work."""
     torch.manual_seed(0)
     architecture = replace(VARIANTS["mobilevit_xxs"], depths=(1, 1, 1), stage2_blocks=1)
-    blocks = BlockOptions(), BlockOptions(), BlockOptions()
-    model = Backbone(architecture, blocks=blocks, out_indices=(4,)).eval()
+    options = BackboneOptions(dropout=0.0, out_indices=(4,))
+    model = Backbone(architecture, options).eval()
     initialise(model)
     return model.to(memory_format=torch.channels_last)
 

@@ -1,4 +1,4 @@
-"""Files of weights and model folders."""
+"""Model folders, their configuration and their class names."""
 
 import json
 import os
@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobilevit.checkpoints import folder as files
+from mobilevit.checkpoints import folder as model_folder
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import config_to_json, digest, save
 from mobilevit.checkpoints.keymap import CheckpointError
-from mobilevit.data.class_names import class_names
+from mobilevit.checkpoints.write import write
+from mobilevit.data.class_names import VOC_CLASSES, class_names
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import fuse
 
@@ -30,7 +31,7 @@ def model():
     return model.eval()
 
 
-def test_a_model_folder_gives_back_the_network_and_all_that_belongs_to_it(model, tmp_path):
+def test_a_model_folder_gives_back_the_network_and_its_configuration(model, tmp_path):
     assert save(model, tmp_path / "new" / "flowers") == tmp_path / "new" / "flowers"
     loaded = load(tmp_path / "new" / "flowers")
     assert loaded.config == model.config
@@ -85,7 +86,7 @@ def test_a_save_that_is_killed_leaves_the_old_model_or_the_new_one(
             path.write_bytes(b"half of it")
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(files, "save_file", torn)
+        monkeypatch.setattr(model_folder, "save_file", torn)
     with pytest.raises(KeyboardInterrupt):
         save(other, tmp_path)
     monkeypatch.undo()
@@ -138,7 +139,7 @@ def test_a_run_folder_points_to_its_model(model, tmp_path):
         ({"preprocessing": {"crop": 999}}, "crop"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(model, tmp_path, change, message):
+def test_an_invalid_config_is_refused(model, tmp_path, change, message):
     save(model, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -171,7 +172,7 @@ def test_a_digest_depends_on_every_byte():
         assert digest(changed) != digest(tensors)
 
 
-def test_a_frame_that_cuts_off_is_refused_where_nothing_may_be(tmp_path):
+def test_a_resize_mode_that_the_task_cannot_use_is_refused(tmp_path):
     save(create_model("ssdlite_mobilevit_xxs", num_classes=2), tmp_path / "detector")
     with pytest.raises(ValueError, match="in detection it must be stretch"):
         load(tmp_path / "detector", preprocessing={"resize_mode": "crop"})
@@ -180,12 +181,19 @@ def test_a_frame_that_cuts_off_is_refused_where_nothing_may_be(tmp_path):
         load(tmp_path / "classifier", preprocessing={"resize_mode": "shortest_edge", "resize": 256})
 
 
-def test_long_lists_of_names_are_no_file_names():
+def test_long_lists_of_names_are_not_file_names():
     names = [f"a rather long name of a class {number}" for number in range(150)]
     assert class_names(",".join(names)) == tuple(names)
     assert len(class_names("coco")) == 80
     assert len(class_names("ade20k")) == 150
-    assert class_names("voc")[0] == "background"
+    assert class_names("voc") == VOC_CLASSES
+    assert len(set(VOC_CLASSES)) == len(VOC_CLASSES) == 21
+    assert (VOC_CLASSES[0], VOC_CLASSES[1], VOC_CLASSES[15]) == (
+        *("background", "aeroplane", "person"),
+    )
+    names = class_names("imagenet1k")  # A25
+    assert len(names) == len(set(names)) == 1000
+    assert (names[0], names[-1]) == ("tench", "toilet tissue")
 
 
 def test_category_ids_go_with_the_classes(tmp_path):  # A35
@@ -199,9 +207,7 @@ def test_category_ids_go_with_the_classes(tmp_path):  # A35
     assert other.config.category_ids is None
 
 
-def test_bare_detectors_of_coco_get_its_numbers(tmp_path):
-    from mobilevit.checkpoints.write import write
-
+def test_detectors_with_cocos_classes_get_its_numbers(tmp_path):
     write(create_model("ssdlite_mobilevit_xxs"), tmp_path / "w.pt", to="authors")
     config = load(tmp_path / "w.pt", classes=class_names("coco")).config
     assert config.category_ids[0] == 1
