@@ -21,7 +21,7 @@ from PIL import Image
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.bulk.command import BulkError
-from mobilevit.commands.bulk.rows import failures, has_rows
+from mobilevit.commands.bulk.parts import failures, is_complete
 from mobilevit.commands.predict import predict
 from mobilevit.data.errors import DataError
 from mobilevit.exports.spec import ExportError
@@ -190,7 +190,7 @@ def test_an_exported_file_and_a_list_of_names(
 def test_killed_and_run_again(colours: Path, images: Path, tmp_path: Path) -> None:
     files = sorted(images.rglob("*.png"))
     names = tmp_path / "list.txt"
-    names.write_text("".join(f"{file}\n" for file in files * 40))
+    names.write_text("".join(f"{file}\n" for file in files * 12))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mobilevit", "predict", str(colours), str(names)]
     command += ["--out", str(out), "--engine", "ray", "--part_size", "7", "--workers", "1"]
@@ -207,14 +207,14 @@ def test_killed_and_run_again(colours: Path, images: Path, tmp_path: Path) -> No
         process.wait()
     time.sleep(2)  # Ray's own processes see that theirs is gone
     before = {file: file.stat().st_mtime_ns for file in out.glob("part-*")}
-    assert 3 <= len(before) < 120
-    (out / ".part-000119.parquet.torn").write_bytes(b"PAR1")
+    assert 3 <= len(before) < 36
+    (out / ".part-000035.parquet.torn").write_bytes(b"PAR1")
     torn = max(before)
     torn.write_bytes(torn.read_bytes()[:100])  # as a disk that lost power may leave it
     del before[torn]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert f"840 images in 120 Parquet files in {out} ({len(before)} of them were" in done.stdout
-    assert [row["source"] for row in table(out)] == [str(file) for file in files * 40]
+    assert f"252 images in 36 Parquet files in {out} ({len(before)} of them existed" in done.stdout
+    assert [row["source"] for row in table(out)] == [str(file) for file in files * 12]
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert not list(out.glob(".part-*"))
 
@@ -271,7 +271,7 @@ def test_options_that_do_not_fit(
         ({"out": out, "html": "a.html"}, "leave html and format out"),
     ]
     for options, message in given:
-        with pytest.raises(BulkError, match=message):
+        with pytest.raises(ValueError, match=message):
             predict(colours, images, engine="ray", **options)
     with pytest.raises(BulkError, match="not images in memory"):
         predict(colours, np.zeros((8, 8, 3), np.uint8), engine="ray", out=out)
@@ -300,8 +300,8 @@ def test_a_worker_that_fails(
 def test_a_part_whose_footer_is_damaged_is_no_part(tmp_path: Path) -> None:
     file = tmp_path / "part.parquet"
     parquet.write_table(pa.table({"source": ["a", "b"]}), file)
-    assert has_rows(file, 2) and not has_rows(file, 3)
+    assert is_complete(file, 2) and not is_complete(file, 3)
     content = bytearray(file.read_bytes())
     content[-60:-8] = b"\xff" * 52
     file.write_bytes(content)
-    assert not has_rows(file, 2)
+    assert not is_complete(file, 2)

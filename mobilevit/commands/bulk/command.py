@@ -1,8 +1,11 @@
 """`mobilevit predict --engine ray`: more images than one machine can take.
 
-The list of images is cut into parts, each a Parquet file in the end. Ray Data hands parts to
-actors, each with the network in its memory; the actor that has predicted a part writes it. A part
-that has its name is whole, so a run that was killed goes on with those that are missing.
+The list of images is cut into parts, one Parquet file each. Ray Data distributes the parts over
+actors, which hold the network, predict a part and write its file. `Dataset.write_parquet` would not
+do for an exact restart: it writes files under their final names, so that a killed run leaves
+partial ones, and divides or joins blocks by their size, so that a file would not belong to one part
+of the list. Here a file appears under its name when it is complete, and a run that was killed
+continues with the parts that are missing.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +25,15 @@ from filelock import FileLock, Timeout
 
 from mobilevit.checkpoints.create import open_model, require_classes
 from mobilevit.checkpoints.folder import digest
-from mobilevit.commands.bulk.rows import failures, has_rows, need_ray
-from mobilevit.commands.bulk.worker import Predictor, Work, part_path
+from mobilevit.commands.bulk.parts import (
+    Job,
+    Predictor,
+    Source,
+    failures,
+    is_complete,
+    part_path,
+    require_ray,
+)
 from mobilevit.data.errors import DataError
 from mobilevit.data.sources import ImageInput, display_name, expand_inputs
 from mobilevit.exports.runtime_model import FileNetwork, for_inference, is_file
@@ -30,7 +41,7 @@ from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 from mobilevit.utils.devices import available_cores
-from mobilevit.utils.files import write_file
+from mobilevit.utils.files import file_sha256, write_file
 from mobilevit.utils.progress import progress_bar
 from mobilevit.utils.urls import is_url
 
@@ -39,18 +50,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RUN, LOCK = "_bulk.json", ".lock"
-"""The record of what a folder's parts are of; readers of Parquet pass over such names."""
-STORE = 512 * 2**20
-"""Bytes of memory that a Ray started here shares: networks and lists of names pass through it."""
-PARTS, SMALLEST, LARGEST = 64, 32, 1024
-"""Where nobody says, so many Parquet files, if that makes them of 32 to 1024 images."""
-SHOWN = 5
-"""Up to so many images that could not be read are named."""
+RECORD, LOCK = "_bulk.json", ".lock"
+"""What a folder's parts were made from; readers of Parquet ignore such names."""
+OBJECT_STORE = 512 * 2**20
+"""Bytes of shared memory of a Ray started here, for networks and lists of names."""
+PARTS, MIN_PART, MAX_PART = 64, 32, 1024
+"""Default number of Parquet files, as far as it makes them of 32 to 1024 images."""
+LISTED = 5
+"""Most images listed that could not be read."""
 
 
 class BulkError(ValueError):
-    """Bulk prediction that cannot be done as asked; the message says what to do."""
+    """Bulk prediction is not possible with these options, or failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +80,17 @@ class BulkPredictions:
 
     @property
     def exit_code(self) -> int:
-        """1 where an image could not be read."""
+        """1 if an image could not be read."""
         return 1 if self.failed else 0
 
     def __str__(self) -> str:
-        """How much there is and where, and the first images that could not be read."""
-        there = f" ({self.kept} of them were there already)" if self.kept else ""
-        lines = [f"{self.images} images in {len(self.parts)} Parquet files in {self.folder}{there}"]
+        """Counts, the folder, and the first images that could not be read."""
+        kept = f" ({self.kept} of them existed)" if self.kept else ""
+        lines = [f"{self.images} images in {len(self.parts)} Parquet files in {self.folder}{kept}"]
         if self.failed:
             lines.append(f"{len(self.failed)} could not be read:")
-            lines += [f"  {source}: {error}" for source, error in self.failed[:SHOWN]]
-            if len(self.failed) > SHOWN:
+            lines += [f"  {source}: {error}" for source, error in self.failed[:LISTED]]
+            if len(self.failed) > LISTED:
                 lines.append("  ... (the rows whose error is not null)")
         return "\n".join(lines)
 
@@ -89,14 +100,14 @@ def predict_in_bulk(
 ) -> BulkPredictions:
     """Predict on a Ray cluster and write Parquet files, or continue a run that was stopped.
 
-    The cluster is the one that this process has joined already, or the one at RAY_ADDRESS; else one
-    is started on this machine, and stopped at the end. Images, `out` and an exported file must
-    have the same paths on all its machines.
+    The cluster is the one that this process has joined, or the one at RAY_ADDRESS; otherwise one is
+    started on this machine, and stopped at the end. Images, `out` and an exported file must have
+    the same paths on all its machines.
 
     Args:
-        model: as of `predict`.
-        images: files, folders, patterns, addresses; and text files (.txt) with one file or address
-            a line, relative to the working folder.
+        model: as for `predict`.
+        images: files, folders, patterns, URLs; and text files (.txt) with one file or URL a line,
+            relative to the working folder.
         options: of `predict`. `workers` are actors, by default as many as the cluster's cores
             allow; `threads` are the compute threads, and cores, of each, by default 1; a run that
             continues has the `part_size` that it began with.
@@ -108,130 +119,121 @@ def predict_in_bulk(
         ConnectionError: there is no cluster at RAY_ADDRESS.
     """
     if options.out is None:
-        raise BulkError("the engine ray writes Parquet files: say where with --out FOLDER")
+        raise BulkError("the engine ray writes Parquet files: give their folder with --out FOLDER")
     if options.device not in ("auto", "cpu"):
         raise BulkError(f"the engine ray computes on CPUs; device cannot be {options.device!r}")
     if options.workers == 0:
         raise BulkError("the engine ray needs at least 1 worker")
     for package in ("ray", "pyarrow"):
-        need_ray(package)
-    outputs = options.outputs
-    held, config, identity = _identified(model, options)
-    names = _listed(images)
-    part_size = options.part_size or min(max(len(names) // PARTS, SMALLEST), LARGEST)
-    task = get_task(config.task)
-    asked = {
-        "model": identity,
-        "images": len(names),
-        "list": hashlib.sha256("\n".join(map(ascii, names)).encode()).hexdigest(),
-        **{name: getattr(outputs, name) for name in task.inference_options},
-    }
+        require_ray(package)
+    shared, config, identity = _open(model, options)
+    sources = _list_sources(images)
     folder = Path(options.out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    work = Work(
+    job = Job(
         folder=folder,
         base=os.getcwd(),
         task=config.task,
         classes=require_classes(
             config, str(model) if isinstance(model, str | Path) else model.name
         ),
-        outputs=outputs,
+        outputs=options.outputs,
         batch_size=options.batch_size,
         threads=options.threads or 1,
     )
+    record = {
+        "model": identity,
+        "images": len(sources),
+        "list": hashlib.sha256("\n".join(map(ascii, map(tuple, sources))).encode()).hexdigest(),
+        **{
+            name: getattr(options.outputs, name) for name in get_task(config.task).inference_options
+        },
+    }
+    size = options.part_size or min(max(len(sources) // PARTS, MIN_PART), MAX_PART)
     try:
         with FileLock(folder / LOCK, timeout=0):
-            part_size = _begun(folder, asked, part_size)
-            cut = [names[first : first + part_size] for first in range(0, len(names), part_size)]
-            missing = [
-                n for n, part in enumerate(cut) if not has_rows(part_path(folder, n), len(part))
-            ]
+            size = _claim(folder, record, size)
+            parts = [sources[first : first + size] for first in range(0, len(sources), size)]
+            missing = {
+                number: part
+                for number, part in enumerate(parts)
+                if not is_complete(part_path(folder, number), len(part))
+            }
             for left in folder.glob(".part-*"):  # of a writer that was killed
                 left.unlink()
             if missing:
-                log.info("%d of %d parts are to be predicted", len(missing), len(cut))
-                _run(work, held, {n: cut[n] for n in missing}, options.workers)
+                log.info("predicting %d of %d parts", len(missing), len(parts))
+                _run(job, shared, missing, options.workers)
     except Timeout as error:
         raise BulkError(f"another process is writing to {folder}") from error
-    parts = tuple(part_path(folder, number) for number in range(len(cut)))
+    paths = tuple(part_path(folder, number) for number in range(len(parts)))
     return BulkPredictions(
         folder=Path(options.out),
-        parts=parts,
-        images=len(names),
-        kept=len(cut) - len(missing),
-        failed=tuple(failure for part in parts for failure in failures(part)),
+        parts=paths,
+        images=len(sources),
+        kept=len(parts) - len(missing),
+        failed=tuple(failure for path in paths for failure in failures(path)),
     )
 
 
-def _identified(
+def _open(
     model: str | Path | Network, options: PredictOptions
 ) -> tuple[str | Network, ModelConfig, str]:
-    """What actors are given, the model's configuration, and a digest that predictions depend on."""
-    given: dict[str, Any] = {"classes": options.classes, "preprocessing": options.preprocessing}
+    """What actors get, the configuration, and a digest of what predictions depend on."""
+    overrides: dict[str, Any] = {"classes": options.classes, "preprocessing": options.preprocessing}
+    shared: str | Network
     if isinstance(model, str | Path) and is_file(model):
         path = Path(model).absolute()
-        network, _ = for_inference(
-            path,
-            **given,
-            device=torch.device("cpu"),
-            threads=1,
-        )
-        if isinstance(network, FileNetwork):
-            network.refuse_options(options.outputs)
-        total = hashlib.sha256()
+        network, _ = for_inference(path, **overrides, device=torch.device("cpu"), threads=1)
+        assert isinstance(network, FileNetwork)
+        network.refuse_options(options.outputs)
         files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-        for one in files:
-            with one.open("rb") as opened_file:
-                content = hashlib.file_digest(opened_file, "sha256").hexdigest()
-            total.update(f"{one.relative_to(path.parent)} {content}\n".encode())
-        held: str | Network = str(path)
-        config, weights = network.config, total.hexdigest()
+        contents = [(one.relative_to(path.parent).as_posix(), file_sha256(one)) for one in files]
+        shared, config, weights = str(path), network.config, json.dumps(contents)
     else:
-        held, _ = open_model(model, **given)
-        held.eval()
-        config, weights = held.config, digest(held.state_dict())
-    rest = json.dumps([weights, config.classes, asdict(config.preprocessing)], default=str)
-    return held, config, hashlib.sha256(rest.encode()).hexdigest()
+        shared, _ = open_model(model, **overrides)
+        shared.eval()
+        config, weights = shared.config, digest(shared.state_dict())
+    parts = json.dumps([weights, config.classes, asdict(config.preprocessing)], default=str)
+    return shared, config, hashlib.sha256(parts.encode()).hexdigest()
 
 
-def _listed(photos: Sequence[ImageInput]) -> list[tuple[str, str | None]]:
-    """The names of images, each with the reason where it stands for none.
+def _list_sources(images: Sequence[ImageInput]) -> list[Source]:
+    """All images by name, those that do not exist with the reason.
 
     Raises:
         BulkError: an image in memory; a list that is empty or cannot be read.
-        DataError: no name stands for an image.
+        DataError: none of the images exists.
     """
-    names: list[tuple[str, str | None]] = []
-    for photo in photos:
-        if not isinstance(photo, str | Path):
+    sources: list[Source] = []
+    for given in images:
+        if not isinstance(given, str | Path):
             raise BulkError(
-                f"the engine ray takes files and addresses, not images in memory "
-                f"({type(photo).__name__})"
+                f"the engine ray takes files and URLs, not images in memory "
+                f"({type(given).__name__})"
             )
-        path = Path(photo)
-        if path.suffix.lower() == ".txt" and not is_url(photo) and not path.is_dir():
+        path = Path(given)
+        if path.suffix.lower() == ".txt" and not is_url(given) and not path.is_dir():
             try:
                 lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
             except OSError as error:
-                raise BulkError(f"the list {photo} cannot be read: {error.strerror}") from error
-            found = [(line.strip(), None) for line in lines if line.strip()]
-            if not found:
-                raise BulkError(f"the list {photo} is empty")
-            names += found
+                raise BulkError(f"the list {given} cannot be read: {error.strerror}") from error
+            names = [line.strip() for line in lines if line.strip()]
+            if not names:
+                raise BulkError(f"the list {given} is empty")
+            sources += [Source(name, None) for name in names]
             continue
         try:
-            sources = expand_inputs([photo])
-        except DataError as error:  # of one name alone: the others are done
-            names.append((str(photo), str(error)))
-        else:
-            names += [(display_name(source), None) for source in sources]
-    if all(reason is not None for _, reason in names):
-        raise DataError("\n".join(str(reason) for _, reason in names) or "no images are named")
-    return names
+            sources += [Source(display_name(one), None) for one in expand_inputs([given])]
+        except DataError as error:  # the others are predicted nevertheless
+            sources.append(Source(str(given), str(error)))
+    if all(source.error is not None for source in sources):
+        raise DataError("\n".join(str(source.error) for source in sources) or "no images given")
+    return sources
 
 
-def _begun(folder: Path, asked: dict[str, Any], part_size: int) -> int:
-    """See that a folder is new or of this very run, and write down what it is of.
+def _claim(folder: Path, record: dict[str, Any], part_size: int) -> int:
+    """Check that a folder is empty or of the same run, and record what it is for.
 
     Returns:
         The size of its parts.
@@ -239,98 +241,107 @@ def _begun(folder: Path, asked: dict[str, Any], part_size: int) -> int:
     Raises:
         BulkError: it is of another run, or holds something else.
     """
-    record = folder / RUN
-    if not record.exists():
+    path = folder / RECORD
+    if not path.exists():
         others = [one.name for one in folder.iterdir() if not one.name.startswith(".")]
         if others:
             raise BulkError(
-                f"{folder} is not empty ({min(others)}) and no bulk prediction: choose a new folder"
+                f"{folder} is not empty ({min(others)}) and not a bulk prediction: choose a new "
+                "folder"
             )
-        write_file(record, json.dumps({**asked, "part_size": part_size}, indent=2) + "\n")
+        write_file(path, json.dumps({**record, "part_size": part_size}, indent=2) + "\n")
         return part_size
     try:
-        had = json.loads(record.read_text())
-        size = int(had.pop("part_size"))
+        before = json.loads(path.read_text())
+        size = int(before.pop("part_size"))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BulkError(f"{record} is damaged; choose a new folder") from error
-    if had != asked:
-        differ = [
-            "the list of images"
-            if key == "list"
-            else f"{key} ({had.get(key)}, now {value})"
-            if key != "model"
-            else "the model, its classes or its preprocessing"
-            for key, value in {**dict.fromkeys(had), **asked}.items()
-            if had.get(key) != value
-        ]
+        raise BulkError(f"{path} is damaged; choose a new folder") from error
+    labels = {
+        "model": "the model, its classes or its preprocessing",
+        "list": "the list of images",
+    }
+    differences = [
+        labels.get(key, f"{key} ({before.get(key)}, now {record.get(key)})")
+        for key in dict.fromkeys((*before, *record))
+        if before.get(key) != record.get(key)
+    ]
+    if differences:
         raise BulkError(
-            f"{folder} is of another bulk prediction: {', '.join(differ)} differ. Repeat that call "
-            "to go on with it, or choose a new folder"
+            f"{folder} is of another bulk prediction: {', '.join(differences)} differ. Repeat that "
+            "call to continue it, or choose a new folder"
         )
     return size
 
 
+@contextmanager
+def _cluster(threads: int) -> Iterator[Any]:
+    """Ray, connected to a cluster; one that is started here is stopped at the end."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to Ray's makers
+    ray = require_ray("ray")
+    if ray.is_initialized():
+        yield ray
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    own = {
+        "num_cpus": max(available_cores(), threads),
+        "object_store_memory": OBJECT_STORE,
+        "include_dashboard": False,
+    }
+    ray.init(
+        address=address,
+        logging_level=logging.WARNING,
+        log_to_driver=False,
+        **(own if address == "local" else {}),
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
 def _run(
-    work: Work,
-    held: str | Network,
-    parts: Mapping[int, Sequence[tuple[str, str | None]]],
+    job: Job,
+    shared: str | Network,
+    parts: Mapping[int, Sequence[Source]],
     workers: int | None,
 ) -> None:
-    """Predict and write parts in Ray Data.
+    """Predict and write parts with Ray Data.
 
     Raises:
-        BulkError: the cluster is too small for the workers; an actor failed.
+        BulkError: the cluster is too small for the workers, or an actor failed.
         ConnectionError: there is no cluster at RAY_ADDRESS.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
-    ray = need_ray("ray")
-    data = need_ray("ray.data")
-    ours = not ray.is_initialized()
-    if ours:
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        own = {"num_cpus": max(available_cores(), work.threads), "object_store_memory": STORE}
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            **(own if address == "local" else {}),
-        )
-    try:
-        room = int(ray.cluster_resources().get("CPU", 0)) // work.threads
+    with _cluster(job.threads) as ray:
+        data = require_ray("ray.data")
+        room = int(ray.cluster_resources().get("CPU", 0)) // job.threads
         if (workers or 1) > room:
             raise BulkError(
-                f"the cluster has room for {room} workers of {work.threads} threads, not "
+                f"the cluster has room for {room} workers of {job.threads} threads, not "
                 f"{workers or 1}"
             )
-        data.DataContext.get_current().enable_progress_bars = False  # there is one of our own
+        data.DataContext.get_current().enable_progress_bars = False  # ours is shown instead
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        rows = [{"number": n, "names": json.dumps(part)} for n, part in parts.items()]
-        # A row a block: the next free actor takes the next part.
-        said = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        rows = [{"number": n, "sources": json.dumps(part)} for n, part in parts.items()]
+        # One row a block, so that the next free actor takes the next part.
+        counts = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             Predictor,
-            fn_constructor_args=(work, ray.put(held)),
+            fn_constructor_args=(job, ray.put(shared)),
             batch_size=1,
-            num_cpus=work.threads,
+            num_cpus=job.threads,
             compute=data.ActorPoolStrategy(size=min(workers or room, len(rows))),
         )
-        with progress_bar("predicting", sum(map(len, parts.values()))) as advance:
-            for one in said.iter_rows():
-                advance(int(one["images"]))
-    except ray.exceptions.RayError as error:
-        raise BulkError(
-            f"a worker failed: {_reason(error)}. The parts that are written stay; the same call "
-            "goes on with the others"
-        ) from error
-    finally:
-        if ours:
-            ray.shutdown()
+        try:
+            with progress_bar("predicting", sum(map(len, parts.values()))) as advance:
+                for row in counts.iter_rows():
+                    advance(int(row["images"]))
+        except ray.exceptions.RayError as error:
+            raise BulkError(
+                f"a worker failed: {_reason(error)}. The parts that are written stay; the same "
+                "call continues with the others"
+            ) from error
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in a worker.
-
-    Ray gives an error of a worker as the text of its tracebacks; the first of them is the worker's.
-    """
+    """The message of a worker's exception: Ray gives tracebacks as text, the worker's first."""
     text = str(getattr(error, "traceback_str", error))
     return text.partition("\n\nThe above exception")[0].strip().splitlines()[-1]
