@@ -277,6 +277,21 @@ def test_evaluation_sees_every_sample_once(images: Path, shards: Path, workers: 
         shard_evaluation(str(shards), ("a.b",))
 
 
+def test_subsets(shards: Path) -> None:
+    for root, index in ((str(shards), None), (pipes(shards), str(shards))):
+        samples = shard_splits(root, index=index).train
+        subset = samples.subset([20, 3, 40])
+        # In sequential shards those from the first one's shard on: it begins with sample 14.
+        expected = [14, 15, 16] if samples.shards.sequential else [20, 3, 40]
+        assert len(subset) == 3 and subset.labels.tolist() == samples.labels[expected].tolist()
+        assert [subset.source(i) for i in range(3)] == [samples.source(i) for i in expected]
+        assert [subset.name(i) for i in range(3)] == [samples.name(i) for i in expected]
+        again = subset.relabel(("other", *CLASSES))
+        assert again.labels.tolist() == (subset.labels + 1).tolist()
+        evaluation = EvaluationLoader(EvaluationSet(again, PREPROCESSING), batch_size=2, workers=0)
+        assert torch.cat([labels for _, labels, _ in evaluation]).tolist() == again.labels.tolist()
+
+
 def test_one_split_has_shards_held_out(shards: Path) -> None:
     only = f"{shards}/train-{{000000..000006}}.tar"
     found = shard_splits(only, val_fraction=0.3)

@@ -13,7 +13,6 @@ from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
 )
-from mobilevit.data.samples import SampleSubset
 from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
@@ -157,10 +156,3 @@ def test_evaluation_gives_every_sample_once_in_order(samples):
     assert torch.cat(indices).tolist() == list(range(12))
     assert torch.cat(labels).tolist() == list(samples.labels)
     assert [len(batch) for batch in images] == [5, 5, 2] == [5] * (len(loader) - 1) + [2]
-
-
-def test_some_samples_keep_names_labels_and_sources(samples):
-    subset = SampleSubset(samples, [7, 2])
-    assert list(subset.labels) == [samples.labels[7], samples.labels[2]]
-    assert subset.source(1) == samples.source(2) and subset.name(0) == samples.name(7)
-    assert subset.classes == samples.classes

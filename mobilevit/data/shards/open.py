@@ -79,7 +79,7 @@ def shard_splits(
     if "train" in splits and val_name:
         train, val = splits["train"], splits[val_name]
         if train.classes != val.classes:
-            val = val.relabelled(train.classes)
+            val = val.relabel(train.classes)
         note = f"train: {_summary(train)}, {val_name}: {_summary(val)}"
     else:
         name, everything = next(iter(splits.items()))
@@ -92,7 +92,7 @@ def shard_splits(
         count = min(max(round(shards * val_fraction), 1), shards - 1)
         order = np.random.default_rng((seed, 4)).permutation(shards).tolist()
         val, train = (
-            everything.subset(sorted(numbers)) for numbers in (order[:count], order[count:])
+            everything.select_shards(sorted(numbers)) for numbers in (order[:count], order[count:])
         )
         note = (
             f"has {name} only: {count} of {shards} shards held out with seed {seed} "
@@ -113,7 +113,7 @@ def shard_evaluation(
     """
     splits = open_splits(root, index=index)
     name = next((name for name in VAL_SPLITS if name in splits), next(iter(splits)))
-    samples = splits[name].relabelled(classes)
+    samples = splits[name].relabel(classes)
     samples.shards.check_files()
     return samples
 

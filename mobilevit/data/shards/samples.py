@@ -15,7 +15,6 @@ from torch.utils.data import get_worker_info
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.sampler import EpochOrder, Order
-from mobilevit.data.samples import Samples
 from mobilevit.data.shards.order import POOL, STREAMS, ShardOrder
 
 
@@ -52,12 +51,19 @@ class Shards(Protocol):
 
 
 class ShardSamples:
-    """The samples in shards, as `Samples`; numbered shard after shard."""
+    """Samples in shards with one label each, numbered shard after shard unless `indices` select."""
 
-    def __init__(self, shards: Shards, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-        """`labels`: the index in `classes` of each sample."""
+    def __init__(
+        self,
+        shards: Shards,
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        indices: Sequence[int] | None = None,
+    ) -> None:
+        """`labels`: the index in `classes` of each sample in the shards."""
         self.shards, self.classes = shards, classes
-        self.labels: Any = labels
+        self._all_labels, self.indices = labels, indices
+        self.labels: Any = labels if indices is None else labels[list(indices)]
         self._first = [0, *itertools.accumulate(shards.counts)]
         self._buffers: dict[int, _ShardBuffer] = {}
         self._process = os.getpid()
@@ -93,32 +99,38 @@ class ShardSamples:
         """The sample's name."""
         return self.shards.name(*self._locate(index))
 
-    def relabelled(self, classes: tuple[str, ...]) -> ShardSamples:
+    def relabel(self, classes: tuple[str, ...]) -> ShardSamples:
         """The same samples with labels that are indices into `classes`.
 
         Raises:
             DataError: a class that has samples is not among `classes`.
         """
-        used = [self.classes[label] for label in np.unique(self.labels)]
+        used = [self.classes[label] for label in np.unique(self._all_labels)]
         if unknown := [name for name in used if name not in classes]:
             raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
         new = np.array(
             [classes.index(name) if name in classes else -1 for name in self.classes], np.int32
         )
-        return ShardSamples(self.shards, new[self.labels], classes)
+        return ShardSamples(self.shards, new[self._all_labels], classes, self.indices)
 
-    def subset(self, numbers: Sequence[int]) -> ShardSamples:
+    def select_shards(self, numbers: Sequence[int]) -> ShardSamples:
         """The samples of the shards of these numbers."""
-        labels = [self.labels[self._first[n] : self._first[n + 1]] for n in numbers]
+        labels = [self._all_labels[self._first[n] : self._first[n + 1]] for n in numbers]
         return ShardSamples(self.shards.subset(numbers), np.concatenate(labels), self.classes)
 
-    def neighbours(self, indices: Sequence[int]) -> list[int]:
-        """As many samples as `indices`, but consecutive: from the first one's shard on."""
-        begin = self._first[self._locate(indices[0])[0]]
-        return [(begin + step) % len(self.labels) for step in range(len(indices))]
+    def subset(self, indices: Sequence[int]) -> ShardSamples:
+        """The samples at `indices`; in sequential shards, as many consecutive ones.
+
+        Those begin with the first one's shard, so that few shards have to be read.
+        """
+        if self.shards.sequential:
+            begin = self._first[self._locate(indices[0])[0]]
+            indices = [(begin + step) % len(self._all_labels) for step in range(len(indices))]
+        return ShardSamples(self.shards, self._all_labels, self.classes, indices)
 
     def _locate(self, index: int) -> tuple[int, int]:
         """The number of a sample's shard, and its position there."""
+        index = index if self.indices is None else self.indices[index]
         shard = bisect_right(self._first, index) - 1
         return shard, index - self._first[shard]
 
@@ -159,7 +171,7 @@ class _ShardBuffer:
 
 
 def order_of(
-    samples: Samples,
+    samples: object,
     count: int,
     *,
     seed: int,

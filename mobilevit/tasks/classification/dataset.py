@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,15 +15,17 @@ from mobilevit.data.decode import Decode, open_decodable
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import normalize, preprocess
 from mobilevit.data.sampler import SampleKey
-from mobilevit.data.samples import Samples
 from mobilevit.data.shards.samples import Shards, ShardSamples
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
 from mobilevit.utils.random import seeded
 
+ClassificationSamples: TypeAlias = LabelSamples | ShardSamples
+
 
 @contextmanager
-def _naming_sample(samples: Samples, index: int, source: object) -> Iterator[None]:
+def _naming_sample(samples: ClassificationSamples, index: int, source: object) -> Iterator[None]:
     """Name the sample in an `ImageError`, unless its source is a file of its own."""
     try:
         yield
@@ -40,7 +43,7 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 
     def __init__(
         self,
-        samples: Samples,
+        samples: ClassificationSamples,
         transform: TrainTransform,
         mix: BatchMix,
         *,
@@ -92,14 +95,16 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
     """Images preprocessed for evaluation, with their labels and indices."""
 
-    def __init__(self, samples: Samples, preprocessing: Preprocessing) -> None:
+    def __init__(self, samples: ClassificationSamples, preprocessing: Preprocessing) -> None:
         """Apply the weights' own preprocessing."""
         self.samples, self.preprocessing = samples, preprocessing
 
     @property
     def shards(self) -> Shards | None:
-        """The shards that the samples are in, if any."""
-        return self.samples.shards if isinstance(self.samples, ShardSamples) else None
+        """The shards that have exactly these samples, if any."""
+        if isinstance(self.samples, ShardSamples) and self.samples.indices is None:
+            return self.samples.shards
+        return None
 
     def __len__(self) -> int:
         """The number of samples."""

@@ -6,8 +6,8 @@ import math
 
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import frame_image
-from mobilevit.data.samples import Samples
 from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.tasks.classification.dataset import ClassificationSamples
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.report import (
     Block,
@@ -37,7 +37,7 @@ GAP = 5.0
 def make_report(
     metrics: ClassificationMetrics,
     train_metrics: ClassificationMetrics,
-    samples: Samples,
+    samples: ClassificationSamples,
     config: ModelConfig,
 ) -> TaskReport:
     """Tiles, confusion matrix, classes and the worst mistakes.
@@ -159,7 +159,9 @@ def _classes(metrics: ClassificationMetrics) -> list[Block]:
     return [about, Table(title="Classes, lowest recall first", columns=columns, rows=rows)]
 
 
-def _mistakes(metrics: ClassificationMetrics, samples: Samples, config: ModelConfig) -> list[Block]:
+def _mistakes(
+    metrics: ClassificationMetrics, samples: ClassificationSamples, config: ModelConfig
+) -> list[Block]:
     if not metrics.mistakes:
         return ["There are none."]
     wrong = metrics.images - int(metrics.confusion.diag().sum())
@@ -174,7 +176,7 @@ def _mistakes(metrics: ClassificationMetrics, samples: Samples, config: ModelCon
 def _card(
     mistake: Mistake,
     metrics: ClassificationMetrics,
-    samples: Samples,
+    samples: ClassificationSamples,
     preprocessing: Preprocessing,
 ) -> Card:
     label, predicted = metrics.classes[mistake.label], metrics.classes[mistake.predicted]

@@ -15,13 +15,11 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.loader import BatchSource
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
-from mobilevit.data.samples import Samples, SampleSubset
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.shards.samples import ShardSamples
 from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
-from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
+from mobilevit.tasks.classification.dataset import ClassificationSamples, EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.distill import teacher_of
 from mobilevit.tasks.classification.export import EXPORT
 from mobilevit.tasks.classification.options import ClassificationOptions
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from mobilevit.tasks.training_task import TrainingTask
 
 
-class Classification(Task[Samples, ClassificationOptions]):
+class Classification(Task[ClassificationSamples, ClassificationOptions]):
     """Images in class folders, tables, shards or torchvision's data sets."""
 
     name = "classification"
@@ -51,7 +49,9 @@ class Classification(Task[Samples, ClassificationOptions]):
     inference_options = ("top",)
     options = ClassificationOptions
 
-    def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[Samples]:
+    def open(
+        self, data: DataOptions, *, seed: int, console: Console
+    ) -> Splits[ClassificationSamples]:
         """Find the samples to train and validate on, and check their files."""
         if data.name is not None or not is_sharded(data.root, data.index):
             found = open_splits(LabelSamples, data, seed=seed)
@@ -68,29 +68,31 @@ class Classification(Task[Samples, ClassificationOptions]):
         console.print(f"data: {shards.note}", highlight=False, soft_wrap=True)
         return Splits(shards.train, shards.val)
 
-    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Samples:
+    def evaluation_samples(
+        self, data: DataOptions, classes: tuple[str, ...]
+    ) -> ClassificationSamples:
         """The samples to evaluate on: those held out, else all."""
         if data.name is not None or not is_sharded(data.root, data.index):
             return open_evaluation(LabelSamples, data, classes=classes)
         return shard_evaluation(data.root, classes, index=data.index)
 
-    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Samples:
+    def training_samples(
+        self, data: DataOptions, classes: tuple[str, ...]
+    ) -> ClassificationSamples:
         """The samples that training takes."""
         if data.name is not None or not is_sharded(data.root, data.index):
             return open_splits(LabelSamples, replace(data, check=False)).train
         return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction).train
 
-    def subset(self, samples: Samples, indices: Sequence[int]) -> Samples:
-        """The samples at `indices`; of sequential shards, as many that lie together."""
-        if isinstance(samples, ShardSamples) and samples.shards.sequential:
-            indices = samples.neighbours(indices)
-        if isinstance(samples, LabelSamples):
-            return samples.subset(indices)
-        return SampleSubset(samples, indices)
+    def subset(
+        self, samples: ClassificationSamples, indices: Sequence[int]
+    ) -> ClassificationSamples:
+        """The samples at `indices`; of sequential shards, as many consecutive ones."""
+        return samples.subset(indices)
 
     def training_dataset(
         self,
-        samples: Samples,
+        samples: ClassificationSamples,
         preprocessing: Preprocessing,
         options: ClassificationOptions,
         *,
@@ -102,7 +104,9 @@ class Classification(Task[Samples, ClassificationOptions]):
         mix = BatchMix(options.augment, len(samples.classes))
         return TrainingSet(samples, transform, mix, seed=seed, decode=decode)
 
-    def evaluation_dataset(self, samples: Samples, preprocessing: Preprocessing) -> BatchSource:
+    def evaluation_dataset(
+        self, samples: ClassificationSamples, preprocessing: Preprocessing
+    ) -> BatchSource:
         """Batches for evaluation."""
         return EvaluationSet(samples, preprocessing)
 
@@ -114,7 +118,7 @@ class Classification(Task[Samples, ClassificationOptions]):
     def training_task(
         self,
         options: ClassificationOptions,
-        val: Samples,
+        val: ClassificationSamples,
         config: ModelConfig,
         *,
         sizes: Sequence[int],
@@ -177,7 +181,11 @@ class Classification(Task[Samples, ClassificationOptions]):
         ]
 
     def metric(
-        self, samples: Samples, *, device: torch.device | str = "cpu", options: InferenceOptions
+        self,
+        samples: ClassificationSamples,
+        *,
+        device: torch.device | str = "cpu",
+        options: InferenceOptions,
     ) -> Metric[Any]:
         """Accuracy, calibration, confusion matrix and the worst mistakes."""
         from mobilevit.tasks.classification.metrics import ClassificationMetric
@@ -185,7 +193,7 @@ class Classification(Task[Samples, ClassificationOptions]):
         return ClassificationMetric(samples.classes, device)
 
     def report(
-        self, metrics: Any, train_metrics: Any, samples: Samples, config: ModelConfig
+        self, metrics: Any, train_metrics: Any, samples: ClassificationSamples, config: ModelConfig
     ) -> TaskReport:
         """What the report of a run tells."""
         from mobilevit.tasks.classification.report import make_report
