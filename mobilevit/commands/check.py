@@ -6,8 +6,9 @@ import os
 
 from mobilevit.data.open import check_dataset
 from mobilevit.data.options import DataOptions
+from mobilevit.data.shards.check import check_shards
 from mobilevit.data.shards.open import is_sharded
-from mobilevit.data.validate import Report, check_shards
+from mobilevit.data.validate import Report
 from mobilevit.models.config import TaskName
 from mobilevit.tasks import check_data_options, get_task
 

@@ -17,11 +17,11 @@ from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import ReadOptions
 from mobilevit.data.formats.coco import (
-    COCO_IDS_OF_VOC,
     looks_like_coco,
     read_boxes,
     to_corners,
 )
+from mobilevit.data.formats.coco_masks import COCO_IDS_OF_VOC
 from mobilevit.data.formats.registry import parse
 from mobilevit.data.images import ImageError
 from mobilevit.tasks.detection.dataset import BoxSamples

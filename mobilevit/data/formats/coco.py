@@ -7,14 +7,11 @@ import math
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import (
     EVERYTHING,
@@ -26,20 +23,16 @@ from mobilevit.data.formats.base import (
     ReadOptions,
 )
 from mobilevit.data.formats.coco_masks import (
-    DrawnObject,
     InstanceMasks,
     PanopticMasks,
-    mask_ignore,
+    instance_masks,
+    mask_classes,
+    panoptic_masks,
 )
 from mobilevit.data.formats.files import FileTree, files_below, normalize, quoted, split_of
-from mobilevit.data.formats.masks import MAX_VALUE, MaskSource, class_values
 
 JSON_DEPTH = 3
 """Levels below the data set's folder down to which JSON files are looked for."""
-COCO_IDS_OF_VOC = (
-    0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72,
-)  # fmt: skip
-"""For each class of VOC the id of COCO's category; background has none."""
 
 _REQUIRED = ("images", "annotations", "categories")
 _IMAGE_FOLDERS = ("images", "imgs", "img", "JPEGImages", "data")
@@ -79,14 +72,13 @@ class _Reader:
         self.builder = DatasetBuilder(root, format, _DISPLAY_NAMES[format])
         self.images: dict[int | str, int] = {}
         """Id -> index."""
-        self.by_image: dict[int, list[dict[str, Any]]] = {}
-        """Masks: index of an image -> its annotations."""
 
     def read(self, content: Content) -> ParsedDataset:
         origins = {} if self.split is None else {self.split: self.file.name}
         data = self._load(keep_outlines=content == "masks")
         if data is None:
-            return self._empty(origins, content)
+            self._split(())
+            return self.builder.build((), origins=origins)
         names = self._categories(data["categories"])
         self._images(data["images"])
         if content == "boxes":
@@ -95,29 +87,24 @@ class _Reader:
             return self.builder.build(
                 tuple(names.values()), category_ids=tuple(names), origins=origins
             )
-        self._annotations_by_image(data["annotations"], names)
-        instances = self.format == "coco" or (
-            self.format == "coco_voc" and self.file.stem.startswith("instances")
-        )
-        classes, values = _mask_classes(names, self.format, instances=instances)
-        stored = class_values(classes, {mask_ignore(len(classes)), MAX_VALUE})
-        make = self._instance_masks if instances else self._panoptic_masks
-        masks = make(values, values=stored.values, ignore=mask_ignore(len(classes)))
-        return self.builder.build(stored.classes, masks=masks, origins=origins)
+        annotations = self._annotations_by_image(data["annotations"], names)
+        panoptic = self.file.stem.startswith("panoptic")
+        classes = mask_classes(names, background=not panoptic, voc=self.format == "coco_voc")
+        masks: InstanceMasks | PanopticMasks
+        images: Sequence[int] = range(len(self.builder.files))
+        if panoptic:
+            masks = panoptic_masks(self.builder, self.file, annotations, classes)
+        else:
+            masks = instance_masks(self.builder, self.file, annotations, classes)
+            if self.split == "train":
+                images = [image for image in images if masks.objects[image]]
+                if empty := len(masks.objects) - len(images):
+                    note = f"{empty} images without objects are not trained on"
+                    self.builder.notes.append(note)
+        self._split(images)
+        return self.builder.build(classes.classes, masks=masks, origins=origins)
 
-    def _empty(self, origins: Mapping[str, str], content: Content) -> ParsedDataset:
-        self._split(())
-        masks = InstanceMasks(
-            values={},
-            ignore=255,
-            json=self.file,
-            names=(),
-            objects=(),
-            sizes=self.builder.sizes(),
-        )
-        return self.builder.build((), origins=origins, masks=masks if content == "masks" else None)
-
-    def _split(self, images: Any) -> None:
+    def _split(self, images: Sequence[int]) -> None:
         if self.split is not None:
             self.builder.splits[self.split] = list(images)
 
@@ -224,7 +211,11 @@ class _Reader:
                 box_id=running if number is None else number,
             )
 
-    def _annotations_by_image(self, entries: list[Any], names: Mapping[int, str]) -> None:
+    def _annotations_by_image(
+        self, entries: list[Any], names: Mapping[int, str]
+    ) -> dict[int, list[dict[str, Any]]]:
+        """Index of an image -> its annotations."""
+        by_image: dict[int, list[dict[str, Any]]] = {}
         for running, entry in enumerate(entries, start=1):
             image, where = self._image_of(entry, running)
             if image is None:
@@ -237,60 +228,8 @@ class _Reader:
             if unknown := [a for a, b in zip(stated, numbers, strict=True) if b not in names]:
                 self._unknown_category(where, unknown[0], image)
             else:
-                self.by_image.setdefault(image, []).append(entry)
-
-    def _instance_masks(self, places: Mapping[int, int | None], **options: Any) -> MaskSource:
-        builder = self.builder
-        if not any("segmentation" in one for some in self.by_image.values() for one in some):
-            raise DataError(f"{self.file}: its objects have only boxes, without outlines for masks")
-        objects: list[tuple[DrawnObject, ...]] = []
-        for image, file in enumerate(builder.files):
-            try:
-                drawn = [
-                    DrawnObject.parse(one, places[int(one["category_id"])])
-                    for one in self.by_image.get(image, [])
-                ]
-            except (LookupError, TypeError, ValueError) as error:
-                where = f"{self.file}: {Path(file).name}"
-                builder.add_issue(where, f"an object cannot be drawn: {error!r}", image=image)
-                drawn = []
-            objects.append(tuple(one for one in drawn if one is not None))
-        images = range(len(builder.files))
-        if self.split == "train":
-            images_with_objects = [image for image in images if objects[image]]
-            if empty := len(images) - len(images_with_objects):
-                builder.notes.append(f"{empty} images without objects are not trained on")
-            self._split(images_with_objects)
-        else:
-            self._split(images)
-        names = tuple(Path(file).name for file in builder.files)
-        sizes = np.array(builder.sizes(), np.int64)
-        for image in np.flatnonzero((sizes == 0).any(axis=1)).tolist() if len(sizes) else []:
-            builder.add_issue(self.file, f"{names[image]} has no height and width", image=image)
-        return InstanceMasks(
-            json=self.file, names=names, objects=tuple(objects), sizes=sizes, **options
-        )
-
-    def _panoptic_masks(self, places: Mapping[int, int | None], **options: Any) -> MaskSource:
-        folder = self.file.with_suffix("")  # PNGs are in the folder named like the JSON
-        files: list[Path] = []
-        segments: list[dict[int, int]] = []
-        for image, name in enumerate(self.builder.files):
-            annotations = self.by_image.get(image, [])
-            file_name = annotations[0].get("file_name") if annotations else None
-            files.append(folder / str(file_name or Path(name).name))
-            stored = {0: MAX_VALUE}
-            for segment in annotations[0].get("segments_info", ()) if annotations else ():
-                value = places[int(segment["category_id"])]
-                crowd = segment.get("iscrowd") and value is not None
-                stored[segment.get("id")] = MAX_VALUE if crowd else value or 0
-            segments.append(stored)
-            if not files[-1].is_file():
-                self.builder.add_issue(name, f"its mask {files[-1]} is missing", image=image)
-        self._split(range(len(self.builder.files)))
-        return PanopticMasks(
-            json=self.file, files=tuple(files), segments=tuple(segments), **options
-        )
+                by_image.setdefault(image, []).append(entry)
+        return by_image
 
 
 def looks_like_coco(file: Path) -> bool:
@@ -374,19 +313,6 @@ def _usual_folders(file: Path, root: Path) -> Iterator[str]:
 
 def _words(file: Path) -> list[str]:
     return file.stem.replace("-", "_").replace(".", "_").split("_")
-
-
-def _mask_classes(
-    names: Mapping[int, str], format: str, *, instances: bool
-) -> tuple[dict[int, str], dict[int, int | None]]:
-    """Stored value -> class name; and category -> stored value, None where it has no class."""
-    if format == "coco_voc":
-        places = {number: place for place, number in enumerate(COCO_IDS_OF_VOC) if place}
-        return dict(enumerate(VOC_CLASSES)), {number: places.get(number) for number in names}
-    first = 1 if instances else 0  # of instances 0 is what no object covers
-    values: dict[int, int | None] = {n: value for value, n in enumerate(sorted(names), first)}
-    classes = {value: names[n] for value, n in enumerate(sorted(names), first)}
-    return classes | ({0: VOC_CLASSES[0]} if first else {}), values
 
 
 def _portable(name: str) -> str:

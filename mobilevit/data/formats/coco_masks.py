@@ -10,14 +10,46 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mobilevit.data.formats.base import IGNORE
-from mobilevit.data.formats.masks import MAX_VALUE, MaskSource
+from mobilevit.data.class_names import VOC_CLASSES
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import IGNORE, DatasetBuilder
+from mobilevit.data.formats.masks import MAX_VALUE, MaskSource, class_values
 from mobilevit.data.images import ImageError, pillow
 
+COCO_IDS_OF_VOC = (
+    0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72,
+)  # fmt: skip
+"""For each class of VOC the id of COCO's category; background has none."""
 
-def mask_ignore(num_classes: int) -> int:
-    """The stored value of pixels without a class."""
-    return IGNORE if num_classes <= IGNORE else MAX_VALUE
+
+class MaskClasses(NamedTuple):
+    """The classes of masks, and how categories are stored in them."""
+
+    classes: tuple[str, ...]
+    values: dict[int, int]
+    """Stored value -> index of its class, or `IGNORED`."""
+    stored: dict[int, int | None]
+    """Category -> stored value; None where it has no class."""
+    ignore: int
+
+
+def mask_classes(names: Mapping[int, str], *, background: bool, voc: bool) -> MaskClasses:
+    """Classes by category id; with `background` for what no object covers, or those of VOC.
+
+    Of VOC's classes background is also what VOC has no class for.
+    """
+    stored: dict[int, int | None]
+    if voc:
+        places = {number: place for place, number in enumerate(COCO_IDS_OF_VOC) if place}
+        stored = {number: places.get(number) for number in names}
+        classes = dict(enumerate(VOC_CLASSES))
+    else:
+        stored = {number: value for value, number in enumerate(sorted(names), int(background))}
+        classes = {value: names[number] for number, value in stored.items() if value is not None}
+        classes |= {0: VOC_CLASSES[0]} if background else {}
+    ignore = IGNORE if len(classes) <= IGNORE else MAX_VALUE
+    found = class_values(classes, {ignore, MAX_VALUE})
+    return MaskClasses(found.classes, found.values, stored, ignore)
 
 
 class DrawnObject(NamedTuple):
@@ -120,6 +152,68 @@ class PanopticMasks(MaskSource):
         if unknown := [number for number in known.tolist() if number not in segments]:
             raise ImageError(str(file), f"{self.json} does not list its segments {unknown[:3]}")
         return np.array([segments[i] for i in known.tolist()], np.uint16)[places].reshape(ids.shape)
+
+
+def instance_masks(
+    builder: DatasetBuilder,
+    json: Path,
+    annotations: Mapping[int, list[dict[str, Any]]],
+    classes: MaskClasses,
+) -> InstanceMasks:
+    """Masks of the builder's images; what cannot be drawn becomes an issue.
+
+    Raises:
+        DataError: there are boxes only.
+    """
+    if not any("segmentation" in one for several in annotations.values() for one in several):
+        raise DataError(f"{json}: its objects have only boxes, without outlines for masks")
+    names = tuple(Path(file).name for file in builder.files)
+    sizes = builder.sizes().astype(np.int64)
+    objects: list[tuple[DrawnObject, ...]] = []
+    for image, name in enumerate(names):
+        drawn: list[DrawnObject | None] = []
+        try:
+            for one in annotations.get(image, []):
+                drawn.append(DrawnObject.parse(one, classes.stored[int(one["category_id"])]))
+        except (LookupError, TypeError, ValueError) as error:
+            message = f"an object cannot be drawn: {error!r}"
+            builder.add_issue(f"{json}: {name}", message, image=image)
+        if not sizes[image].all():
+            builder.add_issue(f"{json}: {name}", "has no height and width", image=image)
+        objects.append(tuple(one for one in drawn if one is not None))
+    return InstanceMasks(
+        values=classes.values,
+        ignore=classes.ignore,
+        json=json,
+        names=names,
+        objects=tuple(objects),
+        sizes=sizes,
+    )
+
+
+def panoptic_masks(
+    builder: DatasetBuilder,
+    json: Path,
+    annotations: Mapping[int, list[dict[str, Any]]],
+    classes: MaskClasses,
+) -> PanopticMasks:
+    """Masks of the builder's images, in the folder that is named like the JSON."""
+    files: list[Path] = []
+    segments: list[dict[int, int]] = []
+    for image, name in enumerate(builder.files):
+        annotation = next(iter(annotations.get(image, [])), {})
+        files.append(json.with_suffix("") / str(annotation.get("file_name", Path(name).name)))
+        stored = {0: MAX_VALUE}
+        for segment in annotation.get("segments_info", ()):
+            value = classes.stored[int(segment["category_id"])]
+            crowd = segment.get("iscrowd") and value is not None
+            stored[segment.get("id")] = MAX_VALUE if crowd else value or 0
+        segments.append(stored)
+        if not files[-1].is_file():
+            builder.add_issue(name, f"its mask {files[-1]} is missing", image=image)
+    return PanopticMasks(
+        values=classes.values, ignore=classes.ignore, json=json, files=files, segments=segments
+    )
 
 
 def run_lengths(outline: Any, height: int, width: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +12,25 @@ from PIL import Image
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import ParsedDataset
 
-
-@dataclass(frozen=True, kw_only=True)
-class TorchvisionSet:
-    """A class of `torchvision.datasets`, and its arguments for the two splits."""
-
-    class_name: str
-    train: Mapping[str, Any]
-    val: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _by_split(class_name: str, val: str, **options: Any) -> TorchvisionSet:
-    splits = {"train": {"split": "train"}, "val": {"split": val}}
-    return TorchvisionSet(class_name=class_name, **splits, options=options)
-
-
-def _by_flag(class_name: str) -> TorchvisionSet:
-    return TorchvisionSet(class_name=class_name, train={"train": True}, val={"train": False})
-
-
-TORCHVISION_SETS: dict[str, TorchvisionSet] = {
-    "cifar10": _by_flag("CIFAR10"),
-    "cifar100": _by_flag("CIFAR100"),
-    "country211": _by_split("Country211", "valid"),
-    "dtd": _by_split("DTD", "val"),
-    "fashion_mnist": _by_flag("FashionMNIST"),
-    "fgvc_aircraft": _by_split("FGVCAircraft", "val"),
-    "flowers102": _by_split("Flowers102", "val"),
-    "food101": _by_split("Food101", "test"),
-    "gtsrb": _by_split("GTSRB", "test"),
-    "imagenette": _by_split("Imagenette", "val"),
-    "mnist": _by_flag("MNIST"),
-    "pets": TorchvisionSet(
-        class_name="OxfordIIITPet", train={"split": "trainval"}, val={"split": "test"}
-    ),
-    "stl10": _by_split("STL10", "test"),
-    "svhn": _by_split("SVHN", "test"),
+_TRAIN = {"split": "train"}
+_FLAGS = {"train": True}, {"train": False}
+TORCHVISION_SETS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    "cifar10": ("CIFAR10", *_FLAGS),
+    "cifar100": ("CIFAR100", *_FLAGS),
+    "country211": ("Country211", _TRAIN, {"split": "valid"}),
+    "dtd": ("DTD", _TRAIN, {"split": "val"}),
+    "fashion_mnist": ("FashionMNIST", *_FLAGS),
+    "fgvc_aircraft": ("FGVCAircraft", _TRAIN, {"split": "val"}),
+    "flowers102": ("Flowers102", _TRAIN, {"split": "val"}),
+    "food101": ("Food101", _TRAIN, {"split": "test"}),
+    "gtsrb": ("GTSRB", _TRAIN, {"split": "test"}),
+    "imagenette": ("Imagenette", _TRAIN, {"split": "val"}),
+    "mnist": ("MNIST", *_FLAGS),
+    "pets": ("OxfordIIITPet", {"split": "trainval"}, {"split": "test"}),
+    "stl10": ("STL10", _TRAIN, {"split": "test"}),
+    "svhn": ("SVHN", _TRAIN, {"split": "test"}),
 }
-"""Name -> torchvision's data set, with the split that it offers for validation."""
+"""Name -> class in `torchvision.datasets`, its arguments for training and for validation."""
 
 
 class TorchvisionImages:
@@ -90,14 +69,12 @@ def read_torchvision(name: str, root: str | Path) -> list[ParsedDataset]:
     if name not in TORCHVISION_SETS:
         known = ", ".join(TORCHVISION_SETS)
         raise DataError(f"there is no data set named {name!r}; known: {known}")
-    entry = TORCHVISION_SETS[name]
+    class_name, *arguments = TORCHVISION_SETS[name]
     Path(root).mkdir(parents=True, exist_ok=True)
     parsed: list[ParsedDataset] = []
-    for split, arguments in (("train", entry.train), ("val", entry.val)):
+    for split, options in zip(("train", "val"), arguments, strict=True):
         try:
-            dataset = _open(
-                getattr(datasets, entry.class_name), root, {**arguments, **entry.options}
-            )
+            dataset = _open(getattr(datasets, class_name), root, options)
         except (RuntimeError, OSError) as error:  # URLError, a refused or broken download
             raise DataError(
                 f"{name} is not at {root}, and cannot be downloaded: {error}"
