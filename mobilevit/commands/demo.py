@@ -1,4 +1,4 @@
-"""`mobilevit demo`: the whole path on images that come with a dependency, in minutes."""
+"""`mobilevit demo`: train, evaluate and predict in minutes, on images of a dependency."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOption
 from mobilevit.training.train import train
 
 SIZE = 64
-"""Side in pixels that the 8x8 digits are enlarged to."""
+"""Side in pixels of the enlarged 8x8 digits."""
 VAL_EVERY = 5
-"""Of each class every fifth digit is held out."""
+"""One in so many digits of each class is held out."""
 SHOWN = 10
 """Images to predict at the end, one of each class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo made."""
+    """The demo's results."""
 
     folder: Path
     evaluation: Evaluation[ClassificationMetrics]
@@ -42,8 +42,8 @@ class DemoResult:
         run = self.folder / "run"
         return (
             f"{self.evaluation}\n{self.predictions}\n\n"
-            f"{self.evaluation.metrics.top1:.2%} of {self.evaluation.metrics.images} digits that "
-            "the model had not seen are right.\n"
+            f"{self.evaluation.metrics.top1:.2%} of {self.evaluation.metrics.images} unseen "
+            "digits are correct.\n"
             f"  the run:          {run / 'report.html'}\n"
             f"  the model:        {run / 'model'}\n"
             f"  images, drawn:    {self.folder / 'predictions'}\n"

@@ -18,15 +18,15 @@ class SamplerOptions(Options, name="sampler"):
     """How images are batched."""
 
     mode: Literal["multiscale", "standard"] = "multiscale"
-    """Sizes that change from step to step, or one size."""
+    """Sizes that vary by step, or one size."""
     min_size: Count | None = None
     """Smallest size in pixels; by default 0.625 of the base size, as the paper's 160 of 256."""
     max_size: Count | None = None
     """Largest size; by default 1.25 of the base size, as the paper's 320 of 256."""
     scales: Count = 5
-    """Sizes between the two, ahead of rounding."""
+    """Number of sizes between the two, before rounding."""
     multiple: Count = 32
-    """What sizes are rounded to."""
+    """Sizes are rounded to multiples of this."""
     batch_rule: BatchRule = "area"
     """How the batch size follows the image size; see `MultiScaleSchedule`."""
 
@@ -71,29 +71,29 @@ class SamplerOptions(Options, name="sampler"):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimOptions(Options, name="optim"):
-    """The optimiser and its learning rate."""
+    """The optimizer and its learning rate."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or stochastic gradient descent with momentum."""
     lr: Positive | None = None
-    """Peak learning rate; by default 0.002 for new weights, 0.001 for given ones, in detection
-    0.001, in segmentation 0.001 and 0.0005. They suit AdamW: SGD must be given its own."""
+    """Peak learning rate; by default 0.002 for new weights, 0.001 in fine-tuning; in detection
+    0.001; in segmentation 0.001 and 0.0005. They suit AdamW; SGD needs its own."""
     momentum: Annotated[float, Interval(0, 1)] = 0.9
-    """Of SGD; AdamW has none."""
+    """SGD only."""
     final_lr: Share = 0.1
-    """Where the cosine ends, as a share of the peak; 1, with no warmup, is a fixed rate."""
+    """End of the cosine, as a share of the peak; 1 without warmup is a fixed learning rate."""
     warmup: Share = 0.05
-    """Share of all steps in which the rate rises linearly, at most 3000 steps."""
+    """Share of all steps in which the learning rate rises linearly; at most 3000 steps."""
     head_lr: Positive | None = None
     """The head's learning rate, as a multiple of the backbone's; by default 10 in segmentation, as
     the paper's, else 1."""
     weight_decay: NonNegative = 0.01
-    """On all parameters, as the authors' v1 recipe."""
+    """Of all parameters, as in the authors' v1 recipe."""
     decay_norms: bool = True
-    """Whether the decay is on norms and biases too; the authors' v2 recipe leaves them out."""
+    """Whether weight decay includes norms and biases; in the authors' v2 recipe it does not."""
     clip: Positive | None = 1.0
-    """Largest norm of the gradient; null: any. The paper has none, in batches of 1024; in small
-    batches of changing size single large gradients spoil a run, see docs/training.md."""
+    """Largest norm of the gradient; null: no clipping. The paper has none, at batches of 1024; at
+    small batches of varying size single large gradients spoil a run, see docs/training.md."""
     accumulate: Count = 1
     """Batches whose gradients are averaged before a step."""
 
@@ -115,7 +115,7 @@ class OptimOptions(Options, name="optim"):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions(Options, name="network"):
-    """Options of the network; None leaves the variant's own, or that of the given weights."""
+    """Options of the network; null: those of the weights, or the variant's own."""
 
     patch_sizes: tuple[int, int, int] | None = None
     """Patch sides in the last three stages; the paper's configuration A is 2,2,2 and B 8,4,2."""
@@ -124,11 +124,11 @@ class NetworkOptions(Options, name="network"):
     kernel_size: int | None = None
     """Side of the MobileViT blocks' convolutions."""
     fusion: bool | None = None
-    """Whether a block's input is joined to its output (v1)."""
+    """Whether a block's input is fused with its output (v1)."""
     dropout: float | None = None
-    """On what attention and feed-forward layers add."""
+    """Of the outputs of attention and feed-forward layers."""
     attention_dropout: float | None = None
-    """On attention weights."""
+    """Of attention weights."""
     ffn_dropout: float | None = None
     """Inside feed-forward layers."""
     classifier_dropout: float | None = None
@@ -140,11 +140,11 @@ class NetworkOptions(Options, name="network"):
     rates: tuple[int, int, int] | None = None
     """DeepLabv3: dilations of its pyramid."""
     aspp_dropout: float | None = None
-    """DeepLabv3: behind its pyramid."""
+    """DeepLabv3: after its pyramid."""
     aux: bool | None = None
     """Segmentation: whether training has a second head, on stage 4."""
     align_corners: bool | None = None
-    """Segmentation: how logits are stretched to the image's size."""
+    """Segmentation: how logits are resized to the image's size."""
 
 
 @dataclass(frozen=True, kw_only=True)

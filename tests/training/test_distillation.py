@@ -24,8 +24,8 @@ from mobilevit.tasks.classification.distill import (
     DistillOptions,
     Teacher,
     TeacherError,
-    soft_loss,
-    teacher_of,
+    distillation_loss,
+    load_teacher,
 )
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.training import ClassificationTraining
@@ -50,9 +50,9 @@ def test_the_loss_is_hintons(temperature: float) -> None:
         p, q = (np.exp(x / temperature) for x in (theirs, ours))
         p, q = p / p.sum(), q / q.sum()
         expected += float((p * np.log(p / q)).sum()) / len(logits)
-    loss = soft_loss(torch.tensor(logits), torch.tensor(answers), temperature)
+    loss = distillation_loss(torch.tensor(logits), torch.tensor(answers), temperature)
     assert float(loss) == pytest.approx(temperature**2 * expected, rel=1e-12)
-    assert float(soft_loss(torch.tensor(answers), torch.tensor(answers), temperature)) == 0
+    assert float(distillation_loss(torch.tensor(answers), torch.tensor(answers), temperature)) == 0
 
 
 RULES = {
@@ -73,11 +73,11 @@ def test_a_teacher_is_fed_properly(own: str, given: str) -> None:
     student = normalize(pixels.clone(), RULES[given])
     before = student.clone()
     proper = normalize(pixels.clone(), RULES[own])
-    assert_close(teacher.values(student), proper)
+    assert_close(teacher.convert(student), proper)
     with torch.no_grad():
         assert_close(teacher(student), network(proper), tolerance=1e-4)
     assert student.equal(before)
-    assert (teacher.values(student) is student) == (own == given)
+    assert (teacher.convert(student) is student) == (own == given)
 
 
 def saved(folder: Path, classes: Sequence[str] | None, name: str = "mobilevit_xxs") -> str:
@@ -93,7 +93,7 @@ def student_of(*classes: str) -> ModelConfig:
 
 
 def read(name: str, *classes: str, sizes: Sequence[int] = (32,)) -> Teacher:
-    return teacher_of(name, student_of(*classes), sizes=sizes, console=Console(quiet=True))
+    return load_teacher(name, student_of(*classes), sizes=sizes, console=Console(quiet=True))
 
 
 def test_classes_are_matched_by_name(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_can_not_teach_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="must be a classifier"):
         read(detector, "cell")
     nameless = saved(tmp_path / "nameless", None)
-    with pytest.raises(TeacherError, match="does not name its 4 classes"):
+    with pytest.raises(TeacherError, match="has 4 classes without names"):
         read(nameless, *COLOURS)
     assert read(nameless, *"abcd").columns is None
     with pytest.raises(TeacherError, match="did you mean torchvision:resnet101"):
@@ -183,7 +183,7 @@ def test_what_can_not_teach_is_refused(tmp_path: Path) -> None:
         read("torchvision:resnet11", *COLOURS)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read(str(tmp_path / "nowhere"), *COLOURS)
-    with pytest.raises(TeacherError, match="does not say in which values"):
+    with pytest.raises(TeacherError, match="does not tell its normalization"):
         read("torchvision:inception_v3=none.pth", *COLOURS)
     file = tmp_path / "vit.pth"
     torch.save(models.get_model("vit_b_32", num_classes=3).state_dict(), file)

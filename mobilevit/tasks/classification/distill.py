@@ -1,4 +1,4 @@
-"""Distillation: a network learns what another classifier, its teacher, answers."""
+"""Distillation: a network learns the predictions of another classifier, its teacher."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mobilevit.models.fuse import fuse
 from mobilevit.utils.options import Options, Positive, Share
 
 TORCHVISION = "torchvision:"
-"""What stands ahead of the name of a classifier of torchvision."""
+"""Prefix of the names of torchvision's classifiers."""
 IMAGENET_IDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 """SHA-256 of ImageNet-1k's 1000 WordNet ids, n01440764 to n15075141, with line breaks between."""
-SAME_PLACES = 900
-"""So many of 1000 names that stand where ImageNet's do tell that all of them are ImageNet's."""
+MIN_SAME_NAMES = 900
+"""1000 classes are ImageNet's if this many names are at the places of ImageNet's."""
 
 
 class TeacherError(ValueError):
@@ -36,16 +36,16 @@ class TeacherError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOptions(Options, name="classification.distill"):
-    """A teacher, whose answers the network learns (classification)."""
+    """A teacher, whose predictions the network learns."""
 
     teacher: str | None = None
     """Whatever `load` reads: a model folder, a published name, ...; or torchvision:NAME, such as
     torchvision:resnet101, with its published weights; torchvision:NAME=FILE takes those of a
     file. It must know all classes, by these names."""
     weight: Share = 1.0
-    """Share of the teacher's loss, 0 to 1; the rest is the labels'. The authors: 1."""
+    """Weight of the teacher's loss; the rest is the weight of the labels'. The authors: 1."""
     temperature: Positive = 1.0
-    """What both networks' logits are divided by for the teacher's loss. The authors: 1."""
+    """Divides the logits of both networks in the teacher's loss. The authors: 1."""
 
     def __post_init__(self) -> None:
         """Check the fields, and that there is a teacher for them.
@@ -59,33 +59,36 @@ class DistillOptions(Options, name="classification.distill"):
                 raise ValueError(f"{self.prefix}{name} needs {self.prefix}teacher")
 
 
-def soft_loss(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
-    """How far a student's probabilities are from its teacher's (Hinton et al., 2015).
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """The loss of distillation (Hinton et al., 2015).
 
-    The Kullback-Leibler divergence of softmax(logits / T) from softmax(answers / T), averaged over
-    the batch. It is multiplied by T^2, so that its gradients are about as large at any T.
+    The Kullback-Leibler divergence of softmax(logits / T) from softmax(teacher_logits / T),
+    averaged over the batch, times T^2, so that its gradients are about as large at any T.
+
+    >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]), 2.0)
+    tensor(0.)
 
     Args:
-        logits: the student's, `[B, K]`.
-        answers: the teacher's logits, `[B, K]`.
+        logits: of the student, `[B, K]`.
+        teacher_logits: `[B, K]`.
         temperature: T, above 0.
     """
-    student, teacher = (F.log_softmax(x / temperature, dim=-1) for x in (logits, answers))
+    student, teacher = (F.log_softmax(x / temperature, dim=-1) for x in (logits, teacher_logits))
     divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 
 
 class Teacher:
-    """A classifier that answers in a student's classes to a student's input.
+    """A frozen classifier, applied to the student's input and in the student's classes.
 
-    It is no `nn.Module`, so that the student's does not list it: it is not trained, averaged, saved
-    or shared between processes.
+    It is no `nn.Module`, so that it is no part of the student: it is not trained, averaged, saved
+    or broadcast.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        rule: Preprocessing,
+        preprocessing: Preprocessing,
         *,
         student: Preprocessing,
         columns: Sequence[int] | None = None,
@@ -94,83 +97,83 @@ class Teacher:
 
         Args:
             network: images `[B, 3, H, W]` to logits.
-            rule: the values that it expects.
-            student: the values that it will be given.
-            columns: where the student's classes stand in its logits; None: they are the same.
+            preprocessing: its own.
+            student: that of its input.
+            columns: the indices of the student's classes in its logits; None: the same classes.
         """
         self.network = network.eval().requires_grad_(False)
         self.columns = None if columns is None else torch.tensor(columns)
-        self.flipped = rule.channel_order != student.channel_order
-        mean, std, given_mean, given_std = (
+        self.flipped = preprocessing.channel_order != student.channel_order
+        mean, std, input_mean, input_std = (
             torch.tensor(values, dtype=torch.float64)
-            for values in (rule.mean, rule.std, student.mean, student.std)
+            for values in (preprocessing.mean, preprocessing.std, student.mean, student.std)
         )
         if self.flipped:
-            given_mean, given_std = given_mean.flip(0), given_std.flip(0)
-        scale, shift = given_std / std, (given_mean - mean) / std
-        self.change: tuple[Tensor, Tensor] | None = None
-        """What values are multiplied by, and what is then added, `[3, 1, 1]`; None: nothing."""
+            input_mean, input_std = input_mean.flip(0), input_std.flip(0)
+        scale, shift = input_std / std, (input_mean - mean) / std
+        self.affine: tuple[Tensor, Tensor] | None = None
+        """Scale and shift `[3, 1, 1]` of the input; None: it is used unmodified."""
         if not (scale == 1).all() or not (shift == 0).all():
-            self.change = scale.float().view(3, 1, 1), shift.float().view(3, 1, 1)
+            self.affine = scale.float().view(3, 1, 1), shift.float().view(3, 1, 1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """Share it: the copy of the student that averages weights needs no second one."""
+        """Return itself: the copy of the student that averages weights needs no second teacher."""
         return self
 
     def to(self, device: torch.device) -> None:
-        """Move it to where it shall answer."""
+        """Move it to a device."""
         self.network.to(device)
         if self.columns is not None:
             self.columns = self.columns.to(device)
-        if self.change is not None:
-            scale, shift = self.change
-            self.change = scale.to(device), shift.to(device)
+        if self.affine is not None:
+            scale, shift = self.affine
+            self.affine = scale.to(device), shift.to(device)
 
-    def values(self, images: Tensor) -> Tensor:
-        """A student's input `[B, 3, H, W]`, with the values that this network expects."""
+    def convert(self, images: Tensor) -> Tensor:
+        """The student's input `[B, 3, H, W]`, normalized as this network expects."""
         if self.flipped:
             images = images.flip(1)
-        if self.change is not None:
-            scale, shift = self.change
+        if self.affine is not None:
+            scale, shift = self.affine
             images = torch.addcmul(shift, images, scale)
         return images
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits `[B, K]` in float32 in the student's classes, of a student's input."""
+        """Float32 logits `[B, K]` in the student's classes, of the student's input."""
         weight = next(self.network.parameters())
         if weight.device != images.device:
             self.to(images.device)
-        logits = self.network(self.values(images)).float()
+        logits = self.network(self.convert(images)).float()
         return logits if self.columns is None else logits[:, self.columns]
 
 
-class _Found(NamedTuple):
+class _Classifier(NamedTuple):
     network: nn.Module
     classes: tuple[str, ...] | None
-    """None where nobody has stated them."""
+    """None: unknown."""
     preprocessing: Preprocessing
 
 
-def teacher_of(
+def load_teacher(
     name: str, student: ModelConfig, *, sizes: Sequence[int], console: Console
 ) -> Teacher:
-    """Read a teacher, and see that it can teach.
+    """Load a teacher, and check that it fits a student.
 
     Args:
         name: whatever `load` reads; or `torchvision:` and the name of a classifier of torchvision,
             with its published weights, or with those of a file: `torchvision:resnet101=FILE`.
-        student: who learns.
-        sizes: of the images that it will be given, in pixels.
-        console: where to say how classes were matched.
+        student: the configuration of the network in training.
+        sizes: of the training images, in pixels.
+        console: for a line on how classes were matched.
 
     Raises:
         TeacherError: it is no classifier, lacks classes of the student, cannot take images of
-            these sizes, or torchvision does not have it.
+            these sizes, or is unknown to torchvision.
         FileNotFoundError, DownloadError, CheckpointError: see `load`.
     """
     assert student.classes is not None
-    # Networks draw new weights before they get their own. A run's are the same with a teacher.
+    # Networks draw new weights before they load theirs; the student's must be as without a teacher.
     with torch.random.fork_rng(devices=[]):
         if name.startswith(TORCHVISION):
             found = _of_torchvision(name, len(student.classes))
@@ -183,12 +186,12 @@ def teacher_of(
         columns = class_columns(name, found.classes, student.classes)
         how = "matched by name"
     elif outputs == len(student.classes):
-        how = "taken to be in the same order, since nobody has named them"
+        how = "assumed to be in the same order, since they have no names"
     else:
         raise TeacherError(
-            f"the teacher {name} does not name its {outputs} classes, and the images have "
-            f"{len(student.classes)}: there is no telling which is which. A model folder names "
-            "them; `mobilevit convert` writes one, --classes states the names"
+            f"the teacher {name} has {outputs} classes without names, and the images have "
+            f"{len(student.classes)}, so they cannot be matched. Write a model folder with "
+            "names by `mobilevit convert --classes`"
         )
     console.print(
         f"teacher: {name}, {outputs} classes, {how}", highlight=False, markup=False, soft_wrap=True
@@ -196,8 +199,8 @@ def teacher_of(
     return Teacher(network, found.preprocessing, student=student.preprocessing, columns=columns)
 
 
-def _of_ours(name: str) -> _Found:
-    """A teacher that `load` reads."""
+def _of_ours(name: str) -> _Classifier:
+    """A classifier that `load` reads."""
     from torchvision import models
 
     if not Path(name).exists() and name in models.list_models(module=models):
@@ -209,58 +212,59 @@ def _of_ours(name: str) -> _Found:
             f"the teacher {name} is {config.model}, for {config.task}: a teacher must be a "
             "classifier"
         )
-    return _Found(fuse(network), config.classes, config.preprocessing)
+    return _Classifier(fuse(network), config.classes, config.preprocessing)
 
 
-def _of_torchvision(name: str, classes: int) -> _Found:
-    """A teacher of torchvision; where its weights are a file's, it has so many classes."""
+def _of_torchvision(name: str, classes: int) -> _Classifier:
+    """A classifier of torchvision; with the weights of a file it has `classes` classes."""
     from torchvision import models
 
-    kind, given, file = name.removeprefix(TORCHVISION).partition("=")
+    model, has_file, file = name.removeprefix(TORCHVISION).partition("=")
     known = models.list_models(module=models)
-    if kind not in known:
-        near = difflib.get_close_matches(kind, known, n=3)
+    if model not in known:
+        near = difflib.get_close_matches(model, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"it has {shorten(known)}"
-        raise TeacherError(f"torchvision has no classifier {kind!r} to teach; {hint}")
-    weights = models.get_model_weights(kind).DEFAULT
+        raise TeacherError(f"torchvision has no classifier {model!r}; {hint}")
+    weights = models.get_model_weights(model).DEFAULT
     values = weights.transforms()
-    rule = Preprocessing(mean=tuple(values.mean), std=tuple(values.std))
-    if not given:
+    preprocessing = Preprocessing(mean=tuple(values.mean), std=tuple(values.std))
+    if not has_file:
         try:
-            network = models.get_model(kind, weights=weights, progress=False)
-        except (OSError, RuntimeError) as error:  # RuntimeError: another digest than published
+            network = models.get_model(model, weights=weights, progress=False)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the digest differs
             raise TeacherError(
                 f"the weights of the teacher {name} could not be downloaded from {weights.url} "
-                f"({error}); of a file they are given by {TORCHVISION}{kind}=FILE"
+                f"({error}); to load a file, write {TORCHVISION}{model}=FILE"
             ) from error
-        return _Found(network, tuple(weights.meta["categories"]), rule)
-    if kind in ("googlenet", "inception_v3"):
+        return _Classifier(network, tuple(weights.meta["categories"]), preprocessing)
+    if model in ("googlenet", "inception_v3"):
         raise TeacherError(
-            f"{name}: a file of {kind} does not say in which values it expects images, of which "
-            f"there are two customs; take its published weights ({TORCHVISION}{kind}) or another "
-            "teacher"
+            f"{name}: a file of {model} does not tell its normalization, of which two are in use; "
+            f"use the published weights ({TORCHVISION}{model}) or another teacher"
         )
     tensors = read_tensors(Path(file)).tensors
-    network = models.get_model(kind, weights=None, num_classes=classes)
+    network = models.get_model(model, weights=None, num_classes=classes)
     own = network.state_dict()
     lacks, extra = (sorted(a - b) for a, b in ((own.keys(), tensors), (tensors.keys(), own)))
     wrong = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
-    for fault, names in (("lacks", lacks), ("has besides", extra)):
+    for difference, names in (("lacks", lacks), ("also has", extra)):
         if names:
-            raise TeacherError(f"{file} is no {kind} of torchvision: it {fault} {shorten(names)}")
+            raise TeacherError(
+                f"{file} is no {model} of torchvision: it {difference} {shorten(names)}"
+            )
     if wrong:
         shapes = f"{wrong[-1]} {list(tensors[wrong[-1]].shape)}, not {list(own[wrong[-1]].shape)}"
         raise TeacherError(
-            f"{file} does not fit {kind} of torchvision with {classes} classes: it has {shapes}. A "
-            "file of torchvision does not name its classes: they must be the images', in their "
-            "order"
+            f"{file} does not fit {model} of torchvision with {classes} classes: it has {shapes}. "
+            "Files of torchvision have no class names: their classes must be those of the images, "
+            "in the same order"
         )
     network.load_state_dict(tensors)
-    return _Found(network, None, rule)
+    return _Classifier(network, None, preprocessing)
 
 
 def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
-    """How many logits a network gives, at each of these sizes.
+    """The number of logits of a network, which is run once at each of these sizes.
 
     Raises:
         TeacherError: it cannot take images of such a size.
@@ -270,10 +274,10 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
         try:
             with torch.no_grad():
                 outputs = network(torch.zeros(1, 3, size, size)).shape[1]
-        except (AssertionError, RuntimeError, ValueError) as error:  # torchvision's, torch's, ours
+        except (AssertionError, RuntimeError, ValueError) as error:  # of torchvision, torch, ours
             raise TeacherError(
-                f"the teacher {name} cannot take images of {size} px ({error}). It is given "
-                "the student's: another size or sampler.mode standard may do, or another teacher"
+                f"the teacher {name} cannot take images of {size} px ({error}), as the student "
+                "does: try another size, sampler.mode standard or another teacher"
             ) from error
     return outputs
 
@@ -281,7 +285,7 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
 def class_columns(
     name: str, theirs: tuple[str, ...], ours: tuple[str, ...]
 ) -> tuple[int, ...] | None:
-    """Where a teacher has a student's classes; None: it has them alone, in the same order.
+    """The indices of a student's classes among a teacher's; None: they are the same.
 
     Raises:
         TeacherError: it lacks some.
@@ -290,20 +294,20 @@ def class_columns(
     if theirs == wanted:
         return None
     column = {known: index for index, known in enumerate(theirs)}
-    missing = [named for named, usual in zip(ours, wanted, strict=True) if usual not in column]
+    missing = [own for own, usual in zip(ours, wanted, strict=True) if usual not in column]
     if missing:
         raise TeacherError(
             f"the teacher {name} lacks {len(missing)} of the {len(ours)} classes: "
-            f"{shorten(missing, 5)}. Its own are called {shorten(list(theirs), 5)}; the names of "
-            "the images' folders must be among them"
+            f"{shorten(missing, 5)}. It has {shorten(list(theirs), 5)}; the names of the images' "
+            "folders must be among them"
         )
     return tuple(column[usual] for usual in wanted)
 
 
 def _usual_names(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The same; ImageNet's 1000 in their order, however they are called, under torchvision's names.
+    """The same, but ImageNet's 1000 classes in their order get torchvision's names.
 
-    Folders are called by WordNet ids; transformers lists several names for each class.
+    Folders of ImageNet have WordNet ids; transformers has several names for each class.
     """
     if len(classes) != 1000:
         return classes
@@ -313,4 +317,4 @@ def _usual_names(classes: tuple[str, ...]) -> tuple[str, ...]:
         for a, b in zip(classes, usual, strict=True)
     )
     digest = hashlib.sha256("\n".join(classes).encode()).hexdigest()
-    return usual if same >= SAME_PLACES or digest == IMAGENET_IDS else classes
+    return usual if same >= MIN_SAME_NAMES or digest == IMAGENET_IDS else classes

@@ -20,7 +20,7 @@ from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.classification.dataset import ClassificationSamples, EvaluationSet, TrainingSet
-from mobilevit.tasks.classification.distill import teacher_of
+from mobilevit.tasks.classification.distill import load_teacher
 from mobilevit.tasks.classification.export import EXPORT
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.results import (
@@ -128,7 +128,7 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
         from mobilevit.tasks.classification.training import ClassificationTraining
 
         name = options.distill.teacher
-        teacher = None if name is None else teacher_of(name, config, sizes=sizes, console=console)
+        teacher = None if name is None else load_teacher(name, config, sizes=sizes, console=console)
         return ClassificationTraining(len(val.classes), options, teacher)
 
     def postprocess(

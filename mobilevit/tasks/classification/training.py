@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevit.models.registry import Network
-from mobilevit.tasks.classification.distill import soft_loss
+from mobilevit.tasks.classification.distill import distillation_loss
 from mobilevit.tasks.classification.metrics import accuracies
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.training_task import FiniteMean, TrainingTask
@@ -38,7 +38,7 @@ class ClassificationTraining(TrainingTask):
         loss = F.cross_entropy(logits, targets, label_smoothing=self.options.label_smoothing)
         if self.teacher is not None:
             distill = self.options.distill
-            taught = soft_loss(logits.float(), self.teacher(images), distill.temperature)
+            taught = distillation_loss(logits.float(), self.teacher(images), distill.temperature)
             self.label_loss.update(loss.detach(), len(images))
             self.teacher_loss.update(taught.detach(), len(images))
             loss = (1 - distill.weight) * loss + distill.weight * taught
