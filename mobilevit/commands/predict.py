@@ -122,7 +122,8 @@ def predict(
     with tempfile.TemporaryDirectory() as downloads:
         dataset = ImageInputs(sources, config.preprocessing, Path(downloads))
         items = _predicted(opened, dataset, options, few=few)
-        result = get_task(config.task).predictions(items, config, options.format)
+        predictions_type = get_task(config.task).predictions_type
+        result = predictions_type.collect(items, config, options.format)
         if options.out is not None:
             _write(Path(options.out), result, dataset)
         if options.html is not None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
     ClassVar,
     Generic,
@@ -18,6 +19,7 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    cast,
 )
 
 import torch
@@ -26,10 +28,14 @@ from torch import Tensor
 
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
+from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import Samples
 from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 from mobilevit.tasks.export import TaskExport
+from mobilevit.tasks.visualize import class_colour
+from mobilevit.utils.options import Count, Interval, Options
+from mobilevit.utils.tables import json_value
 
 if TYPE_CHECKING:
     # torchmetrics takes seconds to import, and prediction needs none of it.
@@ -39,8 +45,6 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 O = TypeVar("O")  # noqa: E741
 Postprocessing = Literal["later", "2021"]
-
-
 Colour = tuple[int, int, int]
 
 
@@ -63,32 +67,17 @@ class InferenceModel(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions:
+class InferenceOptions(Options):
     """What is made of a network's outputs; each task reads those that concern it."""
 
-    top: int = 5
+    top: Count = 5
     """Classification: classes listed for each image."""
-    score: float | None = None
+    score: Annotated[float, Interval(0, 1)] | None = None
     """Detection: least probability of a box; None: that of `postprocessing`."""
     postprocessing: Postprocessing = "later"
     """Detection: a name in `PRESETS`."""
-    boundary: int = 0
+    boundary: Annotated[int, Interval(0)] = 0
     """Segmentation: also evaluate the pixels within so many of true boundaries; 0: do not."""
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range.
-
-        Raises:
-            ValueError: there is one.
-        """
-        if self.top < 1:
-            raise ValueError(f"top must be at least 1, not {self.top}")
-        if self.score is not None and not 0 <= self.score < 1:
-            raise ValueError(f"score must be at least 0 and below 1, not {self.score}")
-        if self.postprocessing not in ("later", "2021"):
-            raise ValueError(f"postprocessing must be later or 2021, not {self.postprocessing!r}")
-        if self.boundary < 0:
-            raise ValueError(f"boundary must be at least 0 (pixels), not {self.boundary}")
 
 
 class Timing(NamedTuple):
@@ -124,9 +113,21 @@ class Metrics(ABC):
     def details(self) -> list[RenderableType]:
         """Tables and lines about classes and errors."""
 
+    @property
     @abstractmethod
+    def per_class(self) -> Sequence[Any]:
+        """The metrics of each class, as named tuples."""
+
     def to_json(self) -> dict[str, Any]:
         """All metrics as plain values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **{k: json_value(v) for k, v in values.items() if isinstance(v, int | float)},
+            "per_class": [
+                {key: json_value(value) for key, value in row._asdict().items()}
+                for row in self.per_class
+            ],
+        }
 
     @abstractmethod
     def summary(self, train: Self) -> str:
@@ -186,33 +187,39 @@ class Task(ABC, Generic[S, O]):
     samples_type: ClassVar[type[Samples]]
     """The samples that annotation formats are read as."""
 
-    @abstractmethod
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[S]:
         """Find the samples to train and validate on, and check their files.
 
         Raises:
             DataError: they cannot be used; the message names which and why.
         """
+        found: Any = open_splits(self.samples_type, data, seed=seed)
+        console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
+        category_ids = getattr(found.train, "category_ids", None)  # only boxes have any
+        return Splits(found.train, found.val, category_ids)
 
-    @abstractmethod
     def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
         """The samples to evaluate on: those held out, else all; labels are places in `classes`.
 
         Raises:
             DataError: they cannot be used; the message names which and why.
         """
+        samples: Any = open_evaluation(self.samples_type, data, classes=classes)
+        return cast(S, samples)
 
-    @abstractmethod
     def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
         """The samples that training takes; where the data is not split, those not held out.
 
         Raises:
             DataError: there are none, or they cannot be used.
         """
+        samples: Any = open_splits(self.samples_type, data, classes=classes).train
+        return cast(S, samples)
 
-    @abstractmethod
     def subset(self, samples: S, indices: Sequence[int]) -> S:
         """The samples at `indices`, in this order."""
+        subset: S = cast(Any, samples).subset(indices)
+        return subset
 
     @abstractmethod
     def training_dataset(
@@ -273,22 +280,20 @@ class Task(ABC, Generic[S, O]):
         """Why an exported file that postprocesses its outputs cannot follow these options."""
         return None
 
-    @abstractmethod
     def palette(self, classes: int) -> list[Colour]:
         """The colours in which so many classes are drawn."""
+        return [class_colour(label) for label in range(classes)]
 
     prediction_type: ClassVar[type[Any]]
     """The task's `Prediction`."""
+    predictions_type: ClassVar[type[Any]]
+    """The task's `Predictions`."""
 
     @abstractmethod
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Any, options: InferenceOptions
     ) -> Any:
         """A `Prediction` made of one image's result of `postprocess`."""
-
-    @abstractmethod
-    def predictions(self, items: Sequence[Any], config: ModelConfig, format: Any = "table") -> Any:
-        """Collect predictions by a model of this configuration as `Predictions`."""
 
     @abstractmethod
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:

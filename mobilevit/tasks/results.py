@@ -6,14 +6,15 @@ import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 from PIL import Image
 from rich.markup import escape
 
 from mobilevit.data.images import ImageError
+from mobilevit.models.config import ModelConfig
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import Colour, M
 from mobilevit.utils.tables import render, table
@@ -94,6 +95,11 @@ class Predictions(Sequence[P], ABC, Generic[P]):
     classes: tuple[str, ...] = ()
     format: Literal["table", "jsonl", "csv"] = "table"
     """What `str` returns."""
+
+    @classmethod
+    def collect(cls, items: Iterable[P], config: ModelConfig, format: Any = "table") -> Self:
+        """Predictions by a model of this configuration."""
+        return cls(items=tuple(items), classes=config.classes or (), format=format)
 
     def __getitem__(self, index: Any) -> Any:
         """One image's prediction, or several."""

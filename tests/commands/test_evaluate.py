@@ -37,7 +37,7 @@ def test_figures_are_those_of_single_images_by_name(colours, images):
     assert metrics.classes == ("red", "green", "blue", "grey")
     assert metrics.images == 21
     assert metrics.top1 == pytest.approx(expected(load(colours), images))
-    assert [row.images for row in metrics.per_class()] == [7, 7, 7, 0]
+    assert [row.images for row in metrics.per_class] == [7, 7, 7, 0]
 
 
 def test_several_sizes_at_once_from_the_command_line(colours, images, tmp_path, capsys):
@@ -95,7 +95,7 @@ def test_corn_leaves_get_the_published_answers(shared):
         data=data(shared / "data" / "corn_leaf"),
         classes="Blight,Common_Rust,Gray_Leaf_Spot,Healthy,Other",
     )
-    assert sum(row.correct for row in result.metrics.per_class()) == 151
+    assert sum(row.correct for row in result.metrics.per_class) == 151
     assert result.metrics.images == 160
 
 

@@ -47,7 +47,7 @@ def test_figures_equal_scikit_learns(case):
     everyone = list(range(7))
     confusion = confusion_matrix(labels, predicted, labels=everyone)
     assert metrics.confusion.tolist() == confusion.tolist()
-    rows = metrics.per_class()
+    rows = metrics.per_class
     assert [row.name for row in rows] == list(CLASSES)
     assert [row.images for row in rows] == confusion.sum(1).tolist()
     assert [row.correct for row in rows] == confusion.diagonal().tolist()

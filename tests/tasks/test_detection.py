@@ -56,7 +56,7 @@ def test_matching_is_that_of_one_image_at_a_time(anchors):
         corners = torch.rand(count, 4) * 0.5
         corners[:, 2:] += corners[:, :2] + 0.02
         images.append([(box.tolist(), index % 3) for index, box in enumerate(corners)])
-    classes, boxes = match(targets(*images), anchors, overlap=0.5)
+    classes, boxes = match(targets(*images), anchors, iou_threshold=0.5)
     shapes = box_convert(anchors, "cxcywh", "xyxy")
     for row, some in enumerate(images):  # the plain way: SSD's paper, section 2.2
         expected = torch.zeros(len(anchors), dtype=torch.long)

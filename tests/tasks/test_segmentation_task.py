@@ -130,7 +130,7 @@ def test_figures_by_hand():
     assert m.pixels == 98
     assert m.confusion.tolist() == [[40, 0, 0], [22, 36, 0], [0, 0, 0]]
     assert m.pixel_accuracy == pytest.approx(76 / 98)
-    sky, road, car = m.per_class()
+    sky, road, car = m.per_class
     assert (sky.iou, road.iou) == pytest.approx((40 / 62, 36 / 58))
     assert np.isnan(car.iou)
     assert m.miou == pytest.approx((40 / 62 + 36 / 58) / 2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -71,7 +72,6 @@ class ClassificationMetrics(Metrics):
     """The worst ones, worst first."""
 
     def row(self) -> dict[str, str]:
-        """Accuracy, loss and calibration."""
         return {
             "top-1": f"{self.top1:.2%}",
             "top-5": f"{self.top5:.2%}",
@@ -80,9 +80,8 @@ class ClassificationMetrics(Metrics):
         }
 
     def details(self) -> list[RenderableType]:
-        """Classes, and the confusion matrix where they are few."""
         classes = table("class", "images", "correct", "recall", "precision", "F1")
-        for row in self.per_class():
+        for row in self.per_class:
             shares = (percent(value, 1) for value in (row.recall, row.precision, row.f1))
             classes.add_row(escape(row.name), str(row.images), str(row.correct), *shares)
         if len(self.classes) > MAX_CONFUSION:
@@ -95,21 +94,21 @@ class ClassificationMetrics(Metrics):
         return [classes, confusion]
 
     def to_json(self) -> dict[str, Any]:
-        """All metrics as plain values."""
         return {
-            **asdict(self),
+            **super().to_json(),
+            "classes": self.classes,
             "confusion": self.confusion.tolist(),
-            "per_class": [row._asdict() for row in self.per_class()],
+            "mistakes": self.mistakes,
         }
 
     def summary(self, train: Self) -> str:
-        """Top-1, top-5 and calibration."""
         return (
             f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, calibration error "
             f"{self.calibration_error:.3f} on {self.images} validation images; "
             f"{train.top1:.2%} on training images"
         )
 
+    @cached_property
     def per_class(self) -> list[ClassMetrics]:
         """The figures of each class."""
         confusion = self.confusion.double()
@@ -179,7 +178,6 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
                 heapq.heappop(self.heap)
 
     def compute(self, timing: Timing) -> ClassificationMetrics:
-        """The metrics over all images."""
         images, loss = sum(gather_items([self.images])), math.fsum(gather_items([self.loss]))
         mistakes = gather_items([mistake for _, mistake in self.heap])
         rates = self.rates.compute()

@@ -144,7 +144,7 @@ def _classes(metrics: ClassificationMetrics) -> list[Block]:
         "Recall: of the images of a class, the share that is predicted as it. Precision: of the "
         "images predicted as a class, the share that is of it. F1 is their harmonic mean."
     )
-    ranked = sorted(metrics.per_class(), key=lambda row: (math.isnan(row.recall), row.recall))
+    ranked = sorted(metrics.per_class, key=lambda row: (math.isnan(row.recall), row.recall))
     rows = [
         (
             Name(row.name),

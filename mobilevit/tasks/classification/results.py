@@ -49,7 +49,6 @@ class ClassificationPrediction(Prediction):
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Classes and their probabilities."""
         return {
             "predictions": [
                 {"class": name, "probability": round(probability, 6)}
@@ -58,20 +57,17 @@ class ClassificationPrediction(Prediction):
         }
 
     def csv_rows(self) -> list[dict[str, str]]:
-        """One row: class_1, probability_1, class_2, ..."""
         row: dict[str, str] = {}
         for rank, (name, probability) in enumerate(self.top(self.listed), start=1):
             row |= {f"class_{rank}": name, f"probability_{rank}": f"{probability:.6f}"}
         return [row]
 
     def table_row(self) -> tuple[str, ...]:
-        """The most probable class, its probability, and the next ones."""
         first, *others = self.top(self.listed)
         rest = ", ".join(f"{name} {probability:.1%}" for name, probability in others)
         return first.name, f"{first.probability:.1%}", rest
 
     def parquet_row(self) -> dict[str, Any]:
-        """The most probable class, and as many as are listed."""
         names, probabilities = zip(*self.top(self.listed), strict=True)
         return {
             "class": names[0],
@@ -81,15 +77,12 @@ class ClassificationPrediction(Prediction):
         }
 
     def scores(self) -> list[ClassScore]:
-        """The most probable classes."""
         return [ClassScore(*one) for one in self.top(CONTACT_SHEET)]
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """The image over its classes."""
         return draw_classes(image, self.top(min(DRAWN, self.listed)))
 
     def draw_thumbnail(self, image: Image.Image) -> Image.Image:
-        """The image as it is."""
         return image
 
 

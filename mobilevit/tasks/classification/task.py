@@ -13,12 +13,12 @@ from torch import Tensor
 from mobilevit.data.decode import Decode
 from mobilevit.data.errors import DataError
 from mobilevit.data.loader import BatchSource
-from mobilevit.data.open import open_evaluation, open_splits
+from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.base import InferenceOptions, Metric, Splits, Task
 from mobilevit.tasks.classification.dataset import ClassificationSamples, EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.distill import load_teacher
 from mobilevit.tasks.classification.export import EXPORT
@@ -28,7 +28,6 @@ from mobilevit.tasks.classification.results import (
     ClassificationPredictions,
 )
 from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
-from mobilevit.tasks.visualize import class_colour
 
 if TYPE_CHECKING:
     from mobilevit.tasks.report import TaskReport
@@ -52,11 +51,8 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
     def open(
         self, data: DataOptions, *, seed: int, console: Console
     ) -> Splits[ClassificationSamples]:
-        """Find the samples to train and validate on, and check their files."""
-        if data.name is not None or not is_sharded(data.root, data.index):
-            found = open_splits(LabelSamples, data, seed=seed)
-            console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-            return Splits(found.train, found.val)
+        if not _sharded(data):
+            return super().open(data, seed=seed, console=console)
         if data.on_bad != "error":
             raise DataError(
                 f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
@@ -71,24 +67,16 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
     def evaluation_samples(
         self, data: DataOptions, classes: tuple[str, ...]
     ) -> ClassificationSamples:
-        """The samples to evaluate on: those held out, else all."""
-        if data.name is not None or not is_sharded(data.root, data.index):
-            return open_evaluation(LabelSamples, data, classes=classes)
+        if not _sharded(data):
+            return super().evaluation_samples(data, classes)
         return shard_evaluation(data.root, classes, index=data.index)
 
     def training_samples(
         self, data: DataOptions, classes: tuple[str, ...]
     ) -> ClassificationSamples:
-        """The samples that training takes."""
-        if data.name is not None or not is_sharded(data.root, data.index):
+        if not _sharded(data):
             return open_splits(LabelSamples, replace(data, check=False)).train
         return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction).train
-
-    def subset(
-        self, samples: ClassificationSamples, indices: Sequence[int]
-    ) -> ClassificationSamples:
-        """The samples at `indices`; of sequential shards, as many consecutive ones."""
-        return samples.subset(indices)
 
     def training_dataset(
         self,
@@ -99,7 +87,6 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
         seed: int,
         decode: Decode,
     ) -> BatchSource:
-        """Augmented batches."""
         transform = TrainTransform(options.augment, preprocessing)
         mix = BatchMix(options.augment, len(samples.classes))
         return TrainingSet(samples, transform, mix, seed=seed, decode=decode)
@@ -107,11 +94,9 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
     def evaluation_dataset(
         self, samples: ClassificationSamples, preprocessing: Preprocessing
     ) -> BatchSource:
-        """Batches for evaluation."""
         return EvaluationSet(samples, preprocessing)
 
     def source_note(self, options: ClassificationOptions) -> str:
-        """Name the teacher."""
         teacher = options.distill.teacher
         return "" if teacher is None else f", taught by {teacher}"
 
@@ -143,11 +128,7 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
         """Logits `[B, K]` in float32."""
         return outputs.float()  # type: ignore[return-value]
 
-    def palette(self, classes: int) -> list[Colour]:
-        """Colours of neighbours differ."""
-        return [class_colour(label) for label in range(classes)]
-
-    prediction_type = ClassificationPrediction
+    prediction_type, predictions_type = ClassificationPrediction, ClassificationPredictions
 
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
@@ -160,19 +141,7 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
             listed=options.top,
         )
 
-    def predictions(
-        self,
-        items: Sequence[ClassificationPrediction],
-        config: ModelConfig,
-        format: Any = "table",
-    ) -> ClassificationPredictions:
-        """Collect predictions."""
-        return ClassificationPredictions(
-            items=tuple(items), classes=config.classes or (), format=format
-        )
-
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
-        """The most probable class, and those listed."""
         return [
             ("class", pyarrow.string()),
             ("probability", pyarrow.float32()),
@@ -187,7 +156,6 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
         device: torch.device | str = "cpu",
         options: InferenceOptions,
     ) -> Metric[Any]:
-        """Accuracy, calibration, confusion matrix and the worst mistakes."""
         from mobilevit.tasks.classification.metrics import ClassificationMetric
 
         return ClassificationMetric(samples.classes, device)
@@ -195,10 +163,13 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
     def report(
         self, metrics: Any, train_metrics: Any, samples: ClassificationSamples, config: ModelConfig
     ) -> TaskReport:
-        """What the report of a run tells."""
         from mobilevit.tasks.classification.report import make_report
 
         return make_report(metrics, train_metrics, samples, config)
+
+
+def _sharded(data: DataOptions) -> bool:
+    return data.name is None and is_sharded(data.root, data.index)
 
 
 TASK = Classification()

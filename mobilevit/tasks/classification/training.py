@@ -48,14 +48,12 @@ class ClassificationTraining(TrainingTask):
         return loss
 
     def validate(self, model: Network, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Count correct predictions."""
         images, labels, _ = batch
         logits = model(images).float()
         self.val_rates.update(logits, labels)
         self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
 
     def figures(self, stage: str) -> dict[str, float]:
-        """Loss, top-1, top-5; in training with a teacher also the two parts of the loss."""
         rates, loss = getattr(self, f"{stage}_rates"), getattr(self, f"{stage}_loss")
         values = {"loss": loss.compute(), **rates.compute()}
         if stage == "train" and self.teacher is not None:
@@ -64,14 +62,12 @@ class ClassificationTraining(TrainingTask):
         return {f"{stage}_{name}": float(value) for name, value in values.items()}
 
     def summary(self, figures: Mapping[str, float]) -> str:
-        """Loss and top-1 of both."""
         return (
             f"train loss {figures['train_loss']:.4f}, top-1 {figures['train_top1']:.2%}"
             f"  val loss {figures['val_loss']:.4f}, top-1 {figures['val_top1']:.2%}"
         )
 
     def reset(self, stage: str) -> None:
-        """Start counting anew."""
         super().reset(stage)
         getattr(self, f"{stage}_rates").reset()
         if stage == "train":

@@ -21,7 +21,7 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
     Detections,
 )
 from mobilevit.utils.distributed import gather_items
-from mobilevit.utils.tables import json_value, percent, table
+from mobilevit.utils.tables import percent, table
 
 if TYPE_CHECKING:
     from torchmetrics.detection import MeanAveragePrecision
@@ -94,7 +94,7 @@ class DetectionMetrics(Metrics):
     ar_small: float
     ar_medium: float
     ar_large: float
-    per_class: tuple[ClassAP, ...]
+    ap_by_class: tuple[ClassAP, ...]
     curves: np.ndarray
     """Precision `[K, 101]` at overlap 0.5 and recall 0, 0.01, ..., 1; NaN without boxes."""
     threshold: float
@@ -112,7 +112,6 @@ class DetectionMetrics(Metrics):
     """Median time of decoding and suppression."""
 
     def row(self) -> dict[str, str]:
-        """AP, and times."""
         return {
             "boxes": str(self.boxes),
             **{key: _number(getattr(self, key.lower())) for key in ("AP", "AP50", "AP75")},
@@ -121,7 +120,6 @@ class DetectionMetrics(Metrics):
         }
 
     def details(self) -> list[RenderableType]:
-        """COCO's twelve numbers, classes, and the best threshold."""
         numbers = table("COCO's twelve numbers", "")
         for name, value in self.figures().items():
             numbers.add_row(name, _number(value))
@@ -135,21 +133,7 @@ class DetectionMetrics(Metrics):
         )
         return [numbers, classes, balance]
 
-    def to_json(self) -> dict[str, Any]:
-        """All metrics as plain values."""
-        names = ("images", "boxes", *FIGURES, "threshold", "precision", "recall")
-        return {
-            **{name: json_value(getattr(self, name)) for name in names},
-            "network_ms": self.network_ms,
-            "postprocess_ms": self.postprocess_ms,
-            "per_class": [
-                {key: json_value(value) for key, value in row._asdict().items()}
-                for row in self.per_class
-            ],
-        }
-
     def summary(self, train: Self) -> str:
-        """AP at several overlaps, and precision and recall at the best threshold."""
         return (
             f"AP {self.ap:.3f}, AP50 {self.ap50:.3f}, AP75 {self.ap75:.3f} on {self.boxes} boxes "
             f"in {self.images} validation images; AP {train.ap:.3f} on training images\n"
@@ -157,8 +141,11 @@ class DetectionMetrics(Metrics):
             f"correct, {self.recall:.1%} of all are found"
         )
 
+    @property
+    def per_class(self) -> tuple[ClassAP, ...]:
+        return self.ap_by_class
+
     def figures(self) -> dict[str, float]:
-        """COCO's twelve numbers."""
         return {name: getattr(self, name) for name in FIGURES}
 
 
@@ -234,7 +221,6 @@ class DetectionMetric(Metric[DetectionMetrics]):
             self.results.append((index, Detections(*(part.cpu() for part in found))))
 
     def compute(self, timing: Timing) -> DetectionMetrics:
-        """The metrics over all images."""
         metric = average_precision(details=True)
         metric.sync_on_compute = False  # each process has all results by then
         results = sorted(gather_items(self.results), key=lambda result: result[0])
@@ -242,7 +228,7 @@ class DetectionMetric(Metric[DetectionMetrics]):
         for (_, found), annotation in zip(results, truth, strict=True):
             metric.update([as_prediction(found)], [as_target(annotation)])
         values = metric.compute()
-        per_class, curves = _by_class(values, self.samples.classes, truth)
+        ap_by_class, curves = _by_class(values, self.samples.classes, truth)
         threshold, precision, recall, images = _errors(results, truth)
         ranked = heapq.nlargest(self.worst, images, key=lambda image: image.errors)
         step = max(1, len(images) // self.shown)
@@ -251,7 +237,7 @@ class DetectionMetric(Metric[DetectionMetrics]):
             images=len(images),
             boxes=sum(int((~annotation.crowd).sum()) for annotation in truth),
             **coco_figures(values),
-            per_class=per_class,
+            ap_by_class=ap_by_class,
             curves=curves,
             threshold=threshold,
             precision=precision,

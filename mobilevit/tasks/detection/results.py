@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 from PIL import Image
 
+from mobilevit.models.config import ModelConfig
 from mobilevit.tasks.detection.loss_and_postprocess import Detections
 from mobilevit.tasks.results import ClassScore, Prediction, Predictions
 from mobilevit.tasks.visualize import DrawnBox, class_colour, draw_boxes
@@ -60,7 +62,6 @@ class DetectionPrediction(Prediction):
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Classes, scores and corners of the boxes."""
         return {
             "boxes": [
                 {
@@ -73,7 +74,6 @@ class DetectionPrediction(Prediction):
         }
 
     def csv_rows(self) -> list[dict[str, str]]:
-        """One row a box."""
         return [
             {
                 "class": box.name,
@@ -84,12 +84,10 @@ class DetectionPrediction(Prediction):
         ]
 
     def table_row(self) -> tuple[str, ...]:
-        """The number of objects, all together and of each class."""
         counts = Counter(box.name for box in self.boxes)
         return str(counts.total()), ", ".join(f"{n} {name}" for name, n in counts.most_common())
 
     def parquet_row(self) -> dict[str, Any]:
-        """The image's size and its boxes."""
         height, width = self.found.boxes.canvas_size
         boxes = [
             {"class": box.name, "score": box.score, **dict(zip(CORNERS, box.corners, strict=True))}
@@ -98,15 +96,12 @@ class DetectionPrediction(Prediction):
         return {"width": width, "height": height, "boxes": boxes}
 
     def scores(self) -> list[ClassScore]:
-        """The classes and scores of the boxes."""
         return [ClassScore(box.name, box.score) for box in self.boxes[:CONTACT_SHEET]]
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """Boxes with their classes and scores."""
         return draw_boxes(image, self._drawn())
 
     def draw_thumbnail(self, image: Image.Image) -> Image.Image:
-        """Boxes without text."""
         height, width = self.found.boxes.canvas_size
         scale = (image.width / width, image.height / height) * 2
         return draw_boxes(
@@ -139,8 +134,13 @@ class DetectionPredictions(Predictions[DetectionPrediction]):
     category_ids: tuple[int, ...] | None = None
     """The classes' ids in COCO's format: those of the training data, or 1, 2, ..."""
 
+    @classmethod
+    def collect(
+        cls, items: Iterable[DetectionPrediction], config: ModelConfig, format: Any = "table"
+    ) -> Self:
+        return replace(super().collect(items, config, format), category_ids=config.category_ids)
+
     def files(self) -> dict[str, str]:
-        """COCO's format too."""
         return {**super().files(), "detections.json": json.dumps(self.to_coco())}
 
     def to_coco(self) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
-from mobilevit.data.open import open_evaluation, open_splits
+from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.ssdlite import RawDetections
-from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.base import InferenceOptions, Metric, Task
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.export import EXPORT
 from mobilevit.tasks.detection.loss_and_postprocess import (
@@ -32,7 +32,6 @@ from mobilevit.tasks.detection.results import (
     DetectionPredictions,
 )
 from mobilevit.tasks.detection.transforms import BoxTransform, DetectionEvaluationSet, DetectionSet
-from mobilevit.tasks.visualize import class_colour
 
 if TYPE_CHECKING:
     from mobilevit.tasks.report import TaskReport
@@ -53,23 +52,8 @@ class Detection(Task[BoxSamples, DetectionOptions]):
     inference_options = ("score", "postprocessing")
     options = DetectionOptions
 
-    def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[BoxSamples]:
-        """Find the samples to train and validate on, and check their files."""
-        found = open_splits(BoxSamples, data, seed=seed)
-        console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-        return Splits(found.train, found.val, found.train.category_ids)
-
-    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
-        """The samples to evaluate on: those held out, else all."""
-        return open_evaluation(BoxSamples, data, classes=classes)
-
     def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
-        """The samples that training takes."""
         return open_splits(BoxSamples, replace(data, check=False)).train
-
-    def subset(self, samples: BoxSamples, indices: Sequence[int]) -> BoxSamples:
-        """The samples at `indices`."""
-        return samples.subset(indices)
 
     def training_dataset(
         self,
@@ -80,12 +64,10 @@ class Detection(Task[BoxSamples, DetectionOptions]):
         seed: int,
         decode: Decode,
     ) -> BatchSource:
-        """Augmented batches."""
         transform = BoxTransform(options.augment, preprocessing)
         return DetectionSet(samples, transform, seed=seed, decode=decode)
 
     def evaluation_dataset(self, samples: BoxSamples, preprocessing: Preprocessing) -> BatchSource:
-        """Batches for evaluation."""
         return DetectionEvaluationSet(samples, preprocessing)
 
     def training_task(
@@ -97,7 +79,6 @@ class Detection(Task[BoxSamples, DetectionOptions]):
         sizes: Sequence[int],
         console: Console,
     ) -> TrainingTask:
-        """The loss and the figures of a run."""
         from mobilevit.tasks.detection.training import DetectionTraining
 
         return DetectionTraining(val, options.loss)
@@ -133,31 +114,14 @@ class Detection(Task[BoxSamples, DetectionOptions]):
             )
         return None
 
-    def palette(self, classes: int) -> list[Colour]:
-        """Colours of neighbours differ."""
-        return [class_colour(label) for label in range(classes)]
-
-    prediction_type = DetectionPrediction
+    prediction_type, predictions_type = DetectionPrediction, DetectionPredictions
 
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Detections, options: InferenceOptions
     ) -> DetectionPrediction:
-        """Detections with their class names."""
         return DetectionPrediction(source=source, classes=classes, detections=result)
 
-    def predictions(
-        self, items: Sequence[DetectionPrediction], config: ModelConfig, format: Any = "table"
-    ) -> DetectionPredictions:
-        """Collect predictions, with the category ids of the training data."""
-        return DetectionPredictions(
-            items=tuple(items),
-            classes=config.classes or (),
-            category_ids=config.category_ids,
-            format=format,
-        )
-
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
-        """The image's size and its boxes."""
         corners = [(name, pyarrow.float32()) for name in CORNERS]
         box = [("class", pyarrow.string()), ("score", pyarrow.float32()), *corners]
         return [
@@ -169,7 +133,6 @@ class Detection(Task[BoxSamples, DetectionOptions]):
     def metric(
         self, samples: BoxSamples, *, device: torch.device | str = "cpu", options: InferenceOptions
     ) -> Metric[Any]:
-        """COCO's average precision, and the errors behind it."""
         from mobilevit.tasks.detection.metrics import DetectionMetric
 
         return DetectionMetric(samples)
@@ -177,7 +140,6 @@ class Detection(Task[BoxSamples, DetectionOptions]):
     def report(
         self, metrics: Any, train_metrics: Any, samples: BoxSamples, config: ModelConfig
     ) -> TaskReport:
-        """What the report of a run tells."""
         from mobilevit.tasks.detection.report import make_report
 
         return make_report(metrics, train_metrics, samples, config)

@@ -55,7 +55,6 @@ class DetectionTraining(TrainingTask):
         return loss
 
     def validate(self, model: Network, batch: tuple[Tensor, BoxBatch, Tensor, Tensor]) -> None:
-        """Compare what is found with the images' boxes."""
         images, boxes, indices, sizes = batch
         loss, (raw, anchors, _) = self._loss(model, images, boxes)
         self.val_loss.update(loss, len(images))
@@ -64,7 +63,6 @@ class DetectionTraining(TrainingTask):
         self.precision.update([as_prediction(one) for one in found], truth)
 
     def figures(self, stage: str) -> dict[str, float]:
-        """The loss; of training its parts, of validation COCO's numbers."""
         if stage == "train":
             parts = {"loss": self.train_loss, "classes": self.train_classes}
             parts["location"] = self.train_location
@@ -74,14 +72,12 @@ class DetectionTraining(TrainingTask):
         return {f"val_{name}": value for name, value in values.items()}
 
     def summary(self, figures: Mapping[str, float]) -> str:
-        """Loss of both, AP of validation."""
         return (
             f"train loss {figures['train_loss']:.4f}  val loss {figures['val_loss']:.4f}, "
             f"AP {figures['val_ap']:.3f}, AP50 {figures['val_ap50']:.3f}"
         )
 
     def reset(self, stage: str) -> None:
-        """Start counting anew."""
         super().reset(stage)
         if stage == "train":
             self.train_classes.reset()

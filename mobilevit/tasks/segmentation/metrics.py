@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import by_shape
 from mobilevit.utils.distributed import gather_items
-from mobilevit.utils.tables import json_value, percent, table
+from mobilevit.utils.tables import percent, table
 
 if TYPE_CHECKING:
     from torchmetrics.classification import MulticlassConfusionMatrix
@@ -71,7 +72,6 @@ class SegmentationMetrics(Metrics):
     """Median time of stretching to the image's size and comparing."""
 
     def row(self) -> dict[str, str]:
-        """Mean IoU, pixel accuracy, and times."""
         return {
             "mean IoU": percent(self.miou),
             "correct pixels": percent(self.pixel_accuracy),
@@ -81,34 +81,22 @@ class SegmentationMetrics(Metrics):
         }
 
     def details(self) -> list[RenderableType]:
-        """Classes."""
         classes = table("class", "share of pixels", "IoU", "correct pixels")
-        for row in self.per_class():
+        for row in self.per_class:
             share = row.pixels / max(1, self.pixels)
             classes.add_row(escape(row.name), *map(percent, (share, row.iou, row.accuracy)))
         return [classes]
 
     def to_json(self) -> dict[str, Any]:
-        """All metrics as plain values."""
-        names = ("images", "pixels", "miou", "pixel_accuracy", "boundary_miou")
-        return {
-            **{name: json_value(getattr(self, name)) for name in names},
-            "network_ms": self.network_ms,
-            "postprocess_ms": self.postprocess_ms,
-            "per_class": [
-                {key: json_value(value) for key, value in row._asdict().items()}
-                for row in self.per_class()
-            ],
-            "confusion": self.confusion.tolist(),
-        }
+        return {**super().to_json(), "confusion": self.confusion.tolist()}
 
     def summary(self, train: Self) -> str:
-        """Mean IoU and pixel accuracy."""
         return (
             f"mean IoU {self.miou:.3f}, {self.pixel_accuracy:.2%} of the pixels correct in "
             f"{self.images} validation images; mean IoU {train.miou:.3f} on training images"
         )
 
+    @cached_property
     def per_class(self) -> list[ClassIoU]:
         """The figures of each class."""
         iou, accuracy = class_figures(self.confusion)
@@ -204,7 +192,6 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
                     heapq.heappop(self.heap)
 
     def compute(self, timing: Timing) -> SegmentationMetrics:
-        """The metrics over all pixels."""
         counts, at_edges = (
             torch.stack(gather_items([one.confmat.cpu()])).sum(0)
             for one in (self.confusion, self.at_boundaries)

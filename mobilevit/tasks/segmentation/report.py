@@ -90,7 +90,7 @@ def _tiles(m: SegmentationMetrics, train: SegmentationMetrics) -> list[Tile]:
 
 def _classes(m: SegmentationMetrics) -> Table:
     """Classes, the worst first; those without pixels last."""
-    ranked = sorted(m.per_class(), key=lambda row: (math.isnan(row.iou), row.iou))
+    ranked = sorted(m.per_class, key=lambda row: (math.isnan(row.iou), row.iou))
     return Table(
         title="Classes, worst first",
         columns=("Class", "Share of pixels", "IoU", "Correct pixels"),

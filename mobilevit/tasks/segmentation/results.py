@@ -92,21 +92,17 @@ class SegmentationPrediction(Prediction):
         return image
 
     def to_json(self) -> dict[str, Any]:
-        """Classes with their shares."""
         return {
             "classes": [{"class": name, "share": round(share, 6)} for name, share in self.shares]
         }
 
     def csv_rows(self) -> list[dict[str, str]]:
-        """One row a class."""
         return [{"class": name, "share": f"{share:.6f}"} for name, share in self.shares]
 
     def table_row(self) -> tuple[str, ...]:
-        """Classes with their shares."""
         return (", ".join(f"{name} {share:.0%}" for name, share in self.shares),)
 
     def parquet_row(self) -> dict[str, Any]:
-        """The image's size, its classes with their shares, and the mask as PNG."""
         image, png = self.index_image(), io.BytesIO()
         image.save(png, "PNG")
         names, shares = zip(*self.shares, strict=True)
@@ -119,15 +115,12 @@ class SegmentationPrediction(Prediction):
         }
 
     def scores(self) -> list[ClassScore]:
-        """The classes and their shares."""
         return [ClassScore(*one) for one in self.shares]
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """The mask over the image, with a legend."""
         return draw_mask(image, self.mask, self.classes, palette_of(len(self.classes)))
 
     def draw_thumbnail(self, image: Image.Image) -> Image.Image:
-        """The mask over the image."""
         small = Image.fromarray(self.mask).resize(image.size, Image.Resampling.NEAREST)
         colours = colour_mask(np.asarray(small), palette_of(len(self.classes)))
         return Image.blend(image, Image.fromarray(colours), OPACITY)

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
-from mobilevit.data.open import open_evaluation, open_splits
-from mobilevit.data.options import DataOptions
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Task
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.export import EXPORT
 from mobilevit.tasks.segmentation.loss_and_postprocess import (
@@ -55,24 +53,6 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
     data_options = frozenset({"format", "classes", "ignore"})
     options = SegmentationOptions
 
-    def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[MaskSamples]:
-        """Find the samples to train and validate on, and check their files."""
-        found = open_splits(MaskSamples, data, seed=seed)
-        console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-        return Splits(found.train, found.val)
-
-    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> MaskSamples:
-        """The samples to evaluate on: those held out, else all."""
-        return open_evaluation(MaskSamples, data, classes=classes)
-
-    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> MaskSamples:
-        """The samples that training takes."""
-        return open_splits(MaskSamples, data, classes=classes).train
-
-    def subset(self, samples: MaskSamples, indices: Sequence[int]) -> MaskSamples:
-        """The samples at `indices`."""
-        return samples.subset(indices)
-
     def training_dataset(
         self,
         samples: MaskSamples,
@@ -82,12 +62,10 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
         seed: int,
         decode: Decode,
     ) -> BatchSource:
-        """Augmented batches."""
         transform = SegmentationTransform(options.augment, preprocessing)
         return SegmentationSet(samples, transform, seed=seed, decode=decode)
 
     def evaluation_dataset(self, samples: MaskSamples, preprocessing: Preprocessing) -> BatchSource:
-        """Batches for evaluation."""
         return SegmentationEvaluationSet(samples, preprocessing)
 
     def training_task(
@@ -99,7 +77,6 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
         sizes: Sequence[int],
         console: Console,
     ) -> TrainingTask:
-        """The loss and the figures of a run."""
         from mobilevit.tasks.segmentation.training import SegmentationTraining
 
         return SegmentationTraining(val)
@@ -121,28 +98,17 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
         ]
 
     def palette(self, classes: int) -> list[Colour]:
-        """Pascal VOC's."""
         return palette_of(classes)[:classes]
 
-    prediction_type = SegmentationPrediction
+    prediction_type, predictions_type = SegmentationPrediction, SegmentationPredictions
 
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
     ) -> SegmentationPrediction:
-        """A mask, packed."""
         packed = PackedMask.pack(result.cpu().numpy())
         return SegmentationPrediction(source=source, classes=classes, packed=packed)
 
-    def predictions(
-        self, items: Sequence[SegmentationPrediction], config: ModelConfig, format: Any = "table"
-    ) -> SegmentationPredictions:
-        """Collect predictions."""
-        return SegmentationPredictions(
-            items=tuple(items), classes=config.classes or (), format=format
-        )
-
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
-        """The image's size, its classes with their shares, and the mask as PNG."""
         return [
             ("width", pyarrow.int32()),
             ("height", pyarrow.int32()),
@@ -158,7 +124,6 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
         device: torch.device | str = "cpu",
         options: InferenceOptions,
     ) -> Metric[Any]:
-        """Mean intersection over union."""
         from mobilevit.tasks.segmentation.metrics import SegmentationMetric
 
         return SegmentationMetric(samples, device, boundary=options.boundary)
@@ -166,7 +131,6 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
     def report(
         self, metrics: Any, train_metrics: Any, samples: MaskSamples, config: ModelConfig
     ) -> TaskReport:
-        """What the report of a run tells."""
         from mobilevit.tasks.segmentation.report import make_report
 
         return make_report(metrics, train_metrics, samples, config)

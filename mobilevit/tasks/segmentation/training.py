@@ -38,7 +38,6 @@ class SegmentationTraining(TrainingTask):
         return loss
 
     def validate(self, model: Network, batch: list[tuple[Tensor, Tensor, int]]) -> None:
-        """Compare images at their own size; the loss is that at the network's."""
         assert isinstance(model, Segmenter)
         align = stretch_mode(model)
         for images, masks, _ in by_shape(batch):
@@ -53,7 +52,6 @@ class SegmentationTraining(TrainingTask):
                 self.confusion.update(seen.long(), mask.long())
 
     def figures(self, stage: str) -> dict[str, float]:
-        """The loss; of validation mean IoU and the share of right pixels."""
         if stage == "train":
             return {"train_loss": float(self.train_loss.compute())}
         counts = self.confusion.compute()
@@ -64,14 +62,12 @@ class SegmentationTraining(TrainingTask):
         }
 
     def summary(self, figures: Mapping[str, float]) -> str:
-        """Loss of both, figures of validation."""
         return (
             f"train loss {figures['train_loss']:.4f}  val loss {figures['val_loss']:.4f}, "
             f"mIoU {figures['val_miou']:.3f}, pixels {figures['val_pixel_accuracy']:.2%}"
         )
 
     def reset(self, stage: str) -> None:
-        """Start counting anew."""
         super().reset(stage)
         if stage == "val":
             self.confusion.reset()
