@@ -18,7 +18,6 @@ from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.samples import order_of
 from mobilevit.models.fuse import fuse
-from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import HEADS, Network, split_name, task_of
 from mobilevit.tasks import check_data_options, get_task
 from mobilevit.tasks.base import InferenceOptions, Splits, Task
@@ -271,14 +270,13 @@ def _create_network(run: Run, splits: Splits[Any]) -> Network:
     """The network, with the weights to start from and the configuration to save."""
     options = run.options
     torch.manual_seed(options.seed)
-    network = create_model(
+    network: Any = create_model(
         run.model,
         classes=splits.train.classes,
         weights=options.weights,
         preprocessing=options.preprocessing,
         **{key: value for key, value in asdict(options.network).items() if value is not None},
     )
-    assert not isinstance(network, Backbone)
     if run.processes.rank:
         torch.manual_seed(options.seed + 1_000_003 * run.processes.rank)  # dropout differs
     source = f"trained on {options.data.name or options.data.root} from {network.config.source}"

@@ -156,7 +156,7 @@ def test_figures_are_those_of_the_folder(ants: Path, images: Path, file: str) ->
     found = evaluation.to_json()["sizes"]["64"]
     assert found.keys() == expected.keys()
     figures = {
-        "classes": ("samples", "top1", "top5", "loss", "calibration_error"),
+        "classes": ("images", "top1", "top5", "loss", "calibration_error"),
         "boxes": ("images", "boxes", "ap", "ap50", "ar100", "threshold"),
         "masks": ("images", "pixels", "miou", "pixel_accuracy"),
     }
