@@ -87,7 +87,7 @@ def test_bad_files_are_refused_or_left_out(
     ("arguments", "message"),
     [
         (["nowhere", "out"], "nowhere: no such file or folder"),
-        (["IMAGES", "out", "--size", "0"], "size must be above 0 MB"),
+        (["IMAGES", "out", "--size", "0"], "size must be above 0, not 0.0"),
         (["IMAGES", "out", "--shards", "0"], "shards must be at least 1"),
         (["IMAGES", "out", "--classes", "a,b"], "for existing shards"),
         (["IMAGES", "IMAGES/out"], "whose images are to be written to it"),
