@@ -162,7 +162,7 @@ def test_evaluation_by_two_processes_is_that_by_one(
     text = run(torchrun(2, *words, "--out", str(tmp_path / "two.json")))
     files = (tmp_path / "one.json", tmp_path / "two.json")
     one, two = (json.loads(file.read_text())["sizes"]["32"] for file in files)
-    assert one.keys() == two.keys() and one["samples"] == two["samples"] == 21
+    assert one.keys() == two.keys() and one["images"] == two["images"] == 21
     # What hangs on the last digit of a logit, which hangs on a batch's size.
     for summed in ("loss", "calibration_error"):
         assert one.pop(summed) == pytest.approx(two.pop(summed), rel=LOSS)
