@@ -17,7 +17,7 @@ from torch import nn
 
 import mobilevit
 from mobilevit.commands.export import export, sample_images
-from mobilevit.data.preprocessing import frame_image
+from mobilevit.data.preprocessing import frame_image, normalize
 from mobilevit.exports.backends.base import FileSummary, Runner
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
 from mobilevit.exports.backends.web.onnxruntime_web import provide
@@ -77,13 +77,15 @@ def distinctive(name: str, size: int = 64, *, shallow: bool = False, **preproces
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None  # the mean of all batches
         coarse = torch.rand(16, 3, 4, 4)
-        model.train()(nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1))
+        pixels = nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)
+        model.train()(normalize(pixels, model.config.preprocessing))
         model.eval()
+        task = model.config.task
         heads = [model.head] if hasattr(model, "head") else []
         heads += [head.predict for head in getattr(model, "heads", ())]
         heads += [model.predict] if hasattr(model, "predict") else []
         for head in heads:
-            head.weight *= 0.1 if model.config.task == "detection" else 10
+            head.weight *= {"classification": 3, "detection": 0.1, "segmentation": 10}[task]
     return model
 
 
