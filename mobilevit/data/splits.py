@@ -106,13 +106,16 @@ class Samples:
         """Classes in a sample that must also stay in training."""
         return set()
 
-    def examine(self, index: int, facts: ImageFacts | None, *, decode: bool) -> Examination:
+    def examine(
+        self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
+    ) -> Examination:
         """Check a sample beyond its image file.
 
         Args:
             index: the sample.
             facts: of its image; None where that cannot be read.
             decode: read everything, not just headers.
+            count: also count, and warn of what is only unusual.
         """
         return Examination()
 
@@ -173,7 +176,9 @@ class LabelSamples(Samples):
         missing = sorted({*self.used_classes()} - {*val.used_classes()})
         return [f"without images in val: {', '.join(missing)}"] if missing else []
 
-    def examine(self, index: int, facts: ImageFacts | None, *, decode: bool) -> Examination:
+    def examine(
+        self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
+    ) -> Examination:
         """Count the label."""
         return Examination(counts={int(self.labels[index]): 1})
 

@@ -183,7 +183,7 @@ def validate(
 
         def look(index: int, samples: Samples = samples) -> _Look:
             exists = (id(samples.dataset), int(samples.indices[index])) not in missing
-            return _look(samples, index, depth if exists else "annotations")
+            return _look(samples, index, depth if exists else "annotations", count=warnings)
 
         results = parallel(look, range(len(samples)), workers=workers, progress=progress)
         for index, result in enumerate(results):
@@ -243,7 +243,7 @@ class _Look(NamedTuple):
     examination: Examination
 
 
-def _look(samples: Samples, index: int, depth: Depth) -> _Look:
+def _look(samples: Samples, index: int, depth: Depth, *, count: bool) -> _Look:
     facts = digest = error = None
     source = samples.source(index)
     if depth != "annotations" and isinstance(source, Path):
@@ -257,7 +257,7 @@ def _look(samples: Samples, index: int, depth: Depth) -> _Look:
                 open_image(source)
         except ImageError as reason:
             facts, error = None, reason
-    examination = samples.examine(index, facts, decode=depth == "decode")
+    examination = samples.examine(index, facts, decode=depth == "decode", count=count)
     return _Look(facts, digest, error, examination)
 
 

@@ -121,7 +121,9 @@ class MaskSamples(Samples):
             lookup[value] = self.ignore if place == IGNORED else self.class_map[place]
         return lookup
 
-    def examine(self, index: int, facts: ImageFacts | None, *, decode: bool) -> Examination:
+    def examine(
+        self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
+    ) -> Examination:
         """Check the mask's size and, if it is read, its values; count pixels."""
         name, image = self.mask_name(index), int(self.indices[index])
         try:
