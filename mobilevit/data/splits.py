@@ -267,23 +267,24 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
     return Division(train, val, splits, tuple(issues), _join_notes(train, notes))
 
 
-def _divide_one(whole: S, name: str, *, val_fraction: float, seed: int) -> Division[S]:
+def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Division[S]:
     """Hold out from the only part there is."""
-    issues = whole.check_split(name or "the data set")
+    issues = samples.check_split(name or "the data set")
     try:
-        train, val = hold_out(whole, val_fraction, seed)
+        train, val = hold_out(samples, val_fraction, seed)
     except DataError as error:
-        message = str(error).removeprefix(f"{whole.root}: ")
+        message = str(error).removeprefix(f"{samples.root}: ")
         if not issues:
-            issues.append(Issue(SPLITS, str(whole.root), message, skippable=False))
-        splits = {name or "all": whole}
-        return Division(None, None, splits, tuple(issues), _join_notes(whole, [message]))
+            issues.append(Issue(SPLITS, str(samples.root), message, skippable=False))
+        splits = {name or "all": samples}
+        return Division(None, None, splits, tuple(issues), _join_notes(samples, [message]))
+    what = f"has only {name}" if name else "has no train and val splits"
+    of_each = " of each class" if len(samples.strata()) > 1 else ""
     note = (
-        f"{whole.root} {f'has only {name}' if name else 'has no train and val splits'}: "
-        f"{val_fraction:.0%} of the images{' of each class' * (len(whole.strata()) > 1)} held out "
-        f"with seed {seed} ({len(train)} + {len(val)} images)"
+        f"{samples.root} {what}: {val_fraction:.0%} of the images{of_each} held out with seed "
+        f"{seed} ({len(train)} + {len(val)} images)"
     )
-    notes = _join_notes(whole, [note, *train.compare(val)])
+    notes = _join_notes(samples, [note, *train.compare(val)])
     return Division(train, val, {"train": train, "val": val}, tuple(issues), notes)
 
 

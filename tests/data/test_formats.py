@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mobilevit.commands.check import check
 from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import ReadOptions
+from mobilevit.data.formats import registry
+from mobilevit.data.formats.base import DatasetBuilder, Format, ParsedDataset, ReadOptions
+from mobilevit.data.formats.files import FileTree, read_text
 from mobilevit.data.formats.registry import FORMATS, formats_of, parse
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
@@ -54,6 +57,32 @@ def test_every_format_has_a_writer_here() -> None:
     assert formats_of("boxes").keys() == BOX_WRITERS.keys()
     automatic = {f.name for f in FORMATS if f.automatic and "masks" in f.contents}
     assert automatic - {"coco_panoptic"} == MASK_WRITERS.keys()
+
+
+def test_a_new_format_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
+        builder = DatasetBuilder(tree.root, "csv", "CSV")
+        for number, line in enumerate(read_text(tree.root / "boxes.csv").splitlines(), start=1):
+            name, *corners = line.split(",")
+            index = builder.add_image(tree.root / name, annotation_file=tree.root / "boxes.csv")
+            builder.add_box(index, [float(side) for side in corners], 0, line=number)
+        return [builder.build(["cell"])]
+
+    csv = Format(
+        name="csv",
+        display_name="CSV",
+        contents=frozenset(["boxes"]),
+        looks_for="CSV (boxes.csv)",
+        matches=lambda tree, content: (tree.root / "boxes.csv").is_file(),
+        read=read,
+    )
+    monkeypatch.setattr(registry, "FORMATS", (*registry.FORMATS, csv))
+    for name in "abcd":
+        image(tmp_path / f"{name}.png")
+    write(tmp_path, "boxes.csv", "a.png,1,2,3,4\nb.png,1,2,3,4\nc.png,1,2,3,4\nd.png,9,9,9,9\n")
+    assert boxes(tmp_path).train.annotation(0).boxes.tolist() == [[1, 2, 3, 4]]
+    report = check(tmp_path, task="detection", progress=False)
+    assert f"{tmp_path}/boxes.csv:4: (9, 9, 9, 9) has no width or no height" in str(report)
 
 
 # Boxes
