@@ -51,12 +51,20 @@ def image(
     return path
 
 
+def encode(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
+    """The file of an image; `options` are those of Pillow's `save`, and `orientation` of EXIF."""
+    if "orientation" in options:
+        options["exif"] = Image.Exif()
+        options["exif"][ORIENTATION] = options.pop("orientation")
+    file = BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
 def image_bytes(seed: int, format: str = "JPEG", *, size: tuple[int, int] = (48, 40)) -> bytes:
     """The file of an image of noise."""
     noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
-    file = BytesIO()
-    Image.fromarray(noise).save(file, format)
-    return file.getvalue()
+    return encode(Image.fromarray(noise), format)
 
 
 def mask(path: Path, *values: int, size: tuple[int, int] = (8, 6)) -> Path:

@@ -32,8 +32,8 @@ from mobilevit.tasks.classification.transforms import (
 from mobilevit.tasks.detection.dataset import Annotation
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions, BoxTransform, DetectionSet
 from mobilevit.utils.random import seeded
+from tests.data.factories import encode
 
-ORIENTATION = 0x0112
 BILINEAR, BICUBIC = v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC
 FULL_SIZE = 1
 """Largest difference of a pixel, in steps of 1/255, of a JPEG decoded at full size."""
@@ -43,22 +43,9 @@ REDUCED = 8.0
 """Mean difference of a photo that is decoded smaller."""
 
 
-def encode(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
 def photo(width: int = 640, height: int = 427) -> Image.Image:
     image = Image.fromarray(load_sample_image("china.jpg"))
     return image if image.size == (width, height) else image.resize((width, height))
-
-
-def turned(image: Image.Image, orientation: int, **options: Any) -> bytes:
-    """Store pixels unturned, with an EXIF orientation."""
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return encode(image, exif=exif, **options)
 
 
 def region_of(
@@ -97,7 +84,7 @@ def test_pixels_stay_within_the_stated_bound(data: st.DataObject) -> None:
     }
     if colours == "RGB":
         options["subsampling"] = data.draw(st.sampled_from([0, 1, 2]))
-    file = turned(photo(width, height).convert(colours), orientation, **options)
+    file = encode(photo(width, height).convert(colours), orientation=orientation, **options)
     upright = (height, width) if orientation < 5 else (width, height)
     region = data.draw(regions(*upright))
     size = (data.draw(st.integers(16, 200)), data.draw(st.integers(16, 200)))
@@ -114,7 +101,7 @@ def test_pixels_stay_within_the_stated_bound(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_regions_are_those_of_the_upright_image(orientation: int) -> None:
-    file = turned(photo(), orientation)
+    file = encode(photo(), orientation=orientation)
     height, width = (427, 640) if orientation < 5 else (640, 427)
     with open_decodable(file, decode="fast") as opened:
         assert (opened.height, opened.width) == (height, width)
@@ -139,7 +126,11 @@ def test_a_truncated_file_is_refused_wherever_the_region_is(
 
 def test_simplejpeg_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [
-        turned(photo(640 - odd, 427 - odd).convert(mode), 1 + 5 * odd, progressive=bool(odd))
+        encode(
+            photo(640 - odd, 427 - odd).convert(mode),
+            orientation=1 + 5 * odd,
+            progressive=bool(odd),
+        )
         for odd in (0, 1)
         for mode in ("RGB", "L", "CMYK")
     ]
@@ -280,7 +271,8 @@ def test_a_damaged_sample_is_named() -> None:
 def test_a_reduced_image_is_no_smaller_than_it_has_to_be(
     width: int, height: int, least_width: int, least_height: int, mode: str, orientation: int
 ) -> None:
-    file = turned(Image.new("RGB", (width, height), "olive").convert(mode), orientation)
+    image = Image.new("RGB", (width, height), "olive").convert(mode)
+    file = encode(image, orientation=orientation)
     full = open_image(file)
     image, scale = open_reduced(file, least_height, least_width)
     assert image.size == (-(-full.width // scale), -(-full.height // scale))
@@ -295,7 +287,7 @@ def test_a_reduced_image_is_no_smaller_than_it_has_to_be(
 def test_reduced_pixels_are_close(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if package == "pillow":
         monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
-    file = turned(photo(), 6)
+    file = encode(photo(), orientation=6)
     small, scale = open_reduced(file, 150, 90)
     assert (scale, small.size) == (4, (107, 160))
     boxed = open_image(file).resize(small.size, Image.Resampling.BOX)
@@ -305,7 +297,7 @@ def test_reduced_pixels_are_close(package: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_boxes_shrink_with_their_image(orientation: int) -> None:
-    file = turned(photo(2560, 1708), orientation, quality=95)
+    file = encode(photo(2560, 1708), orientation=orientation, quality=95)
     boxes = torch.tensor([[200.0, 300.0, 900.0, 1200.0], [1000.0, 1000.0, 1600.0, 1500.0]])
     none = torch.zeros(2)
     annotation = Annotation(boxes, torch.tensor([0, 1]), none.bool(), none, (1, 2))

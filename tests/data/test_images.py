@@ -11,7 +11,6 @@ import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,12 @@ from PIL import Image, ImageOps
 
 from mobilevit.data import images
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, image_facts, open_image
-
-ORIENTATION = 0x0112
+from tests.data.factories import ORIENTATION, encode
 
 
 def pixels(image: Image.Image) -> np.ndarray:
     assert image.mode == "RGB"
     return np.asarray(image)
-
-
-def encode(image: Image.Image, image_format: str, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
 
 
 def photo(height: int = 40, width: int = 56) -> Image.Image:

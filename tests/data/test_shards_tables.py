@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.loader import EpochLoader
@@ -20,16 +17,10 @@ from mobilevit.data.shards.samples import ShardSamples, order_of
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
+from tests.data.factories import image_bytes
 
 NAMES = ("red", "blue")
 COUNTS = {"train": (6, 7, 5), "validation": (4, 3)}
-
-
-def jpeg(number: int) -> bytes:
-    noise = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
-    file = BytesIO()
-    Image.fromarray(noise).save(file, "JPEG")
-    return file.getvalue()
 
 
 def rows(first: int, count: int, **more: Any) -> datasets.Dataset:
@@ -37,7 +28,7 @@ def rows(first: int, count: int, **more: Any) -> datasets.Dataset:
     numbers = range(first, first + count)
     return datasets.Dataset.from_dict(
         {
-            "image": [{"bytes": jpeg(number), "path": None} for number in numbers],
+            "image": [{"bytes": image_bytes(number), "path": None} for number in numbers],
             "label": [number % 2 for number in numbers],
             **{name: [values] * count for name, values in more.items()},
         },
@@ -94,7 +85,7 @@ def test_parquet_is_read_row_by_row(tables: Path, prefix: str) -> None:
         known = numbers(split)
         assert samples.labels.tolist() == [number % 2 for number in known]
         for index in (0, 1, 3, 6, 5, len(known) - 1):  # forward, and back
-            assert samples.source(index) == jpeg(known[index])
+            assert samples.source(index) == image_bytes(known[index])
     assert found.train.name(8) == f"{tables}/train, shard 1, row 2"
     turned = shard_evaluation(root, ("blue", "red", "grey"))
     assert turned.labels.tolist() == [1 - number % 2 for number in numbers("validation")]
@@ -115,8 +106,8 @@ def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
     saved = datasets.DatasetDict({"train": rows(0, 9), "test": rows(50, 4)})
     saved.save_to_disk(tmp_path)
     found = shard_splits(str(tmp_path))
-    assert [found.train.source(index) for index in range(9)] == [jpeg(n) for n in range(9)]
-    assert found.val.source(3) == jpeg(53)
+    assert [found.train.source(index) for index in range(9)] == [image_bytes(n) for n in range(9)]
+    assert found.val.source(3) == image_bytes(53)
 
 
 def test_data_sets_that_are_not_labelled_images_are_refused(tables: Path, tmp_path: Path) -> None:
