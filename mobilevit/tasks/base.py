@@ -119,7 +119,7 @@ class Metrics(ABC):
         """The metrics of each class, as named tuples."""
 
     def to_json(self) -> dict[str, Any]:
-        """All metrics as plain values."""
+        """All metrics as values that JSON has."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **{k: json_value(v) for k, v in values.items() if isinstance(v, int | float)},
@@ -174,7 +174,7 @@ class Task(ABC, Generic[S, O]):
     max_eval_batch_size: ClassVar[int | None] = None
     """Images in an evaluation batch at most; None: any number."""
     data_options: ClassVar[frozenset[str]]
-    """Those of the options in `DataOptions` for some tasks only that this one reads."""
+    """The fields of `DataOptions` that this task reads, of those that not every task does."""
     inference_options: ClassVar[tuple[str, ...]] = ()
     """Those of `InferenceOptions` that predictions follow."""
     export: ClassVar[TaskExport]
@@ -309,7 +309,7 @@ class Task(ABC, Generic[S, O]):
     def report(
         self, metrics: Any, train_metrics: Any, samples: S, config: ModelConfig
     ) -> TaskReport:
-        """What the report of a run tells.
+        """The report of a run.
 
         Args:
             metrics: of the best weights, on the validation samples.

@@ -1,6 +1,6 @@
-"""The report of a training run as data: what a task tells, and `mobilevit.training.report` renders.
+"""The report of a training run as data: which `mobilevit.training.report` renders.
 
-Texts are plain; names of classes and files go into `Name`s, which are shown in their own reading
+Texts are not HTML; names of classes and files go into `Name`s, which are shown in their own reading
 direction.
 """
 
@@ -134,7 +134,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReport:
-    """What a task tells of a run."""
+    """The task's part of the report."""
 
     tiles: Sequence[Tile]
     figures: Mapping[str, str]

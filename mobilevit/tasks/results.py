@@ -193,7 +193,7 @@ class Evaluation(Generic[M]):
         return next(iter(self.by_size.values()))
 
     def to_json(self) -> dict[str, Any]:
-        """All metrics as plain values."""
+        """All metrics as values that JSON has."""
         sizes = {str(size): metrics.to_json() for size, metrics in self.by_size.items()}
         return {"model": self.model, "sizes": sizes}
 

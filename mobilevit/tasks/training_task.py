@@ -17,7 +17,7 @@ class FiniteMean(MeanMetric):
     """A mean over finite values: steps without a finite loss are skipped, and not counted."""
 
     def __init__(self) -> None:
-        """Start counting; part of checkpoints, so that an interrupted epoch's figures are whole."""
+        """Start counting; saved in checkpoints, so that an interrupted epoch is counted in full."""
         super().__init__(nan_strategy="disable")
         self.persistent(True)
 

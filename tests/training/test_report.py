@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +17,7 @@ from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistak
 from mobilevit.tasks.report import Curve
 from mobilevit.training.plots import svg
 from mobilevit.training.report import write_report
+from tests.pages import Page
 
 pytestmark = pytest.mark.slow
 
@@ -90,39 +90,6 @@ def report(tmp_path, samples, classes, *, mistakes=2, train_top1=0.99, **figures
     return path.read_text(encoding="utf-8")
 
 
-class Page(HTMLParser):
-    """What a browser would make of it: open tags that are closed, and what it would fetch."""
-
-    VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.fetched, self.alts, self.tags = [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        values = dict(attributes)
-        if tag == "img":
-            self.alts.append(values.get("alt"))
-        self.fetched += [
-            values[name]
-            for name in ("src", "href", "xlink:href")
-            if name in values and not values[name].startswith(("data:", "#"))
-        ]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 HOSTILE = ["<script>alert(1)</script>", 'a"b', "猫", "قط"]
 
 
@@ -141,10 +108,8 @@ def test_every_report_is_whole_and_needs_nothing_beside_it(tmp_path, samples, cl
     text = report(tmp_path, samples, classes, **options)
     page = Page(text)
     assert page.open == []
-    assert page.fetched == []
-    assert "script" not in page.tags
+    assert page.loaded == []
     assert not re.search(r"url\(\s*['\"]?(?!#|data:)", text)
-    assert all(page.alts)
     assert len(text) < 1_500_000
 
 

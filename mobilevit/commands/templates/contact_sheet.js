@@ -1,5 +1,5 @@
 // A contact sheet of predictions. Only cards near the window exist, so that thousands open at once.
-// It is one plain script: browsers load no modules from files.
+// It is a classic script: browsers do not load modules from files.
 "use strict";
 
 /**
@@ -18,7 +18,7 @@
  */
 const DATA = JSON.parse(byId("data").textContent ?? "");
 
-/** Rows of cards that are made and taken away together. */
+/** Rows of cards that are added and removed together. */
 const ROWS = 8;
 
 /** Cards are this wide at least, with the gap between them, in pixels. */
@@ -55,7 +55,7 @@ function valueOf(id) {
 function element(tag, attributes, ...inside) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...inside); // never read as HTML, whatever a file may be called
+  made.append(...inside); // never parsed as HTML, whatever the name of a file
   return made;
 }
 
@@ -65,13 +65,13 @@ function percent(share) {
 }
 
 /**
- * How likely an item's answer is, or its answer of a class; -1 where it has none.
+ * The highest score of an item, or its score of a class; -1 where it has none.
  *
  * @param {Item} item
  * @param {string} wanted A class's number; empty for any.
  */
 function certainty(item, wanted) {
-  // A classifier's answer is its likeliest class; others may name many.
+  // Of a classifier only the most probable class counts.
   const scores = DATA.task === "classification" ? item.scores.slice(0, 1) : item.scores;
   const found = scores.find(([label]) => wanted === "" || label === Number(wanted));
   return found ? found[1] : -1;
@@ -87,7 +87,7 @@ function filtered() {
     const item = DATA.items[place];
     if (text && !item.file.toLowerCase().includes(text)) return false;
     if (wanted === UNREAD) return item.error !== undefined;
-    // Without a class, images without any answer count as well, at 0 %.
+    // Without a class, images without any score count as well, at 0 %.
     const share = wanted === "" ? Math.max(0, certain[place]) : certain[place];
     return share >= from && share <= to;
   });
@@ -163,13 +163,13 @@ function render() {
   layOut();
 }
 
-/** Make empty groups of the right height; the watcher fills those that are seen. */
+/** Make empty groups of the right height; the watcher fills those in view. */
 function layOut() {
   const sheet = byId("sheet");
   watcher.disconnect();
   const style = getComputedStyle(sheet);
-  const room = sheet.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
-  columns = Math.max(2, Math.floor(room / LEAST_WIDTH));
+  const width = sheet.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  columns = Math.max(2, Math.floor(width / LEAST_WIDTH));
   sheet.style.setProperty("--columns", String(columns));
   const size = columns * ROWS;
   const groups = [];
@@ -219,16 +219,16 @@ function open(place) {
   if (!dialog.open) dialog.showModal();
 }
 
-/** The filters as the address keeps them, so that a link leads to the same images. */
-const KEPT = { class: "", from: "0", to: "100", text: "", order: "given" };
+/** The filters and their defaults; the address keeps the others, so that a link shows the same images. */
+const DEFAULTS = { class: "", from: "0", to: "100", text: "", order: "given" };
 
-function keep() {
-  const kept = new URLSearchParams();
-  for (const [id, usual] of Object.entries(KEPT)) {
+function saveFilters() {
+  const params = new URLSearchParams();
+  for (const [id, initial] of Object.entries(DEFAULTS)) {
     const value = valueOf(id);
-    if (value !== usual) kept.set(id, value);
+    if (value !== initial) params.set(id, value);
   }
-  const hash = kept.toString();
+  const hash = params.toString();
   history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
 }
 
@@ -248,10 +248,10 @@ function start() {
     ...(failed ? [new Option(`not read (${failed})`, UNREAD)] : []),
   );
   for (const [id, value] of new URLSearchParams(location.hash.slice(1))) {
-    if (id in KEPT) /** @type {HTMLInputElement} */ (byId(id)).value = value;
+    if (id in DEFAULTS) /** @type {HTMLInputElement} */ (byId(id)).value = value;
   }
   const filters = /** @type {HTMLFormElement} */ (byId("filters"));
-  const changed = () => (keep(), render());
+  const changed = () => (saveFilters(), render());
   filters.addEventListener("input", changed);
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("reset", () => setTimeout(changed)); // once the values are back

@@ -31,20 +31,20 @@ MAX_CONFUSION = 20
 
 
 class Mistake(NamedTuple):
-    """One sample that a network got wrong."""
+    """A sample that was predicted wrong."""
 
     sample: int
     """Its place in the samples."""
     label: int
     predicted: int
     probability: float
-    """Of the wrong answer."""
+    """Of the predicted class."""
     loss: float
-    """-log of the right answer's probability."""
+    """-log of the label's probability."""
 
 
 class ClassMetrics(NamedTuple):
-    """How good a classifier is on one class; NaN where a share is of nothing."""
+    """How good a classifier is on one class; NaN where a share is undefined."""
 
     name: str
     images: int
@@ -59,9 +59,9 @@ class ClassificationMetrics(Metrics):
     """How good a classifier is."""
 
     top1: float
-    """Share of images whose likeliest class is right, in [0, 1]."""
+    """Share of images whose most probable class is the label, in [0, 1]."""
     top5: float
-    """Share whose right class is among the five likeliest (or among all, where there are fewer)."""
+    """Share whose label is among the five most probable classes (or among all, if fewer)."""
     loss: float
     """Mean cross-entropy, without label smoothing."""
     calibration_error: float
@@ -112,8 +112,8 @@ class ClassificationMetrics(Metrics):
     def per_class(self) -> list[ClassMetrics]:
         """The figures of each class."""
         confusion = self.confusion.double()
-        hits, support, answers = confusion.diag(), confusion.sum(1), confusion.sum(0)
-        columns = (hits / support, hits / answers, 2 * hits / (support + answers))
+        hits, support, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
+        columns = (hits / support, hits / predicted, 2 * hits / (support + predicted))
         counts = (support.long().tolist(), hits.long().tolist())
         rows = zip(self.classes, *counts, *(column.tolist() for column in columns), strict=True)
         return [ClassMetrics(*row) for row in rows]

@@ -1,4 +1,4 @@
-"""What the report of a classifier's training tells."""
+"""The report of a classifier's training."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ FIGURES = {
 }
 """COCO's twelve numbers: our names -> torchmetrics'."""
 
-OVERLAP = 0.5
-"""Intersection over union from which on a box counts as found, where single boxes are counted."""
+IOU_THRESHOLD = 0.5
+"""A box is found if the IoU with a prediction is at least this, where single boxes count."""
 
 
 class ClassAP(NamedTuple):
@@ -80,7 +80,7 @@ class DetectionMetrics(Metrics):
     boxes: int
     """Crowds not counted."""
     ap: float
-    """Mean over overlaps 0.50, 0.55, ..., 0.95 and classes; so the next two at one overlap."""
+    """Mean over IoU thresholds 0.50, 0.55, ..., 0.95 and classes; the next: at one."""
     ap50: float
     ap75: float
     ap_small: float
@@ -96,16 +96,16 @@ class DetectionMetrics(Metrics):
     ar_large: float
     ap_by_class: tuple[ClassAP, ...]
     curves: np.ndarray
-    """Precision `[K, 101]` at overlap 0.5 and recall 0, 0.01, ..., 1; NaN without boxes."""
+    """Precision `[K, 101]` at IoU 0.5 and recall 0, 0.01, ..., 1; NaN without boxes."""
     threshold: float
-    """The score at which F1 (overlap 0.5, all classes together) is best."""
+    """The score at which F1 (IoU 0.5, all classes together) is best."""
     precision: float
     """At that threshold; so the recall."""
     recall: float
     worst: tuple[ImageResult, ...]
     """Images with most errors at that threshold, worst first."""
     shown: tuple[ImageResult, ...]
-    """Images from all over the set, not chosen for how they went."""
+    """Evenly spaced images."""
     network_ms: float
     """Median time of the network for an image."""
     postprocess_ms: float
@@ -167,7 +167,7 @@ def average_precision(*, details: bool = False) -> MeanAveragePrecision:
         class_metrics=details,
         extended_summary=details,
     )
-    metric.warn_on_many_detections = False  # that at most 100 count is COCO's rule
+    metric.warn_on_many_detections = False  # COCO counts at most 100
     return metric
 
 
@@ -197,7 +197,7 @@ def coco_figures(values: dict[str, Tensor]) -> dict[str, float]:
 
 
 class DetectionMetric(Metric[DetectionMetrics]):
-    """Counts boxes; all of them are kept until the end."""
+    """Counts boxes; all of them stay in memory until the end."""
 
     def __init__(self, samples: BoxSamples, *, worst: int = 24, shown: int = 12) -> None:
         """Compare with the boxes of `samples`.
@@ -211,7 +211,7 @@ class DetectionMetric(Metric[DetectionMetrics]):
         self.results: list[tuple[int, Detections]] = []
 
     def parts(self, batch: tuple[Tensor, Any, Tensor, Tensor]) -> Iterator[EvaluationPart]:
-        """The whole batch: images, their boxes, which are not needed, indices, (height, width)."""
+        """A batch is images, their boxes, which are not needed, indices, (height, width)."""
         images, _, indices, sizes = batch
         yield EvaluationPart(images, [(int(h), int(w)) for h, w in sizes], indices.tolist())
 
@@ -256,7 +256,7 @@ def _by_class(
     counts = torch.zeros(len(classes), dtype=torch.long)
     for annotation in truth:
         counts += annotation.labels[~annotation.crowd].bincount(minlength=len(classes))
-    # [overlap, recall, class, area, most]: overlap 0.5 comes first, all areas, 100 boxes
+    # [IoU, recall, class, area, count]: IoU 0.5 comes first, all areas, 100 boxes
     precision = values["precision"][:, :, :, 0, -1].numpy()
     curves = np.full((len(classes), precision.shape[1]), np.nan)
     ap = np.full(len(classes), np.nan)
@@ -270,10 +270,10 @@ def _by_class(
 
 
 def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tensor]:
-    """Give each found box, likeliest first, the box of its class that it overlaps most.
+    """Match each found box, most probable first, to the box of its class with the highest IoU.
 
     Returns:
-        bool `[N]`: which found boxes are correct (overlap at least 0.5, each box once); bool `[N]`:
+        bool `[N]`: which found boxes are correct (IoU at least 0.5, each box once); bool `[N]`:
         which are neither correct nor wrong, since they lie in a crowd.
     """
     correct = torch.zeros(len(found.labels), dtype=torch.bool)
@@ -292,9 +292,9 @@ def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tens
     for row in range(len(correct)):
         mine = overlaps[row] * free
         best = int(mine.argmax())
-        if mine[best] >= OVERLAP:
+        if mine[best] >= IOU_THRESHOLD:
             correct[row], free[best] = True, False
-        elif annotation.crowd.any() and shares[row].max() >= OVERLAP:
+        elif annotation.crowd.any() and shares[row].max() >= IOU_THRESHOLD:
             ignored[row] = True
     return correct, ignored
 

@@ -1,4 +1,4 @@
-"""What the report of a detector's training tells."""
+"""The report of a detector's training."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from mobilevit.models.segmentation import SegmentationLogits
 MAX_BATCH = 2
 """Images in a batch of evaluating: masks and logits are as large as photos are."""
 AUX_WEIGHT = 0.4
-"""Of the auxiliary head's loss beside the other's, as in the authors' later code."""
+"""Weight of the auxiliary head's loss, as in the authors' later code."""
 CLASSES_AT_ONCE = 8
 """So many classes' logits are stretched to an image's size at a time."""
 
@@ -73,11 +73,11 @@ def full_size(output: Tensor, height: int, width: int, *, align_corners: bool | 
         return classes[0, 0].to(torch.uint8 if output.dtype == torch.uint8 else torch.int16)
     best = best_class = None
     for first in range(0, len(output), CLASSES_AT_ONCE):
-        some = output[None, first : first + CLASSES_AT_ONCE].float()
-        if some.shape[-2:] != (height, width):
+        logits = output[None, first : first + CLASSES_AT_ONCE].float()
+        if logits.shape[-2:] != (height, width):
             mode = "nearest" if align_corners is None else "bilinear"
-            some = F.interpolate(some, (height, width), mode=mode, align_corners=align_corners)
-        value, place = some[0].max(dim=0)
+            logits = F.interpolate(logits, (height, width), mode=mode, align_corners=align_corners)
+        value, place = logits[0].max(dim=0)
         if best is None or best_class is None:
             best, best_class = value, place
         else:

@@ -34,7 +34,7 @@ class ClassIoU(NamedTuple):
     iou: float
     """Intersection over union."""
     accuracy: float
-    """Share of the class's pixels that are right."""
+    """Share of the class's pixels that are correct."""
 
 
 class SegmentedImage(NamedTuple):
@@ -57,15 +57,15 @@ class SegmentationMetrics(Metrics):
     miou: float
     """Mean intersection over union, over classes that are in the masks or were seen."""
     pixel_accuracy: float
-    """Share of pixels that are right."""
+    """Share of pixels that are correct."""
     boundary_miou: float
-    """The same as `miou` over pixels near true boundaries alone; NaN where not asked for."""
+    """`miou` over pixels near true boundaries only; NaN without the option `boundary`."""
     confusion: Tensor
     """Counts `[K, K]`: row the class, column what was seen."""
     worst: tuple[SegmentedImage, ...]
     """Images with the least mIoU, worst first."""
     shown: tuple[SegmentedImage, ...]
-    """Images from all over the set, not chosen for how they went."""
+    """Evenly spaced images."""
     network_ms: float
     """Median time of the network for an image."""
     postprocess_ms: float
@@ -158,7 +158,7 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
         self.samples, self.boundary, self.worst, self.shown = samples, boundary, worst, shown
         self.confusion, self.at_boundaries = self._confusion(device), self._confusion(device)
         self.heap: list[tuple[float, int, SegmentedImage]] = []
-        self.some: list[SegmentedImage] = []
+        self.spaced: list[SegmentedImage] = []
         self.images, self.step = 0, max(1, len(samples) // shown)
 
     def _confusion(self, device: torch.device | str) -> MulticlassConfusionMatrix:
@@ -183,8 +183,8 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
                 near = near_boundaries(true, self.boundary)
                 self.at_boundaries.update(predicted.long()[near], true[near])
             image = SegmentedImage(index, predicted.cpu().numpy(), mean_iou(counts))
-            if index % self.step == 0 and len(self.some) < self.shown:
-                self.some.append(image)
+            if index % self.step == 0 and len(self.spaced) < self.shown:
+                self.spaced.append(image)
             self.images += 1
             if image.miou == image.miou:  # NaN without any pixel that has a class
                 heapq.heappush(self.heap, (-image.miou, -index, image))
@@ -197,7 +197,7 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
             for one in (self.confusion, self.at_boundaries)
         )
         worst = sorted((image for *_, image in gather_items(self.heap)), key=_worst_first)
-        shown = sorted(gather_items(self.some), key=lambda image: image.sample)
+        shown = sorted(gather_items(self.spaced), key=lambda image: image.sample)
         return SegmentationMetrics(
             classes=self.samples.classes,
             images=sum(gather_items([self.images])),

@@ -1,4 +1,4 @@
-"""What the report of a segmentation training tells."""
+"""The report of a segmentation training."""
 
 from __future__ import annotations
 
