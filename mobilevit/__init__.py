@@ -1,6 +1,6 @@
 """MobileViT: light-weight, general-purpose, mobile-friendly vision transformers.
 
-Names are imported when they are used, so that `import mobilevit` costs next to nothing.
+Names are imported at their first use, so that `import mobilevit` itself takes no time.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from where it lives."""
+    """Import a public name at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'mobilevit' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """List the public names ahead of their first use."""
+    """All public names, also before their first use."""
     return sorted({*globals(), *__all__})

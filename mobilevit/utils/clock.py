@@ -1,4 +1,4 @@
-"""Time as a device sees it."""
+"""Timing on devices that compute asynchronously."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def now(device: torch.device | str) -> float:
-    """Seconds, once the device has done all that it was told."""
-    kind = torch.device(device).type
-    if kind == "cuda":
+    """The time in seconds, after the device has finished all its work."""
+    device_type = torch.device(device).type
+    if device_type == "cuda":
         torch.cuda.synchronize(device)
-    elif kind == "mps":
+    elif device_type == "mps":
         torch.mps.synchronize()
     return time.perf_counter()

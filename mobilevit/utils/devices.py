@@ -1,4 +1,4 @@
-"""Who works on which processor core: the network's threads, and the processes that decode."""
+"""Devices, processor cores, and how threads and loader workers share them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import torch
 
 GRACE = 30
-"""Seconds that a worker told to terminate goes on."""
+"""Seconds for which a loader worker ignores SIGTERM."""
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use, by its affinity and its container's limit."""
+    """Processor cores this process may use, by its CPU affinity and its container's limit."""
     from joblib import cpu_count  # slow to import
 
     return int(cpu_count())
@@ -24,9 +24,12 @@ def available_cores() -> int:
 def split_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
     """Divide cores between computing and loading: (compute threads, loader workers).
 
-    On a CPU the network is the brake, at about ten times the cost of decoding, so one core in four
-    loads, and at least one. More threads and workers than cores is the worst choice of all: threads
-    that wait for each other spin, and keep the workers from running. With a GPU the cores load.
+    On a CPU the network is the bottleneck, at about ten times the cost of decoding, so one core in
+    four loads, and at least one. More threads and workers than cores would be far slower: threads
+    that wait for each other spin, and keep the workers from running. With a GPU all cores load.
+
+    >>> split_cores(8, on_gpu=False)
+    (6, 2)
     """
     if on_gpu:
         return 1, max(1, min(available - 1, 16))
@@ -35,10 +38,10 @@ def split_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
 
 
 def compute_device(name: str) -> torch.device:
-    """The device to compute on; `auto` takes a GPU where there is one.
+    """The device to compute on; `auto` is a GPU if there is one.
 
     Raises:
-        ValueError: an unknown device, or one that this machine or this PyTorch does not have.
+        ValueError: an unknown device, or one that is not available.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -46,11 +49,11 @@ def compute_device(name: str) -> torch.device:
         "cpu": True,
     }
     if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
+        name = next(device for device, found in available.items() if found)
     if name not in available:
         raise ValueError(f"device must be auto, cpu, cuda or mps, not {name!r}")
     if not available[name]:
-        raise ValueError(f"there is no {name} device here that PyTorch can use; try --device cpu")
+        raise ValueError(f"PyTorch finds no {name} device on this machine; try --device cpu")
     if name == "cuda":
         return torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))  # torchrun's
     return torch.device(name)
@@ -58,7 +61,7 @@ def compute_device(name: str) -> torch.device:
 
 @contextmanager
 def use_threads(threads: int) -> Iterator[None]:
-    """Let torch compute on so many threads of a CPU."""
+    """Set torch's number of CPU threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -68,17 +71,17 @@ def use_threads(threads: int) -> Iterator[None]:
 
 
 def init_worker(_: int) -> None:
-    """Set up a loader's worker: it decodes on one core, and leaves signals to the main process.
+    """Initialize a loader worker: one thread, and signals are left to the main process.
 
-    A terminal sends Ctrl-C to the workers too, and many a scheduler SIGTERM; a worker that died of
-    it would take the run with it before its state is saved. SIGTERM is obeyed after a while all the
-    same: it is also how the main process, at its own end, gets rid of a worker that still waits.
+    Terminals send SIGINT to the workers too, and many schedulers SIGTERM; a worker that died of it
+    would end the run before its state is saved. SIGTERM is obeyed after `GRACE` seconds: the main
+    process also uses it at its own end, to stop a worker that is still waiting.
     """
     main = multiprocessing.parent_process()
     if main is not None and not main.is_alive():
-        # Killed already. torch's own watch would wait for a parent that it has never seen to go.
+        # torch's own check only notices a parent that dies later.
         os._exit(1)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGALRM"):  # not on Windows, which has no SIGTERM to obey either
+    if hasattr(signal, "SIGALRM"):  # not on Windows, which has no SIGTERM either
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -1,4 +1,4 @@
-"""One run in several processes, as torchrun starts them, on one machine or many."""
+"""Runs in several processes, started by torchrun on one or more machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """This process among those of the run."""
+    """The position of this process among those of the run."""
 
     rank: int = 0
     world_size: int = 1
@@ -26,17 +26,17 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this one writes files and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     @property
     def nodes(self) -> int:
-        """Machines, each with as many processes."""
+        """Machines, all with the same number of processes."""
         return self.world_size // self.local_size
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """What torchrun says; one process where it did not start this one.
+        """Read torchrun's environment variables; without them there is one process.
 
         Raises:
             ValueError: machines with different numbers of processes.
@@ -51,15 +51,15 @@ class Processes:
         )
         if found.world_size % found.local_size:
             raise ValueError(
-                f"{found.world_size} processes cannot be {found.local_size} on each machine: "
-                "start as many on all (torchrun --nproc-per-node)"
+                f"{found.world_size} processes are not a multiple of the {found.local_size} on "
+                "this machine: start the same number everywhere (torchrun --nproc-per-node)"
             )
         return found
 
 
 @contextmanager
 def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Let the processes of a run talk to each other; nothing to do for one alone."""
+    """Connect the processes of a run; does nothing for a single one."""
     if processes.world_size == 1:
         yield
         return
@@ -73,7 +73,7 @@ def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
 
 
 def gather_items(items: list[T]) -> list[T]:
-    """The items of all processes, those of the first one first; of one alone its own."""
+    """The items of all processes, in the order of their ranks."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return items
     everyone: list[Any] = [None] * distributed.get_world_size()

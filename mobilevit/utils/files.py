@@ -33,10 +33,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write bytes, or text as UTF-8, in one step: see `replace_file`.
-
-    >>> write_file(Path("notes.txt"), "two lines\\nof text\\n")  # doctest: +SKIP
-    """
+    """Write bytes, or text as UTF-8, in one step; see `replace_file`."""
     with replace_file(path) as fresh:
         fresh.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -1,4 +1,4 @@
-"""Text that a terminal shows, made as a string."""
+"""Tables and other text for terminals, rendered to strings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 110
 
 
 def render(*parts: RenderableType, width: int = WIDTH) -> str:
-    """Tables and lines as plain text, without colour codes and trailing blanks."""
+    """Render tables and lines without colour codes and trailing spaces."""
     console = Console(file=StringIO(), width=width, color_system=None, highlight=False)
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
@@ -25,7 +25,7 @@ def render(*parts: RenderableType, width: int = WIDTH) -> str:
 
 
 def table(*columns: str) -> Table:
-    """A table with a head; the first column to the left, the others to the right."""
+    """An empty table; its first column is left-aligned, the others right-aligned."""
     result = Table(box=box.SIMPLE_HEAD)
     for position, column in enumerate(columns):
         result.add_column(column, justify="right" if position else "left")
@@ -35,7 +35,13 @@ def table(*columns: str) -> Table:
 def markdown(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)
 ) -> str:
-    """A table that is Markdown as well; some columns to the left, the others to the right."""
+    """A table in Markdown; the columns in `left` are left-aligned, the others right-aligned.
+
+    >>> print(markdown(("px", "ms"), [("224", "9.5")]))
+    | px  |  ms |
+    |-----|-----|
+    | 224 | 9.5 |
+    """
     columns = (
         Column(head, justify="left" if index in left else "right")
         for index, head in enumerate(heads)
@@ -43,15 +49,15 @@ def markdown(
     result = Table(*columns, box=box.MARKDOWN)
     for row in rows:
         result.add_row(*map(escape, row))
-    # Wider than any table: nothing is cut, whatever the terminal.
+    # Wider than any table, so that nothing is cut or wrapped.
     return render(result, width=1000).strip()
 
 
 def percent(value: float, digits: int = 2) -> str:
-    """A share in per cent; a dash where there is none."""
+    """A share in per cent; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.{digits}%}"
 
 
 def json_value(value: Any) -> Any:
-    """A value for JSON, which has no NaN: null."""
+    """A value for JSON, which has no NaN: None instead."""
     return None if isinstance(value, float) and math.isnan(value) else value
