@@ -114,8 +114,8 @@ def without_fake_quantization(model: N) -> N:
         if parametrize.is_parametrized(layer):
             # Not `remove_parametrizations`, which changes the class that copies share.
             (weight,) = layer.get_submodule("parametrizations.weight").parameters()
-            del layer.parametrizations
             layer.__class__ = parametrize.type_before_parametrizations(layer)
+            del layer.parametrizations
             layer.weight = weight
         for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
             for key, hook in list(hooks.items()):

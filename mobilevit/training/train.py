@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 GAP_SAMPLES = 1000
 """How many training images are evaluated, at most, to see the gap to validation."""
 DEFAULT_TASK = "classification"
-"""Where neither options nor weights tell the task."""
+"""If neither options nor weights determine the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Run:
     """A validated run, and the machine that it is on."""
 
     options: TrainOptions
-    """With `model`, `batch_size` and `task_options` filled in."""
+    """With `batch_size` and `task_options` filled in."""
     model: str
     task: Task[Any, Any]
     task_options: Any

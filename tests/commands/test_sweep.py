@@ -63,7 +63,7 @@ def test_an_interrupted_grid_goes_on_and_repeats_nothing(words, tmp_path, monkey
     assert "in 4 trials" in capsys.readouterr().out
 
 
-def test_a_trial_that_diverges_is_told_and_the_sweep_goes_on(words, monkeypatch, capsys):
+def test_a_trial_that_diverges_is_reported_and_the_sweep_goes_on(words, monkeypatch, capsys):
     module_train = module.train
 
     def diverges(options, *, resume):
@@ -107,7 +107,7 @@ def test_values_are_drawn_within_the_range_and_differ(method, words, tmp_path):
         ("data.root=a,b", "no option 'data.root'"),
     ],
 )
-def test_what_can_not_be_varied_is_told(space, says, words, tmp_path, capsys):
+def test_what_cannot_be_varied_is_reported(space, says, words, tmp_path, capsys):
     assert main([*words, "--space", space]) == 1
     assert says in capsys.readouterr().err
     assert not (tmp_path / "sweep").exists()

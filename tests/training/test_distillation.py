@@ -169,7 +169,7 @@ def test_published_weights_of_torchvision_teach(
     assert_close(teacher(images), expected, tolerance=1e-4)
 
 
-def test_what_can_not_teach_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_teach_is_refused(tmp_path: Path) -> None:
     detector = saved(tmp_path / "detector", ["cell"], "ssdlite_mobilevit_xxs")
     with pytest.raises(TeacherError, match="must be a classifier"):
         read(detector, "cell")

@@ -1,4 +1,4 @@
-"""What goes wrong in long runs: nothing is lost by it, and it is told."""
+"""What goes wrong in long runs: nothing is lost by it, and the reason is reported."""
 
 from __future__ import annotations
 
@@ -152,10 +152,10 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     from mobilevit.tasks.classification.training import ClassificationTraining
-    from mobilevit.training.module import TaskTraining
+    from mobilevit.training.module import TrainingModule
 
     taught = ClassificationTraining.training_loss
-    ended = TaskTraining.configure_gradient_clipping
+    ended = TrainingModule.configure_gradient_clipping
     calls, states = [0], []
 
     def poisoned(self: Any, model: Any, batch: Any) -> Any:
@@ -173,7 +173,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
             states.append({k: v.clone() for k, v in self.model.state_dict().items()})
 
     monkeypatch.setattr(ClassificationTraining, "training_loss", poisoned)
-    monkeypatch.setattr(TaskTraining, "configure_gradient_clipping", clipping)
+    monkeypatch.setattr(TrainingModule, "configure_gradient_clipping", clipping)
     small(images, tmp_path / "run", epochs=1, optim=OptimOptions(lr=0.005))
     assert_same(states[1], states[0], "state")
     assert "step 4 is skipped" in caplog.text
@@ -226,7 +226,7 @@ def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
     assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_a_dying_worker_is_told(begun: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dying_worker_is_reported(begun: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     copy, out = begun
     before = (out / "checkpoints" / "last.ckpt").read_bytes()
     from mobilevit.tasks.classification.dataset import TrainingSet
