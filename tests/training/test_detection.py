@@ -97,7 +97,7 @@ def test_a_detector_learns(run):
 def test_the_report_is_whole(run):
     out, _ = run
     text = (out / "report.html").read_text()
-    for part in ("AP50", "Precision and recall", "AP by size", "True and found boxes", "röd"):
+    for part in ("AP50", "Precision and recall", "AP by size", "True and predicted boxes", "röd"):
         assert part in text
     assert "80 × 80" in text and "96 × 96" in text
     assert text.count("data:image/jpeg") >= 8

@@ -226,7 +226,9 @@ def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
     assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_a_dying_worker_is_reported(begun: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dying_worker_is_reported(
+    begun: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy, out = begun
     before = (out / "checkpoints" / "last.ckpt").read_bytes()
     from mobilevit.tasks.classification.dataset import TrainingSet

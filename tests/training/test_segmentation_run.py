@@ -77,7 +77,7 @@ def test_a_network_learns(run):
     assert config.task == "segmentation"
     assert config.preprocessing.resize_mode == "shortest_edge"
     text = (out / "report.html").read_text()
-    for part in ("Mean IoU", "bright", "Worst images", "Right pixels"):
+    for part in ("Mean IoU", "bright", "Worst images", "Correct pixels"):
         assert part in text
     assert text.count("data:image/jpeg") == 2 * (6 + 6)
 

@@ -184,7 +184,7 @@ def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(images, tmp
     )
     trained = load(tmp_path / "run" / "model")
     assert trained.config.preprocessing.channel_order == "bgr"
-    assert trained.options == {"dropout": 0.3}
+    assert trained.config.options == {"dropout": 0.3}
     before, after = start.state_dict(), trained.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before if "backbone" in key)
     assert not torch.equal(before["expand.conv.weight"], after["expand.conv.weight"])
