@@ -46,6 +46,17 @@ def check(
     Raises:
         DataError: there is no data set of this kind.
         ValueError: an option is out of range.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> from PIL import Image
+    >>> photos = Path(mkdtemp())
+    >>> for number, name in enumerate(["cat", "cat", "dog", "dog"]):
+    ...     (photos / name).mkdir(exist_ok=True)
+    ...     Image.new("RGB", (64, 48), (number, 0, 0)).save(photos / name / f"{number}.png")
+    >>> report = check(photos)
+    >>> report.ok, report.splits["train"].classes
+    (True, {'cat': 1, 'dog': 1})
     """
     data = DataOptions(
         root=os.fspath(root),
