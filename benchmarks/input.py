@@ -26,7 +26,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mobilevit.data.formats.files import images_below
+from mobilevit.data.formats.files import list_images
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import TrainingSet
@@ -140,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.folder:
-        paths = images_below(options.folder)[:200] if options.folder.is_dir() else []
+        paths = list_images(options.folder)[:200] if options.folder.is_dir() else []
         if not paths:
             parser.error(f"{options.folder}: no images")
         sets = {str(options.folder): ([path.read_bytes() for path in paths], 32)}

@@ -12,7 +12,14 @@ from mobilevit.data.formats.base import EVERYTHING, Issue, ParsedDataset, ReadOp
 from mobilevit.data.formats.registry import parse
 from mobilevit.data.formats.torchvision import read_torchvision
 from mobilevit.data.options import DataOptions
-from mobilevit.data.splits import Division, Samples, Splits, divide, evaluation_part, parts_of
+from mobilevit.data.splits import (
+    Division,
+    Samples,
+    Splits,
+    divide,
+    select_evaluation_split,
+    split_datasets,
+)
 from mobilevit.data.validate import MAX_LISTED, Depth, Report, blocked_images, validate
 
 log = logging.getLogger(__name__)
@@ -49,7 +56,7 @@ def open_splits(
         if division.train is None or samples in (division.train, division.val)
     }
     report = validate(data.root, used, issues=division.issues, depth=_depth(data), warnings=False)
-    left = usable(report, used, data.on_bad)
+    left = select_usable(report, used, data.on_bad)
     assert division.train is not None and division.val is not None  # else there were issues
     train, val = (
         next(left[name] for name, samples in used.items() if samples is wanted)
@@ -73,14 +80,14 @@ def open_evaluation(
     Raises:
         DataError: as `open_splits`; or a class is not among `classes`.
     """
-    parts = parts_of(samples_type, _parse(samples_type, data, classes or data.class_names))
-    name, samples = evaluation_part(parts, data.split)
+    parts = split_datasets(samples_type, _parse(samples_type, data, classes or data.class_names))
+    name, samples = select_evaluation_split(parts, data.split)
     if data.split is None and name in (EVERYTHING, "train", "trainval"):
         log.info("%s: all %d images are evaluated, trained on or not", data.root, len(samples))
     samples = _without_blocked(_in_order(samples, classes or data.class_names), data)
     issues = Samples.check_split(samples, name or "the data set")
     report = validate(data.root, {name: samples}, issues=issues, depth=_depth(data), warnings=False)
-    return usable(report, {name: samples}, data.on_bad)[name]
+    return select_usable(report, {name: samples}, data.on_bad)[name]
 
 
 def check_dataset(
@@ -130,7 +137,7 @@ def _parse(
 def _divide(
     samples_type: type[S], data: DataOptions, *, classes: Sequence[str] | None, seed: int
 ) -> Division[S]:
-    parts = parts_of(samples_type, _parse(samples_type, data, classes))
+    parts = split_datasets(samples_type, _parse(samples_type, data, classes))
     parts = {
         name: _without_blocked(_in_order(samples, classes), data) for name, samples in parts.items()
     }
@@ -165,7 +172,7 @@ def _depth(data: DataOptions) -> Depth:
     return "headers" if data.check else "annotations"
 
 
-def usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dict[str, S]:
+def select_usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dict[str, S]:
     """The samples without unusable ones, or an error about these.
 
     Args:
@@ -177,7 +184,7 @@ def usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dict[str, 
         DataError: there are blocking issues, and they are not skipped or leaving images out does
             not help; or no sample is left.
     """
-    blocking = report.of_severity("blocking")
+    blocking = report.select_issues("blocking")
     fatal = [issue for issue in blocking if not issue.skippable]
     if fatal or (blocking and on_bad == "error"):
         counts = Counter(issue.category for issue in blocking)
@@ -186,7 +193,7 @@ def usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dict[str, 
         # Those of the data set first: what is wrong with images may come of them.
         listing = _listing(fatal + [issue for issue in blocking if issue.skippable])
         raise DataError(f"{report.root}: cannot be used as it is ({summary}){advice}:\n{listing}")
-    if errors := report.of_severity("error"):
+    if errors := report.select_issues("error"):
         log.warning("%s: %d annotations are wrong:\n%s", report.root, len(errors), _listing(errors))
     if not blocking:
         return dict(splits)

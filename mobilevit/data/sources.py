@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.files import images_below
+from mobilevit.data.formats.files import list_images
 from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
 from mobilevit.data.preprocessing import preprocess
 from mobilevit.models.config import Preprocessing
@@ -107,7 +107,7 @@ def _expand(entry: ImageInput) -> Sequence[ImageInput]:
         return [entry]
     path = Path(entry)
     if path.is_dir():
-        if not (images := images_below(path)):
+        if not (images := list_images(path)):
             raise DataError(f"{path}: there are no images in this folder")
         return images
     if path.exists():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import EVERYTHING, Content, Issue, ParsedDataset
-from mobilevit.data.formats.files import normalize, quoted
+from mobilevit.data.formats.files import join_names, normalize_name
 from mobilevit.data.formats.folders import VAL_SPLITS
 from mobilevit.data.images import ImageFacts
 
@@ -51,7 +51,7 @@ class Samples:
     """What `examine` counts besides classes."""
 
     @classmethod
-    def of(cls, dataset: ParsedDataset, images: Sequence[int] | None = None) -> Self:
+    def from_dataset(cls, dataset: ParsedDataset, images: Sequence[int] | None = None) -> Self:
         """Samples of a data set, by default all."""
         images = range(len(dataset.images)) if images is None else images
         count = len(dataset.classes)
@@ -92,9 +92,8 @@ class Samples:
         if len(index) != len(classes):
             raise DataError(f"class names must be unique: {', '.join(classes)}")
         if unknown := [name for name in self.used_classes() if name not in index]:
-            raise DataError(
-                f"{self.root}: unknown {quoted('class', unknown)}; known are: {', '.join(classes)}"
-            )
+            names, known = join_names("class", unknown), ", ".join(classes)
+            raise DataError(f"{self.root}: unknown {names}; known are: {known}")
         moved = np.array([*(index.get(name, -1) for name in self.classes), -1], np.int64)
         return replace(self, classes=tuple(classes), class_map=moved[self.class_map])
 
@@ -209,10 +208,10 @@ class Division(Generic[S]):
     note: str
 
 
-def parts_of(samples_type: type[S], datasets: Sequence[ParsedDataset]) -> dict[str, S]:
+def split_datasets(samples_type: type[S], datasets: Sequence[ParsedDataset]) -> dict[str, S]:
     """Split -> its samples, in the usual order; all are `EVERYTHING` where no splits are stated."""
     found = {
-        split: samples_type.of(dataset, images)
+        split: samples_type.from_dataset(dataset, images)
         for dataset in datasets
         for split, images in dataset.parts.items()
     }
@@ -233,7 +232,7 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
     name = next((name for name in ("train", "trainval", EVERYTHING) if name in parts), None)
     if name is None:
         root = str(next(iter(parts.values())).root)
-        message = f"has {quoted('split', list(parts))} but nothing to train on"
+        message = f"has {join_names('split', list(parts))} but nothing to train on"
         issue = Issue(SPLITS, root, message, skippable=False)
         return Division(None, None, dict(parts), (issue,), message)
     train = parts[name]
@@ -256,7 +255,9 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
     issues = [*train.check_split(name), *val.check_split(val_name)]
     if unknown := set(val.used_classes()) - set(train.classes):
         names = sorted(unknown)
-        message = f"{quoted('class', names)} in val but not in train; classes are matched by name"
+        message = (
+            f"{join_names('class', names)} in val but not in train; classes are matched by name"
+        )
         issues.append(
             Issue(SPLITS, val.where_class(names[0]), message, split=val_name, skippable=False)
         )
@@ -288,11 +289,11 @@ def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Div
     return Division(train, val, {"train": train, "val": val}, tuple(issues), notes)
 
 
-def evaluation_part(parts: Mapping[str, S], split: str | None = None) -> tuple[str, S]:
+def select_evaluation_split(parts: Mapping[str, S], split: str | None = None) -> tuple[str, S]:
     """The split to evaluate on, and its samples.
 
     Args:
-        parts: of `parts_of`.
+        parts: of `split_datasets`.
         split: its name; by default the first of `VAL_SPLITS`, else all samples.
 
     Raises:
@@ -301,7 +302,7 @@ def evaluation_part(parts: Mapping[str, S], split: str | None = None) -> tuple[s
     if split is None:
         name = next((name for name in VAL_SPLITS if name in parts), next(iter(parts)))
         return name, parts[name]
-    name = normalize(split)
+    name = normalize_name(split)
     if name not in parts:
         root = next(iter(parts.values())).root
         names = [name for name in parts if name != EVERYTHING]

@@ -76,14 +76,14 @@ class Report:
     unusable: dict[str, frozenset[int]] = field(default_factory=dict)
     """Split -> samples that training cannot use."""
 
-    def of_severity(self, *severities: Severity) -> list[Issue]:
+    def select_issues(self, *severities: Severity) -> list[Issue]:
         """The issues of some severities."""
         return [issue for issue in self.issues if issue.severity in severities]
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong; what is only unusual does not count."""
-        return not self.of_severity("blocking", "error")
+        return not self.select_issues("blocking", "error")
 
     @property
     def exit_code(self) -> int:
@@ -97,7 +97,7 @@ class Report:
         lines += [f"  {line}" for line in (*self._table(), *self.details)]
         for severity in ("warning", "error", "blocking"):
             by_category: dict[str, list[Issue]] = {}
-            for issue in self.of_severity(severity):
+            for issue in self.select_issues(severity):
                 by_category.setdefault(issue.category, []).append(issue)
             level = "warning" if severity == "warning" else "error"
             for category, issues in by_category.items():
@@ -105,7 +105,7 @@ class Report:
                 lines += [f"{level}: {issue}" for issue in issues[:limit]]
                 if len(issues) > limit:
                     lines.append(f"{level}: ... {len(issues) - limit} more: {category}")
-        counts = Counter(issue.category for issue in self.of_severity("blocking", "error"))
+        counts = Counter(issue.category for issue in self.select_issues("blocking", "error"))
         lines.append("; ".join(f"{name}: {n}" for name, n in counts.items()) or "no errors found")
         return "\n".join(lines)
 
@@ -185,7 +185,7 @@ def validate(
             exists = (id(samples.dataset), int(samples.indices[index])) not in missing
             return _look(samples, index, depth if exists else "annotations", count=warnings)
 
-        results = parallel(look, range(len(samples)), workers=workers, progress=progress)
+        results = map_parallel(look, range(len(samples)), workers=workers, progress=progress)
         for index, result in enumerate(results):
             tallies[name].add(index, result)
         found += tallies[name].issues
@@ -420,7 +420,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def parallel(
+def map_parallel(
     work: Callable[[T], R], items: Sequence[T], *, workers: int, progress: bool = True
 ) -> Iterator[R]:
     """Results of `work` for each item, in threads, in order; few of many wait at a time.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mobilevit.data.formats.base import UNUSED_FILES, ParsedDataset
-from mobilevit.data.open import usable
+from mobilevit.data.open import select_usable
 from mobilevit.data.splits import Samples
 from mobilevit.data.validate import validate
 from mobilevit.tasks.detection.dataset import BoxSamples
@@ -86,12 +86,12 @@ def opened(
 ) -> Any:
     """Samples of a parsed data set, as training gets them when it does not look at image files."""
     name = split or "all"
-    samples = samples_type.of(dataset, None if split is None else dataset.splits[split])
+    samples = samples_type.from_dataset(dataset, None if split is None else dataset.splits[split])
     report = validate(
         dataset.root, {name: samples}, issues=Samples.check_split(samples, name),
         depth="annotations", warnings=False,
     )  # fmt: skip
-    return usable(report, {name: samples}, on_bad)[name]
+    return select_usable(report, {name: samples}, on_bad)[name]
 
 
 def unused(dataset: ParsedDataset) -> list[str]:

@@ -40,7 +40,7 @@ def made(
         for corners, label in boxes:
             builder.add_box(index, corners, classes.index(label))
     dataset = builder.build(classes, category_ids=range(1, len(classes) + 1))
-    return BoxSamples.of(dataset)
+    return BoxSamples.from_dataset(dataset)
 
 
 # annotation
@@ -67,7 +67,7 @@ def test_boxes_are_cut_to_the_image_and_those_without_area_are_left_out(tmp_path
     assert found.crowd.tolist() == [False] * 3
     assert found.boxes.dtype == found.area.dtype == torch.float32
     assert found.labels.dtype == torch.int64 and found.crowd.dtype == torch.bool
-    assert samples.usable(0).tolist() == [True] * 3 + [False] * 5
+    assert samples.usable_boxes(0).tolist() == [True] * 3 + [False] * 5
     assert samples.counts() == {"cat": 2, "dog": 1}
     assert samples.recorded_size(0) == (40, 60)
     assert samples.name(0) == str(samples.source(0)) == str(tmp_path / "a.png")
@@ -80,7 +80,7 @@ def test_a_stated_area_goes_before_that_of_the_box(tmp_path: Path) -> None:
     index = builder.add_image(tmp_path / "a.png")
     for area in (12.5, 0.0, NAN):
         builder.add_box(index, (0, 0, 10, 10), 0, area=area)
-    found = BoxSamples.of(builder.build(("cat",), category_ids=(7,))).annotation(0)
+    found = BoxSamples.from_dataset(builder.build(("cat",), category_ids=(7,))).annotation(0)
     assert found.area.tolist() == [12.5, 100, 100]
 
 
@@ -105,7 +105,7 @@ def test_shares_become_pixels_of_the_upright_image(tmp_path: Path) -> None:
     samples = made(tmp_path, {"turned.jpg": boxes}, size=None, relative=True)
     assert samples.annotation(0).boxes.tolist() == [[10, 30, 20, 60]]
     assert samples.recorded_size(0) is None
-    assert samples.usable(0).all()
+    assert samples.usable_boxes(0).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -156,7 +156,7 @@ def test_boxes_beyond_a_wrong_stated_size_are_used(tmp_path: Path) -> None:
     ]
     samples = made(tmp_path, {"a.png": rows}, size=(30, 20))
     assert samples.annotation(0).ids == (1, 5)
-    assert samples.usable(0).tolist() == [False, False, False, False, True]
+    assert samples.usable_boxes(0).tolist() == [False, False, False, False, True]
 
 
 def test_samples_can_be_sent_to_another_process(tmp_path: Path) -> None:
@@ -302,4 +302,8 @@ def test_usable_without_a_recorded_size_asks_for_no_more_than_sides(
 ) -> None:
     boxes: Boxes = [((0, 0, 9000, 9000), "cat"), ((5, 5, 5, 6), "cat"), ((-9, 0, 0, 5), "cat")]
     with caplog.at_level(logging.WARNING):
-        assert made(tmp_path, {"a": boxes}, size=None).usable(0).tolist() == [True, False, False]
+        assert made(tmp_path, {"a": boxes}, size=None).usable_boxes(0).tolist() == [
+            True,
+            False,
+            False,
+        ]

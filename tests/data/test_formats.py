@@ -14,7 +14,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats import registry
 from mobilevit.data.formats.base import DatasetBuilder, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree, read_text
-from mobilevit.data.formats.registry import FORMATS, formats_of, parse
+from mobilevit.data.formats.registry import FORMATS, formats_with, parse
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import Splits
@@ -54,7 +54,7 @@ def evaluated_boxes(root: Path, **options: object) -> BoxSamples:
 
 
 def test_every_format_has_a_writer_here() -> None:
-    assert formats_of("boxes").keys() == BOX_WRITERS.keys()
+    assert formats_with("boxes").keys() == BOX_WRITERS.keys()
     automatic = {f.name for f in FORMATS if f.automatic and "masks" in f.contents}
     assert automatic - {"coco_panoptic"} == MASK_WRITERS.keys()
 

@@ -35,7 +35,7 @@ def opened(
 ) -> tuple[MaskSamples, str]:
     names = None if classes is None else tuple(classes)
     dataset = read_masks(root, ReadOptions("masks", names, ignore))
-    return MaskSamples.of(dataset), dataset.notes[0]
+    return MaskSamples.from_dataset(dataset), dataset.notes[0]
 
 
 # Folders
@@ -265,7 +265,7 @@ def test_ade20k_counts_from_one(tmp_path: Path) -> None:
     assert find_ade20k(tmp_path) == find_ade20k(root) == root
     assert scenes.ADE20K.matches(FileTree(root), "masks")
     dataset = read_ade20k(root)
-    val = MaskSamples.of(dataset, dataset.splits["val"])
+    val = MaskSamples.from_dataset(dataset, dataset.splits["val"])
     assert len(val.classes) == len(ADE20K_CLASSES) == len(set(ADE20K_CLASSES)) == 150
     assert (val.classes[0], val.classes[149], val.ignore) == ("wall", "flag", 255)
     assert val.mask(0).ravel()[:3].tolist() == [255, 0, 149]
@@ -281,7 +281,7 @@ def test_ade20k_counts_from_one(tmp_path: Path) -> None:
 
 def test_cityscapes_has_19_classes(tmp_path: Path) -> None:
     dataset = read_cityscapes(write_cityscapes(tmp_path))
-    train = MaskSamples.of(dataset, dataset.splits["train"])
+    train = MaskSamples.from_dataset(dataset, dataset.splits["train"])
     assert len(train) == 2 and len(train.classes) == 19 and train.ignore == 255
     assert [train.classes[place] for place in (0, 13, 18)] == ["road", "car", "bicycle"]
     assert train.mask(0).ravel()[:5].tolist() == [255, 0, 13, 255, 18]

@@ -53,7 +53,7 @@ def samples(tmp_path: Path) -> MaskSamples:
         builder.add_image(tmp_path / f"{number}.png")
     files = [tmp_path / f"mask{number}.png" for number in range(6)]
     masks = MaskFiles(values=values, ignore=11, files=files)
-    return MaskSamples.of(builder.build(classes, masks=masks))
+    return MaskSamples.from_dataset(builder.build(classes, masks=masks))
 
 
 def transform(**options: object) -> SegmentationTransform:

@@ -67,7 +67,7 @@ def samples(root: Path, image: Path, mask: Path, ignore: int = 255) -> MaskSampl
     builder = DatasetBuilder(root, "folders", "folders")
     builder.add_image(image)
     masks = MaskFiles(values=values, ignore=ignore, files=(mask,))
-    return MaskSamples.of(builder.build(classes, masks=masks))
+    return MaskSamples.from_dataset(builder.build(classes, masks=masks))
 
 
 # Files

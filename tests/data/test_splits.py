@@ -15,7 +15,13 @@ from mobilevit.data.formats.files import Paths
 from mobilevit.data.formats.folders import read_class_folders
 from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
-from mobilevit.data.splits import LabelSamples, divide, evaluation_part, hold_out, parts_of
+from mobilevit.data.splits import (
+    LabelSamples,
+    divide,
+    hold_out,
+    select_evaluation_split,
+    split_datasets,
+)
 from mobilevit.data.validate import validate
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.segmentation.dataset import MaskSamples
@@ -43,7 +49,7 @@ def labelled(root: Path, counts: list[int]) -> LabelSamples:
         classes_by_use=True,
         labels=np.repeat(np.arange(len(counts)), counts),
     )
-    return LabelSamples.of(dataset)
+    return LabelSamples.from_dataset(dataset)
 
 
 def names(samples: LabelSamples) -> list[str]:
@@ -75,9 +81,11 @@ def test_every_class_is_in_both_and_no_file_is(
 
 def test_what_is_held_out_survives_a_move_and_new_classes(tmp_path: Path) -> None:
     files = [f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(20)]
-    before = LabelSamples.of(read_class_folders(touch(tmp_path / "a", *files)))
+    before = LabelSamples.from_dataset(read_class_folders(touch(tmp_path / "a", *files)))
     extra = [f"ant/{i}.jpg" for i in range(9)]
-    after = LabelSamples.of(read_class_folders(touch(tmp_path / "b", *extra, *reversed(files))))
+    after = LabelSamples.from_dataset(
+        read_class_folders(touch(tmp_path / "b", *extra, *reversed(files)))
+    )
 
     def held_out(samples: LabelSamples) -> list[str]:
         val = hold_out(samples, 0.2, 0)[1]
@@ -137,12 +145,12 @@ def test_the_first_of_several_held_out_splits_is_used(tmp_path: Path) -> None:
     data = DataOptions(root=str(tmp_path))
     found = open_splits(BoxSamples, data)
     assert (len(found.train), len(found.val)) == (3, 2)
-    parts = parts_of(BoxSamples, [found.train.dataset])
+    parts = split_datasets(BoxSamples, [found.train.dataset])
     assert list(parts) == ["train", "valid", "test"]
-    assert evaluation_part(parts)[0] == "valid"
-    assert len(evaluation_part(parts, "test")[1]) == 3
+    assert select_evaluation_split(parts)[0] == "valid"
+    assert len(select_evaluation_split(parts, "test")[1]) == 3
     with pytest.raises(DataError, match=r"has no split 'nope', only .*valid"):
-        evaluation_part(parts, "nope")
+        select_evaluation_split(parts, "nope")
 
 
 def test_trainval_is_trained_on_where_there_is_no_train(tmp_path: Path) -> None:
@@ -154,12 +162,12 @@ def test_trainval_is_trained_on_where_there_is_no_train(tmp_path: Path) -> None:
     found = open_splits(BoxSamples, data)
     assert (len(found.train), len(found.val)) == (6, 3)
     assert not {*stems(found.train)} & {*stems(found.val)}
-    parts = parts_of(BoxSamples, [found.train.dataset])
+    parts = split_datasets(BoxSamples, [found.train.dataset])
     assert list(divide(parts, val_fraction=0.2, seed=0).splits) == ["trainval", "test"]
     write(tmp_path, "ImageSets/Main/train.txt", "0\n1\n2")
     found = open_splits(BoxSamples, data)
     assert (len(found.train), len(found.val)) == (3, 3)
-    parts = parts_of(BoxSamples, [found.train.dataset])
+    parts = split_datasets(BoxSamples, [found.train.dataset])
     assert list(divide(parts, val_fraction=0.2, seed=0).splits) == ["train", "val", "test"]
 
 

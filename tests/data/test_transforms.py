@@ -31,7 +31,7 @@ def samples(tmp_path):
         file = tmp_path / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(draw.integers(0, 255, (40, 50, 3), np.uint8)).save(file)
-    return LabelSamples.of(read_class_folders(tmp_path))
+    return LabelSamples.from_dataset(read_class_folders(tmp_path))
 
 
 def training_set(samples, seed=0, **options):

@@ -14,7 +14,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import LabelSamples, Samples
-from mobilevit.data.validate import MAX_LISTED, Report, parallel
+from mobilevit.data.validate import MAX_LISTED, Report, map_parallel
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from tests.data.factories import (
@@ -51,7 +51,7 @@ def by_category(report: Report) -> dict[str, list[str]]:
 
 
 def blocked(report: Report) -> list[str]:
-    return [issue.where for issue in report.of_severity("blocking")]
+    return [issue.where for issue in report.select_issues("blocking")]
 
 
 # Training and check agree
@@ -104,8 +104,8 @@ def test_check_has_errors_where_training_refuses(
         assert refused == unread  # it is no data set at all
     else:
         report = reports[0]
-        assert (refused is None) == (not report.of_severity("blocking"))
-        for issue in report.of_severity("blocking")[:MAX_LISTED]:
+        assert (refused is None) == (not report.select_issues("blocking"))
+        for issue in report.select_issues("blocking")[:MAX_LISTED]:
             assert refused is not None and str(issue) in refused
             assert f"error: {issue}" in str(report)
 
@@ -142,7 +142,7 @@ def test_all_bad_files_are_named_at_once(tmp_path: Path, quick: bool) -> None:  
     write(tmp_path, "dog/5.jpg", b"not an image at all\n")
     report = check(tmp_path, quick=quick)
     assert not report.ok and report.exit_code == 1
-    reasons = {Path(i.where).name: i.message for i in report.of_severity("blocking")}
+    reasons = {Path(i.where).name: i.message for i in report.select_issues("blocking")}
     assert set(reasons) == {"3.jpg", "4.jpg", "5.jpg"}
     assert "truncated" in reasons["3.jpg"].lower()
     assert reasons["4.jpg"] == "empty file"
@@ -218,7 +218,7 @@ def test_tiny_and_missing_classes(folders: Path) -> None:
 def test_a_class_only_in_val_is_an_error(folders: Path, tmp_path: Path) -> None:
     write(folders, "val/wolf/1.jpg", image_bytes(61))
     report = check(folders)
-    (issue,) = report.of_severity("blocking")
+    (issue,) = report.select_issues("blocking")
     assert issue.where == str(folders / "val" / "wolf") and 'class "wolf" in val' in issue.message
     with pytest.raises(DataError, match="no such file or folder"):
         check(tmp_path / "nothing")
@@ -228,7 +228,7 @@ def test_nothing_readable_is_still_a_report(tmp_path: Path) -> None:
     write(tmp_path, "cat/1.jpg", b"")
     write(tmp_path, "cat/2.jpg", b"")
     report = check(tmp_path)
-    assert len(report.of_severity("blocking")) == 2
+    assert len(report.select_issues("blocking")) == 2
     assert report.details == ()
 
 
@@ -251,7 +251,9 @@ def test_workers_and_progress(folders: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_results_come_in_order() -> None:
-    assert list(parallel(lambda at: at * at, range(50), workers=3)) == [at * at for at in range(50)]
+    assert list(map_parallel(lambda at: at * at, range(50), workers=3)) == [
+        at * at for at in range(50)
+    ]
 
 
 def test_options_of_another_task_are_refused(folders: Path) -> None:
@@ -411,7 +413,7 @@ def test_a_set_without_splits_is_divided_as_training_divides_it(tmp_path: Path) 
         (tmp_path / f"all/images/{number}.png").unlink()
     report = check_boxes(tmp_path)
     assert list(report.splits) == ["all"]
-    assert "too few to hold one out" in report.of_severity("blocking")[0].message
+    assert "too few to hold one out" in report.select_issues("blocking")[0].message
 
 
 def test_voc_issues_name_file_and_line(tmp_path: Path) -> None:
@@ -533,7 +535,7 @@ def test_all_that_is_wrong_with_masks_is_found_at_once(masked: Path) -> None:
         f"error: {masked / 'val/masks/9.png'}: empty file",
     ):
         assert words in text
-    assert len(report.of_severity("blocking")) == 7
+    assert len(report.select_issues("blocking")) == 7
 
 
 def test_classes_without_pixels_are_warnings(masked: Path) -> None:
@@ -557,14 +559,14 @@ def test_one_pair_of_folders_is_divided_as_for_training(masked: Path) -> None:
     (masked / "train/masks/0.png").unlink()
     report = check_masks(masked / "train", classes="a,b,c", val_fraction=0.5)
     assert (report.splits["train"].images, report.splits["val"].images) == (3, 4)
-    assert len(report.of_severity("blocking")) == 1  # named once
+    assert len(report.select_issues("blocking")) == 1  # named once
 
 
 def test_no_usable_mask_is_still_a_report(masked: Path) -> None:
     for path in masked.rglob("*.png"):
         path.write_bytes(b"")
     report = check_masks(masked)
-    assert len(report.of_severity("blocking")) == 24
+    assert len(report.select_issues("blocking")) == 24
     assert report.splits["train"].classes == {"sky": 0, "road": 0, "car": 0}
 
 
@@ -585,7 +587,7 @@ def test_corn_leaf_photos_are_fine(shared: Path) -> None:
 def test_real_boxes(shared: Path) -> None:
     report = check_boxes(shared / "data" / "bccd")
     assert report.exit_code == 1
-    errors = report.of_severity("blocking", "error")
+    errors = report.select_issues("blocking", "error")
     assert [issue.category for issue in errors] == ["boxes without width or height"] * 2
     assert {Path(issue.where).name for issue in errors} == {
         "BloodImage_00338.xml:158", "BloodImage_00343.xml:50",
@@ -607,12 +609,12 @@ def test_real_masks(shared: Path) -> None:
     assert (train.images, report.splits["val"].images) == (200, 60)
     assert train.extra["ignored"] + sum(train.classes.values()) == 200 * 480 * 360
     few = check_masks(root, ignore=11, classes="a,b,c,d,e")
-    assert 250 < len(few.of_severity("blocking")) <= 260
+    assert 250 < len(few.select_issues("blocking")) <= 260
     report = check_masks(shared / "data" / "coco128", ignore=0)
-    assert {issue.category for issue in report.of_severity("blocking")} == {
+    assert {issue.category for issue in report.select_issues("blocking")} == {
         "images and masks that do not match"
     }
-    assert len(report.of_severity("blocking")) == 56
+    assert len(report.select_issues("blocking")) == 56
 
 
 def test_a_class_that_is_written_twice_in_coco_is_an_error(tmp_path: Path) -> None:
@@ -620,4 +622,4 @@ def test_a_class_that_is_written_twice_in_coco_is_an_error(tmp_path: Path) -> No
     file = tmp_path / "annotations/instances_val.json"
     file.write_text(file.read_text().replace('"name": "cat"', '"name": "dog"'))
     report = check_boxes(tmp_path)
-    assert 'class "dog" stated more than once' in report.of_severity("blocking")[0].message
+    assert 'class "dog" stated more than once' in report.select_issues("blocking")[0].message

@@ -364,7 +364,7 @@ def test_blood_cells(shared: Path) -> None:
 
 def masks(base: Path, split: str) -> MaskSamples:
     dataset = read_masks(FileTree(base))
-    return MaskSamples.of(dataset, dataset.splits[split])
+    return MaskSamples.from_dataset(dataset, dataset.splits[split])
 
 
 @pytest.fixture

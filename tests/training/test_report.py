@@ -28,7 +28,7 @@ def samples(tmp_path):
         file = tmp_path / "images" / "ab"[number % 2] / f"{number}<i>.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((40, 60, 3), 60 * number, np.uint8)).save(file)
-    return LabelSamples.of(read_class_folders(tmp_path / "images"))
+    return LabelSamples.from_dataset(read_class_folders(tmp_path / "images"))
 
 
 def history(epochs=3, every=1):

@@ -29,7 +29,13 @@ from mobilevit.data.formats.coco_masks import (
     mask_classes,
     panoptic_masks,
 )
-from mobilevit.data.formats.files import FileTree, files_below, normalize, quoted, split_of
+from mobilevit.data.formats.files import (
+    FileTree,
+    find_split,
+    join_names,
+    list_files,
+    normalize_name,
+)
 
 JSON_DEPTH = 3
 """Levels below the data set's folder down to which JSON files are looked for."""
@@ -66,7 +72,7 @@ class _Reader:
     ) -> None:
         if root is None:
             root = file.parent
-            if normalize(root.name) in ("annotations", "annotation"):
+            if normalize_name(root.name) in ("annotations", "annotation"):
                 root = root.parent
         self.file, self.split, self.format = file, split, format
         self.builder = DatasetBuilder(root, format, _DISPLAY_NAMES[format])
@@ -125,7 +131,7 @@ class _Reader:
             if not isinstance(data, dict):
                 reason = f"not COCO's format: a {type(data).__name__} instead of an object"
             elif missing := [key for key in _REQUIRED if not isinstance(data.get(key), list)]:
-                reason = f"not COCO's format: lacks the {quoted('list', missing)}"
+                reason = f"not COCO's format: lacks the {join_names('list', missing)}"
             else:
                 return data
         self._fatal(reason)
@@ -145,7 +151,9 @@ class _Reader:
         repeated = [name for name, times in Counter(names.values()).items() if times > 1]
         if repeated:
             numbers = [number for number, name in names.items() if name in repeated]
-            self._fatal(f"{quoted('class', repeated)} stated more than once, by the ids {numbers}")
+            self._fatal(
+                f"{join_names('class', repeated)} stated more than once, by the ids {numbers}"
+            )
         return dict(sorted(names.items()))
 
     def _images(self, entries: list[Any]) -> None:
@@ -274,15 +282,15 @@ def _find_images(file: Path, root: Path, names: list[str]) -> list[str | None]:
     # the latter only if all are, lest a missing image be replaced by one of the test set.
     by_name: dict[str, list[str]] = {}
     by_path: dict[str, str] = {}
-    for path in files_below(root)[0]:
-        by_name.setdefault(normalize(os.path.basename(path)), []).append(path)
-        by_path[normalize(path)] = path
+    for path in list_files(root)[0]:
+        by_name.setdefault(normalize_name(os.path.basename(path)), []).append(path)
+        by_path[normalize_name(path)] = path
     for index, name in enumerate(names):
         if found[index] is None:
-            spellings = (normalize(os.path.join(folder, name)) for folder in folders)
+            spellings = (normalize_name(os.path.join(folder, name)) for folder in folders)
             found[index] = next((by_path[path] for path in spellings if path in by_path), None)
     if not any(found):
-        keys = [normalize(os.path.basename(name)) for name in names]
+        keys = [normalize_name(os.path.basename(name)) for name in names]
         counts = Counter(keys)
         for index, key in enumerate(keys):
             if len(by_name.get(key, [])) == 1 and counts[key] == 1:
@@ -294,7 +302,7 @@ def _usual_folders(file: Path, root: Path) -> Iterator[str]:
     """Folders in which a JSON's images usually are, the likeliest first."""
     words = [file.stem]
     for word in _words(file):
-        if (split := split_of(word)) is not None:
+        if (split := find_split(word)) is not None:
             words += [word, split]
     if "_" in file.stem:  # of instances_night.json also `night`
         words.append(file.stem.split("_", 1)[1])
@@ -396,7 +404,7 @@ def _read(tree: FileTree, options: ReadOptions, format: str) -> list[ParsedDatas
     by_split: dict[str, list[Path]] = {}
     for path in jsons:
         folders = path.relative_to(tree.root).parent.parts
-        splits = (split_of(word) for word in [*_words(path), *reversed(folders)])
+        splits = (find_split(word) for word in [*_words(path), *reversed(folders)])
         split = next((split for split in splits if split is not None), EVERYTHING)
         by_split.setdefault(split, []).append(path)
     if len(by_split) > 1:  # next to files of splits, others are something else

@@ -115,7 +115,7 @@ class FileTree:
 
     @cached_property
     def _files(self) -> tuple[list[str], list[str]]:
-        return ([], [str(self.root)]) if self.root.is_file() else files_below(self.root)
+        return ([], [str(self.root)]) if self.root.is_file() else list_files(self.root)
 
     @property
     def images(self) -> list[str]:
@@ -138,12 +138,12 @@ class FileTree:
         """The first names in the folder, for messages."""
         if self.root.is_file():
             return self.root.name
-        names = [entry.name + "/" * is_folder(entry) for entry in visible(self.root)]
+        names = [entry.name + "/" * is_folder(entry) for entry in visible_entries(self.root)]
         more = f" and {len(names) - limit} more" if names[limit:] else ""
         return (", ".join(names[:limit]) or "nothing") + more
 
 
-def files_below(folder: Path) -> tuple[list[str], list[str]]:
+def list_files(folder: Path) -> tuple[list[str], list[str]]:
     """Images, by their extensions, and other files, at any depth.
 
     Raises:
@@ -155,7 +155,7 @@ def files_below(folder: Path) -> tuple[list[str], list[str]]:
     return [path.removeprefix("./") for path in images], [p.removeprefix("./") for p in others]
 
 
-def images_below(folder: str | os.PathLike[str]) -> list[Path]:
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The images in a folder and its subfolders, without hidden files and system leftovers.
 
     Raises:
@@ -178,7 +178,7 @@ def walk_images(folder: str, excluded: tuple[int, int] | None, others: list[str]
             continue
         seen.add(identity)
         subfolders = []
-        for entry in visible(current):
+        for entry in visible_entries(current):
             if is_folder(entry):
                 subfolders.append(entry.path)
             elif has_image_extension(entry.name) and (entry.is_file() or entry.is_symlink()):
@@ -188,12 +188,16 @@ def walk_images(folder: str, excluded: tuple[int, int] | None, others: list[str]
         waiting.extend(reversed(subfolders))
 
 
-def folders_in(folder: Path) -> dict[str, Path]:
+def list_folders(folder: Path) -> dict[str, Path]:
     """The visible folders in a folder, by name in lower case."""
-    return {entry.name.lower(): Path(entry.path) for entry in visible(folder) if is_folder(entry)}
+    return {
+        entry.name.lower(): Path(entry.path)
+        for entry in visible_entries(folder)
+        if is_folder(entry)
+    }
 
 
-def visible(folder: str | Path) -> list[os.DirEntry[str]]:
+def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """The entries of a folder that are neither hidden nor system leftovers, by name.
 
     Raises:
@@ -224,7 +228,7 @@ def folder_identity(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def split_of(name: str) -> str | None:
+def find_split(name: str) -> str | None:
     """The split that a folder or list is named after: `train`, `Train2017`, `valid`."""
     word = re.sub(r"\d+$", "", name.casefold())
     if match := re.fullmatch(r"obj_(\w+)_data", word):  # darknet's tools
@@ -232,7 +236,7 @@ def split_of(name: str) -> str | None:
     return _SPLIT_NAMES.get(word)
 
 
-def split_of_path(path: str, root: Path) -> str | None:
+def find_split_in_path(path: str, root: Path) -> str | None:
     """The split that the first of a file's folders below `root` is named after."""
     return _split_of_folder(os.path.dirname(path), root)
 
@@ -240,10 +244,10 @@ def split_of_path(path: str, root: Path) -> str | None:
 @lru_cache
 def _split_of_folder(folder: str, root: Path) -> str | None:
     below = os.path.relpath(folder, root).split(os.sep)
-    return next((split for split in map(split_of, below) if split is not None), None)
+    return next((split for split in map(find_split, below) if split is not None), None)
 
 
-def normalize(text: str) -> str:
+def normalize_name(text: str) -> str:
     """Text for comparing names: case and the encoding of accents do not matter."""
     return unicodedata.normalize("NFC", text).casefold()
 
@@ -279,12 +283,14 @@ def _match(
 
 def _place_key(path: str) -> str:
     folder, name = os.path.split(os.path.splitext(path)[0])
-    folders = normalize(folder).replace(os.sep, "/").split("/")
-    return "/".join([part for part in folders if part not in _TYPE_FOLDERS] + [normalize(name)])
+    folders = normalize_name(folder).replace(os.sep, "/").split("/")
+    return "/".join(
+        [part for part in folders if part not in _TYPE_FOLDERS] + [normalize_name(name)]
+    )
 
 
 def _name_key(path: str) -> str:
-    return normalize(os.path.splitext(os.path.basename(path))[0])
+    return normalize_name(os.path.splitext(os.path.basename(path))[0])
 
 
 def read_text(path: Path) -> str:
@@ -313,7 +319,7 @@ def read_bytes(path: Path) -> bytes:
         raise FileError(path, f"cannot be read: {error.strerror}") from error
 
 
-def quoted(noun: str, names: Sequence[str]) -> str:
+def join_names(noun: str, names: Sequence[str]) -> str:
     """A noun in singular or plural, and names: `class "a"`, `classes "a", "b"`."""
     plural = noun if len(names) == 1 else noun + ("es" if noun.endswith("s") else "s")
     return f"{plural} " + ", ".join(f'"{name}"' for name in names)

@@ -21,11 +21,11 @@ from mobilevit.data.formats.files import (
     FileTree,
     Paths,
     folder_identity,
-    folders_in,
     has_image_extension,
     is_folder,
-    quoted,
-    visible,
+    join_names,
+    list_folders,
+    visible_entries,
     walk_images,
 )
 
@@ -67,7 +67,7 @@ def read_class_folders(folder: Path, split: str | None = None) -> ParsedDataset:
     others: list[str] = []
     loose_images = 0
     above = folder_identity(str(folder))  # a link back to it would make all classes part of one
-    for entry in visible(folder):
+    for entry in visible_entries(folder):
         if is_folder(entry):
             # A name may be stored composed or decomposed (é as one or two characters), depending
             # on the system that wrote it; it is the same class.
@@ -106,7 +106,7 @@ def read_class_folders(folder: Path, split: str | None = None) -> ParsedDataset:
 
 def _split_folders(root: Path) -> dict[str, Path] | None:
     """Split -> its folder, if `root` has one for training and one for validation."""
-    folders = folders_in(root)
+    folders = list_folders(root)
     if TRAIN_FOLDER not in folders:
         return None
     train = folders[TRAIN_FOLDER]
@@ -115,7 +115,7 @@ def _split_folders(root: Path) -> dict[str, Path] | None:
             return {TRAIN_FOLDER: train, name: folders[name]}
     # Alone it could be a class (of vehicles), but not where it holds folders instead of images:
     # then every class below it would silently become one.
-    entries = list(visible(train))
+    entries = list(visible_entries(train))
     holds_images = any(has_image_extension(entry.name) for entry in entries)
     if not holds_images and any(is_folder(entry) for entry in entries):
         raise DataError(
@@ -132,7 +132,7 @@ def _why_no_classes(empty: list[str], loose_images: int) -> str:
             "such as cat/1.jpg and dog/2.jpg"
         )
     if empty:
-        return f"no images in its {quoted('folder', sorted(empty))[:200]}"
+        return f"no images in its {join_names('folder', sorted(empty))[:200]}"
     return "holds no class folders; one folder of images per class is needed"
 
 

@@ -24,10 +24,10 @@ from mobilevit.data.formats.base import (
 from mobilevit.data.formats.files import (
     FileTree,
     Paths,
-    folders_in,
-    images_below,
-    quoted,
-    visible,
+    join_names,
+    list_folders,
+    list_images,
+    visible_entries,
 )
 from mobilevit.data.formats.masks import (
     CLASS_FILES,
@@ -92,7 +92,7 @@ def find_folders(root: Path) -> dict[str, FolderPair]:
     Raises:
         DataError: several folders could hold the images, or the masks.
     """
-    inside = folders_in(root)
+    inside = list_folders(root)
     found = {
         split: pair
         for split, names in SPLIT_FOLDERS.items()
@@ -103,7 +103,7 @@ def find_folders(root: Path) -> dict[str, FolderPair]:
     pair = _find_pair(root)
     if pair is None:
         return {}
-    images, masks = folders_in(pair.images), folders_in(pair.masks)
+    images, masks = list_folders(pair.images), list_folders(pair.masks)
     return {
         split: below
         for split, names in SPLIT_FOLDERS.items()
@@ -215,13 +215,13 @@ def match_pair(pair: FolderPair) -> Matches:
         DataError: no image has a mask.
     """
     images: dict[str, list[Path]] = {}
-    for path in images_below(pair.images):
+    for path in list_images(pair.images):
         key = _key(path, pair.images)
         suffix = next((end for end in _IMAGE_SUFFIXES if key.endswith(end)), "")
         images.setdefault(key.removesuffix(suffix), []).append(path)
     partners: dict[str, list[Path]] = {key: [] for key in images}
     unmatched: list[tuple[Path, str]] = []
-    masks = images_below(pair.masks)
+    masks = list_images(pair.masks)
     for path in masks:
         key = _key(path, pair.masks)
         keys = (key, *(key.removesuffix(end) for end in _MASK_SUFFIXES if key.endswith(end)))
@@ -294,14 +294,14 @@ def _values_of(mask: Path) -> list[int] | ImageError:
 
 def _find_pair(folder: Path) -> FolderPair | None:
     """The folder of images and that of masks in a folder, if it has both."""
-    inside = folders_in(folder)
+    inside = list_folders(folder)
     images = [inside[name] for name in IMAGE_FOLDERS if name in inside]
     masks = [inside[name] for name in MASK_FOLDERS if name in inside and _has_masks(inside[name])]
     if not images or not masks:
         return None
     for content, found in (("images", images), ("masks", masks)):
         if len(found) > 1:
-            names = quoted("folder", [path.name for path in found])
+            names = join_names("folder", [path.name for path in found])
             raise DataError(
                 f"{folder}: which of its {names} holds the {content}? Leave one of them"
             )
@@ -310,8 +310,8 @@ def _find_pair(folder: Path) -> FolderPair | None:
 
 def _has_masks(folder: Path) -> bool:
     # With a JSON next to them, as COCO has it, images are not masks.
-    has_json = any(entry.name.lower().endswith(".json") for entry in visible(folder))
-    return not has_json and bool(images_below(folder))
+    has_json = any(entry.name.lower().endswith(".json") for entry in visible_entries(folder))
+    return not has_json and bool(list_images(folder))
 
 
 def _key(path: Path, folder: Path) -> str:

@@ -28,10 +28,10 @@ FORMATS: tuple[Format, ...] = (
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
 
-def formats_of(content: Content) -> dict[str, Format]:
+def formats_with(content: Content) -> dict[str, Format]:
     """The formats that have labels, boxes or masks, by name.
 
-    >>> sorted(formats_of("boxes"))
+    >>> sorted(formats_with("boxes"))
     ['coco', 'voc', 'yolo']
     """
     return {format.name: format for format in FORMATS if content in format.contents}
@@ -45,13 +45,13 @@ def parse(
     Args:
         root: a folder; for boxes also COCO's JSON or YOLO's `data.yaml`.
         options: what to read.
-        format: a name of `formats_of`; by default it is recognised.
+        format: a name of `formats_with`; by default it is recognised.
 
     Raises:
         DataError: there is nothing, or nothing that is recognised; or it could be one or another.
         ValueError: `format` is unknown.
     """
-    known = formats_of(options.content)
+    known = formats_with(options.content)
     if format not in ("auto", *known):
         raise ValueError(f"format must be one of auto, {', '.join(known)}, not {format!r}")
     tree = FileTree(root)
@@ -78,7 +78,7 @@ def _read(tree: FileTree, options: ReadOptions, format: Format) -> list[ParsedDa
 
 
 def _recognize(tree: FileTree, content: Content) -> Format:
-    candidates = {n: format for n, format in formats_of(content).items() if format.automatic}
+    candidates = {n: format for n, format in formats_with(content).items() if format.automatic}
     matching = (format for format in candidates.values() if format.matches(tree, content))
     first = next(matching, None)
     if first is None:

@@ -31,13 +31,13 @@ from mobilevit.data.formats.base import (
 )
 from mobilevit.data.formats.files import (
     FileTree,
+    find_split,
+    find_split_in_path,
     has_image_extension,
     match_files,
-    normalize,
+    normalize_name,
     read_bytes,
     read_text,
-    split_of,
-    split_of_path,
 )
 from mobilevit.data.formats.mask_folders import pair_files
 from mobilevit.data.formats.masks import class_values, read_class_file, voc_palette
@@ -275,7 +275,7 @@ def _find_images(
 
 
 def _base(path: str) -> str:
-    return normalize(os.path.basename(path))
+    return normalize_name(os.path.basename(path))
 
 
 def _splits_by_lists(
@@ -285,7 +285,7 @@ def _splits_by_lists(
     splits: dict[str, list[int]] = {}
     for file in tree.with_extension(".txt"):
         folder = file.parent.parent if file.parent.name.lower() == "main" else file.parent
-        split = split_of(file.stem)
+        split = find_split(file.stem)
         if folder.name.lower() != "imagesets" or split is None:
             continue
         members = splits.setdefault(split, [])
@@ -328,13 +328,13 @@ def _line_keys(line: str) -> Iterable[str]:
 
 
 def _list_key(path: str) -> str:
-    return normalize(os.path.splitext(path)[0]).replace("\\", "/")
+    return normalize_name(os.path.splitext(path)[0]).replace("\\", "/")
 
 
 def _splits_by_folders(root: Path, xmls: list[str]) -> dict[str, list[int]]:
     splits: dict[str, list[int]] = {}
     for index, path in enumerate(xmls):
-        split = split_of_path(path, root)
+        split = find_split_in_path(path, root)
         if split is not None:
             splits.setdefault(split, []).append(index)
     return splits

@@ -30,14 +30,14 @@ from mobilevit.data.formats.base import (
 from mobilevit.data.formats.files import (
     IMAGE_FOLDERS,
     FileTree,
-    files_below,
+    find_split,
+    find_split_in_path,
     has_image_extension,
+    join_names,
+    list_files,
     match_files,
-    normalize,
-    quoted,
+    normalize_name,
     read_text,
-    split_of,
-    split_of_path,
 )
 
 SPLITS = ("train", "val", "valid", "validation", "test")
@@ -68,8 +68,8 @@ def looks_like_data_yaml(file: Path) -> bool:
 
 def looks_like_labels(images: Sequence[str], others: Sequence[str]) -> bool:
     """Whether there are text files with an image's name and numbers in them."""
-    stems = {normalize(_stem(path)) for path in images}
-    texts = [path for path in others if _is_label(path) and normalize(_stem(path)) in stems]
+    stems = {normalize_name(_stem(path)) for path in images}
+    texts = [path for path in others if _is_label(path) and normalize_name(_stem(path)) in stems]
     other_texts = 0
     for path in texts:
         try:
@@ -240,7 +240,7 @@ def _layout_of_folder(tree: FileTree, builder: DatasetBuilder) -> _Layout:
             if _is_class_file(path):
                 lines = read_text(Path(path)).rstrip().splitlines()
                 class_files[tuple(line.strip() for line in lines)] = path
-            elif (split := split_of(_stem(path))) and _is_list(Path(path)):
+            elif (split := find_split(_stem(path))) and _is_list(Path(path)):
                 lists.add(path)
                 folders = [Path(path).parent, tree.root]
                 listed = _listed_images(Path(path), folders, split, layout, builder)
@@ -260,7 +260,7 @@ def _layout_of_folder(tree: FileTree, builder: DatasetBuilder) -> _Layout:
             builder.add_unused(path, "not in a folder of images, as others are")
     images = images or tree.images
     for path in () if layout.splits else images:
-        if (split := split_of_path(path, tree.root)) is not None:
+        if (split := find_split_in_path(path, tree.root)) is not None:
             layout.splits.setdefault(split, []).append(path)
     layout.images = [*images, *(path for paths in layout.splits.values() for path in paths)]
     return layout
@@ -283,7 +283,7 @@ def _layout_of_yaml(file: Path, builder: DatasetBuilder) -> _Layout:
                 _add_split(split, names, folders, file, layout, builder)
         image_folders = {os.path.dirname(path) for path in layout.images}
         for top in _outermost(_label_root(Path(folder), folders) for folder in image_folders):
-            layout.labels += filter(_is_label, files_below(top)[1])
+            layout.labels += filter(_is_label, list_files(top)[1])
     layout.names = _yaml_names(content, file, builder) or layout.names
     shape = content.get("kpt_shape")
     if isinstance(shape, list) and all(isinstance(n, str) and n.isdigit() for n in shape):
@@ -343,7 +343,7 @@ def _check_names(
     names: dict[int, str], file: str | Path, builder: DatasetBuilder
 ) -> dict[int, str]:
     if repeated := [name for name, times in Counter(names.values()).items() if times > 1]:
-        message = f"{quoted('class', repeated)} stated more than once"
+        message = f"{join_names('class', repeated)} stated more than once"
         builder.add_issue(file, message, skippable=False)
     if not all(names.values()):
         builder.add_issue(file, "a class without a name", skippable=False)
@@ -367,7 +367,7 @@ def _add_split(
             message = f"{split}: {name} does not exist; looked for in {places}"
             builder.add_issue(file, message, split=split, skippable=False)
         elif found.is_dir():
-            members += files_below(found)[0]
+            members += list_files(found)[0]
         elif has_image_extension(found.name):
             members.append(str(found))
         else:
@@ -412,7 +412,7 @@ def _label_root(folder: Path, bases: Sequence[Path]) -> Path:
     for above in (folder, *folder.parents)[: None if inside else 4]:
         if above == bases[-1]:  # never above the data set
             break
-        if normalize(above.name) in IMAGE_FOLDERS:
+        if normalize_name(above.name) in IMAGE_FOLDERS:
             return above.parent
         if above in bases:
             break
@@ -444,7 +444,7 @@ def _stem(path: str) -> str:
 
 def _in_image_folder(path: str, root: Path) -> bool:
     folders = Path(path).relative_to(root).parts[:-1]
-    return any(normalize(folder) in IMAGE_FOLDERS for folder in folders)
+    return any(normalize_name(folder) in IMAGE_FOLDERS for folder in folders)
 
 
 def _is_class_file(path: str) -> bool:

@@ -13,7 +13,7 @@ from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.shards.open import open_splits
 from mobilevit.data.shards.samples import Shards
 from mobilevit.data.shards.tar import TarShards, index_tar
-from mobilevit.data.validate import UNREADABLE_IMAGES, Report, SplitSummary, parallel
+from mobilevit.data.validate import UNREADABLE_IMAGES, Report, SplitSummary, map_parallel
 from mobilevit.utils.devices import available_cores
 
 
@@ -38,7 +38,7 @@ def check_shards(root: str, *, workers: int | None = None, quick: bool = False) 
         counts = np.bincount(samples.labels, minlength=len(samples.classes)).tolist()
         look = partial(_shard_issues, samples.shards, quick=quick)
         numbers = range(len(samples.shards.counts))
-        found = list(chain.from_iterable(parallel(look, numbers, workers=workers)))
+        found = list(chain.from_iterable(map_parallel(look, numbers, workers=workers)))
         classes = dict(zip(samples.classes, counts, strict=True))
         unreadable = sum(issue.category == UNREADABLE_IMAGES for issue in found)
         summaries[split] = SplitSummary(len(samples.labels), unreadable, classes)

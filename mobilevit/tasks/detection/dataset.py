@@ -159,7 +159,7 @@ class BoxSamples(Samples):
             ids=tuple(ids[usable].tolist()),
         )
 
-    def usable(self, index: int) -> np.ndarray:
+    def usable_boxes(self, index: int) -> np.ndarray:
         """Which boxes of a sample have an area within the stated size of the image: bool [N].
 
         The image is not opened: where no size is stated, or a wrong one, `annotation` may differ.
@@ -170,8 +170,8 @@ class BoxSamples(Samples):
         return clip(self.boxes.corners[self.rows(index)], height, width)[1]
 
     def counts(self) -> dict[str, int]:
-        """Usable boxes of each class, in the order of `classes`; see `usable`."""
-        usable = np.concatenate([np.zeros(0, bool), *map(self.usable, range(len(self)))])
+        """Usable boxes of each class, in the order of `classes`; see `usable_boxes`."""
+        usable = np.concatenate([np.zeros(0, bool), *map(self.usable_boxes, range(len(self)))])
         labels = self.class_map[self.boxes.labels[self._all_rows]][usable]
         totals = np.bincount(labels, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, totals, strict=True))
@@ -184,14 +184,14 @@ class BoxSamples(Samples):
     def classes_in(self, index: int) -> set[int]:
         """The classes of a sample's usable boxes, without crowds."""
         rows = self.rows(index)
-        counted = self.usable(index) & ~self.boxes.crowd[rows]
+        counted = self.usable_boxes(index) & ~self.boxes.crowd[rows]
         return set(self.class_map[self.boxes.labels[rows]][counted].tolist())
 
     def check_split(self, split: str) -> list[Issue]:
         """Whether there are usable boxes at all."""
         if issues := super().check_split(split):
             return issues
-        if any(self.usable(index).any() for index in range(len(self))):
+        if any(self.usable_boxes(index).any() for index in range(len(self))):
             return []
         message = f"no boxes in {split}, {len(self)} images"
         return [Issue(SPLITS, str(self.root), message, skippable=False)]
@@ -220,7 +220,7 @@ class BoxSamples(Samples):
         else:  # what can be told without the size of the image
             unlimited = 1 if self.boxes.relative else 2**31 - 1
             placed = ImageBoxes(self.boxes, rows, (unlimited, unlimited, 1), None)
-            usable, areas = self.usable(index), self.boxes.areas[rows]
+            usable, areas = self.usable_boxes(index), self.boxes.areas[rows]
             if recorded is not None:
                 boxes = ImageBoxes(self.boxes, rows, (*recorded, 1), recorded).clipped
                 areas = _areas(boxes, areas)
