@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from mobilevit.checkpoints.keymap import Layout
-from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.config import ModelConfig
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -23,7 +23,8 @@ class FolderConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of `create_model`."""
     classes: tuple[str, ...] | None = None
-    preprocessing: Preprocessing | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of `Preprocessing` that they state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class Adapter:
     name: str
     layouts: tuple[Layout, ...]
     read_config: Callable[[JsonFiles, Layout, str], FolderConfig] | None = None
-    """(JSON files, layout, name for messages); raises `CheckpointError` for what this library
-    cannot do."""
+    """(JSON files, layout, name for messages); raises `CheckpointError` for what this library does
+    not support."""
     write_config: Callable[[ModelConfig], JsonFiles] | None = None
     """The JSON files for a network, without which its checkpoints are single files; raises
     `CheckpointError` where they have no place for it."""

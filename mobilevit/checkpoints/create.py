@@ -92,14 +92,13 @@ def _config_for(name: str, found: ModelConfig, *, file: str) -> ModelConfig:
     if found.model == name:
         return replace(found, metrics={})
     # Another task: pixel values as they were, size and shape as the task has them.
-    assumed = tuple(field for field in found.preprocessing.assumed if field not in _FRAME)
     new = default_config(name)
     frame = {field: getattr(new.preprocessing, field) for field in _FRAME}
     foreign = (*HEAD_OPTIONS, "output_stride")
     return replace(
         new,
         options={key: value for key, value in found.options.items() if key not in foreign},
-        preprocessing=replace(found.preprocessing, **frame, assumed=assumed),
+        preprocessing=found.preprocessing.with_fields(frame),
         source=found.source,
     )
 
@@ -182,9 +181,7 @@ def _with_preprocessing(config: ModelConfig, changes: Mapping[str, Any] | None) 
         raise ValueError(
             f"preprocessing has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
         )
-    assumed = tuple(name for name in config.preprocessing.assumed if name not in changes)
-    preprocessing = replace(config.preprocessing, **changes, assumed=assumed)
-    return replace(config, preprocessing=preprocessing)
+    return replace(config, preprocessing=config.preprocessing.with_fields(changes))
 
 
 def open_model(

@@ -90,6 +90,13 @@ def save(model: Network, folder: str | Path) -> Path:
     Raises:
         ValueError: the network is a backbone alone or a fused one, which `load` could not rebuild.
         OSError: it cannot be written, for example because the disk is full.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from mobilevit import create_model, load
+    >>> with TemporaryDirectory() as folder:
+    ...     model = load(save(create_model("mobilevit_xxs", classes=["cat", "dog"]), folder))
+    >>> model.config.classes
+    ('cat', 'dog')
     """
     if isinstance(model, Backbone):
         raise ValueError("a backbone alone has no model folder; save the network that it is in")

@@ -61,8 +61,6 @@ class Published:
     """Options of `create_model` that the file does not show."""
     classes: str | None = None
     """The data set whose classes it has, as `class_names` takes it."""
-    sha256: str | None = None
-    """Of the file, if it is known."""
     licence: str = LICENCE
 
     @property
@@ -153,7 +151,7 @@ def find_weights(source: str | Path) -> tuple[Path, Published | None]:
         if entry.model not in list_models() or entry.preprocessing is None:
             raise CheckpointError(f"{name} is published, but this version has no such network")
         log.info("%s is under the %s", name, entry.licence)
-        return fetch(entry.url, address=entry.mirror, sha256=entry.sha256), entry
+        return fetch(entry.url, address=entry.mirror), entry
     if name.startswith(("https://", "http://")):
         address, fragment = urldefrag(name)
         digest = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)

@@ -144,6 +144,10 @@ def _read_file(path: Path, files: JsonFiles, *, output_stride_known: bool = Fals
     if CONFIG in files and adapter.read_config:
         where = path.parent
         stated = adapter.read_config(files, layout, str(where))
+    try:
+        preprocessing = layout.preprocessing.with_fields(stated.preprocessing)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
     head = HEADS[layout.head]
     count = head.count_classes(tensors)
     name = layout.head + _variant(tensors, layout.block, path)
@@ -159,7 +163,7 @@ def _read_file(path: Path, files: JsonFiles, *, output_stride_known: bool = Fals
         task=head.task,
         options=model.config.options,
         classes=classes,
-        preprocessing=stated.preprocessing or layout.preprocessing,
+        preprocessing=preprocessing,
         source=", ".join([where.name, f"{layout.name} layout", *unwrapped]),
     )
     return Weights(config, tensors)

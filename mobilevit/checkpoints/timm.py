@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from mobilevit.checkpoints.adapter import CONFIG, Adapter, FolderConfig, JsonFiles
@@ -93,21 +92,23 @@ def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
     return FolderConfig(
         options={"in_channels": arguments.get("in_chans", channels)},
         classes=_class_names(config, pretrained),
-        preprocessing=_preprocessing(pretrained, layout.preprocessing, file),
+        preprocessing=_preprocessing(pretrained, layout, file),
     )
 
 
-def _preprocessing(
-    pretrained: Mapping[str, Any], fallback: Preprocessing, file: str
-) -> Preprocessing:
+def _preprocessing(pretrained: Mapping[str, Any], layout: Layout, file: str) -> dict[str, Any]:
     stated: dict[str, Any] = {}
     if (size := pretrained.get("input_size")) is not None:
         _, height, width = size
         if height != width:
             raise CheckpointError(f"{file}: input_size {height} x {width} is not square")
         stated["crop"] = width
-        if (share := pretrained.get("crop_pct")) is not None:
-            stated["resize"] = math.floor(width / share)  # as timm rounds
+        share = pretrained.get("crop_pct")
+        stated["resize"] = (
+            layout.preprocessing.at(width).resize
+            if share is None
+            else math.floor(width / share)  # as timm rounds
+        )
     if pretrained.get("crop_mode", "center") != "center":
         raise CheckpointError(f"{file}: crop_mode {pretrained['crop_mode']} is not supported")
     if (interpolation := pretrained.get("interpolation")) is not None:
@@ -115,13 +116,7 @@ def _preprocessing(
     for key in ("mean", "std"):
         if (values := pretrained.get(key)) is not None:
             stated[key] = tuple(map(float, values))
-    assumed = tuple(name for name in fallback.assumed if name not in stated)
-    if "crop" in stated and "resize" not in stated:
-        stated["resize"] = fallback.at(stated["crop"]).resize
-    try:
-        return replace(fallback, **stated, assumed=assumed)
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    return stated
 
 
 def _class_names(

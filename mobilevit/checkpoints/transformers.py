@@ -13,7 +13,7 @@ no such dilation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -171,11 +171,10 @@ def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
     if isinstance(patch, list) and len(patch) != 1:
         raise CheckpointError(f"{file}: patches of {patch} are not square")
     options["patch_sizes"] = (patch if isinstance(patch, list) else [patch]) * 3
-    preprocessing = None
-    if processor := files.get(PROCESSOR):
-        preprocessing = _read_processor(processor, layout, file)
     return FolderConfig(
-        options=options, classes=_class_names(config, file), preprocessing=preprocessing
+        options=options,
+        classes=_class_names(config, file),
+        preprocessing=_read_processor(files.get(PROCESSOR, {}), layout, file),
     )
 
 
@@ -195,7 +194,7 @@ def _labels(count: int) -> list[str]:
     return [f"LABEL_{index}" for index in range(count)]
 
 
-def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> Preprocessing:
+def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> dict[str, Any]:
     """Older files give `size` as a number, and `do_flip_channels`; those of 2022 also for v2."""
 
     def refuse(key: str) -> CheckpointError:
@@ -239,12 +238,7 @@ def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> Pre
     flip = values.get("do_flip_channel_order", values.get("do_flip_channels"))
     if flip is not None:
         stated["channel_order"] = "bgr" if flip else "rgb"
-    fallback = layout.preprocessing
-    assumed = tuple(name for name in fallback.assumed if name not in stated)
-    try:
-        return replace(fallback, **stated, assumed=assumed)
-    except ValueError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+    return stated
 
 
 def _short_side(size: object) -> int | None:
@@ -288,8 +282,8 @@ def write_config(config: ModelConfig) -> JsonFiles:
     return {CONFIG: content, PROCESSOR: _processor(config)}
 
 
-def _v1_architecture(arch: Architecture, task: str) -> dict[str, Any]:
-    return {
+_ARCHITECTURES: dict[type, Callable[[Architecture, str], dict[str, Any]]] = {
+    MobileViTBlock: lambda arch, task: {
         "architectures": [f"MobileViTFor{task}"],
         "model_type": "mobilevit",
         "hidden_sizes": list(arch.dims),
@@ -297,11 +291,8 @@ def _v1_architecture(arch: Architecture, task: str) -> dict[str, Any]:
         "mlp_ratio": 2.0,
         "hidden_act": "silu",
         "qkv_bias": True,
-    }
-
-
-def _v2_architecture(arch: Architecture, task: str) -> dict[str, Any]:
-    return {
+    },
+    MobileViTv2Block: lambda arch, task: {
         "architectures": [f"MobileViTV2For{task}"],
         "model_type": "mobilevitv2",
         "width_multiplier": arch.channels[-1] / 512,
@@ -309,10 +300,8 @@ def _v2_architecture(arch: Architecture, task: str) -> dict[str, Any]:
         "n_attn_blocks": [2, 4, 3],
         "base_attn_unit_dims": [128, 192, 256],
         "ffn_multiplier": 2,
-    }
-
-
-_ARCHITECTURES = {MobileViTBlock: _v1_architecture, MobileViTv2Block: _v2_architecture}
+    },
+}
 
 
 def _single(values: int | Sequence[int], option: str) -> int:

@@ -78,6 +78,11 @@ class Preprocessing:
                 f"{SIZE_MULTIPLE}, not {self.resize} and {self.crop}"
             )
 
+    def with_fields(self, fields: Mapping[str, Any]) -> Preprocessing:
+        """The same with these fields, which are then no longer assumed."""
+        assumed = tuple(name for name in self.assumed if name not in fields)
+        return replace(self, **fields, assumed=assumed)
+
     def at(self, size: int) -> Preprocessing:
         """The same for another input size; the margin around the crop keeps its share."""
         return replace(self, crop=size, resize=max(size, round(size * self.resize / self.crop)))

@@ -85,11 +85,7 @@ class BackboneOptions:
     """Inside the feed-forward layers."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: one is out of range.
-        """
+        """Raise ValueError if a value is out of range."""
         if self.output_stride not in (None, 8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, not {self.output_stride}")
         if not self.out_indices or not set(self.out_indices) <= set(range(5)):
@@ -112,6 +108,7 @@ class MobileViTBlock(nn.Module):
     """MobileViT block (section 3.1): local representation, transformers as convolutions, fusion."""
 
     unsupported: ClassVar[tuple[str, ...]] = ()
+    """Options of the backbone that the block does not have."""
 
     def __init__(
         self,
@@ -123,15 +120,9 @@ class MobileViTBlock(nn.Module):
         stage: int,
         dilation: int = 1,
     ) -> None:
-        """Build the block.
+        """`channels` C of the map, `dim` d and number L of the transformer `layers`.
 
-        Args:
-            channels: C of the map.
-            dim: d of the transformer layers.
-            layers: L, their number.
-            options: of the backbone.
-            stage: 0 to 2, which of the last three.
-            dilation: of v2's local convolution; the authors do not dilate this one.
+        `stage` is 0 to 2, of the last three; `dilation` is for v2, the authors do not dilate v1's.
         """
         super().__init__()
         self.patch = options.patch_sizes[stage]
@@ -182,7 +173,6 @@ class MobileViTv2Block(nn.Module):
     """MobileViTv2 block: depthwise local representation, separable attention, no fusion."""
 
     unsupported: ClassVar[tuple[str, ...]] = ("heads", "fusion")
-    """Options that it does not have."""
 
     def __init__(
         self,

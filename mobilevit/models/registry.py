@@ -94,11 +94,7 @@ class NetworkOptions(BackboneOptions):
     """Segmentation: how logits are resized to the image's size; None: as `aux`."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: one is out of range.
-        """
+        """Raise ValueError if a value is out of range."""
         super().__post_init__()
         if self.rates is not None:
             check_three(rates=self.rates)
