@@ -1,4 +1,4 @@
-"""A server of files that can be told to misbehave."""
+"""A file server that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Server(ThreadingHTTPServer):
         self.cut_after: int | None = None  # bytes of a body, then the connection ends
         self.ranges = True
         self.tags = True
-        self.kind = "application/octet-stream"
+        self.content_type = "application/octet-stream"
 
     @property
     def address(self) -> str:
@@ -48,8 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         server, path = self.server, self.path.partition("?")[0]
-        wanted = self.headers.get("Range")
-        server.requests.append((self.command, path, wanted))
+        range_ = self.headers.get("Range")
+        server.requests.append((self.command, path, range_))
         if codes := server.failures.get(path):
             self._refuse(codes.pop(0))
             return
@@ -57,25 +57,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404)
             return
         content, tag = server.files[path], f'"{server.tag(path)}"'
-        begin = 0
+        start = 0
         fresh = self.headers.get("If-Range", tag) == tag
-        if wanted and server.ranges and fresh:
-            begin = int(wanted.removeprefix("bytes=").partition("-")[0])
-            if begin >= len(content):
+        if range_ and server.ranges and fresh:
+            start = int(range_.removeprefix("bytes=").partition("-")[0])
+            if start >= len(content):
                 self._refuse(416)
                 return
-        self.send_response(206 if begin else 200)
-        if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         if server.tags:
             self.send_header("ETag", tag)
         self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("Content-Type", server.kind)
-        self.send_header("Content-Length", str(len(content) - begin))
+        self.send_header("Content-Type", server.content_type)
+        self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if not body:
             return
-        content = content[begin:]
+        content = content[start:]
         if server.cut_after is not None and len(content) > server.cut_after:
             self.wfile.write(content[: server.cut_after])
             self.close_connection = True

@@ -103,7 +103,7 @@ def test_a_part_without_its_others_is_an_error() -> None:
         transformers.V1.to_ours(tensors)
 
 
-def test_a_number_must_be_the_same_wherever_it_stands() -> None:
+def test_slots_take_the_same_number_on_both_sides() -> None:
     """`stages.{s-1}` of timm counts from nought."""
     key = "backbone.stage4.0.project.conv.weight"
     assert list(timm.V1.from_ours({key: torch.zeros(1)})) == ["stages.3.0.conv3_1x1.conv.weight"]
@@ -112,7 +112,7 @@ def test_a_number_must_be_the_same_wherever_it_stands() -> None:
     ]
 
 
-def test_long_lists_are_cut() -> None:
+def test_long_lists_are_shortened() -> None:
     assert shorten(list("abc"), 3) == "a, b, c"
     assert shorten(list("abcd"), 3) == "a, b, c and 1 more"
 
@@ -260,7 +260,7 @@ def test_dropouts_are_lost_in_the_authors_files(tmp_path):
     assert load(tmp_path / "o.pt").config.options == {}
 
 
-def test_mean_and_std_go_where_there_is_a_place_for_them(tmp_path):
+def test_mean_and_std_need_a_layout_that_states_them(tmp_path):
     model = create_model("mobilevit_xxs", num_classes=2, preprocessing={"mean": (0.5, 0.5, 0.5)})
     with pytest.raises(CheckpointError, match="mean and std"):
         write(model, tmp_path / "transformers", to="transformers")
@@ -270,7 +270,7 @@ def test_mean_and_std_go_where_there_is_a_place_for_them(tmp_path):
     assert load(tmp_path / "timm").config.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
-def test_stretched_images_of_a_classifier_go_to_transformers_alone(tmp_path):
+def test_only_transformers_can_state_that_images_are_stretched(tmp_path):
     stretch = {"resize_mode": "stretch", "resize": 200, "crop": 200}
     model = create_model("mobilevit_xxs", num_classes=2, preprocessing=stretch)
     write(model, tmp_path / "out", to="transformers")
@@ -300,8 +300,8 @@ def file(shared: Path, tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, 
 
     def make(name: str) -> tuple[Path, dict[str, Tensor]]:
         tensors = {key: torch.as_tensor(array) for key, array in fill.state_dict(name).items()}
-        torch.save(tensors, tmp_path / "some.pt")
-        return tmp_path / "some.pt", tensors
+        torch.save(tensors, tmp_path / "weights.pt")
+        return tmp_path / "weights.pt", tensors
 
     return make
 
@@ -378,7 +378,7 @@ def test_scalars_of_range_augment_mean_rgb_and_are_skipped(tmp_path, name, optio
 
 
 @pytest.mark.parametrize(("resize", "crop"), [(288, 256), (180, 160), (256, 256), (439, 384)])
-def test_timms_share_gives_back_the_same_size(tmp_path, resize, crop):
+def test_timms_crop_pct_gives_back_the_same_size(tmp_path, resize, crop):
     sizes = {"resize": resize, "crop": crop}
     write(create_model("mobilevit_xxs", num_classes=2, preprocessing=sizes), tmp_path, to="timm")
     preprocessing = load(tmp_path).config.preprocessing
@@ -469,7 +469,7 @@ def test_duplicate_names_get_numbers(tmp_path):
 
 
 def test_a_segmenters_crop_is_ignored(tmp_path, caplog):
-    """As the published folders of v1 have it, in the form of 2022 and in today's."""
+    """The published folders of v1 ask for one, in the format of 2022 and in today's."""
     write(create_model("deeplabv3_mobilevit_xxs", num_classes=2), tmp_path, to="transformers")
     expected = replace(SHORT_512, resize=544, crop=544, channel_order="bgr")
     for change in (

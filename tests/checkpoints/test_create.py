@@ -38,8 +38,8 @@ def test_variant_layout_and_preprocessing_are_read_from_the_tensors(
     name, layout, order, assumed, tmp_path
 ):
     model = build(name, num_classes=3)
-    torch.save(layout.from_ours(model.state_dict()), tmp_path / "some.pth")
-    loaded = load(tmp_path / "some.pth", classes=["a", "b", "c"])
+    torch.save(layout.from_ours(model.state_dict()), tmp_path / "weights.pth")
+    loaded = load(tmp_path / "weights.pth", classes=["a", "b", "c"])
     assert loaded.config.model == loaded.name == name
     assert loaded.config.preprocessing.channel_order == order
     assert loaded.config.preprocessing.assumed == assumed
@@ -60,12 +60,12 @@ def test_stated_preprocessing_is_not_assumed(tmp_path):
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
-def test_wrapped_state_dicts_are_seen_through(xxs, tmp_path, wrapper):
+def test_wrapped_state_dicts_are_unwrapped(xxs, tmp_path, wrapper):
     torch.save({wrapper: timm.V1.from_ours(xxs), "epoch": 3}, tmp_path / "wrapped.pt")
     assert torch.equal(load(tmp_path / "wrapped.pt").head.bias, xxs["head.bias"])
 
 
-def test_other_classes_give_a_new_head_and_say_so(authors_file, xxs, caplog):  # A13
+def test_other_classes_give_a_new_head_with_a_warning(authors_file, xxs, caplog):  # A13
     with caplog.at_level(logging.WARNING):
         model = create_model("mobilevit_xxs", num_classes=7, weights=authors_file)
     assert "head.weight, head.bias" in caplog.text
@@ -76,7 +76,7 @@ def test_other_classes_give_a_new_head_and_say_so(authors_file, xxs, caplog):  #
     assert model.config.preprocessing.channel_order == "bgr"
 
 
-def test_a_head_whose_classes_have_no_names_is_kept_aloud(authors_file, xxs, caplog):
+def test_naming_unnamed_classes_keeps_the_head_with_a_warning(authors_file, xxs, caplog):
     names = [f"class {number}" for number in range(10)]
     with caplog.at_level(logging.WARNING):
         model = create_model("mobilevit_xxs", classes=names, weights=authors_file)
@@ -84,14 +84,14 @@ def test_a_head_whose_classes_have_no_names_is_kept_aloud(authors_file, xxs, cap
     assert "does not name its 10 classes" in caplog.text and "class 0, class 1" in caplog.text
 
 
-def test_without_a_new_head_the_same_is_an_error(authors_file):  # A13, A14
+def test_other_classes_are_an_error_without_a_new_head(authors_file):  # A13, A14
     with pytest.raises(CheckpointError, match=r"head\.weight and head\.bias are for 10 .* not 7"):
         create_model("mobilevit_xxs", num_classes=7, weights=authors_file, new_head=False)
     with pytest.raises(CheckpointError, match=r"10 classes, not 9.*background"):
         create_model("mobilevit_xxs", num_classes=9, weights=authors_file, new_head=False)
 
 
-def test_the_same_count_of_other_classes_is_another_head(xxs, tmp_path, caplog):
+def test_other_names_give_a_new_head(xxs, tmp_path, caplog):
     model = create_model("mobilevit_xxs", classes=["a", "b"])
     save(model, tmp_path)
     again = create_model("mobilevit_xxs", classes=["a", "b"], weights=tmp_path)
@@ -124,7 +124,7 @@ def test_a_backbone_alone_takes_a_classifiers_weights(authors_file, xxs, caplog)
         assert torch.equal(tensor, xxs[f"backbone.{key}"]), key
 
 
-def test_options_of_a_model_folder_are_kept_unless_others_are_given(tmp_path):
+def test_options_of_a_model_folder_hold_unless_overridden(tmp_path):
     save(create_model("mobilevit_xxs", num_classes=2, patch_sizes=(8, 4, 2)), tmp_path)
     same = create_model("mobilevit_xxs", weights=tmp_path)
     assert same.config.options == {"patch_sizes": [8, 4, 2]} == same.config.options
@@ -132,7 +132,7 @@ def test_options_of_a_model_folder_are_kept_unless_others_are_given(tmp_path):
     assert other.config.options == {"dropout": 0.0}
 
 
-def test_what_does_not_fit_is_named(authors_file, xxs, tmp_path):
+def test_errors_name_the_tensors(authors_file, xxs, tmp_path):
     with pytest.raises(CheckpointError, match="holds mobilevit_xxs, not mobilevit_xs"):
         create_model("mobilevit_xs", weights=authors_file)
     with pytest.raises(CheckpointError, match=r"stem\.conv\.weight \[16, 3, 3, 3\] where .* 1, 3"):
@@ -159,7 +159,7 @@ def test_classes_and_their_number_must_agree(authors_file):
         create_model("mobilevit_xxs", colour="red")
 
 
-def test_published_backbone_descends_to_a_classifier(shared, caplog):
+def test_a_published_backbone_becomes_a_classifier(shared, caplog):
     path = shared / "data" / "weights" / "timm_mobilevit_xxs_backbone.pth"
     model = create_model("mobilevit_xxs", num_classes=5, weights=path)
     assert "new tensors" in caplog.text

@@ -33,8 +33,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def url(server) -> str:
-    server.files["/some/weights.pt"] = CONTENT
-    return f"{server.address}/some/weights.pt"
+    server.files["/folder/weights.pt"] = CONTENT
+    return f"{server.address}/folder/weights.pt"
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -43,7 +43,7 @@ def leftovers(cache: Path) -> list[str]:
     )
 
 
-def test_a_file_is_fetched_once(server, url, cache, caplog):
+def test_a_file_is_downloaded_once(server, url, cache, caplog):
     with caplog.at_level(logging.INFO):
         path = fetch(url, sha256=DIGEST)
     assert path.read_bytes() == CONTENT
@@ -55,14 +55,14 @@ def test_a_file_is_fetched_once(server, url, cache, caplog):
     assert leftovers(cache) == ["weights.pt"]
 
 
-def test_files_of_one_name_at_two_addresses_are_two(server, url):
+def test_files_with_one_name_at_two_urls_are_two(server, url):
     server.files["/other/weights.pt"] = b"others"
     assert fetch(url).read_bytes() == CONTENT
     assert fetch(f"{server.address}/other/weights.pt").read_bytes() == b"others"
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_connection_goes_on_where_it_stopped(server, url, cache, ranges):
+def test_an_interrupted_download_is_resumed(server, url, cache, ranges):
     server.cut_after, server.ranges = 30_000, ranges
     if not ranges:  # nothing ever gets further than the first bytes
         with pytest.raises(DownloadError, match=r"connection was interrupted.*is kept"):
@@ -70,12 +70,12 @@ def test_a_cut_connection_goes_on_where_it_stopped(server, url, cache, ranges):
         server.cut_after = None
     assert fetch(url, sha256=DIGEST).read_bytes() == CONTENT
     if ranges:
-        begun = [wanted for _, _, wanted in server.requests]
-        assert begun == [None, "bytes=30000-", "bytes=60000-", "bytes=90000-"]
+        ranges_ = [header for _, _, header in server.requests]
+        assert ranges_ == [None, "bytes=30000-", "bytes=60000-", "bytes=90000-"]
     assert leftovers(cache) == ["weights.pt"]
 
 
-def test_a_later_call_goes_on_too(server, url, monkeypatch):
+def test_a_later_call_resumes_it_too(server, url, monkeypatch):
     server.cut_after = 30_000
     with monkeypatch.context() as impatient:
         impatient.setattr(download, "ATTEMPTS", 0)
@@ -86,43 +86,43 @@ def test_a_later_call_goes_on_too(server, url, monkeypatch):
     assert server.requests[-1][2] == "bytes=30000-"
 
 
-def test_a_file_that_changes_meanwhile_is_begun_anew(server, url, monkeypatch):
+def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(server, url, monkeypatch):
     server.cut_after = 30_000
     with monkeypatch.context() as impatient:
         impatient.setattr(download, "ATTEMPTS", 0)
         with pytest.raises(DownloadError):
             fetch(url)
     server.cut_after = None
-    server.files["/some/weights.pt"] = CONTENT[::-1]
+    server.files["/folder/weights.pt"] = CONTENT[::-1]
     assert fetch(url).read_bytes() == CONTENT[::-1]
 
 
-def test_a_server_without_tags_is_begun_anew(server, url, monkeypatch):
+def test_without_tags_nothing_is_resumed(server, url, monkeypatch):
     server.tags = False
     server.cut_after = 30_000
     with pytest.raises(DownloadError, match="connection was interrupted"):
         fetch(url)
     server.cut_after = None
     assert fetch(url).read_bytes() == CONTENT
-    assert {wanted for _, _, wanted in server.requests} == {None}
+    assert {header for _, _, header in server.requests} == {None}
 
 
-def test_the_wrong_file_is_not_kept(server, url, cache):
+def test_a_file_with_another_digest_is_deleted(server, url, cache):
     wrong = "0" * 64
     with pytest.raises(DownloadError, match=f"its SHA-256 is {DIGEST}, not {wrong}"):
         fetch(url, sha256=wrong)
     assert leftovers(cache) == []
 
 
-def test_a_file_that_was_damaged_here_is_fetched_again(server, url, caplog):
+def test_a_damaged_cached_file_is_downloaded_again(server, url, caplog):
     path = fetch(url, sha256=DIGEST)
     path.write_bytes(CONTENT[:-1])
     assert fetch(url, sha256=DIGEST).read_bytes() == CONTENT
     assert "downloading it again" in caplog.text
 
 
-def test_a_refusal_says_what_to_do(server, url, cache):
-    server.failures["/some/weights.pt"] = [403]
+def test_a_refusal_is_final_and_explained(server, url, cache):
+    server.failures["/folder/weights.pt"] = [403]
     with pytest.raises(DownloadError, match=r"was refused: 403 .*save it as .*MOBILEVIT_MIRROR"):
         fetch(url)
     assert len(server.requests) == 1
@@ -131,14 +131,14 @@ def test_a_refusal_says_what_to_do(server, url, cache):
         fetch(f"{server.address}/nothing.pt")
 
 
-def test_a_web_page_is_not_kept_for_weights(server, url, cache):
-    server.kind = "text/html; charset=utf-8"
+def test_a_web_page_is_not_taken_as_weights(server, url, cache):
+    server.content_type = "text/html; charset=utf-8"
     with pytest.raises(DownloadError, match="gave a web page"):
         fetch(url)
     assert leftovers(cache) == []
 
 
-def test_a_full_disk_is_not_the_networks_fault(server, url, monkeypatch):
+def test_a_full_disk_is_not_retried(server, url, monkeypatch):
     attempts = []
 
     def full(*_):
@@ -151,13 +151,13 @@ def test_a_full_disk_is_not_the_networks_fault(server, url, monkeypatch):
     assert len(attempts) == 1
 
 
-def test_a_busy_server_is_asked_again(server, url):
-    server.failures["/some/weights.pt"] = [503, 429, 500]
+def test_a_busy_server_is_retried(server, url):
+    server.failures["/folder/weights.pt"] = [503, 429, 500]
     assert fetch(url).read_bytes() == CONTENT
     assert len(server.requests) == 4
 
 
-def test_no_server_is_an_error_that_says_so(server, url):
+def test_an_unreachable_server_is_an_error(server, url):
     server.shutdown()
     server.server_close()
     with pytest.raises(DownloadError, match=r"could not be downloaded: .*refused"):
@@ -171,7 +171,7 @@ def xxs(tmp_path, to: str, out: str, num_classes: int = 1000) -> Path:
     return tmp_path / out
 
 
-def test_a_published_name_is_all_it_takes(server, tmp_path, monkeypatch, caplog):
+def test_a_published_name_downloads_its_weights(server, tmp_path, monkeypatch, caplog):
     entry = PUBLISHED["mobilevit_xxs.apple_in1k"]
     content = xxs(tmp_path, "authors", "w.pt").read_bytes()
     server.files[f"/mirror/{entry.path}"] = content
@@ -197,7 +197,7 @@ def test_the_file_of_another_network_is_refused(server, tmp_path, monkeypatch):
         load(entry.name)
 
 
-def test_an_address_is_enough_and_may_state_the_digest(server, tmp_path):
+def test_a_url_may_state_the_digest(server, tmp_path):
     content = xxs(tmp_path, "timm", "w.safetensors", 3).read_bytes()
     server.files["/w.safetensors"] = content
     address = f"{server.address}/w.safetensors"
@@ -212,7 +212,7 @@ def test_an_address_is_enough_and_may_state_the_digest(server, tmp_path):
 
 @pytest.fixture
 def hub(server, tmp_path, monkeypatch):
-    """A Hub with one model in transformers' form, and an empty cache."""
+    """A Hub with one model in transformers' layout, and an empty cache."""
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -223,13 +223,13 @@ def hub(server, tmp_path, monkeypatch):
     return server
 
 
-def test_a_hub_id_is_enough(hub, monkeypatch):
+def test_a_hub_id_downloads_its_weights(hub, monkeypatch):
     model = load("someone/flowers")
     assert model.config.model == "mobilevit_xxs"
     assert model.config.preprocessing.assumed == ()
-    asked = len(hub.requests)
+    requests = len(hub.requests)
     assert load("someone/flowers").config == model.config
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert load("someone/flowers").config == model.config
     with pytest.raises(DownloadError, match=r"not cached and the Hub is unreachable"):
@@ -244,12 +244,12 @@ def test_an_older_hub_model_without_a_processor_is_read(hub, tmp_path):
     hub.files[f"{base}/pytorch_model.bin"] = (tmp_path / "w.bin").read_bytes()
     model = load("someone/flowers")
     assert model.config.preprocessing.assumed != ()
-    asked = len(hub.requests)
+    requests = len(hub.requests)
     assert load("someone/flowers").config == model.config
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests
 
 
-def test_a_damaged_hub_file_is_found_out(hub):
+def test_a_damaged_hub_file_is_deleted(hub):
     path = from_hub("someone/flowers") / "model.safetensors"
     blob = path.resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
@@ -258,7 +258,7 @@ def test_a_damaged_hub_file_is_found_out(hub):
     assert load("someone/flowers").config.num_classes == 3
 
 
-def test_hub_errors_say_what_was_asked(hub):
+def test_hub_errors_name_the_repository(hub):
     with pytest.raises(DownloadError, match=r"neither model\.safetensors nor"):
         load("someone/trees")
     hub.failures["/someone/flowers/resolve/main/config.json"] = [403]
@@ -266,7 +266,7 @@ def test_hub_errors_say_what_was_asked(hub):
         load("someone/flowers")
 
 
-def test_slips_are_not_asked_of_the_hub(tmp_path, monkeypatch):
+def test_likely_typos_do_not_go_to_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "from_hub", lambda *_, **__: pytest.fail("asked the Hub"))
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -279,7 +279,7 @@ def test_slips_are_not_asked_of_the_hub(tmp_path, monkeypatch):
         find_weights("mobilevit_s.aple_in1k")
 
 
-def test_published_networks_that_are_not_here_say_so():
+def test_published_networks_that_this_library_lacks_are_an_error():
     with pytest.raises(CheckpointError, match="no such network"):
         find_weights("maskrcnn_mobilevit_s.apple_coco")
 

@@ -44,7 +44,7 @@ def test_a_model_folder_gives_back_the_network_and_its_configuration(model, tmp_
         assert torch.equal(loaded(images), model(images))
 
 
-def test_what_could_not_be_loaded_is_not_saved(model, tmp_path):
+def test_what_load_could_not_rebuild_is_not_saved(model, tmp_path):
     with pytest.raises(ValueError, match="fused network"):
         save(fuse(model), tmp_path)
     with pytest.raises(ValueError, match="backbone alone"):
@@ -52,7 +52,7 @@ def test_what_could_not_be_loaded_is_not_saved(model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_config_json_is_for_people(model, tmp_path):
+def test_config_json_can_be_read_and_edited(model, tmp_path):
     save(model, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["model"] == "mobilevit_xxs"
@@ -97,7 +97,7 @@ def test_a_save_that_is_killed_leaves_the_old_model_or_the_new_one(
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
 
 
-def test_weights_that_are_not_those_of_the_config_are_refused(model, tmp_path):
+def test_weights_of_another_config_are_refused(model, tmp_path):
     save(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["head.bias"] += 1
@@ -107,14 +107,14 @@ def test_weights_that_are_not_those_of_the_config_are_refused(model, tmp_path):
         load(tmp_path)
 
 
-def test_missing_folders_and_others_are_named(tmp_path):
+def test_missing_and_other_folders_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         load(tmp_path / "nothing.pt")
     with pytest.raises(CheckpointError, match="not a model folder"):
         load(tmp_path)
 
 
-def test_the_weights_of_a_model_folder_know_what_they_are(model, tmp_path):
+def test_the_weights_of_a_model_folder_carry_its_config(model, tmp_path):
     save(model, tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "moved.safetensors")
     assert load(tmp_path / "moved.safetensors").config == model.config

@@ -130,7 +130,7 @@ def photo() -> Image.Image:
 
 @pytest.fixture(scope="module", params=["mobilevit_xxs", "mobilevitv2_050"])
 def classifier(request):
-    """A network whose answers differ from photo to photo."""
+    """A network whose predictions differ between photos."""
     torch.manual_seed(0)
     model = randomized(create_model(request.param, classes=["ant", "bée", "猫"]))
     with torch.no_grad():
@@ -144,7 +144,7 @@ def probabilities(model, photo: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_transformers_gives_our_answer_on_a_photo(classifier, photo, tmp_path, order):
+def test_transformers_predicts_the_same_for_a_photo(classifier, photo, tmp_path, order):
     # at 224 px transformers' v2 is wrong
     crop = 192 if classifier.name.startswith("mobilevitv2") else 224
     preprocessing = Preprocessing(
@@ -167,7 +167,7 @@ def test_transformers_gives_our_answer_on_a_photo(classifier, photo, tmp_path, o
 
 
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_timm_gives_our_answer_on_a_photo(classifier, photo, tmp_path, order):
+def test_timm_predicts_the_same_for_a_photo(classifier, photo, tmp_path, order):
     preprocessing = Preprocessing(
         channel_order=order, interpolation="bicubic", resize=250, crop=224
     )

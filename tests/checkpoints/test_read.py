@@ -41,7 +41,7 @@ NEW, OLD = {"a": torch.ones(2)}, {"a": torch.zeros(2)}
         ),
     ],
 )
-def test_wrappers_and_prefixes_are_seen_through_and_said(tmp_path, content, seen):
+def test_wrappers_and_prefixes_are_removed_and_reported(tmp_path, content, seen):
     torch.save(content, tmp_path / "w.pt")
     found = read_tensors(tmp_path / "w.pt")
     assert found.tensors.keys() == {"a"}
@@ -49,7 +49,7 @@ def test_wrappers_and_prefixes_are_seen_through_and_said(tmp_path, content, seen
     assert found.unwrapped == seen
 
 
-def test_a_name_that_only_some_tensors_begin_with_stays(tmp_path):
+def test_a_prefix_of_some_names_alone_stays(tmp_path):
     save_file({"module.a": NEW["a"], "b": NEW["a"].clone()}, tmp_path / "w.safetensors")
     found = read_tensors(tmp_path / "w.safetensors")
     assert found.tensors.keys() == {"module.a", "b"}
@@ -86,13 +86,13 @@ def test_the_same_weights_as_safetensors_load(tmp_path):  # A15
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 cut off", bytes(range(99))])
-def test_unreadable_files_are_named(tmp_path, name, content):
+def test_errors_name_unreadable_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=name):
         read_tensors(tmp_path / name)
 
 
-def test_a_pickle_within_a_plain_value_is_refused(tmp_path):
+def test_a_pickle_within_a_simple_value_is_refused(tmp_path):
     mark = tmp_path / "mark"
     inner = argparse.Namespace(evil=Hostile(str(mark)))
     torch.save({"state_dict": NEW, "args": inner}, tmp_path / "w.pt")
@@ -112,7 +112,7 @@ def test_a_pickle_within_a_plain_value_is_refused(tmp_path):
     assert not mark.exists()
 
 
-def test_other_contents_are_named(tmp_path):
+def test_other_contents_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         read_tensors(tmp_path / "nothing.pt")
     for content in ([1, 2], {"a": 1}, {"state_dict": {"a": {"b": 3}}}):
@@ -121,7 +121,7 @@ def test_other_contents_are_named(tmp_path):
             read_tensors(tmp_path / "w.pt")
 
 
-def test_what_a_file_is_called_says_nothing(tmp_path):
+def test_the_suffix_of_a_file_does_not_matter(tmp_path):
     save_file(NEW, tmp_path / "w.bin")
     assert read_tensors(tmp_path / "w.bin").tensors["a"].tolist() == [1, 1]
     (tmp_path / "page.pt").write_text("<!doctype html><title>Please log in</title>")

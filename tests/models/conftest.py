@@ -33,7 +33,7 @@ def busy() -> Callable[..., nn.Module]:
 
 @pytest.fixture
 def shallow() -> Backbone:
-    """XXS with one layer where it has more: every kind of module, little work."""
+    """XXS with one layer where it has more: every type of module, little work."""
     torch.manual_seed(0)
     architecture = replace(VARIANTS["mobilevit_xxs"], depths=(1, 1, 1), stage2_blocks=1)
     options = BackboneOptions(dropout=0.0, out_indices=(4,))
