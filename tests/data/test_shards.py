@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import resource
 import subprocess
 import threading
 from collections import Counter
@@ -257,6 +258,17 @@ def test_sequential_shards_are_read_once_an_epoch() -> None:
     shards.counts[3] = 5
     with pytest.raises(DataError, match="3 7: the shard ends before it; it has changed"):
         samples.source(37)
+
+
+def test_a_full_disk_is_an_error() -> None:
+    samples = ShardSamples(CountedShards([10]), np.zeros(10, np.int32), ("a",))  # type: ignore[arg-type]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"cannot be buffered there: .*; set TMPDIR"):
+            samples.source(9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

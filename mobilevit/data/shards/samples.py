@@ -149,25 +149,36 @@ class _ShardBuffer:
     def __init__(self, shards: Shards, shard: int) -> None:
         self._shards, self._shard = shards, shard
         self._images = shards.read(shard)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, self._file.close)
         self._ends = [0]
         self.unread = shards.counts[shard]
         """Samples that have not been asked for."""
 
     def read(self, position: int) -> bytes:
-        self._file.seek(self._ends[-1])
         while len(self._ends) < position + 2:
             data = next(self._images, None)
             if data is None:
                 name = self._shards.name(self._shard, position)
                 raise DataError(f"{name}: the shard ends before it; it has changed")
-            self._file.write(data)
-            self._ends.append(self._ends[-1] + len(data))
+            self._append(data)
         begin, end = self._ends[position : position + 2]
         self._file.seek(begin)
         self.unread -= 1
         return self._file.read(end - begin)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._file.seek(self._ends[-1])
+            left = memoryview(data)
+            while left:  # on a disk that is nearly full, a part is written before the error
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise DataError(
+                f"{tempfile.gettempdir()}: a shard cannot be buffered there: {error}; set TMPDIR "
+                "to another folder, or write smaller shards"
+            ) from error
+        self._ends.append(self._ends[-1] + len(data))
 
 
 def order_of(
