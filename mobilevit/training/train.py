@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from rich.console import Console
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.read import read
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.data.shards.samples import order_of
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import HEADS, Network, split_name, task_of
@@ -25,74 +25,17 @@ from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.training.compiling import full_batch_shapes
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
-from mobilevit.training.options import OptimOptions, TrainOptions
+from mobilevit.training.options import TrainOptions
 from mobilevit.training.report import write_report
 from mobilevit.training.result import TrainingResult
+from mobilevit.training.run import Parts, Run, Setup
 from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
 from mobilevit.utils.distributed import Processes
-
-if TYPE_CHECKING:
-    # Lightning takes seconds to import, and only the run itself needs it.
-    from lightning.pytorch import Trainer
-
-    from mobilevit.training.callbacks import History
-    from mobilevit.training.module import TrainingModule
 
 GAP_SAMPLES = 1000
 """How many training images are evaluated, at most, to see the gap to validation."""
 DEFAULT_TASK = "classification"
 """If neither options nor weights determine the task."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A validated run, and the machine that it is on."""
-
-    options: TrainOptions
-    """With `batch_size` and `task_options` filled in."""
-    model: str
-    task: Task[Any, Any]
-    task_options: Any
-    resume: bool
-    folder: Path
-    checkpoint: Path
-    device: torch.device
-    threads: int
-    workers: int
-    processes: Processes
-    console: Console
-    """Silent in all processes but the main one."""
-
-    def print(self, line: str) -> None:
-        """Print a line as it is."""
-        self.console.print(line, highlight=False, soft_wrap=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What is trained, on what, in which order."""
-
-    splits: Splits[Any]
-    network: Network
-    order: Any
-    """The order of the samples in this process, by epoch."""
-    schedule: MultiScaleSchedule
-    batches: int
-    """In the whole run, in each process."""
-    steps: int
-    optim: OptimOptions
-    """With `lr` and `head_lr` filled in."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What Lightning trains with."""
-
-    loader: EpochLoader
-    val: EvaluationLoader
-    module: TrainingModule
-    history: History
-    trainer: Trainer
 
 
 def train(
@@ -358,7 +301,7 @@ def _evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader
     )
 
 
-def _callbacks(run: Run, setup: Setup, *, throughput: Any, history: History) -> list[Any]:
+def _callbacks(run: Run, setup: Setup, *, throughput: Any, history: Any) -> list[Any]:
     from lightning.pytorch.callbacks import EarlyStopping
 
     from mobilevit.training.callbacks import ModelFolders, ProgressBar, moving_average

@@ -1,0 +1,75 @@
+"""The state of a run between the steps of `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.sampler import MultiScaleSchedule
+from mobilevit.models.registry import Network
+from mobilevit.tasks.base import Splits, Task
+from mobilevit.training.options import OptimOptions, TrainOptions
+from mobilevit.utils.distributed import Processes
+
+# Not in `train`, whose imports for types the command line makes too: Lightning takes seconds.
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from mobilevit.training.callbacks import History
+    from mobilevit.training.module import TrainingModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A validated run, and the machine that it is on."""
+
+    options: TrainOptions
+    """With `batch_size` and `task_options` filled in."""
+    model: str
+    task: Task[Any, Any]
+    task_options: Any
+    resume: bool
+    folder: Path
+    checkpoint: Path
+    device: torch.device
+    threads: int
+    workers: int
+    processes: Processes
+    console: Console
+    """Silent in all processes but the main one."""
+
+    def print(self, line: str) -> None:
+        """Print a line as it is."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What is trained, on what, in which order."""
+
+    splits: Splits[Any]
+    network: Network
+    order: Any
+    """The order of the samples in this process, by epoch."""
+    schedule: MultiScaleSchedule
+    batches: int
+    """In the whole run, in each process."""
+    steps: int
+    optim: OptimOptions
+    """With `lr` and `head_lr` filled in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What Lightning trains with."""
+
+    loader: EpochLoader
+    val: EvaluationLoader
+    module: TrainingModule
+    history: History
+    trainer: Trainer
