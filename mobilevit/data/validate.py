@@ -117,7 +117,9 @@ class Report:
         totals = [sum(summary.classes.values()) for summary in summaries]
         extra = [dict.fromkeys(name for s in summaries for name in s.extra)]
         names = dict.fromkeys(name for summary in summaries for name in summary.classes)
-        if self.unit == "pixels":
+        if self.unit == "pixels" and self.depth != "decode":
+            pass  # they have not been counted
+        elif self.unit == "pixels":
             for name in names:
                 parts = [s.classes.get(name, 0) for s in summaries]
                 rows.append((name, _shares(parts, totals)))

@@ -485,7 +485,7 @@ def test_real_boxes(shared: Path) -> None:
     found = boxes(shared / "data" / "coco128")
     assert (len(found.train), len(found.val)) == (128, 128)
     assert found.note.startswith("COCO: train: instances_train2017.json (128 images)")
-    with pytest.raises(DataError, match="no data set recognised"):
+    with pytest.raises(DataError, match="no data set with boxes recognised"):
         boxes(shared / "data" / "camvid")
 
 

@@ -6,6 +6,7 @@ A new format is a module with a `Format`, and a line in `FORMATS`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats import coco, folders, mask_folders, scenes, voc, yolo
@@ -61,7 +62,7 @@ def parse(
     if not reader.states_ignored or options.ignore == IGNORE:
         if parsed := _read(tree, options, reader):
             return parsed
-        raise _not_recognized(tree, {format: reader})
+        raise _not_recognized(tree, options.content, [reader])
     raise DataError(
         f"{tree.root}: is read as {reader.name}, which states itself what is ignored; data.ignore "
         "is for folders of images and masks"
@@ -78,11 +79,11 @@ def _read(tree: FileTree, options: ReadOptions, format: Format) -> list[ParsedDa
 
 
 def _recognize(tree: FileTree, content: Content) -> Format:
-    candidates = {n: format for n, format in formats_with(content).items() if format.automatic}
-    matching = (format for format in candidates.values() if format.matches(tree, content))
+    candidates = [format for format in formats_with(content).values() if format.automatic]
+    matching = (format for format in candidates if format.matches(tree, content))
     first = next(matching, None)
     if first is None:
-        raise _not_recognized(tree, candidates)
+        raise _not_recognized(tree, content, candidates)
     if content == "boxes" and (others := list(matching)):
         # Masks of one data set may be stored in two ways; boxes in two formats are two data sets.
         names = sorted(format.name for format in (first, *others))
@@ -93,10 +94,11 @@ def _recognize(tree: FileTree, content: Content) -> Format:
     return first
 
 
-def _not_recognized(tree: FileTree, formats: dict[str, Format]) -> DataError:
-    looked = "; ".join(format.looks_for for format in formats.values())
+def _not_recognized(tree: FileTree, content: Content, formats: Sequence[Format]) -> DataError:
+    looked = "; ".join(format.looks_for for format in formats)
     if tree.root.is_file():
         return DataError(f"{tree.root}: is a file that is not recognised; looked for {looked}")
     return DataError(
-        f"{tree.root}: no data set recognised; looked for {looked}; it has {tree.contents()}"
+        f"{tree.root}: no data set with {content} recognised; looked for {looked}; it has "
+        f"{tree.contents()}"
     )
