@@ -26,7 +26,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links as they are in the repository lead to the same pages of the site."""
-    if page.file.src_uri == "index.md":
+    if page.file.src_uri in ("index.md", "CHANGELOG.md"):
         return LINK.sub(lambda link: link[1] + link[2].removeprefix("docs/"), markdown)
     if "/" in page.file.src_uri:
         return markdown
