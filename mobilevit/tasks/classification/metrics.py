@@ -146,7 +146,7 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
             count, CALIBRATION_BINS, validate_args=False
         ).to(device)
         self.images, self.loss = 0, 0.0
-        self.heap: list[tuple[float, Mistake]] = []
+        self.mistakes: list[Mistake] = []
 
     def parts(self, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[EvaluationPart]:
         """The whole batch."""
@@ -165,21 +165,13 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
         self.calibration.update(probabilities, on_device)
         self.images += len(labels)
         self.loss += losses.double().sum().item()
-        for row in (predicted != on_device).nonzero().flatten().tolist():
-            mistake = Mistake(
-                int(indices[row]),
-                int(labels[row]),
-                int(predicted[row]),
-                float(top[row]),
-                float(losses[row]),
-            )
-            heapq.heappush(self.heap, (mistake.loss, mistake))
-            if len(self.heap) > self.worst:
-                heapq.heappop(self.heap)
+        wrong = (predicted != on_device).cpu()
+        columns = (part.cpu()[wrong].tolist() for part in (indices, labels, predicted, top, losses))
+        mistakes = [Mistake(*row) for row in zip(*columns, strict=True)]
+        self.mistakes = _worst(self.mistakes + mistakes, self.worst)
 
     def compute(self, timing: Timing) -> ClassificationMetrics:
         images, loss = sum(gather_items([self.images])), math.fsum(gather_items([self.loss]))
-        mistakes = gather_items([mistake for _, mistake in self.heap])
         rates = self.rates.compute()
         return ClassificationMetrics(
             classes=self.classes,
@@ -189,5 +181,9 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
             loss=loss / images,
             calibration_error=float(self.calibration.compute()),
             confusion=self.confusion.compute().cpu(),
-            mistakes=tuple(heapq.nlargest(self.worst, mistakes, key=lambda one: one.loss)),
+            mistakes=tuple(_worst(gather_items(self.mistakes), self.worst)),
         )
+
+
+def _worst(mistakes: list[Mistake], count: int) -> list[Mistake]:
+    return heapq.nlargest(count, mistakes, key=lambda mistake: mistake.loss)

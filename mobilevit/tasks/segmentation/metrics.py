@@ -157,7 +157,7 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
         """
         self.samples, self.boundary, self.worst, self.shown = samples, boundary, worst, shown
         self.confusion, self.at_boundaries = self._confusion(device), self._confusion(device)
-        self.heap: list[tuple[float, int, SegmentedImage]] = []
+        self.lowest: list[SegmentedImage] = []
         self.spaced: list[SegmentedImage] = []
         self.images, self.step = 0, max(1, len(samples) // shown)
 
@@ -187,16 +187,15 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
                 self.spaced.append(image)
             self.images += 1
             if image.miou == image.miou:  # NaN without any pixel that has a class
-                heapq.heappush(self.heap, (-image.miou, -index, image))
-                if len(self.heap) > self.worst:
-                    heapq.heappop(self.heap)
+                every = (*self.lowest, image)
+                self.lowest = heapq.nsmallest(self.worst, every, key=_worst_first)
 
     def compute(self, timing: Timing) -> SegmentationMetrics:
         counts, at_edges = (
             torch.stack(gather_items([one.confmat.cpu()])).sum(0)
             for one in (self.confusion, self.at_boundaries)
         )
-        worst = sorted((image for *_, image in gather_items(self.heap)), key=_worst_first)
+        worst = sorted(gather_items(self.lowest), key=_worst_first)
         shown = sorted(gather_items(self.spaced), key=lambda image: image.sample)
         return SegmentationMetrics(
             classes=self.samples.classes,
