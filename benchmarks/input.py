@@ -3,10 +3,10 @@
     python benchmarks/input.py [--folder PHOTOS] [--rounds N]
 
 Without a folder, JPEGs are made of scikit-learn's two sample photos: of 640x480 pixels, and of 12
-megapixels with a sensor's noise, as phones make them. The plain way opens a file with Pillow,
+megapixels with a sensor's noise, as phones make them. The baseline opens a file with Pillow,
 converts it to RGB and applies torchvision's v2 transforms: random resized crop, flip, float32. One
-process, one thread; both ways make the same batches of the same random crops in turn, and what
-counts is the processor's time. The columns of pixels say how far the two are apart.
+process with one thread makes the same batches of the same random crops with each in turn; times are
+processor time. The last columns are the differences between fast and baseline pixels.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def made(width: int, height: int, *, quality: int, noise: float) -> list[bytes]:
     return files
 
 
-def plain(files: Sequence[bytes]) -> Callable[[list[SampleKey]], Tensor]:
-    """A batch the plain way, with the same random numbers as ours."""
+def baseline(files: Sequence[bytes]) -> Callable[[list[SampleKey]], Tensor]:
+    """A batch of the baseline, with the same random numbers as ours."""
 
     def batch(keys: list[SampleKey]) -> Tensor:
         transform = v2.Compose(
@@ -93,7 +93,7 @@ def plain(files: Sequence[bytes]) -> Callable[[list[SampleKey]], Tensor]:
 
 
 def ours(files: Sequence[bytes], decode: str) -> Callable[[list[SampleKey]], Tensor]:
-    """A batch of our training set."""
+    """A batch of the training set."""
     transform = TrainTransform(AugmentOptions(), Preprocessing())
     dataset = TrainingSet(
         Files(files), transform, BatchMix(AugmentOptions(), 1), seed=0, decode=decode
@@ -103,10 +103,14 @@ def ours(files: Sequence[bytes], decode: str) -> Callable[[list[SampleKey]], Ten
 
 def compare(files: Sequence[bytes], size: int, *, rounds: int, batch: int) -> str:
     """Time one size; a line of the table."""
-    ways = {"plain": plain(files), "fast": ours(files, "fast"), "exact": ours(files, "exact")}
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    batches = {
+        "baseline": baseline(files),
+        "fast": ours(files, "fast"),
+        "exact": ours(files, "exact"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in batches}
     apart, worst = [], 0.0
-    order, draw = list(ways), random.Random(0)
+    order, draw = list(batches), random.Random(0)
     for index in range(rounds + 1):
         draw.shuffle(order)
         keys = [
@@ -116,19 +120,19 @@ def compare(files: Sequence[bytes], size: int, *, rounds: int, batch: int) -> st
         made_by = {}
         for name in order:
             start = time.process_time()
-            made_by[name] = ways[name](keys)
+            made_by[name] = batches[name](keys)
             if index:  # the first round warms up
                 times[name].append((time.process_time() - start) / batch)
         pixels = {name: (255 * made).round() for name, made in made_by.items()}
-        if not torch.equal(pixels["exact"], pixels["plain"]):
-            raise AssertionError("the exact way does not give the plain way's pixels")
-        error = (pixels["fast"] - pixels["plain"]).abs()
+        if not torch.equal(pixels["exact"], pixels["baseline"]):
+            raise AssertionError("exact decoding does not give the baseline's pixels")
+        error = (pixels["fast"] - pixels["baseline"]).abs()
         apart.append(error.mean().item())
         worst = max(worst, error.mean((1, 2, 3)).max().item())
-    milliseconds = {name: 1e3 * statistics.median(some) for name, some in times.items()}
-    ratio = statistics.median(a / b for a, b in zip(times["plain"], times["fast"], strict=True))
+    milliseconds = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+    ratio = statistics.median(a / b for a, b in zip(times["baseline"], times["fast"], strict=True))
     return (
-        f"{size:6}{milliseconds['plain']:10.2f}{milliseconds['exact']:10.2f}"
+        f"{size:6}{milliseconds['baseline']:10.2f}{milliseconds['exact']:10.2f}"
         f"{milliseconds['fast']:10.2f}{ratio:8.2f}{statistics.mean(apart):10.2f}{worst:14.2f}"
     )
 
@@ -151,14 +155,14 @@ def main() -> None:
         }
     for name, (files, batch) in sets.items():
         kilobytes = statistics.mean(map(len, files)) / 1000
-        print(f"\n{name}, {kilobytes:.0f} KB a file: ms an image; ratio: plain / fast")
+        print(f"\n{name}, {kilobytes:.0f} KB a file: ms an image; ratio: baseline / fast")
         print(
-            f"{'px':>6}{'plain':>10}{'exact':>10}{'fast':>10}{'ratio':>8}{'apart':>10}"
+            f"{'px':>6}{'baseline':>10}{'exact':>10}{'fast':>10}{'ratio':>8}{'apart':>10}"
             f"{'worst image':>14}"
         )
         for size in SIZES:
             print(compare(files, size, rounds=options.rounds, batch=batch), flush=True)
-    print("\napart: mean difference of the pixels of fast and plain, in steps of 1/255")
+    print("\napart: mean difference of the pixels of fast and baseline, in steps of 1/255")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class DataOptions(Options, name="data"):
     index: str | None = None
     """Shards: where their index is, if it does not lie beside them."""
     pool: Annotated[int, Interval(0)] = POOL
-    """Shards: samples of each process, read ahead, among which the next batches are drawn."""
+    """Shards: the number of a process's next samples among which a batch is drawn."""
     val_fraction: Annotated[float, Interval(0, 1, "()")] = 0.2
     """Share of each class that is held out, where the folder has no val/; of shards, share of the
     shards."""
@@ -43,8 +43,8 @@ class DataOptions(Options, name="data"):
     check: bool = True
     """Whether to look at the files before training."""
     decode: Decode = "fast"
-    """How training decodes images: JPEGs no further than a crop needs ("fast"; docs/input.md says
-    how close pixels stay), or as they are evaluated on ("exact"). Evaluating is always exact."""
+    """How training decodes images: JPEGs at a reduced size where a crop allows it ("fast";
+    docs/input.md states how close the pixels are), or as evaluation always does ("exact")."""
     workers: Annotated[int, Interval(0)] | None = None
     """Processes that decode; by default from the number of cores."""
 
