@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mobilevit.exports.backends.base import Backend, FileSummary
 from mobilevit.exports.backends.litert.flatbuffer import Graph, append_metadata, read_metadata
-from mobilevit.exports.backends.litert.quantize import belongs_to, litert_config, quantize_int8
+from mobilevit.exports.backends.litert.quantize import belongs_to, quantize_int8
 from mobilevit.exports.backends.litert.rewrite import litert_graph
 from mobilevit.exports.quantize import layers_to_quantize, quantizable_layers
 from mobilevit.exports.spec import ExportError, FileMetadata
@@ -37,19 +37,18 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """
     spec = prepared.spec
     mode = None if spec.quantize is None else spec.quantize.mode
-    if spec.raw and mode == "int8":
-        raise ExportError(
-            "LiteRT's converter would make a raw file's input and outputs int8 too: leave raw out, "
-            "or quantize the weights only (quantize int8-weights)"
-        )
     if spec.precision == "fp16" and mode is not None:
         raise ExportError("quantize cannot be combined with precision fp16")
     with _silent(), capture_stderr():
-        require("litert_torch", "ai_edge_litert.interpreter", extra="litert")
+        require("litert_torch", "ai_edge_litert.interpreter", "ai_edge_quantizer", extra="litert")
         graph = Graph(_convert(prepared))
     graph.set_names([prepared.input_name], prepared.output_names)
     graph.dequantize_input()
-    if mode == "int8-weights":
+    if mode == "int8":
+        kept = graph.layer_outputs(_float_weights(prepared))
+        images = prepared.calibration()
+        graph = Graph(quantize_int8(graph.packed(), prepared.input_name, images, kept))
+    elif mode == "int8-weights":
         graph.quantize_weights(_float_weights(prepared), min_size=MIN_WEIGHTS)
     elif spec.precision == "fp16":
         graph.halve_weights()
@@ -71,18 +70,12 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 def _convert(prepared: PreparedModel) -> bytes:
     """litert-torch's file of a prepared network."""
     litert_torch: Any = importlib.import_module("litert_torch")
-    quantize, options = prepared.spec.quantize, {}
-    if quantize is not None and quantize.mode == "int8":
-        module = quantize_int8(prepared, layers_to_quantize(prepared))
-        options = {"quant_config": litert_config()}
-    else:
-        module = litert_graph(prepared.module)
+    module = litert_graph(prepared.module)
     with torch.no_grad(), capture_stderr() as captured:
         try:
             model = litert_torch.convert(
                 NamedOutputs(module, prepared.output_names),
                 sample_kwargs={prepared.input_name: prepared.example},
-                **options,
             )
             content: bytes = model.model_content()
         except (NotImplementedError, RuntimeError, ValueError) as error:

@@ -42,6 +42,11 @@ class Graph:
         """
         self.schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
         self.model = self.schema.ModelT.InitFromObj(self.schema.Model.GetRootAs(content, 0))
+        for buffer in self.model.buffers:
+            if buffer.size:  # stored behind the flatbuffer
+                end = buffer.offset + buffer.size
+                buffer.data = np.frombuffer(content[buffer.offset : end], np.uint8)
+                buffer.offset = buffer.size = 0
         if len(self.model.subgraphs) != 1:
             raise ExportError("the file has several subgraphs, which is not supported")
         (self.graph,) = self.model.subgraphs
@@ -98,6 +103,14 @@ class Graph:
             data = self.values(tensor)
             if data is not None and self.dtype(tensor) == "float32":
                 yield operator, tensor, data.view(np.float32).reshape(tensor.shape)
+
+    def layer_outputs(self, weights: Collection[bytes]) -> list[str]:
+        """Names of the outputs of layers with these float32 weights, as bytes."""
+        return [
+            self.graph.tensors[operator.outputs[0]].name.decode()
+            for operator, _, values in self.weights()
+            if values.tobytes() in weights
+        ]
 
     def set_names(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Name the inputs and outputs; other tensors get the name of their layer."""
