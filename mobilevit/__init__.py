@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobilevit.checkpoints.create import create_model, load
     from mobilevit.checkpoints.folder import save
-    from mobilevit.commands.benchmark.command import benchmark
+    from mobilevit.commands.benchmark.command import BenchmarkOptions, benchmark
     from mobilevit.commands.check import check
     from mobilevit.commands.convert import convert
     from mobilevit.commands.demo import demo
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mobilevit.training.train import train
 
 _HOMES = {
+    "BenchmarkOptions": "mobilevit.commands.benchmark.command",
     "ClassificationOptions": "mobilevit.tasks.classification.options",
     "DataOptions": "mobilevit.data.options",
     "DetectionOptions": "mobilevit.tasks.detection.options",
@@ -61,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchmarkOptions",
     "ClassificationOptions",
     "DataOptions",
     "DetectionOptions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import (
     Annotated,
@@ -124,6 +124,9 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         for interval in arguments[1:]:
             if isinstance(interval, Interval) and value not in interval:
                 raise ValueError(f"{name} must be {interval}, not {value}")
+    elif origin is Sequence:
+        for one in value:
+            check_value(name, one, arguments[0])
     elif origin is tuple:
         for one, inner in zip(value, arguments, strict=False):
             check_value(name, one, inner)

@@ -209,11 +209,11 @@ def test_unknown_names_help(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runtime": ["tensorrt"]}, "runtime must be of all, torch, .*, not tensorrt"),
-        ({"precision": ["bf16"]}, "precision must be fp32, fp16"),
-        ({"precision": []}, "precision must be fp32, fp16 or both, not none"),
+        ({"runtime": ["tensorrt"]}, "runtime must be all or torch .*, not 'tensorrt'"),
+        ({"precision": ["bf16"]}, "precision must be fp32 or fp16"),
+        ({"precision": []}, "precision is empty"),
         ({"quantize": ["int1"]}, "quantize must be of int8"),
-        ({"threads": [0]}, "threads must be numbers of at least 1"),
+        ({"threads": [0]}, "threads must be at least 1"),
         ({"runs": 0}, "runs must be at least 1"),
         ({"accuracies": {"mobilevit_s": 0.7}}, "the models are mobilevit_xxs"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, Literal, get_args
@@ -44,6 +44,7 @@ from mobilevit.exports.backends.registry import BACKENDS
 from mobilevit.exports.spec import Precision
 from mobilevit.models.registry import Network
 from mobilevit.utils.devices import use_threads
+from mobilevit.utils.options import Count, Options
 
 RuntimeName = Literal[
     "all", "torch", "torch-compile", "onnx", "coreml", "litert", "executorch", "openvino"
@@ -54,20 +55,66 @@ PORTABLE = re.compile(r"portable kernels take (?!nothing)")
 """How `FileSummary.placement` reports operations that run on slow reference kernels."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(Options):
+    """Options of `benchmark`."""
+
+    runtime: Sequence[RuntimeName] = ("torch", "onnx")
+    """torch, torch-compile, onnx, coreml, litert, executorch, openvino; or all of these but
+    torch-compile."""
+    sizes: Sequence[Count] | None = None
+    """Sides of the images in pixels, for models that state none; by default their own."""
+    threads: Sequence[Count] = (1,)
+    """Numbers of threads; each gives rows of its own, like the next three options."""
+    batch: Sequence[Count] = (1,)
+    """Images in a batch."""
+    precision: Sequence[Precision] = ("fp32",)
+    """fp32, fp16."""
+    quantize: Sequence[str] = ()
+    """Modes of quantization, such as int8, in addition to the precisions."""
+    warmup: Count = 10
+    """Runs of each model before the timed ones."""
+    runs: Count = 100
+    """Timed runs of each model."""
+    images: Sequence[str] | None = None
+    """Files, folders, patterns or URLs of images to run on and to measure ranges of activations
+    on; by default two that come with scikit-learn."""
+    data: DataOptions | None = None
+    """Labelled images, as for `evaluate`, to measure the accuracy of trained models on; by default
+    the accuracy is the one in their configuration."""
+    accuracies: dict[str, float] | None = None
+    """Accuracies from 0 to 1 of models, by their names as given."""
+    out: str | None = None
+    """Folder for all figures (JSON), the tables (Markdown) and a plot (SVG)."""
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: a value is unknown, out of its range or missing.
+        """
+        super().__post_init__()
+        for name in ("runtime", "threads", "batch", "precision"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty")
+        known = dict.fromkeys(name for one in BACKENDS.values() for name in one.quantize_modes)
+        if unknown := [name for name in self.quantize if name not in known]:
+            raise ValueError(f"quantize must be of {', '.join(known)}, not {', '.join(unknown)}")
+
+    @property
+    def runtimes(self) -> list[str]:
+        """The runtimes, each once."""
+        names = [one for name in self.runtime for one in (ALL if name == "all" else (name,))]
+        return list(dict.fromkeys(names))
+
+    @property
+    def number_formats(self) -> list[tuple[Precision, str | None]]:
+        """Pairs of precision and quantization."""
+        return [*((one, None) for one in self.precision), *(("fp32", one) for one in self.quantize)]
+
+
 def benchmark(
-    *models: str | Path | Network,
-    runtime: Sequence[RuntimeName] = ("torch", "onnx"),
-    sizes: Sequence[int] | None = None,
-    threads: Sequence[int] = (1,),
-    batch: Sequence[int] = (1,),
-    precision: Sequence[Precision] = ("fp32",),
-    quantize: Sequence[str] = (),
-    warmup: int = 10,
-    runs: int = 100,
-    photos: Sequence[str] | None = None,
-    data: DataOptions | None = None,
-    accuracies: dict[str, float] | None = None,
-    out: str | None = None,
+    *models: str | Path | Network, options: BenchmarkOptions | None = None, **fields: Any
 ) -> Benchmark:
     """Time models in runtimes, side by side on this machine's processor.
 
@@ -75,48 +122,29 @@ def benchmark(
     input to its output. Each runs in a process of its own, and these take turns, so that a change
     in the machine's speed affects all of them. Outputs are compared with PyTorch's.
 
-    >>> result = benchmark("mobilevit_xxs@32", runtime=["torch"], runs=2, warmup=1)
-    >>> result.rows[0].timing.median_ms > 0
-    True
-
     Args:
         models: whatever `load` reads; a model name, for new weights, with options such as
             mobilevit_xs:patch_sizes=8,4,2; or an exported file, for its own runtime. A size in
             pixels can follow: mobilevit_xs@320.
-        runtime: torch, torch-compile, onnx, coreml, litert, executorch, openvino; or all of these
-            but torch-compile.
-        sizes: sides of the images in pixels, for models that state none; by default their own.
-        threads: numbers of threads; each gives rows of its own, like the next three options.
-        batch: images in a batch.
-        precision: fp32, fp16.
-        quantize: quantizations, such as int8, in addition to the precisions.
-        warmup: runs of each model before the timed ones.
-        runs: timed runs of each model.
-        photos: files, folders, patterns or URLs of images to run on and to measure ranges of
-            activations on; by default two that come with scikit-learn.
-        data: labelled images, as for `evaluate`, to measure the accuracy of trained models on; by
-            default the accuracy is the one in their configuration.
-        accuracies: accuracies from 0 to 1 of models, by their names as given.
-        out: folder for all figures (JSON), the tables (Markdown) and a plot (SVG).
+        options: all options; or in Python
+        fields: of `BenchmarkOptions` that differ from its defaults, such as `runtime` or `runs`.
 
     Raises:
         ValueError: an unknown model or option.
         OSError: a model cannot be read.
         DataError, ImageError: an image or the labelled images cannot be read.
+
+    >>> result = benchmark("mobilevit_xxs@32", runtime=["torch"], runs=2, warmup=1)
+    >>> result.rows[0].timing.median_ms > 0
+    True
     """
-    for name, value in (("runs", runs), ("warmup", warmup)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    for name, values in (("threads", threads), ("batch", batch), ("sizes", sizes or [32])):
-        if not values or min(values) < 1:
-            raise ValueError(f"{name} must be numbers of at least 1, not {list(values)}")
-    formats = _number_formats(precision, quantize)
-    runtimes = _expand_runtimes(runtime)
+    options = BenchmarkOptions(**fields) if options is None else replace(options, **fields)
+    out, data, threads = options.out, options.data, options.threads
     if not models:
         raise ValueError("give at least one model")
-    images = sample_images() if photos is None else read_images(photos)
-    subjects = find_subjects(models, sizes)
-    stated = accuracies or {}
+    images = sample_images() if options.images is None else read_images(options.images)
+    subjects = find_subjects(models, options.sizes)
+    stated = options.accuracies or {}
     if unknown := stated.keys() - {subject.name for subject in subjects}:
         raise ValueError(
             f"accuracies has {', '.join(sorted(unknown))}; the models are "
@@ -136,7 +164,11 @@ def benchmark(
             for index, subject in enumerate(subjects)
         ]
         cases = [
-            case for one in entries for case in list_cases(one, runtimes, formats, batch, threads)
+            case
+            for one in entries
+            for case in list_cases(
+                one, options.runtimes, options.number_formats, options.batch, threads
+            )
         ]
         write_files(cases)
         # A file that could not be written is one row, not one for each number of threads.
@@ -146,47 +178,18 @@ def benchmark(
         folder.mkdir()
         tasks = [case.task(folder / f"output{index}.npz") for index, case in enumerate(able)]
         for case, measurement in zip(
-            able, measure(tasks, folder, warmup=warmup, runs=runs), strict=True
+            able, measure(tasks, folder, warmup=options.warmup, runs=options.runs), strict=True
         ):
             case.measurement = measurement
         result = Benchmark(
             machine=replace(machine, load_after=load_average()),
-            rows=tuple(_row(case, subjects, warmup) for case in cases),
-            around=tuple(measure_around(subject, images[0], runs) for subject in subjects),
+            rows=tuple(_row(case, subjects, options.warmup) for case in cases),
+            around=tuple(measure_around(subject, images[0], options.runs) for subject in subjects),
             notes=tuple(_notes(subjects)),
         )
     if out is not None:
         result.write(Path(out))
     return result
-
-
-def _expand_runtimes(names: Sequence[RuntimeName]) -> list[str]:
-    """Runtimes by name, each once.
-
-    Raises:
-        ValueError: one is unknown.
-    """
-    known = get_args(RuntimeName)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"runtime must be of {', '.join(known)}, not {', '.join(unknown)}")
-    return list(dict.fromkeys(one for name in names for one in (ALL if name == "all" else (name,))))
-
-
-def _number_formats(
-    precision: Sequence[Precision], quantize: Sequence[str]
-) -> list[tuple[Precision, str | None]]:
-    """Pairs of precision and quantization.
-
-    Raises:
-        ValueError: one is unknown.
-    """
-    if not precision or not set(precision) <= {"fp32", "fp16"}:
-        given = ", ".join(precision) or "none"
-        raise ValueError(f"precision must be fp32, fp16 or both, not {given}")
-    known = dict.fromkeys(name for one in BACKENDS.values() for name in one.quantize_modes)
-    if unknown := [name for name in quantize if name not in known]:
-        raise ValueError(f"quantize must be of {', '.join(known)}, not {', '.join(unknown)}")
-    return [*((one, None) for one in precision), *(("fp32", name) for name in quantize)]
 
 
 def _row(case: Case, subjects: Sequence[Subject], warmup: int) -> Row:
