@@ -97,7 +97,11 @@ def is_option(option, known):
     return option in known or (group == "preprocessing" and group in known)
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "text",
+    [text for text in TEXTS if text.name != "CHANGELOG.md"],  # which has options of the past
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
 def test_options_exist(text):
     content = text.read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```\n(.*?)^```$", content, re.MULTILINE | re.DOTALL))
