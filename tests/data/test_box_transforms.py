@@ -98,7 +98,7 @@ def test_images_without_boxes_pass():  # A36
 def test_a_frame_that_would_cut_boxes_off_is_refused():
     with pytest.raises(ValueError, match=r"needs preprocessing\.resize_mode stretch, not crop"):
         BoxTransform(PLAIN, Preprocessing())
-    with pytest.raises(ValueError, match=r"boxes\.flip must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"augment\.flip must be in \[0, 1\]"):
         BoxAugmentOptions(flip=1.5)
 
 
