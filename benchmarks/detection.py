@@ -2,12 +2,11 @@
 
     python benchmarks/detection.py [--rounds N]
 
-320 px, one image at a time, COCO's 80 classes, one thread, float32, everything in one process;
-each round runs every contestant once, in an order drawn anew. The network and what follows it
-(softmax, decoding, suppression) are timed apart. Weights are random, so what follows gets outputs
-that are made up: some hundred boxes of a class that is likely enough to be looked at, the same
-number for all, and background everywhere else; the preset is torchvision's for both. Ours is in the
-form for inference (batch norm folded, channels-last), torchvision's as it comes and channels-last.
+320 px, batch 1, COCO's 80 classes, one thread, float32, all in one process; each round runs every
+contestant once, in a new order. The network and its postprocessing (softmax, decoding, suppression)
+are timed separately. Weights are random, so postprocessing gets synthetic outputs: the same number
+of boxes above the score threshold for all, and background elsewhere; thresholds are torchvision's
+for both. Ours is fused and channels-last, torchvision's unmodified and channels-last.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ OURS = ("ssdlite_mobilevit_xxs", "ssdlite_mobilevit_xs", "ssdlite_mobilevit_s")
 THEIRS = "torchvision ssdlite320_mobilenet_v3_large"
 
 
-def made_up(anchors: int, outputs: int) -> tuple[Tensor, Tensor]:
-    """Logits `[1, A, outputs]` with `LIKELY` anchors that are no background, offsets of nought."""
+def synthetic_outputs(anchors: int, outputs: int) -> tuple[Tensor, Tensor]:
+    """Logits `[1, A, outputs]` with `LIKELY` anchors that are not background; offsets of 0."""
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(1, anchors, outputs, generator=draw)
     logits[..., 0] = 12.0
-    chosen = torch.randperm(anchors, generator=draw)[:LIKELY]
+    anchor = torch.randperm(anchors, generator=draw)[:LIKELY]
     labels = torch.randint(1, outputs, (LIKELY,), generator=draw)
-    logits[0, chosen, labels] = 12 + torch.randn(LIKELY, generator=draw)
+    logits[0, anchor, labels] = 12 + torch.randn(LIKELY, generator=draw)
     return logits, torch.zeros(1, anchors, 4)
 
 
@@ -51,7 +50,7 @@ def ours(name: str) -> tuple[Callable[[], object], Callable[[], object], int]:
     assert isinstance(model, SSDLite)
     fast, images = fuse(model), torch.rand(1, 3, SIZE, SIZE)
     anchors = model.anchors(SIZE, SIZE)
-    raw = RawDetections(*made_up(len(anchors), 81))
+    raw = RawDetections(*synthetic_outputs(len(anchors), 81))
 
     def network() -> None:
         with torch.inference_mode():
@@ -65,7 +64,7 @@ def ours(name: str) -> tuple[Callable[[], object], Callable[[], object], int]:
 
 
 def theirs(layout: torch.memory_format) -> tuple[Callable[[], object], Callable[[], object], int]:
-    """The same of torchvision's, resizing and normalising left out of both."""
+    """The same for torchvision, without its resizing and normalization."""
     model = ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=81
     ).eval()
@@ -74,8 +73,8 @@ def theirs(layout: torch.memory_format) -> tuple[Callable[[], object], Callable[
     with torch.inference_mode():
         maps = list(model.backbone(images).values())
         anchors = model.anchor_generator(ImageList(images, [(SIZE, SIZE)]), maps)
-    logits, offsets = made_up(len(anchors[0]), 81)
-    said = {"cls_logits": logits, "bbox_regression": offsets}
+    logits, offsets = synthetic_outputs(len(anchors[0]), 81)
+    outputs = {"cls_logits": logits, "bbox_regression": offsets}
 
     def network() -> None:
         with torch.inference_mode():
@@ -83,7 +82,7 @@ def theirs(layout: torch.memory_format) -> tuple[Callable[[], object], Callable[
 
     def after() -> object:
         with torch.inference_mode():
-            return model.postprocess_detections(said, anchors, [(SIZE, SIZE)])
+            return model.postprocess_detections(outputs, anchors, [(SIZE, SIZE)])
 
     return network, after, sum(weight.numel() for weight in model.parameters())
 

@@ -1,4 +1,4 @@
-"""Our exported files beside timm's and transformers' networks, exported by the same tools.
+"""Our exported files next to timm's and transformers' networks, exported by the same tools.
 
     pip install -e '.[bench,onnx,openvino,executorch,litert]'
     python benchmarks/exports.py [--variants mobilevit_xxs] [--runtimes onnx] [--rounds 60]

@@ -46,7 +46,7 @@ class Files:
     classes = ("photo",)
 
     def __init__(self, files: Sequence[bytes]) -> None:
-        """Keep them."""
+        """Hold the files' contents."""
         self.files, self.labels = files, [0] * len(files)
 
     def source(self, index: int) -> bytes:
@@ -54,7 +54,7 @@ class Files:
         return self.files[index]
 
     def name(self, index: int) -> str:
-        """Its number."""
+        """A name for messages."""
         return f"photo {index}"
 
 

@@ -2,11 +2,11 @@
 
     python benchmarks/sampler.py FOLDER [--size 128] [--batch 64] [--rounds N] [--decode exact]
 
-FOLDER has one folder per class, or train/ and val/. One process, one thread. Each step that any
-plan has, a size and its batch, is timed in every round once, in an order drawn anew: making its
-images, and learning from them. An epoch's time is the sum over its planned steps, the mean of
-twenty epochs; so chance in the sizes that are drawn does not tell for or against a plan. What
-learning takes is all that counts where decoding has cores of its own.
+FOLDER has one folder per class, or train/ and val/. One process, one thread. Every step of any
+schedule, a size and its batch, is timed once a round, in a new order: decoding its images, and the
+training step. The time of an epoch is the sum over its scheduled steps, as a mean of twenty epochs,
+so that the sizes that happen to be drawn do not matter. Where decoding has cores of its own, only
+the training steps count.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Cost(NamedTuple):
 
 
 def time_steps(
-    dataset: TrainingSet, kinds: list[tuple[int, int]], *, classes: int, rounds: int
+    dataset: TrainingSet, shapes: list[tuple[int, int]], *, classes: int, rounds: int
 ) -> list[dict[tuple[int, int], Cost]]:
-    """For each round the cost of each kind of step: (size, batch)."""
+    """For each round the cost of each step: (size, batch)."""
     network = build("mobilevit_xxs", num_classes=classes)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     found = []
-    order, draw, taken = list(kinds), random.Random(0), 0
+    order, draw, taken = list(shapes), random.Random(0), 0
     for _ in range(rounds + 1):
         draw.shuffle(order)
         costs = {}
@@ -122,10 +122,10 @@ def main() -> None:
         )
         for name, (sizes, rule) in plans.items()
     }
-    kinds = sorted(
+    shapes = sorted(
         {(size, plan.batch_size(size)) for plan in schedules.values() for size in plan.sizes}
     )
-    found = time_steps(dataset, kinds, classes=classes, rounds=options.rounds)
+    found = time_steps(dataset, shapes, classes=classes, rounds=options.rounds)
     times = {
         (name, decoding): [epoch_time(plan, costs, decoding=decoding) for costs in found]
         for name, plan in schedules.items()
@@ -141,8 +141,8 @@ def main() -> None:
     )
     for name, plan in schedules.items():
         steps = statistics.mean(len(plan.epoch(epoch)) for epoch in range(EPOCHS))
-        whole = statistics.median(times[name, True])
-        share = 1 - statistics.median(times[name, False]) / whole
+        total = statistics.median(times[name, True])
+        share = 1 - statistics.median(times[name, False]) / total
         ratios = [
             statistics.median(
                 a / b for a, b in zip(times[STANDARD, part], times[name, part], strict=True)
@@ -150,7 +150,7 @@ def main() -> None:
             for part in (True, False)
         ]
         print(
-            f"{name:22}{steps:12.1f}{whole:10.0f}{1e3 * whole / samples:12.2f}{share:10.1%}"
+            f"{name:22}{steps:12.1f}{total:10.0f}{1e3 * total / samples:12.2f}{share:10.1%}"
             f"{ratios[0]:8.2f}{ratios[1]:18.2f}"
         )
 

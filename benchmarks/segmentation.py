@@ -2,10 +2,9 @@
 
     python benchmarks/segmentation.py [--rounds N]
 
-512 px, one image at a time, VOC's 21 classes, logits at the image's size, one thread, float32,
-everything in one process; each round runs every contestant once, in an order drawn anew. Weights
-are random. Ours is in the form for inference: batch norm folded, channels-last; torchvision's as it
-comes, and channels-last.
+512 px, batch 1, VOC's 21 classes, logits at the image's size, one thread, float32, all in one
+process; each round runs every contestant once, in a new order. Weights are random. Ours is fused
+and channels-last, torchvision's unmodified and channels-last.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ def main() -> None:
         networks[name] = build(name, num_classes=21).eval()
     for name in THEIRS:
         make = getattr(segmentation, name)
-        plain = make(weights=None, weights_backbone=None, num_classes=21).eval()
-        networks[f"torchvision {name}"] = plain
-        last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+        network = make(weights=None, weights_backbone=None, num_classes=21).eval()
+        networks[f"torchvision {name}"] = network
+        last = copy.deepcopy(network).to(memory_format=torch.channels_last)
         networks[f"torchvision {name}, channels-last"] = last
     sizes = {
         name: sum(weight.numel() for weight in network.parameters())

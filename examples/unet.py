@@ -1,4 +1,4 @@
-"""A U-Net on a MobileViT: a small decoder that goes up the backbone's five maps again.
+"""A U-Net on a MobileViT: a small decoder over the backbone's five feature maps.
 
 python examples/unet.py            # new weights
 python examples/unet.py WEIGHTS    # a model folder, a checkpoint, a published name, a Hub id
@@ -25,8 +25,8 @@ class UNet(nn.Module):
         self.backbone = mobilevit.create_model(name, weights=weights, features_only=True)
         widths = [info.channels for info in self.backbone.feature_info]
         self.ups = nn.ModuleList(
-            Conv2dNormActivation(below + beside, beside, 3, activation_layer=nn.SiLU)
-            for below, beside in zip(widths[:0:-1], widths[-2::-1], strict=True)
+            Conv2dNormActivation(below + skip, skip, 3, activation_layer=nn.SiLU)
+            for below, skip in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
@@ -34,8 +34,8 @@ class UNet(nn.Module):
         """Map RGB images `[B, 3, H, W]` in [0, 1] to logits `[B, num_classes, H, W]`."""
         if self.backbone.config.preprocessing.channel_order == "bgr":  # as the weights of 2021
             images = images.flip(1)
-        *beside, x = self.backbone(images)
-        for up, skip in zip(self.ups, reversed(beside), strict=True):
+        *skips, x = self.backbone(images)
+        for up, skip in zip(self.ups, reversed(skips), strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear")
             x = up(torch.cat([x, skip], dim=1))
         return F.interpolate(self.head(x), size=images.shape[-2:], mode="bilinear")
