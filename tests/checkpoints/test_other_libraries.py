@@ -36,6 +36,8 @@ from mobilevit.models.registry import HEADS, VARIANTS, build
 from tests.checkpoints.networks import equal, randomized
 from tests.numerics import assert_close, assert_probabilities_close
 
+pytestmark = pytest.mark.slow
+
 SQUARES = [(256, 256), (224, 224), (160, 250)]
 
 

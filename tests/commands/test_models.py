@@ -18,6 +18,8 @@ from mobilevit.commands.models import (
 )
 from mobilevit.models.registry import VARIANTS, build
 
+pytestmark = pytest.mark.slow
+
 
 @functools.cache
 def summary(name: str, **options) -> ModelSummary:
