@@ -28,7 +28,7 @@ def test_from_layout_to_layout_and_back(folder, tmp_path, capsys):
         assert main(["convert", str(source), str(out), "--to", to, *options]) == 0
         source = out
     text = capsys.readouterr().out
-    assert "not in it: the names of its 2 classes" in text
+    assert "not stored: the names of its 2 classes" in text
     assert "reversed for bgr" in text and "reversed for rgb" in text
     before, after = mobilevit.load(folder), mobilevit.load(tmp_path / "again")
     assert after.config.classes == ("ant", "bee")
