@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -36,7 +36,9 @@ MIN_TO_SPLIT = 8
 """From so many images on, calibration and comparison use different ones."""
 
 
-def export(model: str | Path | Network, options: ExportOptions) -> ExportResult:
+def export(
+    model: str | Path | Network, options: ExportOptions | None = None, **fields: Any
+) -> ExportResult:
     """Write a model as one file for another runtime: pixels in, predictions out.
 
     Normalization, class names and the source of the weights are inside; the program that runs the
@@ -46,7 +48,8 @@ def export(model: str | Path | Network, options: ExportOptions) -> ExportResult:
 
     Args:
         model: whatever `load` reads; in Python also a network.
-        options: the file, and how to check it.
+        options: the file, and how to check it; or in Python
+        fields: of `ExportOptions`, such as `out`, that are set or differ.
 
     Returns:
         The file, its verification and its accuracy.
@@ -59,6 +62,7 @@ def export(model: str | Path | Network, options: ExportOptions) -> ExportResult:
         CheckpointError: the model cannot be read.
         DataError, ImageError: an image or the data cannot be read.
     """
+    options = ExportOptions(**fields) if options is None else replace(options, **fields)
     if is_file(model):
         raise ExportError(f"{model} is an exported file; export the model that it was made from")
     network, name = open_model(model, classes=options.classes, preprocessing=options.preprocessing)

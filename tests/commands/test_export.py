@@ -41,7 +41,7 @@ def test_both_are_evaluated(
     colours: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "colours.onnx"
-    exported = export(colours, ExportOptions(out=str(out), data=data(images)))
+    exported = export(colours, out=str(out), data=data(images))
     accuracy = exported.accuracy
     assert accuracy is not None and accuracy.measure == "top-1"
     assert accuracy.pytorch == mobilevit.evaluate(colours, data=data(images)).metrics.top1
