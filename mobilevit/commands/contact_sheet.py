@@ -36,14 +36,7 @@ def thumbnail_folder(file: Path) -> Path:
 
 
 def check_contact_sheet(file: Path) -> None:
-    """Check before all work that a page can be written here, and that nothing would be lost.
-
-    Args:
-        file: see `write_contact_sheet`.
-
-    Raises:
-        ValueError: it cannot, or the folder next to it has other files than thumbnails.
-    """
+    """Check before all work that a page can be written here, and that nothing would be lost."""
     if file.suffix not in (".html", ".htm"):
         raise ValueError(f"html is the name of a page, such as {file.stem or 'page'}.html: {file}")
     if file.is_dir():
@@ -67,17 +60,8 @@ def write_contact_sheet(
     """Write predictions as a page that is filtered by class, probability and file name.
 
     Thumbnails go into a folder next to it, `NAME_files`, with boxes and masks drawn on them; links
-    lead to the images themselves. An old page and its thumbnails are replaced.
-
-    Args:
-        file: the page, such as `sheet.html`.
-        predictions: of each image.
-        images: the same images, in the same order.
-        title: of the page.
-
-    Raises:
-        ValueError: see `check_contact_sheet`; or there are other images than predictions.
-        OSError: it cannot be written.
+    lead to the images themselves. An old page and its thumbnails are replaced. `images` are those
+    of the predictions, in the same order.
     """
     check_contact_sheet(file)
     if len(predictions) != len(images):
@@ -104,7 +88,7 @@ def write_contact_sheet(
 
 
 def _row(item: Prediction, index_of: dict[str, int], source: Any, beside: Path) -> dict[str, Any]:
-    """What the page knows of one image; `Item` in its script lists the fields."""
+    """The page's record of one image; `Item` in its script lists the fields."""
     row: dict[str, Any] = {"file": item.source, "scores": []}
     if link := _link(source, beside):
         row["link"] = link
@@ -142,7 +126,7 @@ def _write_thumbnail(images: ImageInputs, index: int, item: Prediction, path: Pa
 
 
 def _reduced(images: ImageInputs, index: int) -> Image.Image:
-    """An image, not much larger than a thumbnail where that is quicker."""
+    """An image, not much larger than a thumbnail if that is quicker."""
     source = images.sources[index]
     if isinstance(source, str | Path) and Path(source).is_file():
         return open_reduced(source, THUMBNAIL, THUMBNAIL)[0]

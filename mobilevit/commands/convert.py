@@ -23,7 +23,6 @@ class Conversion:
     """What the layout cannot store, and what was changed for it."""
 
     def __str__(self) -> str:
-        """A few lines."""
         lines = [f"{self.model} ({self.source}) as {self.to}: {self.out}"]
         return "\n".join([*lines, *(f"  not stored: {note}" for note in self.notes)])
 

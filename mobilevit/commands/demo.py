@@ -24,7 +24,7 @@ from mobilevit.training.train import train
 SIZE = 64
 """Side in pixels of the enlarged 8x8 digits."""
 VAL_EVERY = 5
-"""One in so many digits of each class is held out."""
+"""Of each class, one digit in this many is held out."""
 SHOWN = 10
 """Images to predict at the end, one of each class."""
 
@@ -38,7 +38,6 @@ class DemoResult:
     predictions: ClassificationPredictions
 
     def __str__(self) -> str:
-        """Metrics, predictions, and what to try next."""
         run = self.folder / "run"
         return (
             f"{self.evaluation}\n{self.predictions}\n\n"

@@ -1,4 +1,4 @@
-"""`mobilevit evaluate`: how good a model is on labelled images."""
+"""The command `mobilevit evaluate`: the accuracy of a model on labelled images."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_DROP = 1.0
 """Points of accuracy that quantization can cost, by default."""
 MIN_TO_SPLIT = 8
-"""From so many images on, calibration and comparison use different ones."""
+"""From this many images on, calibration and comparison use different ones."""
 
 
 def export(
@@ -161,7 +161,6 @@ def _evaluator(network: Network, options: ExportOptions) -> Evaluator | None:
 def _images(
     options: ExportOptions, evaluator: Evaluator | None
 ) -> tuple[list[Image.Image], list[Image.Image]]:
-    """Images to compare predictions on, and images to calibrate on."""
     if evaluator is not None and options.images is None:
         calibration = evaluator.calibration_images() if options.calibrates else []
         return evaluator.comparison_images(), calibration
@@ -172,7 +171,7 @@ def _images(
 def split_images(
     images: list[Image.Image],
 ) -> tuple[list[Image.Image], list[Image.Image]]:
-    """Images for comparison and images for calibration: different ones, if there are enough."""
+    """Images for comparison and for calibration: different ones, if there are enough."""
     if len(images) < MIN_TO_SPLIT:
         return images, images
     return images[::4], [image for index, image in enumerate(images) if index % 4]
@@ -183,7 +182,6 @@ def _max_drop(options: ExportOptions) -> float:
 
 
 def _check_drop(accuracy: Accuracy, options: ExportOptions) -> None:
-    """Raise DisagreementError if quantization costs too much accuracy."""
     max_drop = _max_drop(options)
     if accuracy.drop > max_drop:
         hint = (
@@ -196,7 +194,6 @@ def _check_drop(accuracy: Accuracy, options: ExportOptions) -> None:
 
 
 def _fp32_size(network: Network, spec: ExportSpec, backend: Backend) -> int:
-    """Bytes of the same file in fp32."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"fp32{backend.suffix}"
         backend.write(network, replace(spec, quantize=None, precision="fp32"), path)
@@ -239,11 +236,7 @@ def sample_images() -> list[Image.Image]:
 
 
 def read_images(names: Sequence[str]) -> list[Image.Image]:
-    """Read images by files, folders, patterns and URLs; a single string is one name.
-
-    Raises:
-        DataError, ImageError: one cannot be read.
-    """
+    """Read images by files, folders, patterns and URLs; a single string is one name."""
     names = [names] if isinstance(names, str) else names  # not its letters
     with tempfile.TemporaryDirectory() as downloads:
         images = ImageInputs(expand_inputs(names), Preprocessing(), Path(downloads))

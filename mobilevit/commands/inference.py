@@ -1,4 +1,4 @@
-"""What `predict` and `evaluate` share: their options, and the model they run."""
+"""The options and the model that `predict` and `evaluate` share."""
 
 from __future__ import annotations
 
@@ -58,13 +58,7 @@ def open_model(
     *,
     all_cores: bool = False,
 ) -> OpenModel:
-    """Open a network or an exported file, and see that it can follow the options.
-
-    Args:
-        model: whatever `load` reads, an exported file, or a network.
-        options: how it is opened.
-        outputs: how its outputs are postprocessed.
-        all_cores: whether to compute on all cores, since no other process decodes.
+    """Open a network or an exported file, and check that it supports the options.
 
     Raises:
         CheckpointError: the model cannot be read.

@@ -53,14 +53,14 @@ STAGES = {
 }
 """Rows of a summary -> the modules that each covers, in the order they run."""
 HEAD = "head"
-"""The last row: all that follows the backbone."""
+"""The last row: everything after the backbone."""
 FIGURES = ("parameters", "conv", "linear", "attention", "MACs", "peak")
 """Heads of the columns that `Cost.figures` fills."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a network, or a part of it, costs for one image."""
+    """The cost of a network, or of a part of it, for one image."""
 
     parameters: int
     convolution: int
@@ -72,7 +72,6 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """All multiply-accumulates."""
         return self.convolution + self.linear + self.attention
 
     def figures(self) -> tuple[str, ...]:
@@ -95,7 +94,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """What the transformer of a MobileViT block works on, in the papers' letters."""
+    """The tokens of a MobileViT block's transformer, in the papers' letters."""
 
     layers: int
     """L."""
@@ -141,11 +140,9 @@ class ModelSummary:
 
     @property
     def cost(self) -> Cost:
-        """The cost of the network."""
         return Cost.total(stage.cost for stage in self.stages)
 
     def __str__(self) -> str:
-        """Stages and total, the definitions, and how attention grows with the image."""
         rows: list[Sequence[str]] = []
         growth: list[Sequence[str]] = []
         for stage, double in zip(self.stages, self.doubled, strict=True):
@@ -188,7 +185,6 @@ class ModelTable:
     """By variant."""
 
     def __str__(self) -> str:
-        """One row for each variant, and the definitions."""
         rows = [(name, *cost.figures()) for name, cost in self.costs.items()]
         title = f"All variants at {self.size} x {self.size} px; MACs in millions, peak in MB"
         return _join(title, markdown(("model", *FIGURES), rows), MACS, PEAK)
@@ -201,7 +197,6 @@ class PublishedTable:
     entries: tuple[Published, ...]
 
     def __str__(self) -> str:
-        """One row for each, and how to use them."""
         known = list_models()
         rows = [
             (
@@ -288,7 +283,6 @@ def count_macs(network: nn.Module, size: int) -> int:
 def _measure_stages(
     name: str, size: int, *, num_classes: int | None, **options: Any
 ) -> tuple[Stage, ...]:
-    """All stages of one network, with `build`'s options, at one image size."""
     with torch.device("meta"):
         network: Any = build(name, num_classes=num_classes, **options).eval()
         backbone: Any = build(name, features_only=True, **options).eval()
@@ -334,7 +328,7 @@ def _count_products(*flops: Mapping[Any, int]) -> dict[str, int]:
 
 
 def _tokens(stage: nn.Module, shape: tuple[int, ...]) -> Tokens | None:
-    """What the stage's MobileViT block, if it has one, makes of a map `(C, H, W)`."""
+    """The tokens that the stage's MobileViT block, if it has one, makes of a map `(C, H, W)`."""
     for block in stage.children():
         if isinstance(block, MobileViTBlock | MobileViTv2Block):
             height, width = (round_up(side, block.patch) for side in shape[1:])
@@ -352,7 +346,6 @@ class ActivationMemory(TorchDispatchMode):
     """Entered together with inference mode, tracks the bytes of living tensors."""
 
     def __init__(self, alive: int) -> None:
-        """Start with `alive` bytes."""
         super().__init__()
         self.alive = alive
         self.peaks: dict[str, int] = {}
@@ -364,7 +357,6 @@ class ActivationMemory(TorchDispatchMode):
         self.peaks[stage] = self.alive
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator; storage that it returns and was not given is new."""
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.scaled_dot_product_attention.default and result.is_meta:
             # Real kernels lay their output out as the query, so that heads join without a copy.

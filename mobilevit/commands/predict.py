@@ -1,4 +1,4 @@
-"""`mobilevit predict`: what a model sees in images."""
+"""The command `mobilevit predict`: predictions for images."""
 
 from __future__ import annotations
 
@@ -57,11 +57,6 @@ class PredictOptions(ModelOptions):
     """Engine ray: images in a Parquet file; by default 32 to 1024, by the number of images."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that none of them would be ignored.
-
-        Raises:
-            ValueError: one is out of range, or has no meaning here.
-        """
         super().__post_init__()
         if self.engine == "ray" and (self.html is not None or self.format != "table"):
             raise BulkError("the engine ray writes only Parquet files: leave html and format out")
@@ -70,7 +65,6 @@ class PredictOptions(ModelOptions):
 
     @property
     def outputs(self) -> InferenceOptions:
-        """How outputs are postprocessed."""
         return InferenceOptions(top=self.top, score=self.score, postprocessing=self.postprocessing)
 
 
@@ -135,7 +129,6 @@ def predict(
 def _predicted(
     opened: OpenModel, images: ImageInputs, options: PredictOptions, *, few: bool
 ) -> list[Prediction]:
-    """Predictions for all images."""
     workers = options.workers
     if workers is None:
         workers = 0 if few else opened.workers
@@ -167,7 +160,7 @@ def _predicted(
 
 
 def _write(folder: Path, predictions: Predictions[Any], images: ImageInputs) -> None:
-    """Write the predictions' files, and each image as `NUMBER-NAME.jpg` with what is drawn."""
+    """Write the predictions' files, and each image as `NUMBER-NAME.jpg` with its prediction."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in predictions.files().items():
         write_file(folder / name, text + "\n")

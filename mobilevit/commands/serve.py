@@ -112,11 +112,6 @@ class PageServer(ThreadingHTTPServer):
         certificate: str | None = None,
         key: str | None = None,
     ) -> None:
-        """Take the address; see `serve`.
-
-        Raises:
-            OSError: the address cannot be used, or the certificate cannot be read.
-        """
         context = None if certificate is None else _ssl_context(certificate, key)
         self.scheme = "http" if context is None else "https"
         if ":" in host:
@@ -135,7 +130,6 @@ class PageServer(ThreadingHTTPServer):
             )
 
     def serve_folder(self, folder: Path) -> None:
-        """Set the folder."""
         self.RequestHandlerClass = partial(PageHandler, directory=str(folder))
 
     @property
@@ -155,7 +149,7 @@ class PageHandler(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 60
-    # Not from the system's table, in which these can be wrong: with nosniff, a script of another
+    # The system's table can be wrong about these, and with nosniff a script of another
     # type does not run.
     extensions_map = {  # noqa: RUF012
         ".css": "text/css; charset=utf-8",
@@ -170,13 +164,11 @@ class PageHandler(SimpleHTTPRequestHandler):
     }
 
     def end_headers(self) -> None:
-        """Add the headers."""
         for name, value in HEADERS.items():
             self.send_header(name, value)
         super().end_headers()
 
     def list_directory(self, path: Any) -> None:
-        """Refuse to list a folder."""
         self.send_error(404, "File not found")
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -57,7 +57,6 @@ class ShardResult:
     """How to train on them."""
 
     def __str__(self) -> str:
-        """A table of the splits, and how to train on them."""
         rows = table("split", "shards", "images", "MB")
         for name, split in self.index.splits.items():
             size = sum(shard.size for shard in split.shards) / 1e6

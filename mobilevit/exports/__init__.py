@@ -1,5 +1,5 @@
-"""Networks as files for other runtimes.
+"""Export of networks to files for other runtimes.
 
-`rewrite` makes the inference graph, `wrap` the module that a file holds, `backends` has a module a
-format, which writes files and runs them, and `verify` compares a file with PyTorch.
+`rewrite` builds the inference graph, `wrap` the module that a file holds, `backends` writes and
+opens the files of each format, and `verify` compares a file with PyTorch.
 """

@@ -1,4 +1,4 @@
-"""How accurate a network and the files made from it are, on the same labelled images."""
+"""The accuracy of a network, and of files made from it, on the same labelled images."""
 
 from __future__ import annotations
 
@@ -35,17 +35,16 @@ from mobilevit.utils.devices import available_cores, split_cores, use_threads
 log = logging.getLogger(__name__)
 
 LIMIT = 500
-"""Images to evaluate on, by default."""
+"""Largest number of images to evaluate on, by default."""
 CALIBRATION = 128
-"""Images for calibration."""
 COMPARED = 32
-"""Images on which a file's outputs are compared with PyTorch's."""
+"""Images on which outputs are compared with PyTorch's."""
 BATCH = 16
-"""Images at a time in evaluation; fewer in segmentation."""
+"""Images in a batch; segmentation takes fewer."""
 
 
 class Evaluator:
-    """A network, and the labelled images that it and files made from it are evaluated on."""
+    """A network, and the labelled images that it and its files are evaluated on."""
 
     def __init__(
         self,
@@ -58,17 +57,7 @@ class Evaluator:
     ) -> None:
         """Find the images: those that `evaluate` takes, at most `limit`, evenly spaced.
 
-        Args:
-            network: in evaluation mode.
-            data: the images.
-            dynamic: of the file, which decides whether images keep their aspect ratio.
-            limit: the largest number of images.
-            calibrate: whether calibration images are needed too.
-
-        Raises:
-            DataError: the images cannot be used; the message names which and why.
-            ExportError: there are too few.
-            ValueError: the network's classes are not known, or an option is not for its task.
+        `dynamic`, of the file, decides whether images keep their aspect ratio.
         """
         self.network, self.config, self.data = network, network.config, data
         self.preprocessing = file_preprocessing(self.config.preprocessing, dynamic)
@@ -90,34 +79,21 @@ class Evaluator:
             )
         self.samples = self.task.subset(samples, indices)
         self.threads, _ = split_cores(available_cores(), on_gpu=False)
-        # By default none: converters leave threads behind (jax's, of litert-torch), and a process
-        # that is forked with such threads can hang.
+        # None by default: converters leave threads behind (litert-torch: those of jax), and a
+        # process that is forked with such threads can hang.
         self.workers = data.workers or 0
 
     def comparison_images(self) -> list[Image.Image]:
-        """A few of the evaluated images, reduced in size.
-
-        Raises:
-            ImageError: one cannot be read.
-        """
+        """A few of the evaluated images, reduced in size."""
         indices = spread(range(len(self.samples)), COMPARED)
         return [self._image(self.samples, index) for index in indices]
 
     def calibration_images(self) -> list[Image.Image]:
-        """Images for calibration, none of which is evaluated.
-
-        Raises:
-            ImageError: one cannot be read.
-        """
+        """Images for calibration, none of which is evaluated."""
         return [self._image(self._calibration, index) for index in self._calibration_indices]
 
     def accuracy(self, path: Path, backend: Backend) -> Accuracy:
-        """Evaluate a file; the network is evaluated once.
-
-        Raises:
-            ExportError: the file cannot be run.
-            ImageError: an image cannot be read.
-        """
+        """Evaluate a file; the network is evaluated once for all files."""
         file = FileNetwork(open_exported(path, backend, threads=self.threads))
         pytorch, own_shape = self._pytorch
         return Accuracy(
@@ -131,7 +107,7 @@ class Evaluator:
 
     @cached_property
     def _pytorch(self) -> tuple[float, float | None]:
-        """The network's metric with the file's preprocessing; with its own where that differs."""
+        """The metric with the file's preprocessing, and with the network's own if that differs."""
         fused = fuse(self.network)
         own = self.config.preprocessing
         own_shape = None if own == self.preprocessing else self._metric(fused, own)
@@ -139,11 +115,6 @@ class Evaluator:
         return self._metric(fused, self.preprocessing), own_shape
 
     def _metric(self, network: AnyNetwork, preprocessing: Preprocessing) -> float:
-        """The task's main metric, in [0, 1].
-
-        Raises:
-            ExportError: it is undefined, such as where no image has a box.
-        """
         with use_threads(self.threads):
             metrics = evaluate_model(
                 network,
@@ -162,7 +133,7 @@ class Evaluator:
         return value
 
     def _image(self, samples: Any, index: int) -> Image.Image:
-        """An image, reduced as far as its preprocessing gives the same result."""
+        """Open an image, and reduce it as far as its preprocessing gives the same result."""
         image = open_image(samples.source(index))
         if self.preprocessing.resize_mode != "crop":
             return frame_image(image, self.preprocessing)
@@ -189,9 +160,6 @@ def _disjoint(
 
     Returns:
         Indices of `samples` to evaluate on, samples to calibrate on, and indices of those.
-
-    Raises:
-        ExportError: there are not enough for both.
     """
     names = {samples.name(index) for index in indices}
     free = [index for index in range(len(training)) if training.name(index) not in names]
@@ -214,7 +182,6 @@ class Found:
     accuracy: Accuracy
     float_layers: frozenset[str]
     trials: tuple[Trial, ...] = ()
-    """All that were tried to find it."""
 
 
 def smallest_accurate(
@@ -228,12 +195,6 @@ def smallest_accurate(
         spec: the kind of file; its quantization is int8.
         folder: an empty folder for the files that are tried.
         max_drop: the largest loss, in points of accuracy.
-
-    Returns:
-        The file.
-
-    Raises:
-        ExportError: no such file can be written, or even one all in float loses more.
     """
     network, quantize = evaluator.network, spec.quantize
     assert quantize is not None

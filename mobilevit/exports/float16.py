@@ -1,4 +1,4 @@
-"""Half precision, but for the few parts that float16 would spoil."""
+"""Conversion to half precision, except for the few parts that float16 would spoil."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from mobilevit.models.layers import InvertedResidual
 
 
 class CastTo(nn.Module):
-    """A part of a network that computes in its own precision."""
+    """A part of a network that computes in a precision of its own."""
 
     def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.part, self.dtype = part.to(dtype), dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the part in its precision."""
         return self.part(x.to(self.dtype))
 
 
 def halve(graph: nn.Module) -> None:
-    """Convert an inference graph to float16, but for a few convolutions with few weights.
+    """Convert an inference graph to float16, except for a few convolutions with few weights.
 
     The stem and the inverted residuals ahead of the first transformer stay in float32, and so do
-    the depthwise and the last convolution of the others. Their channels are nearly constant, and
-    large biases cancel what those constants add up to; float16 rounds both, and the difference
+    the depthwise and the last convolution of the later ones. Their channels are nearly constant,
+    and large biases cancel the sum of those constants: float16 rounds both, and the difference
     remains. That is most of the error of an all-float16 network.
     """
     for name, part in graph.named_children():

@@ -63,12 +63,6 @@ class ExportOptions(Options):
     without it the error names the version."""
 
     def __post_init__(self) -> None:
-        """Refuse options that contradict each other or would be ignored.
-
-        Raises:
-            ValueError: an option out of its range.
-            ExportError: such options.
-        """
         super().__post_init__()
         backend, modes = self.backend, self.backend.quantize_modes
         auto = ("auto",) if "int8" in modes else ()
@@ -92,11 +86,7 @@ class ExportOptions(Options):
 
     @cached_property
     def backend(self) -> Backend:
-        """The format, by `format` or the suffix of `out`.
-
-        Raises:
-            ExportError: neither gives one, or they contradict each other.
-        """
+        """The format, by `format` or the suffix of `out`."""
         backend = backend_of(self.out)
         if self.format is not None and not BACKENDS[self.format].by_suffix:
             backend = BACKENDS[self.format]
@@ -109,11 +99,10 @@ class ExportOptions(Options):
 
     @property
     def calibrates(self) -> bool:
-        """Whether activation ranges are measured; other modes round the weights only."""
+        """Whether activation ranges are measured; other modes quantize the weights only."""
         return self.quantize in ("int8", "auto")
 
     def spec(self, calibration: Sequence[Image.Image]) -> ExportSpec:
-        """The kind of file to write."""
         quantize = None
         if self.quantize is not None:
             mode = "int8" if self.quantize == "auto" else self.quantize

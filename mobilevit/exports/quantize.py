@@ -1,10 +1,10 @@
-"""Int8: channels of similar range, the layers that suffer from it, and how few can stay in float.
+"""Int8: equalize channel ranges, rank layers by their error, and keep the fewest in float.
 
 An inverted residual widens its map, and a few of the wide channels reach a hundred times as far as
-the others: one range for all of them leaves the others a handful of steps. But what lies between
-the two convolutions works on single channels, and so does the second one. Each channel can be
-divided by its own number ahead of it and multiplied by that number in the second's weights, which
-have a range per channel anyway.
+the others: one range for all channels leaves most of them a handful of steps. What lies between
+the block's two 1x1 convolutions works on single channels. So each channel is divided by its own
+scale after the first convolution, and the depthwise weights, which have a range per channel anyway,
+are multiplied by it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 SILU_DEPTH = 3.0
 """How far below zero a channel's values count ahead of SiLU, which maps lower ones to almost 0."""
 EQUALIZED_RANGE = (-2.0, 1.0)
-"""Of an equalized channel ahead of SiLU; lower values make no difference behind it."""
+"""Of an equalized channel ahead of SiLU; lower values make no difference after it."""
 RANKING_IMAGES = 16
-"""Calibration images, at most, that layers are ranked on."""
+"""Most calibration images that layers are ranked on."""
 
 Range = tuple[Tensor, Tensor]
 
 
 class EqualizedConv(nn.Module):
-    """A convolution and SiLU, each channel of the result divided by its own number."""
+    """A convolution and SiLU, with each output channel divided by its own scale."""
 
     scale: Tensor
 
     def __init__(self, trained: ConvNormAct, scale: Tensor) -> None:
-        """Take over a fused convolution; `scale` is the divisors `[C]`."""
+        """Take over a fused convolution; `scale` holds the divisors, `[C]`."""
         super().__init__()
         self.conv = trained.conv
         assert isinstance(self.conv, nn.Conv2d) and self.conv.bias is not None
@@ -64,11 +64,7 @@ def quantizable_layers(module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def layers_to_quantize(prepared: PreparedModel) -> frozenset[str]:
-    """Names of all quantizable layers but `Quantization.float_layers`.
-
-    Raises:
-        ExportError: one of `float_layers` does not exist, or the network computes in float16.
-    """
+    """Names of all quantizable layers except `Quantization.float_layers`, which must exist."""
     quantize, layers = prepared.spec.quantize, frozenset(quantizable_layers(prepared.module))
     assert quantize is not None
     _refuse_float16(prepared)
@@ -87,16 +83,9 @@ def _refuse_float16(prepared: PreparedModel) -> None:
 
 
 def equalize_channels(prepared: PreparedModel) -> PreparedModel:
-    """Equalize the channel ranges of a network that is to be quantized; the original is unchanged.
+    """Copy a float32 network with equalized channel ranges; an equalized one is returned as it is.
 
-    The outputs are the same within float rounding, and layers keep their names. An equalized
-    network is returned as it is.
-
-    Args:
-        prepared: a float32 network, with calibration images.
-
-    Raises:
-        ExportError: there are no images, or the network computes in float16.
+    The outputs are the same within float rounding, and layers keep their names.
     """
     _refuse_float16(prepared)
     if any(isinstance(module, EqualizedConv) for module in prepared.module.modules()):
@@ -124,7 +113,7 @@ def equalize_channels(prepared: PreparedModel) -> PreparedModel:
         for image in prepared.calibration():
             module(image)
     for name, block in blocks.items():
-        # A whole number of steps, up to 255: the scales of a block share one 8-bit range.
+        # Multiples of a step, up to 255: the scales of a block share one 8-bit range.
         step = reaches[name].max().clamp(min=1e-3) / 255
         scale = (reaches[name] / step).ceil().clamp(min=1).clone() * step
         block.expand = EqualizedConv(block.expand, scale)  # type: ignore[assignment]
@@ -134,20 +123,11 @@ def equalize_channels(prepared: PreparedModel) -> PreparedModel:
 
 
 def rank_layers(prepared: PreparedModel) -> list[str]:
-    """Order the layers by the error of the outputs if only that layer is in int8.
+    """Order the layers by the error of the outputs if only that layer is in int8, largest first.
 
     As in a quantized file, a layer's weights have a range per output channel, its input and output
     one range each, observed on the calibration images. A layer's error is the mean square of the
     change in the logits (and in a detector's offsets), as a share of their variance.
-
-    Args:
-        prepared: the network, in float32.
-
-    Returns:
-        Names in `prepared.module.named_modules()`, the largest error first.
-
-    Raises:
-        ExportError: there are no images, or the network computes in float16.
     """
     _refuse_float16(prepared)
     images = prepared.calibration()
@@ -178,7 +158,6 @@ def _logits(module: nn.Module, image: Tensor) -> list[Tensor]:
 def _observe_ranges(
     module: nn.Module, layers: dict[str, nn.Conv2d | nn.Linear], images: Sequence[Tensor]
 ) -> dict[str, tuple[Range, Range]]:
-    """The ranges of each layer's input and output."""
     ranges: dict[str, tuple[Range, Range]] = {}
     zero = torch.tensor(0.0)
 
@@ -230,12 +209,11 @@ def _relative_error(expected: Sequence[list[Tensor]], found: Sequence[list[Tenso
 
 @dataclass(frozen=True)
 class Trial:
-    """A file that was tried."""
+    """A quantized file that was tried."""
 
     float_layers: int
-    """Number of layers in float."""
     drop: float
-    """Its loss of accuracy."""
+    """In points of accuracy."""
 
     def __str__(self) -> str:
         return f"{self.float_layers} in float: drop {self.drop:.3g}"
@@ -252,14 +230,11 @@ def fewest_float_layers(
 
     Args:
         ranked: names of layers, the worst first.
-        drop: writes a file with these layers in float, and returns how much it loses.
+        drop: writes a file with these layers in float, and returns its loss.
         max_drop: the largest loss, in the unit of `drop`.
 
     Returns:
         The layers, and all that was tried, in that order.
-
-    Raises:
-        ExportError: even with all layers in float too much is lost.
     """
     trials: list[Trial] = []
 

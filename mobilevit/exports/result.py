@@ -11,9 +11,8 @@ from mobilevit.exports.spec import Precision
 from mobilevit.exports.verify import Verification
 
 WEIGHTS = "weights "
-"""Prefix of keys of `FileSummary.types` that count weights, not operations."""
+"""Prefix of the keys of `FileSummary.types` that count weights, not operations."""
 MAX_NAMES = 8
-"""Layers that are listed by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +25,8 @@ class Accuracy:
     """In [0, 1]."""
     file: float
     images: int
-    """Number of images evaluated."""
     available: int
-    """Number of images there are."""
+    """Number of images in the data, of which `images` are evaluated."""
     own_shape: float | None = None
     """PyTorch's metric on images in their own aspect ratio, where the file takes squares."""
 
@@ -57,23 +55,19 @@ class ExportResult:
     """Where the weights come from."""
     precision: Precision
     quantize: str | None = None
-    """Mode of quantization, such as `int8`."""
     size: int
     """Bytes."""
     fp32_size: int | None = None
     """Bytes of the same file in fp32; None where this one is not quantized."""
     summary: FileSummary
-    """Inputs, outputs and operations."""
     runtime: str
-    """Its runtime, such as `onnxruntime 1.32.0`."""
     seconds: float
-    """Time to write it (or to search), without the verification."""
+    """Time to write it (or to search), without verification."""
     verification: Verification
     accuracy: Accuracy | None = None
-    """On labelled images, where they were given."""
     float_layers: tuple[str, ...] = ()
     trials: tuple[Trial, ...] = ()
-    """The files that were tried to find these layers."""
+    """The files that were tried to find `float_layers`."""
     notes: tuple[str, ...] = ()
     """Differences from `predict`, and missing information."""
 

@@ -1,14 +1,14 @@
 """The inference graph of a network: the trained weights in operations that every runtime has.
 
-Compared with what `fuse` returns, the outputs are the same within float rounding, and
+The outputs are those of `fuse` within float rounding. The differences are:
 
 * no tensor has more than four axes: patches are cut and joined by moving rows, then pixels;
-* attention is written out, its scale folded into the query weights;
-* tokens are the rows of matrices, so that each linear layer is one matrix product with its bias;
+* attention is written out, with its scale folded into the query weights;
+* tokens are the rows of matrices, so each linear layer is one matrix product with a bias;
 * v2's norms have no scale and shift: these are folded into the next layer;
-* nothing depends on the batch size, nor on the image size where that is dynamic.
+* nothing depends on the batch size, nor on the image size if that is dynamic.
 
-`REWRITES` maps each type of head and block to its rewrite; a type that is not in it is an error.
+`REWRITES` maps each type of head and block to its rewrite; any other type is an error.
 """
 
 from __future__ import annotations
@@ -50,17 +50,10 @@ from mobilevit.models.ssdlite import RawDetections, SSDLite
 
 
 def inference_graph(model: Network, *, dynamic_size: bool = False) -> nn.Module:
-    """Copy a network for export: fused, in operations that every runtime has.
+    """Copy a network, not fused, for export; the outputs are those of `fuse(model)`.
 
-    The outputs are those of `fuse(model)` within float rounding; the original is unchanged.
-
-    Args:
-        model: a network of `create_model` or `load`, not fused.
-        dynamic_size: whether the graph takes images of any size. If not, maps that need no
-            resizing are not resized.
-
-    Raises:
-        ExportError: the network has a head or block without a rewrite.
+    Unless `dynamic_size`, the graph takes images of one size, and maps that need no resizing are
+    not resized.
     """
     graph = rewrite(fuse(model), dynamic_size)
     graph.to(memory_format=torch.contiguous_format)
@@ -68,11 +61,7 @@ def inference_graph(model: Network, *, dynamic_size: bool = False) -> nn.Module:
 
 
 def rewrite(module: nn.Module, dynamic_size: bool) -> nn.Module:
-    """Rewrite a fused head or block by its type; it may be changed.
-
-    Raises:
-        ExportError: its type is not in `REWRITES`.
-    """
+    """Rewrite a fused head or block, which may be changed, by its type."""
     rewriter = REWRITES.get(type(module))
     if rewriter is None:
         raise ExportError(
@@ -153,7 +142,7 @@ class TokenNorm(nn.LayerNorm):
         self.weight, self.bias = trained.weight, trained.bias
 
     def forward(self, x: Tensor, samples: int = 1) -> Tensor:
-        """`[M, d]` -> `[M, d]`; `samples` is for `BareSampleNorm`, which stands in its place."""
+        """`[M, d]` -> `[M, d]`; `samples` is there for the signature of `BareSampleNorm`."""
         return super().forward(x)
 
 
@@ -173,7 +162,7 @@ class BareSampleNorm(nn.Module):
 
 
 def row_norm(trained: nn.Module, following: Any) -> TokenNorm | BareSampleNorm:
-    """A norm over rows; what it leaves out is folded into the next layer."""
+    """A norm over rows; the scale and shift it lacks are folded into the next layer."""
     if isinstance(trained, SampleNorm):
         absorb(trained, following)
         return BareSampleNorm(trained)
@@ -216,7 +205,7 @@ def as_linear(conv: nn.Conv2d) -> nn.Linear:
 
 
 class Block(nn.Module):
-    """`MobileViTBlock`; both 1x1 convolutions work on rows, where the map has fewer channels."""
+    """`MobileViTBlock` with both 1x1 convolutions on rows, where the map has fewer channels."""
 
     def __init__(self, trained: MobileViTBlock, dynamic_size: bool) -> None:
         super().__init__()
@@ -253,14 +242,14 @@ class Block(nn.Module):
         y = y.reshape(patch, -1, wide * channels).transpose(0, 1)  # [B * h, p, w * p * C]
         y = y.reshape(-1, tall, wide, channels).permute(0, 3, 1, 2)  # [B, C, H, W]
         y = self.resize(y, height, width)
-        # Behind the resize, as in the network: an activation does not commute with it.
+        # After the resize, as in the network: an activation does not commute with it.
         if self.act is not None and resized:
             y = self.act(y)
         return y if self.fusion is None else self.fusion(torch.cat((x, y), dim=1))
 
 
 class Blockv2(nn.Module):
-    """`MobileViTv2Block`; norms and transformer layers work on rows."""
+    """`MobileViTv2Block` with norms and transformer layers on rows."""
 
     def __init__(self, trained: MobileViTv2Block, dynamic_size: bool) -> None:
         super().__init__()
@@ -272,7 +261,7 @@ class Blockv2(nn.Module):
         self.norm: nn.Module = row_norm(trained.norm, self.global_project)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` -> `[B, C, H', W']`, both sides rounded up to whole patches."""
+        """`[B, C, H, W]` -> `[B, C, H', W']`, both sides rounded up to full patches."""
         patch = self.patch
         height, width = round_up(x.shape[2], patch), round_up(x.shape[3], patch)
         y = self.local_project(self.local_conv(self.resize(x, height, width)))
@@ -303,7 +292,7 @@ class Stages(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Map images `[B, 3, H, W]` to the maps of `out_indices`."""
+        """`[B, 3, H, W]` -> the maps of `out_indices`."""
         x = self.stem(images)
         maps = []
         for index, stage in enumerate(self.stages):
@@ -322,7 +311,7 @@ class ClassifierGraph(nn.Module):
         self.expand, self.head = trained.expand, trained.head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `[B, 3, H, W]` to logits `[B, K]`."""
+        """`[B, 3, H, W]` -> logits `[B, K]`."""
         return self.head(self.expand(self.backbone(images)[-1]).mean(dim=(2, 3)))
 
 
@@ -336,7 +325,7 @@ class DetectorGraph(nn.Module):
         self.num_classes = trained.num_classes
 
     def forward(self, images: Tensor) -> RawDetections:
-        """Map images `[B, 3, H, W]` to logits and offsets of each anchor."""
+        """`[B, 3, H, W]` -> logits and offsets of each anchor."""
         maps = list(self.backbone(images))
         for layer in self.extra:
             maps.append(layer(maps[-1]))
@@ -362,16 +351,16 @@ class SegmenterGraph(nn.Module):
         self.resize = Resize(trained.align_corners, dynamic_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `[B, 3, H, W]` to logits `[B, K, H, W]`."""
+        """`[B, 3, H, W]` -> logits `[B, K, H, W]`."""
         logits = self.predict(self.context(self.backbone(images)[-1]))
         return self.resize(logits, images.shape[2], images.shape[3])
 
 
 class AtrousGraph(nn.Module):
-    """`AtrousPyramid` whose mean of the map is projected by itself, and then added.
+    """`AtrousPyramid` that projects the mean of the map separately and adds it.
 
-    The product with the concatenated maps is split in two: a fifth fewer multiplications, and the
-    mean need not be expanded to the size of the map.
+    Splitting the product with the concatenated maps in two saves a fifth of the multiplications,
+    and the mean need not be expanded to the size of the map.
     """
 
     def __init__(self, trained: AtrousPyramid) -> None:
@@ -427,14 +416,10 @@ def stem_conv(graph: nn.Module) -> nn.Conv2d:
 
 @torch.no_grad()
 def replace_layer_norms(graph: nn.Module, replacement: Callable[[nn.LayerNorm], nn.Module]) -> None:
-    """Replace v1's layer norms by ones that only divide by the root mean square.
+    """Replace v1's layer norms, in place, by ones that only divide by the root mean square.
 
-    The mean of a token's values reaches nothing but norms, which subtract it: here the layers that
-    write to the tokens leave it out instead. Scale and shift are folded into the next layer.
-
-    Args:
-        graph: an inference graph, which is changed.
-        replacement: makes the new norm.
+    The mean of a token's values reaches only norms, which subtract it: instead, the layers that
+    write to the tokens leave it out. Scale and shift are folded into the next layer.
     """
     for block in graph.modules():
         if not isinstance(block, Block):
@@ -455,7 +440,6 @@ def replace_layer_norms(graph: nn.Module, replacement: Callable[[nn.LayerNorm], 
 
 
 def _subtract_mean(layer: nn.Linear) -> None:
-    """Make a layer's outputs have zero mean."""
     weight = layer.weight.double()
     layer.weight.copy_(weight - weight.mean(dim=0))
     if layer.bias is not None:

@@ -1,4 +1,4 @@
-"""Exported files in the place of networks: commands that take a network take a file as well."""
+"""Exported files in place of networks, for the commands that take either."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PixelPreprocessing(Preprocessing):
 class FileNetwork:
     """An exported file that is called like a network.
 
-    Its `config.preprocessing` makes its inputs: `[3, H, W]`, uint8, or of a raw file float32.
+    Its `config.preprocessing` makes its inputs, `[3, H, W]` in uint8 (float32 for a raw file), and
     `Task.postprocess` takes its outputs.
     """
 
@@ -54,7 +54,7 @@ class FileNetwork:
                 setattr(self, name, getattr(model, name))
 
     def __call__(self, images: Tensor, /) -> Any:
-        """Run `[B, 3, H, W]`; a file that takes one image at a time is run for each."""
+        """Run `[B, 3, H, W]`, image by image unless the file's batch is dynamic."""
         images = images if self.metadata.raw else images.permute(0, 2, 3, 1)
         batch = images.contiguous().numpy()
         step = len(batch) if self.metadata.dynamic == "batch" else 1
@@ -63,21 +63,13 @@ class FileNetwork:
         return self._task.network_outputs(joined, self.metadata.raw)
 
     def refuse_options(self, options: InferenceOptions) -> None:
-        """Check that the file can follow these options.
-
-        Raises:
-            ExportError: it cannot.
-        """
+        """Raise ExportError if the file does not support these options."""
         refused = get_task(self.config.task).refused_by_files(options)
         if refused is not None and not self.metadata.raw:
             raise ExportError(refused)
 
     def refuse_sizes(self, sizes: Sequence[int]) -> None:
-        """Check that the file takes images of these sizes (crops, in pixels).
-
-        Raises:
-            ExportError: it does not.
-        """
+        """Raise ExportError if the file does not take images of these sizes (crops, in pixels)."""
         own = self.config.preprocessing.crop
         if self.metadata.dynamic != "size" and any(size != own for size in sizes):
             raise ExportError(
@@ -96,12 +88,7 @@ def is_file(model: object) -> bool:
 
 
 def device_of(model: object, device: str) -> torch.device:
-    """The device that a model computes on; for exported files it is the CPU.
-
-    Raises:
-        ExportError: another device is given for a file.
-        ValueError: see `compute_device`.
-    """
+    """The device that a model computes on; exported files run on the CPU only."""
     if is_file(model):
         if device not in ("auto", "cpu"):
             raise ExportError(f"{model} runs on the CPU; device cannot be {device!r}")
@@ -117,21 +104,14 @@ def for_inference(
     device: torch.device,
     threads: int,
 ) -> tuple[AnyNetwork, str]:
-    """Load a network for inference, or open an exported file.
+    """Load a network for inference, or open an exported file; returns its name for messages too.
 
     Args:
-        model: whatever `load` reads, an exported file, or a network, which is left unchanged.
-        classes: names in the order of the outputs, where the file has none.
-        preprocessing: fields of the preprocessing to override; none of an exported file.
+        model: anything that `load` reads, an exported file, or a network, which is left unchanged.
+        classes: names in the order of the outputs, if the model has none.
+        preprocessing: fields of the preprocessing to override; an exported file takes none.
         device: from `device_of`.
         threads: for an exported file.
-
-    Returns:
-        It, and its name for messages.
-
-    Raises:
-        ExportError: a file cannot be opened, or an option contradicts what is inside it.
-        CheckpointError, ValueError: see `opened`.
     """
     if not is_file(model):
         network, name = open_model(model, classes=classes, preprocessing=preprocessing)

@@ -58,11 +58,6 @@ class ExportSpec:
     quantize: Quantization | None = None
 
     def __post_init__(self) -> None:
-        """Refuse unknown values.
-
-        Raises:
-            ExportError: an unknown value.
-        """
         if self.dynamic not in (None, "batch", "size") or self.precision not in ("fp32", "fp16"):
             raise ExportError(
                 "dynamic must be batch, size or None, precision fp32 or fp16, not "
@@ -75,8 +70,8 @@ class FileMetadata:
     """All that is needed to feed a file and to read its outputs; stored inside it."""
 
     config: ModelConfig
-    """Of the network. Images are resized and cropped outside the file, by its preprocessing;
-    pixel values are normalized inside, unless the file is raw."""
+    """Of the network. Its preprocessing resizes and crops images outside the file; pixel values are
+    normalized inside, unless the file is raw."""
     weights: str
     """Digest of the network's weights; see `mobilevit.checkpoints.folder.digest`."""
     raw: bool = False
@@ -84,7 +79,6 @@ class FileMetadata:
     precision: Precision = "fp32"
     """Of the layers that are not quantized."""
     quantize: str | None = None
-    """Mode of quantization."""
 
     @property
     def values(self) -> str:
@@ -99,7 +93,7 @@ class FileMetadata:
     def to_strings(self) -> dict[str, str]:
         """Strings by key, as every format stores them; structured values are JSON.
 
-        `config` and `format` are read back; the others are for people and other programs.
+        Only `config` and `format` are read back; the others are for people and other programs.
         """
         config = self.config
         format_fields = {
@@ -124,11 +118,7 @@ class FileMetadata:
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str], *, file: str | Path) -> FileMetadata:
-        """The inverse of `to_strings`.
-
-        Raises:
-            ExportError: the file was not written by this library.
-        """
+        """The inverse of `to_strings`; ExportError if the file was not written by this library."""
         try:
             config, weights = config_from_json(strings["config"], file=str(file))
             format_fields: dict[str, Any] = json.loads(strings["format"])
@@ -141,10 +131,6 @@ class FileMetadata:
 
 
 def file_preprocessing(preprocessing: Preprocessing, dynamic: Dynamic | None) -> Preprocessing:
-    """The preprocessing of images ahead of a file.
-
-    A file of fixed size takes squares: where the network takes images in their own aspect ratio,
-    they are stretched.
-    """
+    """The preprocessing for a file: one of fixed size takes squares, so images may be stretched."""
     stretch = preprocessing.resize_mode == "shortest_edge" and dynamic != "size"
     return replace(preprocessing, resize_mode="stretch") if stretch else preprocessing

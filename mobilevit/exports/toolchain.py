@@ -1,4 +1,4 @@
-"""The packages of other formats: whether they are installed, and their output."""
+"""Imports of the formats' packages, and control of what they print."""
 
 from __future__ import annotations
 
@@ -28,11 +28,7 @@ NOISY = (
 
 
 def require(*packages: str, extra: str) -> None:
-    """Import a format's packages.
-
-    Raises:
-        MissingExtraError: one is not installed; the message gives the command that installs it.
-    """
+    """Import a format's packages; MissingExtraError gives the command that installs them."""
     for package in packages:
         try:
             with quiet():
@@ -46,7 +42,7 @@ def require(*packages: str, extra: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress warnings, and the log messages of `NOISY` below errors."""
+    """Suppress warnings, and log messages of `NOISY` below errors."""
     loggers = [logging.getLogger(name) for name in NOISY]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -62,11 +58,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def capture_stderr() -> Iterator[Callable[[], str]]:
-    """Redirect standard error, that of C++ libraries included.
-
-    Yields:
-        A function that returns what was written so far, as one line.
-    """
+    """Redirect standard error, also of C++ libraries; yields a function that returns its text."""
     sys.stderr.flush()
     screen = os.dup(2)
     with tempfile.TemporaryFile() as file, os.fdopen(os.dup(file.fileno()), "w") as text:
@@ -78,7 +70,7 @@ def capture_stderr() -> Iterator[Callable[[], str]]:
             return " ".join(file.read().decode(errors="replace").split())
 
         try:
-            # In notebooks and tests Python's stream is not file descriptor 2.
+            # In notebooks and tests, Python's stream is not file descriptor 2.
             with redirect_stderr(text):
                 yield captured
         finally:

@@ -1,4 +1,4 @@
-"""Whether an exported file agrees with PyTorch: its own runtime runs it on images."""
+"""Verification of an exported file: its runtime and PyTorch run the same images."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
 """On differences in probability, and in corners of boxes as shares of the image's sides."""
 
 MIN_AGREEMENT = 0.9
-"""Of a quantized file, by default: share of images (pixels, anchors) with PyTorch's prediction."""
+"""Default for quantized files: share of images (pixels, anchors) with PyTorch's prediction."""
 
 SIZES = ((256, 256), (224, 224), (192, 320))
 """(height, width) at which a file of dynamic size is run."""
 
 MIN_BATCH = 3
-"""A file of dynamic batch is run on at least so many images at once."""
+"""Fewest images at once for a file of dynamic batch."""
 
 MAX_BATCH = 8
-"""And on at most so many, since the logits of both are in memory."""
+"""Most images at once for such a file, since the logits of both are in memory."""
 
 
 class DisagreementError(ExportError):
@@ -42,18 +42,18 @@ class Verification:
     """How far a file is from PyTorch on a set of images."""
 
     images: int
-    """Each size and mirror image counted."""
+    """Each size and each mirrored image counts."""
     difference: float
     """The largest in probability. Of a mask: how much less probable PyTorch holds the file's class
     of a pixel than its own. Of boxes: the largest in score and corners (shares of the image's
-    sides), or the score of a box that is missing."""
+    sides), or the score of a missing box."""
     agreement: float
     """Share of images with the same most probable class (or class of the most probable box); in
     segmentation the share of pixels, in raw detection that of anchors."""
     tolerance: float | None
     """On the difference; None for a quantized file, which is checked by its agreement."""
     min_agreement: float | None = None
-    """Of a quantized file; None where it is evaluated on labelled images instead."""
+    """Of a quantized file; None if it is evaluated on labelled images instead."""
 
     def __str__(self) -> str:
         tolerance = "" if self.tolerance is None else f" (tolerance {self.tolerance:g})"
@@ -74,7 +74,7 @@ def verify(
 ) -> Verification:
     """Compare an exported file with the network that it was made from.
 
-    A file of dynamic batch runs three images or more at once, one of dynamic size runs each image
+    A file of dynamic batch runs at least three images at once, one of dynamic size runs each image
     at several sizes.
 
     Args:
@@ -82,12 +82,11 @@ def verify(
         model: the network.
         images: RGB images of any size.
         name: of the file, for messages.
-        min_agreement: of a quantized file: the share of predictions that must be the same; None:
-            any.
+        min_agreement: least share of equal predictions of a quantized file; None for any.
 
     Raises:
-        DisagreementError: the difference is above the tolerance, 1e-3 (fp32) or 1e-2 (fp16); of a
-            quantized file: the agreement is below `min_agreement`.
+        DisagreementError: the difference is above 1e-3 (fp32) or 1e-2 (fp16), or the agreement of a
+            quantized file is below `min_agreement`.
         ExportError: no images.
     """
     if not images:
@@ -128,7 +127,7 @@ def verify(
 
 
 def _batches(images: Sequence[Image.Image], metadata: FileMetadata) -> Iterator[list[Image.Image]]:
-    """The images resized and cropped, in batches that the file takes."""
+    """Resize and crop the images, and yield them in batches that the file takes."""
     if metadata.dynamic == "size":
         for image in images:
             yield from ([image.resize((width, height))] for height, width in SIZES)

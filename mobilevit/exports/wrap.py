@@ -1,4 +1,4 @@
-"""From a network to the module and example that a backend writes.
+"""The module and example input that a backend writes, made from a network.
 
 An end-to-end file takes pixels as decoders, cameras and bitmaps give them: `image`, uint8
 `[B, H, W, 3]`, red, green, blue, already resized and cropped. A raw file takes `tensor`, float32
@@ -34,20 +34,14 @@ from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 
 IMAGE, TENSOR = "image", "tensor"
-"""Names of the input of an end-to-end file, and of a raw one."""
+"""Input names of an end-to-end file and of a raw one."""
 
 
 def fold_normalization(graph: nn.Module, preprocessing: Preprocessing) -> Tensor:
     """Make an inference graph take pixel values 0..255 in the order red, green, blue.
 
-    Channel order, division by 255 and by the standard deviation go into the first convolution's
-    weights. The mean cannot, since that convolution pads with zeros.
-
-    Returns:
-        The mean to subtract from the pixels, `[1, 3, 1, 1]`.
-
-    Raises:
-        ExportError: the network does not take three channels.
+    Channel order and the division by 255 and the standard deviation go into the first convolution's
+    weights. The mean, returned as `[1, 3, 1, 1]`, cannot, since that convolution pads with zeros.
     """
     stem = stem_conv(graph)
     if stem.in_channels != 3:
@@ -73,13 +67,9 @@ class EndToEndModel(nn.Module):
         *,
         nchw_float_input: bool = False,
     ) -> None:
-        """Take over an inference graph.
+        """Take over an inference graph, which is changed.
 
-        Args:
-            network: the graph, which is changed.
-            preprocessing: its own.
-            postprocess: the task's; see `TaskExport.postprocess`.
-            nchw_float_input: pixels come as float32 `[B, 3, H, W]` in 0..255.
+        `nchw_float_input`: whether pixels come as float32 `[B, 3, H, W]` in 0..255.
         """
         super().__init__()
         self.nchw_float_input = nchw_float_input
@@ -89,13 +79,12 @@ class EndToEndModel(nn.Module):
 
     def pixels(self, image: Tensor) -> Tensor:
         """The input of the first convolution, `[B, 3, H, W]`."""
-        # Bytes are transposed, not floats: a quarter of the memory traffic.
+        # Transposing bytes is a quarter of the memory traffic of transposing floats.
         x = image if self.nchw_float_input else image.permute(0, 3, 1, 2)
         x = x.to(self.mean.dtype)
         return x - self.mean if self.has_mean else x
 
     def logits(self, image: Tensor) -> Any:
-        """The network's own outputs."""
         return self.network(self.pixels(image))
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -111,7 +100,6 @@ class RawModel(nn.Module):
         self.network = network
 
     def logits(self, tensor: Tensor) -> Any:
-        """The network's own outputs."""
         return self.network(tensor)
 
     def forward(self, tensor: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -127,8 +115,7 @@ class PreparedModel:
     """A network ready to be written: a module, an example of its input, names and metadata."""
 
     module: nn.Module
-    """In evaluation mode: an `EndToEndModel` or a `RawModel`, or any network with the input of a
-    raw file."""
+    """In evaluation mode: `EndToEndModel`, `RawModel`, or any network with a raw file's input."""
     example: Tensor
     metadata: FileMetadata
     spec: ExportSpec
@@ -137,12 +124,10 @@ class PreparedModel:
 
     @property
     def input_name(self) -> str:
-        """Name of the input."""
         return TENSOR if self.spec.raw else IMAGE
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs."""
         task = get_task(self.metadata.config.task).export
         return task.raw_outputs if self.spec.raw else task.outputs
 
@@ -154,7 +139,7 @@ class PreparedModel:
             )
 
     def batch(self, frames: Sequence[Image.Image]) -> Tensor:
-        """Images of the right size as the module takes them."""
+        """Stack images of the right size into the module's input."""
         if self.spec.raw:
             preprocessing = self.metadata.config.preprocessing
             return torch.stack([image_to_tensor(frame, preprocessing) for frame in frames])
@@ -163,11 +148,7 @@ class PreparedModel:
         return pixels.permute(0, 3, 1, 2).float() if nchw else pixels
 
     def calibration(self) -> list[Tensor]:
-        """The calibration images one by one, as the module takes them.
-
-        Raises:
-            ExportError: there are none.
-        """
+        """The calibration images one by one, as the module takes them."""
         quantize = self.spec.quantize
         if quantize is None or not quantize.images:
             raise ExportError("ranges of activations are measured on images: none were given")
@@ -189,12 +170,11 @@ def prepare(
         model: a network of `create_model` or `load`.
         spec: the kind of file.
         supports_nms: whether the runtime has an operation for non-maximum suppression.
-        nchw_float_input: pixels as float32 `[B, 3, H, W]` in 0..255 in place of uint8
-            `[B, H, W, 3]`.
+        nchw_float_input: pixels as float32 `[B, 3, H, W]` in 0..255, not uint8 `[B, H, W, 3]`.
         native_fp16: whether the format converts a float32 graph to float16 itself.
 
     Raises:
-        ExportError: no file can do that.
+        ExportError: the network does not support this kind of file.
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         raise ExportError("a fused network cannot be exported; export the one it was made from")
@@ -236,7 +216,7 @@ def _example(
 ) -> Tensor:
     """An input to trace the graph with.
 
-    No dynamic size is 1 or occurs twice in it: `torch.export` would specialize the graph to that.
+    No dynamic size is 1 or occurs twice: `torch.export` would specialize the graph to that.
     """
     batch = 2 if spec.dynamic == "batch" else 1
     crop = preprocessing.crop

@@ -1,4 +1,4 @@
-"""What `mobilevit benchmark` runs: each subject in each runtime and setting, one row each."""
+"""The cases of `mobilevit benchmark`: each subject in each runtime and setting, one row each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if sys.platform != "darwin":
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A subject, its files in a folder that other processes read, and what is known of it."""
+    """A subject, its files in a folder that other processes read, and its accuracy."""
 
     subject: Subject
     folder: Path
@@ -40,19 +40,16 @@ class Entry:
     accuracy: Accuracy | None
 
     def __post_init__(self) -> None:
-        """Write the model folder."""
         self.folder.mkdir()
         if self.subject.network is not None:
             save(self.subject.network, self.model)
 
     @property
     def model(self) -> Path:
-        """The model folder of a network."""
         return self.folder / "model"
 
     @property
     def weights_file(self) -> Path:
-        """The network's weights."""
         return self.model / WEIGHTS
 
     def input_file(self, batch: int) -> Path:
@@ -83,19 +80,17 @@ class Case:
     file: Path | None = None
     """The exported file; None for PyTorch."""
     written: dict[str, Any] = field(default_factory=dict)
-    """What the process that wrote the file reports."""
+    """Facts reported by the process that wrote the file."""
     output: Path | None = None
-    """The file of its outputs."""
     measurement: Measurement = field(default_factory=Measurement)
 
     @property
     def label(self) -> str:
-        """For the log."""
         name, setting = self.entry.subject.name, self.setting
         return f"{name}, {setting.size} px, {setting.runtime}, {setting.dtype}"
 
     def task(self, output: Path) -> dict[str, Any]:
-        """For the worker; its outputs will be in the file `output`."""
+        """The worker's task, which writes the outputs to the file `output`."""
         self.output = output
         return {
             "do": "run",
@@ -121,12 +116,7 @@ def list_cases(
 ) -> Iterator[Case]:
     """The cases of one subject, in order, including those that cannot be run.
 
-    Args:
-        entry: the subject.
-        runtimes: to run it in.
-        formats: number formats: (precision, quantization).
-        batches: batch sizes.
-        threads: numbers of threads; a case that is not timed or cannot run has the first only.
+    A case that is not timed or cannot run has the first number of threads only.
     """
     subject = entry.subject
     if subject.file is not None and subject.format is not None:
@@ -154,7 +144,6 @@ def list_cases(
 
 
 def _why_not(case: Case) -> str:
-    """Why a case cannot be run, as far as that is known without trying."""
     subject, runtime, quantize = case.entry.subject, case.setting.runtime, case.setting.quantize
     if subject.file is not None:
         return subject.why_not(case.setting.batch)

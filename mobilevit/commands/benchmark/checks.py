@@ -1,4 +1,4 @@
-"""What `mobilevit benchmark` reports next to times: agreement, accuracy, costs around a network."""
+"""Figures of `mobilevit benchmark` besides time: agreement, accuracy, costs around a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mobilevit.utils.devices import use_threads
 COMPARED = 8
 """Most images that outputs are compared on."""
 REPEATS = 20
-"""Most runs of what is around a network."""
+"""Most runs of the steps around a network."""
 DEVIATIONS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
 """Bounds for raw outputs of new weights: root mean square in standard deviations."""
 
@@ -36,10 +36,10 @@ class Agreement:
 
     images: int
     difference: float | None
-    """Largest difference in probability, see `mobilevit.exports.verify.Verification`. None for new
+    """Largest difference in probability, see `mobilevit.exports.verify.Verification`; None for new
     weights, whose probabilities mean nothing."""
     deviation: float | None
-    """Of raw outputs: root mean square of the difference, in standard deviations of the output.
+    """Of raw outputs: root mean square of the difference, in standard deviations of the output;
     None for an end-to-end file."""
     same: float
     """Fraction of images (pixels, anchors) with the same most probable class."""
@@ -51,8 +51,7 @@ class Agreement:
 def input_images(subject: Subject, images: Sequence[Image.Image], batch: int) -> np.ndarray:
     """Images as a subject takes them, in full batches.
 
-    Returns:
-        Float32 `[N, 3, H, W]`, or uint8 `[N, H, W, 3]` for an end-to-end file.
+    Float32 `[N, 3, H, W]`, or uint8 `[N, H, W, 3]` for an end-to-end file.
     """
     rule = file_preprocessing(
         subject.config.preprocessing.at(subject.size), None
@@ -80,8 +79,8 @@ def measure_agreement(
         images: see `input_images`.
         outputs: for all of them.
         raw: whether they are logits rather than predictions.
-        precision: which bound applies.
-        quantize: whether the fraction of same classes is compared instead.
+        precision: selects the bound.
+        quantize: if not None, the share of equal classes is compared instead.
     """
     network: Any = reference.network
     task = get_task(reference.config.task).export
@@ -123,7 +122,7 @@ def measure_agreement(
 
 @dataclass(frozen=True, kw_only=True)
 class Around:
-    """What one image costs before and after the network, on one thread, in milliseconds."""
+    """The cost of one image before and after the network, on one thread, in milliseconds."""
 
     model: str
     size: int
@@ -132,15 +131,15 @@ class Around:
     frame_ms: float
     """Resizing and cropping the decoded image, by Pillow."""
     values_ms: float | None
-    """From its pixels to the network's tensor; None where that is part of the file."""
+    """From its pixels to the network's tensor; None if that is part of the file."""
     after_ms: float | None
     """From the network's outputs to the prediction, in PyTorch: probabilities, boxes after
-    suppression, or the mask at the image's size. None where that is part of the file, or of a
+    suppression, or the mask at the image's size. None if that is part of the file, and for a
     detector with new weights."""
 
 
 def measure_around(subject: Subject, image: Image.Image, runs: int) -> Around:
-    """Time what is around a network."""
+    """Time the steps around a network."""
     rule = file_preprocessing(subject.config.preprocessing.at(subject.size), None)
     frame = frame_image(image, rule)
     tensor = image_to_tensor(frame, rule)
@@ -164,7 +163,6 @@ def measure_around(subject: Subject, image: Image.Image, runs: int) -> Around:
 def _postprocessing(
     subject: Subject, images: Tensor, size: tuple[int, int]
 ) -> Callable[[], object]:
-    """What turns a network's outputs into predictions."""
     task, network = get_task(subject.config.task), subject.network
     assert network is not None
     input_size = (images.shape[-2], images.shape[-1])
@@ -186,14 +184,13 @@ def _median_ms(step: Callable[[], object], count: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """How good a network is."""
+    """The accuracy of a network."""
 
     metric: str
     """`top1`, `ap` or `miou`."""
     value: float
-    """From 0 to 1."""
+    """In [0, 1]."""
     origin: str
-    """Where the value comes from."""
 
 
 def find_accuracy(
@@ -202,9 +199,6 @@ def find_accuracy(
     """A subject's accuracy: measured on `data`, stated, or recorded in its configuration.
 
     A recorded one is only used at the size that it was measured at.
-
-    Raises:
-        DataError, ValueError: see `evaluate`.
     """
     metric = get_task(subject.config.task).metric_key
     if data is not None and not subject.is_new:

@@ -50,7 +50,7 @@ RuntimeName = Literal[
     "all", "torch", "torch-compile", "onnx", "coreml", "litert", "executorch", "openvino"
 ]
 ALL = tuple(name for name in get_args(RuntimeName) if name not in ("all", "torch-compile"))
-"""What `all` stands for; `torch-compile` takes a minute for each network."""
+"""The runtimes of `all`; `torch-compile` is left out, since it takes a minute for each network."""
 PORTABLE = re.compile(r"portable kernels take (?!nothing)")
 """How `FileSummary.placement` reports operations that run on slow reference kernels."""
 
@@ -77,8 +77,8 @@ class BenchmarkOptions(Options):
     runs: Count = 100
     """Timed runs of each model."""
     images: Sequence[str] | None = None
-    """Files, folders, patterns or URLs of images to run on and to measure ranges of activations
-    on; by default two that come with scikit-learn."""
+    """Files, folders, patterns or URLs of images to run on and to measure ranges of activations on;
+    by default two that come with scikit-learn."""
     data: DataOptions | None = None
     """Labelled images, as for `evaluate`, to measure the accuracy of trained models on; by default
     the accuracy is the one in their configuration."""
@@ -88,11 +88,6 @@ class BenchmarkOptions(Options):
     """Folder for all figures (JSON), the tables (Markdown) and a plot (SVG)."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: a value is unknown, out of its range or missing.
-        """
         super().__post_init__()
         for name in ("runtime", "threads", "batch", "precision"):
             if not getattr(self, name):
@@ -103,7 +98,6 @@ class BenchmarkOptions(Options):
 
     @property
     def runtimes(self) -> list[str]:
-        """The runtimes, each once."""
         names = [one for name in self.runtime for one in (ALL if name == "all" else (name,))]
         return list(dict.fromkeys(names))
 

@@ -1,4 +1,4 @@
-"""How `mobilevit benchmark` measures: one process per network and runtime, which take turns."""
+"""Measurement for `mobilevit benchmark`: one process per network and runtime, which take turns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 ROUNDS = 10
-"""Turns of each network, if there are as many runs."""
+"""Most turns of each network; fewer if there are fewer runs."""
 TOGETHER = 10
 """Most processes that take turns: each holds a runtime and weights."""
 PAUSE = 0.02
@@ -52,11 +52,7 @@ class Worker:
             )
 
     def ask(self, *words: object) -> dict[str, Any]:
-        """Send a command, if there is one, and wait for the reply.
-
-        Raises:
-            WorkerError: the process ended, or replied with an error.
-        """
+        """Send a command, if there is one, and wait for the reply; raises WorkerError."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             if words:
@@ -77,7 +73,6 @@ class Worker:
         return reply
 
     def close(self) -> None:
-        """End the process."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.kill()
         self.process.wait()
@@ -88,24 +83,23 @@ class Worker:
 
 @dataclass
 class Measurement:
-    """What was measured of one network in one runtime."""
+    """The figures of one network in one runtime."""
 
     wall_ms: list[float] = field(default_factory=list)
-    """Time of each run."""
     cpu_ms: list[float] = field(default_factory=list)
     """Processor time of each run, over all threads."""
     ratios: list[float] = field(default_factory=list)
     """Of each round: its median over that of the first network."""
     cpu_ratios: list[float] = field(default_factory=list)
-    """The same of processor time."""
+    """The same for processor time."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What else the worker reports."""
+    """Everything else that the worker reports."""
     why: str = ""
     """Why the measurement failed; empty if it did not."""
 
 
 class _Contestant:
-    """A task, its worker, and what was measured; after a failure it only keeps the reason."""
+    """A task, its worker and its measurement; after a failure it only keeps the reason."""
 
     def __init__(self, task: dict[str, Any], folder: Path) -> None:
         self.task, self.folder = task, folder
@@ -145,15 +139,7 @@ def measure(
     """Run networks in turns, so that a change in the machine's speed affects all of them.
 
     More than `TOGETHER` are run in groups, each with the first network that runs, for the ratios.
-
-    Args:
-        tasks: see `mobilevit.commands.benchmark.worker`; those with `timed` false run once.
-        folder: an empty folder for files.
-        warmup: runs of each before the timed ones.
-        runs: timed runs of each.
-
-    Returns:
-        One measurement for each task.
+    Tasks with `timed` false run once.
     """
     contestants = [_Contestant(task, folder / str(i)) for i, task in enumerate(tasks)]
     waiting = list(contestants)

@@ -1,4 +1,4 @@
-"""What `mobilevit benchmark` times: networks and exported files, each at one image size."""
+"""The subjects of `mobilevit benchmark`: networks and exported files, each at one image size."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network, NetworkOptions, list_models, split_name
 
 NOISE_SIZE, NOISE_BATCH = 128, 4
-"""Pixels and number of the noise images that batch norms of new weights are set on."""
+"""Side in pixels and number of the noise images on which batch norms of new weights are set."""
 NOISE_GRAINS = (4, 16, 64, 256)
-"""Grains of noise along a side, in addition to those of one pixel."""
+"""Grains of noise along a side, in addition to single pixels."""
 
 
 class ModelSpec(NamedTuple):
@@ -41,9 +41,6 @@ class ModelSpec(NamedTuple):
 
         >>> ModelSpec.parse("mobilevit_xs:patch_sizes=8,4,2@320")
         ModelSpec(name='mobilevit_xs', options={'patch_sizes': [8, 4, 2]}, size=320)
-
-        Raises:
-            ValueError: an option without a value.
         """
         if Path(text).exists():
             return cls(text, {}, None)
@@ -66,7 +63,7 @@ class ModelSpec(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The same text without the size."""
+        """The text without the size."""
         options = (
             f":{key}={','.join(map(str, v)) if isinstance(v, list) else v}"
             for key, v in self.options.items()
@@ -96,7 +93,6 @@ class Subject:
 
     @property
     def is_new(self) -> bool:
-        """Whether its weights are untrained."""
         return self.network is not None and self.config.source == ModelConfig.source
 
     @property
@@ -127,13 +123,7 @@ def find_subjects(
 ) -> list[Subject]:
     """The models to time, in the order given, each at all its sizes.
 
-    Args:
-        models: names, files, folders or networks.
-        sizes: in pixels, for models whose name states none; by default each model's own.
-
-    Raises:
-        ValueError: a model is unknown, or cannot run at a size.
-        OSError: a file cannot be read.
+    `sizes` are for models whose name states none; by default each model's own.
     """
     found: list[Subject] = []
     for model in models:
@@ -164,12 +154,7 @@ def find_subjects(
 
 
 def _open_network(spec: ModelSpec) -> Network:
-    """A variant with new weights, or what `load` reads.
-
-    Raises:
-        ValueError: an unknown model or option.
-        OSError: there is no such file.
-    """
+    """A variant with new weights, or anything that `load` reads."""
     if spec.name not in list_models():
         # What looks like a model name or has options is taken for a misspelt model name.
         if spec.options or re.fullmatch(r"[a-z0-9_]+", spec.name):
@@ -199,11 +184,7 @@ def _require_rgb(name: str, model: Network) -> None:
 
 
 def _network_subjects(name: str, model: Network, sizes: Sequence[int] | None) -> list[Subject]:
-    """A network at several sizes; the original is not changed.
-
-    Raises:
-        ValueError: it does not take RGB images, or not of such a size.
-    """
+    """A network at several sizes; the original is not changed."""
     _require_rgb(name, model)
     own = model.config.preprocessing.crop
     weights = digest(model.state_dict())
@@ -235,10 +216,6 @@ def set_batch_norms(network: nn.Module, size: int = NOISE_SIZE) -> None:
 
     Otherwise activations fade or explode from layer to layer and the outputs are the same for all
     images: neither speed nor agreement would be those of a trained network.
-
-    Args:
-        network: with new weights.
-        size: side of the noise images in pixels.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

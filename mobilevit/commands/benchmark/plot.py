@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mobilevit.commands.benchmark.report import Row
 
 MARKS = "os^DvPX*"
-"""For settings: runtime, precision, threads, batch."""
+"""Cycled through for settings: runtime, precision, threads, batch."""
 PANEL = (4.8, 4.2)
 """Width and height in inches."""
 
@@ -22,7 +22,7 @@ PANEL = (4.8, 4.2)
 def plot(rows: Sequence[Row]) -> str:
     """Draw the timed rows as SVG: a colour for each model, a mark for each setting.
 
-    Each accuracy metric has a panel; models of unknown accuracy have one too, by name.
+    Each accuracy metric has a panel; so have models of unknown accuracy, by name.
     """
     # matplotlib takes long to import.
     from matplotlib import colormaps, style
@@ -94,7 +94,6 @@ def _panel(
 def _assign(
     rows: Sequence[Row], name: Callable[[Row], str], styles: Sequence[str]
 ) -> dict[str, str]:
-    """A style for each name, in the order of the rows."""
     names = dict.fromkeys(map(name, rows))
     return {name: styles[place % len(styles)] for place, name in enumerate(names)}
 

@@ -29,21 +29,19 @@ class Machine:
     """Where it was measured."""
 
     device: str
-    """The processor."""
     cores: int
     """That this process may use."""
     os: str
     python: str
     started: str
-    """Date and time, UTC."""
+    """In UTC."""
     load_before: float | None
-    """Load average of the minute before; None where the system does not tell."""
+    """Load average of the minute before; None if the system does not report it."""
     load_after: float | None = None
     """Load average of the last minute, to which this work adds about 1."""
 
     @classmethod
     def here(cls) -> Machine:
-        """This machine, now."""
         return cls(
             device=_processor(),
             cores=available_cores(),
@@ -54,7 +52,6 @@ class Machine:
         )
 
     def __str__(self) -> str:
-        """One line."""
         text = f"{self.device}, {self.cores} cores, {self.os}, Python {self.python}, {self.started}"
         if self.load_before is None or self.load_after is None:
             return text
@@ -94,20 +91,18 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How it is run."""
+    """How a network is run."""
 
     runtime: str
     """`torch`, `torch-compile`, or a format."""
     precision: Precision
     quantize: str | None
     size: int
-    """Side of the images in pixels."""
     batch: int
     threads: int
 
     @property
     def dtype(self) -> str:
-        """Quantization or precision."""
         return self.quantize or self.precision
 
 
@@ -116,9 +111,7 @@ class Timing:
     """Times of a batch."""
 
     warmup: int
-    """Runs before the timed ones."""
     runs: int
-    """Timed runs."""
     median_ms: float
     p90_ms: float
     min_ms: float
@@ -128,21 +121,21 @@ class Timing:
     """To the first row that was timed: median over the rounds."""
     ratio_quartiles: tuple[float, float] | None
     cpu_ratio: float | None
-    """Ratio of processor times, which depends less on what else the machine does."""
+    """Ratio of processor times, which depends less on the machine's other work."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Startup:
-    """What happens once."""
+    """Costs that occur once."""
 
     opening_ms: float
     first_run_ms: float
-    """The first run, which does what the runtime has put off until then."""
+    """Includes the work that the runtime has put off until then."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """How much the process grew at most, the runtime's own code not counted."""
+    """The most that the process grew, without the runtime's own code."""
 
     opening_bytes: int | None
     """From opening to the end of the first run."""
@@ -152,23 +145,22 @@ class MemoryUse:
 
 @dataclass(frozen=True, kw_only=True)
 class FileInfo:
-    """The exported file; of PyTorch the weights."""
+    """The exported file; for PyTorch the weights."""
 
     bytes: int | None
     operations: int | None
     types: dict[str, int] | None
-    """Operations by what they compute in."""
+    """Operations by the type that they compute in."""
     placement: str | None
     """Which part of the graph the runtime delegates."""
     has_slow_kernels: bool
     """Whether operations run on kernels that are not made for this processor."""
     writing_s: float | None
-    """Time that exporting took."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One network in one runtime and setting. What is not known or not measured is None."""
+    """One network in one runtime and setting. Unknown or unmeasured values are None."""
 
     model: ModelInfo
     setting: Setting
@@ -179,7 +171,6 @@ class Row:
     memory: MemoryUse
     file: FileInfo
     agreement: Agreement | None
-    """With the network in PyTorch."""
     why: str
     """Why it was not timed; empty if it was."""
 
@@ -214,11 +205,9 @@ class Benchmark:
         return int(not timed or any(row.agreement and not row.agreement.good for row in self.rows))
 
     def to_json(self) -> dict[str, Any]:
-        """All figures as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
-        """Times, files, costs around the networks, and footnotes."""
         notes = Footnotes()
         common = {name: text for name, text in COMMON.items() if len(set(map(text, self.rows))) < 2}
         setting = ", ".join(f"{name} {text(self.rows[0])}" for name, text in common.items())
@@ -269,7 +258,6 @@ class Benchmark:
         return markdown(heads, rows)
 
     def write(self, folder: Path) -> None:
-        """Write the figures, the tables and a plot."""
         folder.mkdir(parents=True, exist_ok=True)
         figures = json.dumps(self.to_json(), indent=1)
         for name, content in {JSON: figures, TABLE: str(self), PLOT: plot(self.rows)}.items():
@@ -280,16 +268,13 @@ class Footnotes:
     """Texts below the tables, each once, and their numbers."""
 
     def __init__(self) -> None:
-        """Start with none."""
         self._numbers: dict[str, int] = {}
 
     def marks(self, texts: Iterable[str]) -> str:
-        """The numbers of these texts."""
         numbers = [self._numbers.setdefault(text, len(self._numbers) + 1) for text in texts]
         return ", ".join(map(str, numbers))
 
     def texts(self) -> list[str]:
-        """All texts so far, with their numbers."""
         return [f"{number}: {text}" for text, number in self._numbers.items()]
 
 
@@ -297,7 +282,6 @@ Column = Callable[[Row], str]
 
 
 def _row_notes(row: Row, columns: Mapping[str, Column]) -> list[str]:
-    """The footnotes of a row."""
     if columns is FILES:
         types = ", ".join(f"{count} {name}" for name, count in (row.file.types or {}).items())
         notes = [f"operations: {types}"] if row.setting.quantize and types else []

@@ -3,8 +3,8 @@
     python -m mobilevit.commands.benchmark.worker TASK.json
 
 Each network runs in its own process, so that runtimes do not share memory or threads, and a crash
-ends that process alone. Replies are JSON objects, one a line, on standard output; what libraries
-print there goes to standard error.
+ends that process alone. Replies are JSON objects, one a line, on standard output; other output of
+libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _reply(replies: TextIO, values: dict[str, Any]) -> None:
 def _reply_with_error(
     replies: TextIO,
 ) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
-    """A hook that reports what ends the process, and prints it as well."""
+    """A hook that reports the error that ends the process, and prints it as well."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
@@ -142,11 +142,7 @@ class Session:
         }
 
     def run(self, count: int) -> dict[str, Any]:
-        """Time `count` runs, after one that does not count: the caches are another process's.
-
-        Returns:
-            Milliseconds of each: elapsed, and of processor time.
-        """
+        """Time `count` runs, after one that does not count: the caches are another process's."""
         wall, cpu = [], []
         gc.disable()
         self.call(self.example)
@@ -189,20 +185,19 @@ class Memory:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def __init__(self) -> None:
-        """Start counting."""
         self.reset_peak()
         # On Linux not by getrusage, which also counts what the parent had when it forked.
         self.before = self._line("VmRSS") if self.status.exists() else _max_rss()
 
     def reset_peak(self) -> bool:
-        """Count the peak from here on; False where the system cannot do that."""
+        """Count the peak from here on; False if the system does not support that."""
         if not os.access(self.reset, os.W_OK):
             return False
         self.reset.write_text("5")
         return True
 
     def peak(self) -> int | None:
-        """Bytes; None where the system does not tell."""
+        """Bytes; None if the system does not report it."""
         now = self._line("VmHWM") if self.status.exists() else _max_rss()
         return None if now is None or self.before is None else max(0, now - self.before)
 

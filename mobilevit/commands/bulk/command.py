@@ -1,11 +1,12 @@
 """`mobilevit predict --engine ray`: more images than one machine can take.
 
 The list of images is cut into parts, one Parquet file each. Ray Data distributes the parts over
-actors, which hold the network, predict a part and write its file. `Dataset.write_parquet` would not
-do for an exact restart: it writes files under their final names, so that a killed run leaves
-partial ones, and divides or joins blocks by their size, so that a file would not belong to one part
-of the list. Here a file appears under its name when it is complete, and a run that was killed
-continues with the parts that are missing.
+actors, which hold the network, predict a part and write its file. A file appears under its name
+when it is complete, so a run that was killed continues with the missing parts.
+
+`Dataset.write_parquet` does not allow such a restart: it writes files under their final names, so
+that a killed run leaves partial ones, and it divides or joins blocks by their size, so that a file
+does not belong to one part of the list.
 """
 
 from __future__ import annotations
@@ -55,9 +56,8 @@ RECORD, LOCK = "_bulk.json", ".lock"
 OBJECT_STORE = 512 * 2**20
 """Bytes of shared memory of a Ray started here, for networks and lists of names."""
 PARTS, MIN_PART, MAX_PART = 64, 32, 1024
-"""Default number of Parquet files, as far as it makes them of 32 to 1024 images."""
+"""Default number of Parquet files, as far as that gives them 32 to 1024 images."""
 LISTED = 5
-"""Most images listed that could not be read."""
 
 
 class BulkError(ValueError):
@@ -66,7 +66,7 @@ class BulkError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class BulkPredictions:
-    """What bulk prediction has written."""
+    """The result of a bulk prediction."""
 
     folder: Path
     parts: tuple[Path, ...]
@@ -84,7 +84,6 @@ class BulkPredictions:
         return 1 if self.failed else 0
 
     def __str__(self) -> str:
-        """Counts, the folder, and the first images that could not be read."""
         kept = f" ({self.kept} of them existed)" if self.kept else ""
         lines = [f"{self.images} images in {len(self.parts)} Parquet files in {self.folder}{kept}"]
         if self.failed:
@@ -179,7 +178,7 @@ def predict_in_bulk(
 def _open(
     model: str | Path | Network, options: PredictOptions
 ) -> tuple[str | Network, ModelConfig, str]:
-    """What actors get, the configuration, and a digest of what predictions depend on."""
+    """What actors get, the configuration, and a digest of everything that predictions depend on."""
     overrides: dict[str, Any] = {"classes": options.classes, "preprocessing": options.preprocessing}
     shared: str | Network
     if isinstance(model, str | Path) and is_file(model):
@@ -199,12 +198,7 @@ def _open(
 
 
 def _list_sources(images: Sequence[ImageInput]) -> list[Source]:
-    """All images by name, those that do not exist with the reason.
-
-    Raises:
-        BulkError: an image in memory; a list that is empty or cannot be read.
-        DataError: none of the images exists.
-    """
+    """All images by name, those that do not exist with the reason."""
     sources: list[Source] = []
     for given in images:
         if not isinstance(given, str | Path):
@@ -233,14 +227,7 @@ def _list_sources(images: Sequence[ImageInput]) -> list[Source]:
 
 
 def _claim(folder: Path, record: dict[str, Any], part_size: int) -> int:
-    """Check that a folder is empty or of the same run, and record what it is for.
-
-    Returns:
-        The size of its parts.
-
-    Raises:
-        BulkError: it is of another run, or holds something else.
-    """
+    """Claim a folder that is empty or of the same run, and return the size of its parts."""
     path = folder / RECORD
     if not path.exists():
         others = [one.name for one in folder.iterdir() if not one.name.startswith(".")]
@@ -305,12 +292,6 @@ def _run(
     parts: Mapping[int, Sequence[Source]],
     workers: int | None,
 ) -> None:
-    """Predict and write parts with Ray Data.
-
-    Raises:
-        BulkError: the cluster is too small for the workers, or an actor failed.
-        ConnectionError: there is no cluster at RAY_ADDRESS.
-    """
     with _cluster(job.threads) as ray:
         data = require_ray("ray.data")
         room = int(ray.cluster_resources().get("CPU", 0)) // job.threads

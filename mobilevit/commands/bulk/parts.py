@@ -35,11 +35,7 @@ class Source(NamedTuple):
 
 
 def require_ray(package: str) -> Any:
-    """Import a package of the extra `ray`.
-
-    Raises:
-        DataError: it is not installed.
-    """
+    """Import a package of the extra `ray`."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -157,7 +153,7 @@ class Predictor:
 
 
 def _row(item: Prediction) -> dict[str, Any]:
-    """The columns of one image but its name; those that are missing are null."""
+    """The columns of one image without its name; missing ones are null."""
     return item.parquet_row() if item.error is None else {"error": _utf8(item.error)}
 
 

@@ -1,4 +1,4 @@
-"""`mobilevit sweep`: training, many times, with options drawn from a space."""
+"""The command `mobilevit sweep`: many trainings with options drawn from a space."""
 
 from __future__ import annotations
 
@@ -130,11 +130,6 @@ def _folder(out: Path, number: int) -> Path:
 def _open_study(
     out: Path, recipe: dict[str, Any], *, points: Sequence[dict[str, Any]], resume: bool
 ) -> Study:
-    """Begin a study in a folder, or open the one that is there.
-
-    Raises:
-        TrainingError: the folder is not free, or has no such sweep.
-    """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

@@ -26,11 +26,9 @@ class Trial:
 
     number: int
     values: dict[str, Any]
-    """Option -> its value in this trial."""
     accuracy: float | None
     """Share in [0, 1]; None if training diverged."""
     folder: Path
-    """Its run folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class SweepResult:
     metric: str
     """What accuracy is: `top1`, `ap` or `miou`, of the best epoch on the validation images."""
     name: str
-    """The same in words."""
+    """`metric` in words."""
     trials: tuple[Trial, ...]
 
     @property
@@ -51,7 +49,6 @@ class SweepResult:
         return max(done, key=lambda trial: trial.accuracy or 0, default=None)
 
     def __str__(self) -> str:
-        """The trials, best first, their spread, and the files."""
         rows = table("trial", *self.trials[0].values, self.name)
         for trial in sorted(self.trials, key=lambda trial: -(trial.accuracy or 0)):
             shown = "failed" if trial.accuracy is None else f"{trial.accuracy:.2%}"

@@ -40,14 +40,9 @@ class Axis:
 
 
 def read_space(text: str, types: Mapping[str, Any]) -> list[Axis]:
-    """Read what to vary.
+    """Read `OPTION=VALUES` to vary, several with semicolons or line breaks between.
 
-    Args:
-        text: `OPTION=VALUES`, several with semicolons or line breaks between.
-        types: option -> type, of all options of training.
-
-    Raises:
-        ValueError: it cannot be read, names an unknown option, or varies nothing.
+    `types` has all options of training.
     """
     parts = [part.strip() for part in re.split(r"[;\n]", text) if part.strip()]
     if not parts:
@@ -111,11 +106,7 @@ def _read_range(name: str, hint: Any, found: re.Match[str]) -> Axis:
 
 
 def _parse(name: str, hint: Any, text: str) -> Any:
-    """A value as the command line reads it for an option of that type.
-
-    Raises:
-        ValueError: it has another type.
-    """
+    """A value as the command line reads it for an option of that type."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)

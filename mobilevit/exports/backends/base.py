@@ -1,4 +1,4 @@
-"""The record of a backend: every fact about a format."""
+"""The interface of a backend, and the facts about its format."""
 
 from __future__ import annotations
 
@@ -47,7 +47,6 @@ class FileSummary:
     """Such as `image: uint8 [1, 256, 256, 3]`."""
     outputs: tuple[str, ...]
     operations: int
-    """Nodes of the graph."""
     types: dict[str, int] = field(default_factory=dict)
     """Operations by the type that they compute in, such as `{"float32": 120, "int8": 60}`."""
     placement: str = ""
@@ -60,23 +59,17 @@ class Backend:
 
     name: str
     suffix: str
-    """Of file names."""
     extra: str
-    """Of this library: what to install."""
+    """The extra of this library that installs the format's packages."""
     write_prepared: Callable[[PreparedModel, Path], FileSummary]
-    """Write a prepared network to a path that is empty or does not exist.
-
-    Raises ExportError, and MissingExtraError where packages are not installed.
-    """
+    """Write a prepared network to a path that is empty or does not exist; raises ExportError."""
     open: Callable[[Path, int], Runner]
-    """Open a file, to run on a number of threads; raises the same errors."""
+    """Open a file, to run on this many threads; raises ExportError."""
     by_suffix: bool = True
-    """Whether a file name's suffix selects the format; otherwise `format` must be given."""
+    """Whether a file name's suffix selects the format; if not, `format` must be given."""
     is_folder: bool = False
-    """Whether a folder is written, not a single file."""
     dynamic: tuple[Dynamic, ...] = ("batch", "size")
     quantize_modes: tuple[str, ...] = ()
-    """Supported values of `Quantization.mode`."""
     supports_nms: bool = False
     """Whether the runtime has an operation for non-maximum suppression."""
     nchw_float_input: bool = False
@@ -86,18 +79,14 @@ class Backend:
     cross_layer_equalization: bool = False
     """Whether channel ranges are equalized ahead of int8; see `mobilevit.exports.quantize`."""
     runtime_tarball: Callable[[str | None], Any] | None = None
-    """Provide the runtime that files bundle, from a local tarball where one is given."""
+    """Provide the runtime that files bundle, from a local tarball if one is given."""
     check_output: Callable[[Path, ExportSpec], None] = lambda path, spec: None
     """Check ahead of all work that such a file can be written there; raises ExportError."""
     add_self_test: Callable[[Path, Network, Image.Image], None] = lambda path, model, image: None
     """Add an image and its expected prediction to a file that has been verified."""
 
     def prepare(self, model: Network, spec: ExportSpec) -> PreparedModel:
-        """Prepare a network for this format.
-
-        Raises:
-            ExportError: the format does not support the kind of file.
-        """
+        """Prepare a network for this format, or raise ExportError if it does not support `spec`."""
         if spec.dynamic is not None and spec.dynamic not in self.dynamic:
             raise ExportError(
                 f"{self.name} files cannot have dynamic {spec.dynamic}: export one file for each "
@@ -120,16 +109,9 @@ class Backend:
         return equalize_channels(prepared) if equalize else prepared
 
     def write(self, model: Network, spec: ExportSpec, path: Path) -> FileSummary:
-        """Write a network to a path that is empty or does not exist.
-
-        Raises:
-            ExportError: such a file cannot be written.
-            MissingExtraError: the format's packages are not installed.
-        """
         return self.write_prepared(self.prepare(model, spec), path)
 
     def unknown_mode(self, mode: str, *, also: tuple[str, ...] = ()) -> ExportError:
-        """The error for a mode of quantization that the format does not support."""
         modes = ", ".join((*self.quantize_modes, *also))
         supported = f"it must be one of {modes}" if modes else "they cannot be quantized"
         return ExportError(f"quantize {mode!r} is not available for {self.name} files: {supported}")

@@ -1,6 +1,6 @@
-"""OpenVINO files, converted from our ONNX graph: for Intel's and other x86 and Arm processors.
+"""OpenVINO files, converted from our ONNX graph, for x86 processors, Intel's above all, and Arm.
 
-In the ONNX graph non-maximum suppression is one operation, and OpenVINO fuses attention into one.
+The ONNX graph has non-maximum suppression in one operation, and OpenVINO fuses attention into one.
 """
 
 from __future__ import annotations
@@ -31,22 +31,15 @@ MODEL = "model.xml"
 METADATA = "mobilevit"
 """Key of the metadata in a file's runtime information."""
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-"""Operations of convolutions and linear layers."""
 PRODUCTS = ("MatMul", "ScaledDotProductAttention")
-"""Products of two activations, which are attention's, stay in float."""
+"""Products; those of two activations, which only attention has, stay in float."""
 MOVING = ("Concat", "Reshape", "Transpose")
 """Operations that compute nothing."""
 NOT_COMPUTED = ("Constant", "Convert", "FakeQuantize", "Parameter", "Result")
-"""Nodes that are not counted as operations."""
 
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
-    """Write a prepared network as a folder of two files, `model.xml` and `model.bin`.
-
-    Raises:
-        ExportError: such files cannot be written.
-        MissingExtraError: openvino, onnx, onnxscript or, to quantize, nncf is not installed.
-    """
+    """Write a prepared network as a folder of two files, `model.xml` and `model.bin`."""
     ov = _openvino()
     quantize = prepared.spec.quantize
     layers = None if quantize is None else layers_to_quantize(prepared)
@@ -103,7 +96,6 @@ class OpenVinoRunner:
         self.runtime = f"openvino {importlib.metadata.version('openvino')}"
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch; see `mobilevit.exports.backends.base.Runner`."""
         try:
             outputs = self._model(images)
         except RuntimeError as error:
@@ -131,11 +123,7 @@ def _unindent(file: Path) -> None:
 
 
 def _openvino() -> Any:
-    """Import the package without its telemetry.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """Import the package without its telemetry."""
     # It and nncf would report usage without asking; both work where this cannot be imported.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     require("openvino", extra="openvino")
@@ -169,13 +157,11 @@ def _quantize(model: Any, prepared: PreparedModel, layers: Collection[str]) -> A
 
 
 def _sources(operation: Any) -> list[str]:
-    """Names of the operations whose results an operation takes."""
     nodes = [port.get_source_output().get_node() for port in operation.inputs()]
     return [node.get_friendly_name() for node in nodes]
 
 
 def _input_dependent(model: Any) -> dict[str, Any]:
-    """The operations whose results depend on the input, by name."""
     found: dict[str, Any] = {}
     for one in model.get_ordered_ops():
         if one.get_type_name() == "Parameter" or any(name in found for name in _sources(one)):
@@ -184,7 +170,6 @@ def _input_dependent(model: Any) -> dict[str, Any]:
 
 
 def _count_types(model: Any) -> dict[str, int]:
-    """Count operations by the type that they compute in."""
     types: Counter[str] = Counter()
     dependent = _input_dependent(model)
     for one in dependent.values():
@@ -196,7 +181,7 @@ def _count_types(model: Any) -> dict[str, int]:
 
 
 def _input_types(operation: Any, dependent: Mapping[str, Any]) -> set[str]:
-    """Types of the operations that computed the inputs of an operation."""
+    """Types of the operations that computed an operation's inputs, not counting `MOVING`."""
     types: set[str] = set()
     for name in _sources(operation):
         source = dependent.get(name)

@@ -1,4 +1,4 @@
-"""The formats by name. A new one needs its module in this folder and its name in `FormatName`."""
+"""The formats by name. A new one needs a module in this folder and its name in `FormatName`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BACKENDS: dict[str, Backend] = {
 
 
 def backend_of(path: str | Path) -> Backend | None:
-    """The format of a file by its suffix; None where it is none of them.
+    """The format of a file by its suffix; None if that selects no format.
 
     >>> backend_of("leaves.tflite").name
     'litert'

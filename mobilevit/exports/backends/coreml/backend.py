@@ -1,4 +1,4 @@
-"""Core ML packages (ML programs), by torch.export and coremltools: for iPhones, iPads and Macs."""
+"""Core ML packages (ML programs), by torch.export and coremltools, for iPhones, iPads and Macs."""
 
 from __future__ import annotations
 
@@ -35,26 +35,21 @@ SYSTEMS = "iOS 17, iPadOS 17, macOS 14, tvOS 17, watchOS 10"
 """The oldest systems that run the packages."""
 
 MAX_BATCH = 256
-"""Of a package of dynamic batch: Core ML requires a bound."""
+"""Of a package of dynamic batch; Core ML requires a bound."""
 MIN_SIDE, MAX_SIDE = 32, 1024
 """Pixels, of a package of dynamic size."""
 
 RAW_INPUT = "input"
-"""Of a raw package: `tensor` is a reserved word in Core ML's language."""
+"""Input of a raw package: `tensor` is a reserved word in Core ML's language."""
 
 
 def input_name(prepared: PreparedModel) -> str:
-    """Name of a package's input: `image`, or `input` of a raw one."""
+    """Name of a package's input."""
     return RAW_INPUT if prepared.spec.raw else prepared.input_name
 
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
-    """Write a prepared network as a Core ML package.
-
-    Raises:
-        ExportError: such a package cannot be written.
-        MissingExtraError: coremltools is not installed.
-    """
+    """Write a prepared network as a Core ML package."""
     require("coremltools", extra="coreml")
     if path.suffix != ".mlpackage":
         raise ExportError(f"a Core ML package's name ends in .mlpackage, unlike {path.name}")
@@ -83,11 +78,6 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 
 
 def _convert(program: ExportedProgram, prepared: PreparedModel) -> Any:
-    """Convert by coremltools, with names and types of inputs and outputs.
-
-    Raises:
-        ExportError: coremltools does not convert it.
-    """
     ct: Any = importlib.import_module("coremltools")
     pipeline = ct.PassPipeline()
     # Indices of candidates in 16 bits would save nothing on a CPU or GPU.
@@ -135,7 +125,6 @@ def _input(ct: Any, prepared: PreparedModel) -> Any:
 
 
 def _describe(model: Any, prepared: PreparedModel) -> None:
-    """Fill in a package's description, for people and programs."""
     metadata, strings = prepared.metadata, prepared.metadata.to_strings()
     config = metadata.config
     count = f"{config.num_classes} classes"
@@ -167,7 +156,7 @@ MEANINGS = {
 
 
 class CoremlRunner:
-    """A Core ML package: its program interpreted, on a Mac run by Core ML itself."""
+    """A Core ML package: interpreted, or on a Mac run by Core ML itself."""
 
     def __init__(self, path: Path, threads: int) -> None:
         require("coremltools", extra="coreml")
@@ -177,7 +166,6 @@ class CoremlRunner:
         self.metadata = FileMetadata.from_strings(self.program.metadata, file=path)
         self.threads = threads
         self.model: Any = None
-        """Core ML's, on a Mac."""
         self.runtime = f"Core ML's program, interpreted (coremltools {ct.__version__})"
         if sys.platform == "darwin":
             self.model = ct.models.MLModel(str(path))
@@ -187,14 +175,10 @@ class CoremlRunner:
         self._outputs = task.raw_outputs if self.metadata.raw else task.outputs
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch; see `mobilevit.exports.backends.base.Runner`.
-
-        On a Mac Core ML runs it, on whichever of CPU, GPU and Neural Engine it selects.
-        """
+        """Run one batch; on a Mac, Core ML selects CPU, GPU or Neural Engine."""
         return self.interpret(images) if self.model is None else self.predict(images)
 
     def interpret(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch by the interpreter, on any machine."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -204,7 +188,6 @@ class CoremlRunner:
         return tuple(outputs[name].numpy() for name in self._outputs)
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch by Core ML, on a Mac."""
         value: Any = self._nchw(images)
         if self._input.type.WhichOneof("Type") == "imageType":
             value = Image.fromarray(images[0])
@@ -212,11 +195,7 @@ class CoremlRunner:
         return tuple(np.asarray(outputs[name]) for name in self._outputs)
 
     def _nchw(self, images: np.ndarray) -> np.ndarray:
-        """Float32 `[B, 3, H, W]`, as Core ML makes it from an image.
-
-        Raises:
-            ExportError: the package does not take that size.
-        """
+        """Float32 `[B, 3, H, W]`, as Core ML makes it from an image."""
         raw = self.metadata.raw
         nchw = images if raw else images.transpose(0, 3, 1, 2).astype(np.float32)
         ranges = size_ranges(self._input)
@@ -272,7 +251,7 @@ def _describe_outputs(program: ExportedProgram, prepared: PreparedModel) -> Iter
 
 
 def _dtype(output: str) -> torch.dtype:
-    """Of an output: the only integers of Core ML's outputs are int32."""
+    """The type of an output: the only integers of Core ML's outputs are int32."""
     return torch.int32 if output in ("labels", "mask") else torch.float32
 
 
@@ -284,7 +263,7 @@ def _silent() -> Iterator[None]:
 
 
 def _reset_permissions(path: Path) -> None:
-    """Give a package the permissions of any new file; coremltools removes those of other users."""
+    """Give a package the permissions of any new file: coremltools removes those of other users."""
     mask = os.umask(0)
     os.umask(mask)
     for one in (path, *path.rglob("*")):

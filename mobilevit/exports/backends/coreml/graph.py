@@ -1,7 +1,7 @@
-"""Translations of torch operations in place of coremltools' own.
+"""Translations of torch operations that replace coremltools' own.
 
-Those turn integers into floats where they are divided, resize maps by a rounded factor and not to
-a computed size, and lack a few operations.
+Those turn integers into floats in divisions, resize maps by a rounded factor and not to a computed
+size, and lack a few operations.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import torch
 from torch.export import ExportedProgram
 
 Translation = Callable[[Any, Any], None]
-"""Translates a node of torch's graph: (coremltools' context, node)."""
+"""Translates a node of torch's graph; takes coremltools' context and the node."""
 
 ATEN = torch.ops.aten
 
 WEIGHTED = frozenset({"conv", "linear"})
-"""Operations with weights."""
 MOVING = frozenset(
     {"concat", "expand_dims", "reshape", "slice_by_index", "split", "squeeze", "transpose"}
 )
@@ -29,10 +28,7 @@ MOVING = frozenset(
 
 
 def translate(program: ExportedProgram) -> ExportedProgram:
-    """Make coremltools use our translations.
-
-    It looks a node's translation up by the name of its target, which is set to the name of ours.
-    """
+    """Make coremltools, which looks translations up by the names of nodes' targets, use ours."""
     registry: Any = importlib.import_module(
         "coremltools.converters.mil.frontend.torch.torch_op_registry"
     )
@@ -48,10 +44,7 @@ def translate(program: ExportedProgram) -> ExportedProgram:
 
 
 def postprocess_operations(block: Any) -> set[Any]:
-    """The operations that turn a network's outputs into predictions.
-
-    They follow all operations with weights, beginning with the first one that computes something.
-    """
+    """The operations after all those with weights, from the first one that computes something."""
     before_weights: set[Any] = set()
     operations = [one for one in block.operations if one.op_type != "const"]
     for one in reversed(operations):
@@ -82,7 +75,6 @@ class Float16Selector:
         self._float32: set[Any] | None = None
 
     def __call__(self, operation: Any) -> bool:
-        """Whether an operation of a float32 graph is to compute in float16."""
         if self._float32 is None:
             self._float32 = postprocess_operations(operation.enclosing_block)
         return operation not in self._float32
@@ -98,7 +90,6 @@ def _values(context: Any, node: Any) -> list[Any]:
 
 
 def _number(value: Any) -> int | None:
-    """The number, where it is known at conversion."""
     known = value if isinstance(value, int) else value.val
     return None if known is None else int(known)
 
@@ -168,7 +159,7 @@ def mobilevit_expand(context: Any, node: Any) -> None:
     new = len(sizes) - x.rank
     if new:
         x = mb.expand_dims(x=x, axes=list(range(new)))
-    # -1 keeps a size, and every size but 1 must be kept.
+    # -1 keeps a size, and every size except 1 must be kept.
     times = [
         wanted if have == 1 and _number(wanted) not in (1, -1) else 1
         for have, wanted in zip(x.shape, sizes, strict=True)

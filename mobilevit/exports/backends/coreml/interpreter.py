@@ -1,9 +1,9 @@
-"""Core ML programs run operation by operation in torch, so that packages can be checked anywhere.
+"""An interpreter of Core ML programs in torch, to check packages on any machine.
 
 It runs the saved package: its graph, the stored weights, their decompression and the types of all
 values. Float16 values are summed in float32 and each result is rounded to float16, the least
-rounding of any device. How a device's kernels sum, and which of its units runs an operation, only
-that device shows.
+rounding of any device. How a device's kernels sum, and which of its units runs an operation, shows
+only on that device.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class TensorType:
         return f"{name_of(self.dtype)} [{sizes}]"
 
     def fits(self, value: Tensor) -> bool:
-        """Whether a tensor is of this type and shape."""
         return (
             value.dtype == self.dtype
             and value.ndim == len(self.shape)
@@ -59,9 +58,8 @@ class Step:
     name: str
     function: Function
     inputs: Mapping[str, Any]
-    """By name: coremltools' variables, or lists of them."""
+    """Name -> coremltools' variable, or a list of them."""
     outputs: tuple[Any, ...]
-    """Variables."""
     types: tuple[TensorType, ...]
     free: tuple[Any, ...]
     """Variables that no later step reads."""
@@ -76,11 +74,6 @@ class Program:
     """A saved ML program of one function."""
 
     def __init__(self, path: Path) -> None:
-        """Read a package.
-
-        Raises:
-            MilError: it is not a package of an ML program, or not all of it is implemented.
-        """
         spec, weights = _read(path)
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
         self._types: Any = importlib.import_module("coremltools.converters.mil.mil").types
@@ -95,7 +88,6 @@ class Program:
         main = program.functions["main"]
         self.description = spec.description
         self.metadata = dict(spec.description.metadata.userDefined)
-        """The package's user-defined metadata."""
         self._inputs = dict(main.inputs)
         self.inputs = {name: self._type(variable) for name, variable in main.inputs.items()}
         self.outputs = {variable.name: self._type(variable) for variable in main.outputs}
@@ -163,18 +155,7 @@ class Program:
             self.compressed[name_of(data.dtype)] += 1
 
     def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Run the program.
-
-        Args:
-            inputs: by name.
-
-        Returns:
-            Outputs by name.
-
-        Raises:
-            MilError: an input is missing, or has another type or shape than the program takes; or a
-                result has another type or shape than in the program.
-        """
+        """Run the program on inputs by name, and return its outputs by name."""
         if inputs.keys() != self.inputs.keys():
             raise MilError(f"the program takes {', '.join(self.inputs)}, not {', '.join(inputs)}")
         values: dict[Any, Tensor | str] = dict(self._constants)
@@ -221,8 +202,7 @@ class Program:
     def types(self) -> Counter[str]:
         """Number of operations by the type that they compute in.
 
-        Layers whose input is dequantized compute in int8, where a device can; operations that only
-        round are counted apart.
+        Layers with a dequantized input count as int8, which a device can compute them in.
         """
         rounded = {
             output
@@ -242,17 +222,14 @@ class Program:
 
     @property
     def operations(self) -> Counter[str]:
-        """Number of operations of each name."""
         return Counter(step.operation for step in self.steps)
 
     @property
     def rank(self) -> int:
-        """The largest number of axes of a tensor."""
         return max(len(one.shape) for step in self.steps for one in step.types)
 
 
 def _read(path: Path) -> tuple[Any, str]:
-    """A package's specification, and its folder of weights."""
     ct: Any = importlib.import_module("coremltools")
     folder = path / "Data" / "com.apple.CoreML"
     if not (path / "Manifest.json").is_file() or not (folder / "model.mlmodel").is_file():

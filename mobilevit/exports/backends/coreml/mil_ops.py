@@ -1,7 +1,7 @@
 """Core ML's operations in torch, each as its documentation in coremltools defines it.
 
-A function's parameters are the operation's inputs by their names there. Tensors, sizes and numbers
-are all tensors, since a program can compute sizes. What is not implemented is an error.
+A function's parameters are the operation's inputs by their names there. Sizes and numbers are
+tensors too, since a program can compute them. Anything not implemented is an error.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def layer_norm(
     beta: Tensor | None = None,
     epsilon: Tensor | None = None,
 ) -> Tensor:
-    """Normalise over the last axes."""
+    """Normalize over the last axes."""
     over = list(range(x.ndim)) if axes is None else [axis % x.ndim for axis in ints(axes)]
     if over != list(range(x.ndim - len(over), x.ndim)):
         raise unsupported("layer_norm", axes=over, rank=x.ndim)
@@ -99,7 +99,7 @@ def instance_norm(
     beta: Tensor | None = None,
     epsilon: Tensor | None = None,
 ) -> Tensor:
-    """Normalise `[B, C, *D]` over the axes D."""
+    """Normalize `[B, C, *D]` over the axes D."""
     eps = 1e-5 if epsilon is None else float(epsilon)
     return F.instance_norm(x, weight=gamma, bias=beta, eps=eps)
 
@@ -110,7 +110,7 @@ def instance_norm(
 def reduce_argmax(
     x: Tensor, axis: Tensor = LAST, keep_dims: Tensor = NO, output_dtype: str = "int32"
 ) -> Tensor:
-    """Index of the largest; of equals the first."""
+    """Index of the largest value, the first of equal ones."""
     return x.argmax(int(axis), keepdim=bool(keep_dims)).to(TYPES[output_dtype])
 
 
@@ -123,7 +123,7 @@ def topk(
     return_indices: Tensor = YES,
     output_indices_dtype: str = "int32",
 ) -> tuple[Tensor, Tensor]:
-    """The largest values and their indices; of equals the first."""
+    """The largest values and their indices, the first of equal ones."""
     if not bool(sort) or not bool(return_indices):
         raise unsupported("topk", sort=bool(sort), return_indices=bool(return_indices))
     values, indices = x.sort(dim=int(axis), descending=not bool(ascending), stable=True)
@@ -136,7 +136,7 @@ def topk(
 
 
 def _grid(size: int, target: int, mode: str) -> Tensor:
-    """Where along an axis samples are taken `[target]`, float64."""
+    """Where samples are taken along an axis, `[target]` in float64."""
     steps = torch.arange(target, dtype=torch.float64)
     if mode == "UNALIGN_CORNERS":
         spacing = size / target

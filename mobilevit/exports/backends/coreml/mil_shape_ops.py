@@ -1,7 +1,4 @@
-"""Core ML's operations that compute nothing: they move, select, repeat or look up values.
-
-See `mobilevit.exports.backends.coreml.mil_ops`.
-"""
+"""Core ML's operations that move, select, repeat or look up values; see `mil_ops`."""
 
 from __future__ import annotations
 
@@ -67,7 +64,7 @@ def slice_by_index(
     end_mask: Tensor | None = None,
     squeeze_mask: Tensor | None = None,
 ) -> Tensor:
-    """`x[begin:end:stride, ...]`; masked begins and ends are those of the axis."""
+    """`x[begin:end:stride, ...]`; where a mask is set, the axis's own begin or end is used."""
     steps = [1] * x.ndim if stride is None else ints(stride)
     if min(steps) < 1:
         raise unsupported("slice_by_index", stride=steps)
@@ -83,7 +80,7 @@ def slice_by_index(
 
 
 def band_part(x: Tensor, lower: Tensor = LAST, upper: Tensor = LAST) -> Tensor:
-    """Keep so many diagonals below and above the main one, -1 for all; zero the others."""
+    """Keep this many diagonals below and above the main one, -1 for all; zero the others."""
     below, above = int(lower), int(upper)
     x = x if below < 0 else x.triu(-below)
     return x if above < 0 else x.tril(above)
@@ -151,4 +148,4 @@ SHAPE_OPERATIONS: Mapping[str, Function] = {
     "gather_along_axis": gather_along_axis,
     "constexpr_lut_to_dense": constexpr_lut_to_dense,
 }
-"""They run in the type of their values."""
+"""Operations by name; they run in the type of their values."""

@@ -18,7 +18,6 @@ TYPES: dict[str, torch.dtype] = {
     "uint32": torch.uint32,
     "bool": torch.bool,
 }
-"""Torch's types by their names in programs."""
 
 NO = torch.tensor(False)
 YES = torch.tensor(True)
@@ -38,5 +37,5 @@ def unsupported(operation: str, **inputs: object) -> MilError:
 
 
 def ints(values: Tensor) -> list[int]:
-    """Sizes or axes."""
+    """Sizes or axes as Python integers."""
     return [int(value) for value in values.reshape(-1).tolist()]

@@ -21,15 +21,11 @@ MIN_WEIGHTS = 2048
 """Layers with fewer weights stay in float: they are a small part of the file."""
 
 MIN_SCALE = 2.0**-20
-"""Of int8 values, so that float16 represents it to four digits."""
+"""Least scale of int8 values: float16 represents it to four digits."""
 
 
 def require_quantizers(prepared: PreparedModel) -> None:
-    """Check that the packages for a mode of quantization are installed.
-
-    Raises:
-        MissingExtraError: they are not.
-    """
+    """Require the packages for a mode of quantization."""
     mode = prepared.metadata.quantize
     if mode in PALETTES:
         require("sklearn", extra="coreml")
@@ -38,13 +34,10 @@ def require_quantizers(prepared: PreparedModel) -> None:
 
 
 def quantize_int8(prepared: PreparedModel) -> PreparedModel:
-    """Insert rounding to 8 bits ahead of each layer's input and weights.
+    """Insert rounding to 8 bits before each layer's input and weights.
 
     Weights are symmetric, with a scale per output channel; a layer's input has the range observed
-    on the calibration images. Whatever lies between layers computes in float.
-
-    Raises:
-        ExportError: there are no images.
+    on the calibration images. Everything between layers computes in float.
     """
     pt2e: Any = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
     with torch.no_grad():
@@ -56,7 +49,6 @@ def quantize_int8(prepared: PreparedModel) -> PreparedModel:
 
 
 def _quantizer(prepared: PreparedModel) -> Any:
-    """Tells torchao which nodes of a graph to quantize, and how."""
     observers: Any = importlib.import_module("torchao.quantization.pt2e.observer")
     quantizers: Any = importlib.import_module("torchao.quantization.pt2e.quantizer")
     activation = quantizers.QuantizationSpec(
@@ -78,10 +70,7 @@ def _quantizer(prepared: PreparedModel) -> Any:
     weighted = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
 
     class Layers(quantizers.Quantizer):
-        """Annotates layers by their names."""
-
         def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
-            """Annotate the nodes."""
             for node in model.graph.nodes:
                 path = (name for name, _ in node.meta.get("nn_module_stack", {}).values())
                 if node.target in weighted and not layers.isdisjoint(path):
@@ -98,16 +87,10 @@ def _quantizer(prepared: PreparedModel) -> Any:
 
 
 def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[str, str]) -> Any:
-    """Compress a model's weights.
+    """Compress a model's weights by `prepared.spec`.
 
-    Args:
-        model: coremltools' model.
-        prepared: what it was converted from; its `spec` has the mode of quantization.
-        parameters: names of weights in the module by their names in torch's graph, which
-            coremltools keeps.
-
-    Raises:
-        ExportError: weights of `float_layers` are not found.
+    `parameters` maps names of weights in torch's graph, which coremltools keeps, to those in the
+    module.
     """
     cto: Any = importlib.import_module("coremltools.optimize.coreml")
     quantize = prepared.spec.quantize
@@ -135,8 +118,8 @@ def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[st
 def _outlier_weights(weights: Mapping[str, Any], parameters: Mapping[str, str]) -> list[str]:
     """Names of the weights that get palettes of 256 values in every mode.
 
-    These are all but those of transformer layers and 3x3 convolutions, a tenth of a network. Some
-    channels of an inverted residual reach a hundred times as far as others, so that a small palette
+    These are all except those of transformer layers and 3x3 convolutions, a tenth of a network.
+    Some channels of an inverted residual reach a hundred times as far as others, so a small palette
     has no values for most of them.
     """
     return [
@@ -150,11 +133,6 @@ def _outlier_weights(weights: Mapping[str, Any], parameters: Mapping[str, str]) 
 def _float_weights(
     weights: Mapping[str, Any], prepared: PreparedModel, parameters: Mapping[str, str]
 ) -> list[str]:
-    """Names in coremltools' graph of the weights of `float_layers`.
-
-    Raises:
-        ExportError: they are not found.
-    """
     assert prepared.spec.quantize is not None
     float_layers = prepared.spec.quantize.float_layers
     sizes = {name: values.numel() for name, values in prepared.module.named_parameters()}

@@ -1,4 +1,4 @@
-"""ExecuTorch programs (.pte): for XNNPACK, which runs on phones' processors, or for Core ML."""
+"""ExecuTorch programs (.pte), for XNNPACK, which runs on phones' processors, or for Core ML."""
 
 from __future__ import annotations
 
@@ -24,33 +24,20 @@ from mobilevit.exports.toolchain import quiet, require
 from mobilevit.exports.wrap import PreparedModel
 
 MAX_BATCH = 8
-"""Of a file of dynamic batch: memory is planned for that many images."""
+"""Of a file of dynamic batch: memory is planned for this many images."""
 MAX_SIDE = 512
-"""Pixels, of a file of dynamic size: the memory of attention grows with its fourth power."""
+"""Pixels, of a file of dynamic size: the memory of attention grows with the fourth power."""
 
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
-    """Write a prepared network as one program for XNNPACK, and portable kernels for the rest.
-
-    Raises:
-        ExportError: such a file cannot be written, or XNNPACK takes nothing of it.
-        MissingExtraError: executorch or torchao is not installed.
-    """
+    """Write a prepared network as a program for XNNPACK, with portable kernels for the rest."""
     return lower(prepared, "xnnpack").save(path)
 
 
 def write_coreml(prepared: PreparedModel, path: Path) -> FileSummary:
-    """Write a prepared network as one program for Core ML, and portable kernels for the rest.
+    """Write a prepared network as a program for Core ML, which runs on Apple's systems only.
 
-    It runs on Apple's systems only.
-
-    Args:
-        prepared: as the coreml backend prepares it, pixels as NCHW floats: Core ML has no uint8.
-        path: the file.
-
-    Raises:
-        ExportError: such a file cannot be written, or Core ML takes nothing of it.
-        MissingExtraError: executorch, torchao or coremltools is not installed.
+    Pixels must be prepared as NCHW floats, as for the coreml backend: Core ML has no uint8.
     """
     return lower(prepared, "coreml").save(path)
 
@@ -67,7 +54,6 @@ class LoweredProgram:
     delegation: Delegation
 
     def save(self, path: Path) -> FileSummary:
-        """Write it to a file."""
         path.write_bytes(self.content)
         return FileSummary(
             path=path,
@@ -80,12 +66,7 @@ class LoweredProgram:
 
 
 def lower(prepared: PreparedModel, delegate: Delegate) -> LoweredProgram:
-    """Lower a prepared network to a delegate.
-
-    Raises:
-        ExportError: such a program cannot be made, or the delegate takes nothing of it.
-        MissingExtraError: executorch, torchao or coremltools is not installed.
-    """
+    """Lower a prepared network to a delegate."""
     require("executorch.exir", "torchao.quantization.pt2e", extra="executorch")
     name = DELEGATES[delegate][0]
     quantize, half = prepared.spec.quantize, prepared.spec.precision == "fp16"
@@ -127,7 +108,6 @@ def lower(prepared: PreparedModel, delegate: Delegate) -> LoweredProgram:
 
 
 def _bounded(prepared: PreparedModel) -> tuple[dict[int, Any]] | None:
-    """The dynamic sizes with upper bounds: memory is planned for those."""
     if prepared.dynamic_shapes is None:
         return None
     if prepared.spec.dynamic == "batch":
@@ -136,7 +116,6 @@ def _bounded(prepared: PreparedModel) -> tuple[dict[int, Any]] | None:
 
 
 def _partitioner(delegate: Delegate, *, half: bool) -> Any:
-    """The object that finds the parts that a delegate takes."""
     if delegate == "xnnpack":
         xnnpack = "executorch.backends.xnnpack.partition.xnnpack_partitioner"
         return importlib.import_module(xnnpack).XnnpackPartitioner()
@@ -178,12 +157,11 @@ def _quantize(
 
 
 def _modules(node: fx.Node) -> list[str]:
-    """Names of the modules that a node comes from, the outermost first."""
     return [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
 
 
 def _without_expansions(module: fx.GraphModule) -> PassResult:
-    """Remove expansions of a tensor to its own shape, which matrix products bring along."""
+    """Remove expansions of a tensor to its own shape, which matrix products leave behind."""
 
     def change(node: Any) -> None:
         if node.meta["val"].shape == node.args[0].meta["val"].shape:
@@ -215,7 +193,6 @@ def _rewrite(module: fx.GraphModule, name: str, change: Callable[[Any], None]) -
 def _describe(
     program: ExportedProgram, prepared: PreparedModel
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Inputs and outputs, such as `image: uint8 [batch <= 8, 256, 256, 3]`."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     signature = program.graph_signature
     inputs, outputs = (

@@ -1,4 +1,4 @@
-"""Which operations of an ExecuTorch program a delegate takes, and which portable kernels run."""
+"""Which operations of an ExecuTorch program a delegate takes, and which run on portable kernels."""
 
 from __future__ import annotations
 
@@ -21,20 +21,17 @@ class Delegation:
     """How a program is divided."""
 
     delegate: str
-    """Its name, such as `XNNPACK`."""
     parts: int
-    """Subgraphs that it takes."""
     taken: int
-    """Operations in those parts."""
     left: dict[str, int]
-    """Operations outside them, by name."""
+    """Operations outside the parts, by name."""
     taken_products: int
     """Multiplications (of convolutions, linear layers, matrix products) in those parts."""
     left_products: int
 
     @classmethod
     def of(cls, program: ExportedProgram, delegate: str) -> Delegation:
-        """Count the operations of a program of an edge program manager, after lowering."""
+        """Count the operations of an edge program after lowering."""
         graphs = subgraphs(program)
         taken = [node for graph in graphs for node in operations(graph)]
         left = list(operations(program.graph))
@@ -49,7 +46,6 @@ class Delegation:
 
     @property
     def operations(self) -> int:
-        """All of them."""
         return self.taken + sum(self.left.values())
 
     def __str__(self) -> str:
@@ -91,7 +87,6 @@ def name_of(node: fx.Node) -> str:
 
 
 def _value(node: fx.Node) -> Tensor | None:
-    """A node's result, or its first part; None where that is not a tensor."""
     value = node.meta.get("val")
     if isinstance(value, Sequence):
         value = next(iter(value), None)
@@ -111,7 +106,7 @@ def _products(node: Any) -> int:
 
 
 def _known(side: Any) -> int:
-    """A side; where it is dynamic, that of the example."""
+    """A side; if it is dynamic, that of the example."""
     if isinstance(side, int):
         return side
     # Unlike int(side), this does not specialize the graph to the example.

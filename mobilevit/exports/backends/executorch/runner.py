@@ -21,14 +21,14 @@ DELEGATES: dict[str, tuple[str, str]] = {
     "xnnpack": ("XNNPACK", "XnnpackBackend"),
     "coreml": ("Core ML", "CoreMLBackend"),
 }
-"""What a program can be lowered to: its name, and its name in the runtime's registry."""
+"""What a program can be lowered to -> its name, and its name in the runtime's registry."""
 
 
 class ExecutorchRunner:
     """A program in ExecuTorch's runtime, on the CPU.
 
-    The runtime has one thread pool for the whole process, which loaded programs hold on to. Where
-    two programs run on different numbers of threads, each is loaded anew when its turn comes.
+    The runtime has one thread pool for the process, which loaded programs hold on to. Two programs
+    with different numbers of threads are therefore loaded again whenever they alternate.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -56,7 +56,6 @@ class ExecutorchRunner:
         self.runtime = f"executorch {importlib.metadata.version('executorch')} ({name})"
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch; see `mobilevit.exports.backends.base.Runner`."""
         # Checked here: the runtime's own error gives neither the file nor the shapes.
         raw, dynamic = self.metadata.raw, self.metadata.dynamic
         dtype = np.float32 if raw else np.uint8
@@ -76,7 +75,7 @@ class ExecutorchRunner:
         return tuple(part.numpy() for part in self._method().execute([batch]))
 
     def _method(self) -> Any:
-        """The network, loaded, on its own number of threads."""
+        """The network, loaded, with its own number of threads."""
         with capture_stderr():
             if self._bindings._threadpool_get_thread_count() != self._threads:
                 for runner in _LOADED:

@@ -1,7 +1,7 @@
 """The inference graph in operations of XNNPACK, which runs ExecuTorch programs on a CPU.
 
-An operation that XNNPACK does not have falls back to ExecuTorch's portable kernels and splits the
-delegated graph in two. So, ahead of lowering,
+An operation that XNNPACK lacks falls back to ExecuTorch's portable kernels and splits the delegated
+graph in two. So, before lowering,
 
 * v1's norms become a division by the root mean square; see `replace_layer_norms`;
 * other norms are written out, in means as XNNPACK takes them;
@@ -34,20 +34,17 @@ class RootNorm(nn.Module):
 
 
 def with_root_norms(module: nn.Module) -> nn.Module:
-    """Copy an inference graph, or a module around one, with `RootNorm` in place of v1's norms.
-
-    The outputs are the same within float rounding.
-    """
+    """Copy an inference graph, or a module around one, with `RootNorm` for v1's norms."""
     module = copy.deepcopy(module)
     replace_layer_norms(module, RootNorm)
     return module
 
 
 def decompositions(*, half: bool) -> dict[torch._ops.OpOverload, Callable[..., Any]]:
-    """Decompositions for a graph by `torch.export` into operations that XNNPACK has.
+    """Decompositions of a graph by `torch.export` into operations that XNNPACK has.
 
     Args:
-        half: whether the graph computes in float16. Then layer norms are not decomposed: the
+        half: whether the graph computes in float16. Then layer norms are not decomposed, since the
             squares of large values overflow float16.
     """
     aten = torch.ops.aten

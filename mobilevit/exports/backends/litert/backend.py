@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) files, by torch.export and litert-torch: for Android and others."""
+"""LiteRT (TensorFlow Lite) files, by torch.export and litert-torch, for Android and others."""
 
 from __future__ import annotations
 
@@ -29,12 +29,7 @@ MIN_WEIGHTS = 1024
 
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
-    """Write a prepared network as one LiteRT file.
-
-    Raises:
-        ExportError: such a file cannot be written.
-        MissingExtraError: litert-torch or the runtime is not installed.
-    """
+    """Write a prepared network as one LiteRT file."""
     spec = prepared.spec
     mode = None if spec.quantize is None else spec.quantize.mode
     if spec.precision == "fp16" and mode is not None:
@@ -68,7 +63,6 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 
 
 def _convert(prepared: PreparedModel) -> bytes:
-    """litert-torch's file of a prepared network."""
     litert_torch: Any = importlib.import_module("litert_torch")
     module = litert_graph(prepared.module)
     with torch.no_grad(), capture_stderr() as captured:
@@ -96,14 +90,13 @@ class NamedOutputs(nn.Module):
         self.training = False  # `eval()` would reach the module, and a torch.export graph has none
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return the outputs by name."""
         outputs = self.module(*inputs.values())
         outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
         return dict(zip(self.outputs, outputs, strict=True))
 
 
 def _float_weights(prepared: PreparedModel) -> set[bytes]:
-    """Weights of `float_layers` as bytes in LiteRT's order of axes: it has no layer names."""
+    """Weights of `float_layers` as bytes in LiteRT's order of axes, since it has no layer names."""
     quantized = layers_to_quantize(prepared)
     weights = set()
     for name, layer in quantizable_layers(litert_graph(prepared.module)).items():
@@ -136,7 +129,6 @@ class LitertRunner:
         self._outputs = task.raw_outputs if self.metadata.raw else task.outputs
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one image; see `mobilevit.exports.backends.base.Runner`."""
         # The interpreter would try to run the file at another size.
         if images.dtype != self._dtype or list(images.shape) != self._shape:
             raise ExportError(
@@ -148,7 +140,6 @@ class LitertRunner:
 
 
 def _interpreter(path: Path, threads: int) -> Any:
-    """A file in the interpreter, ready to run."""
     litert: Any = importlib.import_module("ai_edge_litert.interpreter")
     with capture_stderr():
         interpreter = litert.Interpreter(model_path=str(path), num_threads=threads)
@@ -182,12 +173,11 @@ def _placement(path: Path) -> str:
 
 
 SWITCHES = {"LITERT_TORCH_SHOW_PROGRESS": "n", "TF_CPP_MIN_LOG_LEVEL": "1"}
-"""Environment variables of litert-torch and its converter: no progress, no notes."""
+"""Environment variables that silence litert-torch and its converter."""
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Suppress what litert-torch and its parts print."""
     before = {name: os.environ.get(name) for name in SWITCHES}
     os.environ.update(SWITCHES)
     try:

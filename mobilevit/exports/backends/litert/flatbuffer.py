@@ -1,7 +1,7 @@
 """LiteRT files by the format's schema: names, types, weights, metadata.
 
-A file is a flatbuffer; a zip archive of two files follows it, as TensorFlow Lite's metadata
-libraries append files that belong to a model.
+A file is a flatbuffer followed by a zip archive, in which TensorFlow Lite's metadata libraries keep
+the files that belong to a model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mobilevit.exports.spec import ExportError
 from mobilevit.utils.quantization import quantize_weight
 
 METADATA, LABELS = "mobilevit.json", "labels.txt"
-"""In the archive: metadata as JSON, and class names, one a line."""
+"""Files of the archive: metadata as JSON, and class names, one a line."""
 
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 """Operations that have weights, as their second input."""
@@ -35,11 +35,6 @@ class Graph:
     """The content of a LiteRT file, which can be changed."""
 
     def __init__(self, content: bytes) -> None:
-        """Unpack a file.
-
-        Raises:
-            ExportError: it has more than one subgraph.
-        """
         self.schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
         self.model = self.schema.ModelT.InitFromObj(self.schema.Model.GetRootAs(content, 0))
         for buffer in self.model.buffers:
@@ -54,20 +49,17 @@ class Graph:
         self._types = _names(self.schema.TensorType)
 
     def packed(self) -> bytes:
-        """The content as bytes."""
         flatbuffers: Any = importlib.import_module("flatbuffers")
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
     def op_name(self, operator: Any) -> str:
-        """An operator's name, such as `CONV_2D`."""
         code = self.model.operatorCodes[operator.opcodeIndex]
         # The first 127 operators have a field of their own.
         return self._codes[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
     def dtype(self, tensor: Any) -> str:
-        """A tensor's type, such as `float32`."""
         return self._types[tensor.type].lower()
 
     def values(self, tensor: Any) -> np.ndarray | None:
@@ -95,7 +87,7 @@ class Graph:
         return dict(counted.most_common())
 
     def weights(self) -> Iterator[tuple[Any, Any, np.ndarray]]:
-        """Operators with float32 weights, the tensors of those, and their values."""
+        """Operators with float32 weights, the weights' tensors, and their values."""
         for operator in self.graph.operators:
             if self.op_name(operator) not in WEIGHTED:
                 continue
@@ -105,7 +97,7 @@ class Graph:
                 yield operator, tensor, data.view(np.float32).reshape(tensor.shape)
 
     def layer_outputs(self, weights: Collection[bytes]) -> list[str]:
-        """Names of the outputs of layers with these float32 weights, as bytes."""
+        """Names of the outputs of the layers whose float32 weights are these bytes."""
         return [
             self.graph.tensors[operator.outputs[0]].name.decode()
             for operator, _, values in self.weights()
@@ -144,9 +136,8 @@ class Graph:
     def quantize_weights(self, float_weights: Collection[bytes], *, min_size: int) -> None:
         """Store weights in int8, with a symmetric range per output channel.
 
-        Args:
-            float_weights: weights that stay, as bytes.
-            min_size: number of values; smaller weights stay too.
+        Those in `float_weights`, as bytes, and those of fewer than `min_size` values stay in
+        float32.
         """
         for operator, tensor, values in list(self.weights()):
             if values.size < min_size or values.tobytes() in float_weights:
@@ -186,7 +177,6 @@ class Graph:
             self.model.buffers[tensor.buffer].data = None
 
     def _set_dequantize(self, operator: Any) -> None:
-        """Turn an operator into a DEQUANTIZE."""
         schema, codes = self.schema, self.model.operatorCodes
         kind = schema.BuiltinOperator.DEQUANTIZE
         index = next((i for i, one in enumerate(codes) if one.builtinCode == kind), len(codes))
@@ -229,11 +219,7 @@ def append_metadata(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata in a file's archive.
-
-    Raises:
-        ExportError: there is none.
-    """
+    """Read the metadata in a file's archive."""
     try:
         with zipfile.ZipFile(path) as files:
             strings: dict[str, str] = json.loads(files.read(METADATA))

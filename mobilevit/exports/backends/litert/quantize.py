@@ -1,7 +1,7 @@
 """Int8 LiteRT files, by ai-edge-quantizer.
 
 Convolutions and linear layers compute in int8: weights with a symmetric range per output channel,
-inputs and outputs with one range, measured on calibration images. Everything else stays in float32.
+inputs and outputs with one range each, measured on calibration images. The rest stays in float32.
 """
 
 from __future__ import annotations
@@ -28,16 +28,10 @@ def belongs_to(name: str, layers: Collection[str]) -> bool:
 def quantize_int8(
     content: bytes, input_name: str, images: Sequence[Tensor], float_tensors: Collection[str]
 ) -> bytes:
-    """Quantize the layers of a float32 file.
+    """Quantize the layers of a float32 file except those whose outputs are `float_tensors`.
 
-    Args:
-        content: the file.
-        input_name: name of its input.
-        images: calibration images, as the file takes them.
-        float_tensors: names of the outputs of layers that stay in float.
-
-    Returns:
-        Another file, with the same input and outputs.
+    `images`, for calibration, are as the file takes them. The result has the same input and
+    outputs.
     """
     quantizers: Any = importlib.import_module("ai_edge_quantizer.quantizer")
     litert: Any = importlib.import_module("ai_edge_litert.interpreter")

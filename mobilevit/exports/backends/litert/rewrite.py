@@ -1,12 +1,12 @@
 """The inference graph in the fewest LiteRT operations.
 
-Compared with `mobilevit.exports.rewrite`, the outputs are the same within float rounding, and
+The outputs are those of `mobilevit.exports.rewrite` within float rounding. The differences are:
 
 * v1's norms become a division by the root mean square; see `replace_layer_norms`;
 * queries, keys and values come from a layer each, so nothing has to be split;
 * v2's keys are computed for one token, the mean of all by their scores: the key layer is linear and
   the scores sum to 1, so the mean of the keys is the key of the mean;
-* the last mean over a map is taken of rows of channels, which is LiteRT's memory layout of a map.
+* the last mean over a map is taken over rows of channels, LiteRT's memory layout of a map.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SeparableAttention(nn.Module):
 class GatedConv(nn.Module):
     """`EqualizedConv` whose scales are the weights of a depthwise convolution.
 
-    In int8 those have a range per channel, other factors one for all.
+    In int8 those have a range per channel, other factors one range for all.
     """
 
     def __init__(self, joined: EqualizedConv) -> None:
@@ -110,14 +110,14 @@ class GatedConv(nn.Module):
 
 
 class Classifier(nn.Module):
-    """`ClassifierGraph`, whose mean is taken of rows of channels."""
+    """`ClassifierGraph` whose mean is taken over rows of channels."""
 
     def __init__(self, joined: graphs.ClassifierGraph) -> None:
         super().__init__()
         self.backbone, self.expand, self.head = joined.backbone, joined.expand, joined.head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images `[B, 3, H, W]` to logits `[B, K]`."""
+        """`[B, 3, H, W]` -> logits `[B, K]`."""
         y = self.expand(self.backbone(images)[-1]).permute(0, 2, 3, 1)  # [B, H, W, C]
         return self.head(y.flatten(1, 2).mean(dim=1))
 
@@ -134,10 +134,9 @@ REWRITES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
 
 @torch.no_grad()
 def litert_graph(module: nn.Module) -> nn.Module:
-    """Copy a prepared module for LiteRT.
+    """Copy a prepared module for LiteRT, with the same outputs within float rounding.
 
-    The outputs are the same within float rounding. Layers keep their names; a layer for queries,
-    keys and values becomes three within that name.
+    Layers keep their names; a layer for queries, keys and values becomes three within that name.
     """
     holder = nn.ModuleDict({"module": copy.deepcopy(module)})
     graphs.replace_layer_norms(holder, RootMeanSquare)
@@ -149,7 +148,6 @@ def litert_graph(module: nn.Module) -> nn.Module:
 
 
 def _split(joined: nn.Linear, **sizes: int) -> nn.ModuleDict:
-    """One layer's outputs as several layers."""
     weights, biases = (part.split(list(sizes.values())) for part in (joined.weight, joined.bias))
     layers = nn.ModuleDict()
     for name, weight, bias in zip(sizes, weights, biases, strict=True):

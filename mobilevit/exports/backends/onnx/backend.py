@@ -1,4 +1,4 @@
-"""ONNX files, by torch.export: for ONNX Runtime on phones, servers and in browsers."""
+"""ONNX files, by torch.export, for ONNX Runtime on phones, servers and in browsers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mobilevit.exports.toolchain import quiet, require
 from mobilevit.exports.wrap import PreparedModel
 
 OPSET = 18
-"""Read by ONNX Runtime 1.14 (2023) and later."""
+"""For ONNX Runtime 1.14 (2023) and later."""
 IR_VERSION = 8
 """Of the file format: the one released with this opset; older runtimes refuse later ones."""
 ERRORS = (
@@ -47,10 +47,6 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 
     In mode `int8`, convolutions, linear layers and the activations between them compute in int8; in
     `int8-weights`, only weights are stored in int8, and everything computes in float32.
-
-    Raises:
-        ExportError: such a file cannot be written.
-        MissingExtraError: onnx, onnxscript or, for int8, onnxruntime is not installed.
     """
     quantize = prepared.spec.quantize
     model = convert(prepared)
@@ -75,13 +71,9 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 
 
 def convert(prepared: PreparedModel) -> Any:
-    """Convert a prepared network to an `onnx.ModelProto`, all of it in float.
+    """Convert a prepared network to an `onnx.ModelProto` in float.
 
-    Nodes of convolutions and linear layers have the layers' names in
-    `prepared.module.named_modules()`.
-
-    Raises:
-        MissingExtraError: onnx or onnxscript is not installed.
+    Nodes of layers have the layers' names in `prepared.module.named_modules()`.
     """
     require("onnx", "onnxscript", extra="onnx")
     with torch.no_grad(), quiet():
@@ -130,7 +122,6 @@ class OnnxRunner:
         self._input: str = self.session.get_inputs()[0].name
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run one batch; see `mobilevit.exports.backends.base.Runner`."""
         try:
             return tuple(self.session.run(None, {self._input: images}))
         except self._errors as error:
@@ -152,7 +143,6 @@ BACKEND = Backend(
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """ONNX's operators for those that this library defines."""
     op: Any = importlib.import_module("onnxscript").opset18
 
     def non_max_suppression(
@@ -174,7 +164,6 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def _name_layers(graph: Any, layers: Mapping[str, nn.Module]) -> None:
-    """Give nodes of layers the layers' names."""
     for node in graph:
         # The exporter notes the modules from the outermost on, then the operation.
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))

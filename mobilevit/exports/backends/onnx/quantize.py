@@ -1,4 +1,4 @@
-"""Int8 ONNX graphs: everything that layers compute, or their weights only."""
+"""Int8 ONNX graphs: layers and the activations between them, or weights only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mobilevit.exports.quantize import EQUALIZED_RANGE
 from mobilevit.utils.quantization import quantize_weight
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-"""Operations of convolutions and linear layers."""
 BETWEEN = ("Add", "Mul", "Relu", "Sigmoid")
 """Quantized between quantized layers: SiLU and shortcuts."""
 MOVING = ("Reshape", "Transpose")
@@ -28,16 +27,11 @@ SIGMOID_RANGE = (-8.0, 8.0)
 def quantize_int8(
     model: Any, layers: Collection[str], images: Sequence[Mapping[str, np.ndarray]]
 ) -> Any:
-    """Quantize layers and what lies between them, by ranges measured on calibration images.
+    """Quantize layers and the nodes between them, by ranges measured on calibration images.
 
     Weights have a symmetric range per output channel. Inputs of layers are uint8: ONNX Runtime
     multiplies that by int8 in one instruction on x86, but int8 by int8 in several. The outputs of
     linear layers stay in float32 for norms and attention.
-
-    Args:
-        model: an `onnx.ModelProto` whose nodes have names.
-        layers: names of the nodes to quantize.
-        images: inputs by name.
 
     Returns:
         Another `onnx.ModelProto`, with pairs of QuantizeLinear and DequantizeLinear.
@@ -50,18 +44,15 @@ def quantize_int8(
     quantization: Any = importlib.import_module("onnxruntime.quantization")
 
     class Images(quantization.CalibrationDataReader):
-        """Iterates over the images."""
-
         def __init__(self) -> None:
             self.left = iter(images)
 
         def get_next(self) -> Mapping[str, np.ndarray] | None:
-            """Return the next input."""
             return next(self.left, None)
 
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    # Without this mark onnxruntime warns that the graph is not preprocessed; ours needs it not.
+    # Without this mark, onnxruntime warns that the graph is not preprocessed; ours need not be.
     onnx.helper.set_model_props(copied, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
@@ -157,14 +148,10 @@ def _known_ranges(graph: Any, nodes: Collection[str]) -> dict[str, tuple[float, 
 
 
 def quantize_weights(model: Any, layers: Collection[str]) -> Any:
-    """Store weights in int8, with a symmetric range per output channel; compute in float32.
+    """Store the weights of layers in int8, with a symmetric range per output channel.
 
-    They are restored by Cast and Mul, which runtimes fold when they load the file, as other
-    constants; a DequantizeLinear would be run for each input.
-
-    Args:
-        model: an `onnx.ModelProto`, which is changed.
-        layers: names of the nodes whose weights are stored in int8.
+    Cast and Mul restore them to float32. Runtimes fold these when they load the file, as other
+    constants; a DequantizeLinear would run for each input.
     """
     onnx: Any = importlib.import_module("onnx")
     graph = model.graph
@@ -218,7 +205,6 @@ def count_types(model: Any) -> dict[str, int]:
 
 
 def _constant(node: Any, producers: Mapping[str, Any], constants: Collection[str]) -> bool:
-    """Whether a node depends on constants only."""
     return node is not None and all(
         name in constants or _constant(producers.get(name), producers, constants)
         for name in node.input

@@ -1,4 +1,4 @@
-"""Web pages: a folder of static files that runs a model in a browser, on the device itself."""
+"""Web pages: folders of static files that run a model in a browser, on the device itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 
 PAGE, MODEL, RUNTIME, TEST = "page.json", "model.onnx", "runtime", "test"
-"""Files and folders of a page; `PAGE` distinguishes it from other folders."""
+"""Files and folders of a page; only pages have `PAGE`."""
 
 TEST_IMAGE_SIDE = 640
 """Pixels of the test image's long side; it is stored as PNG."""
@@ -36,11 +36,7 @@ def is_page(folder: Path) -> bool:
 
 
 def check_output(folder: Path, spec: ExportSpec) -> None:
-    """Check that a page can be written to a folder; an existing page is replaced.
-
-    Raises:
-        ExportError: it cannot.
-    """
+    """Check that a page can be written to a folder; an existing page is replaced."""
     if spec.raw or spec.dynamic == "batch":
         raise ExportError(
             "a page runs its model on one image at a time and shows predictions: raw and dynamic "
@@ -55,12 +51,7 @@ def check_output(folder: Path, spec: ExportSpec) -> None:
 
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
-    """Write a prepared network as a page; `add_self_test` adds a test image to it.
-
-    Raises:
-        ExportError: such a page cannot be written.
-        MissingExtraError: onnx or onnxscript is not installed.
-    """
+    """Write a prepared network as a page; `add_self_test` adds a test image to it."""
     with as_file(files("mobilevit.exports.backends.web") / "page") as sources:
         copytree(sources, path, dirs_exist_ok=True)
     unpack(provide(), path / RUNTIME)
@@ -70,25 +61,14 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
 
 
 def open_page(path: Path, threads: int) -> Runner:
-    """Open a page's model in ONNX Runtime, on the CPU.
-
-    Raises:
-        ExportError: it is damaged, or not a page.
-        MissingExtraError: onnxruntime is not installed.
-    """
+    """Open a page's model in ONNX Runtime, on the CPU."""
     if not is_page(path):
         raise ExportError(f"{path} was not written by `mobilevit export`: it has no {PAGE}")
     return ONNX.open(path / MODEL, threads)
 
 
 def add_self_test(folder: Path, model: Network, image: Image.Image) -> None:
-    """Add an image and Python's prediction to a page, which compares its own with that.
-
-    Args:
-        folder: the page.
-        model: the network that it was made from.
-        image: an RGB image; it is reduced to 640 pixels.
-    """
+    """Add an image, reduced to 640 pixels, and Python's prediction, which the page checks."""
     run = open_page(folder, 1)
     image = image.copy()
     image.thumbnail((TEST_IMAGE_SIDE, TEST_IMAGE_SIDE))
@@ -160,7 +140,7 @@ def _resizes_vertically_first() -> bool:
 
 
 def _colours(config: ModelConfig) -> list[str]:
-    """The classes' colours, as `predict` draws them, in CSS."""
+    """The classes' colours in CSS, as `predict` draws them."""
     colours = get_task(config.task).palette(config.num_classes)
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours]
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime Web: one version of it, from npm into the user's cache, checked by its hash."""
+"""ONNX Runtime Web: one version, fetched from npm into the user's cache and checked by its hash."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ class Build:
     script: str
     """The JavaScript module, which also loads the WebAssembly and starts threads."""
     binary: str
-    """The WebAssembly."""
 
     def files(self) -> dict[str, str]:
         """The file of the package for each file of a page's runtime folder."""
@@ -57,7 +56,7 @@ BUILDS = {
 
 
 def cached() -> Path:
-    """The path of the tarball: next to downloaded weights (`TORCH_HOME` moves it)."""
+    """The path of the tarball, next to downloaded weights (`TORCH_HOME` moves it)."""
     return Path(torch.hub.get_dir()) / "mobilevit" / f"{NAME}-{VERSION}.tgz"
 
 
@@ -66,9 +65,6 @@ def provide(tarball: str | Path | None = None) -> Path:
 
     Args:
         tarball: a local copy of the tarball, used in place of npm.
-
-    Returns:
-        Its path in the cache.
 
     Raises:
         ExportError: it cannot be fetched, or is not the expected file.
@@ -103,11 +99,6 @@ def _copy(tarball: Path, to: Path) -> None:
 
 
 def _by_npm(to: Path) -> None:
-    """Fetch the package by npm.
-
-    Raises:
-        ExportError: there is no npm, or it fails.
-    """
     by_hand = (
         f"On a machine with npm and network access, `npm pack {PACKAGE}` writes {to.name}: give "
         "that file once by --runtime_tarball"
@@ -133,7 +124,6 @@ def _by_npm(to: Path) -> None:
 
 
 def _integrity(file: Path) -> str:
-    """A file's hash, written as npm does."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha512").digest()
     return f"sha512-{base64.b64encode(digest).decode()}"
@@ -143,9 +133,6 @@ def unpack(tarball: Path, folder: Path) -> None:
     """Write the files of the runtime that a page needs into an existing folder.
 
     WebAssembly is stored as gzip, a quarter of its size, since not every server compresses it.
-
-    Raises:
-        ExportError: the tarball lacks a file.
     """
     with tarfile.open(tarball) as archive:
         for build in BUILDS.values():

@@ -1,4 +1,4 @@
-"""Python's prediction for a page's test image, with all that a browser needs to compare its own."""
+"""Python's prediction for a page's test image, and what a browser needs to compare its own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,10 @@ from mobilevit.tasks import get_task
 
 
 def expected_prediction(run: Runner, model: Network, frame: Image.Image) -> dict[str, Any]:
-    """The prediction that a page should make; `Expected` in its `types.js` describes the fields.
+    """The prediction that a page should make: a quantized file's own, otherwise PyTorch's.
 
-    For a quantized file it is the file's own, otherwise PyTorch's.
-
-    Args:
-        run: the file, opened in its runtime.
-        model: the network that it was made from.
-        frame: an RGB image of the file's size.
+    `frame` is an RGB image of the file's size. `Expected` in the page's `types.js` describes the
+    fields.
     """
     metadata = run.metadata
     task, config = get_task(metadata.config.task).export, metadata.config
