@@ -1,7 +1,4 @@
-"""MobileViT: light-weight, general-purpose, mobile-friendly vision transformers.
-
-Names are imported at their first use, so that `import mobilevit` itself takes no time.
-"""
+"""MobileViT, light-weight vision transformers; public names are imported at their first use."""
 
 from __future__ import annotations
 
@@ -92,12 +89,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'mobilevit' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """All public names, also before their first use."""
     return sorted({*globals(), *__all__})

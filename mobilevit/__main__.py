@@ -1,8 +1,7 @@
-"""The command line: a table of functions; their signatures are their options.
+"""The command line: each command is a function, whose signature gives the arguments.
 
-Positional parameters are positional arguments, keyword-only parameters are flags. The fields of a
-parameter `options`, an `Options` class, are flags without its name in front. `--config FILE` reads
-options from YAML; flags win over it.
+Positional parameters become positional arguments, keyword-only parameters become flags, and so do
+the fields of a parameter `options`. `--config FILE` reads options from YAML; flags override it.
 """
 
 from __future__ import annotations
@@ -39,18 +38,15 @@ COMMANDS = {
     "models": ("mobilevit.commands.models:describe", "list the networks and what they cost"),
     "demo": ("mobilevit.commands.demo:demo", "train, evaluate and use a small model, in minutes"),
 }
-"""Command -> where its function is, and what it does."""
+"""Command -> (`module:function`, summary)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: the command and its arguments; by default the process's own.
+    """Run one command; `arguments` are by default the process's own.
 
     Returns:
         Exit code: 0, 1 for an error or a result with failures, 2 for wrong usage, 130 after Ctrl-C,
-        143 after SIGTERM where training has saved its state.
+        143 after SIGTERM if training saved its state.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -94,7 +90,7 @@ def _overview() -> str:
 
 
 def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> Any:
-    """Read a function's arguments from the command line, and call it."""
+    """Parse a function's arguments from the command line, and call it."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # a field's is its help
@@ -139,7 +135,7 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
 def _add_positional(
     parser: Any, function: Callable[..., Any], positional: Mapping[str, bool]
 ) -> None:
-    """Add arguments that are no flags: name -> whether there may be several."""
+    """Add positional arguments: name -> whether it takes several values."""
     from docstring_parser import parse
 
     texts = {item.arg_name: item.description for item in parse(function.__doc__ or "").params}
@@ -148,7 +144,7 @@ def _add_positional(
 
 
 def _is_list(hint: Any) -> bool:
-    """Whether a type is of a list or tuple (or None), and not also of plain text."""
+    """Whether a type is a list or tuple, also an optional one, but not a union with plain text."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         alternatives = [inner for inner in typing.get_args(hint) if inner is not types.NoneType]
@@ -157,10 +153,10 @@ def _is_list(hint: Any) -> bool:
 
 
 def _spelled_out(words: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
-    """The command line as jsonargparse reads it.
+    """Rewrite the command line for jsonargparse.
 
-    `--sizes 192,256` becomes `--sizes=[192,256]`. `--resume` becomes `--resume=true` and adds the
-    recipe in the run folder. Recipes stand in front, so that flags win over them.
+    `--sizes 192,256` becomes `--sizes=[192,256]`; `--resume` becomes `--resume=true` and adds the
+    recipe in the run folder. Recipes come first, so that flags override them.
     """
     rest, spelled = list(words), []
     while rest:

@@ -1,1 +1,1 @@
-"""Model folders, and the layouts of others' weights."""
+"""Model folders, and checkpoints in the layouts of other libraries."""

@@ -1,4 +1,4 @@
-"""What a source of checkpoints has to offer, so that `read` and `write` know nothing of it."""
+"""The interface of a source of checkpoints: the authors, timm or transformers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 JsonFiles: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""File name -> content, of the JSON files in a folder."""
+"""File name -> content, for the JSON files in a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig:
-    """What a folder's JSON files state about the weights next to them."""
+    """What the JSON files of a folder state about its weights."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of `create_model`."""
     classes: tuple[str, ...] | None = None
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    """The fields of `Preprocessing` that they state."""
+    """The fields of `Preprocessing` that are stated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,12 @@ class Adapter:
     name: str
     layouts: tuple[Layout, ...]
     read_config: Callable[[JsonFiles, Layout, str], FolderConfig] | None = None
-    """(JSON files, layout, name for messages); raises `CheckpointError` for what this library does
-    not support."""
+    """(JSON files, layout, name for messages) -> what they state."""
     write_config: Callable[[ModelConfig], JsonFiles] | None = None
-    """The JSON files for a network, without which its checkpoints are single files; raises
-    `CheckpointError` where they have no place for it."""
+    """The JSON files of a network's folder; without it, checkpoints are single files."""
     states_options: bool = False
-    """Whether these files state a network's options and channel order; then its checkpoints are
-    folders."""
+    """Whether its files state options and channel order; checkpoints must then be folders."""
     omitted_tensors: tuple[str, ...] = ()
-    """Beginnings of our names of tensors that it has no place for and can do without."""
+    """Prefixes of our tensor names that the source has no place for and can do without."""
     notes: Callable[[ModelConfig], list[str]] = lambda config: []
-    """What its folders do not hold of a network, or its own code does otherwise."""
+    """What its folders lose of a network, or its own code computes differently, in words."""

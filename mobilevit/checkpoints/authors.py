@@ -1,13 +1,12 @@
-"""The authors' checkpoints: flat state dicts, the networks of both papers.
+"""The authors' checkpoints: flat state dicts of the networks of both papers.
 
-The 2021 weights of v1 expect blue-green-red pixels, since the code of that time read images with
-OpenCV. The code behind v2's weights read red-green-blue; that is assumed for v2, because no file
-states it. So did the code behind v1's later weights, whose files look like those of 2021; only
-those that were trained with RangeAugment can be recognised, by its scalars.
+The 2021 weights of v1 expect blue-green-red pixels, because that code read images with OpenCV. The
+code behind v2's weights and v1's later ones read red-green-blue, but no file states it. It is
+assumed for v2; of v1's later weights, only those with RangeAugment's scalars can be recognised.
 
-The generations of DeepLabv3 on v1 differ in a tensor's name: the 2021 code resized logits without
-aligned corners and images to a square of 512 px, the later code aligned corners and kept an image's
-aspect ratio. No file states its output stride.
+DeepLabv3 on v1 has two generations, which differ in a tensor's name. The 2021 code resized logits
+without aligned corners and images to a square of 512 px; later code aligned corners and kept an
+image's aspect ratio. No file states its output stride.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ V2 = Layout(
 
 
 def _encoder(layout: Layout) -> tuple[Row, ...]:
-    """A classifier's rows for its backbone, as it stands inside the authors' other networks."""
+    """A classifier's rows for its backbone, as it is named in the authors' other networks."""
     return tuple(
         row._replace(theirs=f"encoder.{row.theirs}")
         for row in layout.rows

@@ -1,4 +1,4 @@
-"""Networks with weights: `create_model`, `load`."""
+"""Networks with weights: `create_model` and `load`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 _BACKBONE = "backbone."
 _FRAME = ("resize_mode", "resize", "crop")
-"""The fields of `Preprocessing` that belong to a task more than to weights."""
+"""Fields of `Preprocessing` that depend on the task rather than on the weights."""
 _NAMES_SHOWN = 12
-"""Up to so many new tensors are named one by one."""
+"""Up to this many new tensors are named one by one."""
 
 
 def create_model(
@@ -37,11 +37,10 @@ def create_model(
     features_only: bool = False,
     **options: Any,
 ) -> Network | Backbone:
-    """Build a network, with new weights or with those of a file, in training mode.
+    """Build a network in training mode, with new weights or with those of a file.
 
-    With weights of a file, its preprocessing, and its class names if the classes stay, go into
-    `model.config`. A head for other classes than the file's is new, and a logged warning names its
-    tensors.
+    `model.config` takes a file's preprocessing, and its class names unless the classes change. A
+    head for classes other than the file's is new, and a logged warning names its tensors.
 
     Args:
         name: a model name; see `list_models`.
@@ -50,8 +49,8 @@ def create_model(
         classes: names of the classes, in the order of the logits.
         weights: whatever `load` reads, or a backbone alone.
         preprocessing: fields of `Preprocessing` that differ from the weights'.
-        new_head: whether a head may be new if `weights` are given; if not, that is an error.
-        features_only: return the backbone alone, which lists maps in place of logits.
+        new_head: whether the head may be new if `weights` are given; if not, that is an error.
+        features_only: return the backbone alone, which gives a list of maps instead of logits.
         options: `in_channels`, `out_indices`, `output_stride`, `patch_sizes`, `heads`,
             `kernel_size`, `fusion`, `dropout`, `attention_dropout`, `ffn_dropout`,
             `classifier_dropout`, and for segmentation `channels`, `rates`, `aspp_dropout`, `aux`,
@@ -86,7 +85,7 @@ def create_model(
 
 
 def _config_for(name: str, found: ModelConfig, *, file: str) -> ModelConfig:
-    """The configuration of weights, as far as it holds for a network of this name."""
+    """The configuration of weights, as far as it applies to a network of this name."""
     if split_name(found.model)[1] != split_name(name)[1]:
         raise CheckpointError(f"{file} holds {found.model}, not {name}")
     if found.model == name:
@@ -110,7 +109,7 @@ def _with_classes(
     *,
     head_of: str | None,
 ) -> ModelConfig:
-    """The same for these classes, by default its own; `head_of` is the file that has a head."""
+    """Set the classes; `head_of` is the file whose head the network has, if any."""
     if num_classes is None:
         num_classes = len(classes) if classes else config.num_classes
     if classes is None and num_classes == config.num_classes:
@@ -142,7 +141,7 @@ def load(
         preprocessing: fields of `Preprocessing` that differ from the file's or its layout's.
 
     Raises:
-        FileNotFoundError: there is no such file or folder, and it is none of the others.
+        FileNotFoundError: `source` is neither a file or folder nor any of the others.
         DownloadError: it could not be downloaded.
         CheckpointError: it cannot be read, has no head, or lacks tensors; the message says which.
         ValueError: another number of names than of logits.
@@ -165,7 +164,7 @@ def load(
 
 
 def _with_coco_ids(config: ModelConfig) -> ModelConfig:
-    """The same with COCO's own numbers of its classes, if it has these and no numbers."""
+    """Add COCO's category ids to a detector of COCO's classes that has none."""
     if config.task != "detection" or config.num_classes != 80 or config.category_ids:
         return config
     names, numbers = coco_classes()
@@ -173,7 +172,6 @@ def _with_coco_ids(config: ModelConfig) -> ModelConfig:
 
 
 def _with_preprocessing(config: ModelConfig, changes: Mapping[str, Any] | None) -> ModelConfig:
-    """The same with these fields of its preprocessing, which are then no longer assumed."""
     if not changes:
         return config
     known = {field.name for field in fields(Preprocessing)} - {"assumed"}
@@ -190,12 +188,7 @@ def open_model(
     classes: str | Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
 ) -> tuple[Network, str]:
-    """The network that a command is given, and its name for messages.
-
-    Raises:
-        ValueError: `classes` or `preprocessing` are given with a network, which has its own.
-        CheckpointError: see `load`.
-    """
+    """The network that a command was given, loaded if necessary, and its name for messages."""
     if isinstance(model, str | Path):
         return load(model, classes=class_names(classes), preprocessing=preprocessing), str(model)
     if classes is not None or preprocessing:
@@ -207,11 +200,7 @@ def open_model(
 
 
 def require_classes(config: ModelConfig, name: str) -> tuple[str, ...]:
-    """The class names of the network called `name` in messages.
-
-    Raises:
-        ValueError: they are unknown.
-    """
+    """The class names of the network called `name` in messages; ValueError if they are unknown."""
     if config.classes is None:
         raise ValueError(
             f"{name} does not name its {config.num_classes} classes; state the names with "
@@ -226,9 +215,9 @@ def _copy_weights(
 ) -> None:
     """Copy weights into a network, all or nothing.
 
-    Only these may be new: everything but the backbone, if the file is of another task or a
-    backbone alone; an auxiliary head that it lacks; the tensors that count classes, if it is for
-    others. An auxiliary head that the network lacks is left out.
+    These may be new: everything but the backbone, if the file is of another task or a backbone
+    alone; an auxiliary head that the file lacks; the tensors that count classes, if the classes
+    differ. An auxiliary head that the network lacks is left out.
     """
     own = model.state_dict()
     tensors = _usable(model, weights, file=file, new_head=new_head)
@@ -259,7 +248,7 @@ def _copy_weights(
 def _usable(
     model: Network | Backbone, weights: Weights, *, file: str, new_head: bool
 ) -> dict[str, Tensor]:
-    """The tensors that belong into the network, under its own names."""
+    """The file's tensors that belong in the network, under its own names."""
     tensors = weights.tensors
     backbone = {key: value for key, value in tensors.items() if key.startswith(_BACKBONE)}
     if isinstance(model, Backbone):

@@ -1,4 +1,4 @@
-"""Downloads of weights: resumed, verified and cached, so that the second use needs no network.
+"""Downloads of weights, which are resumed, verified and cached.
 
 Files from URLs go to the folder of `torch.hub` (`TORCH_HOME` moves it), Hub repositories to the
 Hub's own cache (`HF_HOME`; `HF_ENDPOINT` names a mirror, `HF_HUB_OFFLINE` forbids the network).
@@ -25,7 +25,7 @@ from mobilevit.utils.urls import TIMEOUT
 log = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What files of weights are called in folders, by preference."""
+"""Names of weight files in folders, in order of preference."""
 ATTEMPTS = 5
 """Attempts without a new byte before a download fails."""
 PAUSE = 1.0
@@ -40,21 +40,12 @@ class DownloadError(OSError):
 
 
 def fetch(url: str, *, address: str | None = None, sha256: str | None = None) -> Path:
-    """Download a file, unless it is cached.
-
-    An interrupted download is resumed, also by a later process, unless the file has changed on the
-    server.
+    """Download a file unless it is cached; later processes resume an interrupted download.
 
     Args:
-        url: what the file is cached by; http or https.
+        url: what the file is cached by.
         address: where to download it from, if not `url`: a mirror.
         sha256: the file's digest, if it is known; a cached file is verified too.
-
-    Returns:
-        The file.
-
-    Raises:
-        DownloadError: it cannot be downloaded, or has another digest.
     """
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
     name = Path(urlsplit(url).path).name or "weights"
@@ -81,19 +72,10 @@ def fetch(url: str, *, address: str | None = None, sha256: str | None = None) ->
 
 
 def from_hub(repository: str, *, revision: str | None = None) -> Path:
-    """Download a model repository's configuration and weights, by huggingface_hub.
+    """Download a model repository, `owner/name`, and return its folder in the Hub's cache.
 
-    Files in the Hub's cache are used without asking the Hub for newer ones.
-
-    Args:
-        repository: `owner/name`.
-        revision: a branch, tag or commit; by default the main branch.
-
-    Returns:
-        The folder with the files.
-
-    Raises:
-        DownloadError: there is no such repository, it has no weights, or the Hub is unreachable.
+    Cached files are used without asking the Hub for newer ones. `revision` is a branch, tag or
+    commit, by default the main branch.
     """
     for name in (CONFIG, PROCESSOR):
         _hub_file(repository, name, revision)
@@ -105,7 +87,7 @@ def from_hub(repository: str, *, revision: str | None = None) -> Path:
 
 
 def _hub_file(repository: str, name: str, revision: str | None) -> Path | None:
-    """One file of a repository, or None if the repository has no such file."""
+    """One file of a repository, or None if it has no such file."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -127,7 +109,7 @@ def _hub_file(repository: str, name: str, revision: str | None) -> Path | None:
 
 
 def _verify_blob(path: Path) -> None:
-    """Large files are stored under their SHA-256, which the Hub's client does not verify."""
+    """Verify a large file, which the cache stores under its SHA-256; the Hub's client does not."""
     blob = path.resolve()
     if len(blob.name) == 64 and (found := file_sha256(blob)) != blob.name:
         blob.unlink()
@@ -135,7 +117,7 @@ def _verify_blob(path: Path) -> None:
 
 
 def _tag(part: Path) -> Path:
-    """The file that records which version on the server a part belongs to."""
+    """The file that records which version on the server (ETag) a partial download belongs to."""
     return part.with_name(f"{part.name}.tag")
 
 
@@ -178,7 +160,7 @@ def _download(address: str, part: Path, target: Path) -> None:
 
 
 def attempt(address: str, part: Path) -> bool:
-    """Download what is missing; whether that was everything."""
+    """Download what is missing, and return whether the file is complete."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 

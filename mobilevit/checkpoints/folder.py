@@ -33,11 +33,7 @@ def config_to_json(config: ModelConfig, *, weights: str) -> str:
 
 
 def config_from_json(text: str, *, file: str) -> tuple[ModelConfig, str]:
-    """Read `config.json`: the configuration, and the digest of the weights it belongs to.
-
-    Raises:
-        CheckpointError: not JSON, of a later format, or with unknown or missing fields.
-    """
+    """Read `config.json`: the configuration, and the digest of the weights that it belongs to."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -64,7 +60,7 @@ def config_from_json(text: str, *, file: str) -> tuple[ModelConfig, str]:
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    """SHA-256 over the names, types, shapes and bytes of tensors, in the order of their names."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -74,18 +70,11 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save(model: Network, folder: str | Path) -> Path:
-    """Write a network as a model folder: `config.json` and `model.safetensors`.
+    """Write a network as a model folder, `config.json` and `model.safetensors`; return the folder.
 
-    The weights' file carries the configuration too, and is replaced first, in one step: a writer
-    that is killed leaves the old model or the new one. `load` ignores a `config.json` that belongs
-    to other weights.
-
-    Args:
-        model: a network of `create_model` or `load`; its `config` is written.
-        folder: created if it does not exist.
-
-    Returns:
-        The folder.
+    The file of weights also contains the configuration and is replaced first, in one step, so that
+    a killed process leaves the old model or the new one; `load` ignores a `config.json` of other
+    weights. The folder is created if it does not exist.
 
     Raises:
         ValueError: the network is a backbone alone or a fused one, which `load` could not rebuild.
@@ -133,11 +122,7 @@ def is_model_folder(path: Path) -> bool:
 
 
 def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The configuration and the tensors of a model folder.
-
-    Raises:
-        CheckpointError: a part is missing, damaged or of another model folder.
-    """
+    """The configuration and the tensors of a model folder."""
     tensors, metadata = read_safetensors(folder / WEIGHTS)
     embedded = metadata.get("config")
     path = folder / CONFIG
@@ -152,11 +137,7 @@ def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def read_embedded(text: str, tensors: Mapping[str, Tensor], *, file: Path) -> ModelConfig:
-    """The configuration in the metadata of a file of weights.
-
-    Raises:
-        CheckpointError: it is not that of these tensors.
-    """
+    """The configuration in the metadata of a file of weights, which must be that of `tensors`."""
     config, weights = config_from_json(text, file=f"{file} (its metadata)")
     if weights != digest(tensors):
         raise CheckpointError(f"{file} is damaged: its tensors do not match its configuration")
@@ -164,11 +145,7 @@ def read_embedded(text: str, tensors: Mapping[str, Tensor], *, file: Path) -> Mo
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """The tensors and the metadata of a `.safetensors` file.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
+    """The tensors and the metadata of a `.safetensors` file."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -1,15 +1,13 @@
-"""Translate one layout's tensor names into ours and back, by a table that a person can check.
+"""Tables that translate another layout's tensor names into ours and back.
 
 A row pairs our name of a module with theirs. `{s}` stands for any number, the same on both sides,
-`{s-1}` for that number less one; of several rows that match a name the first counts. How the names
-of a module's tensors follow depends on the module:
+`{s-1}` for that number less one; the first row that matches a name counts. The kind of module
+determines the names and shapes of its tensors:
 
 * `conv_norm`: convolution and batch norm; each layout names the two parts in its own way;
 * `same`: the tensors' own names (`weight`, `bias`) are the same on both sides;
-* `pointwise`: as `same`, but theirs is a 1x1 convolution, `[out, in, 1, 1]`, where ours is a
-  linear layer, `[out, in]`;
-* `query_key_value`: as `same`, but theirs are three layers, `query`, `key` and `value`, where ours
-  is one, whose rows are theirs in that order.
+* `pointwise`: as `same`, but their 1x1 convolution `[out, in, 1, 1]` is our linear layer;
+* `query_key_value`: as `same`, but our layer's rows are those of their `query`, `key`, `value`.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ PARTS = ("query", "key", "value")
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a source names the tensors of networks with one block and one head."""
+    """How a source names the tensors of networks with one type of block and one head."""
 
     name: str
     block: type[nn.Module]
@@ -53,36 +51,30 @@ class Layout:
     head: str = ""
     """The head's prefix: none, `ssdlite_`, `deeplabv3_` or `pspnet_`."""
     marks: tuple[str, ...] = ()
-    """Beginnings of tensor names, each of which occurs in every file of this layout. Of several
-    layouts that match a file, that with most marks is meant."""
+    """Name prefixes that each file of this layout has; the matching layout with most marks wins."""
     ignored: tuple[str, ...] = ()
-    """Beginnings of tensor names that are skipped."""
+    """Prefixes of tensor names that are skipped."""
     prefix: str = ""
-    """Beginning of the backbone's tensor names, which files of a backbone alone leave out."""
+    """Prefix of the backbone's tensor names, which files of a backbone alone leave out."""
     preprocessing: Preprocessing
-    """Where a file does not state it; fields that nobody states are `assumed`."""
+    """The default for what a file does not state."""
     align_corners: bool | None = None
     """Segmentation: how its networks resize logits; None where that is not part of them."""
     output_stride: int = 16
-    """Segmentation: that of the authors' recipes."""
+    """Segmentation: the output stride of the authors' recipes."""
     conv: str
-    """What a `conv_norm` module has before the names of its convolution's tensors."""
+    """What follows a `conv_norm` module's name in the names of its convolution's tensors."""
     norm: str
     """The same for its batch norm."""
     rows: tuple[Row, ...]
 
     @property
     def network(self) -> str:
-        """What such a network is called in messages."""
+        """What messages call such a network."""
         return self.head.rstrip("_") or "classifier"
 
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename tensors from this layout to ours; only those that are joined are copied.
-
-        Raises:
-            CheckpointError: a name that the table does not have, or a part of a layer without
-                its others.
-        """
+        """Rename tensors from this layout to ours; only those that are joined are copied."""
         patterns = self._patterns(self.rows, reverse=True)
         result: dict[str, Tensor] = {}
         parts: dict[str, dict[str, Tensor]] = {}
@@ -113,11 +105,7 @@ class Layout:
         return result
 
     def from_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename tensors from our layout to this one, the inverse of `to_ours`.
-
-        Raises:
-            CheckpointError: a name that the table does not have.
-        """
+        """Rename tensors from our layout to this one, the inverse of `to_ours`."""
         patterns = self._patterns(self.rows, reverse=False)
         result = {}
         for key, tensor in tensors.items():
@@ -135,7 +123,7 @@ class Layout:
         return result
 
     def matches(self, tensors: Iterable[str]) -> bool:
-        """Whether the tensors that only these blocks and this head have carry this layout's names.
+        """Whether these tensor names include this layout's marks and its names for attention.
 
         A layout of classifiers also matches files of the same source with other heads.
         """
@@ -164,7 +152,7 @@ class Layout:
 
 
 class _Pattern(NamedTuple):
-    """A tensor's full name in one layout, and the template of the other's."""
+    """A pattern for a tensor's name in one layout, and the template of the other's."""
 
     source: re.Pattern[str]
     target: str
@@ -178,7 +166,7 @@ _SLOT = re.compile(r"\{([a-z])(-1)?\}")
 def _compile(source: str) -> re.Pattern[str]:
     pattern, end = "", 0
     for slot in _SLOT.finditer(source):
-        shift = "m" if slot[2] else "p"
+        shift = "m" if slot[2] else "p"  # {s-1} is the group s_m, {s} is s_p
         pattern += re.escape(source[end : slot.start()]) + f"(?P<{slot[1]}_{shift}>\\d+)"
         end = slot.end()
     return re.compile(pattern + re.escape(source[end:]) + r"\.(?P<leaf>[a-z_]+)")
@@ -200,7 +188,7 @@ def _rename(key: str, patterns: list[_Pattern]) -> tuple[str, Module, str] | Non
 
 
 def shorten(names: list[str], limit: int = 8) -> str:
-    """A list of names for a message, cut after `limit`.
+    """Join names for a message, cut after `limit`.
 
     >>> shorten(["a", "b", "c"], 2)
     'a, b and 1 more'

@@ -1,9 +1,4 @@
-"""Every MobileViT checkpoint that the authors published, and how `load` finds weights by name.
-
-Figures are those that the authors print; for segmentation, parameters are without the auxiliary
-head. v1's ImageNet, COCO and VOC weights of 2021 expect blue-green-red pixels; the others were made
-by later code, which read red-green-blue.
-"""
+"""The checkpoints that the authors published, and how `load` finds weights by name."""
 
 from __future__ import annotations
 
@@ -29,7 +24,7 @@ log = logging.getLogger(__name__)
 
 BASE = "https://docs-assets.developer.apple.com/ml-research/models/"
 MIRROR = "MOBILEVIT_MIRROR"
-"""Environment variable: an address that stands in for `BASE`."""
+"""Environment variable: an address to use instead of `BASE`."""
 
 LICENCE = "Apple sample code licence"
 
@@ -39,20 +34,19 @@ _FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One checkpoint."""
+    """A checkpoint that the authors published, with the figures that they print."""
 
     name: str
-    """What `load` and `create_model` take: a model name, and after a dot where it comes from."""
+    """A model name, a dot, and where the weights come from, as in `mobilevit_s.apple_in1k`."""
     data: str
-    """What it was trained on."""
     task: str
     metric: str
     value: float
-    """As published: per cent."""
+    """Per cent."""
     size: int | None
     """Input height and width in pixels; None if it is not stated."""
     parameters: float | None
-    """In millions, as published."""
+    """In millions; for segmentation, without the auxiliary head."""
     path: str
     """Relative to `BASE`."""
     preprocessing: Preprocessing | None = None
@@ -65,26 +59,20 @@ class Published:
 
     @property
     def model(self) -> str:
-        """The model name."""
         return self.name.partition(".")[0]
 
     @property
     def url(self) -> str:
-        """The file's address."""
         return BASE + self.path
 
     @property
     def mirror(self) -> str:
-        """Where to download it from: `url`, unless the environment names another place."""
+        """Where to download it from: `url`, unless the environment names a mirror."""
         base = os.environ.get(MIRROR)
         return f"{base.rstrip('/')}/{self.path}" if base else self.url
 
     def complete(self, config: ModelConfig) -> ModelConfig:
-        """Add what is known of this file to what its tensors show.
-
-        Raises:
-            CheckpointError: the file holds another network.
-        """
+        """Add what is known of this file to what its tensors show."""
         if config.model != self.model:
             raise CheckpointError(f"the file of {self.name} holds {config.model}")
         return replace(
@@ -122,24 +110,12 @@ def _read_table() -> Iterator[Published]:
 
 
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _read_table()}
-"""The rows of `published.csv`, by name."""
 
 
 def find_weights(source: str | Path) -> tuple[Path, Published | None]:
-    """Find weights, and download them if they are not on this machine.
+    """Find weights, whatever `load` reads, and download them if they are not on this machine.
 
-    Args:
-        source: an existing file or folder; a name of `PUBLISHED`; a Hub id, `owner/name` or
-            `owner/name@revision`; or a URL, `https://...`, which may end in `#sha256=` and the
-            file's digest.
-
-    Returns:
-        The file or folder, and the entry of `PUBLISHED`, if by such a name.
-
-    Raises:
-        FileNotFoundError: there is no such file, and it is none of the others.
-        DownloadError: it could not be downloaded.
-        CheckpointError: it is published, but this version has no such network.
+    The result is a file or folder, and the entry of `PUBLISHED` if `source` is its name.
     """
     path, name = Path(source), str(source)
     if path.exists():

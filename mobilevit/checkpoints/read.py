@@ -1,6 +1,6 @@
-"""Weights of any layout under our names: model folders, files and folders of others, downloads.
+"""Read weights of any layout under our names: model folders, other libraries' files, downloads.
 
-The layout is recognised by the tensors' names, the variant by their shapes, never by the file's
+The layout is recognised by the tensors' names and the variant by their shapes, never by the file's
 name. Nothing here runs code from a file.
 """
 
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 ADAPTERS: dict[str, Adapter] = {
     adapter.name: adapter for adapter in (authors.ADAPTER, timm.ADAPTER, transformers.ADAPTER)
 }
-"""The sources of checkpoints by name."""
 
 WRAPPERS = (
     "ema_state_dict",  # the authors' training checkpoints
@@ -51,10 +50,10 @@ WRAPPERS = (
     "state_dict",
     "model",
 )
-"""Entries that hold the weights; averaged weights come first, since they are what is evaluated."""
+"""Entries that hold the weights; averaged weights come first, since those are evaluated."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and training modules put before every name."""
+"""What DistributedDataParallel, torch.compile and training modules prepend to every name."""
 
 # Simple values that training checkpoints hold next to the weights: arguments and figures. An object
 # dtype is the one way to smuggle a pickle through numpy's scalar, and numpy refuses it.
@@ -77,10 +76,10 @@ class Weights(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a file of weights holds."""
+    """The content of a file of weights."""
 
     tensors: dict[str, Tensor]
-    """Under their own names; on the CPU."""
+    """Under their own names, on the CPU."""
     unwrapped: tuple[str, ...]
     """The wrappers and prefixes that were removed, in words."""
     metadata: Mapping[str, str]
@@ -88,17 +87,7 @@ class Contents(NamedTuple):
 
 
 def read(source: str | Path) -> Weights:
-    """Read weights of any known layout.
-
-    Args:
-        source: a model folder; a file, or a folder of transformers or timm; a published name, a
-            Hub id or a URL, which are downloaded at their first use.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DownloadError: it could not be downloaded.
-        CheckpointError: it cannot be read, or is of no known layout.
-    """
+    """Read weights of any known layout; `source` and errors are those of `load`."""
     path, published = find_weights(source)
     if path.is_dir():
         return _read_folder(path)
@@ -132,7 +121,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_file(path: Path, files: JsonFiles, *, output_stride_known: bool = False) -> Weights:
-    """Read a file of weights; `files` are those next to it, in a folder."""
+    """Read a file of weights; `files` are the JSON files next to it."""
     tensors, unwrapped, metadata = read_tensors(path)
     if embedded := metadata.get("config"):  # the weights of a model folder alone
         return Weights(read_embedded(embedded, tensors, file=path), tensors)
@@ -179,12 +168,9 @@ def _log_output_stride(name: str, stride: int, where: Path) -> None:
 
 
 def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The options of `build` that a file for segmentation shows without stating them.
+    """The options of `build` that a segmentation file's tensors show without stating them.
 
-    Args:
-        layout: the file's; it determines how logits are resized.
-        tensors: under our names; they show what the head has. The output stride shows nowhere, and
-            is that of the authors' recipes.
+    `tensors` are under our names. No tensor shows the output stride: the authors' is assumed.
     """
     head = HEADS[layout.head]
     if head.task != "segmentation":
@@ -203,11 +189,7 @@ def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, 
 
 
 def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[Adapter, Layout, dict[str, Tensor]]:
-    """The layout of these tensors, and the tensors as that layout names them.
-
-    Raises:
-        CheckpointError: they are of no known layout.
-    """
+    """The source and layout of these tensors, and the tensors with that layout's prefix."""
     matches = []
     for adapter in ADAPTERS.values():
         for layout in adapter.layouts:
@@ -227,7 +209,7 @@ def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[Adapter, Layout, 
 
 
 def _variant(tensors: Mapping[str, Tensor], block: type[nn.Module], path: Path) -> str:
-    """The variant that has this block and last width: no two share both."""
+    """The variant with this block and last width; no two share both."""
     last = tensors.get("backbone.stage5.0.project.conv.weight")
     width = None if last is None else len(last)
     for name, arch in VARIANTS.items():
@@ -237,13 +219,9 @@ def _variant(tensors: Mapping[str, Tensor], block: type[nn.Module], path: Path) 
 
 
 def read_tensors(path: Path) -> Contents:
-    """Read a `.safetensors` file, or a file that `torch.save` wrote.
+    """Read a `.safetensors` file, or a file that `torch.save` wrote, without running code from it.
 
     Entries of `WRAPPERS` are opened, and `PREFIXES` that all names have are removed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is neither, or would have to run code to be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")

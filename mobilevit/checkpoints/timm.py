@@ -1,9 +1,8 @@
 """timm's layout of MobileViT and MobileViTv2 classifiers.
 
 timm's conversion of the authors' v1 weights reversed the input channels of the first convolution,
-so all of its weights take red-green-blue pixels in [0, 1] without mean or std. A file of weights
-does not state how its images were resized: as in the paper is assumed. A folder, as on the Hub,
-states it in `config.json`.
+so all of its weights take red-green-blue pixels in [0, 1] without mean or std. A folder, as on the
+Hub, states in `config.json` how images are resized; for a file alone, the paper's way is assumed.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ V2 = Layout(
 )
 
 _IMAGENET = re.compile(r"_in1k(_\d+)?$")
-"""How the tag of weights ends that were last trained on ImageNet-1k, perhaps with their size."""
+"""How tags of weights end that were last trained on ImageNet-1k, perhaps with an image size."""
 
 
 def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
@@ -132,7 +131,7 @@ def _class_names(
 
 
 def write_config(config: ModelConfig) -> JsonFiles:
-    """`timm.create_model("local-dir:FOLDER", pretrained=True)` opens such a folder."""
+    """The JSON files of a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
     preprocessing = config.preprocessing
     if preprocessing.resize_mode != "crop":
         raise CheckpointError(

@@ -1,13 +1,12 @@
 """transformers' layout of MobileViT and MobileViTv2: image classifiers, and DeepLabv3.
 
-A folder holds `config.json` (the network), `model.safetensors` or `pytorch_model.bin` (the weights)
-and `preprocessor_config.json`, whose `do_flip_channel_order` states whether pixels become
-blue-green-red; its weights are the authors', unchanged.
+A folder holds `config.json` (the network), `model.safetensors` or `pytorch_model.bin` (the authors'
+weights, unchanged) and `preprocessor_config.json`, whose `do_flip_channel_order` states whether
+pixels become blue-green-red.
 
-transformers' DeepLabv3 ends before the last step: its logits are at the output stride, ours are
-resized to the image's size. It has no auxiliary head. Below an output stride of 32 its v2 leaves
-out the dilation of the local convolutions that the authors' code has, so its logits differ; v1 has
-no such dilation.
+transformers' DeepLabv3 has no auxiliary head and returns logits at the output stride; ours resizes
+them to the image's size. Below an output stride of 32 its v2 omits the dilation of the local
+convolutions that the authors' code has, so its logits differ; v1 has no such dilation.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _LAYER = f"{_BLOCK}.transformer.{{t}}"
 
 
 def _shared(encoder: str) -> tuple[Row, ...]:
-    """Rows that both blocks have; all names but the classifier's begin with `encoder`."""
+    """Rows of both blocks; all of their names but the classifier's begin with `encoder`."""
     parts = (("expand", "expand_1x1"), ("depthwise", "conv_3x3"), ("project", "reduce_1x1"))
     stages = (  # the first two stages are lists, the others begin with a layer of their own
         ("backbone.stage1.{i}", f"{encoder}.encoder.layer.0.layer.{{i}}"),
@@ -147,10 +146,10 @@ _DEEPLAB_OPTIONS = {
     "align_corners": ("align_corners", None),  # ours alone: transformers ignores it
 }
 _DROPPED = ("aux", "dropout", "classifier_dropout")
-"""Options that may be lost, for inference does not use them."""
+"""Options that may be lost, since inference does not use them."""
 
 _RESAMPLE: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers."""
+"""Pillow's numbers -> names."""
 
 
 def _option_table(block: type, head: str) -> dict[str, tuple[str, Any]]:
@@ -179,7 +178,7 @@ def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
 
 
 def _class_names(config: Mapping[str, Any], file: str) -> tuple[str, ...] | None:
-    """The labels, unless they are numbers alone."""
+    """The labels, unless they are transformers' placeholders."""
     labels = config.get("id2label")
     if not labels:
         return None
@@ -195,7 +194,7 @@ def _labels(count: int) -> list[str]:
 
 
 def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> dict[str, Any]:
-    """Older files give `size` as a number, and `do_flip_channels`; those of 2022 also for v2."""
+    """Read the processor's file; older ones give `size` as a number, and `do_flip_channels`."""
 
     def refuse(key: str) -> CheckpointError:
         return CheckpointError(
@@ -253,7 +252,7 @@ def _square_side(size: object) -> int | None:
 
 
 def write_config(config: ModelConfig) -> JsonFiles:
-    """The JSON files for a network; see `Adapter`."""
+    """The JSON files of a network's folder; see `Adapter`."""
     head, variant = split_name(config.model)
     arch = VARIANTS[variant]
     options = defaults(config.model, config.options.get("output_stride")) | dict(config.options)
@@ -305,7 +304,7 @@ _ARCHITECTURES: dict[type, Callable[[Architecture, str], dict[str, Any]]] = {
 
 
 def _single(values: int | Sequence[int], option: str) -> int:
-    """The number that all of these are."""
+    """The one number that all of these are."""
     numbers = {values} if isinstance(values, int) else {*values}
     if len(numbers) != 1:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Networks written in the layouts of the authors, timm and transformers."""
+"""Write networks in the layouts of the authors, timm and transformers."""
 
 from __future__ import annotations
 
@@ -29,22 +29,17 @@ _DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout"
 def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
     """Write a network with its weights; each file is replaced in one step.
 
-    Reading it back gives the same tensors, bit for bit, and the same outputs. Where a layout has a
-    fixed channel order and the network another, the input channels of its first convolution are
-    reversed.
+    Reading it back gives the same tensors, bit for bit, and the same outputs. If the layout fixes
+    another channel order than the network's, the first convolution's input channels are reversed.
 
     Args:
         model: a network of `create_model` or `load`.
-        out: a folder, or a file for `authors`, or for `timm` if it ends in `.safetensors`, `.pt`
-            or `.pth`.
-        to: the layout: `folder` is this library's model folder.
+        out: a file for `authors`; for `timm` a file if it ends in `.safetensors`, `.pt` or `.pth`;
+            otherwise a folder.
+        to: the layout; `folder` is this library's model folder.
 
     Returns:
-        What the layout has no place for, in words: whoever reads it has to know.
-
-    Raises:
-        CheckpointError: the layout cannot hold this network.
-        ValueError: `out` must be a file or must not be one in this layout, or see `save`.
+        What the layout has no place for, in words for the user.
     """
     out = Path(out)
     if to == "folder":
@@ -86,7 +81,7 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
 
 
 def _layout_for(model: Network, adapter: Adapter) -> Layout:
-    """The first of a source's layouts that holds such a network."""
+    """The first of a source's layouts that can hold the network."""
     head, variant = split_name(model.name)
     block = VARIANTS[variant].block
     layouts = [x for x in adapter.layouts if (x.head, x.block) == (head.prefix, block)]
@@ -119,7 +114,7 @@ def _refuse_unstated_options(model: Network, layout: Layout, tensors: Mapping[st
 
 
 def _unstated(config: ModelConfig, layout: Layout) -> list[str]:
-    """What a file of tensors alone does not hold, where readers assume something else."""
+    """What a file of tensors alone loses, where readers assume something else."""
     notes = []
     if config.classes is not None:
         notes.append(f"the names of its {len(config.classes)} classes")

@@ -12,14 +12,14 @@ from mobilevit.models.mobilevit import Backbone
 
 
 class Classifier(nn.Module):
-    """A backbone whose last map is averaged and classified."""
+    """A backbone whose last map is averaged over its positions and classified."""
 
     name: str
     config: ModelConfig
     head_modules: ClassVar[tuple[str, ...]] = ("head",)
-    """The modules that a fine-tuning run trains at the rate of new weights."""
+    """The modules that fine-tuning trains at the learning rate of new weights."""
     fixed_size: ClassVar[str | None] = None
-    """Why an exported graph takes one image size alone, if it does."""
+    """Why an exported graph takes only one image size, if it does."""
 
     def __init__(
         self,
@@ -29,11 +29,7 @@ class Classifier(nn.Module):
         channels: int | None,
         classifier_dropout: float,
     ) -> None:
-        """`channels`: width of a 1x1 convolution before the mean; None leaves it out, as v2 does.
-
-        Raises:
-            ValueError: fewer than one class.
-        """
+        """`channels`: width of a 1x1 convolution before the mean; None for none, as in v2."""
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")

@@ -1,4 +1,4 @@
-"""What belongs to a network's weights: its options, its classes and its preprocessing."""
+"""What is stored with a network's weights: its options, classes and preprocessing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ RESIZE_MODES: dict[TaskName, tuple[ResizeMode, ...]] = {
     "detection": ("stretch",),
     "segmentation": ("stretch", "shortest_edge"),
 }
-"""Detection and segmentation must not cut anything off an image."""
+"""Detection and segmentation must not cut anything off an image, so they have no `crop`."""
 
 MAX_ASPECT_RATIO = 16
-"""Longer images lose their ends (`crop`) or are stretched: a strip would take gigabytes."""
+"""Longer images are cut (`crop`) or squeezed (`shortest_edge`): a strip would take gigabytes."""
 
 SIZE_MULTIPLE = 32
-"""What `shortest_edge` rounds sides down to: the coarsest stride of the networks."""
+"""`shortest_edge` rounds sides down to multiples of this, the coarsest stride of the networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How an image is prepared for given weights; `mobilevit.data.preprocessing` applies it.
+    """How images are prepared for given weights; `mobilevit.data.preprocessing` applies it.
 
     `resize_mode` is one of:
 
@@ -52,17 +52,12 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     assumed: tuple[str, ...] = ()
-    """Fields that the weights' file does not state, filled in by the custom of its layout."""
+    """Fields that the file of weights does not state and that were filled in from its layout."""
 
     as_pixels: ClassVar[bool] = False
-    """Whether values stay 0..255, uint8, for a file that converts them itself."""
+    """Whether values stay uint8 in 0..255, for exported files that convert them themselves."""
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: a crop larger than the resized image, or an unknown value.
-        """
         for name, values in (
             ("resize_mode", ResizeMode),
             ("channel_order", ChannelOrder),
@@ -79,12 +74,12 @@ class Preprocessing:
             )
 
     def with_fields(self, fields: Mapping[str, Any]) -> Preprocessing:
-        """The same with these fields, which are then no longer assumed."""
+        """Replace these fields, which then no longer count as assumed."""
         assumed = tuple(name for name in self.assumed if name not in fields)
         return replace(self, **fields, assumed=assumed)
 
     def at(self, size: int) -> Preprocessing:
-        """The same for another input size; the margin around the crop keeps its share."""
+        """Change the input size; the margin around the crop keeps its proportion."""
         return replace(self, crop=size, resize=max(size, round(size * self.resize / self.crop)))
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -99,7 +94,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Enough to rebuild a network, prepare its input and read its output: `config.json`."""
+    """All that is needed besides weights to rebuild and use a network; stored as `config.json`."""
 
     model: str
     """A model name; see `list_models`."""
@@ -110,20 +105,14 @@ class ModelConfig:
     classes: tuple[str, ...] | None = None
     """Class names in the order of the logits; None if they are unknown."""
     category_ids: tuple[int, ...] | None = None
-    """Detection: the classes' numbers in the data set's own annotations, such as COCO's."""
+    """Detection: the classes' ids in the annotations of the data set, such as COCO's."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     source: str = "new weights"
     """Where the weights come from, in words."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Figures measured on these weights, by name."""
+    """Results measured with these weights, by name."""
 
     def __post_init__(self) -> None:
-        """Check that the parts agree.
-
-        Raises:
-            ValueError: a resize mode that the task cannot use, another number of class names than
-                of classes, or duplicate names.
-        """
         modes = RESIZE_MODES[self.task]
         if self.preprocessing.resize_mode not in modes:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Batch norm folded into convolutions for inference, with the same outputs."""
+"""Fold batch norm into convolutions for inference."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fuse(model: Network) -> Network:
-    """Copy a network for inference: evaluation mode, no gradients, no batch norm.
+    """Copy a network for inference, with batch norm folded into the convolutions.
 
-    The copy gives the outputs of `model.eval()` within float rounding, in less time; it cannot
-    be trained further. The original does not change.
+    The copy is faster, in evaluation mode, and cannot be trained further. Its outputs are those of
+    `model.eval()` within float rounding.
 
     >>> from mobilevit import create_model
     >>> fuse(create_model("mobilevit_xxs")).training

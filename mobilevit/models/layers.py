@@ -1,7 +1,4 @@
-"""The layers that MobileViT is built of.
-
-Maps are `[B, C, H, W]` tensors, channels-last in memory; tokens are `[..., N, d]`.
-"""
+"""MobileViT's layers: maps are `[B, C, H, W]`, channels-last in memory, tokens `[..., N, d]`."""
 
 from __future__ import annotations
 
@@ -11,14 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Activation = Callable[..., Tensor]
-"""A function of torch.nn.functional with an `inplace` argument: `silu`, `relu`."""
+"""A function of `torch.nn.functional` with an `inplace` argument, such as `silu` or `relu`."""
 
 
 class ConvNormAct(nn.Module):
-    """Convolution without bias, batch norm and, unless `act` is None, an activation.
-
-    Padding keeps the size at stride 1; stride 2 maps a side of n to ceil(n / 2).
-    """
+    """Convolution, batch norm and activation; stride 2 maps a side of n to ceil(n / 2)."""
 
     def __init__(
         self,
@@ -31,7 +25,6 @@ class ConvNormAct(nn.Module):
         groups: int = 1,
         act: Activation | None = F.silu,
     ) -> None:
-        """Build the three parts; `groups=in_channels` makes the convolution depthwise."""
         super().__init__()
         self.conv = nn.Conv2d(
             in_channels,
@@ -65,7 +58,6 @@ class InvertedResidual(nn.Module):
         expansion: int,
         dilation: int = 1,
     ) -> None:
-        """Build the block; the shortcut exists only where input and output have one shape."""
         super().__init__()
         hidden = make_divisible(in_channels * expansion, 8)
         self.expand = ConvNormAct(in_channels, hidden)
@@ -82,19 +74,18 @@ class InvertedResidual(nn.Module):
 
 
 class PointwiseConv(nn.Linear):
-    """A 1x1 convolution held as a linear layer over the last axis.
+    """A 1x1 convolution stored as a linear layer over the last axis.
 
-    The authors' MobileViTv2 runs 1x1 convolutions over `[B, d, P, N]`; over tokens `[B, P, N, d]`
-    the same product is one matrix multiplication. A type of its own, because it starts from a
-    convolution's initial weights and is stored with two more axes in other layouts.
+    The authors' MobileViTv2 applies 1x1 convolutions to `[B, d, P, N]`; on tokens `[B, P, N, d]`
+    they are matrix multiplications. The type is separate because such layers are initialised like
+    convolutions, and other layouts store them with two more axes.
     """
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over N tokens, cost O(N^2 d)."""
+    """Multi-head self-attention over N tokens, cost O(N^2 d), with dropout on the weights."""
 
     def __init__(self, dim: int, *, heads: int, dropout: float = 0.0) -> None:
-        """Raise `ValueError` where `heads` does not divide `dim`; `dropout` is on the weights."""
         super().__init__()
         if dim % heads:
             raise ValueError(f"{heads} attention heads do not divide a width of {dim} channels")
@@ -118,7 +109,6 @@ class SeparableSelfAttention(nn.Module):
     """MobileViTv2's attention, cost O(N d): N scores weigh the keys into one context vector."""
 
     def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
-        """`dropout` is on the scores."""
         super().__init__()
         self.dim = dim
         self.dropout = dropout
@@ -126,7 +116,7 @@ class SeparableSelfAttention(nn.Module):
         self.out = PointwiseConv(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, P, N, d]` -> `[B, P, N, d]`; tokens of one P see each other."""
+        """`[B, P, N, d]` -> `[B, P, N, d]`; attention runs along N."""
         query, key, value = self.qkv(x).split([1, self.dim, self.dim], dim=-1)
         scores = F.dropout(query.softmax(dim=2), self.dropout, self.training)  # [B, P, N, 1]
         context = scores.transpose(2, 3) @ key  # [B, P, 1, d]
@@ -134,12 +124,11 @@ class SeparableSelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with SiLU between them, on each token alone."""
+    """Two linear layers, with SiLU and dropout between them, applied to each token."""
 
     def __init__(
         self, dim: int, hidden: int, *, dropout: float = 0.0, linear: type[nn.Linear] = nn.Linear
     ) -> None:
-        """`dropout` is on the hidden layer; `linear` is the type of both layers."""
         super().__init__()
         self.expand = linear(dim, hidden)
         self.dropout = nn.Dropout(dropout)
@@ -152,13 +141,9 @@ class FeedForward(nn.Module):
 
 
 class SampleNorm(nn.GroupNorm):
-    """Normalise each sample over channels and positions together, then scale each channel.
-
-    MobileViTv2's "LayerNorm2d", a group norm with one group: not a norm over each token.
-    """
+    """MobileViTv2's "LayerNorm2d", a group norm of one group, not a norm over each token."""
 
     def __init__(self, dim: int) -> None:
-        """`dim` channels, each with its scale and shift."""
         super().__init__(1, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +164,6 @@ class TransformerLayer(nn.Module):
         *,
         dropout: float,
     ) -> None:
-        """Join the parts; `dropout` is on what attention and feed-forward add."""
         super().__init__()
         self.attention_norm = attention_norm
         self.attention = attention
@@ -200,11 +184,11 @@ def make_divisible(value: float, divisor: int, minimum: int | None = None) -> in
 
 
 def initialise(model: nn.Module, *, linear_std: float = 0.02) -> None:
-    """Draw initial weights as the paper's 2021 code did, from torch's global generator.
+    """Initialise weights as the paper's 2021 code did, from torch's global generator.
 
-    Convolutions: normal with variance 2 / fan_out, where fan_out counts all output channels even
-    of a depthwise convolution. Linear layers: normal with standard deviation `linear_std`, 0.02 in
-    classification. Biases 0, norms 1 and 0.
+    Convolutions are normal with variance 2 / fan_out, where even a depthwise convolution's fan_out
+    counts all output channels. Linear layers are normal with standard deviation `linear_std`, 0.02
+    in classification. Biases are 0, and norms start as the identity.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | PointwiseConv):

@@ -1,4 +1,4 @@
-"""MobileViT's blocks and backbone (Mehta and Rastegari, ICLR 2022), and those of MobileViTv2.
+"""MobileViT (Mehta and Rastegari, ICLR 2022) and MobileViTv2: their blocks and the backbone.
 
 Five stages give maps at strides 2, 4, 8, 16 and 32; the last three each end in a MobileViT block.
 """
@@ -29,8 +29,8 @@ from mobilevit.models.layers import (
 def unfold(x: Tensor, patch: int) -> Tensor:
     """Cut a map into patches: `[B, d, H, W]` -> `[B, P, N, d]`, H and W multiples of `patch`.
 
-    P = patch^2 counts the pixels of a patch, N = H * W / P the patches. Attention runs along N,
-    so a pixel meets the pixels at the same place of all other patches (the paper's Figure 4).
+    P = patch^2 counts the pixels of a patch, N = H * W / P the patches. Attention runs along N, so
+    a pixel attends to the pixels at the same place in all other patches (the paper's Figure 4).
     """
     batch, dim, height, width = x.shape
     x = x.permute(0, 2, 3, 1)  # [B, H, W, d], the layout in memory
@@ -52,7 +52,7 @@ def round_up(side: int, patch: int) -> int:
 
 
 def resize(x: Tensor, height: int, width: int, *, align_corners: bool) -> Tensor:
-    """Resize a map bilinearly, where it does not have that size already."""
+    """Resize a map bilinearly, unless it has that size already."""
     if x.shape[-2:] == (height, width):
         return x
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
@@ -60,32 +60,30 @@ def resize(x: Tensor, height: int, width: int, *, align_corners: bool) -> Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """What the paper's ablations vary, and the dropouts."""
+    """Options of a backbone: what the paper's ablations vary, and dropout."""
 
     in_channels: int = 3
-    """Channels of an image."""
+    """Channels of the input images."""
     out_indices: Sequence[int] = (0, 1, 2, 3, 4)
-    """Which of the five stages' maps a backbone lists."""
+    """The stages, 0 to 4, whose maps a backbone returns."""
     output_stride: int | None = None
-    """8, 16 or 32, the coarsest stride; None: 16 in segmentation, else 32."""
+    """The coarsest stride, 8, 16 or 32; None: 16 in segmentation, else 32."""
     patch_sizes: Sequence[int] = (2, 2, 2)
-    """Patch side h = w in the last three stages; the paper's configuration A is (2, 2, 2), B is
-    (8, 4, 2)."""
+    """Patch sides in the last three stages: the paper's configuration A; its B is (8, 4, 2)."""
     heads: int | Sequence[int] = 4
     """Attention heads, one number or one for each of the last three stages (v1 only)."""
     kernel_size: int = 3
-    """Side n of a MobileViT block's local convolutions, odd."""
+    """Kernel size n of a MobileViT block's n x n convolutions, odd."""
     fusion: bool = True
     """Whether a block's input is fused with its output (v1 only; paper, Figure 12)."""
     dropout: float | None = None
-    """On what attention and feed-forward add; None: 0.1 for S and XS, 0.05 for XXS, 0 for v2."""
+    """Dropout after attention and feed-forward; None: 0.1 for S and XS, 0.05 for XXS, 0 for v2."""
     attention_dropout: float = 0.0
-    """On attention weights."""
+    """Dropout on attention weights."""
     ffn_dropout: float = 0.0
-    """Inside the feed-forward layers."""
+    """Dropout inside the feed-forward layers."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a value is out of range."""
         if self.output_stride not in (None, 8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, not {self.output_stride}")
         if not self.out_indices or not set(self.out_indices) <= set(range(5)):
@@ -98,7 +96,7 @@ class BackboneOptions:
 
 
 def check_three(**options: Sequence[int]) -> None:
-    """Refuse an option that is not three numbers of at least 1."""
+    """Check that options are three numbers of at least 1 each."""
     for option, values in options.items():
         if len(values) != 3 or min(values) < 1:
             raise ValueError(f"{option} needs three numbers of at least 1, not {tuple(values)}")
@@ -108,7 +106,7 @@ class MobileViTBlock(nn.Module):
     """MobileViT block (section 3.1): local representation, transformers as convolutions, fusion."""
 
     unsupported: ClassVar[tuple[str, ...]] = ()
-    """Options of the backbone that the block does not have."""
+    """Backbone options that the block does not have."""
 
     def __init__(
         self,
@@ -120,10 +118,7 @@ class MobileViTBlock(nn.Module):
         stage: int,
         dilation: int = 1,
     ) -> None:
-        """`channels` C of the map, `dim` d and number L of the transformer `layers`.
-
-        `stage` is 0 to 2, of the last three; `dilation` is for v2, the authors do not dilate v1's.
-        """
+        """`stage` counts the last three from 0; `dilation` is ignored, as in the authors' v1."""
         super().__init__()
         self.patch = options.patch_sizes[stage]
         heads = options.heads if isinstance(options.heads, int) else options.heads[stage]
@@ -165,7 +160,6 @@ class MobileViTBlock(nn.Module):
         return y if self.fusion is None else self.fusion(torch.cat((x, y), dim=1))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """The map's size after the block: unchanged."""
         return height, width
 
 
@@ -184,7 +178,6 @@ class MobileViTv2Block(nn.Module):
         stage: int,
         dilation: int = 1,
     ) -> None:
-        """As `MobileViTBlock`; `dilation` is that of the local convolution."""
         super().__init__()
         self.patch = options.patch_sizes[stage]
         self.local_conv = ConvNormAct(
@@ -212,7 +205,7 @@ class MobileViTv2Block(nn.Module):
         self.global_project = ConvNormAct(dim, channels, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` -> `[B, C, H', W']`, both sides rounded up to whole patches."""
+        """`[B, C, H, W]` -> `[B, C, H', W']`, both sides rounded up to full patches."""
         height, width = self.output_size(*x.shape[-2:])
         x = resize(x, height, width, align_corners=True)  # as the authors' code; never undone
         x = self.local_project(self.local_conv(x))  # [B, d, H', W']
@@ -220,16 +213,14 @@ class MobileViTv2Block(nn.Module):
         return self.global_project(fold(tokens, self.patch, height, width))
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """The map's size after the block: whole patches."""
         return round_up(height, self.patch), round_up(width, self.patch)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What tells one variant's backbone from another's: the columns of the paper's Table 4."""
+    """The numbers that define a variant's backbone: the columns of the paper's Table 4."""
 
     block: type[MobileViTBlock] | type[MobileViTv2Block]
-    """Of the last three stages: MobileViT's or MobileViTv2's."""
     stem: int
     """Channels of the first convolution."""
     channels: tuple[int, ...]
@@ -239,13 +230,11 @@ class Architecture:
     depths: tuple[int, ...] = (2, 4, 3)
     """Transformer layers L of the last three stages."""
     expansion: int
-    """How much an inverted residual widens."""
+    """Widening factor of the inverted residuals."""
     stage2_blocks: int
     """Inverted residuals in the second stage."""
     dropout: float
-    """The authors' dropout in transformer layers."""
     classifier_dropout: float
-    """The authors' dropout before the classifier."""
     classifier_channels: int | None
     """Channels of the 1x1 convolution before the classifier; None: there is none."""
 
@@ -259,7 +248,7 @@ class FeatureInfo(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """The five stages of MobileViT; `backbone(images)` lists the maps of `out_indices`."""
+    """The five stages of MobileViT; `backbone(images)` returns the maps of `out_indices`."""
 
     name: str
     config: ModelConfig
@@ -267,12 +256,6 @@ class Backbone(nn.Module):
     def __init__(
         self, architecture: Architecture, options: BackboneOptions = BackboneOptions()
     ) -> None:
-        """Build the stages.
-
-        At an output stride of 16 or 8 the last one or two strides are left out. The authors'
-        dilation then follows one stage late: at 16 nothing of v1 is dilated, at 8 the last
-        inverted residual is, by 2; v2's local convolutions are dilated at once (2, then 4).
-        """
         super().__init__()
         if options.dropout is None:
             options = replace(options, dropout=architecture.dropout)
@@ -292,6 +275,9 @@ class Backbone(nn.Module):
                 for _ in range(architecture.stage2_blocks - 1)
             ),
         )
+        # At an output stride of 16 or 8 the last one or two strides become dilation. As in the
+        # authors' code, inverted residuals are dilated one stage late (the last one by 2 at stride
+        # 8, none at 16), v2's local convolutions at once (by 2, then 4), v1's not at all.
         strides, dilation = [2, 4], 1
         for index in (2, 3, 4):
             width, dim = channels[index], architecture.dims[index - 2]
@@ -315,16 +301,12 @@ class Backbone(nn.Module):
 
     @property
     def stages(self) -> list[nn.Sequential]:
-        """The stages in order."""
         return [self.get_submodule(f"stage{number}") for number in range(1, 6)]  # type: ignore[misc]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Map images `[B, in_channels, H, W]`, values in [0, 1], to a list of `[B, C, H', W']`.
 
         `feature_info` gives C and the stride of each map, `feature_sizes` H' and W'.
-
-        Raises:
-            ValueError: images of another rank or channel count.
         """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise ValueError(
@@ -339,10 +321,7 @@ class Backbone(nn.Module):
         return maps
 
     def feature_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """The (height, width) of each map that images of this size give.
-
-        A stride rounds a side up; v2 rounds further up to whole patches in its last three stages.
-        """
+        """The (height, width) of each map for images of this size; v2 rounds up to full patches."""
         size = (height + 1) // 2, (width + 1) // 2
         sizes = []
         for index, stage in enumerate(self.stages):

@@ -1,6 +1,6 @@
-"""Model names to networks: the variants of the two papers, the heads, and their options.
+"""Networks by name: the variants of both papers, the heads, and their options.
 
-A variant's own name is its classifier; `ssdlite_` before it makes a detector, `deeplabv3_` or
+A variant's own name is its classifier; the prefix `ssdlite_` makes it a detector, `deeplabv3_` or
 `pspnet_` a network for segmentation.
 """
 
@@ -30,7 +30,7 @@ from mobilevit.models.segmentation import AtrousPyramid, PoolingPyramid, Segment
 from mobilevit.models.ssdlite import SSDLite, initialise_heads
 
 Network: TypeAlias = Classifier | SSDLite | Segmenter
-"""A network for a task, as model folders hold it."""
+"""A network with a head for a task; not a backbone alone."""
 
 
 def _v1(
@@ -78,23 +78,19 @@ class NetworkOptions(BackboneOptions):
     """Options of a network and its head; None stands for the authors' value, see `defaults`."""
 
     classifier_dropout: float | None = None
-    """Before the classifier, in segmentation of entire channels; None: 0.1 for v1 and in
-    segmentation, 0 for v2."""
+    """Dropout before the classifier; None: 0.1 for v1 and in segmentation, 0 for v2."""
     channels: int | None = None
     """Segmentation: width of the head; None: 256 for DeepLabv3 on v1, else 512."""
     rates: Sequence[int] | None = None
-    """DeepLabv3: dilations of its three 3x3 convolutions; None: 6, 12, 18, and twice that at an
-    output stride of 8."""
+    """DeepLabv3: its three dilations; None: 6, 12, 18, or twice that at an output stride of 8."""
     aspp_dropout: float | None = None
-    """DeepLabv3: on single values after its pyramid; None: 0.1 for v1, 0 for v2."""
+    """DeepLabv3: dropout after its pyramid; None: 0.1 for v1, 0 for v2."""
     aux: bool | None = None
-    """Segmentation: whether training has a head on stage 4 too; None: not for DeepLabv3 on v1,
-    else yes."""
+    """Segmentation: a second head on stage 4 in training; None: all but DeepLabv3 on v1."""
     align_corners: bool | None = None
     """Segmentation: how logits are resized to the image's size; None: as `aux`."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a value is out of range."""
         super().__post_init__()
         if self.rates is not None:
             check_three(rates=self.rates)
@@ -109,32 +105,31 @@ HEAD_OPTIONS = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """All that differs between the networks on a backbone."""
+    """A kind of head on a backbone, and all that depends on it."""
 
     prefix: str
     """What model names have before the variant."""
     task: TaskName
     num_classes: int
-    """Of ImageNet-1k, COCO or VOC, unless the user wants others."""
+    """The default: the number of classes of ImageNet-1k, COCO or VOC."""
     preprocessing: Preprocessing
-    """For new weights: as the authors did, in segmentation by their later code."""
+    """For new weights: the authors', in segmentation that of their later code."""
     class_tensors: tuple[str, ...]
-    """What the names of the tensors begin with whose shapes count classes."""
+    """Name prefixes of the tensors whose shapes depend on the number of classes."""
     class_bias: str
-    """One of them that every such network has."""
+    """One of these tensors that every network with this head has."""
     classes_of: Callable[[Tensor], int] = len
-    """Number of classes that it counts."""
+    """`class_bias` -> number of classes."""
     defaults: Callable[[Architecture, int | None], dict[str, Any]]
-    """(architecture, output stride) -> its options with the authors' values."""
+    """(architecture, output stride) -> the head's options with the authors' values."""
     stages: tuple[int, ...] = (4,)
-    """Indices of the maps that it takes, an auxiliary head's aside."""
+    """Indices of the maps that it takes, without the auxiliary head's."""
     build: Callable[..., Network]
-    """(architecture, backbone, num_classes=..., **its options) -> network."""
+    """(architecture, backbone, num_classes=..., **options) -> network."""
     initialise: Callable[[Any], None]
-    """Draws the initial weights of such a network."""
 
     def count_classes(self, tensors: Mapping[str, Tensor]) -> int | None:
-        """The number of classes of a network with these tensors; None if they are not of one."""
+        """The number of classes of a network with these tensors; None if they have no such head."""
         bias = tensors.get(self.class_bias)
         return None if bias is None else self.classes_of(bias)
 
@@ -157,7 +152,7 @@ def _pspnet(arch: Architecture, backbone: Backbone, **options: Any) -> Segmenter
 
 
 def _segmenter_defaults(*, later: bool) -> dict[str, Any]:
-    """In the form of the authors' `later` code, or of the paper's."""
+    """The defaults of the authors' `later` code, or of the paper's."""
     return {
         "output_stride": 16,
         "channels": 512 if later else 256,
@@ -233,7 +228,6 @@ HEADS: dict[str, Head] = {
         ),
     )
 }
-"""Prefix of a model name -> the head."""
 
 
 def list_models() -> list[str]:
@@ -246,11 +240,7 @@ def list_models() -> list[str]:
 
 
 def split_name(name: str) -> tuple[Head, str]:
-    """A model name -> its head and its variant.
-
-    Raises:
-        ValueError: there is no such model; the message suggests similar names, or all variants.
-    """
+    """Split a model name into its head and its variant; ValueError if there is no such model."""
     for prefix, head in HEADS.items():
         if (variant := name.removeprefix(prefix)) in VARIANTS and name == prefix + variant:
             return head, variant
@@ -260,7 +250,7 @@ def split_name(name: str) -> tuple[Head, str]:
 
 
 def default_config(name: str) -> ModelConfig:
-    """The configuration of a new network; raises ValueError if there is no such model."""
+    """The configuration of a new network."""
     head, _ = split_name(name)
     return ModelConfig(
         model=name,
@@ -271,7 +261,7 @@ def default_config(name: str) -> ModelConfig:
 
 
 def task_of(name: str) -> TaskName:
-    """The task of the network with this name; raises ValueError if there is no such model.
+    """The task of a network, by its name.
 
     >>> task_of("ssdlite_mobilevit_xs")
     'detection'
@@ -280,10 +270,9 @@ def task_of(name: str) -> TaskName:
 
 
 def defaults(name: str, output_stride: int | None = None) -> dict[str, Any]:
-    """The values that stand for None in this network's options: the authors'.
+    """The authors' values for the options of this network that are None.
 
-    DeepLabv3 on v1 is the paper's. On v2 it is that of the authors' later code, like PSPNet; with
-    an output stride of 8 its rates double.
+    DeepLabv3 on v1 is the paper's; on v2 it follows the authors' later code, as PSPNet does.
     """
     head, variant = split_name(name)
     arch = VARIANTS[variant]
@@ -291,7 +280,7 @@ def defaults(name: str, output_stride: int | None = None) -> dict[str, Any]:
 
 
 def changed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that differ from this network's own, sequences as lists, as in JSON."""
+    """The options that differ from this network's defaults; sequences become lists, as in JSON."""
     own = asdict(NetworkOptions()) | defaults(name, options.get("output_stride"))
     return {
         key: _as_json(value)
@@ -309,16 +298,7 @@ def build(
 ) -> Network | Backbone:
     """Build a network with the paper's initial weights, in training mode, channels-last.
 
-    Args:
-        name: a model name; see `list_models`.
-        num_classes: length of the logits; in detection, background is added, in segmentation, a
-            background class is one of them. By default ImageNet's 1000, COCO's 80 or VOC's 21.
-        features_only: return the backbone alone, which lists maps in place of logits.
-        options: see `NetworkOptions`.
-
-    Raises:
-        ValueError: an unknown name, or an option that is out of range or does not apply.
-        TypeError: an unknown option.
+    The arguments are those of `create_model`, which can also load weights.
     """
     head, variant = split_name(name)
     arch, given = VARIANTS[variant], NetworkOptions(**options)

@@ -1,7 +1,7 @@
 """Semantic segmentation: DeepLabv3 (MobileViT paper, section 4.2.2) and PSPNet.
 
-A context module tells each position of the last map about its surroundings; each position is then
-classified, and the logits are resized to the image's size. The heads use ReLU, not SiLU.
+A context module adds information from its surroundings to each position of the last map; each
+position is classified, and the logits are resized to the image's size. Heads use ReLU, not SiLU.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from mobilevit.models.layers import ConvNormAct
 from mobilevit.models.mobilevit import Backbone, resize
 
 AUX_CHANNELS = 128
-"""The auxiliary head's width, unless a quarter of its map's is more."""
+"""The auxiliary head's width, unless a quarter of its input channels is more."""
 AUX_DROPOUT = 0.1
 GRIDS = (1, 2, 3, 6)
-"""Regions along each side of a map, in PSPNet's four branches."""
+"""Regions along each side of a map in PSPNet's four branches."""
 
 
 class SegmentationLogits(NamedTuple):
@@ -50,19 +50,9 @@ class Segmenter(nn.Module):
         aux: bool,
         align_corners: bool,
     ) -> None:
-        """Join the parts.
+        """`backbone` returns the map of stage 5, and before it that of stage 4 if there is `aux`.
 
-        Args:
-            backbone: lists the map of stage 5, and before it that of stage 4 if there is `aux`.
-            context: maps the last map to one of `channels` channels and the same size.
-            num_classes: length of each position's logits; a background class is one of them.
-            channels: input channels of the classifier.
-            classifier_dropout: of entire channels, before the classifier.
-            aux: whether training has a head on stage 4 too.
-            align_corners: how logits are resized to the image's size.
-
-        Raises:
-            ValueError: fewer than one class.
+        `context` gives the last map `channels` channels. `num_classes` may include background.
         """
         super().__init__()
         if num_classes < 1:
@@ -76,13 +66,12 @@ class Segmenter(nn.Module):
 
     @property
     def fixed_size(self) -> str | None:
-        """See `Classifier`."""
         return self.context.fixed_size
 
     def forward(self, images: Tensor) -> Tensor | SegmentationLogits:
         """Map images `[B, C, H, W]`, values in [0, 1], to logits `[B, num_classes, H, W]`.
 
-        In training mode a network with an auxiliary head gives its logits as well.
+        In training mode, a network with an auxiliary head returns both heads' logits.
         """
         maps = self.backbone(images)
         logits = self._resize(self.predict(self.dropout(self.context(maps[-1]))), images)
@@ -91,16 +80,14 @@ class Segmenter(nn.Module):
         return SegmentationLogits(logits, self._resize(self.aux(maps[-2]), images))
 
     def _resize(self, logits: Tensor, images: Tensor) -> Tensor:
-        """`[B, K, H / stride, W / stride]` -> `[B, K, H, W]`."""
         size = images.shape[-2:]
         return F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
 
 
 class AuxHead(nn.Module):
-    """Logits of a map: a 3x3 convolution, then a classifier of positions."""
+    """A 3x3 convolution, then a classifier of positions."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
-        """`in_channels` of the map."""
         super().__init__()
         channels = max(in_channels // 4, AUX_CHANNELS)
         self.conv = ConvNormAct(in_channels, channels, kernel_size=3, act=F.relu)
@@ -113,13 +100,12 @@ class AuxHead(nn.Module):
 
 
 class PooledNorm(nn.BatchNorm2d):
-    """Batch norm of a pooled map; one value a channel is scaled by the running statistics.
+    """Batch norm of a pooled map; a single value per channel is normalised by running statistics.
 
-    In training a batch of one image, pooled to one position, has no variance of its own.
+    In training, one image pooled to one position has no variance of its own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, H, W]` -> `[B, C, H, W]`."""
         if not self.training or x.numel() > self.num_features:
             return super().forward(x)
         statistics = self.running_mean, self.running_var
@@ -127,24 +113,20 @@ class PooledNorm(nn.BatchNorm2d):
 
 
 def pooled_conv(in_channels: int, channels: int) -> ConvNormAct:
-    """A 1x1 convolution of pooled maps, which also trains on one image."""
+    """A 1x1 convolution of pooled maps that can also be trained on a single image."""
     conv = ConvNormAct(in_channels, channels, act=F.relu)
     conv.norm = PooledNorm(channels)
     return conv
 
 
 class AtrousPyramid(nn.Module):
-    """DeepLabv3's context module (ASPP): five views of a map, concatenated and projected.
-
-    A 1x1 convolution, a dilated 3x3 one for each of three rates, and the map's mean.
-    """
+    """DeepLabv3's context module (ASPP): a 1x1, three dilated 3x3 convolutions and the mean."""
 
     fixed_size: ClassVar[str | None] = None
 
     def __init__(
         self, in_channels: int, channels: int, *, rates: tuple[int, int, int], dropout: float
     ) -> None:
-        """`channels` of every view and of the result; `dropout` is on its single values."""
         super().__init__()
         self.branches = nn.ModuleList([ConvNormAct(in_channels, channels, act=F.relu)])
         for rate in rates:
@@ -169,7 +151,6 @@ class PoolingPyramid(nn.Module):
     fixed_size: ClassVar[str | None] = "PSPNet's regions are cut for one image size"
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        """`channels` of the result; a grid has a quarter of the map's, a multiple of 16."""
         super().__init__()
         width = in_channels // len(GRIDS) // 16 * 16
         self.branches = nn.ModuleList(pooled_conv(in_channels, width) for _ in GRIDS)

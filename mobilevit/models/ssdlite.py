@@ -1,7 +1,7 @@
-"""SSDLite: object detection by one pass over six maps (MobileViT paper, section 4.2).
+"""SSDLite: object detection in one pass over six maps (MobileViT paper, section 4.2).
 
-The two coarsest maps of a backbone and four smaller ones after them each have anchors, boxes around
-every position; for each anchor the network predicts what it holds and how it must be moved.
+The two coarsest maps of a backbone and four smaller ones have anchors, boxes around every position.
+For each anchor the network predicts class logits and offsets to an object's box.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mobilevit.models.mobilevit import Backbone
 EXTRA_CHANNELS = (256, 128, 128)
 """Channels of the maps at strides 64, 128 and 256."""
 GLOBAL_CHANNELS = 64
-"""Channels of the last map, which is one position for the whole image."""
+"""Channels of the last map, which has one position for the entire image."""
 HEAD_CHANNELS = (512, 256, 256, 128, 128, 64)
-"""Channels that the six heads work on."""
+"""Hidden channels of the six heads."""
 ASPECT_RATIOS = ([2, 3], [2, 3], [2, 3], [2, 3], [2, 3], [2])
-"""Of the anchors of each map, besides the square ones; each stands for its reciprocal too."""
+"""Of each map's anchors besides the square ones; each stands for its reciprocal too."""
 SCALES = torch.linspace(0.1, 1.05, len(HEAD_CHANNELS) + 1).tolist()
-"""Sides of the square anchors, as shares of the image's; the last only ends the row."""
+"""Sides s_i of the square anchors, relative to the image's; each map also has sqrt(s_i s_(i+1))."""
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
-"""What the network's offsets are multiplied by."""
+"""Factors of the network's offsets."""
 
 
 class RawDetections(NamedTuple):
@@ -43,13 +43,9 @@ class RawDetections(NamedTuple):
 
 
 class SeparableConv(nn.Sequential):
-    """A depthwise 3x3 convolution and a pointwise one; the SSD parts use ReLU, not SiLU.
-
-    As in the authors' code, there is no activation between the two.
-    """
+    """A depthwise 3x3 convolution of stride 2, then a pointwise one; ReLU only after the second."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        """Stride 2: a side of n becomes ceil(n / 2)."""
         super().__init__()
         self.depthwise = ConvNormAct(
             in_channels, in_channels, kernel_size=3, stride=2, groups=in_channels, act=None
@@ -61,7 +57,7 @@ class Head(nn.Module):
     """The output of one map: at each position, for each anchor, four offsets, then the logits."""
 
     def __init__(self, in_channels: int, channels: int, outputs: int, *, pointwise: bool) -> None:
-        """`pointwise`: a 1x1 convolution alone, as on the map of one position."""
+        """`pointwise` leaves out the depthwise convolution, for the map of one position."""
         super().__init__()
         self.project = (
             nn.Identity()
@@ -81,7 +77,7 @@ class Head(nn.Module):
 
 
 class SSDLite(nn.Module):
-    """A backbone that lists the maps of its last two stages, and the six heads."""
+    """A backbone that returns the maps of its last two stages, four further maps, and six heads."""
 
     name: str
     config: ModelConfig
@@ -89,11 +85,7 @@ class SSDLite(nn.Module):
     fixed_size: ClassVar[str | None] = "a detector's anchors belong to one image size"
 
     def __init__(self, backbone: Backbone, *, num_classes: int) -> None:
-        """`num_classes` does not count background.
-
-        Raises:
-            ValueError: fewer than one class.
-        """
+        """`num_classes` does not count background."""
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
@@ -117,7 +109,7 @@ class SSDLite(nn.Module):
         self._anchors: dict[tuple[int, int], Tensor] = {}
 
     def forward(self, images: Tensor) -> RawDetections:
-        """Map images `[B, C, H, W]`, values in [0, 1], to logits and offsets of each anchor."""
+        """Map images `[B, C, H, W]`, values in [0, 1], to the logits and offsets of each anchor."""
         maps = list(self.backbone(images))
         for layer in self.extra:
             maps.append(layer(maps[-1]))
@@ -130,16 +122,16 @@ class SSDLite(nn.Module):
         return RawDetections(logits, offsets)
 
     def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """The (height, width) of the six maps of an image of this size."""
+        """The (height, width) of the six maps for images of this size."""
         sizes = self.backbone.feature_sizes(height, width)
         for _ in EXTRA_CHANNELS:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         return [*sizes, (1, 1)]
 
     def anchors(self, height: int, width: int) -> Tensor:
-        """Anchors of an image of this size: `[A, 4]`, centre x, y, width, height in [0, 1].
+        """Anchors for images of this size: `[A, 4]`, centre x, y, width, height in [0, 1].
 
-        On the CPU, in the order of the network's outputs; computed once for each size.
+        They are on the CPU, in the order of the network's outputs, and cached for each size.
         """
         if (height, width) not in self._anchors:
             generator = DefaultBoxGenerator([list(r) for r in ASPECT_RATIOS], scales=SCALES)
@@ -153,14 +145,9 @@ class SSDLite(nn.Module):
 
 
 def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
-    """Move anchors by predicted offsets.
+    """Move anchors `[A, 4]` (centre x, y, width, height) by predicted offsets `[..., A, 4]`.
 
-    Args:
-        offsets: `[..., A, 4]`.
-        anchors: `[A, 4]`, centre x, y, width, height.
-
-    Returns:
-        Corners x1, y1, x2, y2 `[..., A, 4]`, in the anchors' unit.
+    The result is corners x1, y1, x2, y2 `[..., A, 4]`, in the anchors' unit.
     """
     centre = offsets[..., :2] * CENTRE_VARIANCE * anchors[:, 2:] + anchors[:, :2]
     half = (offsets[..., 2:] * SIZE_VARIANCE).exp() * anchors[:, 2:] / 2
@@ -168,15 +155,7 @@ def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """The offsets that move anchors onto boxes, the inverse of `decode`.
-
-    Args:
-        boxes: corners `[..., A, 4]`, one box for each anchor.
-        anchors: `[A, 4]`, centre x, y, width, height.
-
-    Returns:
-        `[..., A, 4]`.
-    """
+    """The inverse of `decode`: offsets `[..., A, 4]` from anchors to boxes, one for each."""
     boxes = box_convert(boxes, "xyxy", "cxcywh")
     centre = (boxes[..., :2] - anchors[:, :2]) / (CENTRE_VARIANCE * anchors[:, 2:])
     size = (boxes[..., 2:] / anchors[:, 2:]).log() / SIZE_VARIANCE
@@ -184,11 +163,7 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def initialise_heads(model: SSDLite) -> None:
-    """Draw initial weights as the 2021 code for detection.
-
-    The backbone's are narrower than a classifier's in its linear layers; the SSD parts' are Xavier
-    uniform, with biases of 0.
-    """
+    """Initialise weights as the 2021 code for detection: Xavier uniform outside the backbone."""
     initialise(model.backbone, linear_std=0.01)
     for part in (model.extra, model.pool, model.heads):
         for module in part.modules():

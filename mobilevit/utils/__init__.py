@@ -1,1 +1,1 @@
-"""What every package may use: files, devices, processes, tables."""
+"""Helpers for every package: files, devices, processes, tables."""

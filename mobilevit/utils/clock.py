@@ -8,7 +8,7 @@ import torch
 
 
 def now(device: torch.device | str) -> float:
-    """The time in seconds, after the device has finished all its work."""
+    """The time in seconds, once the device has finished its work."""
     device_type = torch.device(device).type
     if device_type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Devices, processor cores, and how threads and loader workers share them."""
+"""Devices, CPU cores, and how threads and loader workers share them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRACE = 30
 
 
 def available_cores() -> int:
-    """Processor cores this process may use, by its CPU affinity and its container's limit."""
+    """CPU cores that this process may use, by its affinity and its container's limit."""
     from joblib import cpu_count  # slow to import
 
     return int(cpu_count())
@@ -24,9 +24,9 @@ def available_cores() -> int:
 def split_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
     """Divide cores between computing and loading: (compute threads, loader workers).
 
-    On a CPU the network is the bottleneck, at about ten times the cost of decoding, so one core in
-    four loads, and at least one. More threads and workers than cores would be far slower: threads
-    that wait for each other spin, and keep the workers from running. With a GPU all cores load.
+    On a CPU the network costs about ten times as much as decoding, so only one core in four loads.
+    More threads and workers than cores would be far slower: threads that wait for each other spin
+    and keep the workers from running. With a GPU all cores load.
 
     >>> split_cores(8, on_gpu=False)
     (6, 2)
@@ -38,11 +38,7 @@ def split_cores(available: int, *, on_gpu: bool) -> tuple[int, int]:
 
 
 def compute_device(name: str) -> torch.device:
-    """The device to compute on; `auto` is a GPU if there is one.
-
-    Raises:
-        ValueError: an unknown device, or one that is not available.
-    """
+    """The device to compute on, which must be available; `auto` is a GPU if there is one."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -61,7 +57,7 @@ def compute_device(name: str) -> torch.device:
 
 @contextmanager
 def use_threads(threads: int) -> Iterator[None]:
-    """Set torch's number of CPU threads for a while."""
+    """Set torch's number of CPU threads inside a `with` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -71,11 +67,11 @@ def use_threads(threads: int) -> Iterator[None]:
 
 
 def init_worker(_: int) -> None:
-    """Initialize a loader worker: one thread, and signals are left to the main process.
+    """Initialise a loader worker: one thread, and signals are left to the main process.
 
-    Terminals send SIGINT to the workers too, and many schedulers SIGTERM; a worker that died of it
-    would end the run before its state is saved. SIGTERM is obeyed after `GRACE` seconds: the main
-    process also uses it at its own end, to stop a worker that is still waiting.
+    Terminals also send SIGINT to workers, and many schedulers SIGTERM; a worker that died would end
+    the run before its state is saved. SIGTERM is obeyed after `GRACE` seconds, because the main
+    process also sends it at its own end, to workers that are still waiting.
     """
     main = multiprocessing.parent_process()
     if main is not None and not main.is_alive():

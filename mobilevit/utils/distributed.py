@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """The position of this process among those of the run."""
+    """The position of this process among those of the run; the main one writes files and prints."""
 
     rank: int = 0
     world_size: int = 1
@@ -26,21 +26,16 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and prints."""
         return self.rank == 0
 
     @property
     def nodes(self) -> int:
-        """Machines, all with the same number of processes."""
+        """Number of machines, all with the same number of processes."""
         return self.world_size // self.local_size
 
     @classmethod
     def from_environment(cls) -> Processes:
-        """Read torchrun's environment variables; without them there is one process.
-
-        Raises:
-            ValueError: machines with different numbers of processes.
-        """
+        """Read torchrun's environment variables; without them there is one process."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
         found = cls(

@@ -1,4 +1,4 @@
-"""Writing files so that a process killed at any instant leaves the old file or the new one."""
+"""Write files so that a process killed at any instant leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from filelock import FileLock
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yield an empty file to write, which takes the place of `path` in one step at the end.
-
-    If writing it fails or is interrupted, `path` is as before.
-    """
+    """Yield an empty file to write, which replaces `path` in one step unless writing fails."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fresh.touch(exist_ok=False)
@@ -40,26 +37,17 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """Yield the path of a new folder to write, which takes the place of `path` at the end.
-
-    A folder cannot be replaced in one step: for an instant `path` is missing, and the old folder
-    lies next to it under a dotted name.
-    """
+    """Yield the path of a new folder, which replaces `path` at the end, though not in one step."""
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
         fresh, old = Path(name) / path.name, Path(name) / "old"
         yield fresh
         if path.exists():
-            os.replace(path, old)
+            os.replace(path, old)  # no folder can be replaced: for an instant there is none
         os.replace(fresh, path)
 
 
 def lock_file(path: Path, *, timeout: float = -1) -> FileLock:
-    """A lock for all processes that write `path`: the file `NAME.lock` next to it.
-
-    Args:
-        path: the file that is written.
-        timeout: seconds to wait before `filelock.Timeout` is raised; without a limit if negative.
-    """
+    """A lock `NAME.lock` for processes that write `path`; a negative `timeout` waits for ever."""
     return FileLock(path.with_name(f"{path.name}.lock"), timeout=timeout)
 
 

@@ -21,7 +21,7 @@ from typing import (
 
 
 class Interval(NamedTuple):
-    """The numbers between two ends; `ends` says whether they belong to it, as "[)" does.
+    """The numbers between two ends; `ends` says which of them are included, as in "[)".
 
     >>> 1.0 in Interval(0, 1, "[)"), str(Interval(1))
     (False, 'at least 1')
@@ -32,14 +32,12 @@ class Interval(NamedTuple):
     ends: str = "[)"
 
     def __contains__(self, value: object) -> bool:
-        """Whether a number lies in it; NaN lies in none."""
         assert isinstance(value, int | float)
         return (self.low <= value if self.ends[0] == "[" else self.low < value) and (
             value <= self.high if self.ends[1] == "]" else value < self.high
         )
 
     def __str__(self) -> str:
-        """Describe it in an error."""
         if self.high == math.inf:
             return f"{'at least' if self.ends[0] == '[' else 'above'} {self.low:g}"
         return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
@@ -56,7 +54,7 @@ Count = Annotated[int, Interval(1)]
 class Options:
     """Base of option classes; refuses values that the annotations exclude.
 
-    A subclass states the name under which recipes and the command line know it, for messages:
+    A subclass has the `name` of its section in recipes and on the command line, if it has one:
 
     >>> @dataclass(frozen=True, kw_only=True)
     ... class FlipOptions(Options, name="flip"):
@@ -69,48 +67,37 @@ class Options:
     prefix: ClassVar[str] = ""
 
     def __init_subclass__(cls, name: str = "") -> None:
-        """`name`: such as `optim`; none for options that stand at the top."""
         cls.prefix = name and f"{name}."
 
     @classmethod
     def flag_groups(cls) -> dict[str, type[Options]]:
-        """Groups of flags on the command line that are no fields here."""
+        """Further groups of command line flags, which are not fields."""
         return {}
 
     @classmethod
     def skipped_flags(cls) -> set[str]:
-        """Fields that are no flags: those whose metadata has `flag`."""
+        """Fields that are not flags: those whose metadata has `flag`."""
         return {field.name for field in fields(cls) if "flag" in field.metadata}
 
     @classmethod
     def flag_types(cls) -> dict[str, Any]:
-        """The type of every flag, by its name with dots."""
+        """Flag, with dots in its name -> type."""
         hints = get_type_hints(cls)
         own = {name: hint for name, hint in hints.items() if name not in cls.skipped_flags()}
         return flag_types({**own, **cls.flag_groups()})
 
     @classmethod
     def from_flags(cls, **values: Any) -> Self:
-        """Options from the values of all flags and groups."""
         return cls(**values)
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            ValueError: a number outside its interval, or a value that is none of a `Literal`'s.
-        """
         hints = get_type_hints(type(self), include_extras=True)
         for field in fields(self):
             check_value(self.prefix + field.name, getattr(self, field.name), hints[field.name])
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """Check a value against the intervals and literals of its annotation; None always passes.
-
-    Raises:
-        ValueError: it is excluded; the message has `name`.
-    """
+    """Check a value against the intervals and literals of its annotation; None always passes."""
     origin, arguments = get_origin(hint), get_args(hint)
     if value is None:
         return
@@ -133,7 +120,7 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 
 def flag_types(hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Types by name, where the fields of dataclasses have names with dots."""
+    """Types by name; a dataclass gives one entry for each field, with a dot in its name."""
     flags: dict[str, Any] = {}
     for name, hint in hints.items():
         alternatives = [one for one in get_args(hint) if one is not types.NoneType]

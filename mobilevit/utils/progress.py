@@ -1,4 +1,4 @@
-"""Progress bars of commands: on standard error, and only where that is a terminal."""
+"""Progress bars of commands, shown on standard error if that is a terminal."""
 
 from __future__ import annotations
 

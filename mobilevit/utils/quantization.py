@@ -1,4 +1,4 @@
-"""Arithmetic of int8 quantization, as all file formats have it.
+"""The arithmetic of int8 quantization that all file formats share.
 
 Weights are symmetric around 0, with a range for each output channel: -127 to 127 times a scale.
 Activations have 256 steps between two ends that include 0.
@@ -14,13 +14,13 @@ MIN_RANGE = 1e-12
 
 
 def weight_scales(weight: Tensor, axis: int = 0) -> Tensor:
-    """The scale of each output channel `[out]` of weights; `axis` is that of the channels."""
+    """The scales `[out]` of weights; `axis` is that of the output channels."""
     magnitudes = weight.detach().movedim(axis, 0).flatten(1).abs().amax(1)
     return magnitudes.clamp(min=MIN_RANGE) / 127
 
 
 def quantize_weight(weight: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
-    """Weights in int8, and their scales `[out]`; `axis` is that of the output channels.
+    """Quantize weights to int8 with scales `[out]`; `axis` is that of the output channels.
 
     >>> values, scales = quantize_weight(torch.tensor([[0.5, -1.0], [254.0, 4.0]]))
     >>> values.tolist(), scales[1].item()
@@ -32,9 +32,9 @@ def quantize_weight(weight: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def fake_quantize_weight(weight: Tensor, min_scale: float = 0.0) -> Tensor:
-    """Weights `[out, ...]` rounded to int8 and back, in float32.
+    """Round weights `[out, ...]` to int8 and back, in float32; gradients pass unchanged.
 
-    The gradient passes as if nothing were rounded. `min_scale` is for runtimes that have one.
+    `min_scale` is for runtimes that have one.
 
     >>> fake_quantize_weight(torch.tensor([[1.27, 0.126], [0.0, 0.0]]))
     tensor([[1.2700, 0.1300],
@@ -47,10 +47,9 @@ def fake_quantize_weight(weight: Tensor, min_scale: float = 0.0) -> Tensor:
 
 
 def fake_quantize(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Activations rounded to 256 steps between two ends and back; values beyond are clipped.
+    """Round activations to 256 steps between two ends and back, and clip values beyond.
 
-    Zero stays zero. The gradient passes as if nothing were rounded, but not where values are
-    clipped.
+    Zero stays zero. Gradients pass unchanged, but not where values are clipped.
 
     Args:
         values: any shape, or with a range for each channel `[B, C, H, W]`.

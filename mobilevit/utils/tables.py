@@ -1,4 +1,4 @@
-"""Tables and other text for terminals, rendered to strings."""
+"""Tables and text for terminals, rendered to strings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 110
 
 
 def render(*parts: RenderableType, width: int = WIDTH) -> str:
-    """Render tables and lines without colour codes and trailing spaces."""
+    """Render tables and lines without colour codes or trailing spaces."""
     console = Console(file=StringIO(), width=width, color_system=None, highlight=False)
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str))
@@ -54,10 +54,10 @@ def markdown(
 
 
 def percent(value: float, digits: int = 2) -> str:
-    """A share in per cent; a dash for NaN."""
+    """A fraction in per cent; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.{digits}%}"
 
 
 def json_value(value: Any) -> Any:
-    """A value for JSON, which has no NaN: None instead."""
+    """Replace NaN, which JSON lacks, by None."""
     return None if isinstance(value, float) and math.isnan(value) else value

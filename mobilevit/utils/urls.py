@@ -1,4 +1,4 @@
-"""URLs as inputs: what counts as one, and small files fetched from there."""
+"""URLs as inputs, and small files read from them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,7 @@ def url_path(url: str) -> str:
 
 
 def read_url(url: str, *, max_bytes: int) -> bytes:
-    """The content at a URL.
-
-    Raises:
-        OSError: it cannot be downloaded, or is larger than `max_bytes`.
-    """
+    """The content at a URL; OSError if it cannot be downloaded or is larger than `max_bytes`."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             content: bytes = response.read(max_bytes + 1)
