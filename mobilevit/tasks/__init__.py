@@ -1,4 +1,4 @@
-"""Tasks: classification, detection and segmentation, each all in a folder of its own."""
+"""Tasks: classification, detection and segmentation, each in a folder of its own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ TASKS: dict[str, str] = {
     "detection": "mobilevit.tasks.detection.task",
     "segmentation": "mobilevit.tasks.segmentation.task",
 }
-"""The module of each task, whose `TASK` is the task; imported on first use."""
+"""Task names -> modules whose `TASK` is the task; imported on first use."""
 
 
 def get_task(name: str) -> Task[Any, Any]:
     """The task of a name, such as `model.config.task`.
-
-    Raises:
-        ValueError: there is no such task.
 
     >>> get_task("detection").default_model
     'ssdlite_mobilevit_xs'
@@ -34,11 +31,7 @@ def get_task(name: str) -> Task[Any, Any]:
 
 
 def check_data_options(data: DataOptions, task: Task[Any, Any]) -> None:
-    """Refuse data options that mean nothing to a task.
-
-    Raises:
-        ValueError: one of them is set.
-    """
+    """Raise ValueError if a data option is set that means nothing to the task."""
     every = [get_task(name) for name in TASKS]
     limited = set().union(*(other.data_options for other in every))
     for field in dataclasses.fields(data):

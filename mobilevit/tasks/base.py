@@ -1,6 +1,6 @@
 """`Task`: everything that differs between classification, detection and segmentation.
 
-The rest of the package asks a task, by `get_task(model.config.task)`, and never which one it is.
+The rest of the package uses `get_task(model.config.task)`, and never checks which task it is.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class InferenceModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions(Options):
-    """What is made of a network's outputs; each task reads those that concern it."""
+    """How a network's outputs are postprocessed; each task reads the options that concern it."""
 
     top: Count = 5
     """Classification: classes listed for each image."""
     score: Annotated[float, Interval(0, 1)] | None = None
-    """Detection: least probability of a box; None: that of `postprocessing`."""
+    """Detection: lowest probability of a box; None: that of `postprocessing`."""
     postprocessing: Postprocessing = "later"
     """Detection: a name in `PRESETS`."""
     boundary: Annotated[int, Interval(0)] = 0
@@ -81,37 +81,37 @@ class InferenceOptions(Options):
 
 
 class Timing(NamedTuple):
-    """Median milliseconds for an image."""
+    """Median milliseconds per image."""
 
     network_ms: float
     postprocess_ms: float
 
 
 class EvaluationPart(NamedTuple):
-    """Images of one shape out of an evaluation batch."""
+    """Images of one shape from an evaluation batch."""
 
     images: Tensor
     """`[B, 3, H, W]`."""
     sizes: list[tuple[int, int]]
-    """(height, width) of the images themselves, where the task needs them."""
+    """(height, width) of the original images, where the task needs them."""
     targets: Any
     """What the metric compares predictions with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics(ABC):
-    """How good a model is on a set of images, each counted once."""
+    """Metrics of a model on a set of images, each counted once."""
 
     classes: tuple[str, ...]
     images: int
 
     @abstractmethod
     def row(self) -> dict[str, str]:
-        """The main metrics for a table: headers -> cells."""
+        """The main metrics as a row of a table: headers -> cells."""
 
     @abstractmethod
     def details(self) -> list[RenderableType]:
-        """Tables and lines about classes and errors."""
+        """Tables and text about classes and errors."""
 
     @property
     @abstractmethod
@@ -119,7 +119,6 @@ class Metrics(ABC):
         """The metrics of each class, as named tuples."""
 
     def to_json(self) -> dict[str, Any]:
-        """All metrics as values that JSON has."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **{k: json_value(v) for k, v in values.items() if isinstance(v, int | float)},
@@ -131,14 +130,14 @@ class Metrics(ABC):
 
     @abstractmethod
     def summary(self, train: Self) -> str:
-        """These metrics of validation, next to those of training images, in a line or two."""
+        """These validation metrics next to those of training images, in one or two lines."""
 
 
 M = TypeVar("M", bound=Metrics)
 
 
 class Metric(ABC, Generic[M]):
-    """Counts predictions batch by batch; joined processes get the metrics of all their images."""
+    """Counts predictions batch by batch; in several processes, `compute` covers all of them."""
 
     @abstractmethod
     def parts(self, batch: Any) -> Iterator[EvaluationPart]:
@@ -146,11 +145,11 @@ class Metric(ABC, Generic[M]):
 
     @abstractmethod
     def update(self, predictions: Sequence[Any], targets: Any) -> None:
-        """Count what `Task.postprocess` made of one part."""
+        """Count the results of `Task.postprocess` for one part."""
 
     @abstractmethod
     def compute(self, timing: Timing) -> M:
-        """The metrics; of several processes each calls this once, at the same time."""
+        """The metrics; in several processes, each calls this once, at the same time."""
 
 
 class Task(ABC, Generic[S, O]):
@@ -158,10 +157,10 @@ class Task(ABC, Generic[S, O]):
 
     name: ClassVar[TaskName]
     metric_key: ClassVar[str]
-    """The metric that counts, larger is better: an attribute of the task's `Metrics`, and as
-    `val_{metric_key}` a figure of training."""
+    """The metric by which epochs are compared, larger is better: an attribute of the task's
+    `Metrics`, and `val_{metric_key}` among the figures of training."""
     metric_name: ClassVar[str]
-    """The same for people."""
+    """Its name in texts."""
     default_model: ClassVar[str]
     lr_scratch: ClassVar[float]
     """Peak learning rate for new weights."""
@@ -172,52 +171,38 @@ class Task(ABC, Generic[S, O]):
     batch_size: ClassVar[int]
     """Images in a training batch at the base size."""
     max_eval_batch_size: ClassVar[int | None] = None
-    """Images in an evaluation batch at most; None: any number."""
+    """Largest evaluation batch; None: no limit."""
     data_options: ClassVar[frozenset[str]]
-    """The fields of `DataOptions` that this task reads, of those that not every task does."""
+    """Fields of `DataOptions` that this task reads and not every task does."""
     inference_options: ClassVar[tuple[str, ...]] = ()
-    """Those of `InferenceOptions` that predictions follow."""
+    """Fields of `InferenceOptions` that affect predictions."""
     export: ClassVar[TaskExport]
-    """The task's part in exported files."""
     options: ClassVar[type[Any]]
-    """The dataclass of the task's training options, O; all its fields have defaults."""
+    """Dataclass of the training options, O; all its fields have defaults."""
 
     # Data
 
     samples_type: ClassVar[type[Samples]]
-    """The samples that annotation formats are read as."""
+    """Class of the samples, into which annotation formats are read."""
 
     def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[S]:
-        """Find the samples to train and validate on, and check their files.
-
-        Raises:
-            DataError: they cannot be used; the message names which and why.
-        """
+        """Find the samples to train and validate on, and check their files."""
         found: Any = open_splits(self.samples_type, data, seed=seed)
         console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
         category_ids = getattr(found.train, "category_ids", None)  # only boxes have any
         return Splits(found.train, found.val, category_ids)
 
     def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
-        """The samples to evaluate on: those held out, else all; labels are places in `classes`.
-
-        Raises:
-            DataError: they cannot be used; the message names which and why.
-        """
+        """The samples to evaluate on: those held out, else all; labels are indices of `classes`."""
         samples: Any = open_evaluation(self.samples_type, data, classes=classes)
         return cast(S, samples)
 
     def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
-        """The samples that training takes; where the data is not split, those not held out.
-
-        Raises:
-            DataError: there are none, or they cannot be used.
-        """
+        """The samples that training uses; if the data is not split, those not held out."""
         samples: Any = open_splits(self.samples_type, data, classes=classes).train
         return cast(S, samples)
 
     def subset(self, samples: S, indices: Sequence[int]) -> S:
-        """The samples at `indices`, in this order."""
         subset: S = cast(Any, samples).subset(indices)
         return subset
 
@@ -225,11 +210,11 @@ class Task(ABC, Generic[S, O]):
     def training_dataset(
         self, samples: S, preprocessing: Preprocessing, options: O, *, seed: int, decode: Decode
     ) -> BatchSource:
-        """Augmented batches, by lists of `SampleKey`s."""
+        """Augmented batches, indexed by lists of `SampleKey`s."""
 
     @abstractmethod
     def evaluation_dataset(self, samples: S, preprocessing: Preprocessing) -> BatchSource:
-        """Batches for evaluation, by lists of indices."""
+        """Batches for evaluation, indexed by lists of indices."""
 
     # Training
 
@@ -241,17 +226,14 @@ class Task(ABC, Generic[S, O]):
     def training_task(
         self, options: O, val: S, config: ModelConfig, *, sizes: Sequence[int], console: Console
     ) -> TrainingTask:
-        """The loss and the figures of a run.
+        """The loss and figures of a run; ValueError if the options do not fit the network.
 
         Args:
-            options: the task's training options.
+            options: of the task.
             val: the samples to validate on.
             config: of the network in training.
-            sizes: of the training images, in pixels.
+            sizes: sides of the training images, in pixels.
             console: for notes.
-
-        Raises:
-            ValueError: the options do not fit the network.
         """
 
     # Inference
@@ -266,54 +248,43 @@ class Task(ABC, Generic[S, O]):
         sizes: Sequence[tuple[int, int]],
         options: InferenceOptions,
     ) -> Sequence[Any]:
-        """Turn a model's outputs for B images into one result for each.
+        """Turn a model's outputs for B images, on any device, into one result for each.
 
-        Args:
-            model: whose outputs they are.
-            outputs: on any device.
-            input_size: (height, width) of the model's input.
-            sizes: (height, width) of the images themselves.
-            options: see `InferenceOptions`.
+        `input_size` and `sizes` are (height, width), of the model's input and the original images.
         """
 
     def refused_by_files(self, options: InferenceOptions) -> str | None:
-        """Why an exported file that postprocesses its outputs cannot follow these options."""
+        """Why a file with postprocessing inside cannot follow these options; None: it can."""
         return None
 
     def palette(self, classes: int) -> list[Colour]:
-        """The colours in which so many classes are drawn."""
+        """The colours in which classes 0, 1, ... are drawn."""
         return [class_colour(label) for label in range(classes)]
 
     prediction_type: ClassVar[type[Any]]
-    """The task's `Prediction`."""
     predictions_type: ClassVar[type[Any]]
-    """The task's `Predictions`."""
 
     @abstractmethod
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Any, options: InferenceOptions
     ) -> Any:
-        """A `Prediction` made of one image's result of `postprocess`."""
+        """Make a `Prediction` from one image's result of `postprocess`."""
 
     @abstractmethod
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
-        """(name, type) of the columns in Parquet files, of `pyarrow`'s types."""
+        """(name, type) of each column of Parquet files, with types of `pyarrow`."""
 
     @abstractmethod
     def metric(
         self, samples: S, *, device: torch.device | str = "cpu", options: InferenceOptions
     ) -> Metric[Any]:
-        """What an evaluation counts."""
+        """The metric of an evaluation."""
 
     @abstractmethod
     def report(
         self, metrics: Any, train_metrics: Any, samples: S, config: ModelConfig
     ) -> TaskReport:
-        """The report of a run.
+        """The report of a run, with metrics of the best weights on the validation samples.
 
-        Args:
-            metrics: of the best weights, on the validation samples.
-            train_metrics: of the same weights, on (a sample of) the training samples.
-            samples: to validate on.
-            config: of the best weights.
+        `train_metrics` are those of the same weights on (a sample of) the training samples.
         """

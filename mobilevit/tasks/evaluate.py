@@ -27,24 +27,17 @@ def evaluate_model(
     options: InferenceOptions = InferenceOptions(),
     processes: Processes = Processes(),
 ) -> Any:
-    """Evaluate a model on samples of its task; every sample counts once.
+    """Evaluate a model on samples of its task, and return the task's `Metrics`.
 
     Args:
         model: a network for inference on `device`, or an exported file.
-        samples: of `Task.evaluation_samples`.
-        preprocessing: how images are preprocessed.
+        samples: of `Task.evaluation_samples`; each counts once.
+        preprocessing: of the images.
         batch_size: images at a time.
         workers: processes that decode.
         device: where to compute.
         options: how outputs are postprocessed.
-        processes: this process among those that have joined; each takes its share.
-
-    Returns:
-        The task's `Metrics`.
-
-    Raises:
-        ImageError: an image cannot be read.
-        ValueError: there are no images.
+        processes: this process among those that have joined; each evaluates its share.
     """
     task = get_task(model.config.task)
     loader = EvaluationLoader(
@@ -67,11 +60,7 @@ def evaluate_batches(
     device: torch.device | str = "cpu",
     options: InferenceOptions = InferenceOptions(),
 ) -> Any:
-    """Run a model on batches of the task's evaluation data set, and count its predictions.
-
-    Raises:
-        ValueError: there are no images.
-    """
+    """Run a model on batches of the task's evaluation data set, and return the task's `Metrics`."""
     times: list[tuple[float, float]] = []
     with torch.inference_mode():
         for batch in batches:

@@ -1,4 +1,4 @@
-"""What differs by task in an exported file: outputs, and their comparison with PyTorch."""
+"""What differs by task in an exported file: outputs, and their comparison with PyTorch's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torchvision.ops import nms
 
 
 class Comparison(NamedTuple):
-    """How far a file's outputs for one batch are from PyTorch's."""
+    """A file's outputs for one batch compared with PyTorch's."""
 
     difference: Tensor
-    """The largest in probability, `[]`; see `mobilevit.exports.verify.Verification`."""
+    """Largest difference in probability, `[]`; see `mobilevit.exports.verify.Verification`."""
     agreement: Tensor
-    """Share of predictions that are the same, `[]`."""
+    """Share of equal predictions, `[]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,27 +25,26 @@ class TaskExport:
     """A task's part in exports."""
 
     outputs: tuple[str, ...]
-    """Names of a file's outputs, in their order."""
+    """Names of a file's outputs, in order."""
     raw_outputs: tuple[str, ...]
-    """Names of the network's own outputs, those of a raw file."""
+    """Names of the network's own outputs, which a raw file returns."""
     postprocess: Callable[[Any, int, bool], nn.Module]
-    """Make the module that turns the network's outputs into a file's: of the network, the image's
-    side in pixels, and whether the runtime has an operation for non-maximum suppression. All its
-    outputs are computed in float32."""
+    """(network, image side in pixels, whether the runtime has non-maximum suppression) -> module
+    that turns the network's outputs into a file's, all computed in float32."""
     compare: Callable[[Any, Tensor, Sequence[Tensor], float], Comparison]
-    """Compare a file's outputs with PyTorch's: of the fused network, images `[B, 3, H, W]`, the
-    outputs, and the tolerance from which on a difference counts."""
+    """(fused network, images `[B, 3, H, W]`, a file's outputs, tolerance) -> how they differ from
+    PyTorch's, where differences up to the tolerance do not count."""
     compare_raw: Callable[[Any, Tensor, Sequence[Tensor]], Comparison]
     """The same for a raw file."""
     network_outputs: Callable[[Sequence[Tensor], bool], Any]
-    """A file's outputs (or those of a raw file: true) as `Task.postprocess` takes them."""
+    """A file's outputs (true: those of a raw file) as `Task.postprocess` takes them."""
     model_attributes: tuple[str, ...] = ()
-    """Attributes of the network that `Task.postprocess` reads, and that a file must have too."""
+    """Attributes of the network that `Task.postprocess` reads; a file has them too."""
     reference: Callable[[Any, Tensor, float], dict[str, Any]]
-    """PyTorch's prediction for one image `[1, 3, H, W]` as JSON, with all that a web page needs to
-    compare its own with it; `Expected` in the page's `types.js` has the fields."""
+    """PyTorch's prediction for one image `[1, 3, H, W]` as JSON, with which a web page compares its
+    own; `Expected` in the page's `types.js` has the fields."""
     reference_of_file: Callable[[Sequence[Tensor], int], dict[str, Any]]
-    """The same of a quantized file's own outputs, for a number of classes."""
+    """The same from a quantized file's own outputs, for a number of classes."""
 
 
 def compare_logits(expected: Tensor, outputs: Tensor, *, axis: int) -> Comparison:
@@ -58,16 +57,16 @@ def compare_logits(expected: Tensor, outputs: Tensor, *, axis: int) -> Compariso
 def suppress(
     boxes: Tensor, scores: Tensor, max_per_class: int, iou_threshold: float, score_threshold: float
 ) -> Tensor:
-    """Non-maximum suppression within each class of each image, as ONNX's `NonMaxSuppression`.
+    """Non-maximum suppression within each class of each image, like ONNX's `NonMaxSuppression`.
 
-    An operator of its own, so that exporters find it in the graph and put their runtime's there.
+    A custom operator, so that exporters find it in the graph and put their runtime's in its place.
 
     Args:
         boxes: corners `[B, A, 4]`.
         scores: `[B, K, A]`.
         max_per_class: boxes kept of each class.
         iou_threshold: boxes that overlap a more probable one by more than this are suppressed.
-        score_threshold: so are those with a score not above this.
+        score_threshold: boxes with a score not above this are suppressed too.
 
     Returns:
         Rows of (image, class, anchor) `[M, 3]`, int64.

@@ -27,7 +27,7 @@ def predict_batch(
     Args:
         model: a network for inference on `device`, or an exported file.
         batch: images, or the reasons why they cannot be read.
-        sources: their names.
+        sources: names of the images.
         classes: names in the order of the model's outputs.
         options: how outputs are postprocessed.
         device: where to compute.

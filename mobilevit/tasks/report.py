@@ -1,7 +1,6 @@
-"""The report of a training run as data: which `mobilevit.training.report` renders.
+"""The report of a training run as data, which `mobilevit.training.report` renders.
 
-Texts are not HTML; names of classes and files go into `Name`s, which are shown in their own reading
-direction.
+Texts are not HTML. Names of classes and files are `Name`s, which keep their own reading direction.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 # Readable on white and on black.
 TRAINING, VALIDATION = "#d97706", "#3b82f6"
 FREQUENT = 30
-"""Pairs of confused classes that are listed."""
+"""Pairs of confused classes to list."""
 
 
 class Name(str):
@@ -49,24 +48,23 @@ class Curve(NamedTuple):
     colour: str = VALIDATION
     dashed: bool = False
     faint: bool = False
-    """Drawn lightly, behind, without a mark."""
+    """Drawn lightly, behind the others and without marks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """Curves."""
+    """Curves with axes and a caption."""
 
     block: ClassVar = "plot"
     curves: Sequence[Curve]
     x: str
-    """What the horizontal axis shows."""
     y: str
     name: str
-    """One word that no other plot of the page has."""
+    """One word, unique on the page."""
     alt: str
     caption: str
     percent: bool = False
-    """Whether values are shares, to be shown in per cent."""
+    """Whether values are shares, shown in per cent."""
     mark: float | None = None
     """Where a vertical line is drawn."""
 
@@ -113,7 +111,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Samples."""
+    """Cards in a grid."""
 
     block: ClassVar = "gallery"
     cards: Sequence[Card]
@@ -138,8 +136,7 @@ class TaskReport:
 
     tiles: Sequence[Tile]
     figures: Mapping[str, str]
-    """Figures of epochs to plot, without `train_` and `val_` -> their names; the first gives the
-    plot its name."""
+    """Figures of epochs to plot, without `train_` or `val_` -> names; the first names the plot."""
     about_figures: str
     sections: Sequence[Section]
 
@@ -165,7 +162,7 @@ def number_bar(value: float) -> Bar:
 
 
 def timing_tile(network_ms: float, postprocess_ms: float, postprocessing: str) -> Tile:
-    """How long an image takes."""
+    """A tile with the time per image."""
     digits = 0 if network_ms + postprocess_ms >= 10 else 1
     return Tile(
         "Time per image",
@@ -176,12 +173,9 @@ def timing_tile(network_ms: float, postprocess_ms: float, postprocessing: str) -
 
 
 def frequent_confusions(classes: Sequence[str], confusion: Tensor, unit: str) -> Table | str:
-    """The pairs of classes that are confused most often.
+    """The most frequent confusions in counts `[K, K]`, row the label, column the prediction.
 
-    Args:
-        classes: names.
-        confusion: counts `[K, K]`, row the label, column the prediction.
-        unit: what is counted, such as images.
+    `unit` is what is counted, such as images.
     """
     wrong = confusion.clone().fill_diagonal_(0)
     totals = confusion.sum(1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Predictions and evaluations, whatever the task: as text, JSON Lines, CSV and drawings."""
+"""Predictions and evaluations of any task: as text, JSON Lines, CSV and drawings."""
 
 from __future__ import annotations
 
@@ -32,18 +32,14 @@ class Prediction(ABC):
     """The prediction for one image."""
 
     source: str
-    """The file or address, or another name for messages."""
+    """File, address or another name, for messages."""
     classes: tuple[str, ...] = ()
     """Names of all classes, in the order of the model's outputs."""
     error: str | None = None
     """Why the image could not be read."""
 
     def check(self) -> None:
-        """See that there is a prediction.
-
-        Raises:
-            ImageError: the image could not be read.
-        """
+        """Raise ImageError if the image could not be read."""
         if self.error is not None:
             raise ImageError(self.source, self.error)
 
@@ -53,15 +49,15 @@ class Prediction(ABC):
 
     @abstractmethod
     def csv_rows(self) -> list[dict[str, str]]:
-        """Its rows in a CSV table."""
+        """Rows in a CSV table."""
 
     @abstractmethod
     def table_row(self) -> tuple[str, ...]:
-        """Its row in a table for people."""
+        """Row in a text table."""
 
     @abstractmethod
     def parquet_row(self) -> dict[str, Any]:
-        """Its row in a Parquet file; the task's `parquet_columns` are its columns."""
+        """Row in a Parquet file, with the columns of the task's `parquet_columns`."""
 
     @abstractmethod
     def scores(self) -> list[ClassScore]:
@@ -73,7 +69,7 @@ class Prediction(ABC):
 
     @abstractmethod
     def draw_thumbnail(self, image: Image.Image) -> Image.Image:
-        """Draw it on its image, reduced to a thumbnail; without text."""
+        """Draw the prediction on its image reduced to a thumbnail, without text."""
 
     def images(self) -> dict[str, Image.Image]:
         """Further images to write: endings of file names -> images."""
@@ -98,20 +94,16 @@ class Predictions(Sequence[P], ABC, Generic[P]):
 
     @classmethod
     def collect(cls, items: Iterable[P], config: ModelConfig, format: Any = "table") -> Self:
-        """Predictions by a model of this configuration."""
         return cls(items=tuple(items), classes=config.classes or (), format=format)
 
     def __getitem__(self, index: Any) -> Any:
-        """One image's prediction, or several."""
         return self.items[index]
 
     def __len__(self) -> int:
-        """The number of images, those that could not be read included."""
         return len(self.items)
 
     @property
     def failed(self) -> list[P]:
-        """Those whose image could not be read."""
         return [item for item in self.items if item.error is not None]
 
     @property
@@ -120,15 +112,15 @@ class Predictions(Sequence[P], ABC, Generic[P]):
         return 1 if self.failed else 0
 
     def palette(self) -> list[Colour]:
-        """The colours in which classes are drawn; none where they have no colours."""
+        """The colours in which classes are drawn, if they are."""
         return get_task(self.task).palette(len(self.classes))
 
     def files(self) -> dict[str, str]:
-        """What is written next to drawn images: names of files -> their text."""
+        """Files to write next to drawn images: names -> text."""
         return {"predictions.jsonl": self.to_jsonl()}
 
     def to_jsonl(self) -> str:
-        """One JSON object a line and image: `file`, and the prediction or `error`."""
+        """One JSON object per line and image: `file`, and the prediction or `error`."""
         return "\n".join(
             json.dumps(
                 {
@@ -141,7 +133,7 @@ class Predictions(Sequence[P], ABC, Generic[P]):
         )
 
     def to_csv(self) -> str:
-        """A table with a header: `file`, `error` and the task's columns."""
+        """CSV with a header: `file`, `error` and the task's columns."""
         rows: list[dict[str, str]] = []
         for item in self.items:
             found = item.csv_rows() if item.error is None else [{"error": item.error}]
@@ -156,7 +148,6 @@ class Predictions(Sequence[P], ABC, Generic[P]):
         return text.getvalue().rstrip("\n")
 
     def to_table(self) -> str:
-        """A table for people, one row an image."""
         rows = table(*self.table_columns)
         for column in rows.columns:
             column.overflow = "fold"
@@ -168,7 +159,6 @@ class Predictions(Sequence[P], ABC, Generic[P]):
         return render(rows)
 
     def __str__(self) -> str:
-        """The text in `format`."""
         formats = {"jsonl": self.to_jsonl, "csv": self.to_csv, "table": self.to_table}
         return formats[self.format]()
 
@@ -183,22 +173,16 @@ class Evaluation(Generic[M]):
 
     @property
     def metrics(self) -> M:
-        """The metrics, where there is one size.
-
-        Raises:
-            ValueError: there are several.
-        """
+        """The metrics of the only size; ValueError if there are several."""
         if len(self.by_size) != 1:
             raise ValueError(f"evaluated at {len(self.by_size)} sizes: choose one of by_size")
         return next(iter(self.by_size.values()))
 
     def to_json(self) -> dict[str, Any]:
-        """All metrics as values that JSON has."""
         sizes = {str(size): metrics.to_json() for size, metrics in self.by_size.items()}
         return {"model": self.model, "sizes": sizes}
 
     def __str__(self) -> str:
-        """A table by size, then the details of the last size."""
         last = list(self.by_size.values())[-1]
         summary = table("size", "images", *last.row())
         for size, metrics in self.by_size.items():

@@ -14,25 +14,22 @@ from mobilevit.models.registry import Network
 
 
 class FiniteMean(MeanMetric):
-    """A mean over finite values: steps without a finite loss are skipped, and not counted."""
+    """A mean over finite values: steps without a finite loss do not count."""
 
     def __init__(self) -> None:
-        """Start counting; saved in checkpoints, so that an interrupted epoch is counted in full."""
         super().__init__(nan_strategy="disable")
-        self.persistent(True)
+        self.persistent(True)  # in checkpoints, so that a resumed epoch counts in full
 
     def update(self, value: float | Tensor, weight: float | Tensor | None = None) -> None:
-        """Count a value with a weight (by default 1), if it is finite."""
         value = torch.as_tensor(value)
         finite = torch.isfinite(value)
         super().update(value.where(finite, 0.0), finite * (1.0 if weight is None else weight))
 
 
 class TrainingTask(nn.Module, ABC):
-    """One task's loss and figures; `figures` counts from one `reset` to the next."""
+    """One task's loss and figures, counted from one `reset` to the next."""
 
     def __init__(self) -> None:
-        """Start counting."""
         super().__init__()
         self.train_loss = FiniteMean()
         # In validation a loss that is not finite must show in the mean.
@@ -55,5 +52,4 @@ class TrainingTask(nn.Module, ABC):
         """The figures of an epoch in one line."""
 
     def reset(self, stage: str) -> None:
-        """Start counting anew."""
         getattr(self, f"{stage}_loss").reset()

@@ -14,26 +14,21 @@ from PIL import Image, ImageDraw, ImageFont
 MIN_SIDE, MAX_SIDE = 320, 1600
 """Long side of a drawn image, in pixels; smaller ones are enlarged, larger ones reduced."""
 OPACITY = 0.55
-"""Of the colours of masks."""
+"""Opacity of mask colours."""
 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """A font of many alphabets that comes with matplotlib."""
+    # Comes with matplotlib, and has many alphabets.
     from matplotlib import get_data_path
 
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def draw_classes(image: Image.Image, classes: Sequence[tuple[str, float]]) -> Image.Image:
-    """Write classes under an image, one a line, each with a bar whose length is its probability.
+    """Write classes under an upright RGB image, one per line, with bars as long as probabilities.
 
-    Args:
-        image: an upright RGB image.
-        classes: (name, probability in [0, 1]), most probable first.
-
-    Returns:
-        A new RGB image.
+    `classes`: (name, probability in [0, 1]), most probable first.
     """
     long_side = max(image.size)
     factor = min(max(long_side, MIN_SIDE), MAX_SIDE) / long_side
@@ -55,7 +50,7 @@ def draw_classes(image: Image.Image, classes: Sequence[tuple[str, float]]) -> Im
 
 
 class DrawnBox(NamedTuple):
-    """One box to draw."""
+    """A box to draw."""
 
     corners: tuple[float, float, float, float]
     """x1, y1, x2, y2 in pixels of the image."""
@@ -65,7 +60,7 @@ class DrawnBox(NamedTuple):
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """A strong colour for a class; neighbours' differ by the golden angle."""
+    """A strong colour for a class; neighbours differ by the golden angle."""
     red, green, blue = colorsys.hsv_to_rgb(0.58 + 0.381966 * label % 1, 0.75, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -73,15 +68,12 @@ def class_colour(label: int) -> tuple[int, int, int]:
 def draw_boxes(
     image: Image.Image, boxes: Sequence[DrawnBox], *, longest: int = MAX_SIDE
 ) -> Image.Image:
-    """Draw boxes with their names on an image.
+    """Draw boxes and their names on a copy of an upright RGB image.
 
     Args:
-        image: an upright RGB image.
-        boxes: what to draw, the most important first: it is drawn last.
+        image: upright RGB image.
+        boxes: most important first; these are drawn on top.
         longest: long side of the result at most, in pixels; small images are enlarged.
-
-    Returns:
-        A new RGB image.
     """
     long_side = max(image.size)
     factor = min(max(long_side, min(MIN_SIDE, longest)), longest) / long_side
@@ -114,7 +106,6 @@ def _dashes(
     colour: tuple[int, int, int],
     line: int,
 ) -> None:
-    """The outline of a box in dashes."""
     x1, y1, x2, y2 = corners
     dash = 5 * line
     for x in range(x1, x2, 2 * dash):
@@ -141,18 +132,15 @@ def draw_mask(
     longest: int | None = None,
     opacity: float = OPACITY,
 ) -> Image.Image:
-    """Lay the colours of classes over an image, with their names below it.
+    """Lay the colours of classes over a copy of an upright RGB image, with their names below it.
 
     Args:
-        image: an upright RGB image.
+        image: upright RGB image.
         mask: classes `[H, W]`, at the image's size.
-        classes: names by the mask's values; values past them are not coloured.
+        classes: names by the mask's values; higher values are not coloured.
         palette: colours by the mask's values.
-        longest: long side of the image at most, in pixels; None: as it is.
+        longest: long side of the image at most, in pixels; None: unchanged.
         opacity: of the colours.
-
-    Returns:
-        A new RGB image.
     """
     factor = 1.0 if longest is None else min(1.0, longest / max(image.size))
     width, height = (max(1, round(side * factor)) for side in image.size)

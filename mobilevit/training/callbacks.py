@@ -29,34 +29,30 @@ from mobilevit.training.quantize_aware import without_fake_quantization
 from mobilevit.utils.files import replace_file
 
 STEP_ROWS = 2000
-"""About how many steps of a run the history holds."""
+"""Steps of a run that the history holds, approximately."""
 LOADER_BOUND = 0.2
-"""From this share of waiting time on, the loader is the bottleneck."""
+"""Share of waiting time above which the loader is called the bottleneck."""
 
 
 def moving_average(decay: float) -> WeightAveraging:
-    """Lightning's weight averaging by an exponential moving average; validation evaluates it."""
+    """Lightning's weight averaging by an exponential moving average, which validation evaluates."""
     return WeightAveraging(multi_avg_fn=averaged(decay))
 
 
 class Throughput(Callback):
-    """Images a second in an epoch, and the share of its time spent waiting for the loader."""
+    """Images per second in an epoch, and the share of its time spent waiting for the loader."""
 
     def __init__(self) -> None:
-        """Start at zero."""
         self.start()
 
     def start(self) -> None:
-        """Measure from now."""
         self.images, self.waited, self.computed = 0, 0.0, 0.0
         self._mark = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch so far."""
         return {"images": self.images, "waited": self.waited, "computed": self.computed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the epoch."""
         self.start()
         self.images = state_dict["images"]
         self.waited, self.computed = state_dict["waited"], state_dict["computed"]
@@ -67,34 +63,28 @@ class Throughput(Callback):
         return lap
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start at zero."""
         self.start()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count the wait for the loader."""
         self.waited += self._lap()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step."""
         self.computed += self._lap()
         self.images += len(batch[0]) * trainer.world_size
 
     @property
     def images_per_second(self) -> float:
-        """Over the epoch so far."""
         return self.images / max(self.waited + self.computed, 1e-9)
 
     @property
     def loader_share(self) -> float:
-        """Share of the time spent waiting for the loader, in [0, 1]."""
         return self.waited / max(self.waited + self.computed, 1e-9)
 
     def __str__(self) -> str:
-        """Describe the epoch so far in a few words."""
         bottleneck = "loader" if self.loader_share > LOADER_BOUND else "network"
         return (
             f"{self.images_per_second:.0f} images/s  bottleneck: {bottleneck} (waiting for the "
@@ -103,10 +93,10 @@ class Throughput(Callback):
 
 
 class History(Callback):
-    """Figures of each epoch and of a sample of the steps; part of checkpoints, written as CSV."""
+    """Figures of epochs and a sample of steps: in checkpoints, `metrics.csv` and `steps.csv`."""
 
     def __init__(self, folder: Path, throughput: Throughput, *, steps: int) -> None:
-        """Write `metrics.csv` and `steps.csv` to `folder`; `steps` is the length of the run."""
+        """`steps`: optimizer steps of the run."""
         self.folder, self.throughput = folder, throughput
         self.every = max(1, steps // STEP_ROWS)
         self.epochs: list[dict[str, float]] = []
@@ -116,20 +106,18 @@ class History(Callback):
         self._begun, self._lr, self._step = 0.0, 0.0, 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
         self._begun = time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the learning rate: at the end of the step it is already that of the next."""
+        # At the end of the step the learning rate is already that of the next one.
         assert isinstance(pl_module, TrainingModule)
         self._lr, self._step = pl_module.learning_rate(), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch and note the step."""
         images = batch[0]
         height, width = images.shape[2:]
         batches, num_images = self.seen.get((height, width), (0, 0))
@@ -155,7 +143,6 @@ class History(Callback):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch and write both tables."""
         assert isinstance(pl_module, TrainingModule)
         self.epochs.append(
             {
@@ -179,7 +166,6 @@ class History(Callback):
                 writer.writerows(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The tables, and the duration of the epoch so far."""
         elapsed = time.perf_counter() - self._begun
         return {
             "epochs": self.epochs,
@@ -189,26 +175,23 @@ class History(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue both tables."""
         self.epochs, self.steps = state_dict["epochs"], state_dict["steps"]
         self.seen = state_dict["seen"]
         self._begun = time.perf_counter() - state_dict["elapsed"]
 
 
 class ModelFolders(Callback):
-    """Write model folders after each validation: the last weights, and the task's best ones.
+    """Save model folders after each validation: `run/model_last`, and the best so far, `run/model`.
 
-    Comes before the weight averaging in the list of callbacks, so that it sees the averaged
-    weights that were evaluated before they are swapped back.
+    Comes before the weight averaging in the list of callbacks, so that it sees the averaged weights
+    that were evaluated, before they are swapped back.
     """
 
     def __init__(self, run: Path, metric: str) -> None:
-        """Write to `run/model`, where `metric` is the best so far, and to `run/model_last`."""
         self.run, self.metric = run, metric
         self.best: float | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what was evaluated."""
         assert isinstance(pl_module, TrainingModule)
         if trainer.sanity_checking:
             return
@@ -234,22 +217,20 @@ class ModelFolders(Callback):
         network.config = config
 
     def state_dict(self) -> dict[str, Any]:
-        """The best figure so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from it."""
         self.best = state_dict["best"]
 
 
 class ProgressBar(Callback):
-    """A bar over the whole run with loss, images a second, bottleneck and time left.
+    """A bar over the run with loss, throughput, bottleneck and time left.
 
-    Without a terminal, one line an epoch.
+    Without a terminal: one line per epoch.
     """
 
     def __init__(self, throughput: Throughput, *, batches: int, console: Console) -> None:
-        """`batches`: of the whole run."""
+        """`batches`: of the entire run."""
         self.throughput, self.batches, self.console = throughput, batches, console
         self.done = 0
         self.bar = Progress(
@@ -266,7 +247,6 @@ class ProgressBar(Callback):
         self.task: TaskID | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar."""
         self.bar.start()
         self.task = self.bar.add_task(
             "training", total=self.batches, completed=self.done, figures=""
@@ -275,7 +255,6 @@ class ProgressBar(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
         self.done += 1
         if self.task is None or self.bar.disable:
             return
@@ -288,12 +267,10 @@ class ProgressBar(Callback):
         )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show that validation runs."""
         if self.task is not None:
             self.bar.update(self.task, figures="validating")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's line above the bar."""
         assert isinstance(pl_module, TrainingModule)
         figures = pl_module.figures("train") | pl_module.figures("val")
         self.console.print(
@@ -305,19 +282,16 @@ class ProgressBar(Callback):
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove the bar."""
         self.bar.stop()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Remove the bar: Lightning does not tear callbacks down after an exception."""
+        # Lightning does not call `teardown` after an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, int]:
-        """Progress of the run."""
         return {"done": self.done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from there."""
         self.done = state_dict["done"]

@@ -1,4 +1,4 @@
-"""Training through `torch.compile`, with one graph for each size of the sampler."""
+"""Training with `torch.compile`: one graph for each size of the sampler."""
 
 from __future__ import annotations
 
@@ -14,27 +14,23 @@ from mobilevit.training.errors import TrainingError
 Shape = tuple[int, ...]
 """(B, C, H, W) of a batch of images."""
 BACKEND = "inductor"
-"""torch's own default."""
+"""torch's default."""
 
 
 def full_batch_shapes(schedule: MultiScaleSchedule) -> frozenset[Shape]:
-    """The shapes of a schedule's batches, except those that end an epoch."""
+    """The shapes of a schedule's batches, except the smaller ones that end an epoch."""
     return frozenset((schedule.batch_size(size), 3, size, size) for size in schedule.sizes)
 
 
 class Compiler:
-    """Compiles a network for batches of certain shapes; on all others it runs eagerly.
+    """Compiles a network for batches of certain shapes; others run eagerly.
 
-    One graph for all shapes is slower, and a graph for a rare shape, such as that of the last batch
+    One graph for all shapes is slower; and a graph for a rare shape, such as that of the last batch
     of an epoch, takes longer to compile than it saves.
     """
 
     def __init__(self, network: nn.Module, shapes: Collection[Shape]) -> None:
-        """Compile the network in place, on its first batch of each shape; its state keys stay.
-
-        Raises:
-            TrainingError: there is no C++ compiler for the network's processor.
-        """
+        # In place, so that state keys stay; each graph is compiled on the first batch of its shape.
         if next(network.parameters()).device.type == "cpu":
             _check_compiler()
         self.shapes = frozenset(shapes)
@@ -42,7 +38,7 @@ class Compiler:
 
     @contextmanager
     def around(self, images: Tensor | None) -> Iterator[None]:
-        """Within it the network is compiled, if these images `[B, 3, H, W]` have such a shape."""
+        """Run the network compiled in this context if images `[B, 3, H, W]` have such a shape."""
         compiled = images is not None and tuple(images.shape) in self.shapes
         limit = max(torch._dynamo.config.recompile_limit, len(self.shapes))
         with (
@@ -53,11 +49,7 @@ class Compiler:
 
 
 def _check_compiler() -> None:
-    """Check that torch finds a C++ compiler, before the first batch.
-
-    Raises:
-        TrainingError: it does not.
-    """
+    # Before the first batch, and with a message that helps.
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

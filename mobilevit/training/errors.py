@@ -17,12 +17,11 @@ class DivergedError(TrainingError):
 class Interrupted(Exception):  # noqa: N818 as KeyboardInterrupt, it is no error
     """Ctrl-C or SIGTERM stopped a run.
 
-    Its state is saved; after a second Ctrl-C, the checkpoint is the last one before. The exit code
-    is the shell's for the signal: 130 after Ctrl-C, 143 after SIGTERM, which schedulers send.
+    Its state is saved; after a second Ctrl-C, the checkpoint is the previous one. The exit code is
+    the shell's for the signal: 130 after Ctrl-C, 143 after SIGTERM, which schedulers send.
     """
 
     def __init__(self, checkpoint: Path, number: int = signal.SIGINT) -> None:
-        """`checkpoint`: where the state is, if any was saved; `number`: the signal."""
         self.exit_code = 128 + number
         super().__init__(
             f"interrupted; the state is in {checkpoint}: the same command with --resume goes on"

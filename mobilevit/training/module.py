@@ -1,4 +1,4 @@
-"""What Lightning trains: a network with its loss and optimizer, and its batches."""
+"""The Lightning modules: a network with its loss and optimizer, and its batches."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class TrainingModule(LightningModule):
         quantize_aware: bool = False,
         compiled: Collection[Shape] = (),
     ) -> None:
-        """Prepare a network.
+        """Prepare a network, in place.
 
         Args:
-            model: the network; it is changed in place.
+            model: the network.
             task: its loss and figures.
             optim: with a learning rate.
-            steps: optimizer steps of the whole run, over which the learning rate falls.
+            steps: optimizer steps of the entire run, over which the learning rate falls.
             freeze_backbone: train only the layers after the backbone.
             quantize_aware: compute with the rounding of int8 files.
             compiled: shapes of batches for which the network is compiled.
@@ -67,7 +67,7 @@ class TrainingModule(LightningModule):
         self.train()  # Lightning keeps the modes it finds
 
     def train(self, mode: bool = True) -> TrainingModule:
-        """Switch to training; of a frozen backbone only int8 ranges move."""
+        """Set the mode; a frozen backbone stays in evaluation, except for its int8 ranges."""
         super().train(mode)
         if self.freeze_backbone:
             self.model.backbone.eval()
@@ -77,7 +77,6 @@ class TrainingModule(LightningModule):
         return self
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, with a learning rate for each step."""
         scaled = self.trainer.precision == "16-mixed"
         optimizer = optimizer_of(self.model, self.optim, scaled=scaled)
         schedule = LambdaLR(optimizer, rate_factor(self.steps, self.optim))
@@ -87,16 +86,14 @@ class TrainingModule(LightningModule):
         }
 
     def _compiling(self, images: Tensor | None) -> AbstractContextManager[None]:
-        """Within it the network is compiled, if there is a graph for these images."""
         return nullcontext() if self.compiler is None else self.compiler.around(images)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The task's loss."""
         with self._compiling(batch[0]):
             return self.task.training_loss(self.model, batch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Copy batch norm's statistics and int8 ranges, in case the step is skipped."""
+        # Batch norm's statistics and int8 ranges, to restore them if the step is skipped.
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]
 
@@ -106,13 +103,11 @@ class TrainingModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient; where it is not finite, make the step change nothing.
+        """Clip the gradient; if it is not finite, make the step change nothing.
 
-        The processes of a run agree, since they have the same gradient by now. Mixed precision with
-        loss scaling comes here too, while it looks for its scale.
-
-        Raises:
-            DivergedError: `MAX_SKIPPED` consecutive steps were like that.
+        All processes decide the same, since they have the same gradient by now. Steps in which
+        fp16's loss scaling still looks for its scale are skipped too. `MAX_SKIPPED` consecutive
+        skips raise `DivergedError`.
         """
         parameters = [value for group in optimizer.param_groups for value in group["params"]]
         gradients = [value.grad for value in parameters if value.grad is not None]
@@ -138,15 +133,12 @@ class TrainingModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the count of skipped steps."""
         checkpoint["skipped"] = (self.skipped, self._consecutive_skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
         self.skipped, self._consecutive_skipped = checkpoint["skipped"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """The task's figures."""
         with self._compiling(None):
             self.task.validate(self.model, batch)
 
@@ -155,24 +147,21 @@ class TrainingModule(LightningModule):
         return self.task.figures(stage)
 
     def on_train_epoch_start(self) -> None:
-        """Start counting anew."""
         self.task.reset("train")
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting anew."""
         self.task.reset("val")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures, for loggers and early stopping."""
+        # For loggers and early stopping.
         if not self.trainer.sanity_checking:
             self.log_dict(self.figures("val"))
 
     def on_train_epoch_end(self) -> None:
-        """Log the figures."""
         self.log_dict(self.figures("train"))
 
     def learning_rate(self) -> float:
-        """Of the backbone, or of the head if only that trains."""
+        """The learning rate of the backbone, or of the head if only that trains."""
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
@@ -180,16 +169,14 @@ class Batches(LightningDataModule):
     """The loaders of a run."""
 
     def __init__(self, train: EpochLoader, val: EvaluationLoader) -> None:
-        """Set up both loaders."""
         super().__init__()
         self.train, self.val = train, val
 
     def train_dataloader(self) -> EpochLoader:
-        """The epoch's batches; set here, because Lightning asks for their number right after."""
+        # The epoch is set here, because Lightning asks for the number of batches right after.
         assert self.trainer is not None
         self.train.sampler.set_epoch(self.trainer.current_epoch)
         return self.train
 
     def val_dataloader(self) -> EvaluationLoader:
-        """The validation batches."""
         return self.val

@@ -14,7 +14,7 @@ from mobilevit.models.registry import Network
 from mobilevit.training.options import OptimOptions
 
 MAX_WARMUP_STEPS = 3000
-"""The authors' warm-up on ImageNet."""
+"""Warm-up steps at most: the authors' number on ImageNet."""
 WARMUP_START = 0.1
 """Where the warm-up starts, as a share of the peak rate (the authors: 0.0002 of 0.002)."""
 
@@ -22,7 +22,7 @@ WARMUP_START = 0.1
 def rate_factor(steps: int, options: OptimOptions) -> Callable[[int], float]:
     """The learning rate at each of `steps` optimizer steps, as a share of its peak.
 
-    Linear from a tenth to one during warm-up, then a cosine down to `final_lr`, per step.
+    Linear from a tenth to one during warm-up, then a cosine down to `final_lr`.
     """
     warmup = min(round(options.warmup * steps), MAX_WARMUP_STEPS)
 
@@ -38,8 +38,8 @@ def rate_factor(steps: int, options: OptimOptions) -> Callable[[int], float]:
 def parameter_groups(model: Network, options: OptimOptions) -> list[dict[str, Any]]:
     """Trainable parameters by learning rate and weight decay.
 
-    The head, which has a learning rate of its own, is `model.head_modules`: the last layer of a
-    classifier, and in other tasks all that follows the backbone.
+    The head, which may have its own learning rate, is `model.head_modules`: the last layer of a
+    classifier, and all that follows the backbone in other tasks.
     """
     assert options.lr is not None
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -62,7 +62,7 @@ def optimizer_of(model: Network, options: OptimOptions, *, scaled: bool = False)
     """The optimizer of the trainable parameters.
 
     It is fused, unless the loss is `scaled`, as in float16: a fused optimizer removes the scale
-    within the step, too late for a check of the gradient.
+    within the step, too late to check the gradient.
     """
     groups = parameter_groups(model, options)
     if options.name == "sgd":
@@ -73,8 +73,8 @@ def optimizer_of(model: Network, options: OptimOptions, *, scaled: bool = False)
 def averaged(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], int], None]:
     """An exponential moving average for `torch.optim.swa_utils.AveragedModel`, buffers included.
 
-    The decay grows from 2/11 as (1 + n) / (10 + n), so that a short run is not held back by its
-    initial weights. Integer buffers are counters: they are copied.
+    The decay grows from 2/11 as (1 + n) / (10 + n), so that the initial weights do not dominate a
+    short run. Integer buffers are counters: they are copied.
     """
 
     @torch.no_grad()

@@ -31,11 +31,6 @@ class SamplerOptions(Options, name="sampler"):
     """How the batch size follows the image size; see `MultiScaleSchedule`."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that the standard sampler has one size.
-
-        Raises:
-            ValueError: one is out of range, or has no meaning here.
-        """
         super().__post_init__()
         if self.mode == "standard" and (self.min_size, self.max_size) != (None, None):
             raise ValueError(
@@ -45,11 +40,7 @@ class SamplerOptions(Options, name="sampler"):
     def schedule(
         self, *, samples: int, size: int, batch_size: int, seed: int
     ) -> MultiScaleSchedule:
-        """The schedule of a run whose base is `batch_size` images of `size` pixels.
-
-        Raises:
-            ValueError: the sizes are no range around `size`.
-        """
+        """The schedule of a run whose base is `batch_size` images of `size` pixels."""
         sizes: Sequence[int] = (size,)
         if self.mode == "multiscale":
             sizes = scales(
@@ -98,11 +89,6 @@ class OptimOptions(Options, name="optim"):
     """Batches whose gradients are averaged before a step."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that they go together.
-
-        Raises:
-            ValueError: one is out of range, or is missing, or has no meaning here.
-        """
         super().__post_init__()
         if self.name == "adamw" and self.momentum != 0.9:
             raise ValueError("optim.momentum is for optim.name sgd; AdamW has none")
@@ -151,8 +137,8 @@ class NetworkOptions(Options, name="network"):
 class TrainOptions(Options):
     """All options of a training run, as recipes and the run's `config.yaml` hold them.
 
-    The options of the task are one field here. In recipes and on the command line they are a group
-    under the task's name, such as `classification`.
+    The task's options are one field here; in recipes and on the command line they are a group with
+    the task's name, such as `classification`.
 
     >>> from mobilevit.tasks.classification.options import ClassificationOptions
     >>> options = TrainOptions(
@@ -221,11 +207,6 @@ class TrainOptions(Options):
     """How often, at most, to save a checkpoint in the middle of an epoch."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that they go together.
-
-        Raises:
-            ValueError: one is out of range, or is missing, or has no meaning here.
-        """
         super().__post_init__()
         if self.quantize_aware and not self.weights:
             raise ValueError(
@@ -240,22 +221,16 @@ class TrainOptions(Options):
 
     @property
     def task_of_options(self) -> TaskName | None:
-        """The task that `task_options` are for."""
         tasks = map(get_task, TASKS)
         return next((task.name for task in tasks if type(self.task_options) is task.options), None)
 
     @classmethod
     def flag_groups(cls) -> dict[str, type[Options]]:
-        """The options of each task, as a group under its name."""
         return {name: get_task(name).options for name in TASKS}
 
     @classmethod
     def from_flags(cls, **values: Any) -> Self:
-        """Options from the values of all flags; the group of at most one task is set.
-
-        Raises:
-            ValueError: groups of several tasks are set, or one is not for `task`.
-        """
+        """Options from the values of all flags; at most one task's group may be set."""
         groups = {name: values.pop(name) for name in TASKS}
         given = {name: group for name, group in groups.items() if group != type(group)()}
         if len(given) > 1:
@@ -263,14 +238,11 @@ class TrainOptions(Options):
         return cls(**values, task_options=next(iter(given.values()), None))
 
     def with_option(self, name: str, value: Any) -> Self:
-        """The same options but for one, by its name in recipes.
+        """The same options with one changed, by its name in recipes.
 
         >>> options = TrainOptions(data=DataOptions(root="photos"), out="runs/photos")
         >>> options.with_option("classification.augment.mixup", 0.2).task_options.augment.mixup
         0.2
-
-        Raises:
-            ValueError: the value is out of range, or the option is for another task.
         """
         task, _, rest = name.partition(".")
         if task not in TASKS:
@@ -281,7 +253,7 @@ class TrainOptions(Options):
         return replace(self, task_options=_replace(task_options, rest, value))
 
     def as_recipe(self) -> dict[str, Any]:
-        """The options as a recipe's YAML has them, without `out`."""
+        """The options as in a recipe's YAML, without `out`."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         del values["out"], values["task_options"]
         if (task := self.task_of_options) is not None:
@@ -300,7 +272,7 @@ def _replace(options: O, name: str, value: Any) -> O:
 
 
 def _plain(value: Any) -> Any:
-    """A value without classes and tuples."""
+    # YAML has no classes and no tuples.
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The images of a report: curves as SVG to stand inside a page, heat maps as PNG."""
+"""The images of a report: curves as inline SVG, heat maps as PNG."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#010203"
-"""Stands for the page's own text colour, which matplotlib has no name for."""
+"""Stands for the page's own text colour, for which matplotlib has no name."""
 MARKED = 40
-"""Up to so many points each has a mark; a single one could not be seen without."""
+"""Curves of up to so many points have marks; a single point would not show without."""
 
 
 def svg(
@@ -32,13 +32,7 @@ def svg(
 ) -> str:
     """Draw curves as an `<svg>` that takes font and text colour from the page around it.
 
-    Args:
-        curves: what to draw; those of no points are left out.
-        x: what the horizontal axis shows.
-        y: what the vertical axis shows.
-        name: one word that no other plot of the page has; identifiers in the SVG start with it.
-        percent: whether the values are shares, to be shown as percent.
-        mark: where to draw a vertical line.
+    For the arguments see `Plot`; identifiers in the SVG start with `name`.
     """
     # Here, because matplotlib takes long to import.
     from matplotlib import style
@@ -78,7 +72,6 @@ def svg(
 
 
 def _draw(axes: Axes, curve: Curve) -> None:
-    """One line, without the points that cannot be shown."""
     values = np.asarray(curve.y, dtype=float)
     if not len(values):
         return
@@ -97,7 +90,6 @@ def _draw(axes: Axes, curve: Curve) -> None:
 
 
 def _scale(axes: Axes, *, percent: bool) -> None:
-    """Ticks, grid and frame."""
     from matplotlib.ticker import MaxNLocator
 
     def number(value: float, _: float) -> str:
@@ -120,7 +112,7 @@ def _scale(axes: Axes, *, percent: bool) -> None:
 
 
 def _inline(text: str, name: str) -> str:
-    """From a file of SVG to an element of a page."""
+    """Turn an SVG file into an element of a page."""
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     # Without the width and height of its head the plot is as wide as its place.
@@ -130,13 +122,13 @@ def _inline(text: str, name: str) -> str:
 
 
 def shares(confusion: np.ndarray) -> np.ndarray:
-    """Counts `[K, K]` -> the share of its row that each cell has; 0 in a row of nothing."""
+    """Counts `[K, K]` -> share of each cell in its row; 0 in an empty row."""
     counts = confusion.astype(float)
     return counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
 
 def strength(share: np.ndarray) -> np.ndarray:
-    """How strongly a share of a row is coloured, in [0, 1]: its root, or rare ones would vanish."""
+    """How strongly a share of a row is coloured, in [0, 1]: its root, so that small ones show."""
     return np.sqrt(share)
 
 
@@ -156,5 +148,4 @@ def heat_map(confusion: np.ndarray) -> bytes:
 
 
 def _rgb(colour: str) -> tuple[int, ...]:
-    """`#rrggbb` as numbers."""
     return tuple(bytes.fromhex(colour[1:]))

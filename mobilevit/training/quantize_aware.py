@@ -1,8 +1,8 @@
 """Quantization-aware training: fine-tuning with the rounding of int8 files.
 
-torchao's `prepare_qat_pt2e` does not fit: it trains an exported graph of one size and one mode,
-which Lightning cannot switch between training and validation, and from which no float model folder
-for all formats can be saved.
+torchao's `prepare_qat_pt2e` does not fit: it trains an exported graph of one size and one mode.
+Lightning cannot switch it between training and validation, and no float model folder for all
+formats can be saved from it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mobilevit.utils.quantization import fake_quantize, fake_quantize_weight
 MOMENTUM = 0.01
 """Weight of a batch in the moving averages of the ranges."""
 SILU_DEPTH = 3.0
-"""How far a channel's range before SiLU goes below 0 at most, where exports equalize channels."""
+"""Where exports equalize channels, a channel's range before SiLU goes at most so far below 0."""
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -29,24 +29,21 @@ N = TypeVar("N", bound=nn.Module)
 class FakeQuantize(nn.Module):
     """Round activations to int8, within ranges that follow those of training batches.
 
-    In evaluation the ranges stand still. Exports take the extremes over calibration images instead;
-    augmentation makes extremes that no image has.
+    In evaluation the ranges are fixed. Exports use the extremes over calibration images instead;
+    augmentation makes extremes that no real image has.
+
+    Args:
+        channels: number of channels with a range each; 0: one range for all.
+        equalized_silu: whether the values go into SiLU, and exports equalize their channels.
     """
 
     def __init__(self, channels: int = 0, *, equalized_silu: bool = False) -> None:
-        """Start without a range.
-
-        Args:
-            channels: a range for each of so many channels; 0: one range.
-            equalized_silu: the values go into SiLU, and exports equalize their channels.
-        """
         super().__init__()
         self.channels, self.equalized_silu = channels, equalized_silu
         self.register_buffer("low", torch.zeros((channels,) if channels else ()))
         self.register_buffer("high", torch.zeros((channels,) if channels else ()))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Move the ranges, in training; then round."""
         low, high = self.get_buffer("low"), self.get_buffer("high")
         values = values.float()  # mixed precision has fewer bits than the scale needs
         if self.training:
@@ -66,20 +63,19 @@ class FakeQuantize(nn.Module):
 
 
 class FakeQuantizeWeight(nn.Module):
-    """The same for weights, as a parametrization: the float weights are what is trained."""
+    """The same for weights, as a parametrization: the float weights are trained."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round weights `[out, ...]`."""
         return fake_quantize_weight(weight)
 
 
 def add_fake_quantization(model: nn.Module) -> None:
-    """Let a network compute as its int8 files will, in place.
+    """Make a network compute as its int8 files will, in place.
 
-    Rounded are weights and inputs of convolutions and linear layers, and the outputs of
-    convolutions after their norm and before their activation, as in most formats. Norms, softmax,
-    products of attention and outputs of linear layers stay float. Weights are rounded before batch
-    norm is folded: that multiplies each output channel by one number, which its range takes up.
+    Weights and inputs of convolutions and linear layers are rounded, and outputs of convolutions
+    after their norm and before their activation, as in most formats. Norms, softmax, products of
+    attention and outputs of linear layers stay float. Weights are rounded before batch norm is
+    folded: folding multiplies each output channel by one number, which its range absorbs.
 
     Exports equalize the channels between an inverted residual's first two convolutions, so these
     have a range for each channel.
@@ -106,7 +102,7 @@ def add_fake_quantization(model: nn.Module) -> None:
 
 
 def without_fake_quantization(model: N) -> N:
-    """A float copy of a network, with the same weights; networks without it are returned as is."""
+    """A float copy of a network with the same weights; the network itself if it is float."""
     if not any(isinstance(module, FakeQuantize) for module in model.modules()):
         return model
     model = copy.deepcopy(model)

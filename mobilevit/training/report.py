@@ -37,22 +37,19 @@ if TYPE_CHECKING:
     from mobilevit.training.callbacks import History
 
 MATRIX_CLASSES = 60
-"""For more classes the confusion matrix is a heat map without names."""
+"""For more classes, the confusion matrix is a heat map without names."""
 
 
 def write_report(path: Path, report: TaskReport, history: History, *, config: ModelConfig) -> None:
-    """Write the report of a training run as one HTML file, in one step.
+    """Write the report of a training run as one HTML file, atomically.
 
     The same run gives the same file, byte by byte.
 
     Args:
-        path: the file to write; an old one is replaced.
-        report: what the task tells of the best weights.
-        history: the figures of epochs and steps; it may be empty.
-        config: of the best weights: their name, source and best epoch.
-
-    Raises:
-        OSError: the file cannot be written.
+        path: the file; an old one is replaced.
+        report: the task's part, about the best weights.
+        history: figures of epochs and steps; may be empty.
+        config: of the best weights, with their name, source and best epoch.
     """
     best = config.metrics.get("epoch")
     environment = Environment(loader=PackageLoader("mobilevit.training"), autoescape=True)
@@ -75,7 +72,6 @@ def write_report(path: Path, report: TaskReport, history: History, *, config: Mo
 
 
 def _throughput(history: History, best: float | None) -> list[Tile]:
-    """How long training took, and what limited it."""
     if not history.epochs:
         return []
     from mobilevit.training.callbacks import LOADER_BOUND
@@ -96,7 +92,6 @@ def _throughput(history: History, best: float | None) -> list[Tile]:
 
 
 def _training(history: History, best: float | None, report: TaskReport) -> list[Plot | Table]:
-    """Loss, figures and learning rate, and the sizes of the images."""
     epochs, steps = history.epochs, history.steps
     if not epochs and not steps:
         return []
@@ -153,7 +148,6 @@ def _training(history: History, best: float | None, report: TaskReport) -> list[
 
 
 def _sizes(seen: Mapping[tuple[int, int], tuple[int, int]]) -> Table:
-    """The number of batches and images of each size."""
     total = max(sum(images for _, images in seen.values()), 1)
     return Table(
         title="Training sizes",
@@ -169,7 +163,7 @@ def _sizes(seen: Mapping[tuple[int, int], tuple[int, int]]) -> Table:
 
 
 def _matrix_cells(matrix: ConfusionMatrix) -> list[list[dict[str, Any] | None]] | None:
-    """The cells of a confusion matrix, None where they are 0; None for many classes."""
+    """Cells of a confusion matrix, None where they are 0; None if there are too many classes."""
     if len(matrix.classes) > MATRIX_CLASSES:
         return None
     share = shares(matrix.counts)

@@ -11,7 +11,7 @@ from mobilevit.tasks.base import M
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult(Generic[M]):
-    """How good a run's best weights are, and where they are."""
+    """Metrics of a run's best weights, and where these are."""
 
     folder: Path
     """The run folder; the best weights are in its `model`."""
@@ -21,7 +21,6 @@ class TrainingResult(Generic[M]):
     """On (a sample of) the training images, preprocessed as in validation."""
 
     def __str__(self) -> str:
-        """Metrics and paths."""
         return (
             f"{self.metrics.summary(self.train_metrics)}\n"
             f"model:  {self.folder / 'model'}\n"

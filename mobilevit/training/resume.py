@@ -1,4 +1,4 @@
-"""Resuming: the run folder, the options in it, and the state that training goes on from."""
+"""Resuming: the run folder, its options, and the checkpoint from which training continues."""
 
 from __future__ import annotations
 
@@ -24,15 +24,11 @@ FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
     *("data.root", "data.index", "data.workers", "data.check"),
 )
-"""Options that a resumed run may change: none of them changes what its state means."""
+"""Options that a resumed run may change; they do not affect what its state means."""
 
 
 def claim_folder(run: Path, checkpoint: Path, *, resume: bool) -> None:
-    """Check that the run folder is free, or holds a run to resume.
-
-    Raises:
-        TrainingError: it is not, or does not.
-    """
+    """Raise TrainingError unless the run folder is free or, with `resume`, holds a run."""
     if resume and not checkpoint.is_file():
         raise TrainingError(f"{run} holds no run to resume: there is no {checkpoint}")
     # A run that failed before its first checkpoint has left nothing worth keeping.
@@ -44,12 +40,9 @@ def claim_folder(run: Path, checkpoint: Path, *, resume: bool) -> None:
 def check_same_options(
     folder: Path, recipe: Mapping[str, Any], *, free: Collection[str] = FREE_TO_CHANGE
 ) -> None:
-    """Check that what is resumed has the options with which it began.
+    """Raise TrainingError if an option that is not `free` has changed since the run began.
 
-    Its position counts batches of a schedule that any other option might change.
-
-    Raises:
-        TrainingError: an option that is not `free` has changed.
+    The run's position counts batches of a schedule that any other option might change.
     """
     old, new = _flatten(yaml.safe_load((folder / CONFIG).read_text())), _flatten(recipe)
     changed = [
@@ -65,7 +58,6 @@ def check_same_options(
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options under names with dots."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -76,14 +68,14 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_config(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Write options as the recipe that repeats a run."""
+    """Write options as a recipe that repeats the run."""
     write_file(folder / CONFIG, yaml.safe_dump(dict(recipe), sort_keys=False))
 
 
 def warn_of_other_length(
     run: Path, checkpoint: Path, epochs: int, rate: Callable[[int], float], console: Console
 ) -> None:
-    """Warn if a resumed run has another length, since its learning rates then differ."""
+    """Warn if a resumed run has another length, which changes its learning rates."""
     planned = yaml.safe_load((run / CONFIG).read_text())["epochs"]
     if planned == epochs:
         return
@@ -100,12 +92,11 @@ def warn_of_other_length(
 class Checkpoints(Callback):
     """Save a checkpoint after each epoch, every few minutes, and on Ctrl-C or SIGTERM.
 
-    A signal lets the batch, or the validation, finish; a second Ctrl-C does not wait. It is enough
-    that one of several processes gets the signal.
+    A signal lets the batch, or the validation, finish; a second Ctrl-C does not wait. With several
+    processes it is enough that one of them gets the signal.
     """
 
     def __init__(self, path: Path, *, minutes: float) -> None:
-        """Save to `path`, in the middle of an epoch at most every `minutes`."""
         self.path, self.seconds = path, 60 * minutes
         self._saved = time.monotonic()
         self._signal = 0
@@ -118,30 +109,28 @@ class Checkpoints(Callback):
         self._signal = number
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the signal handlers."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may install handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install them again: Lightning has installed its own, which end the process silently."""
+        # Again: Lightning has installed its own handlers, which end the process silently.
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the previous handlers."""
         while self._previous:
             signal.signal(*self._previous.popitem())
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Restore them: Lightning does not tear callbacks down after an exception."""
+        # Lightning does not call `teardown` after an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def _agree(self, trainer: Trainer, due: bool) -> tuple[int, bool]:
-        """The signal that any process has received, and whether the main one finds saving due.
+        """The signal that any process has received, and whether the main process finds saving due.
 
         All processes must save at the same step, and none knows of the others' signals.
         """
@@ -164,7 +153,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save after a signal, or if it is due; the end of the epoch saves anyway."""
+        # The end of the epoch saves anyway.
         last = batch_idx + 1 >= trainer.num_training_batches
         # Within an accumulated step the gradients would be lost.
         between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -175,14 +164,13 @@ class Checkpoints(Callback):
             self._save(trainer, number)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, after validation."""
         number, _ = self._agree(trainer, False)
         self._save(trainer, number)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what differs by process: its generators, its share of the figures."""
+        # What differs by process: its generators, its share of the figures.
         assert isinstance(pl_module, TrainingModule)
         mine = {"generator": torch.get_rng_state(), "task": pl_module.task.state_dict()}
         if pl_module.device.type == "cuda":
@@ -192,11 +180,6 @@ class Checkpoints(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore it.
-
-        Raises:
-            TrainingError: the run had another number of processes.
-        """
         assert isinstance(pl_module, TrainingModule)
         states = checkpoint["processes"]
         if len(states) != trainer.world_size:

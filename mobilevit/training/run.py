@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A validated run, and the machine that it is on."""
+    """A run with validated options, and its machine."""
 
     options: TrainOptions
     """With `batch_size` and `task_options` filled in."""
@@ -50,7 +50,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What is trained, on what, in which order."""
+    """Data, network and schedule of a run."""
 
     splits: Splits[Any]
     network: Network
@@ -58,7 +58,7 @@ class Setup:
     """The order of the samples in this process, by epoch."""
     schedule: MultiScaleSchedule
     batches: int
-    """In the whole run, in each process."""
+    """Of the entire run, in each process."""
     steps: int
     optim: OptimOptions
     """With `lr` and `head_lr` filled in."""
@@ -66,7 +66,7 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What Lightning trains with."""
+    """The objects with which Lightning trains."""
 
     loader: EpochLoader
     val: EvaluationLoader

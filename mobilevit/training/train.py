@@ -33,9 +33,9 @@ from mobilevit.utils.devices import available_cores, compute_device, split_cores
 from mobilevit.utils.distributed import Processes
 
 GAP_SAMPLES = 1000
-"""How many training images are evaluated, at most, to see the gap to validation."""
+"""At most so many training images are evaluated, to see the gap to validation."""
 DEFAULT_TASK = "classification"
-"""If neither options nor weights determine the task."""
+"""The task if neither options nor weights determine it."""
 
 
 def train(
@@ -72,12 +72,7 @@ def train(
 
 
 def validate(options: TrainOptions, *, resume: bool) -> Run:
-    """Check options against each other, the run folder and the machine, before any work.
-
-    Raises:
-        TrainingError: they do not fit.
-        ValueError: the machine has no such device, or an option is for another task.
-    """
+    """Check options against each other, the run folder and the machine, before any work."""
     from mobilevit.training.resume import check_same_options, claim_folder
 
     processes, folder = Processes.from_environment(), Path(options.out)
@@ -118,11 +113,7 @@ def validate(options: TrainOptions, *, resume: bool) -> Run:
 
 
 def choose_model(options: TrainOptions) -> tuple[str, Task[Any, Any]]:
-    """The name of the network to train, and its task.
-
-    Raises:
-        ValueError: the model, or `task_options`, is for another task.
-    """
+    """The name of the network to train, and its task; ValueError if they do not fit."""
     model = options.model
     weights_model = read(options.weights).config.model if options.weights and not model else None
     known = model or weights_model
@@ -146,12 +137,7 @@ def choose_model(options: TrainOptions) -> tuple[str, Task[Any, Any]]:
 
 
 def set_up(run: Run) -> Setup:
-    """Find the data, create the network, plan the schedule; write `config.yaml`.
-
-    Raises:
-        DataError: the images cannot be used; the message names which and why.
-        CheckpointError: the weights do not fit.
-    """
+    """Find the data, create the network, plan the schedule; write `config.yaml`."""
     from mobilevit.training.resume import warn_of_other_length, write_config
 
     options, task, processes = run.options, run.task, run.processes
@@ -210,7 +196,6 @@ def set_up(run: Run) -> Setup:
 
 
 def _create_network(run: Run, splits: Splits[Any]) -> Network:
-    """The network, with the weights to start from and the configuration to save."""
     options = run.options
     torch.manual_seed(options.seed)
     network: Any = create_model(
@@ -238,11 +223,7 @@ def _create_network(run: Run, splits: Splits[Any]) -> Network:
 
 
 def build(run: Run, setup: Setup) -> Parts:
-    """Create loaders, module and trainer.
-
-    Raises:
-        ValueError: the task's options do not fit the network.
-    """
+    """Create loaders, module and trainer."""
     from mobilevit.training.callbacks import History, Throughput
     from mobilevit.training.module import TrainingModule
     from mobilevit.training.trainer import create_trainer
@@ -325,12 +306,7 @@ def _callbacks(run: Run, setup: Setup, *, throughput: Any, history: Any) -> list
 
 
 def fit(run: Run, parts: Parts) -> None:
-    """Train, from the checkpoint if the run is resumed.
-
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM; the state is saved.
-        DivergedError: the loss or the gradients are not finite.
-    """
+    """Train, from the checkpoint if the run is resumed."""
     from mobilevit.training.module import Batches
 
     parts.trainer.fit(
@@ -373,7 +349,6 @@ def finish(run: Run, setup: Setup, parts: Parts) -> TrainingResult[Any]:
 
 
 def _draw(count: int, *, seed: int) -> list[int]:
-    """Indices of at most `GAP_SAMPLES` of so many samples."""
     if count <= GAP_SAMPLES:
         return list(range(count))
     indices = np.random.default_rng((seed, 2)).choice(count, GAP_SAMPLES, replace=False)

@@ -1,4 +1,4 @@
-"""Lightning's trainer, as it is set up here."""
+"""Lightning's trainer with the settings of this package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def create_trainer(
     device: torch.device,
     callbacks: Sequence[Callback],
 ) -> Trainer:
-    """The trainer of a run; checkpoints, progress and samplers are ours."""
+    """The trainer of a run, without Lightning's own checkpoints, progress bar and samplers."""
     return Trainer(
         accelerator=device.type,
         devices=processes.local_size,
@@ -51,7 +51,7 @@ def create_trainer(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Suppress what Lightning reports about choices that are made here on purpose."""
+    """Suppress Lightning's messages about choices that are made on purpose here."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

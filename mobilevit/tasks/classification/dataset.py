@@ -1,4 +1,4 @@
-"""The data sets that a classifier is trained and evaluated on."""
+"""Data sets of labelled images, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ClassificationSamples: TypeAlias = LabelSamples | ShardSamples
 
 @contextmanager
 def _naming_sample(samples: ClassificationSamples, index: int, source: object) -> Iterator[None]:
-    """Name the sample in an `ImageError`, unless its source is a file of its own."""
+    # A file of its own is named in the error already; a part of a shard is not.
     try:
         yield
     except ImageError as error:
@@ -38,7 +38,8 @@ def _naming_sample(samples: ClassificationSamples, index: int, source: object) -
 class TrainingSet(Dataset[tuple[Tensor, int]]):
     """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and targets.
 
-    Targets are labels `[B]`, or shares `[B, K]` if batches are mixed.
+    Targets are labels `[B]`, or shares `[B, K]` if batches are mixed. A batch is a pure function of
+    its keys and `seed`.
     """
 
     def __init__(
@@ -50,27 +51,24 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
         seed: int,
         decode: Decode = "fast",
     ) -> None:
-        """A batch is a pure function of its keys and `seed`."""
         self.samples, self.transform, self.mix, self.seed = samples, transform, mix, seed
         self.decode = decode
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.samples.labels)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
-        """One augmented image `[3, H, W]` and its label."""
         images, labels = self._batch([key])
         return images[0], int(labels[0])
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """One batch; all keys have the same size."""
+        # All keys of a batch have the same size.
         images, labels = self._batch(keys)
         with seeded(self.seed, keys[0].epoch, *(key.sample for key in keys)):
             return self.mix(images, labels)
 
     def _batch(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """Augmented images `[B, 3, H, W]` and their labels `[B]`, not mixed."""
+        """Augmented images `[B, 3, H, W]` and labels `[B]`, before mixing."""
         # The layout of decoded pixels, and the one that the networks compute in.
         images = torch.empty(
             (len(keys), 3, keys[0].height, keys[0].width), memory_format=torch.channels_last
@@ -93,10 +91,9 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
 
 
 class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
-    """Images preprocessed for evaluation, with their labels and indices."""
+    """Preprocessed images `[3, crop, crop]` with their labels and indices."""
 
     def __init__(self, samples: ClassificationSamples, preprocessing: Preprocessing) -> None:
-        """Apply the weights' own preprocessing."""
         self.samples, self.preprocessing = samples, preprocessing
 
     @property
@@ -107,17 +104,14 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
         return None
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.samples.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        """One image `[3, crop, crop]`, its label and its index."""
         source = self.samples.source(index)
         with _naming_sample(self.samples, index, source):
             image = open_image(source)
         return preprocess(image, self.preprocessing), int(self.samples.labels[index]), index
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """One batch: images `[B, 3, crop, crop]`, labels `[B]`, indices `[B]`."""
         images, labels, _ = zip(*(self[index] for index in indices), strict=True)
         return torch.stack(images), torch.tensor(labels), torch.tensor(indices)

@@ -25,13 +25,13 @@ from mobilevit.utils.options import Options, Positive, Share
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's classifiers."""
 IMAGENET_IDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
-"""SHA-256 of ImageNet-1k's 1000 WordNet ids, n01440764 to n15075141, with line breaks between."""
+"""SHA-256 of ImageNet-1k's 1000 WordNet ids, n01440764 to n15075141, joined by line breaks."""
 MIN_SAME_NAMES = 900
-"""1000 classes are ImageNet's if this many names are at the places of ImageNet's."""
+"""1000 classes are ImageNet's if at least so many have ImageNet's name at their index."""
 
 
 class TeacherError(ValueError):
-    """A teacher that cannot teach the network in training; the message says why."""
+    """The teacher cannot teach the network in training; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,6 @@ class DistillOptions(Options, name="classification.distill"):
     """Divides the logits of both networks in the teacher's loss. The authors: 1."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that there is a teacher for them.
-
-        Raises:
-            ValueError: one is out of range, or has no meaning here.
-        """
         super().__post_init__()
         for name in ("weight", "temperature"):
             if self.teacher is None and getattr(self, name) != 1.0:
@@ -60,18 +55,13 @@ class DistillOptions(Options, name="classification.distill"):
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """The loss of distillation (Hinton et al., 2015).
+    """The loss of distillation (Hinton et al., 2015) from logits `[B, K]`.
 
     The Kullback-Leibler divergence of softmax(logits / T) from softmax(teacher_logits / T),
-    averaged over the batch, times T^2, so that its gradients are about as large at any T.
+    averaged over the batch, times T^2, which keeps the scale of gradients similar at any T.
 
     >>> distillation_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]), 2.0)
     tensor(0.)
-
-    Args:
-        logits: of the student, `[B, K]`.
-        teacher_logits: `[B, K]`.
-        temperature: T, above 0.
     """
     student, teacher = (F.log_softmax(x / temperature, dim=-1) for x in (logits, teacher_logits))
     divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
@@ -79,10 +69,9 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
 
 
 class Teacher:
-    """A frozen classifier, applied to the student's input and in the student's classes.
+    """A frozen classifier: takes the student's input, returns logits of the student's classes.
 
-    It is no `nn.Module`, so that it is no part of the student: it is not trained, averaged, saved
-    or broadcast.
+    Not an `nn.Module`: the student that holds it must not train, average, save or broadcast it.
     """
 
     def __init__(
@@ -93,14 +82,7 @@ class Teacher:
         student: Preprocessing,
         columns: Sequence[int] | None = None,
     ) -> None:
-        """Freeze a network.
-
-        Args:
-            network: images `[B, 3, H, W]` to logits.
-            preprocessing: its own.
-            student: that of its input.
-            columns: the indices of the student's classes in its logits; None: the same classes.
-        """
+        """`columns`: the student's classes among the teacher's; None: they are the same."""
         self.network = network.eval().requires_grad_(False)
         self.columns = None if columns is None else torch.tensor(columns)
         self.flipped = preprocessing.channel_order != student.channel_order
@@ -117,11 +99,10 @@ class Teacher:
             self.affine = scale.float().view(3, 1, 1), shift.float().view(3, 1, 1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """Return itself: the copy of the student that averages weights needs no second teacher."""
+        # The copy of the student that averages weights needs no second teacher.
         return self
 
     def to(self, device: torch.device) -> None:
-        """Move it to a device."""
         self.network.to(device)
         if self.columns is not None:
             self.columns = self.columns.to(device)
@@ -130,7 +111,7 @@ class Teacher:
             self.affine = scale.to(device), shift.to(device)
 
     def convert(self, images: Tensor) -> Tensor:
-        """The student's input `[B, 3, H, W]`, normalized as this network expects."""
+        """The student's input `[B, 3, H, W]`, normalized as the teacher expects."""
         if self.flipped:
             images = images.flip(1)
         if self.affine is not None:
@@ -140,7 +121,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Float32 logits `[B, K]` in the student's classes, of the student's input."""
+        """The student's input -> float32 logits `[B, K]` of the student's classes."""
         weight = next(self.network.parameters())
         if weight.device != images.device:
             self.to(images.device)
@@ -158,20 +139,7 @@ class _Classifier(NamedTuple):
 def load_teacher(
     name: str, student: ModelConfig, *, sizes: Sequence[int], console: Console
 ) -> Teacher:
-    """Load a teacher, and check that it fits a student.
-
-    Args:
-        name: whatever `load` reads; or `torchvision:` and the name of a classifier of torchvision,
-            with its published weights, or with those of a file: `torchvision:resnet101=FILE`.
-        student: the configuration of the network in training.
-        sizes: of the training images, in pixels.
-        console: for a line on how classes were matched.
-
-    Raises:
-        TeacherError: it is no classifier, lacks classes of the student, cannot take images of
-            these sizes, or is unknown to torchvision.
-        FileNotFoundError, DownloadError, CheckpointError: see `load`.
-    """
+    """Load `DistillOptions.teacher`; check that it fits the student and images of these sizes."""
     assert student.classes is not None
     # Networks draw new weights before they load theirs; the student's must be as without a teacher.
     with torch.random.fork_rng(devices=[]):
@@ -200,7 +168,6 @@ def load_teacher(
 
 
 def _of_ours(name: str) -> _Classifier:
-    """A classifier that `load` reads."""
     from torchvision import models
 
     if not Path(name).exists() and name in models.list_models(module=models):
@@ -216,7 +183,7 @@ def _of_ours(name: str) -> _Classifier:
 
 
 def _of_torchvision(name: str, classes: int) -> _Classifier:
-    """A classifier of torchvision; with the weights of a file it has `classes` classes."""
+    # A file has no class names; its network has as many classes as the student.
     from torchvision import models
 
     model, has_file, file = name.removeprefix(TORCHVISION).partition("=")
@@ -264,11 +231,7 @@ def _of_torchvision(name: str, classes: int) -> _Classifier:
 
 
 def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
-    """The number of logits of a network, which is run once at each of these sizes.
-
-    Raises:
-        TeacherError: it cannot take images of such a size.
-    """
+    """The number of logits; runs the network once at each size, to see that it can."""
     outputs = 0
     for size in sizes:
         try:
@@ -285,11 +248,7 @@ def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
 def class_columns(
     name: str, theirs: tuple[str, ...], ours: tuple[str, ...]
 ) -> tuple[int, ...] | None:
-    """The indices of a student's classes among a teacher's; None: they are the same.
-
-    Raises:
-        TeacherError: it lacks some.
-    """
+    """The indices of the student's classes among the teacher's; None: they are the same."""
     theirs, wanted = _usual_names(theirs), _usual_names(ours)
     if theirs == wanted:
         return None
@@ -305,7 +264,7 @@ def class_columns(
 
 
 def _usual_names(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The same, but ImageNet's 1000 classes in their order get torchvision's names.
+    """Torchvision's names, if these are ImageNet's 1000 classes in their order; else unchanged.
 
     Folders of ImageNet have WordNet ids; transformers has several names for each class.
     """

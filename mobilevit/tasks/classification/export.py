@@ -13,10 +13,9 @@ from mobilevit.tasks.export import Comparison, TaskExport, compare_logits
 
 
 class Probabilities(nn.Module):
-    """Logits to probabilities."""
+    """Logits `[B, K]` to probabilities."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """`[B, K]` -> `[B, K]`."""
         return logits.float().softmax(dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""Classification: how a network is evaluated."""
+"""Metrics of classification."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from mobilevit.utils.tables import percent, table
 
 CALIBRATION_BINS = 15
 MAX_CONFUSION = 20
-"""The confusion matrix is printed for at most so many classes."""
+"""For more classes, the confusion matrix is not printed."""
 
 
 class Mistake(NamedTuple):
-    """A sample that was predicted wrong."""
+    """A misclassified sample."""
 
     sample: int
-    """Its place in the samples."""
+    """Index in the samples."""
     label: int
     predicted: int
     probability: float
@@ -44,7 +44,7 @@ class Mistake(NamedTuple):
 
 
 class ClassMetrics(NamedTuple):
-    """How good a classifier is on one class; NaN where a share is undefined."""
+    """Metrics of one class; NaN where a share is undefined."""
 
     name: str
     images: int
@@ -56,12 +56,12 @@ class ClassMetrics(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationMetrics(Metrics):
-    """How good a classifier is."""
+    """Metrics of a classifier."""
 
     top1: float
     """Share of images whose most probable class is the label, in [0, 1]."""
     top5: float
-    """Share whose label is among the five most probable classes (or among all, if fewer)."""
+    """Share whose label is among the five most probable classes (all, if there are fewer)."""
     loss: float
     """Mean cross-entropy, without label smoothing."""
     calibration_error: float
@@ -69,7 +69,7 @@ class ClassificationMetrics(Metrics):
     confusion: Tensor
     """Counts `[K, K]`: row the label, column the prediction."""
     mistakes: tuple[Mistake, ...]
-    """The worst ones, worst first."""
+    """The worst mistakes, worst first."""
 
     def row(self) -> dict[str, str]:
         return {
@@ -110,7 +110,6 @@ class ClassificationMetrics(Metrics):
 
     @cached_property
     def per_class(self) -> list[ClassMetrics]:
-        """The figures of each class."""
         confusion = self.confusion.double()
         hits, support, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
         columns = (hits / support, hits / predicted, 2 * hits / (support + predicted))
@@ -120,7 +119,7 @@ class ClassificationMetrics(Metrics):
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Streaming top-1 and top-5 over all samples alike."""
+    """Streaming top-1 and top-5; all samples have the same weight."""
     return MetricCollection(
         {
             "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
@@ -132,12 +131,11 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 class ClassificationMetric(Metric[ClassificationMetrics]):
-    """Counts logits and labels."""
+    """Counts logits and labels, and keeps the `worst` mistakes."""
 
     def __init__(
         self, classes: Sequence[str], device: torch.device | str = "cpu", *, worst: int = 32
     ) -> None:
-        """`classes`: names in the order of the logits; `worst`: how many mistakes are listed."""
         count = len(classes)
         self.classes, self.worst = tuple(classes), worst
         self.rates = accuracies(count).to(device)
@@ -149,7 +147,6 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
         self.mistakes: list[Mistake] = []
 
     def parts(self, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[EvaluationPart]:
-        """The whole batch."""
         images, labels, indices = batch
         yield EvaluationPart(images, [], (labels, indices))
 

@@ -27,11 +27,11 @@ from mobilevit.tasks.report import (
 )
 
 COUNTED = 20
-"""For more classes the frequent confusions are listed too."""
+"""For more classes, the frequent confusions are listed too."""
 THUMBNAIL = 192
 """Long side in pixels."""
 GAP = 5.0
-"""From so many points on, a gap to training images is called overfitting."""
+"""Gap to training images, in points, that counts as overfitting."""
 
 
 def make_report(
@@ -40,11 +40,7 @@ def make_report(
     samples: ClassificationSamples,
     config: ModelConfig,
 ) -> TaskReport:
-    """Tiles, confusion matrix, classes and the worst mistakes.
-
-    Raises:
-        IndexError: a mistake is of none of the samples.
-    """
+    """Tiles, confusion matrix, classes and the worst mistakes."""
     return TaskReport(
         tiles=_tiles(metrics, train_metrics, config.preprocessing.crop),
         figures={"top1": "top-1"},
@@ -101,7 +97,6 @@ def _tiles(
 
 
 def _meaning(gap: float, within_interval: bool) -> str:
-    """What the gap between training and validation suggests."""
     if within_interval:
         text = "within the interval of the validation images: no sign of overfitting."
     elif gap < 0:
@@ -139,7 +134,6 @@ def _confusion(metrics: ClassificationMetrics) -> list[Block]:
 
 
 def _classes(metrics: ClassificationMetrics) -> list[Block]:
-    """Classes, the worst first; those without images last."""
     about = (
         "Recall: of the images of a class, the share that is predicted as it. Precision: of the "
         "images predicted as a class, the share that is of it. F1 is their harmonic mean."

@@ -35,11 +35,7 @@ class ClassificationPrediction(Prediction):
     """Classes that texts and files list."""
 
     def top(self, count: int) -> list[ClassProbability]:
-        """The most probable classes, most probable first.
-
-        Raises:
-            ImageError: the image could not be read.
-        """
+        """The most probable classes, in order; ImageError if the image could not be read."""
         self.check()
         assert self.probabilities is not None
         order = np.argsort(-self.probabilities, kind="stable")[:count]
@@ -94,16 +90,10 @@ class ClassificationPredictions(Predictions[ClassificationPrediction]):
     table_columns = ("image", "class", "probability", "others")
 
     def palette(self) -> list[Colour]:
-        """None, as classes are not drawn in colours."""
         return []
 
     def top(self, count: int) -> list[ClassProbability]:
-        """The most probable classes of the only image.
-
-        Raises:
-            ImageError: it could not be read.
-            ValueError: there are several images.
-        """
+        """The most probable classes of the only image; ValueError if there are several."""
         if len(self.items) != 1:
             raise ValueError(f"{len(self.items)} images: select one, such as predictions[0].top(5)")
         return self.items[0].top(count)

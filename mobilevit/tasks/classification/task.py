@@ -109,7 +109,6 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
         sizes: Sequence[int],
         console: Console,
     ) -> TrainingTask:
-        """The loss and the figures of a run; the teacher is read here."""
         from mobilevit.tasks.classification.training import ClassificationTraining
 
         name = options.distill.teacher
@@ -125,7 +124,6 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
         sizes: Sequence[tuple[int, int]],
         options: InferenceOptions,
     ) -> Sequence[Tensor]:
-        """Logits `[B, K]` in float32."""
         return outputs.float()  # type: ignore[return-value]
 
     prediction_type, predictions_type = ClassificationPrediction, ClassificationPredictions
@@ -133,7 +131,6 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
     ) -> ClassificationPrediction:
-        """Logits `[K]` as probabilities."""
         return ClassificationPrediction(
             source=source,
             classes=classes,

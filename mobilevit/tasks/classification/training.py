@@ -23,7 +23,6 @@ class ClassificationTraining(TrainingTask):
         options: ClassificationOptions,
         teacher: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """`teacher`: images `[B, 3, H, W]` to logits."""
         super().__init__()
         self.options, self.teacher = options, teacher
         self.train_rates, self.val_rates = accuracies(num_classes), accuracies(num_classes)

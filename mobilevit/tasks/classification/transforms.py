@@ -46,11 +46,6 @@ class AugmentOptions(Options, name="classification.augment"):
     """Share of the batches that are mixed, by MixUp or CutMix at random."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: one is out of range.
-        """
         super().__post_init__()
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
@@ -63,11 +58,11 @@ class AugmentOptions(Options, name="classification.augment"):
 class TrainTransform:
     """Random resized crop, flip and RandAugment of one image's pixels.
 
-    A batch is then normalized, and `erase`, unless it is None, is applied to each image in it.
+    The result is then normalized in its batch, and `erase`, unless None, is applied to each image.
+    The sizes of `preprocessing` are not used.
     """
 
     def __init__(self, options: AugmentOptions, preprocessing: Preprocessing) -> None:
-        """The sizes of `preprocessing` are not used."""
         self.options = options
         self.preprocessing = preprocessing
         self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
@@ -80,11 +75,7 @@ class TrainTransform:
         self.erase = v2.RandomErasing(options.erase) if options.erase else None
 
     def pixels(self, image: DecodableImage, height: int, width: int) -> Tensor:
-        """Random pixels of an image: uint8 `[3, height, width]`, RGB.
-
-        Raises:
-            ImageError: it cannot be decoded.
-        """
+        """Random pixels of an image: uint8 `[3, height, width]`, RGB."""
         # An image on the "meta" device has a size and no pixels: they are not decoded yet.
         params = self.crop.make_params([torch.empty(3, image.height, image.width, device="meta")])
         region = Region(params["top"], params["left"], params["height"], params["width"])
@@ -100,7 +91,6 @@ class BatchMix:
     """MixUp or CutMix on a share of the batches."""
 
     def __init__(self, options: AugmentOptions, num_classes: int) -> None:
-        """`num_classes` is the length of the mixed targets."""
         self.probability = options.mix_probability
         self.num_classes = num_classes
         self.mixes: list[v2.Transform] = []
@@ -112,7 +102,7 @@ class BatchMix:
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Mix images `[B, 3, H, W]` and labels `[B]`, which become shares `[B, K]`.
 
-        If neither MixUp nor CutMix is on, both are returned unchanged.
+        If both MixUp and CutMix are off, images and labels are returned unchanged.
         """
         if not self.mixes:
             return images, labels

@@ -1,4 +1,4 @@
-"""Images with boxes in them, whatever format they are annotated in."""
+"""Images with boxes, in any annotation format."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mobilevit.data.images import ImageFacts, upright_boxes
 from mobilevit.data.splits import SPLITS, Examination, Samples
 
 SMALL, MEDIUM = 32**2, 96**2
-"""Square pixels below which COCO calls a box small, and medium."""
+"""COCO's limits in square pixels: smaller boxes are small, or else medium."""
 WRONG_SIZES = "images of another size than stated"
 TOLERANCE = 1.0
-"""Pixels that a box may reach beyond its image without a warning: rounding."""
+"""Pixels that a box may reach beyond its image without a warning, for rounding."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ImageBoxes:
 
 @dataclass(frozen=True, eq=False)
 class BoxSamples(Samples):
-    """Images and their boxes. An image's header is read when its boxes are asked for."""
+    """Images and their boxes. An image's header is read only when its boxes are used."""
 
     content = "boxes"
     unit = "boxes"
@@ -86,7 +86,6 @@ class BoxSamples(Samples):
 
     @property
     def boxes(self) -> Boxes:
-        """The boxes of the data set's images."""
         assert self.dataset.boxes is not None
         return self.dataset.boxes
 
@@ -117,12 +116,10 @@ class BoxSamples(Samples):
         return (height, width) if height > 0 and width > 0 else None
 
     def rows(self, index: int) -> slice:
-        """Rows of a sample's boxes in `boxes`."""
         return self.boxes.rows(int(self.indices[range(len(self))[index]]))
 
     @cached_property
     def _all_rows(self) -> np.ndarray:
-        """int64 [boxes of all samples]: their rows."""
         slices = [np.arange(r.start, r.stop) for r in map(self.rows, range(len(self)))]
         return np.concatenate([np.zeros(0, np.int64), *slices])
 
@@ -132,11 +129,7 @@ class BoxSamples(Samples):
         return 1 + np.cumsum([0, *np.diff(self.boxes.first)[self.indices]])[:-1]
 
     def annotation(self, index: int) -> Annotation:
-        """Boxes in the upright image, clipped to it; those without area there are left out.
-
-        Raises:
-            ImageError: the image has boxes, but is missing or not an image.
-        """
+        """Boxes in the upright image, clipped to it; those without area there are left out."""
         index = range(len(self))[index]
         rows = self.rows(index)
         if rows.start == rows.stop:
@@ -162,7 +155,7 @@ class BoxSamples(Samples):
     def usable_boxes(self, index: int) -> np.ndarray:
         """Which boxes of a sample have an area within the stated size of the image: bool [N].
 
-        The image is not opened: where no size is stated, or a wrong one, `annotation` may differ.
+        The image is not opened: if its size is not stated, or is wrong, `annotation` may differ.
         """
         unlimited = float(np.finfo(np.float32).max)
         size = (1, 1) if self.boxes.relative else self.recorded_size(index)
@@ -177,7 +170,6 @@ class BoxSamples(Samples):
         return dict(zip(self.classes, totals, strict=True))
 
     def used_classes(self) -> list[str]:
-        """The classes that have boxes."""
         labels = self.class_map[self.boxes.labels[self._all_rows]]
         return [self.classes[label] for label in np.unique(labels).tolist()]
 
@@ -188,7 +180,6 @@ class BoxSamples(Samples):
         return set(self.class_map[self.boxes.labels[rows]][counted].tolist())
 
     def check_split(self, split: str) -> list[Issue]:
-        """Whether there are usable boxes at all."""
         if issues := super().check_split(split):
             return issues
         if any(self.usable_boxes(index).any() for index in range(len(self))):
@@ -197,7 +188,7 @@ class BoxSamples(Samples):
         return [Issue(SPLITS, str(self.root), message, skippable=False)]
 
     def box_name(self, index: int, row: int) -> str:
-        """What to call a box in messages: file and line, or file, annotation id and image."""
+        """Name of a box in messages: file and line, or file, annotation id and image."""
         image = int(self.indices[index])
         file = self.boxes.annotation_files[image]
         if self.boxes.lines[row]:
@@ -208,7 +199,6 @@ class BoxSamples(Samples):
     def examine(
         self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
     ) -> Examination:
-        """Check the stated size and every box; count boxes."""
         rows = self.rows(index)
         recorded = self.recorded_size(index)
         issues: list[Issue] = []
@@ -217,7 +207,7 @@ class BoxSamples(Samples):
             placed = ImageBoxes(self.boxes, rows, header, recorded)
             issues += self._size_issues(index, facts, placed)
             usable, areas = placed.usable, _areas(placed.clipped, self.boxes.areas[rows])
-        else:  # what can be told without the size of the image
+        else:  # what can be checked without the image's size
             unlimited = 1 if self.boxes.relative else 2**31 - 1
             placed = ImageBoxes(self.boxes, rows, (unlimited, unlimited, 1), None)
             usable, areas = self.usable_boxes(index), self.boxes.areas[rows]
@@ -253,7 +243,6 @@ class BoxSamples(Samples):
         yield Issue(WRONG_SIZES, self.name(index), message, "error")
 
     def _box_issues(self, index: int, placed: ImageBoxes) -> Iterator[Issue]:
-        """Boxes that are left out or clipped."""
         corners, start = placed.corners, self.rows(index).start
         size = f"{placed.width} x {placed.height}"
         limits = np.array([placed.width, placed.height] * 2, float)
@@ -285,11 +274,7 @@ class BoxSamples(Samples):
 
 
 def clip(boxes: np.ndarray, height: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes [N, 4] to an image.
-
-    Returns:
-        float32 [N, 4], and bool [N]: which are finite and have an area in the image.
-    """
+    """Boxes [N, 4] clipped to an image, float32; and which are finite and not empty, bool [N]."""
     # Compared in the type that is used: what is thinner than float32 can represent has no width.
     inside = np.clip(boxes, 0.0, np.array([width, height] * 2, float)).astype(np.float32)
     sides = inside[:, 2:] - inside[:, :2]
@@ -297,6 +282,5 @@ def clip(boxes: np.ndarray, height: float, width: float) -> tuple[np.ndarray, np
 
 
 def _areas(boxes: np.ndarray, stated: np.ndarray) -> np.ndarray:
-    """Square pixels of each box: as stated, or its own."""
     own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return np.where(stated > 0, stated, own)

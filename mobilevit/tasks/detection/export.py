@@ -1,7 +1,6 @@
 """Exported detectors: decoding and suppression inside the file, and the comparison of boxes.
 
-Where a runtime has an operation for non-maximum suppression it is used; for the others it is
-written in matrix products.
+For runtimes without an operation for non-maximum suppression, it is written in matrix products.
 """
 
 from __future__ import annotations
@@ -24,34 +23,28 @@ from mobilevit.tasks.detection.loss_and_postprocess import (
 from mobilevit.tasks.export import Comparison, TaskExport, compare_logits, suppress
 
 PRESET = PRESETS["later"]
-"""Of exported files."""
-
+"""Preset of exported files."""
 MAX_DETECTIONS = 200
-"""Boxes of an image, where the preset gives no number: a file's outputs have a fixed shape."""
-
+"""Boxes of an image, where the preset sets no limit: a file's outputs have a fixed shape."""
 CANDIDATES = 1000
-"""The most probable boxes of an image, of any class, that suppression by matrices looks at."""
-
+"""Boxes of an image, of any class, that suppression by matrices considers: the most probable."""
 ROUNDS = 24
-"""Of suppression by matrices. A chain of boxes in which each overlaps only the next, so that every
-second one stays, takes a round for each of them."""
+"""Rounds of suppression by matrices. In a chain of boxes of which each overlaps only the next,
+every second one stays; such a chain takes one round per box."""
 
 
 class Boxes(nn.Module):
-    """Raw outputs to boxes after decoding and class-aware suppression, most probable first."""
+    """Raw outputs to boxes after decoding and class-aware suppression, most probable first.
+
+    `anchors`: `[A, 4]`, centre x, y, width, height in [0, 1], for the file's only image size.
+    `supports_nms`: whether to use the runtime's operation for suppression.
+    """
 
     anchors: Tensor
 
     def __init__(
         self, anchors: Tensor, *, supports_nms: bool, preset: PostProcessing = PRESET
     ) -> None:
-        """Take the anchors of the file's one image size, `[A, 4]`.
-
-        Args:
-            anchors: centre x, y, width, height in [0, 1].
-            supports_nms: whether to use the runtime's operation for suppression.
-            preset: the options of suppression.
-        """
         super().__init__()
         self.register_buffer("anchors", anchors.clone(), persistent=False)
         self.preset, self.supports_nms = preset, supports_nms
@@ -59,14 +52,14 @@ class Boxes(nn.Module):
     def forward(self, raw: RawDetections) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes `[B, N, 4]` as shares of the image's sides, scores `[B, N]`, labels `[B, N]`.
 
-        Where there are fewer than N boxes, the labels of the others are -1, the rest of them 0.
+        If there are fewer than N boxes, the rest have label -1, and score and corners 0.
         """
         # Suppression and the exponential of sizes stay float32 in a float16 file too.
         corners = decode(raw.offsets.float(), self.anchors)
         return self.select(corners, raw.logits.float().softmax(dim=-1)[..., 1:].transpose(1, 2))
 
     def select(self, corners: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same of corners `[B, A, 4]` and scores `[B, K, A]`."""
+        """The same from corners `[B, A, 4]` and scores `[B, K, A]`."""
         anchors, classes = scores.shape[2], scores.shape[1]
         if self.preset.pre_nms_topk is not None and self.preset.pre_nms_topk < anchors:
             # The lowest score among a class's most probable boxes; ties may let a few more pass.
@@ -91,7 +84,7 @@ class Boxes(nn.Module):
         return boxes.clamp(0, 1) * exists[..., None], found, labels.to(torch.int32)
 
     def suppress(self, corners: Tensor, scores: Tensor) -> Tensor:
-        """Scores `[B, K, A]`, 0 of suppressed boxes."""
+        """Scores `[B, K, A]`, with 0 for suppressed boxes."""
         preset = self.preset
         limit = preset.max_per_class or scores.shape[2]
         kept = suppress(corners, scores, limit, preset.nms_threshold, preset.score)
@@ -100,18 +93,15 @@ class Boxes(nn.Module):
         return scores * torch.zeros_like(scores).index_put(places, ones)
 
     def suppress_by_matrices(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """The same of N candidates of all classes, most probable first.
+        """The same for N candidates of all classes, most probable first.
 
-        A box is suppressed if a more probable one of its class overlaps it and is itself kept. This
-        is iterated: n rounds are exact for all boxes that chains of fewer than n overlaps lead to.
+        A box is suppressed if a more probable box of its class overlaps it and is itself kept. This
+        is iterated: n rounds are exact for boxes reached by chains of fewer than n overlaps.
 
         Args:
             boxes: corners `[B, N, 4]`.
             scores: `[B, N]`.
             labels: `[B, N]`.
-
-        Returns:
-            Scores `[B, N]`, 0 of suppressed boxes.
         """
         left, top, right, bottom = boxes.split(1, dim=2)  # [B, N, 1]
         width = torch.minimum(right, right.mT) - torch.maximum(left, left.mT)
@@ -130,7 +120,7 @@ class Boxes(nn.Module):
 
 
 def postprocess(model: SSDLite, size: int, supports_nms: bool) -> Boxes:
-    """Decoding and suppression for squares of this side."""
+    """Decoding and suppression for square images of this side."""
     return Boxes(model.anchors(size, size), supports_nms=supports_nms)
 
 
@@ -150,7 +140,7 @@ def compare(
 
 
 def compare_raw(model: SSDLite, images: Tensor, outputs: Sequence[Tensor]) -> Comparison:
-    """Compare logits, and the corners that offsets give."""
+    """Compare logits, and the corners that offsets decode to."""
     expected, anchors = model(images), model.anchors(*images.shape[-2:])
     corners = decode(expected.offsets, anchors) - decode(outputs[1], anchors)
     logits = compare_logits(expected.logits, outputs[0], axis=2)
@@ -163,8 +153,8 @@ def _compare_boxes(
     """Compare the boxes of one image.
 
     Which of two boxes is suppressed can depend on the last digit of their overlap. So every box of
-    the file must be one of the network's candidates, with its score and corners; and every box that
-    PyTorch keeps must be in the file, or be overlapped there by one as probable of its class.
+    the file must be one of the network's candidates, with the same score and corners; and every box
+    that PyTorch keeps must be in the file, or overlap one of its class there that is as probable.
     """
     (truth,) = detections(expected, anchors, [(1, 1)], PRESET)
     exists = outputs[2] >= 0
@@ -194,10 +184,7 @@ def _compare_boxes(
 
 
 def _floors(probabilities: Tensor) -> Tensor:
-    """The score that a box of each class must exceed to be a candidate `[K]`.
-
-    `probabilities`: `[K, A]`.
-    """
+    """The score `[K]` that a candidate of each class must exceed, from probabilities `[K, A]`."""
     floors = torch.full((len(probabilities),), PRESET.score)
     if PRESET.pre_nms_topk is not None and PRESET.pre_nms_topk < probabilities.shape[1]:
         floors = torch.maximum(floors, probabilities.topk(PRESET.pre_nms_topk, dim=1).values[:, -1])

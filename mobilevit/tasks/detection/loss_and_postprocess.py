@@ -17,12 +17,12 @@ from mobilevit.utils.options import Interval, NonNegative, Options, PositiveShar
 
 
 class Targets(NamedTuple):
-    """Boxes of a batch of images, filled up to the largest number M."""
+    """Boxes of a batch of images, padded to the largest number M."""
 
     boxes: Tensor
     """`[B, M, 4]`: corners x1, y1, x2, y2 as shares of the image's width and height."""
     labels: Tensor
-    """`[B, M]`: classes from 0 on; -1 where there is no box."""
+    """`[B, M]`: classes from 0 on; -1 for padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +43,9 @@ class DetectionLossOptions(Options, name="detection.loss"):
 def match(targets: Targets, anchors: Tensor, *, iou_threshold: float) -> tuple[Tensor, Tensor]:
     """Match anchors to boxes, for all images at once.
 
-    An anchor is matched to the box with the highest IoU, if that is at least `iou_threshold`; the
-    best anchor of each box is always matched to it (if several boxes have the same best anchor, to
-    the last).
-
-    Args:
-        targets: the boxes.
-        anchors: `[A, 4]`, centre x, y, width, height in [0, 1].
-        iou_threshold: least intersection over union.
+    An anchor is matched to the box with the highest IoU if that is at least `iou_threshold`.
+    The best anchor of each box is always matched to it (if several boxes share it, to the last).
+    `anchors`: `[A, 4]`, centre x, y, width, height in [0, 1].
 
     Returns:
         Classes `[B, A]`, 0 for background, else 1 + label; corners of the boxes `[B, A, 4]`, valid
@@ -90,13 +85,8 @@ def detection_loss(
 ) -> DetectionLoss:
     """SSD's loss: cross-entropy of classes, smooth L1 of the matched anchors' offsets.
 
-    Of the background anchors of each image only those with the largest loss count.
-
-    Args:
-        raw: the network's outputs for B images.
-        targets: their boxes.
-        anchors: `[A, 4]`, centre x, y, width, height in [0, 1].
-        options: see `DetectionLossOptions`.
+    Of the background anchors of an image, only those with the largest loss count.
+    `anchors`: `[A, 4]`, centre x, y, width, height in [0, 1].
     """
     logits, offsets = raw.logits.float(), raw.offsets.float()
     classes, boxes = match(targets, anchors, iou_threshold=options.iou_threshold)
@@ -122,27 +112,27 @@ class PostProcessing(Options):
     score: Annotated[float, Interval(0, 1)] = 0.01
     """Boxes below this probability are dropped."""
     pre_nms_topk: int | None = 400
-    """Boxes of a class before non-maximum suppression, at most."""
+    """Maximum number of boxes of a class before non-maximum suppression."""
     nms_threshold: PositiveShare = 0.5
     """Boxes of a class whose IoU with a more probable one is above this are suppressed."""
     max_per_class: int | None = None
-    """Boxes of a class after it, at most."""
+    """Maximum number of boxes of a class after it."""
     max_detections: int | None = 200
-    """Boxes of an image, at most."""
+    """Maximum number of boxes of an image."""
 
 
 PRESETS: dict[str, PostProcessing] = {
     "later": PostProcessing(),
     "2021": PostProcessing(score=0.05, pre_nms_topk=None, max_per_class=200, max_detections=None),
 }
-"""`2021` is the code of the paper, `later` the authors' since."""
+"""`2021` is the paper's code, `later` the authors' code since."""
 
 
 class Detections(NamedTuple):
     """Objects in one image, most probable first."""
 
     boxes: BoundingBoxes
-    """`[N, 4]`: corners in pixels of the image, which is the canvas."""
+    """`[N, 4]`: corners in pixels of the image, whose size is the canvas size."""
     scores: Tensor
     """`[N]`: probabilities."""
     labels: Tensor
@@ -155,9 +145,9 @@ class SuppressedBoxes(NamedTuple):
     boxes: Tensor
     """`[B, N, 4]`: corners x1, y1, x2, y2 as shares of the image's width and height."""
     scores: Tensor
-    """`[B, N]`: probabilities, the highest first."""
+    """`[B, N]`: probabilities, highest first."""
     labels: Tensor
-    """`[B, N]`: classes from 0 on; -1 where there is no box."""
+    """`[B, N]`: classes from 0 on; -1 for padding."""
 
 
 class Detector(Protocol):
@@ -179,8 +169,7 @@ def detections(
     """Turn outputs into boxes, scores and classes.
 
     Args:
-        outputs: of the network for B images. Boxes that are suppressed already are only filtered by
-            their score.
+        outputs: for B images. `SuppressedBoxes` are only filtered by their score.
         anchors: `[A, 4]`, centre x, y, width, height in [0, 1], on the outputs' device.
         sizes: (height, width) of each image in pixels, to which boxes are scaled.
         preset: which boxes are selected.
@@ -210,7 +199,6 @@ def detections(
 
 
 def _scaled(shares: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int]) -> Detections:
-    """Boxes as shares of an image -> in its pixels, clipped to it."""
     height, width = size
     scale = shares.new_tensor([width, height, width, height])
     pixels = (shares * scale).clamp(min=0).minimum(scale)
@@ -235,7 +223,7 @@ def detect(
     Args:
         model: in evaluation mode.
         images: `[B, 3, H, W]`, values in [0, 1].
-        sizes: (height, width) of the images themselves; by default H and W.
+        sizes: (height, width) of the original images; None: H and W.
         preset: which boxes are selected.
 
     >>> from mobilevit import create_model

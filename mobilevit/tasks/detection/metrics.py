@@ -1,4 +1,4 @@
-"""How good a detector is: COCO's figures, and the errors behind them."""
+"""Metrics of detection: COCO's figures, and the errors behind them."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ FIGURES = {
 """COCO's twelve numbers: our names -> torchmetrics'."""
 
 IOU_THRESHOLD = 0.5
-"""A box is found if the IoU with a prediction is at least this, where single boxes count."""
+"""Lowest IoU at which a predicted box is correct, where single boxes are counted."""
 
 
 class ClassAP(NamedTuple):
-    """How good a detector is on one class; NaN where it has no boxes."""
+    """Metrics of one class; NaN if it has no boxes."""
 
     name: str
     boxes: int
@@ -56,20 +56,19 @@ class ClassAP(NamedTuple):
 
 
 class ImageResult(NamedTuple):
-    """One image, what is in it and what was found in it."""
+    """Predictions and errors in one image."""
 
     sample: int
-    """Its place in the samples."""
+    """Index in the samples."""
     found: Detections
-    """At the threshold or above it."""
+    """At or above the threshold."""
     correct: Tensor
-    """bool `[N]`: which of these are correct."""
+    """bool `[N]`: which of `found` are correct."""
     missed: int
-    """Boxes that were not found."""
+    """Number of true boxes that were not found."""
 
     @property
     def errors(self) -> int:
-        """Boxes missed, and boxes found where there are none."""
         return self.missed + int((~self.correct).sum())
 
 
@@ -78,17 +77,17 @@ class DetectionMetrics(Metrics):
     """COCO's metrics and more; NaN where there is nothing to count."""
 
     boxes: int
-    """Crowds not counted."""
+    """Without crowds."""
     ap: float
-    """Mean over IoU thresholds 0.50, 0.55, ..., 0.95 and classes; the next: at one."""
+    """Mean over classes and IoU thresholds 0.50, 0.55, ..., 0.95; the next two: at one of them."""
     ap50: float
     ap75: float
     ap_small: float
-    """Of boxes under 32^2 pixels of the image; medium: under 96^2."""
+    """Boxes under 32^2 pixels of the image; medium: under 96^2; large: the others."""
     ap_medium: float
     ap_large: float
     ar1: float
-    """Mean recall with at most 1, 10, 100 boxes an image."""
+    """Mean recall with at most 1, 10, 100 boxes per image."""
     ar10: float
     ar100: float
     ar_small: float
@@ -100,14 +99,14 @@ class DetectionMetrics(Metrics):
     threshold: float
     """The score at which F1 (IoU 0.5, all classes together) is best."""
     precision: float
-    """At that threshold; so the recall."""
+    """Precision and recall at `threshold`."""
     recall: float
     worst: tuple[ImageResult, ...]
-    """Images with most errors at that threshold, worst first."""
+    """Images with most errors at `threshold`, worst first."""
     shown: tuple[ImageResult, ...]
     """Evenly spaced images."""
     network_ms: float
-    """Median time of the network for an image."""
+    """Median time of the network per image."""
     postprocess_ms: float
     """Median time of decoding and suppression."""
 
@@ -172,7 +171,7 @@ def average_precision(*, details: bool = False) -> MeanAveragePrecision:
 
 
 def as_prediction(found: Detections) -> dict[str, Tensor]:
-    """What `MeanAveragePrecision` takes as predictions."""
+    """Detections as `MeanAveragePrecision` takes them."""
     return {
         "boxes": found.boxes.as_subclass(Tensor).cpu(),
         "scores": found.scores.cpu(),
@@ -181,7 +180,7 @@ def as_prediction(found: Detections) -> dict[str, Tensor]:
 
 
 def as_target(annotation: Annotation) -> dict[str, Tensor]:
-    """What `MeanAveragePrecision` takes as the truth; crowds are ignored in COCO's way."""
+    """True boxes as `MeanAveragePrecision` takes them; crowds are ignored in COCO's way."""
     return {
         "boxes": annotation.boxes,
         "labels": annotation.labels,
@@ -191,32 +190,25 @@ def as_target(annotation: Annotation) -> dict[str, Tensor]:
 
 
 def coco_figures(values: dict[str, Tensor]) -> dict[str, float]:
-    """COCO's twelve numbers out of what the metric computed; NaN for its -1, nothing to count."""
+    """COCO's twelve numbers from the metric's values; its -1, nothing to count, becomes NaN."""
     named = {name: float(values[theirs]) for name, theirs in FIGURES.items()}
     return {name: float("nan") if value < 0 else value for name, value in named.items()}
 
 
 class DetectionMetric(Metric[DetectionMetrics]):
-    """Counts boxes; all of them stay in memory until the end."""
+    """Collects boxes; all of them stay in memory until the end."""
 
     def __init__(self, samples: BoxSamples, *, worst: int = 24, shown: int = 12) -> None:
-        """Compare with the boxes of `samples`.
-
-        Args:
-            samples: where the boxes are, in pixels of the images.
-            worst: how many of the worst images are listed.
-            shown: how many other images are.
-        """
+        """`worst`, `shown`: how many of the worst, and of other images, are listed."""
         self.samples, self.worst, self.shown = samples, worst, shown
         self.results: list[tuple[int, Detections]] = []
 
     def parts(self, batch: tuple[Tensor, Any, Tensor, Tensor]) -> Iterator[EvaluationPart]:
-        """A batch is images, their boxes, which are not needed, indices, (height, width)."""
+        """A batch is images, their boxes (not used), indices, (height, width)."""
         images, _, indices, sizes = batch
         yield EvaluationPart(images, [(int(h), int(w)) for h, w in sizes], indices.tolist())
 
     def update(self, predictions: Sequence[Detections], targets: list[int]) -> None:
-        """Count detections; targets are the samples' indices."""
         for index, found in zip(targets, predictions, strict=True):
             self.results.append((index, Detections(*(part.cpu() for part in found))))
 
@@ -252,7 +244,7 @@ class DetectionMetric(Metric[DetectionMetrics]):
 def _by_class(
     values: dict[str, Tensor], classes: Sequence[str], truth: Sequence[Annotation]
 ) -> tuple[tuple[ClassAP, ...], np.ndarray]:
-    """Figures and curves of each class; the metric has only those that appear somewhere."""
+    # The metric has only the classes that appear somewhere.
     counts = torch.zeros(len(classes), dtype=torch.long)
     for annotation in truth:
         counts += annotation.labels[~annotation.crowd].bincount(minlength=len(classes))
@@ -270,11 +262,11 @@ def _by_class(
 
 
 def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tensor]:
-    """Match each found box, most probable first, to the box of its class with the highest IoU.
+    """Match each predicted box, most probable first, to the box of its class with the highest IoU.
 
     Returns:
-        bool `[N]`: which found boxes are correct (IoU at least 0.5, each box once); bool `[N]`:
-        which are neither correct nor wrong, since they lie in a crowd.
+        bool `[N]`: which are correct (IoU at least 0.5, each true box once); bool `[N]`: which are
+        neither correct nor wrong, since they lie in a crowd.
     """
     correct = torch.zeros(len(found.labels), dtype=torch.bool)
     ignored = correct.clone()
@@ -302,7 +294,7 @@ def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tens
 def _errors(
     results: Sequence[tuple[int, Detections]], truth: Sequence[Annotation]
 ) -> tuple[float, float, float, list[ImageResult]]:
-    """The threshold of the best F1, precision and recall at it, and the images at it."""
+    """Threshold of the best F1, precision and recall at it, and the images at it."""
     pairs = list(zip(results, truth, strict=True))
     matches = [match_boxes(found, annotation) for (_, found), annotation in pairs]
     total = sum(int((~annotation.crowd).sum()) for annotation in truth)
@@ -330,7 +322,7 @@ def _errors(
 def coco_results(
     image_id: int, found: Detections, category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Detections of one image as COCO's result files have them: x, y, width, height."""
+    """Detections of one image as in COCO's result files: x, y, width, height."""
     boxes = found.boxes.as_subclass(Tensor).tolist()
     return [
         {

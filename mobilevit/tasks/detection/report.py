@@ -33,9 +33,9 @@ from mobilevit.tasks.visualize import DrawnBox, draw_boxes
 THUMBNAIL = 420
 """Long side in pixels."""
 CURVES = 10
-"""Up to so many classes each has a curve of its own; of more, the mean and the worst."""
+"""Up to so many classes each have a curve; of more, only the mean and the weakest."""
 CORRECT, WRONG, TRUE = (59, 130, 246), (217, 119, 6), (34, 197, 94)
-"""Colours of correct boxes, wrong ones, and true ones."""
+"""Colours of correct, wrong and true boxes."""
 
 
 def make_report(
@@ -91,7 +91,6 @@ def _tiles(m: DetectionMetrics, train: DetectionMetrics, side: int) -> list[Tile
 
 
 def _curves(m: DetectionMetrics) -> Block:
-    """Precision against recall."""
     recall = np.linspace(0, 1, m.curves.shape[1]).tolist()
     ranked = sorted(
         (row for row in range(len(m.classes)) if not np.isnan(m.curves[row]).any()),
@@ -126,7 +125,6 @@ def _shade(place: int, count: int) -> str:
 
 
 def _sizes(m: DetectionMetrics) -> Table:
-    """AP by the size of the objects."""
     sizes = (
         ("small", "area below 32² pixels", m.ap_small, m.ar_small),
         ("medium", "up to 96²", m.ap_medium, m.ar_medium),
@@ -140,7 +138,6 @@ def _sizes(m: DetectionMetrics) -> Table:
 
 
 def _classes(m: DetectionMetrics) -> Table:
-    """AP of each class, the worst first; those without boxes last."""
     ranked = sorted(m.per_class, key=lambda row: (math.isnan(row.ap), row.ap))
     return Table(
         title="Classes, worst first",
@@ -175,7 +172,6 @@ def _gallery(images: Sequence[ImageResult], m: DetectionMetrics, samples: BoxSam
 
 
 def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> Card:
-    """One image with true and predicted boxes."""
     wrong, name = int((~one.correct).sum()), samples.name(one.sample)
     counts = f"{int(one.correct.sum())} correct, {one.missed} missed, {wrong} wrong"
     images, error = [], ""

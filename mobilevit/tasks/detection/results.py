@@ -16,12 +16,12 @@ from mobilevit.tasks.results import ClassScore, Prediction, Predictions
 from mobilevit.tasks.visualize import DrawnBox, class_colour, draw_boxes
 
 CONTACT_SHEET = 100
-"""Boxes of an image on a contact sheet, at most."""
+"""Most boxes of an image on a contact sheet."""
 CORNERS = ("x1", "y1", "x2", "y2")
 
 
 class DetectedBox(NamedTuple):
-    """One object."""
+    """A detected object."""
 
     name: str
     score: float
@@ -39,22 +39,14 @@ class DetectionPrediction(Prediction):
 
     @property
     def found(self) -> Detections:
-        """The detections.
-
-        Raises:
-            ImageError: the image could not be read.
-        """
+        """The detections; ImageError if the image could not be read."""
         self.check()
         assert self.detections is not None
         return self.detections
 
     @property
     def boxes(self) -> list[DetectedBox]:
-        """The objects, most probable first.
-
-        Raises:
-            ImageError: the image could not be read.
-        """
+        """The objects, most probable first; ImageError if the image could not be read."""
         columns = (part.tolist() for part in self.found)
         return [
             DetectedBox(self.classes[label], score, (x1, y1, x2, y2))
@@ -146,7 +138,7 @@ class DetectionPredictions(Predictions[DetectionPrediction]):
     def to_coco(self) -> dict[str, Any]:
         """COCO's format: `images` with their names, `categories`, `annotations` with scores.
 
-        `annotations` alone is what COCO's own tools take as results; images count from 1.
+        COCO's own tools take `annotations` alone as results; image ids count from 1.
         """
         from mobilevit.tasks.detection.metrics import coco_results
 

@@ -92,7 +92,6 @@ class Detection(Task[BoxSamples, DetectionOptions]):
         sizes: Sequence[tuple[int, int]],
         options: InferenceOptions,
     ) -> list[Detections]:
-        """Boxes in pixels of the images."""
         preset = PRESETS[options.postprocessing]
         if options.score is not None:
             preset = replace(preset, score=options.score)
@@ -100,7 +99,7 @@ class Detection(Task[BoxSamples, DetectionOptions]):
         return detections(outputs, anchors, sizes, preset)
 
     def refused_by_files(self, options: InferenceOptions) -> str | None:
-        """A file with non-maximum suppression inside has the preset `later`."""
+        # A file with non-maximum suppression inside has the preset `later`.
         lowest = PRESETS["later"].score
         if options.postprocessing != "later":
             return (

@@ -28,10 +28,9 @@ from mobilevit.tasks.training_task import FiniteMean, TrainingTask
 
 
 class DetectionTraining(TrainingTask):
-    """SSD's loss; COCO's figures in validation."""
+    """SSD's loss, and COCO's metrics in validation against the boxes of `val`."""
 
     def __init__(self, val: BoxSamples, options: DetectionLossOptions) -> None:
-        """`val`: the samples to validate on, whose boxes are the truth."""
         super().__init__()
         self.val, self.options = val, options
         self.train_classes, self.train_location = FiniteMean(), FiniteMean()
@@ -45,7 +44,6 @@ class DetectionTraining(TrainingTask):
         return parts.classes + self.options.location_weight * parts.location, (raw, anchors, parts)
 
     def training_loss(self, model: Network, batch: tuple[Tensor, BoxBatch]) -> Tensor:
-        """Cross-entropy and smooth L1, each for one box on average."""
         images, boxes = batch
         loss, (_, _, parts) = self._loss(model, images, boxes)
         self.train_loss.update(loss.detach(), len(images))

@@ -67,14 +67,13 @@ def stack_boxes(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> BoxBatch:
 
 
 class BoxTransform:
-    """Photometric distortion, zoom-out, crop, flip and resizing of an image and its boxes."""
+    """Photometric distortion, zoom-out, crop, flip and resizing of an image and its boxes.
+
+    The sizes of `preprocessing` are not used.
+    """
 
     def __init__(self, options: BoxAugmentOptions, preprocessing: Preprocessing) -> None:
-        """The sizes of `preprocessing` are not used.
-
-        Raises:
-            ValueError: it crops images, so that evaluation would cut off boxes.
-        """
+        # Any other mode crops in evaluation, and would cut off boxes.
         if (mode := preprocessing.resize_mode) != "stretch":
             raise ValueError(f"detection needs preprocessing.resize_mode stretch, not {mode}")
         self.options, self.preprocessing = options, preprocessing
@@ -85,24 +84,17 @@ class BoxTransform:
         self.sanitize = v2.SanitizeBoundingBoxes()
 
     def decoded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size from which even the smallest crop need not be enlarged."""
+        """The size at which even the smallest crop need not be enlarged."""
         return math.ceil(height / SMALLEST_CROP), math.ceil(width / SMALLEST_CROP)
 
     def __call__(
         self, image: Image.Image, boxes: BoundingBoxes, labels: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Transform one image.
-
-        Args:
-            image: an upright RGB image.
-            boxes: corners `[N, 4]` in its pixels.
-            labels: `[N]`.
-            height: of the result, in pixels.
-            width: of the result, in pixels.
+        """Transform an upright RGB image with boxes `[N, 4]`, corners in pixels, and labels `[N]`.
 
         Returns:
-            The image, normalized, `[3, height, width]`; the boxes that are left, `[M, 4]`, corners
-            as shares of width and height; their labels.
+            The image, normalized, `[3, height, width]`; the remaining boxes `[M, 4]`, corners as
+            shares of width and height; their labels.
         """
         sample = {"image": image, "boxes": boxes, "labels": labels}
         if self.options.photometric:
@@ -121,21 +113,21 @@ class BoxTransform:
 
 
 class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and a `BoxBatch`."""
+    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and a `BoxBatch`.
+
+    A batch is a pure function of its keys and `seed`. Crowds are left out.
+    """
 
     def __init__(
         self, samples: BoxSamples, transform: BoxTransform, *, seed: int, decode: Decode = "fast"
     ) -> None:
-        """A batch is a pure function of its keys and `seed`."""
         self.samples, self.transform, self.seed = samples, transform, seed
         self.decode = decode
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.samples)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor, Tensor]:
-        """One augmented image `[3, H, W]`, its boxes and labels; crowds are left out."""
         index, height, width, epoch = key
         annotation = self.samples.annotation(index)
         source, scale = self.samples.source(index), 1
@@ -153,7 +145,7 @@ class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
             return self.transform(image, boxes, annotation.labels[objects], height, width)
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, BoxBatch]:
-        """One batch; all keys have the same size."""
+        # All keys of a batch have the same size.
         images, boxes, labels = zip(*(self[key] for key in keys), strict=True)
         return torch.stack(images), stack_boxes(boxes, labels)
 
@@ -162,15 +154,13 @@ class DetectionEvaluationSet(Dataset[tuple[Tensor, Tensor, Tensor, tuple[int, in
     """Images preprocessed for evaluation, with their boxes."""
 
     def __init__(self, samples: BoxSamples, preprocessing: Preprocessing) -> None:
-        """Apply the weights' own preprocessing."""
         self.samples, self.preprocessing = samples, preprocessing
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """One image `[3, crop, crop]`, its boxes as shares, labels, and (height, width)."""
+        """Image `[3, crop, crop]`, boxes as shares, labels, and (height, width)."""
         annotation = self.samples.annotation(index)
         image = open_image(self.samples.source(index))
         objects = ~annotation.crowd
@@ -179,7 +169,7 @@ class DetectionEvaluationSet(Dataset[tuple[Tensor, Tensor, Tensor, tuple[int, in
         return preprocess(image, self.preprocessing), boxes, annotation.labels[objects], size
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, BoxBatch, Tensor, Tensor]:
-        """One batch: images, boxes, images' indices `[B]`, their (height, width) `[B, 2]`."""
+        """Images, boxes, indices `[B]`, and (height, width) `[B, 2]`."""
         images, boxes, labels, sizes = zip(*(self[index] for index in indices), strict=True)
         batch = stack_boxes(boxes, labels)
         return torch.stack(images), batch, torch.tensor(indices), torch.tensor(sizes)

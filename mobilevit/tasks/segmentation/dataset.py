@@ -34,7 +34,7 @@ class MaskSizeError(ImageError):
 
 @dataclass(frozen=True, eq=False)
 class MaskSamples(Samples):
-    """Images and their masks; masks are laid on the upright images."""
+    """Images and their masks, aligned with the upright images."""
 
     content = "masks"
     unit = "pixels"
@@ -42,27 +42,22 @@ class MaskSamples(Samples):
 
     @property
     def masks(self) -> MaskSource:
-        """The masks of the data set's images."""
         assert self.dataset.masks is not None
         return self.dataset.masks
 
     @property
     def ignore(self) -> int:
-        """The value of `mask` that has no class: loss and metrics leave it out."""
+        """Value of `mask` without a class, which loss and metrics leave out."""
         return ignore_mark(self.masks.ignore, len(self.classes))
 
     def mask_name(self, index: int) -> str:
-        """What to call a sample's mask in messages."""
         return self.masks.name(int(self.indices[index]))
 
     def mask(self, index: int) -> np.ndarray:
-        """The class of each pixel of the upright image: [H, W], uint8, or int32 if too small.
+        """The class of each pixel of the upright image: [H, W], uint8, or int32 for many classes.
 
-        Values are indices of `classes`, and `ignore`.
-
-        Raises:
-            MaskSizeError: the mask has another size than its image.
-            ImageError: mask or image cannot be read, or the mask has values that have no class.
+        Values are indices of `classes`, and `ignore`. Raises ImageError if mask or image cannot be
+        read, their sizes differ, or the mask has values without a class.
         """
         orientation, _ = self.turn(index)
         stored = self.masks.read(int(self.indices[index]))
@@ -80,16 +75,12 @@ class MaskSamples(Samples):
     def turn(self, index: int, facts: ImageFacts | None = None) -> tuple[int, bool]:
         """How a mask must be turned to lie on its upright image, by their sizes.
 
-        Where the image has an EXIF orientation, and the mask the size of the image as it is
-        stored and not that of the upright one, the mask was made without regard to the
-        orientation, and is turned with the image. Otherwise it is taken as it is.
+        If the image has an EXIF orientation and the mask has the size of the image as stored, not
+        upright, the mask was made without regard to the orientation, and is turned with the image.
+        Otherwise it is taken as it is.
 
         Returns:
             An EXIF orientation, 1 to 8, and whether the sizes leave no doubt about it.
-
-        Raises:
-            MaskSizeError: the mask has neither size.
-            ImageError: mask or image cannot be read.
         """
         facts = image_facts(self.name(index)) if facts is None else facts
         height, width, upright = self.masks.size(int(self.indices[index]))
@@ -115,7 +106,7 @@ class MaskSamples(Samples):
 
     @cached_property
     def _lookup(self) -> np.ndarray:
-        """int32 [MAX_VALUE + 1]: stored value -> index of its class, or `ignore`; -1 for others."""
+        """int32 [MAX_VALUE + 1]: stored value -> index of its class, or `ignore`; -1: unknown."""
         lookup = np.full(MAX_VALUE + 1, -1, np.int32)
         for value, place in self.masks.values.items():
             lookup[value] = self.ignore if place == IGNORED else self.class_map[place]
@@ -124,7 +115,6 @@ class MaskSamples(Samples):
     def examine(
         self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
     ) -> Examination:
-        """Check the mask's size and, if it is read, its values; count pixels."""
         name, image = self.mask_name(index), int(self.indices[index])
         try:
             issues: list[Issue] = []
@@ -151,7 +141,7 @@ class MaskSamples(Samples):
             return Examination([Issue(UNREADABLE_MASKS, name, reason, image=image)])
 
     def _count(self, stored: np.ndarray) -> tuple[dict[int | str, int], list[int]]:
-        """Pixels of each class, and values that have no class."""
+        """Pixels of each class, and values without a class."""
         pixels = np.bincount(stored.ravel())
         counts: dict[int | str, int] = {}
         unknown = []

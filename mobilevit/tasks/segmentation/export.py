@@ -1,4 +1,4 @@
-"""Exported networks for segmentation."""
+"""Exported segmentation networks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from mobilevit.models.segmentation import Segmenter
 from mobilevit.tasks.export import Comparison, TaskExport, compare_logits
 
 CLOSE = 3
-"""A reference lists the classes of a pixel whose probability is within this many tolerances of the
-highest."""
+"""A reference also lists the classes of a pixel whose probability is within so many tolerances of
+the highest."""
 
 
 class Mask(nn.Module):
-    """Logits to the most probable class of each pixel."""
+    """Logits `[B, K, H, W]` to classes `[B, H, W]`, uint8 (int32 of more than 256 classes)."""
 
     def forward(self, logits: Tensor) -> Tensor:
-        """`[B, K, H, W]` -> `[B, H, W]`, uint8 (int32 of more than 256 classes)."""
         dtype = torch.uint8 if logits.shape[1] <= 256 else torch.int32
         return logits.argmax(dim=1).to(dtype)
 
@@ -30,7 +29,7 @@ class Mask(nn.Module):
 def compare(
     model: Segmenter, images: Tensor, outputs: Sequence[Tensor], tolerance: float
 ) -> Comparison:
-    """Compare masks: by how much less probable PyTorch holds the file's class than its own."""
+    """Compare masks: by how much less probable PyTorch finds the file's class than its own."""
     probabilities, mask = model(images).softmax(dim=1), outputs[0]
     highest = probabilities.max(dim=1)
     found = probabilities.gather(1, mask[:, None].long())[:, 0]
@@ -57,7 +56,7 @@ def reference_of_file(outputs: Sequence[Tensor], num_classes: int) -> dict[str, 
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """A mask `[H, W]` as pairs of a class and the number of consecutive pixels that have it."""
+    """A mask `[H, W]` as pairs of a class and its number of consecutive pixels."""
     flat = mask.reshape(-1).astype(np.int64)
     starts = np.flatnonzero(np.diff(flat, prepend=-1))
     lengths = np.diff(starts, append=flat.size)

@@ -1,4 +1,4 @@
-"""Segmentation: what a network learns from, and what its outputs mean."""
+"""Segmentation: the loss, and masks from a network's outputs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mobilevit.models.config import ModelConfig
 from mobilevit.models.segmentation import SegmentationLogits
 
 MAX_BATCH = 2
-"""Images in a batch of evaluating: masks and logits are as large as photos are."""
+"""Images in an evaluation batch: masks and logits are as large as photos."""
 AUX_WEIGHT = 0.4
 """Weight of the auxiliary head's loss, as in the authors' later code."""
 CLASSES_AT_ONCE = 8
-"""So many classes' logits are stretched to an image's size at a time."""
+"""So many classes' logits are resized to an image's size at a time."""
 
 
 def segmentation_loss(output: Tensor | SegmentationLogits, masks: Tensor, *, ignore: int) -> Tensor:
-    """Cross-entropy, the mean over all pixels that have a class; 0 where none has.
+    """Cross-entropy, averaged over all pixels that have a class; 0 where none has.
 
     Args:
-        output: logits `[B, K, H, W]`, or with those of an auxiliary head, which count `AUX_WEIGHT`.
+        output: logits `[B, K, H, W]`, or with those of an auxiliary head, weighted by `AUX_WEIGHT`.
         masks: classes `[B, H, W]`.
         ignore: the value in `masks` of pixels without a class.
     """
@@ -35,7 +35,7 @@ def segmentation_loss(output: Tensor | SegmentationLogits, masks: Tensor, *, ign
 
 
 class SegmentationModel(Protocol):
-    """A network for segmentation, or an exported file in its place."""
+    """A segmentation network, or an exported file in its place."""
 
     @property
     def config(self) -> ModelConfig | None:
@@ -44,27 +44,27 @@ class SegmentationModel(Protocol):
     align_corners: bool
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Prepared images `[B, 3, h, w]` -> logits `[B, K, h, w]`, or classes `[B, h, w]`."""
+        """Preprocessed images `[B, 3, h, w]` -> logits `[B, K, h, w]`, or classes `[B, h, w]`."""
 
 
 def stretch_mode(model: SegmentationModel) -> bool | None:
-    """How a network's output gets an image's size: `align_corners` of `full_size`."""
+    """`align_corners` for `full_size`, by the model's preprocessing."""
     squashed = model.config is not None and model.config.preprocessing.resize_mode == "stretch"
     return None if squashed else model.align_corners
 
 
 def full_size(output: Tensor, height: int, width: int, *, align_corners: bool | None) -> Tensor:
-    """The likeliest class of each pixel of an image, uint8 (or int16 where there are many).
+    """The most probable class of each pixel of an image, uint8 (int16 for many classes).
 
-    Logits are stretched, then compared, a few classes at a time: a photo of 12 megapixels would
-    need gigabytes for the logits of all.
+    Logits are resized and compared a few classes at a time: those of all classes of a photo of 12
+    megapixels would take gigabytes.
 
     Args:
-        output: logits `[K, h, w]`; or classes `[h, w]`, uint8 or int32, of which the nearest count.
+        output: logits `[K, h, w]`; or classes `[h, w]`, uint8 or int32; the nearest is taken.
         height: of the image.
         width: of the image.
-        align_corners: of the bilinear stretching; None takes the nearest logits, as the authors'
-            code of 2021 did.
+        align_corners: of bilinear resizing; None takes the nearest logits, as the authors' code of
+            2021 did.
     """
     if output.ndim == 2:
         classes = output[None, None].float()

@@ -1,4 +1,4 @@
-"""How good a network for segmentation is: intersection over union."""
+"""Metrics of segmentation: intersection over union."""
 
 from __future__ import annotations
 
@@ -26,50 +26,49 @@ if TYPE_CHECKING:
 
 
 class ClassIoU(NamedTuple):
-    """How good a network is on one class; NaN where there is nothing to count."""
+    """Metrics of one class; NaN where there is nothing to count."""
 
     name: str
     pixels: int
     """Of this class in the masks."""
     iou: float
-    """Intersection over union."""
     accuracy: float
     """Share of the class's pixels that are correct."""
 
 
 class SegmentedImage(NamedTuple):
-    """One image, and what was seen in it."""
+    """An image with its predicted mask."""
 
     sample: int
-    """Its place in the samples."""
+    """Index in the samples."""
     classes: np.ndarray
-    """`[H, W]`, at the image's own size."""
+    """Predicted classes `[H, W]`, at the image's own size."""
     miou: float
-    """Over the classes that are in it or were seen in it."""
+    """Mean over the classes that are in it or were predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationMetrics(Metrics):
-    """How good a network is over all pixels of the images."""
+    """Metrics over all pixels of the images."""
 
     pixels: int
-    """That have a class."""
+    """Pixels that have a class."""
     miou: float
-    """Mean intersection over union, over classes that are in the masks or were seen."""
+    """Mean intersection over union, over classes that are in the masks or were predicted."""
     pixel_accuracy: float
     """Share of pixels that are correct."""
     boundary_miou: float
     """`miou` over pixels near true boundaries only; NaN without the option `boundary`."""
     confusion: Tensor
-    """Counts `[K, K]`: row the class, column what was seen."""
+    """Counts `[K, K]`: row the label, column the prediction."""
     worst: tuple[SegmentedImage, ...]
-    """Images with the least mIoU, worst first."""
+    """Images with the lowest mIoU, worst first."""
     shown: tuple[SegmentedImage, ...]
     """Evenly spaced images."""
     network_ms: float
-    """Median time of the network for an image."""
+    """Median time of the network per image."""
     postprocess_ms: float
-    """Median time of stretching to the image's size and comparing."""
+    """Median time of resizing to the image's size and comparing."""
 
     def row(self) -> dict[str, str]:
         return {
@@ -98,7 +97,6 @@ class SegmentationMetrics(Metrics):
 
     @cached_property
     def per_class(self) -> list[ClassIoU]:
-        """The figures of each class."""
         iou, accuracy = class_figures(self.confusion)
         pixels = self.confusion.sum(1).long().tolist()
         rows = zip(self.classes, pixels, iou.tolist(), accuracy.tolist(), strict=True)
@@ -113,12 +111,12 @@ def class_figures(confusion: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean over classes that are in the masks or were seen; NaN where there is no pixel."""
+    """Mean over classes that are in the masks or were predicted; NaN where there is no pixel."""
     return float(class_figures(confusion)[0].nanmean())
 
 
 def confusion_of(num_classes: int, ignore: int) -> MulticlassConfusionMatrix:
-    """A streaming confusion matrix: memory does not grow with images."""
+    """A streaming confusion matrix, whose memory does not grow with images."""
     # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
     from torchmetrics.classification import MulticlassConfusionMatrix
 
@@ -126,7 +124,7 @@ def confusion_of(num_classes: int, ignore: int) -> MulticlassConfusionMatrix:
 
 
 def near_boundaries(mask: Tensor, width: int) -> Tensor:
-    """Which pixels of a mask `[H, W]` have one of another value within `width` pixels, bool."""
+    """Pixels of a mask `[H, W]` that have another value within `width` pixels, bool."""
     x = mask[None, None].float()
     side = 2 * width + 1
     highest = F.max_pool2d(x, side, stride=1, padding=width)
@@ -135,7 +133,7 @@ def near_boundaries(mask: Tensor, width: int) -> Tensor:
 
 
 class SegmentationMetric(Metric[SegmentationMetrics]):
-    """Counts pixels, at the images' own size."""
+    """Counts pixels at the images' own size; keeps the `worst` and `shown` other images."""
 
     def __init__(
         self,
@@ -146,15 +144,7 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
         worst: int = 16,
         shown: int = 8,
     ) -> None:
-        """Compare with masks of the classes of `samples`.
-
-        Args:
-            samples: their classes, and which value is ignored.
-            device: where the predictions are.
-            boundary: also evaluate pixels within so many of true boundaries; 0: do not.
-            worst: how many of the worst images are listed.
-            shown: how many other images are.
-        """
+        """`boundary`: see `InferenceOptions`."""
         self.samples, self.boundary, self.worst, self.shown = samples, boundary, worst, shown
         self.confusion, self.at_boundaries = self._confusion(device), self._confusion(device)
         self.lowest: list[SegmentedImage] = []
@@ -171,7 +161,6 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
             yield EvaluationPart(images, sizes, list(zip(masks, indices, strict=True)))
 
     def update(self, predictions: Sequence[Tensor], targets: list[tuple[Tensor, int]]) -> None:
-        """Count predicted masks `[H, W]`; targets are masks and the samples' indices."""
         for predicted, (mask, index) in zip(predictions, targets, strict=True):
             true = mask.to(predicted.device).long()
             own = self._confusion(predicted.device)

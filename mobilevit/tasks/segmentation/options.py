@@ -10,7 +10,7 @@ from mobilevit.utils.options import Options
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(Options, name="segmentation"):
-    """How a network for segmentation is trained."""
+    """How a segmentation network is trained."""
 
     augment: SegmentationAugment = field(default_factory=SegmentationAugment)
     """Augmentation of images and masks."""

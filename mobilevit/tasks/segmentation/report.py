@@ -1,4 +1,4 @@
-"""The report of a segmentation training."""
+"""The report of a segmentation network's training."""
 
 from __future__ import annotations
 
@@ -89,7 +89,6 @@ def _tiles(m: SegmentationMetrics, train: SegmentationMetrics) -> list[Tile]:
 
 
 def _classes(m: SegmentationMetrics) -> Table:
-    """Classes, the worst first; those without pixels last."""
     ranked = sorted(m.per_class, key=lambda row: (math.isnan(row.iou), row.iou))
     return Table(
         title="Classes, worst first",
@@ -111,7 +110,6 @@ def _gallery(about: str, images: Sequence[SegmentedImage], samples: MaskSamples)
 
 
 def _card(one: SegmentedImage, samples: MaskSamples) -> Card:
-    """One image under its mask and under the prediction."""
     palette, name = palette_of(len(samples.classes)), samples.name(one.sample)
     images, error = [], ""
     try:

@@ -1,4 +1,4 @@
-"""Predictions of networks for segmentation."""
+"""Predictions of segmentation networks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mobilevit.tasks.visualize import OPACITY, colour_mask, draw_mask
 
 @cache
 def palette_of(classes: int) -> list[Colour]:
-    """A colour for each of at least 256 values."""
+    """Colours for the values of a mask: at least 256."""
     return voc_palette(max(256, classes))
 
 
 class PackedMask(NamedTuple):
-    """A mask in a hundredth of its bytes: thousands of masks would not fit into memory."""
+    """A compressed mask, about a hundredth of its size: thousands must fit into memory."""
 
     content: bytes
     shape: tuple[int, ...]
@@ -32,11 +32,9 @@ class PackedMask(NamedTuple):
 
     @classmethod
     def pack(cls, mask: np.ndarray) -> PackedMask:
-        """Compress a mask."""
         return cls(zlib.compress(mask.tobytes(), 1), mask.shape, mask.dtype.str)
 
     def unpack(self) -> np.ndarray:
-        """The mask."""
         content = zlib.decompress(self.content)
         return np.frombuffer(content, self.dtype).reshape(self.shape)
 
@@ -53,16 +51,13 @@ class SegmentationPrediction(Prediction):
     """The class of each pixel of one image."""
 
     packed: PackedMask | None = None
-    """The mask, packed; None where the image could not be read."""
+    """None where the image could not be read."""
 
     @property
     def mask(self) -> np.ndarray:
-        """Places in `classes`, `[H, W]`, uint8 or int16, at the image's own size.
+        """Indices of `classes`, `[H, W]`, uint8 or int16, at the image's own size.
 
-        Unpacked anew each time.
-
-        Raises:
-            ImageError: the image could not be read.
+        Unpacked at each access; ImageError if the image could not be read.
         """
         self.check()
         assert self.packed is not None
@@ -70,11 +65,7 @@ class SegmentationPrediction(Prediction):
 
     @property
     def shares(self) -> list[ClassShare]:
-        """The classes in the image, the largest first.
-
-        Raises:
-            ImageError: the image could not be read.
-        """
+        """The classes in the image, largest first; ImageError if it could not be read."""
         mask = self.mask
         values, counts = np.unique(mask, return_counts=True)
         order = np.argsort(-counts, kind="stable")
@@ -83,7 +74,7 @@ class SegmentationPrediction(Prediction):
         ]
 
     def index_image(self) -> Image.Image:
-        """The mask as a palette image (or 16 bits where there are more than 256 classes)."""
+        """The mask as a palette image (16 bits if there are more than 256 classes)."""
         mask = self.mask
         if mask.dtype != np.uint8:
             return Image.fromarray(mask.astype(np.uint16))

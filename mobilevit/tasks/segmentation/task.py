@@ -90,7 +90,6 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
         sizes: Sequence[tuple[int, int]],
         options: InferenceOptions,
     ) -> list[Tensor]:
-        """The class of every pixel of the images, `[height, width]`."""
         align = stretch_mode(model)
         return [
             full_size(output, *size, align_corners=align)

@@ -25,13 +25,11 @@ class SegmentationTraining(TrainingTask):
     """Cross-entropy over pixels; mean intersection over union in validation."""
 
     def __init__(self, val: MaskSamples) -> None:
-        """`val`: the samples to validate on."""
         super().__init__()
         self.ignore = val.ignore
         self.confusion = confusion_of(len(val.classes), val.ignore)
 
     def training_loss(self, model: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """The mean over pixels that have a class, with the auxiliary head's if there is one."""
         images, masks = batch
         loss = segmentation_loss(model(images), masks, ignore=self.ignore)
         self.train_loss.update(loss.detach(), len(images))

@@ -1,4 +1,4 @@
-"""Training transforms of images and their masks, and the data sets that use them."""
+"""Training transforms and data sets of images with masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mobilevit.utils.options import Interval, Options, Positive, Share
 from mobilevit.utils.random import seeded
 
 TRIES = 10
-"""How many crops are drawn at most to find one in which no class has more than its share."""
+"""Crops drawn at most to find one in which no class exceeds `crop_max_share`."""
 
 _NEAREST = v2.InterpolationMode.NEAREST
 
@@ -53,11 +53,6 @@ class SegmentationAugment(Options, name="segmentation.augment"):
     recipe: 0.75); if ten crops have more, the last is taken."""
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: one is out of range.
-        """
         super().__post_init__()
         if self.scale[0] > self.scale[1]:
             raise ValueError(
@@ -66,10 +61,12 @@ class SegmentationAugment(Options, name="segmentation.augment"):
 
 
 class SegmentationTransform:
-    """Random size, rotation, crop and flip of an image and its mask, and the image's colours."""
+    """Random size, rotation, crop, flip and colours of an image and its mask.
+
+    The sizes of `preprocessing` are not used.
+    """
 
     def __init__(self, options: SegmentationAugment, preprocessing: Preprocessing) -> None:
-        """The sizes of `preprocessing` are not used."""
         self.options, self.preprocessing = options, preprocessing
         self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
         changes = [
@@ -89,18 +86,12 @@ class SegmentationTransform:
     def __call__(
         self, image: Image.Image, mask: np.ndarray, height: int, width: int, *, ignore: int = IGNORE
     ) -> tuple[Tensor, Tensor]:
-        """Transform an RGB image and its mask.
+        """Transform an RGB image, which may have been decoded smaller, and its mask `[H, W]`.
 
-        Args:
-            image: the image, which may have been decoded smaller than it is stored.
-            mask: uint8 or int32 `[H, W]`, of the stored size.
-            height: of the result.
-            width: of the result.
-            ignore: the mask's value in padding, where the image is black.
+        `ignore` is the mask's value in padding, where the image is black.
 
         Returns:
-            The image, normalized, `[3, height, width]`; the mask, int64 `[height, width]`, with no
-            values but its own and `ignore`.
+            The image, normalized, `[3, height, width]`; the mask, int64 `[height, width]`.
         """
         labels = Image.fromarray(mask)
         size = self._resized(labels.height, labels.width, min(height, width), max(height, width))
@@ -126,7 +117,7 @@ class SegmentationTransform:
         )
 
     def _resized(self, height: int, width: int, short: int, long: int) -> list[int]:
-        """A random height and width for an image that is then cropped to such sides."""
+        """A random height and width for an image that is cropped to `short` and `long` next."""
         factor = short * _uniform(*self.options.scale) / min(height, width)
         factor = min(
             factor, MAX_ASPECT_RATIO * long / max(height, width)
@@ -134,7 +125,7 @@ class SegmentationTransform:
         return [max(1, round(side * factor)) for side in (height, width)]
 
     def _corner(self, mask: np.ndarray, height: int, width: int, ignore: int) -> tuple[int, int]:
-        """Top and left of a random crop in which no class has too large a share, if possible."""
+        """Top and left of a random crop; the share of each class is limited, if a try succeeds."""
         corner = (0, 0)
         for _ in range(TRIES):
             corner = top, left = _up_to(mask.shape[0] - height), _up_to(mask.shape[1] - width)
@@ -148,7 +139,10 @@ class SegmentationTransform:
 
 
 class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and masks `[B, H, W]`."""
+    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and masks `[B, H, W]`.
+
+    A batch is a pure function of its keys and `seed`. Masks are int64.
+    """
 
     def __init__(
         self,
@@ -158,20 +152,13 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
         seed: int,
         decode: Decode = "fast",
     ) -> None:
-        """A batch is a pure function of its keys and `seed`."""
         self.samples, self.transform, self.seed = samples, transform, seed
         self.decode = decode
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.samples)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor]:
-        """One augmented image `[3, H, W]` and its mask, int64 `[H, W]`.
-
-        Raises:
-            ImageError: image or mask cannot be read, or their sizes differ.
-        """
         index, height, width, epoch = key
         source = self.samples.source(index)
         if self.decode == "fast":
@@ -183,31 +170,25 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
             return self.transform(image, mask, height, width, ignore=self.samples.ignore)
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        """One batch; all keys have the same size."""
+        # All keys of a batch have the same size.
         images, masks = zip(*(self[key] for key in keys), strict=True)
         return torch.stack(images), torch.stack(masks)
 
 
 class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
-    """Images preprocessed for evaluation, with masks of the images' original sizes.
+    """Images preprocessed for evaluation, with masks of the original sizes.
 
-    Sizes differ, so a batch is a list; `by_shape` stacks images of the same shape.
+    Sizes differ, so a batch is a list of (image `[3, h, w]`, mask `[H, W]`, index); `by_shape`
+    stacks images of the same shape.
     """
 
     def __init__(self, samples: MaskSamples, preprocessing: Preprocessing) -> None:
-        """Apply the weights' own preprocessing; masks are not changed."""
         self.samples, self.preprocessing = samples, preprocessing
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """One image `[3, h, w]`, its mask, uint8 or int32 `[H, W]`, and its index.
-
-        Raises:
-            ImageError: image or mask cannot be read, or their sizes differ.
-        """
         image = open_image(self.samples.source(index))
         return (
             preprocess(image, self.preprocessing),
@@ -216,7 +197,6 @@ class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
         )
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor, int]]:
-        """One batch, in order."""
         return [self[index] for index in indices]
 
 
@@ -245,5 +225,5 @@ def _uniform(low: float, high: float) -> float:
 
 
 def _up_to(maximum: int) -> int:
-    """A random integer from 0 to `maximum`."""
+    """A random integer from 0 to `maximum`, inclusive."""
     return int(torch.randint(maximum + 1, ()))
