@@ -228,12 +228,8 @@ class Task(ABC, Generic[S, O]):
     ) -> TrainingTask:
         """The loss and figures of a run; ValueError if the options do not fit the network.
 
-        Args:
-            options: of the task.
-            val: the samples to validate on.
-            config: of the network in training.
-            sizes: sides of the training images, in pixels.
-            console: for notes.
+        `val`: samples to validate on; `config`: of the network in training; `sizes`: of
+        training images, in pixels.
         """
 
     # Inference

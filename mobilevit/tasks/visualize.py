@@ -68,12 +68,9 @@ def class_colour(label: int) -> tuple[int, int, int]:
 def draw_boxes(
     image: Image.Image, boxes: Sequence[DrawnBox], *, longest: int = MAX_SIDE
 ) -> Image.Image:
-    """Draw boxes and their names on a copy of an upright RGB image.
+    """Draw boxes on a copy of an upright RGB image, the first of them on top.
 
-    Args:
-        image: upright RGB image.
-        boxes: most important first; these are drawn on top.
-        longest: long side of the result at most, in pixels; small images are enlarged.
+    `longest`: long side of the result at most, in pixels; small images are enlarged.
     """
     long_side = max(image.size)
     factor = min(max(long_side, min(MIN_SIDE, longest)), longest) / long_side

@@ -224,10 +224,7 @@ class ModelFolders(Callback):
 
 
 class ProgressBar(Callback):
-    """A bar over the run with loss, throughput, bottleneck and time left.
-
-    Without a terminal: one line per epoch.
-    """
+    """A bar over the run with loss, throughput, bottleneck and time left; or a line per epoch."""
 
     def __init__(self, throughput: Throughput, *, batches: int, console: Console) -> None:
         """`batches`: of the entire run."""

@@ -28,7 +28,17 @@ log = logging.getLogger(__name__)
 
 
 class TrainingModule(LightningModule):
-    """A network in training, with its task's loss and its optimizer."""
+    """A network in training, changed in place, with its task's loss and its optimizer.
+
+    Args:
+        model: the network.
+        task: its loss and figures.
+        optim: with a learning rate.
+        steps: optimizer steps of the entire run, over which the learning rate falls.
+        freeze_backbone: train only the layers after the backbone.
+        quantize_aware: compute with the rounding of int8 files.
+        compiled: shapes of batches for which the network is compiled.
+    """
 
     def __init__(
         self,
@@ -41,17 +51,6 @@ class TrainingModule(LightningModule):
         quantize_aware: bool = False,
         compiled: Collection[Shape] = (),
     ) -> None:
-        """Prepare a network, in place.
-
-        Args:
-            model: the network.
-            task: its loss and figures.
-            optim: with a learning rate.
-            steps: optimizer steps of the entire run, over which the learning rate falls.
-            freeze_backbone: train only the layers after the backbone.
-            quantize_aware: compute with the rounding of int8 files.
-            compiled: shapes of batches for which the network is compiled.
-        """
         super().__init__()
         self.model, self.task = model, task
         if quantize_aware:

@@ -43,13 +43,8 @@ MATRIX_CLASSES = 60
 def write_report(path: Path, report: TaskReport, history: History, *, config: ModelConfig) -> None:
     """Write the report of a training run as one HTML file, atomically.
 
-    The same run gives the same file, byte by byte.
-
-    Args:
-        path: the file; an old one is replaced.
-        report: the task's part, about the best weights.
-        history: figures of epochs and steps; may be empty.
-        config: of the best weights, with their name, source and best epoch.
+    The same run gives the same file, byte by byte. `config`, that of the best weights, has their
+    name, source and best epoch; `history` may be empty.
     """
     best = config.metrics.get("epoch")
     environment = Environment(loader=PackageLoader("mobilevit.training"), autoescape=True)

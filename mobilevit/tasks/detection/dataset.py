@@ -51,11 +51,7 @@ class ImageBoxes:
     ) -> None:
         """Place the boxes of `rows` in an image.
 
-        Args:
-            boxes: of the data set.
-            rows: those of the image.
-            header: upright height and width, and EXIF orientation.
-            recorded: (height, width) as the annotations state them.
+        `header`: upright height, width and EXIF orientation; `recorded`: annotated height, width.
         """
         self.height, self.width, orientation = header
         # Where the stated size is that of the file before its EXIF orientation is applied, and only

@@ -93,15 +93,10 @@ class Boxes(nn.Module):
         return scores * torch.zeros_like(scores).index_put(places, ones)
 
     def suppress_by_matrices(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """The same for N candidates of all classes, most probable first.
+        """The same for N candidates of all classes, most probable first: boxes `[B, N, 4]`.
 
         A box is suppressed if a more probable box of its class overlaps it and is itself kept. This
         is iterated: n rounds are exact for boxes reached by chains of fewer than n overlaps.
-
-        Args:
-            boxes: corners `[B, N, 4]`.
-            scores: `[B, N]`.
-            labels: `[B, N]`.
         """
         left, top, right, bottom = boxes.split(1, dim=2)  # [B, N, 1]
         width = torch.minimum(right, right.mT) - torch.maximum(left, left.mT)
