@@ -1,4 +1,4 @@
-"""Class names: of the usual data sets, and as users state them."""
+"""Class names of the usual data sets, and those that users give."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def coco_classes() -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The same names; those that occur more than once get their index appended.
+    """Append its index to every name that occurs more than once.
 
     ImageNet's lists often have two cranes, a bird and a machine.
 
@@ -64,13 +64,10 @@ def unique_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def class_names(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Names as users state them: a sequence, a comma-separated list, or a file with one a line.
+    """Parse class names: a sequence, a comma-separated list, or a file with one name per line.
 
-    `imagenet1k`, `coco`, `voc` and `ade20k` stand for the 1000, 80, 21 and 150 names of these data
-    sets; VOC's include background.
-
-    Raises:
-        ValueError: no names.
+    `imagenet1k`, `coco`, `voc` and `ade20k` stand for the 1000, 80, 21 (with background) and 150
+    names of these data sets.
 
     >>> class_names("cat, dog")
     ('cat', 'dog')

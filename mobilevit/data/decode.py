@@ -1,11 +1,9 @@
-"""Decoding for training: regions of an image, at the size that is asked for.
+"""Decoding for training: one region of an image, at the requested size.
 
 Training crops at random, so most of an image's pixels would be decoded for nothing. The crop is
-therefore drawn first, from the size that the header states, and a JPEG is then decoded at 1/2, 1/4
-or 1/8 of its size, which libjpeg does in the course of decoding, as long as the crop keeps enough
-pixels. Other formats are decoded at full size.
-
-Such pixels differ a little from those of `exact` decoding; `docs/input.md` states how much.
+therefore drawn first, from the size in the header, and a JPEG is decoded at 1/2, 1/4 or 1/8 of its
+size (which libjpeg does while decoding) as long as the crop keeps enough pixels. Other formats are
+decoded at full size. `docs/input.md` states how much the pixels differ from exact decoding.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ FileSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 
 
 class Region(NamedTuple):
-    """A rectangle of whole pixels in an upright image."""
+    """A rectangle in an upright image, in pixels."""
 
     top: int
     left: int
@@ -65,11 +63,7 @@ class DecodableImage:
     def pixels(
         self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
     ) -> Tensor:
-        """The region, resized: uint8 `[3, height, width]`, RGB.
-
-        Raises:
-            ImageError: the image cannot be decoded.
-        """
+        """Crop and resize a region: uint8 `[3, height, width]`, RGB."""
         if self._exact:
             resized = TF.resized_crop(self._image, *region, [height, width], interpolation)
             return TF.pil_to_tensor(resized)
@@ -77,7 +71,7 @@ class DecodableImage:
 
 
 class _Jpeg(DecodableImage):
-    """A JPEG that is decoded once a region of it is asked for."""
+    """A JPEG that is decoded once a region of it is requested."""
 
     def __init__(self, file: ImageFile, name: str) -> None:
         self._file, self._name = file, name
@@ -100,11 +94,8 @@ def open_decodable(source: FileSource, *, decode: Decode) -> Iterator[DecodableI
     """Open an image to read one region of it.
 
     Args:
-        source: as for `open_image`, but no array.
+        source: as for `open_image`, except arrays.
         decode: "exact", or "fast" for pixels that are close to the exact ones.
-
-    Raises:
-        ImageError: the image cannot be read.
     """
     if decode not in ("fast", "exact"):
         raise ValueError(f"decode must be fast or exact, not {decode!r}")
@@ -119,18 +110,15 @@ def open_decodable(source: FileSource, *, decode: Decode) -> Iterator[DecodableI
 
 
 def open_reduced(source: FileSource, height: int, width: int) -> tuple[Image.Image, int]:
-    """Read an image that may be smaller than stored: a JPEG at 1/2, 1/4 or 1/8 of its size.
+    """Read an image, which may be smaller than stored: a JPEG at 1/2, 1/4 or 1/8 of its size.
 
     Args:
-        source: as for `open_image`, but no array.
-        height: which the upright image keeps at least, unless the file has less.
-        width: the same.
+        source: as for `open_image`, except arrays.
+        height: least height of the upright result, unless the file has less.
+        width: least width, likewise.
 
     Returns:
         The upright RGB image, and how many times smaller than stored it is: 1, 2, 4 or 8.
-
-    Raises:
-        ImageError: it cannot be read.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -150,18 +138,18 @@ def open_reduced(source: FileSource, height: int, width: int) -> tuple[Image.Ima
 
 
 def _is_reducible(file: ImageFile) -> bool:
-    """Whether libjpeg decodes the file, to colours that need no more than a conversion to RGB."""
+    """Whether the file is a JPEG whose colours only need a conversion to RGB (CMYK's do not)."""
     return isinstance(file, JpegImageFile) and file.mode in ("RGB", "L")
 
 
 def _scale(stored_height: int, stored_width: int, height: int, width: int) -> int:
-    """How many times smaller an image may be decoded that has to keep `height` x `width` pixels."""
+    """The largest reduction (8, 4, 2 or 1) that keeps at least `height` x `width` pixels."""
     largest = min(stored_height // height, stored_width // width)
     return next((scale for scale in (8, 4, 2) if scale <= largest), 1)
 
 
 def _decoded(file: ImageFile, name: str, scale: int) -> Image.Image | np.ndarray:
-    """All of a JPEG, `scale` times smaller: an upright RGB image, or its pixels `[H, W, 3]`."""
+    """Decode a JPEG `scale` times smaller: an upright RGB image, or its pixels `[H, W, 3]`."""
     with pillow(name):
         orientation = orientation_of(file)
         pixels = _simplejpeg_pixels(file, scale)
@@ -173,14 +161,14 @@ def _decoded(file: ImageFile, name: str, scale: int) -> Image.Image | np.ndarray
 
 @cache
 def _simplejpeg() -> ModuleType | None:
-    """The optional package with libjpeg-turbo's own interface: the same pixels in less time."""
+    """The optional package that calls libjpeg-turbo directly: the same pixels in less time."""
     if importlib.util.find_spec("simplejpeg") is None:
         return None
     return importlib.import_module("simplejpeg")
 
 
 def _simplejpeg_pixels(file: ImageFile, scale: int) -> np.ndarray | None:
-    """Pixels `[H, W, 3]` of a JPEG as it is stored; None if they are left to Pillow."""
+    """Pixels `[H, W, 3]` of a JPEG as stored; None if Pillow must decode it."""
     package = _simplejpeg()
     if package is None or file.fp is None:
         return None
@@ -189,7 +177,7 @@ def _simplejpeg_pixels(file: ImageFile, scale: int) -> np.ndarray | None:
     try:
         pixels: np.ndarray = package.decode_jpeg(file.fp.read(), min_height=height, min_width=width)
     except ValueError:
-        return None  # perhaps damaged: Pillow reports how, or reads it all the same
+        return None  # perhaps damaged: Pillow reports how, or still reads it
     return pixels if pixels.shape == (height, width, 3) else None
 
 
@@ -223,16 +211,14 @@ def _resized_fraction(
     width: int,
     interpolation: v2.InterpolationMode,
 ) -> Tensor:
-    """A region of an image that was decoded `scale` times smaller, where it starts mid-pixel.
-
-    Only Pillow resizes from such a box.
-    """
+    """Crop and resize an image decoded `scale` times smaller, where regions start mid-pixel."""
     left, top = region.left / scale, region.top / scale
     right, bottom = left + region.width / scale, top + region.height / scale
     x, y = math.floor(left), math.floor(top)
-    # Cropped ahead, because resizing looks beyond its box.
+    # Cropped first, because resizing also reads pixels outside its box.
     around = Region(y, x, math.ceil(bottom) - y, math.ceil(right) - x)
     part = Image.fromarray(_crop(image, around))
     box = (left - x, top - y, right - x, bottom - y)
+    # Only Pillow resizes from a box with fractional edges.
     mode = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     return TF.pil_to_tensor(part.resize((width, height), mode[interpolation.value], box=box))

@@ -7,17 +7,16 @@ from pathlib import Path
 
 
 class DataError(ValueError):
-    """A data set that cannot be used as it is; the message names the file or folder."""
+    """A data set that cannot be used; the message names the file or folder."""
 
 
 class FileError(DataError):
     """An annotation file that cannot be read."""
 
     def __init__(self, where: str | Path, message: str) -> None:
-        """Both go to `args`, which is what crosses process boundaries."""
+        # Both go to `args`, which is pickled where the error crosses processes.
         super().__init__(os.fspath(where), message)
         self.where, self.message = os.fspath(where), message
 
     def __str__(self) -> str:
-        """Where, and what is wrong."""
         return f"{self.where}: {self.message}"

@@ -1,7 +1,7 @@
 """The image formats that are read, and the errors of files that cannot be.
 
-Formats that run another program (EPS, PDF, WMF), that hold measurements and not colours (FITS,
-SPIDER, MCIDAS, HDF5, GRIB, BUFR) or that match almost any text (IMT) are left out on purpose.
+Left out on purpose: formats that run another program (EPS, PDF, WMF), hold measurements instead of
+colours (FITS, SPIDER, MCIDAS, HDF5, GRIB, BUFR) or match almost any text (IMT).
 """
 
 from __future__ import annotations
@@ -118,22 +118,21 @@ class ImageError(ValueError):
     """An image that cannot be read: `source` is its name, `reason` says why."""
 
     def __init__(self, source: str, reason: str) -> None:
-        """Both go to `args`, which is what crosses process boundaries."""
+        # Both go to `args`, which is pickled where the error crosses processes.
         super().__init__(source, reason)
         self.source = source
         self.reason = reason
 
     def __str__(self) -> str:
-        """Which image, and why."""
         return f"{self.source}: {self.reason}"
 
 
 class _PillowSilence:
     """Hides the warnings of Pillow's modules while at least one thread is reading.
 
-    `warnings.catch_warnings` alone is not safe here: it saves and restores filters that all
-    threads share, so two readers that overlap could restore them too early, or leave them changed
-    for good. So the first reader changes them and the last one restores them.
+    `warnings.catch_warnings` alone is not safe here: all threads share the filters, and readers
+    that overlap could restore them too early or not at all. So the first reader changes them and
+    the last one restores them.
     """
 
     def __init__(self) -> None:
@@ -161,7 +160,7 @@ _silence = _PillowSilence()
 
 @contextmanager
 def pillow(name: str) -> Iterator[None]:
-    """Guard calls into Pillow: its warnings are hidden, its errors become `ImageError`."""
+    """Guard calls into Pillow: hide its warnings, and turn its errors into `ImageError`."""
     with _silence:
         try:
             yield
@@ -177,14 +176,14 @@ def pillow(name: str) -> Iterator[None]:
 
 
 def extensions_of(image_format: str) -> tuple[str, ...]:
-    """Extensions, lower case with the dot, of one of Pillow's formats."""
+    """The extensions of one of Pillow's formats: lower case, with the dot."""
     if image_format == "MPO":  # a JPEG with more images behind it, as phones and cameras save
         image_format = "JPEG"
     return FORMATS[image_format.upper()]
 
 
 def explain_unreadable(head: bytes) -> str:
-    """Why a file that no format recognises cannot be read, from its first few kilobytes."""
+    """Why a file of no known format cannot be read, from its first few kilobytes."""
     for offset, signature, reason in _NOT_READ:
         if head.startswith(signature, offset):
             return reason

@@ -1,8 +1,8 @@
-"""A file, its bytes or an array -> an upright RGB image, or an error that states the reason.
+"""Files, bytes and arrays -> upright RGB images, or an error that states the reason.
 
-Training, evaluation, prediction and checks all read images through `open_image`, so that they agree
-on orientation, transparency and bit depth. An image is read correctly or refused: nothing is
-clipped, guessed or replaced by a blank image.
+Training, evaluation, prediction and checks all read images through `open_image`, so they agree on
+orientation, transparency and bit depth. An image is read correctly or refused: nothing is clipped,
+guessed or replaced by a blank image.
 """
 
 from __future__ import annotations
@@ -65,22 +65,21 @@ _TRANSPOSE = {  # by EXIF orientation
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """The header of an image file, read without decoding the pixels."""
+    """The header of an image file; pixels are not decoded."""
 
     format: str
-    """The content's format, whatever the file's extension: "JPEG", "PNG", ..."""
+    """Format of the content, whatever the extension: "JPEG", "PNG", ..."""
     width: int
-    """In pixels, with the EXIF orientation applied."""
     height: int
-    """In pixels, with the EXIF orientation applied."""
+    """Like the width, in pixels and with the EXIF orientation applied."""
     mode: str
     """Pillow's name for the stored channels: "RGB", "L", "CMYK", "I;16", ..."""
     frames: int
-    """Images in the file, of which the first is read."""
+    """Number of images in the file, of which the first is read."""
     orientation: int
     """EXIF orientation 1 to 8; 1 where none is stored or it cannot be read."""
     extension_matches: bool
-    """Whether the content's format belongs to the file's extension."""
+    """Whether the extension is one of the format's."""
 
 
 def open_image(
@@ -90,21 +89,20 @@ def open_image(
 ) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
-    - The EXIF orientation is applied; of an animation the first frame is taken.
-    - Transparency, of any kind, is composited over white.
-    - 16-bit values are rescaled (65535 becomes 255), never clipped. 32-bit integers are read as
-      16-bit ones where they can only be such; floats must lie in [0, 1].
+    - The EXIF orientation is applied; of an animation, the first frame is read.
+    - Transparency of any kind is composited over white.
+    - 16-bit values are rescaled (65535 becomes 255), never clipped. 32-bit integers are read if
+      they can only be 16-bit values; floats must lie in [0, 1].
     - CMYK, YCbCr, LAB and HSV are converted; embedded colour profiles are not applied.
 
     Args:
-        source: a path, the bytes of a file, a PIL image (used at its current frame and left
-            unchanged), a numpy array or a torch tensor. Arrays are (height, width), or have 1, 3
-            or 4 channels: grey, RGB, RGBA; as uint8, uint16, bool or floats in [0, 1]. Tensors
-            are CHW.
-        layout: where an array has its channels; needed only if its shape leaves that open.
+        source: a path, the bytes of a file, a PIL image (its current frame; it is not changed), a
+            numpy array or a torch tensor. Arrays are (height, width), or have 1, 3 or 4 channels
+            (grey, RGB, RGBA), as uint8, uint16, bool or floats in [0, 1]. Tensors are CHW.
+        layout: where an array has its channels; needed only if its shape is ambiguous.
 
     Returns:
-        A new image of mode "RGB" that carries no metadata.
+        A new image of mode "RGB" without metadata.
 
     Raises:
         ImageError: the image cannot be read, or not without a guess.
@@ -133,7 +131,7 @@ def open_image(
 
 
 def load_rgb(image: ImageFile, name: str) -> Image.Image:
-    """Decode a file whose header has been read, as `open_image` does."""
+    """Decode a file whose header has been read; see `open_image`."""
     with pillow(name):
         key = _transparent_colour(image)
         image.load()
@@ -145,12 +143,9 @@ def load_rgb(image: ImageFile, name: str) -> Image.Image:
 
 
 def image_facts(source: str | os.PathLike[str] | bytes) -> ImageFacts:
-    """Read the header of an image file; bytes have no extension that could not match.
+    """Read the header of an image file; for bytes, `extension_matches` is true.
 
     A PNG that states its orientation after its pixels is reported as stored.
-
-    Raises:
-        ImageError: the file is missing, empty, no image, of a refused format or too large.
     """
     with open_header(source) as (image, name):
         with pillow(name):
@@ -192,7 +187,7 @@ def open_header(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[ImageF
 
 
 def _read_header(file: IO[bytes], name: str) -> ImageFile:
-    """Recognise the format by content and check the size, before anything is decoded."""
+    """Recognise the format by content and check the size before anything is decoded."""
     head = file.read(4096)
     if not head:
         raise ImageError(name, "empty file")
@@ -211,7 +206,7 @@ def _read_header(file: IO[bytes], name: str) -> ImageFile:
 def orientation_of(
     image: Image.Image, *, getexif: Callable[[Image.Image], Image.Exif] | None = None
 ) -> int:
-    """EXIF orientation, 1 to 8; 1, which is upright, also where it cannot be parsed."""
+    """The EXIF orientation, 1 to 8; 1 (upright) also where it cannot be parsed."""
     try:
         exif = image.getexif() if getexif is None else getexif(image)
         value = exif.get(ExifTags.Base.Orientation, 1)
@@ -221,25 +216,21 @@ def orientation_of(
 
 
 def upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
-    """(height, width) of an image file once its EXIF orientation is applied."""
+    """(height, width) of an image file with its EXIF orientation applied."""
     # A TIFF's header states its upright size.
     turned = orientation >= 5 and image.format != "TIFF"
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn an image as its EXIF orientation states."""
+    """Turn an image by its EXIF orientation."""
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
 def upright_boxes(boxes: np.ndarray, orientation: int, *, height: int, width: int) -> np.ndarray:
-    """Turn boxes together with their image.
+    """Turn boxes, `[N, 4]` corners x1, y1, x2, y2, together with their image.
 
-    Args:
-        boxes: `[N, 4]`, corners x1, y1, x2, y2 in the stored image.
-        orientation: EXIF orientation, 1 to 8.
-        height: of the stored image.
-        width: of the stored image.
+    `orientation` is EXIF's, 1 to 8; `height` and `width` are those of the stored image.
 
     >>> upright_boxes(np.array([[0, 0, 3, 1]]), 6, height=2, width=4)
     array([[1, 0, 2, 3]])
@@ -253,7 +244,7 @@ def upright_boxes(boxes: np.ndarray, orientation: int, *, height: int, width: in
 
 
 def _frame_count(image: ImageFile) -> int:
-    """Images in a file; 1 where what follows the first is damaged, as only that one is read."""
+    """Images in a file; 1 where those after the first, which are not read, are damaged."""
     try:
         return int(getattr(image, "n_frames", 1))
     except PILLOW_ERRORS:
@@ -261,10 +252,8 @@ def _frame_count(image: ImageFile) -> int:
 
 
 def _transparent_colour(image: ImageFile) -> int | tuple[int, ...] | None:
-    """A PNG's transparent colour, scaled as its pixels will be, where Pillow would not do that.
-
-    Pillow decodes 2 and 4 bit grey and 16 bit RGB to 8 bit, but keeps this colour as stored.
-    """
+    """A PNG's transparent colour, scaled like its pixels, where Pillow does not do that."""
+    # Pillow decodes 2 and 4 bit grey and 16 bit RGB to 8 bit, but keeps this colour as stored.
     key = image.info.get("transparency")
     if image.format != "PNG" or key is None or not image.tile:
         return None
@@ -276,7 +265,7 @@ def _transparent_colour(image: ImageFile) -> int | tuple[int, ...] | None:
 
 
 def _upright_rgb(image: Image.Image, orientation: int, name: str) -> Image.Image:
-    """A decoded image of any mode -> upright RGB without metadata."""
+    """Convert a decoded image of any mode to upright RGB without metadata."""
     if image.mode.startswith("I;16"):
         image = _from_uint16(np.asarray(image), image.info.get("transparency"))
     elif image.mode == "I":
@@ -300,7 +289,7 @@ def _upright_rgb(image: Image.Image, orientation: int, name: str) -> Image.Image
 
 
 def _from_uint16(values: np.ndarray, transparent: int | None) -> Image.Image:
-    """(height, width) of 0..65535 -> grey, with the transparent value, if any, made white."""
+    """Grey from values 0 to 65535 [H, W], with the transparent value, if any, made white."""
     grey = _to_uint8(values.astype(np.uint16), "image")
     if transparent is not None:
         grey[values == transparent] = 255
@@ -323,7 +312,7 @@ def _from_int32(image: Image.Image, name: str) -> Image.Image:
 
 
 def _from_array(source: np.ndarray | torch.Tensor, layout: Layout | None) -> Image.Image:
-    """(height, width) or three axes with 1, 3 or 4 channels -> RGB."""
+    """RGB from an array of two axes, or of three with 1, 3 or 4 channels."""
     if isinstance(source, torch.Tensor):
         layout = layout or "CHW"
         source = source.detach().cpu()
@@ -346,7 +335,7 @@ def _from_array(source: np.ndarray | torch.Tensor, layout: Layout | None) -> Ima
 
 
 def _infer_layout(shape: tuple[int, ...]) -> Layout:
-    """Where the channels are, if only one end of a shape can hold them."""
+    """Where the channels are, if only one end of the shape can hold them."""
     first, last = shape[0] in (1, 3, 4), shape[2] in (1, 3, 4)
     if first == last:
         which = "both" if first else "neither"
@@ -358,7 +347,7 @@ def _infer_layout(shape: tuple[int, ...]) -> Layout:
 
 
 def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """Values of a known range -> 0..255, rounded; never the caller's memory."""
+    """Values of a known range -> 0 to 255, rounded; always a copy."""
     if values.dtype == np.uint8:
         return values.copy()
     if values.dtype == np.bool_:

@@ -1,4 +1,4 @@
-"""Loaders: worker processes read batches of a data set ahead."""
+"""Loaders: worker processes read batches ahead."""
 
 from __future__ import annotations
 
@@ -18,29 +18,24 @@ T = TypeVar("T")
 
 
 class BatchSource(Protocol):
-    """A data set that makes batches itself; images `[B, 3, H, W]` come first in each."""
+    """A data set that makes batches itself, each beginning with its images `[B, 3, H, W]`."""
 
     def __len__(self) -> int:
         """The number of samples."""
 
     def __getitems__(self, keys: list[Any]) -> Any:
-        """One batch, of indices or of `SampleKey`s.
-
-        Raises:
-            ImageError: an image cannot be read.
-            DataError: a file that holds images cannot be read.
-        """
+        """One batch, of indices or of `SampleKey`s; raises `ImageError` or `DataError`."""
 
 
 def as_is(batch: T) -> T:
-    """Collate nothing: the data set makes batches."""
+    """Return the batch: the data set has already collated it."""
     return batch
 
 
 class _Reporting(Dataset[Any]):
-    """A data set of batches that returns errors of reading instead of raising them.
+    """A data set of batches that returns reading errors instead of raising them.
 
-    An error that a worker raises becomes text, with the worker's traceback, in the main process.
+    In the main process, an error raised by a worker would be text with the worker's traceback.
     """
 
     def __init__(self, batches: BatchSource) -> None:
@@ -95,7 +90,7 @@ def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
 
 
 class EvaluationLoader:
-    """The batches of a data set, all samples in order; each of several processes has its share."""
+    """All samples in order, as batches; each of several processes loads its share of them."""
 
     def __init__(
         self,
@@ -106,13 +101,7 @@ class EvaluationLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Load the share of process `rank` of `world_size`; no sample is seen twice.
-
-        `workers` processes read ahead; with 0 this one reads.
-
-        Raises:
-            DataError: several processes would share sequential shards.
-        """
+        """`workers` processes read ahead; with 0, this one reads."""
         shards = getattr(dataset, "shards", None)
         if shards is None or not shards.sequential:
             share = range(rank, len(dataset), world_size)
@@ -130,29 +119,22 @@ class EvaluationLoader:
         self._loader = _loader(dataset, order.workers(workers), batch_sampler=batches)
 
     def __len__(self) -> int:
-        """The number of batches."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches.
-
-        Raises:
-            ImageError: an image cannot be read.
-        """
         return _delivered(self._loader)
 
 
 class EpochLoader:
     """Training batches, with a position that can be saved.
 
-    Iterating gives the sampler's epoch: all of it or, after `load_state_dict`, what follows the
-    batches that had been taken.
+    Iteration gives the sampler's epoch or, after `load_state_dict`, what is left of it.
     """
 
     def __init__(
         self, dataset: BatchSource, batches: MultiScaleBatchSampler, *, workers: int
     ) -> None:
-        """`workers` processes read ahead; with 0 this one reads."""
+        """`workers` processes read ahead; with 0, this one reads."""
         self.batches = batches
         workers = batches.sampler.workers(workers)
         self._position = {"epoch": 0, "taken": 0}
@@ -162,7 +144,7 @@ class EpochLoader:
 
     @property
     def sampler(self) -> Order:
-        """The order of samples, whose `set_epoch` Lightning calls."""
+        """The order of samples; Lightning calls its `set_epoch`."""
         return self.batches.sampler
 
     def __len__(self) -> int:
@@ -170,11 +152,6 @@ class EpochLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        """The remaining batches of the epoch.
-
-        Raises:
-            ImageError: an image cannot be read.
-        """
         epoch = self.sampler.epoch
         if self._position["epoch"] != epoch:
             self._position = {"epoch": epoch, "taken": 0}
@@ -185,15 +162,11 @@ class EpochLoader:
         self._position = {"epoch": epoch, "taken": 0}
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, an epoch and the batches taken of it, and a description of the data."""
+        """The position (an epoch and the number of batches taken of it), and what the data is."""
         return {**self._position, "data": self.sampler.identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at a saved position, if the next iteration is of its epoch.
-
-        Raises:
-            DataError: the position is one in other data.
-        """
+        """Continue at a saved position in the same data, if the next iteration is of its epoch."""
         if (data := state.get("data", self.sampler.identity)) != self.sampler.identity:
             raise DataError(
                 f"the data has changed since the run was interrupted: it was {data}, and is now "
@@ -203,8 +176,5 @@ class EpochLoader:
         self._position = {"epoch": state["epoch"], "taken": state["taken"]}
 
     def close(self) -> None:
-        """End the workers; there are no batches after that.
-
-        Workers that still run at the end of the process delay it by their `GRACE`.
-        """
+        """End the workers, which would delay the end of the process by their `GRACE`."""
         del self._loader

@@ -1,4 +1,4 @@
-"""A data set -> samples to train on and to evaluate on, in any format, for any task."""
+"""Opening a data set of any format, for any task, to train on and to evaluate on."""
 
 from __future__ import annotations
 
@@ -38,16 +38,14 @@ def open_splits(
     """Find, or make, samples to train on and to evaluate on; see `divide`.
 
     Args:
-        samples_type: what they are for.
-        data: where they are, and what to do about images or annotations that cannot be used: raise
-            an error that names them, or decode everything, leave them out and log a warning.
-        classes: the classes in their order, matched by name; by default `data.classes`.
+        samples_type: the task's kind of samples.
+        data: where they are. Images and annotations that cannot be used raise an error that names
+            them or, with `on_bad="skip"`, are left out with a warning after all are decoded.
+        classes: the classes in order, matched by name; by default `data.classes`.
         seed: of what is held out where there is no split to evaluate on.
 
     Raises:
-        DataError: nothing is recognised; there is nothing to train on or to evaluate on; or
-            something is wrong with it.
-        ValueError: an unknown format.
+        DataError: nothing is recognised, or it cannot be trained or evaluated on.
     """
     division = _divide(samples_type, data, classes=classes or data.class_names, seed=seed)
     used = {
@@ -72,13 +70,10 @@ def open_evaluation(
 ) -> S:
     """Find samples to evaluate on: those of `data.split`, else those next to train, else all.
 
-    Args:
-        samples_type: what they are for.
-        data: as for `open_splits`.
-        classes: the classes in their order, such as a model's, matched by name.
+    `classes` are the classes in order, such as a model's, matched by name.
 
     Raises:
-        DataError: as `open_splits`; or a class is not among `classes`.
+        DataError: as for `open_splits`; or a class is not among `classes`.
     """
     parts = split_datasets(samples_type, _parse(samples_type, data, classes or data.class_names))
     name, samples = select_evaluation_split(parts, data.split)
@@ -99,19 +94,15 @@ def check_dataset(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Report all that is wrong, or unusual: what `open_splits` refuses is an error here.
+    """Report all that is wrong or unusual: what `open_splits` refuses is an error here.
 
     Args:
         samples_type: as for `open_splits`, and so are `data` and `seed`.
-        data: where the data set is.
-        seed: of what is held out.
         quick: read headers and file ends instead of decoding everything.
         workers: threads; by default as many as there are cores.
-        progress: show a progress bar where there is a terminal.
 
     Raises:
         DataError: nothing is recognised.
-        ValueError: an option is out of range.
     """
     division = _divide(samples_type, data, classes=data.class_names, seed=seed)
     return validate(
@@ -138,6 +129,7 @@ def _divide(
     samples_type: type[S], data: DataOptions, *, classes: Sequence[str] | None, seed: int
 ) -> Division[S]:
     parts = split_datasets(samples_type, _parse(samples_type, data, classes))
+    # Before anything is held out: an image left out here may be the only one of a class.
     parts = {
         name: _without_blocked(_in_order(samples, classes), data) for name, samples in parts.items()
     }
@@ -151,10 +143,7 @@ def _in_order(samples: S, classes: Sequence[str] | None) -> S:
 
 
 def _without_blocked(samples: S, data: DataOptions) -> S:
-    """Leave out images whose annotations cannot be used, if that is wanted.
-
-    Before anything is held out: such an image may be the only one of a class.
-    """
+    """Leave out images whose annotations cannot be used, if `data.on_bad` is "skip"."""
     blocked = blocked_images(samples.dataset)
     left = [i for i, image in enumerate(samples.indices.tolist()) if image not in blocked]
     if data.on_bad == "error" or len(left) == len(samples):
@@ -166,7 +155,7 @@ def _without_blocked(samples: S, data: DataOptions) -> S:
 
 
 def _depth(data: DataOptions) -> Depth:
-    # To leave images out, all that are bad must be known before.
+    # To leave images out, all bad ones must be known first.
     if data.on_bad == "skip":
         return "decode"
     return "headers" if data.check else "annotations"
@@ -175,14 +164,11 @@ def _depth(data: DataOptions) -> Depth:
 def select_usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dict[str, S]:
     """The samples without unusable ones, or an error about these.
 
-    Args:
-        report: of `validate` on the splits.
-        splits: what to select from.
-        on_bad: raise an error, or leave samples out and log a warning.
+    `report` is that of `validate` on the splits. With `on_bad="skip"`, samples are left out and a
+    warning is logged.
 
     Raises:
-        DataError: there are blocking issues, and they are not skipped or leaving images out does
-            not help; or no sample is left.
+        DataError: blocking issues are not skipped or not skippable; or no sample is left.
     """
     blocking = report.select_issues("blocking")
     fatal = [issue for issue in blocking if not issue.skippable]
@@ -190,7 +176,7 @@ def select_usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dic
         counts = Counter(issue.category for issue in blocking)
         summary = ", ".join(f"{category}: {count}" for category, count in counts.items())
         advice = "" if fatal else "; mend them, or leave them out by --data.on_bad skip"
-        # Those of the data set first: what is wrong with images may come of them.
+        # Issues of the data set first: those of its images may follow from them.
         listing = _listing(fatal + [issue for issue in blocking if issue.skippable])
         raise DataError(f"{report.root}: cannot be used as it is ({summary}){advice}:\n{listing}")
     if errors := report.select_issues("error"):

@@ -49,11 +49,6 @@ class DataOptions(Options, name="data"):
     """Processes that decode; by default from the number of cores."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that none of them would be ignored.
-
-        Raises:
-            ValueError: one is out of range, or has no meaning here.
-        """
         super().__post_init__()
         if self.name is not None and self.index is not None:
             raise ValueError("data.index is for shards, not for what data.name opens")
@@ -65,5 +60,4 @@ class DataOptions(Options, name="data"):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """`classes` as names."""
         return class_names(self.classes)

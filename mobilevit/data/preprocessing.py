@@ -1,4 +1,4 @@
-"""From an upright RGB image to the tensor that given weights expect; see `Preprocessing`."""
+"""From an upright RGB image to the tensor that a model's weights expect."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ def frame_image(image: Image.Image, preprocessing: Preprocessing) -> Image.Image
 
 
 def image_to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """An RGB image of H x W pixels as a tensor `[3, H, W]`, normalized float32.
-
-    Where `preprocessing.as_pixels`, it is uint8, not normalized.
-    """
+    """An RGB image as `[3, H, W]`: normalized float32, or uint8 if `preprocessing.as_pixels`."""
     pixels = TF.pil_to_tensor(image)
     if preprocessing.as_pixels:
         return pixels
@@ -36,7 +33,7 @@ def image_to_tensor(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
 
 
 def normalize(x: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Channel order, mean and std of RGB values in [0, 1], `[..., 3, H, W]`, in place."""
+    """Apply channel order, mean and std to RGB in [0, 1], `[..., 3, H, W]`; may change `x`."""
     if preprocessing.channel_order == "bgr":
         x = x.flip(-3)
     mean, std = list(preprocessing.mean), list(preprocessing.std)

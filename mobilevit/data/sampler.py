@@ -2,8 +2,8 @@
 
 Every step has its own image size, drawn at random, and a batch size that depends on it, so that all
 steps cost about the same. `MultiScaleSchedule` plans the steps of an epoch as a pure function of
-its options, the seed and the epoch, so that all processes of a run have the same plan.
-`MultiScaleBatchSampler` deals samples out to the plan.
+its options, the seed and the epoch, so that all processes have the same plan.
+`MultiScaleBatchSampler` deals samples out to it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ def scales(
 
     >>> scales(160, 320, base=256)
     [160, 192, 256, 288, 320]
-
-    Raises:
-        ValueError: the range is empty or does not include `base`.
     """
     if not 0 < minimum <= base <= maximum or count < 1:
         raise ValueError(f"sizes from {minimum} to {maximum} do not include the base size {base}")
@@ -43,7 +40,7 @@ def scales(
 
 
 class Step(NamedTuple):
-    """The images of one training step, on every rank."""
+    """The images of one training step on each rank."""
 
     height: int
     width: int
@@ -60,8 +57,8 @@ class MultiScaleSchedule(Options):
     * `floor`: the same but at least b, the authors' code of 2021;
     * `max`: b * max(sizes)^2 / s^2, the paper's text, where b is the batch of the largest size.
 
-    It is rounded down, then to the nearest multiple of `batch_multiple` (8 in the code of 2021, its
-    number of GPUs).
+    The result is rounded down, then to the nearest multiple of `batch_multiple` (8 in the code of
+    2021, its number of GPUs).
 
     >>> MultiScaleSchedule(samples=1000, sizes=(160, 256, 320)).batch_size(160)
     327
@@ -78,17 +75,11 @@ class MultiScaleSchedule(Options):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: one is out of range.
-        """
         super().__post_init__()
         if min(self.sizes, default=0) < 1:
             raise ValueError(f"sizes must be at least 1, not {self.sizes}")
 
     def batch_size(self, size: int) -> int:
-        """The batch size for an image size."""
         reference = max(self.sizes) if self.batch_rule == "max" else self.base_size
         batch = self.base_batch * reference**2 // size**2
         if self.batch_rule == "floor":
@@ -97,17 +88,14 @@ class MultiScaleSchedule(Options):
         return max(multiple, (batch + multiple // 2) // multiple * multiple)
 
     def epoch(self, epoch: int) -> list[Step]:
-        """The steps of one epoch; their batches sum to `samples`.
-
-        The last batch has the samples that are left. A single one joins the batch before it: batch
-        norm cannot learn from a batch of one.
-        """
+        """The steps of one epoch, whose batches sum to `samples`; the last one has what is left."""
         draw = np.random.default_rng((self.seed, epoch, 0))
         steps: list[Step] = []
         left = self.samples
         while left:
             size = int(draw.choice(self.sizes))
             batch = min(left, self.batch_size(size))
+            # Batch norm cannot learn from a batch of one, so a single last sample joins this batch.
             if left - batch == 1:
                 batch += 1
             steps.append(Step(size, size, batch))
@@ -128,12 +116,10 @@ class Order(Sampler[int], ABC):
     """A shuffled order of one rank's samples, different in each epoch."""
 
     def __init__(self, samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        """Order the indices of `samples` samples; this is process `rank` of `world_size`."""
         self.samples, self.seed, self.rank, self.world_size = samples, seed, rank, world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next `deal`."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -142,12 +128,12 @@ class Order(Sampler[int], ABC):
 
     @property
     def identity(self) -> str:
-        """A description of the data, which is equal if orders are."""
+        """A description of the data; equal if orders are."""
         return f"{self.samples} samples"
 
     @abstractmethod
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
-        """Batches of these sizes, without the first `skip`, of all samples of the epoch."""
+        """All samples of the epoch in batches of these sizes, without the first `skip` batches."""
 
     def workers(self, requested: int) -> int:
         """How many of the requested workers can read side by side."""
@@ -155,10 +141,9 @@ class Order(Sampler[int], ABC):
 
 
 class EpochOrder(Order):
-    """An order of samples of which any can be read at any time.
+    """An order of samples with random access, as a pure function of (seed, epoch).
 
-    It is a pure function of (seed, epoch). It is padded with its own head to a multiple of
-    `world_size`, the only way in which a sample is seen twice.
+    It is padded with its own head to a multiple of `world_size`; only those samples are seen twice.
     """
 
     def _indices(self) -> np.ndarray:
@@ -167,11 +152,9 @@ class EpochOrder(Order):
         return order[self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[int]:
-        """Indices of this rank's samples."""
         return iter(self._indices().tolist())
 
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
-        """Batches of these sizes, without the first `skip`."""
         order = self._indices()
         ends = [0, *itertools.accumulate(sizes)]
         for begin, end in list(itertools.pairwise(ends))[skip:]:
@@ -179,14 +162,9 @@ class EpochOrder(Order):
 
 
 class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of `SampleKey`s: the samples of an order, dealt out to a schedule's steps."""
+    """Batches of `SampleKey`s: the samples of an order, dealt out to the steps of a schedule."""
 
     def __init__(self, order: Order, schedule: MultiScaleSchedule) -> None:
-        """Deal `order` out to `schedule`.
-
-        Raises:
-            ValueError: they have different numbers of samples.
-        """
         if len(order) != schedule.samples:
             raise ValueError(f"{len(order)} samples for a schedule of {schedule.samples}")
         self.sampler, self.schedule, self.skip = order, schedule, 0
@@ -200,5 +178,5 @@ class MultiScaleBatchSampler(Sampler[list[SampleKey]]):
             yield [SampleKey(index, height, width, epoch) for index in batch]
 
     def __len__(self) -> int:
-        """Batches in the order's epoch, including those that are skipped."""
+        """Batches in the order's epoch, including skipped ones."""
         return len(self.schedule.epoch(self.sampler.epoch))

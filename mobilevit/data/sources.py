@@ -22,18 +22,18 @@ from mobilevit.utils.urls import is_url, read_url, url_path
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
 MAX_DOWNLOAD = 200 * 2**20
-"""Largest size of an image that is downloaded, in bytes."""
+"""Maximum size of a downloaded image, in bytes."""
 
 
 class MissingImage(NamedTuple):
-    """An input without an image, to be reported in its place."""
+    """An input without an image, reported in its place."""
 
     name: str
     reason: str
 
 
 class PreparedImage(NamedTuple):
-    """An image, preprocessed."""
+    """A preprocessed image."""
 
     tensor: Tensor
     """`[3, H, W]`."""
@@ -54,11 +54,9 @@ class ImageInputs(Dataset[PreparedImage | str]):
         self.sources, self.preprocessing, self.downloads = sources, preprocessing, downloads
 
     def __len__(self) -> int:
-        """The number of images, including those that cannot be read."""
         return len(self.sources)
 
     def __getitem__(self, index: int) -> PreparedImage | str:
-        """One image."""
         try:
             image = self.image(index)
         except ImageError as error:
@@ -66,11 +64,7 @@ class ImageInputs(Dataset[PreparedImage | str]):
         return PreparedImage(preprocess(image, self.preprocessing), (image.height, image.width))
 
     def image(self, index: int) -> Image.Image:
-        """The upright image; one at a URL is downloaded once.
-
-        Raises:
-            ImageError: it cannot be read or downloaded.
-        """
+        """The upright image; one at a URL is downloaded once."""
         source = self.sources[index]
         if isinstance(source, MissingImage):
             raise ImageError(source.name, source.reason)

@@ -1,4 +1,4 @@
-"""Samples of any task: selecting, relabelling and holding out, and the splits of a data set."""
+"""Samples of any task, and how the splits of a data set are found or made."""
 
 from __future__ import annotations
 
@@ -26,56 +26,50 @@ _SPLIT_ORDER = ("train", "trainval", *VAL_SPLITS)
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in one sample, beyond its image file."""
+    """What an examination of one sample found, beyond its image file."""
 
     issues: Sequence[Issue] = ()
     counts: Mapping[int | str, int] = field(default_factory=dict)
-    """Class, or something else that the task counts -> how often."""
+    """Class, or anything else that the task counts -> how often."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """A selection of the images of a parsed data set; each task derives its own from it."""
+    """A selection of a parsed data set's images; each task derives its own class."""
 
     dataset: ParsedDataset
     indices: np.ndarray
-    """int64 [samples]: images of the data set."""
+    """int64 [samples]: indices of images in the data set."""
     classes: tuple[str, ...]
     class_map: np.ndarray
     """int64 [classes of the data set]: their indices in `classes`; -1 for those not in it."""
 
     content: ClassVar[Content]
     unit: ClassVar[str]
-    """What `counts` counts: images, boxes, pixels."""
+    """What `counts` counts: images, boxes or pixels."""
     extra_counts: ClassVar[tuple[str, ...]] = ()
     """What `examine` counts besides classes."""
 
     @classmethod
     def from_dataset(cls, dataset: ParsedDataset, images: Sequence[int] | None = None) -> Self:
-        """Samples of a data set, by default all."""
         images = range(len(dataset.images)) if images is None else images
         count = len(dataset.classes)
         return cls(dataset, np.array(images, np.int64), dataset.classes, np.arange(count))
 
     def __len__(self) -> int:
-        """Number of samples."""
         return len(self.indices)
 
     def source(self, index: int) -> Path | bytes | Image.Image:
-        """The image, as `open_image` takes it."""
         return self.dataset.images[int(self.indices[index])]
 
     def name(self, index: int) -> str:
-        """The image's path, or what else to call it in messages."""
         return self.dataset.images.name(int(self.indices[index]))
 
     @property
     def root(self) -> Path:
-        """The data set's folder."""
         return self.dataset.root
 
     def subset(self, indices: Iterable[int]) -> Self:
-        """The samples at `indices`, in this order."""
         return replace(self, indices=self.indices[np.array(list(indices), np.int64)])
 
     def used_classes(self) -> list[str]:
@@ -83,11 +77,7 @@ class Samples:
         return list(self.classes)
 
     def relabel(self, classes: Sequence[str]) -> Self:
-        """The same samples with labels that index `classes`, such as a model's; names are matched.
-
-        Raises:
-            DataError: a class that occurs is not among `classes`, or these are not unique.
-        """
+        """The same samples with labels that index `classes` (such as a model's) by name."""
         index = {name: position for position, name in enumerate(classes)}
         if len(index) != len(classes):
             raise DataError(f"class names must be unique: {', '.join(classes)}")
@@ -98,11 +88,11 @@ class Samples:
         return replace(self, classes=tuple(classes), class_map=moved[self.class_map])
 
     def strata(self) -> list[list[int]]:
-        """Samples in groups, from each of which a share is held out."""
+        """Groups of samples; a share of each is held out."""
         return [list(range(len(self)))]
 
     def classes_in(self, index: int) -> set[int]:
-        """Classes in a sample that must also stay in training."""
+        """Classes of the sample that training must not lose."""
         return set()
 
     def examine(
@@ -123,7 +113,7 @@ class Samples:
         return True
 
     def check_split(self, split: str) -> list[Issue]:
-        """What keeps the samples of a split from being used at all."""
+        """Issues that keep the samples of a split from being used at all."""
         if len(self):
             return []
         return [Issue(SPLITS, str(self.root), f"no images in {split}", skippable=False)]
@@ -133,7 +123,7 @@ class Samples:
         return str(self.root)
 
     def compare(self, val: Self) -> list[str]:
-        """Notes on how these samples and those to evaluate on differ."""
+        """Notes on how these samples differ from those to evaluate on."""
         return []
 
 
@@ -151,34 +141,28 @@ class LabelSamples(Samples):
         return self.class_map[self.dataset.labels[self.indices]]
 
     def used_classes(self) -> list[str]:
-        """The classes that have images."""
         return [self.classes[label] for label in np.unique(self.labels).tolist()]
 
     def strata(self) -> list[list[int]]:
-        """The samples of each class."""
         order = np.argsort(self.labels, kind="stable")
         ends = np.cumsum(np.bincount(self.labels, minlength=len(self.classes)))
         return [group.tolist() for group in np.split(order, ends[:-1])]
 
     def agree(self, first: int, second: int) -> bool:
-        """Whether two samples have the same class."""
         return bool(self.labels[first] == self.labels[second])
 
     def where_class(self, name: str) -> str:
-        """The class's folder."""
         label = self.classes.index(name)
         file = Path(self.name(int(np.flatnonzero(self.labels == label)[0])))
         return str(next((folder for folder in file.parents if folder.name == name), self.root))
 
     def compare(self, val: Self) -> list[str]:
-        """Classes without images to evaluate on."""
         missing = sorted({*self.used_classes()} - {*val.used_classes()})
         return [f"without images in val: {', '.join(missing)}"] if missing else []
 
     def examine(
         self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
     ) -> Examination:
-        """Count the label."""
         return Examination(counts={int(self.labels[index]): 1})
 
 
@@ -193,12 +177,12 @@ class Splits(Generic[A]):
     train: A
     val: A
     note: str
-    """How the two were found or made, for people."""
+    """How the two were found or made, for messages."""
 
 
 @dataclass(frozen=True)
 class Division(Generic[S]):
-    """The splits of a data set as training uses them, and what keeps it from using them."""
+    """The splits of a data set as training uses them, and the issues that prevent that."""
 
     train: S | None
     val: S | None
@@ -209,7 +193,7 @@ class Division(Generic[S]):
 
 
 def split_datasets(samples_type: type[S], datasets: Sequence[ParsedDataset]) -> dict[str, S]:
-    """Split -> its samples, in the usual order; all are `EVERYTHING` where no splits are stated."""
+    """Split -> its samples, in the usual order; `EVERYTHING` -> all where no splits are stated."""
     found = {
         split: samples_type.from_dataset(dataset, images)
         for dataset in datasets
@@ -225,9 +209,9 @@ def _split_rank(name: str) -> int:
 def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Division[S]:
     """Find, or make, the samples to train on and those to evaluate on.
 
-    Training uses `train`, or else `trainval`, and evaluates on the first of `VAL_SPLITS`. Where
-    there is none, `val_fraction` of the images is held out; see `hold_out`. Classes are those of
-    `train`, and matched by name. What does not fit is not raised, but returned as issues.
+    Training uses `train`, else `trainval`, and evaluation the first of `VAL_SPLITS`. Without one,
+    `val_fraction` of the images is held out; see `hold_out`. Classes are those of `train`, and
+    matched by name. What does not fit is returned as issues.
     """
     name = next((name for name in ("train", "trainval", EVERYTHING) if name in parts), None)
     if name is None:
@@ -238,7 +222,7 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
     train = parts[name]
     if train.dataset.classes_by_use:
         train = train.relabel(train.used_classes())
-    # All that is in VOC's val is in its trainval as well.
+    # VOC's trainval contains its val.
     candidates = ("test",) if name == "trainval" else VAL_SPLITS
     val_name = next((split for split in candidates if split in parts), None)
     if val_name is None:
@@ -269,7 +253,6 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
 
 
 def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Division[S]:
-    """Hold out from the only part there is."""
     issues = samples.check_split(name or "the data set")
     try:
         train, val = hold_out(samples, val_fraction, seed)
@@ -290,11 +273,7 @@ def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Div
 
 
 def select_evaluation_split(parts: Mapping[str, S], split: str | None = None) -> tuple[str, S]:
-    """The split to evaluate on, and its samples.
-
-    Args:
-        parts: of `split_datasets`.
-        split: its name; by default the first of `VAL_SPLITS`, else all samples.
+    """The split to evaluate on: `split`, else the first of `VAL_SPLITS`, else the first of all.
 
     Raises:
         DataError: there is no such split.
@@ -312,11 +291,11 @@ def select_evaluation_split(parts: Mapping[str, S], split: str | None = None) ->
 
 
 def hold_out(samples: S, fraction: float, seed: int) -> tuple[S, S]:
-    """Divide samples: (to train on, to evaluate on).
+    """Divide samples into those to train on and those to evaluate on.
 
-    Of each of the samples' `strata`, `fraction` is held out: rounded, at least one and not all.
-    Which ones depends only on `seed` and the images' paths below the root, so most stay where they
-    are when images are added. A sample with the last of `classes_in` of a class stays in training.
+    Of each of the `strata`, `fraction` is held out: rounded, at least one and not all. The choice
+    depends only on `seed` and the images' paths below the root, so most samples stay where they are
+    when images are added. The last sample with a class in `classes_in` stays in training.
 
     Raises:
         DataError: none can be held out.

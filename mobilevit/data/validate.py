@@ -24,11 +24,11 @@ Depth: TypeAlias = Literal["annotations", "headers", "decode"]
 """What is read: annotation files only; also headers and ends of images; or all of the images."""
 
 TINY_CLASS = 10
-"""Classes with fewer training images than this are pointed out."""
+"""Classes with fewer training images are pointed out."""
 SMALL_SIDE = 32
-"""Images with a side of fewer pixels than this are pointed out."""
+"""Images with a side of fewer pixels are pointed out."""
 MAX_LISTED = 20
-"""So many issues of a category are written out, unless training refuses the data for them."""
+"""How many issues of a category are listed, unless training refuses the data for them."""
 
 UNREADABLE_IMAGES = "images that cannot be read"
 REPEATED_IMAGES = "images stated more than once"
@@ -52,16 +52,16 @@ class SplitSummary:
 
     images: int
     unreadable: int
-    """Images that are missing, broken or no images."""
+    """Images that are missing, broken or not images."""
     classes: dict[str, int]
     """Images, boxes or pixels of each class."""
     extra: dict[str, int] = field(default_factory=dict)
-    """What the task counts besides."""
+    """What else the task counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What validation found. A folder that is no data set has no report: reading it raises."""
+    """What validation found. A folder that is not a data set has no report: reading it raises."""
 
     root: str
     note: str
@@ -77,21 +77,18 @@ class Report:
     """Split -> samples that training cannot use."""
 
     def select_issues(self, *severities: Severity) -> list[Issue]:
-        """The issues of some severities."""
         return [issue for issue in self.issues if issue.severity in severities]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong; what is only unusual does not count."""
+        """Whether nothing is wrong; unusual things do not count."""
         return not self.select_issues("blocking", "error")
 
     @property
     def exit_code(self) -> int:
-        """0 where nothing is wrong, else 1."""
         return 0 if self.ok else 1
 
     def __str__(self) -> str:
-        """The report as text, with a line for each issue."""
         total = sum(summary.images for summary in self.splits.values())
         lines = [f"{self.root}: {total} images, {_DEPTHS[self.depth]}", f"  {self.note}"]
         lines += [f"  {line}" for line in (*self._table(), *self.details)]
@@ -153,22 +150,19 @@ def validate(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Look at annotations, images and what lies on them, and report all that is wrong.
+    """Examine annotations, images and what lies on them, and report all that is wrong.
 
     Args:
         root: the data set, for the report.
         splits: its samples.
-        issues: what is known already, such as of `divide`.
-        note: how the splits came about.
-        depth: what to read. "headers" finds files that are no images, empty, cut off or too large;
-            "decode" also what is damaged within, and images of equal bytes.
-        warnings: also look for what is only unusual.
-        workers: threads; by default as many as there are cores. Decoding and hashing run outside
-            Python's lock, so threads do, without the cost of starting processes.
+        issues: known ones, such as those of `divide`.
+        note: how the splits were found or made.
+        depth: what to read. "headers" finds files that are not images, empty, cut off or too large;
+            "decode" also finds damage within, and images of equal bytes.
+        warnings: also report what is only unusual.
+        workers: threads; by default as many as there are cores. Decoding and hashing release
+            Python's lock, so processes would not be faster.
         progress: show a progress bar where there is a terminal.
-
-    Raises:
-        ValueError: `workers` is less than 1.
     """
     workers = available_cores() if workers is None else workers
     if workers < 1:
@@ -236,8 +230,6 @@ def _unusable(samples: Samples, tally: _Tally) -> frozenset[int]:
 
 
 class _Look(NamedTuple):
-    """What was found in one sample."""
-
     facts: ImageFacts | None
     digest: bytes | None
     """Hash of the file's bytes; None where they were not read."""
@@ -266,8 +258,8 @@ def _look(samples: Samples, index: int, depth: Depth, *, count: bool) -> _Look:
 def is_complete(path: Path, image_format: str) -> bool:
     """Whether a file has the last bytes of its format, so that it has surely not been cut off.
 
-    False leaves it open: cameras and phones add to the end of files, and most formats have no end
-    mark. Only decoding decides then.
+    False leaves it open, and only decoding decides: cameras and phones append to files, and most
+    formats have no end mark.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -425,10 +417,7 @@ R = TypeVar("R")
 def map_parallel(
     work: Callable[[T], R], items: Sequence[T], *, workers: int, progress: bool = True
 ) -> Iterator[R]:
-    """Results of `work` for each item, in threads, in order; few of many wait at a time.
-
-    A progress bar is shown where there is a terminal.
-    """
+    """Apply `work` to items in threads and yield the results in order, a bounded number ahead."""
     remaining = iter(items)
 
     def work_on(chunk: Sequence[T]) -> list[R]:

@@ -1,7 +1,7 @@
-"""What every reader of a data set returns, and the builder that collects it.
+"""What readers return, and the builder that collects it.
 
-A reader does not stop at the first thing that is wrong: it records an `Issue` and goes on. Later
-training refuses the data set or leaves images out, and `mobilevit check` lists all issues.
+A reader does not stop at the first problem: it records an `Issue` and goes on. Training then
+refuses the data set or leaves images out, and `mobilevit check` lists all issues.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Content: TypeAlias = Literal["labels", "boxes", "masks"]
 Severity: TypeAlias = Literal["blocking", "error", "warning"]
 
 EVERYTHING = ""
-"""Name of the only part of a data set that does not state splits."""
+"""Name of the only part of a data set without splits."""
 IGNORE = 255
 """Value of mask pixels that have no class, unless a data set states another one."""
 
@@ -40,7 +40,7 @@ UNUSED_FILES = "files that are not part of the data set"
 
 @dataclass(frozen=True)
 class Issue:
-    """Something that is wrong with a data set, or unusual."""
+    """Something wrong with a data set, or unusual."""
 
     category: str
     """A few words, the same for all issues of a kind."""
@@ -51,14 +51,13 @@ class Issue:
     """`blocking`: training refuses the data set, or leaves the image out with `on_bad="skip"`.
     `error`: training leaves something out, or learns something wrong. `warning`: unusual."""
     image: int | None = None
-    """The image that it makes unusable: its index in the parsed data set."""
+    """Index in the parsed data set of the image that it makes unusable."""
     split: str | None = None
-    """The split that it is about; None: all, or those that have the image."""
+    """The split concerned; None: all, or those with the image."""
     skippable: bool = True
     """Whether leaving images out helps."""
 
     def __str__(self) -> str:
-        """Where, and what is wrong."""
         return f"{self.where}: {self.message}"
 
 
@@ -72,12 +71,12 @@ class ImageList(Protocol):
         """An image, as `open_image` takes it."""
 
     def name(self, index: int) -> str:
-        """The image's path, or what else to call it in messages."""
+        """The image's path, or another name for messages."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Boxes:
-    """The boxes of all images as the annotations state them, usable or not."""
+    """The boxes of all images as annotated, usable or not."""
 
     first: np.ndarray
     """int64 [images + 1]: the boxes of image i are rows first[i] to first[i + 1] below."""
@@ -92,14 +91,13 @@ class Boxes:
     ids: np.ndarray | None
     """int64 [rows]: stated ids; None where the format has none."""
     lines: np.ndarray
-    """int64 [rows]: line of the box in the annotation file; 0 where lines do not count."""
+    """int64 [rows]: line in the annotation file; 0 in formats without lines."""
     annotation_files: tuple[str, ...]
-    """For each image the file with its boxes; "" where there is none."""
+    """The file with each image's boxes; "" where there is none."""
     relative: bool = False
     """Whether corners are shares of the upright image's width and height."""
 
     def rows(self, image: int) -> slice:
-        """Rows of an image's boxes."""
         return slice(int(self.first[image]), int(self.first[image + 1]))
 
 
@@ -107,16 +105,10 @@ class ImageHeaders:
     """(height, width, orientation) of image files, read on first use and remembered."""
 
     def __init__(self, images: ImageList) -> None:
-        """Headers of `images`, none of which is opened yet."""
         self._images = images
         self._known = np.zeros((len(images), 3), np.int32)
 
     def __getitem__(self, image: int) -> tuple[int, int, int]:
-        """Upright height and width, and the EXIF orientation.
-
-        Raises:
-            ImageError: the file cannot be read.
-        """
         if self._known[image, 0] == 0:
             facts = image_facts(self._images.name(image))
             self._known[image] = facts.height, facts.width, facts.orientation
@@ -126,40 +118,38 @@ class ImageHeaders:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParsedDataset:
-    """What a reader found: every image that is annotated, whether its file exists or not."""
+    """What a reader found: all annotated images, whether their files exist or not."""
 
     root: Path
     format: str
-    """Name of the format."""
     display_name: str
-    """Name of the format for people."""
+    """Name of the format in messages."""
     images: ImageList
     classes: tuple[str, ...]
     classes_by_use: bool = False
     """Whether classes are the names that occur, so that training has only those of its images."""
     classes_from_options: bool = False
-    """Whether classes are those of `ReadOptions`, as no file has them."""
+    """Whether classes come from `ReadOptions`, because no file names them."""
     category_ids: tuple[int, ...] | None = None
-    """The annotations' own number of each class; None where they have none."""
+    """The annotations' number of each class; None where they have none."""
     image_ids: np.ndarray | None = None
     """int64 [images]: stated ids; None where the format has none."""
     sizes: np.ndarray | None = None
-    """int32 [images, 2]: (height, width) as stated; 0 where not."""
+    """int32 [images, 2]: stated (height, width); 0 where none is stated."""
     labels: np.ndarray | None = None
     """int64 [images]: the class of each image, where images have one."""
     boxes: Boxes | None = None
     masks: MaskSource | None = None
     splits: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Split -> its images; empty where the data set does not state splits."""
+    """Split -> its images; empty where the data set states no splits."""
     origins: Mapping[str, str] = field(default_factory=dict)
-    """Split -> where it was found, if that says more than its name."""
+    """Split -> where it was found, if its name does not say that."""
     issues: tuple[Issue, ...] = ()
     notes: tuple[str, ...] = ()
-    """What the reader decided, for people."""
+    """What the reader decided, for messages."""
 
     @cached_property
     def headers(self) -> ImageHeaders:
-        """Sizes and orientations of the images' files."""
         return ImageHeaders(self.images)
 
     @property
@@ -170,7 +160,7 @@ class ParsedDataset:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to read from a data set, and what its files may leave open."""
+    """What to read from a data set, and answers to what its files leave open."""
 
     content: Content
     classes: tuple[str, ...] | None = None
@@ -192,11 +182,7 @@ class Format:
     matches: Callable[[FileTree, Content], bool]
     """Whether a folder or file is of this format, by names and the beginnings of files."""
     read: Callable[[FileTree, ReadOptions], list[ParsedDataset]]
-    """Parse it: one data set for each annotation file that has class numbers of its own.
-
-    Raises:
-        DataError: there is nothing of this format.
-    """
+    """Parse it into one data set per annotation file with class numbers of its own."""
     states_ignored: bool = True
     """Whether the format itself says which mask values have no class."""
     automatic: bool = True
@@ -204,12 +190,11 @@ class Format:
 
 
 class DatasetBuilder:
-    """Collects images, boxes and issues while a data set is read, in any order."""
+    """Collects images, boxes and issues, in any order, while a data set is read."""
 
     def __init__(
         self, root: Path, format: str, display_name: str, *, relative: bool = False
     ) -> None:
-        """Start with nothing; `relative` as in `Boxes`."""
         self.root, self.format, self.display_name = root, format, display_name
         self.relative = relative
         self.files: list[str] = []
@@ -230,7 +215,7 @@ class DatasetBuilder:
         image_id: int | None = None,
         split: str | None = None,
     ) -> int:
-        """Add an image with its stated (height, width); return its index."""
+        """Add an image with its stated (height, width) and return its index."""
         index = len(self.files)
         self.files.append(os.fspath(file))
         self._annotation_files.append(os.fspath(annotation_file))
@@ -252,7 +237,7 @@ class DatasetBuilder:
         box_id: int | None = None,
         line: int = 0,
     ) -> None:
-        """Add a box: x1, y1, x2, y2, which may be any numbers."""
+        """Add a box with corners x1, y1, x2, y2, which may be any numbers."""
         self._owners.append(image)
         self._corners.extend(corners)
         self._labels.append(label)
@@ -273,25 +258,23 @@ class DatasetBuilder:
         split: str | None = None,
         skippable: bool = True,
     ) -> None:
-        """Record what is wrong; see `Issue`."""
         self.issues.append(
             Issue(category, os.fspath(where), message, severity, image, split, skippable)
         )
 
     def add_error(self, error: FileError, **scope: int | str | None) -> None:
-        """Record a file that cannot be read, for an `image` or a `split`; else for all."""
+        """Record an unreadable file, for an `image` or a `split`, else for the entire data set."""
         self.add_issue(error.where, error.message, skippable=bool(scope), **scope)  # type: ignore[arg-type]
 
     def add_unused(self, file: str | Path, why: str) -> None:
-        """Record a file that is not part of the data set."""
         self.add_issue(file, why, category=UNUSED_FILES, severity="warning")
 
     def sizes(self) -> np.ndarray:
-        """Stated (height, width) of the images so far [N, 2]; 0 where none is stated."""
+        """int32 [N, 2]: stated (height, width) of the images so far; 0 where none is stated."""
         return np.array(self._sizes, np.int32).reshape(-1, 2)
 
     def corners(self) -> np.ndarray:
-        """The boxes so far [N, 4], to be changed in place; none can be added while it is held."""
+        """float64 [N, 4]: writable view of the boxes so far; none can be added while it exists."""
         return np.frombuffer(self._corners, np.float64).reshape(-1, 4)
 
     def build(
@@ -305,7 +288,7 @@ class DatasetBuilder:
         classes_from_options: bool = False,
         origins: Mapping[str, str] | None = None,
     ) -> ParsedDataset:
-        """Finish; `label_map` gives the index in `classes` of each label used so far."""
+        """Build the data set; `label_map` is the index in `classes` of each label used so far."""
         return ParsedDataset(
             root=self.root,
             format=self.format,

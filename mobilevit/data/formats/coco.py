@@ -38,35 +38,32 @@ from mobilevit.data.formats.files import (
 )
 
 JSON_DEPTH = 3
-"""Levels below the data set's folder down to which JSON files are looked for."""
+"""How many levels below the data set's folder JSON files are searched for."""
 
 _REQUIRED = ("images", "annotations", "categories")
 _IMAGE_FOLDERS = ("images", "imgs", "img", "JPEGImages", "data")
-# How the names of JSON files begin that lie next to those of instances.
+# Beginnings of the names of other JSON files, which may lie next to those of instances.
 _OTHER_PREFIXES = ("captions", "person", "panoptic", "stuff", "image")
 _NAN = float("nan")
 
 
 def read_boxes(file: Path, root: Path | None = None, *, split: str | None = None) -> ParsedDataset:
-    """Read the boxes of a JSON.
+    """Read the boxes of a COCO JSON file.
 
-    Classes are its categories in order of id. `bbox` is x, y, width, height in pixels; boxes that
-    are not four numbers are kept as such, to be left out and counted. Images without annotations
-    are kept. Images are looked for by `file_name` in `root`, next to the JSON, and in the usual
-    folders there: `images`, the split in the JSON's name, and both. Only if none is found are they
-    looked for by name alone, anywhere in `root`.
+    Classes are its categories in order of id. Images without annotations and boxes that are not
+    four numbers are kept; the latter are left out and counted later. Images are searched for by
+    `file_name` in `root`, next to the JSON, and in the usual folders there: `images`, the split in
+    the JSON's name, and both. Only if none is found are they searched for by name alone, anywhere
+    in `root`.
 
     Args:
-        file: the JSON.
         root: the data set's folder; by default that of the JSON, or the one above `annotations`.
-        split: the split that the JSON is of.
+        split: the split that the JSON holds.
     """
     return _Reader(file, root, split).read("boxes")
 
 
 class _Reader:
-    """Reads one JSON once, for one content."""
-
     def __init__(
         self, file: Path, root: Path | None, split: str | None, format: str = "coco"
     ) -> None:
@@ -118,7 +115,6 @@ class _Reader:
         self.builder.add_issue(self.file, message, skippable=False)
 
     def _load(self, *, keep_outlines: bool) -> dict[str, Any] | None:
-        """The JSON, if it is one of instances or panoptic segments."""
         try:
             # Outlines are most of the file; without masks they need not stay in memory.
             hook = None if keep_outlines else _without_outline
@@ -241,7 +237,7 @@ class _Reader:
 
 
 def looks_like_coco(file: Path) -> bool:
-    """Whether a file has COCO's keys somewhere in its text; it is not parsed."""
+    """Whether a file contains COCO's keys; it is not parsed."""
     try:
         with file.open("rb") as opened:
             if not os.fstat(opened.fileno()).st_size:
@@ -263,7 +259,6 @@ def to_corners(bbox: Any) -> tuple[float, float, float, float]:
 
 
 def _find_images(file: Path, root: Path, names: list[str]) -> list[str | None]:
-    """The file of each image; None where there is none."""
     folders = list(_usual_folders(file, root))
     names = [_portable(name) for name in names]
     found: list[str | None] = []
@@ -278,8 +273,8 @@ def _find_images(file: Path, root: Path, names: list[str]) -> list[str | None]:
         found.append(match)
     if None not in found:
         return found
-    # Names that differ in case or in how accents are encoded, then those in folders of other names;
-    # the latter only if all are, lest a missing image be replaced by one of the test set.
+    # First, names that differ in case or in the encoding of accents. Then names in any folder, but
+    # only if nothing was found so far: else an image of the test set could replace a missing one.
     by_name: dict[str, list[str]] = {}
     by_path: dict[str, str] = {}
     for path in list_files(root)[0]:
@@ -299,7 +294,7 @@ def _find_images(file: Path, root: Path, names: list[str]) -> list[str | None]:
 
 
 def _usual_folders(file: Path, root: Path) -> Iterator[str]:
-    """Folders in which a JSON's images usually are, the likeliest first."""
+    """Folders that may hold a JSON's images, likeliest first."""
     words = [file.stem]
     for word in _words(file):
         if (split := find_split(word)) is not None:
@@ -338,7 +333,7 @@ def _get(entry: Any, key: str) -> Any:
 
 
 def _number(value: Any) -> float:
-    """A number, also one written as text; NaN for anything else."""
+    """A number, perhaps written as text; NaN for anything else."""
     if isinstance(value, float):
         return value
     try:
@@ -354,7 +349,7 @@ def _image_key(value: Any) -> int | str | None:
 
 
 def _integer(value: Any) -> int | None:
-    """An integer of at most 64 bits, also one written as text; None for anything else."""
+    """An integer of at most 64 bits, perhaps written as text; None for anything else."""
     if not isinstance(value, int):
         number = _number(value)
         if not math.isfinite(number) or number != int(number):
@@ -371,7 +366,7 @@ def _box_files(tree: FileTree) -> list[Path]:
 
 
 def _mask_files(tree: FileTree, prefix: str) -> dict[str, Path]:
-    """Split -> `PREFIX_SPLIT*.json`, next to images or in `annotations`; of years the last."""
+    """Split -> `PREFIX_SPLIT*.json` in `annotations` or the root; of several years, the last."""
     found: dict[str, Path] = {}
     for split in ("train", "val"):
         for folder in (tree.root / "annotations", tree.root):
@@ -397,7 +392,7 @@ def _read(tree: FileTree, options: ReadOptions, format: str) -> list[ParsedDatas
         ]
     if tree.root.is_file():
         return [read_boxes(tree.root)]
-    # Of a stated format what is wrong with the files is reported when they are read.
+    # Where the format is stated, what is wrong with the files is reported when they are read.
     jsons = _box_files(tree) or tree.with_extension(".json", depth=JSON_DEPTH)
     if not jsons:
         return []

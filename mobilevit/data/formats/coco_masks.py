@@ -19,11 +19,11 @@ from mobilevit.data.images import ImageError, pillow
 COCO_IDS_OF_VOC = (
     0, 5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72,
 )  # fmt: skip
-"""For each class of VOC the id of COCO's category; background has none."""
+"""COCO's category id of each VOC class; background has none."""
 
 
 class MaskClasses(NamedTuple):
-    """The classes of masks, and how categories are stored in them."""
+    """The classes of masks, and how categories are stored in masks."""
 
     classes: tuple[str, ...]
     values: dict[int, int]
@@ -34,9 +34,9 @@ class MaskClasses(NamedTuple):
 
 
 def mask_classes(names: Mapping[int, str], *, background: bool, voc: bool) -> MaskClasses:
-    """Classes by category id; with `background` for what no object covers, or those of VOC.
+    """Map categories to classes: their own, perhaps with `background`, or those of VOC.
 
-    Of VOC's classes background is also what VOC has no class for.
+    With VOC's classes, categories that VOC lacks are background.
     """
     stored: dict[int, int | None]
     if voc:
@@ -53,7 +53,7 @@ def mask_classes(names: Mapping[int, str], *, background: bool, voc: bool) -> Ma
 
 
 class DrawnObject(NamedTuple):
-    """An object of an image."""
+    """An object to draw."""
 
     value: int
     """Stored value of its class, or `MAX_VALUE` where its pixels are ignored."""
@@ -62,19 +62,13 @@ class DrawnObject(NamedTuple):
 
     @classmethod
     def parse(cls, annotation: Mapping[str, Any], value: int | None) -> DrawnObject | None:
-        """The object of an annotation; None where its category has no class.
-
-        Raises:
-            LookupError: the annotation has neither outline nor box.
-            TypeError: one of them is of another type.
-            ValueError: the box is not four numbers, or the outline not numbers.
-        """
+        """The object of an annotation; None where its category has no class."""
         if value is None:
             return None
         outline = annotation.get("segmentation")
         if isinstance(outline, list):
             outline = [np.array(xy, np.float64) for xy in outline if len(xy) >= 6]
-        if not outline:  # something is in the box, but it is not known where: the box is ignored
+        if not outline:  # the object is somewhere in its box, so all of the box is ignored
             x, y, width, height = annotation["bbox"]
             right, low = x + width, y + height
             box = np.array([x, y, right, y, right, low, x, low], np.float64)
@@ -86,7 +80,7 @@ class DrawnObject(NamedTuple):
 class InstanceMasks(MaskSource):
     """Objects drawn into one mask: smaller ones last, so that larger ones do not hide them.
 
-    What no object covers is background. A crowd is ignored where no object lies on it.
+    Uncovered pixels are background. A crowd is ignored where no object lies on it.
     """
 
     json: Path
@@ -99,16 +93,13 @@ class InstanceMasks(MaskSource):
         """None: masks are drawn."""
 
     def name(self, index: int) -> str:
-        """The JSON, and the image in it."""
         return f"{self.json}: {self.names[index]}"
 
     def size(self, index: int) -> tuple[int, int, bool]:
-        """The size that the JSON states."""
         height, width = self.sizes[index].tolist()
         return height, width, False
 
     def read(self, index: int) -> np.ndarray:
-        """Draw the objects: uint16 [H, W]."""
         height, width = self.sizes[index].tolist()
         shapes = []
         for value, outline in self.objects[index]:
@@ -137,11 +128,9 @@ class PanopticMasks(MaskSource):
     """For each image: id of a segment -> stored value."""
 
     def file(self, index: int) -> Path:
-        """The PNG."""
         return self.files[index]
 
     def read(self, index: int) -> np.ndarray:
-        """The values of the PNG's segments: uint16 [H, W]."""
         file, segments = self.files[index], self.segments[index]
         with pillow(str(file)), Image.open(file, formats=("PNG",)) as image:
             if image.mode != "RGB":
@@ -160,11 +149,7 @@ def instance_masks(
     annotations: Mapping[int, list[dict[str, Any]]],
     classes: MaskClasses,
 ) -> InstanceMasks:
-    """Masks of the builder's images; what cannot be drawn becomes an issue.
-
-    Raises:
-        DataError: there are boxes only.
-    """
+    """Masks of the builder's images; objects that cannot be drawn become issues."""
     if not any("segmentation" in one for several in annotations.values() for one in several):
         raise DataError(f"{json}: its objects have only boxes, without outlines for masks")
     names = tuple(Path(file).name for file in builder.files)
@@ -197,7 +182,7 @@ def panoptic_masks(
     annotations: Mapping[int, list[dict[str, Any]]],
     classes: MaskClasses,
 ) -> PanopticMasks:
-    """Masks of the builder's images, in the folder that is named like the JSON."""
+    """Masks of the builder's images, from the folder with the JSON's name."""
     files: list[Path] = []
     segments: list[dict[int, int]] = []
     for image, name in enumerate(builder.files):
@@ -229,9 +214,8 @@ def run_lengths(outline: Any, height: int, width: int) -> list[int]:
     runs: list[int] = []
     run = shift = 0
     for byte in packed.encode() if isinstance(packed, str) else packed:
-        bits = (
-            byte - 48
-        )  # five bits of the number, the lowest first, and one that says: more follow
+        # Five bits of the number, lowest first, and one that says whether more follow.
+        bits = byte - 48
         run |= (bits & 31) << shift
         shift += 5
         if not bits & 32:

@@ -1,4 +1,4 @@
-"""Files of a data set: listing, matching by name, reading text, and long lists of paths."""
+"""Files of a data set: listing, matching by name, reading text, and compact lists of paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mobilevit.data.errors import DataError, FileError
 from mobilevit.data.images import IMAGE_EXTENSIONS
 
 IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "jpegimages", "photos"])
-"""Lower-case names of folders that say that images are in them, not of which split."""
+"""Lower-case names of folders that hold images and name no split."""
 _TYPE_FOLDERS = IMAGE_FOLDERS | frozenset(
     ["labels", "label", "annotations", "annotation", "anns", "ann", "xml", "xmls", "txt", "bboxes"]
 )
@@ -36,10 +36,10 @@ _JUNK = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 
 
 class Paths(Sequence[Path]):
-    """File paths in one buffer of text; a `Path` is created on access.
+    """File paths in one text buffer; a `Path` is created on access.
 
-    A million `Path` objects take hundreds of megabytes, and each worker process copies them:
-    counting references writes to every object.
+    A million `Path` objects take hundreds of megabytes, and each worker process copies them,
+    because counting references writes to every object.
 
     >>> paths = Paths(["photos/cat/1.jpg", "photos/dog/2.jpg"], root="photos")
     >>> paths[1].name
@@ -47,7 +47,6 @@ class Paths(Sequence[Path]):
     """
 
     def __init__(self, paths: Iterable[str | Path], *, root: str | Path = "") -> None:
-        """Store `paths`, without `root` where they are below it."""
         self._root = os.path.join(root, "") if os.fspath(root) else ""
         text, ends = bytearray(), []
         prefix = os.fsencode(self._root)
@@ -60,7 +59,6 @@ class Paths(Sequence[Path]):
         self._ends = np.array(ends, dtype=np.int64)
 
     def __len__(self) -> int:
-        """Number of paths."""
         return len(self._ends)
 
     @overload
@@ -68,20 +66,17 @@ class Paths(Sequence[Path]):
     @overload
     def __getitem__(self, index: slice) -> list[Path]: ...
     def __getitem__(self, index: int | slice) -> Path | list[Path]:
-        """One path, or a list of several."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return Path(self.name(index))
 
     def name(self, index: int) -> str:
-        """One path as text."""
         index = range(len(self))[index]
         begin = self._ends[index - 1] if index else 0
         name = self._text[begin : self._ends[index]]
         return self._root + os.fsdecode(name[1:]) if name[:1] == b"\0" else os.fsdecode(name)
 
     def __eq__(self, other: object) -> bool:
-        """Whether `other` holds the same paths in the same order."""
         if not isinstance(other, Sequence):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
@@ -89,7 +84,6 @@ class Paths(Sequence[Path]):
     __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
 
     def __repr__(self) -> str:
-        """Number of paths and their root."""
         return f"<{len(self)} paths below {self._root or os.curdir}>"
 
 
@@ -97,11 +91,6 @@ class FileTree:
     """A data set's folder, or its one file; the files below it are listed once, on first use."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """List the files at or below `root`.
-
-        Raises:
-            DataError: there is no such file or folder.
-        """
         self.root = Path(root)
         if ".." in self.root.parts:  # so that equal files have equal paths
             self.root = self.root.resolve()
@@ -110,7 +99,7 @@ class FileTree:
 
     @property
     def folder(self) -> Path:
-        """The root, or the folder that a single file is in."""
+        """The root, or the folder of a single file."""
         return self.root.parent if self.root.is_file() else self.root
 
     @cached_property
@@ -119,12 +108,10 @@ class FileTree:
 
     @property
     def images(self) -> list[str]:
-        """Files with an image's extension."""
         return self._files[0]
 
     @property
     def others(self) -> list[str]:
-        """All other files."""
         return self._files[1]
 
     def with_extension(self, *extensions: str, depth: int | None = None) -> list[Path]:
@@ -144,11 +131,7 @@ class FileTree:
 
 
 def list_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Images, by their extensions, and other files, at any depth.
-
-    Raises:
-        DataError: a folder cannot be listed.
-    """
+    """Images (by extension) and other files, at any depth."""
     others: list[str] = []
     images = list(walk_images(os.fspath(folder), None, others))
     # Written as pathlib does, without a leading ./, so that they equal paths joined from parts.
@@ -156,18 +139,15 @@ def list_files(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The images in a folder and its subfolders, without hidden files and system leftovers.
-
-    Raises:
-        DataError: a folder cannot be listed.
-    """
+    """The images in a folder and its subfolders, without hidden files and system leftovers."""
     return [Path(path) for path in walk_images(os.fspath(folder), None, [])]
 
 
 def walk_images(folder: str, excluded: tuple[int, int] | None, others: list[str]) -> Iterator[str]:
-    """Paths of images, at any depth; `excluded` is not entered; other files go to `others`.
+    """Yield paths of images at any depth; other files are added to `others`.
 
-    Links are followed, each folder once. The order does not depend on the file system.
+    The folder `excluded` is not entered. Links are followed, each folder once. The order does not
+    depend on the file system.
     """
     seen = {excluded}
     waiting = [folder]
@@ -189,7 +169,7 @@ def walk_images(folder: str, excluded: tuple[int, int] | None, others: list[str]
 
 
 def list_folders(folder: Path) -> dict[str, Path]:
-    """The visible folders in a folder, by name in lower case."""
+    """The visible subfolders of a folder, by lower-case name."""
     return {
         entry.name.lower(): Path(entry.path)
         for entry in visible_entries(folder)
@@ -198,11 +178,7 @@ def list_folders(folder: Path) -> dict[str, Path]:
 
 
 def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder that are neither hidden nor system leftovers, by name.
-
-    Raises:
-        DataError: the folder cannot be listed.
-    """
+    """The entries of a folder, sorted by name, without hidden ones and system leftovers."""
     try:
         with os.scandir(folder) as entries:
             shown = [e for e in entries if e.name not in _JUNK and not e.name.startswith(".")]
@@ -223,7 +199,7 @@ def has_image_extension(name: str) -> bool:
 
 
 def folder_identity(folder: str) -> tuple[int, int]:
-    """Device and inode: the same for all names of a folder."""
+    """Device and inode, which all names of a folder share."""
     status = os.stat(folder)
     return status.st_dev, status.st_ino
 
@@ -237,7 +213,7 @@ def find_split(name: str) -> str | None:
 
 
 def find_split_in_path(path: str, root: Path) -> str | None:
-    """The split that the first of a file's folders below `root` is named after."""
+    """The first split that a folder below `root` on a file's path is named after."""
     return _split_of_folder(os.path.dirname(path), root)
 
 
@@ -253,12 +229,12 @@ def normalize_name(text: str) -> str:
 
 
 def match_files(files: Sequence[str], candidates: Iterable[str]) -> list[list[str]]:
-    """For each file the candidates with the same name, apart from the extension.
+    """For each file, the candidates with the same name apart from the extension.
 
-    Their folders must be equal, apart from folders such as `images`, `labels`, `Annotations`:
+    Their folders must be equal too, apart from folders such as `images`, `labels` or `Annotations`:
     `images/train/1.jpg` belongs to `labels/train/1.txt`, `train/images/1.jpg` to
-    `train/labels/1.txt`. If no file at all has a match, folders have other names, and names that
-    occur once on either side are matched.
+    `train/labels/1.txt`. If no file at all has a match, folders are ignored, and names that occur
+    once on either side are matched.
     """
     candidates = list(candidates)
     matches = _match(files, candidates, _place_key)
@@ -294,11 +270,7 @@ def _name_key(path: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, or in UTF-16 with a byte order mark.
-
-    Raises:
-        FileError: it cannot be read, or is in another encoding.
-    """
+    """Read text in UTF-8, or in UTF-16 with a byte order mark; raise `FileError` for others."""
     content = read_bytes(path)
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
@@ -308,11 +280,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content.
-
-    Raises:
-        FileError: it cannot be read.
-    """
+    """Read a file; raise `FileError` if that fails."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -320,6 +288,6 @@ def read_bytes(path: Path) -> bytes:
 
 
 def join_names(noun: str, names: Sequence[str]) -> str:
-    """A noun in singular or plural, and names: `class "a"`, `classes "a", "b"`."""
+    """Join names behind their noun: `class "a"`, `classes "a", "b"`."""
     plural = noun if len(names) == 1 else noun + ("es" if noun.endswith("s") else "s")
     return f"{plural} " + ", ".join(f'"{name}"' for name in names)

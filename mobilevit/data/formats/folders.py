@@ -36,14 +36,7 @@ CLASS_FOLDERS = "folders without images, which are not classes"
 
 
 def read_labels(root: Path) -> list[ParsedDataset]:
-    """Read the class folders of `root`, or of its folders for training and validation.
-
-    Where `root` has a folder `train` and one of `VAL_SPLITS` (case does not matter), these are the
-    splits.
-
-    Raises:
-        DataError: as `read_class_folders`; or `train` has no folder next to it to evaluate on.
-    """
+    """Read the class folders of `root`, or of `train` and one of `VAL_SPLITS` in it if there."""
     folders = _split_folders(root)
     if folders is None:
         return [read_class_folders(root)]
@@ -51,18 +44,7 @@ def read_labels(root: Path) -> list[ParsedDataset]:
 
 
 def read_class_folders(folder: Path, split: str | None = None) -> ParsedDataset:
-    """List the images of class folders; files are not opened.
-
-    The images of a class may lie in folders within its folder. Links are followed, each folder once
-    per class.
-
-    Args:
-        folder: what the class folders are in.
-        split: the split that the images are of.
-
-    Raises:
-        DataError: there is no image in a class folder, or a folder cannot be listed.
-    """
+    """List the images in class folders at any depth; each linked folder counts once per class."""
     images: dict[str, list[str]] = {}
     others: list[str] = []
     loose_images = 0
@@ -113,8 +95,8 @@ def _split_folders(root: Path) -> dict[str, Path] | None:
     for name in VAL_SPLITS:
         if name in folders:
             return {TRAIN_FOLDER: train, name: folders[name]}
-    # Alone it could be a class (of vehicles), but not where it holds folders instead of images:
-    # then every class below it would silently become one.
+    # Alone, `train` could be a class (of vehicles). If it holds folders and no images it is not:
+    # all classes in it would silently become one.
     entries = list(visible_entries(train))
     holds_images = any(has_image_extension(entry.name) for entry in entries)
     if not holds_images and any(is_folder(entry) for entry in entries):

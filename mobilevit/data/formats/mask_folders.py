@@ -47,18 +47,17 @@ MASK_FOLDERS = (
     "masks", "mask", "labels", "label", "annotations", "annotation",
     "segmentationclass", "semantic_masks", "segmentations",
 )  # fmt: skip
-"""Lower-case names of the folders of masks."""
 SPLIT_FOLDERS = {
     "train": ("train", "training", "train2017", "train2014"),
     "val": ("val", "valid", "validation", "test", "val2017", "val2014"),
 }
 MAX_LOOKS = 200
-"""So many masks at most are read to number classes that have no names."""
+"""At most this many masks are read to number classes without names."""
 MAX_NUMBERED = 1000
-"""Larger values are not numbered as classes."""
+"""Values from this one on are too large to be numbered as classes."""
 UNMATCHED_FILES = "images and masks that do not match"
 
-# What tools append to a mask's name, or Cityscapes to an image's.
+# What tools append to the names of masks, and Cityscapes to those of images.
 _MASK_SUFFIXES = (
     "_gtFine_labelIds", "_labelIds", "_mask", "-mask", "_masks", "_labels", "_label",
     "_segmentation", "_seg", "_gt", "_L",
@@ -75,7 +74,7 @@ class FolderPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Matches:
-    """The images and masks of a pair of folders."""
+    """Images and masks of a pair of folders."""
 
     pairs: list[tuple[Path, Path]]
     unmatched: list[tuple[Path, str]]
@@ -83,14 +82,11 @@ class Matches:
 
 
 def find_folders(root: Path) -> dict[str, FolderPair]:
-    """Split -> its folders of images and masks in `root`; none if there are none.
+    """Split -> its folders of images and masks in `root`; empty if there are none.
 
-    `train` and `val` may stand above (train/images, train/masks) or below (images/train,
-    masks/train); otherwise there is one pair for `EVERYTHING`. A folder of masks holds images and,
-    directly, no JSON.
-
-    Raises:
-        DataError: several folders could hold the images, or the masks.
+    `train` and `val` may be above (train/images, train/masks) or below (images/train, masks/train);
+    otherwise there is one pair for `EVERYTHING`. A folder of masks holds images and, directly, no
+    JSON.
     """
     inside = list_folders(root)
     found = {
@@ -120,9 +116,6 @@ def read_masks(root: Path, options: ReadOptions) -> ParsedDataset:
 
     Classes are those of the first of `CLASS_FILES` in `root`; else `options.classes` name the
     values 0, 1, ...; else they are numbered up to the largest value in some masks.
-
-    Raises:
-        DataError: no image of a pair of folders has a mask; classes that cannot be used.
     """
     folders = find_folders(root)
     if "train" in folders and "val" not in folders:
@@ -165,16 +158,13 @@ def pair_files(
     colours: Colours | None = None,
     classes_from_options: bool = False,
 ) -> ParsedDataset:
-    """A data set of images and mask files; files that do not exist become issues.
+    """Build a data set of images and mask files; missing files become issues.
 
     Args:
-        builder: what to add to.
         pairs: split -> (image, mask).
-        classes: what the values of masks stand for.
         origins: split -> where it was found.
-        ignore: the value that has no class.
+        ignore: the stored value without a class.
         colours: what the colours of RGB masks stand for.
-        classes_from_options: as in `ParsedDataset`.
     """
     masks: list[Path] = []
     for split, both in pairs.items():
@@ -209,11 +199,7 @@ def pair_files(
 
 
 def match_pair(pair: FolderPair) -> Matches:
-    """Match images and masks by their paths in the folders, apart from extensions and suffixes.
-
-    Raises:
-        DataError: no image has a mask.
-    """
+    """Match images and masks by their paths in the folders, apart from extensions and suffixes."""
     images: dict[str, list[Path]] = {}
     for path in list_images(pair.images):
         key = _key(path, pair.images)
@@ -250,11 +236,7 @@ def match_pair(pair: FolderPair) -> Matches:
 
 
 def number_classes(masks: Sequence[Path], ignore: int) -> tuple[dict[int, str], str]:
-    """Name classes by their values, up to the largest in some masks; and how that was done.
-
-    Raises:
-        DataError: no mask can be read; they have one value only, or very large ones.
-    """
+    """Classes named by value, up to the largest in some masks, and a note on how that was done."""
     chosen = [masks[int(i)] for i in np.linspace(0, len(masks) - 1, min(MAX_LOOKS, len(masks)))]
     found: set[int] = set()
     errors = []
@@ -293,7 +275,7 @@ def _values_of(mask: Path) -> list[int] | ImageError:
 
 
 def _find_pair(folder: Path) -> FolderPair | None:
-    """The folder of images and that of masks in a folder, if it has both."""
+    """The folders of images and of masks in a folder, if it has both."""
     inside = list_folders(folder)
     images = [inside[name] for name in IMAGE_FOLDERS if name in inside]
     masks = [inside[name] for name in MASK_FOLDERS if name in inside and _has_masks(inside[name])]
@@ -309,13 +291,13 @@ def _find_pair(folder: Path) -> FolderPair | None:
 
 
 def _has_masks(folder: Path) -> bool:
-    # With a JSON next to them, as COCO has it, images are not masks.
+    # Images next to a JSON, as in COCO's `annotations`, are not masks.
     has_json = any(entry.name.lower().endswith(".json") for entry in visible_entries(folder))
     return not has_json and bool(list_images(folder))
 
 
 def _key(path: Path, folder: Path) -> str:
-    """What an image and its mask have in common: the path in the folder, without extension."""
+    """What an image and its mask share: the path in the folder, without extension."""
     return unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
 
 

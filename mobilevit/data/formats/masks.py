@@ -1,4 +1,4 @@
-"""Masks: where they are stored, how their values are read, and which classes these stand for."""
+"""Masks: where they are stored, how they are read, and which classes their values stand for."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mobilevit.data.images import ImageError, image_facts, orientation_of, pillo
 MAX_VALUE = 65535
 """The largest value that a mask can store."""
 IGNORED = -1
-"""What `MaskSource.values` has in place of a class for values that have none."""
+"""Takes the place of a class in `MaskSource.values`, for values that have none."""
 
 CLASS_FILES = ("classes.json", "classes.txt", "labelmap.txt")
 """Files that may name the classes; the first one found is used."""
 VOID_NAMES = frozenset({"void", "ignore", "ignored", "unlabelled", "unlabeled"})
-"""Names that a list of classes may have in the place of the ignored value."""
+"""Names that may fill the place of the ignored value in a list of classes."""
 
 Colours: TypeAlias = Mapping[tuple[int, int, int], int]
 """Red, green, blue -> stored value."""
@@ -33,72 +33,60 @@ Colours: TypeAlias = Mapping[tuple[int, int, int], int]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskSource(ABC):
-    """The stored masks of a data set's images, read one at a time."""
+    """The stored masks of a data set, read one at a time."""
 
     values: Mapping[int, int]
     """Stored value -> index of its class, or `IGNORED`."""
     ignore: int
-    """Stored value of pixels without a class; it marks them in masks that are read, too, unless
-    it is the index of a class."""
+    """Stored value of pixels without a class. It also marks them in masks that are read, unless it
+    is the index of a class."""
 
     @abstractmethod
     def file(self, index: int) -> Path | None:
-        """The image file that holds the mask; None where it is drawn from annotations."""
+        """The file that holds the mask; None where it is drawn from annotations."""
 
     def name(self, index: int) -> str:
-        """What to call the mask in messages."""
         return str(self.file(index))
 
     def size(self, index: int) -> tuple[int, int, bool]:
-        """Height and width of what `read` returns, and whether that is known to be upright.
-
-        Raises:
-            ImageError: the mask cannot be read.
-        """
+        """Height and width of what `read` returns, and whether it is known to be upright."""
         facts = image_facts(self.name(index))
         return facts.height, facts.width, facts.orientation != 1
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
-        """Stored values, uint8 or uint16 [H, W].
-
-        Raises:
-            ImageError: the mask cannot be read.
-        """
+        """Read the stored values: uint8 or uint16 [H, W]."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskFiles(MaskSource):
-    """A file for each mask."""
+    """Masks with a file each."""
 
     files: Sequence[Path]
     colours: Colours | None = None
     """What the colours of RGB masks stand for."""
 
     def file(self, index: int) -> Path:
-        """The mask's file."""
         return self.files[index]
 
     def read(self, index: int) -> np.ndarray:
-        """The file's values; see `read_mask`."""
         return read_mask(self.files[index], colours=self.colours)
 
 
 def read_mask(path: str | Path, *, colours: Colours | None = None) -> np.ndarray:
-    """Read the values of a mask: of a palette image the indices, never the colours.
+    """Read the values of a mask; of a palette image the indices, never the colours.
 
-    Grey images of 1, 2, 4, 8 and 16 bits give their values as stored. An EXIF orientation of the
-    mask's own is applied.
+    Grey images of 1, 2, 4, 8 and 16 bits give their values as stored. The mask's own EXIF
+    orientation is applied.
 
     Args:
-        path: the file.
         colours: what the colours of an RGB image stand for; without it RGB masks are refused.
 
     Returns:
         [H, W], uint8, or uint16 where values can be larger.
 
     Raises:
-        ImageError: the file cannot be read, or has no unambiguous values.
+        ImageError: the file cannot be read, or its values are ambiguous.
     """
     name = str(path)
     facts = image_facts(path)
@@ -130,7 +118,7 @@ def read_mask(path: str | Path, *, colours: Colours | None = None) -> np.ndarray
 
 
 def voc_palette(count: int = 256) -> list[tuple[int, int, int]]:
-    """The colours of Pascal VOC's masks.
+    """The colours of Pascal VOC's masks, by value.
 
     >>> voc_palette()[:3]
     [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
@@ -145,11 +133,7 @@ def voc_palette(count: int = 256) -> list[tuple[int, int, int]]:
 
 
 def _grey_scale(image: Image.Image, name: str) -> int:
-    """The factor by which Pillow is about to multiply grey values of 2 and 4 bits.
-
-    Raises:
-        ImageError: values are scaled in a way that cannot be undone.
-    """
+    """The factor by which Pillow is about to multiply grey values of 2 and 4 bits."""
     if not isinstance(image, ImageFile) or not image.tile:
         return 1
     tile = image.tile[0]
@@ -179,7 +163,7 @@ def _colour_code(red: Any, green: Any, blue: Any) -> Any:
 
 
 class ClassValues(NamedTuple):
-    """Which classes the stored values of masks stand for."""
+    """The classes of the values that masks store."""
 
     classes: tuple[str, ...]
     values: dict[int, int]
@@ -187,14 +171,11 @@ class ClassValues(NamedTuple):
 
 
 def class_values(names: Mapping[int, str], ignored: Collection[int] = (IGNORE,)) -> ClassValues:
-    """Number the classes of masks by their stored values: the smallest becomes class 0.
+    """Number the classes of masks by stored value: the smallest becomes class 0.
 
     Args:
         names: stored value -> name of the class.
-        ignored: stored values that have no class, whatever `names` has for them.
-
-    Raises:
-        DataError: a value that masks cannot hold, names that are not unique, or less than two.
+        ignored: stored values without a class, even where `names` has one.
     """
     stored = sorted(value for value in names if value not in ignored)
     for value in (*names, *ignored):
@@ -213,14 +194,14 @@ def class_values(names: Mapping[int, str], ignored: Collection[int] = (IGNORE,))
 
 
 def ignore_mark(ignore: int, num_classes: int) -> int:
-    """The value of ignored pixels: `ignore`, or another one where that is a class."""
+    """The value that marks ignored pixels: `ignore`, or another one if that is a class."""
     if ignore >= num_classes:
         return ignore
     return IGNORE if num_classes <= IGNORE else MAX_VALUE
 
 
 class ClassFile(NamedTuple):
-    """What a file states about classes."""
+    """The classes that a file states."""
 
     names: dict[int, str]
     """Stored value -> name."""
@@ -232,13 +213,14 @@ class ClassFile(NamedTuple):
 def read_class_file(root: Path, ignore: int) -> ClassFile | None:
     """Read the first of `CLASS_FILES` in `root`; None where there is none.
 
-    `classes.txt` has a name on each line, for the values 0, 1, ... `classes.json` is a list of
-    names; or `{"name": value}`; or `{"name": [red, green, blue]}`, for RGB masks, the first name
-    being value 0. `labelmap.txt`, as CVAT writes it, has lines `name:red,green,blue::`.
+    - `classes.txt` has a name per line, for the values 0, 1, ...
+    - `classes.json` is a list of names; or `{"name": value}`; or `{"name": [red, green, blue]}`
+      for RGB masks, where the first name is value 0.
+    - `labelmap.txt`, as CVAT writes it, has lines `name:red,green,blue::`.
 
     Raises:
-        DataError: the file cannot be read as this, or gives a class the value `ignore`. Where
-            values are places in a list, that place may be called void, ignored or unlabelled.
+        DataError: the file is none of these, or has a class (other than void, ignored or
+            unlabelled in a list) at the value `ignore`.
     """
     file = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
     if file is None:
@@ -271,14 +253,10 @@ def read_class_file(root: Path, ignore: int) -> ClassFile | None:
 
 
 def names_by_value(classes: Sequence[str], ignore: int, source: object) -> dict[int, str]:
-    """Stored value -> name: values are places in the list, or the names where all are numbers.
-
-    Raises:
-        DataError: `ignore` is the place of a name that is not void, ignored or unlabelled. The list
-            may then be without it, and all names after it off by one. The message names `source`.
-    """
+    """Stored value -> name: values are places in the list, or the names if all are numbers."""
     if all(name.isdecimal() for name in classes):
         return {int(name): name for name in classes}
+    # The list may lack a place for the ignored value, and all later names be off by one.
     if ignore < len(classes) and classes[ignore].lower() not in VOID_NAMES:
         raise DataError(
             f"{source}: the value {ignore} is ignored, but the list has {classes[ignore]!r} in its "
@@ -288,7 +266,7 @@ def names_by_value(classes: Sequence[str], ignore: int, source: object) -> dict[
 
 
 def format_ranges(values: Collection[int]) -> str:
-    """Numbers as text.
+    """Write numbers as ranges.
 
     >>> format_ranges([12, 0, 1, 2])
     '0 to 2, 12'

@@ -1,7 +1,4 @@
-"""The annotation formats, and how one is recognised and read.
-
-A new format is a module with a `Format`, and a line in `FORMATS`.
-"""
+"""The annotation formats; a new one is a module with a `Format`, and a line in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ FORMATS: tuple[Format, ...] = (
     yolo.FORMAT,
     folders.FORMAT,
 )
-"""In the order in which formats of masks are tried: what one matches, a later one may, too."""
+"""Mask formats are tried in this order: what one matches, later ones may match as well."""
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
@@ -41,15 +38,15 @@ def formats_with(content: Content) -> dict[str, Format]:
 def parse(
     root: str | os.PathLike[str], options: ReadOptions, format: str = "auto"
 ) -> list[ParsedDataset]:
-    """Recognise a data set's format and read it, whatever is wrong with single images.
+    """Recognise a data set's format and read it, even if single images are unusable.
 
     Args:
         root: a folder; for boxes also COCO's JSON or YOLO's `data.yaml`.
         options: what to read.
-        format: a name of `formats_with`; by default it is recognised.
+        format: a name in `formats_with`; by default it is recognised.
 
     Raises:
-        DataError: there is nothing, or nothing that is recognised; or it could be one or another.
+        DataError: no format is recognised, or several are.
         ValueError: `format` is unknown.
     """
     known = formats_with(options.content)

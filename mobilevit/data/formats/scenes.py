@@ -22,7 +22,7 @@ _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 
 
 def find_ade20k(root: Path) -> Path | None:
-    """The folder in or at `root` that has the layout of the ADE20K challenge of 2016."""
+    """The folder, `root` or one in it, with the layout of the ADE20K challenge of 2016."""
     for base in (root, root / "ADEChallengeData2016"):
         folders = [base / name / _ADE20K_FOLDERS["val"] for name in ("images", "annotations")]
         if all(folder.is_dir() for folder in folders):
@@ -31,11 +31,7 @@ def find_ade20k(root: Path) -> Path | None:
 
 
 def read_ade20k(base: Path) -> ParsedDataset:
-    """Read 150 classes: stored values are 1 to 150, and 0, which is ignored.
-
-    Raises:
-        DataError: there are no images with masks.
-    """
+    """Read 150 classes, stored as 1 to 150; 0 is ignored."""
     builder = DatasetBuilder(base, "ade20k", "ADE20K")
     pairs, origins = {}, {}
     for split, name in _ADE20K_FOLDERS.items():
@@ -50,7 +46,7 @@ def read_ade20k(base: Path) -> ParsedDataset:
 
 
 def _matches_ade20k(tree: FileTree, content: Content) -> bool:
-    # Folders of images and masks may look the same; the name or a file of the set decides.
+    # Any folders of images and masks may look the same; the name or a file of the set decides.
     base = find_ade20k(tree.root)
     return base is not None and (
         base.name == "ADEChallengeData2016" or (base / "objectInfo150.txt").is_file()
@@ -63,11 +59,7 @@ def _read_ade20k(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
 
 
 def read_cityscapes(base: Path) -> ParsedDataset:
-    """Read the 19 classes of the benchmark; other fine labels are ignored.
-
-    Raises:
-        DataError: a split cannot be listed.
-    """
+    """Read the 19 classes of the benchmark; other fine labels are ignored."""
     from torchvision.datasets import Cityscapes
 
     pairs, origins = {}, {}

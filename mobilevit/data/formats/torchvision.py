@@ -30,39 +30,35 @@ TORCHVISION_SETS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = 
     "stl10": ("STL10", _TRAIN, {"split": "test"}),
     "svhn": ("SVHN", _TRAIN, {"split": "test"}),
 }
-"""Name -> class in `torchvision.datasets`, its arguments for training and for validation."""
+"""Name -> class in `torchvision.datasets`, and its arguments for training and validation."""
 
 
 class TorchvisionImages:
     """The images of a torchvision data set whose items are (PIL image, label)."""
 
     def __init__(self, name: str, dataset: Any) -> None:
-        """`name`: what to call the data set in messages."""
         self._name, self._dataset = name, dataset
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self._dataset)
 
     def __getitem__(self, index: int) -> Image.Image:
-        """The image."""
         image: Image.Image = self._dataset[index][0]
         return image
 
     def name(self, index: int) -> str:
-        """The data set and the index in it."""
         return f"{self._name}[{index}]"
 
 
 def read_torchvision(name: str, root: str | Path) -> list[ParsedDataset]:
-    """Open the training and validation split of a torchvision data set, downloaded if necessary.
+    """Open the training and validation splits of a torchvision data set, downloaded if necessary.
 
     Args:
         name: one of `TORCHVISION_SETS`.
         root: the folder where it is, or is downloaded to.
 
     Raises:
-        DataError: an unknown name; or the data is not at `root` and cannot be downloaded.
+        DataError: the name is unknown, or the data is missing and cannot be downloaded.
     """
     from torchvision import datasets
 
@@ -102,7 +98,7 @@ def _open(class_: Any, root: str | Path, options: Mapping[str, Any]) -> Any:
 
 
 def _classes(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
-    """Class names; numbers where a data set of torchvision has none."""
+    """Class names, or numbers where torchvision has none."""
     names = getattr(dataset, "classes", None)
     if names is None:
         return tuple(str(number) for number in range(max(labels) + 1))
@@ -111,7 +107,7 @@ def _classes(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
 
 
 def _labels(dataset: Any) -> list[int]:
-    """All labels, without decoding images where torchvision stores labels apart."""
+    """All labels, without decoding images where labels are stored apart."""
     for attribute in ("targets", "labels", "_labels"):
         values = getattr(dataset, attribute, None)
         if values is not None:

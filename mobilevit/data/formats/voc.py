@@ -1,11 +1,11 @@
-"""Pascal VOC: XML files of boxes, one for each image, and palette PNGs as masks.
+"""Pascal VOC: an XML file of boxes for each image, and palette PNGs as masks.
 
 VOC counts pixels from 1 and includes the last: a box of 1, 1, 640, 480 covers an image of that
-size. As corners that is 0, 0, 640, 480, so 1 is subtracted from xmin and ymin, and nothing from
-xmax and ymax. Many tools write the same files but count from 0. In their data sets boxes cut by the
-left or upper edge start at 0 instead of 1, so where more boxes start at 0 nothing is subtracted.
+size. Its corners are 0, 0, 640, 480, so 1 is subtracted from xmin and ymin only. Many tools write
+the same files but count from 0. There, boxes cut off by the left or upper edge start at 0 instead
+of 1, so where more boxes start at 0 than at 1 nothing is subtracted.
 
-Where xmax is not above xmin a box has no width. By VOC's count it could be one pixel wide, but in
+A box whose xmax is not above xmin has no width. By VOC's count it could be one pixel wide, but in
 practice it is a click without a drag.
 """
 
@@ -65,8 +65,6 @@ class _Object:
 
 @dataclass
 class _Annotation:
-    """One XML file."""
-
     root: str = ""
     """Name of the outermost element."""
     filename: str = ""
@@ -76,7 +74,7 @@ class _Annotation:
 
 
 def looks_like_voc(file: Path) -> bool:
-    """Whether a file starts as an XML `annotation`, or at least as XML that may be one."""
+    """Whether a file starts like an XML `annotation`."""
     try:
         with file.open("rb") as opened:
             head = opened.read(_HEAD_BYTES).replace(b"\0", b"")  # UTF-16
@@ -88,14 +86,11 @@ def looks_like_voc(file: Path) -> bool:
 def read_boxes(tree: FileTree) -> ParsedDataset:
     """Read all XML files of a folder whose outermost element is `annotation`.
 
-    The image of an XML file is the one with the same name, as in VOC's own tools, and any
-    extension: next to it, or in the folder `JPEGImages`, `images` or the like; else the one that
-    its `filename` names there. Classes are the names of all objects, sorted. Splits are the lists
-    in `ImageSets/Main`, else folders named `train`, `val` and so on. A list's last word is
-    dropped if it is -1, 0 or 1, which is VOC's flag for whether a class occurs.
-
-    Raises:
-        DataError: a folder cannot be listed.
+    The image of an XML file has the same name, and lies next to it or in a folder such as
+    `JPEGImages` or `images`; else it is the one that `filename` names there. Classes are the sorted
+    names of all objects. Splits are the lists in `ImageSets/Main`, else folders named `train`,
+    `val` and so on. A list's last word is dropped if it is -1, 0 or 1, VOC's flag for whether a
+    class occurs.
     """
     builder = DatasetBuilder(tree.root, "voc", _NAME)
     xmls: list[str] = []
@@ -148,11 +143,7 @@ def _parse_xml(path: Path) -> _Annotation:
 
 
 def _feed_parser(path: Path, content: bytes, parsed: _Annotation) -> None:
-    """Parse an XML file into `parsed`.
-
-    Raises:
-        FileError: it is not well formed, in an unknown encoding, or declares entities.
-    """
+    """Parse an XML file into `parsed`; raise `FileError` for what cannot be read."""
     parser = expat.ParserCreate()
     declared = re.match(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)", content)
     if declared and declared[1].lower() != b"utf-8":
@@ -175,7 +166,7 @@ def _feed_parser(path: Path, content: bytes, parsed: _Annotation) -> None:
 
 
 def _set_handlers(parser: expat.XMLParserType, parsed: _Annotation) -> None:
-    """Have a parser fill `parsed` with the elements at VOC's places, and skip the rest."""
+    """Set handlers that fill `parsed` from VOC's elements and skip the rest."""
     above: list[str] = []
     text: list[str] = []
 
@@ -208,14 +199,14 @@ def _set_handlers(parser: expat.XMLParserType, parsed: _Annotation) -> None:
 
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = text.append
-    # Entities may stand for each other, and grow a few bytes to gigabytes, or for other files.
+    # Entities may expand a few bytes to gigabytes, or include other files.
     parser.EntityDeclHandler = refuse
 
 
 def _add_box(
     builder: DatasetBuilder, image: int, path: str, thing: _Object, labels: dict[str, int]
 ) -> None:
-    """Add an object as a box; labels are given in order of appearance."""
+    """Add an object as a box; labels are numbered in order of appearance."""
     where = f"{path}:{thing.line}"
     if not thing.name:
         builder.add_issue(where, "object without a name", image=image)
@@ -259,7 +250,6 @@ def _stated_size(parsed: _Annotation) -> tuple[int, int] | None:
 def _find_images(
     xmls: list[str], annotations: list[_Annotation], images: list[str]
 ) -> list[str | None]:
-    """The image of each XML file."""
     stated = [
         os.path.join(os.path.dirname(path), os.path.basename(one.filename.replace("\\", "/")))
         for path, one in zip(xmls, annotations, strict=True)
@@ -268,7 +258,7 @@ def _find_images(
     pairs = zip(match_files(xmls, images), match_files(stated, images), stated, strict=True)
     for by_stem, by_filename, name in pairs:
         matches = by_stem or by_filename
-        # Of 1.jpg and 1.png the stated one.
+        # Of 1.jpg and 1.png, prefer the stated one.
         exact = (match for match in matches if _base(match) == _base(name))
         found.append(next(exact, matches[0] if matches else None))
     return found
@@ -281,7 +271,7 @@ def _base(path: str) -> str:
 def _splits_by_lists(
     tree: FileTree, xmls: list[str], builder: DatasetBuilder
 ) -> dict[str, list[int]]:
-    """The splits of the lists in `ImageSets/Main`, or `ImageSets` itself."""
+    """Splits by the lists in `ImageSets/Main` or `ImageSets`."""
     splits: dict[str, list[int]] = {}
     for file in tree.with_extension(".txt"):
         folder = file.parent.parent if file.parent.name.lower() == "main" else file.parent
@@ -294,7 +284,7 @@ def _splits_by_lists(
         except FileError as error:
             builder.add_error(error, split=split)
             continue
-        # With several years in a folder each has lists of its own, for what is next to them.
+        # Where a folder has several years, each has its own lists, for the files next to them.
         indices = _list_keys(xmls, os.fspath(folder.parent))
         for number, line in enumerate(lines, start=1):
             index = next((indices[key] for key in _line_keys(line) if key in indices), None)
@@ -307,7 +297,7 @@ def _splits_by_lists(
 
 
 def _list_keys(xmls: list[str], folder: str) -> dict[str, int]:
-    """Names by which lists refer to the XML files in their folder: `1`, deeper `night/1`."""
+    """Keys by which lists name the XML files in their folder: `1`, or deeper `night/1`."""
     inside = [
         (index, os.path.relpath(path, folder))
         for index, path in enumerate(xmls)
@@ -318,7 +308,7 @@ def _list_keys(xmls: list[str], folder: str) -> dict[str, int]:
 
 
 def _line_keys(line: str) -> Iterable[str]:
-    """The keys under which a line's file may be found, the likeliest first."""
+    """Keys under which a line's file may be found, likeliest first."""
     line = line.strip()
     for name in (line, re.sub(r"\s+(-1|0|1)$", "", line)):
         yield _list_key(name + ".xml")
@@ -344,7 +334,7 @@ def _splits_by_folders(root: Path, xmls: list[str]) -> dict[str, list[int]]:
 
 
 def find_mask_folder(root: Path) -> Path | None:
-    """The folder in or at `root` that has VOC's layout, with a list of validation images."""
+    """The folder, `root` or one in it, with VOC's layout and a list of validation images."""
     for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (base / "JPEGImages").is_dir() and _mask_list(base, "val"):
             return base
@@ -354,13 +344,10 @@ def find_mask_folder(root: Path) -> Path | None:
 def read_masks(tree: FileTree) -> ParsedDataset:
     """Read palette PNGs, listed in ImageSets/Segmentation or `list`; 255 is ignored.
 
-    The training images are in `train_aug.txt` or `trainaug.txt` (VOC and SBD), or else in
-    `train.txt`. Lines may have two paths: image and mask. A mask that is not in SegmentationClass
-    is looked for in SegmentationClassAug. RGB masks are read by VOC's colours. Classes are VOC's
-    own unless a file in the folder names others, as for `folders`.
-
-    Raises:
-        DataError: none of the images of a list exists.
+    Training images are listed in `train_aug.txt` or `trainaug.txt` (VOC and SBD), else in
+    `train.txt`. Lines may hold two paths: image and mask. Masks are in SegmentationClass or else in
+    SegmentationClassAug; RGB masks are read by VOC's colours. Classes are VOC's unless a class file
+    in the folder names others.
     """
     base = find_mask_folder(tree.root)
     if base is None:

@@ -1,8 +1,8 @@
-"""YOLO's text files, one for each image, with a line for each box.
+"""YOLO's text files, one per image, with a line per box.
 
-A line is `class cx cy width height`, as shares of the upright image's width and height; or a
-polygon, `class x1 y1 x2 y2 x3 y3 ...`, of which the bounding box is taken. An image whose file is
-empty or absent has no boxes.
+A line is `class cx cy width height`, relative to the upright image's width and height; or a
+polygon, `class x1 y1 x2 y2 x3 y3 ...`, which is replaced by its bounding box. An image whose file
+is empty or missing has no boxes.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from mobilevit.data.formats.files import (
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 YAML_DEPTH = 3
-"""Levels below the data set's folder down to which YAML files are looked for."""
+"""How many levels below the data set's folder YAML files are searched for."""
 MAX_UNNAMED_CLASSES = 10_000
-"""Without class names, larger class numbers are refused."""
+"""Larger class numbers are refused where classes have no names."""
 
 _CLASS_FILES = frozenset(
     ("classes.txt", "names.txt", "labels.txt", "predefined_classes.txt", "_darknet.labels")
 )
 _MAX_OTHER_TEXTS = 100
-"""After so many text files of other kinds no labels are expected."""
+"""After this many text files of other kinds, no labels are expected."""
 _TOLERANCE = 0.5
-"""A value further outside 0 to 1 is not a share of an image."""
+"""How far a coordinate may lie outside 0 to 1."""
 
 
 def looks_like_data_yaml(file: Path) -> bool:
@@ -67,7 +67,7 @@ def looks_like_data_yaml(file: Path) -> bool:
 
 
 def looks_like_labels(images: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether there are text files with an image's name and numbers in them."""
+    """Whether there are text files that are named after images and hold numbers."""
     stems = {normalize_name(_stem(path)) for path in images}
     texts = [path for path in others if _is_label(path) and normalize_name(_stem(path)) in stems]
     other_texts = 0
@@ -87,17 +87,14 @@ def looks_like_labels(images: Sequence[str], others: Sequence[str]) -> bool:
 def read_boxes(tree: FileTree) -> ParsedDataset:
     """Read a `data.yaml`, or a folder without one.
 
-    In a `data.yaml`, `names` are a list, or a mapping from numbers; `train`, `val` and `test` each
-    a folder, a text file of image paths, or a list of these. They are looked for below `path`,
-    then below the YAML's own folder. Of a path that is from another machine, or wrong by a `../`,
-    the longest end that exists is taken.
+    In a `data.yaml`, `names` is a list or a mapping from numbers, and `train`, `val` and `test` are
+    each a folder, a text file of image paths, or a list of these. They are searched for below
+    `path`, then below the YAML's folder. If a path is from another machine, or wrong by a `../`,
+    its longest end that exists is used.
 
-    A folder without one has its splits in folders named `train`, `val` and so on, or in text files
-    of these names that list images. Class names are in `classes.txt`, `obj.names` or the like;
-    without any, classes are named by their numbers.
-
-    Raises:
-        DataError: a folder cannot be listed, or has several YAML files.
+    A folder without a YAML has its splits in folders named `train`, `val` and so on, or in text
+    files of these names that list images. Class names are in `classes.txt`, `obj.names` or the
+    like; without any, classes are named by their numbers.
     """
     builder = DatasetBuilder(tree.folder, "yolo", "YOLO", relative=True)
     yamls = [tree.root] if tree.root.is_file() else _data_yamls(tree)
@@ -108,7 +105,7 @@ def read_boxes(tree: FileTree) -> ParsedDataset:
     images = list(dict.fromkeys(layout.images))
     used, highest = set(), -1
     for image, matches in zip(images, match_files(images, layout.labels), strict=True):
-        # Next to an image may be text of other kinds; a folder for labels goes first.
+        # Text next to an image may be of another kind, so a separate folder of labels is preferred.
         folder = os.path.dirname(image)
         labels = min(matches, key=lambda path: os.path.dirname(path) == folder, default="")
         index = builder.add_image(image, annotation_file=labels)
@@ -165,15 +162,12 @@ def _read_labels(file: str, image: int, layout: _Layout, builder: DatasetBuilder
 def parse_line(
     words: list[str], class_indices: Mapping[int, int] | None = None, extra: int = 0
 ) -> tuple[int, tuple[float, float, float, float]]:
-    """The label and the corners, as shares of the image, of one line.
+    """Parse a line: the label, and the corners relative to the image.
 
     Args:
         words: the line's numbers.
-        class_indices: class number -> index; without it class numbers are indices.
-        extra: numbers that may follow a box.
-
-    Raises:
-        ValueError: what is wrong with the line.
+        class_indices: class number -> index; None: class numbers are indices.
+        extra: how many numbers may follow a box.
 
     >>> parse_line("0 .5 .5 .5 1".split())
     (0, (0.25, 0.0, 0.75, 1.0))
@@ -214,16 +208,16 @@ def parse_line(
 @dataclass
 class _Layout:
     names: dict[int, str] | None = None
-    """Class number -> name; None where nothing names them."""
+    """Class number -> name; None where no file names them."""
     extra: int = 0
-    """Numbers that may follow a box on its line: those of key points."""
+    """How many numbers may follow a box on its line (key points)."""
     splits: dict[str, list[str]] = field(default_factory=dict)
-    """Name -> images; empty where no split is named."""
+    """Split -> images; empty where no split is named."""
     images: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    """Images that do not exist -> file and line that list them."""
+    """Missing images -> file and line that list them."""
     labels: list[str] = field(default_factory=list)
-    """Files that may be labels."""
+    """Files that may hold labels."""
 
     @cached_property
     def class_indices(self) -> dict[int, int] | None:
@@ -267,7 +261,7 @@ def _layout_of_folder(tree: FileTree, builder: DatasetBuilder) -> _Layout:
 
 
 def _layout_of_yaml(file: Path, builder: DatasetBuilder) -> _Layout:
-    """What a `data.yaml` states; if it has no splits, they are those of its folder."""
+    """The layout that a `data.yaml` states; without splits, that of its folder."""
     content = _load_yaml(file, builder)
     entries = {split: _as_list(content.get(split)) for split in SPLITS}
     if not any(entries.values()):
@@ -276,7 +270,7 @@ def _layout_of_yaml(file: Path, builder: DatasetBuilder) -> _Layout:
         layout = _Layout()
         folders = [file.parent]
         if stated := _as_list(content.get("path")):
-            # One that does not exist is of another machine, or below a tool's own folder.
+            # One that does not exist is from another machine, or relative to a tool's own folder.
             folders = [path for path in (_locate(stated[0], folders),) if path] + folders
         for split, names in entries.items():
             if names:
@@ -292,7 +286,7 @@ def _layout_of_yaml(file: Path, builder: DatasetBuilder) -> _Layout:
 
 
 def _load_yaml(file: Path, builder: DatasetBuilder) -> dict[str, Any]:
-    """A YAML file's mapping; what is wrong with it becomes an issue."""
+    """A YAML file's mapping; problems become issues."""
     try:
         # All values as text: YAML would make a boolean of a class named `no`.
         content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
@@ -358,7 +352,6 @@ def _add_split(
     layout: _Layout,
     builder: DatasetBuilder,
 ) -> None:
-    """Find the images of one split of a YAML file."""
     members = layout.splits.setdefault(split, [])
     for name in names:
         found = _locate(name, folders)
@@ -378,7 +371,7 @@ def _add_split(
 def _listed_images(
     file: Path, folders: list[Path], split: str, layout: _Layout, builder: DatasetBuilder
 ) -> Iterator[str]:
-    """The images that a text file lists, one on each line, missing ones as well."""
+    """The images that a text file lists, one per line, including missing ones."""
     try:
         lines = read_text(file).splitlines()
     except FileError as error:
@@ -394,7 +387,7 @@ def _listed_images(
 
 
 def _locate(name: str, folders: Sequence[Path]) -> Path | None:
-    """The file or folder `name` below one of `folders`, or the longest end of it that exists."""
+    """The file or folder `name` below one of `folders`, or its longest end that exists."""
     name = name.replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
     ends = ["/".join(parts[start:]) for start in range(len(parts))]
@@ -407,7 +400,7 @@ def _locate(name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def _label_root(folder: Path, bases: Sequence[Path]) -> Path:
-    """The folder to look for labels in: the one above `images`, or above the images' folder."""
+    """The folder to search for labels: the one above `images`, or above the images' folder."""
     inside = any(folder.is_relative_to(base) for base in bases)
     for above in (folder, *folder.parents)[: None if inside else 4]:
         if above == bases[-1]:  # never above the data set
@@ -420,7 +413,7 @@ def _label_root(folder: Path, bases: Sequence[Path]) -> Path:
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
-    """Folders without those that are inside others."""
+    """The folders that lie in no other."""
     result: list[Path] = []
     for folder in sorted(set(folders)):  # a folder comes before those in it
         if not any(folder.is_relative_to(other) for other in result):

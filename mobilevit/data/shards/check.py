@@ -1,4 +1,4 @@
-"""Validation of shards: whether they are complete, and their images readable."""
+"""Validation of shards: whether they are complete and their images readable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mobilevit.utils.devices import available_cores
 
 
 def check_shards(root: str, *, workers: int | None = None, quick: bool = False) -> Report:
-    """Read all shards; compare tars with the digests of their index, and decode the images.
+    """Read all shards, compare tars with the digests in their index, and decode the images.
 
     Args:
         root: as for `shard_splits`.
@@ -27,7 +27,6 @@ def check_shards(root: str, *, workers: int | None = None, quick: bool = False) 
 
     Raises:
         DataError: there is no index, or it does not list the shards.
-        ValueError: `workers` is less than 1.
     """
     workers = available_cores() if workers is None else workers
     if workers < 1:

@@ -24,17 +24,13 @@ from mobilevit.utils.files import write_file
 INDEX = "index.json"
 FORMAT = "mobilevit shards 1"
 UNFINISHED = "unfinished.json"
-"""Lies in a folder of shards until the index is written."""
+"""Lies in a folder of shards until their index is written."""
 ROW = np.dtype([("label", "<i4"), ("offset", "<i8"), ("size", "<i4")])
-"""One sample: its class, and the image's first byte in its shard and number of bytes."""
+"""One sample: its class, and the offset and size in bytes of its image in the shard."""
 
 
 def require_scale(*packages: str) -> None:
-    """Check that packages of the extra `scale` are installed.
-
-    Raises:
-        DataError: one is not.
-    """
+    """Check that packages of the extra `scale` are installed."""
     for package in packages:
         try:
             importlib.import_module(package)
@@ -62,10 +58,8 @@ class ShardSplit:
 
     shards: tuple[Shard, ...]
     rows: np.ndarray
-    """A `ROW` for each sample."""
 
     def subset(self, numbers: Sequence[int]) -> ShardSplit:
-        """The shards of these numbers, in this order."""
         rows = np.split(self.rows, np.cumsum([shard.samples for shard in self.shards])[:-1])
         return ShardSplit(
             tuple(self.shards[number] for number in numbers),
@@ -75,18 +69,17 @@ class ShardSplit:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Everything that is known of a set of shards."""
+    """All that is known of a set of shards."""
 
     classes: tuple[str, ...]
     splits: Mapping[str, ShardSplit]
     """By name: `train`, `val`."""
     note: str
-    """Where the samples come from, to be printed."""
+    """Where the samples come from, for messages."""
     identity: str = ""
-    """Digest of what was written, and how; empty for shards that others wrote."""
+    """Digest of what was written, and how; empty for shards written by others."""
 
     def write(self, folder: Path) -> None:
-        """Write the tables and then `index.json`."""
         splits: dict[str, Any] = {}
         for name, split in self.splits.items():
             table = io.BytesIO()
@@ -130,17 +123,12 @@ def join(folder: str, name: str) -> str:
 
 
 def tar_names(location: str) -> list[str]:
-    """All names in a path, URL or command that end with .tar."""
+    """All names ending with .tar in a path, URL or command."""
     return re.findall(r"[^/\s'\"]+\.tar", location)
 
 
 def open_location(location: str) -> IO[bytes]:
-    """Open a local file, a URL that fsspec supports, or the output of a `pipe:` command.
-
-    Raises:
-        DataError: a package is missing, or the URL's protocol is unknown.
-        OSError: it cannot be opened.
-    """
+    """Open a local file, a URL that fsspec supports, or the output of a `pipe:` command."""
     if location.startswith("pipe:"):
         require_scale("webdataset")
         from webdataset.gopen import gopen
@@ -152,7 +140,7 @@ def open_location(location: str) -> IO[bytes]:
         import fsspec
 
         try:
-            # HTTP in one response: not every server supports ranges, and each one is a request.
+            # HTTP in one response: not every server supports ranges, and each range is a request.
             options = {"block_size": 0} if re.match(r"https?://", location) else {}
             opened: IO[bytes] = fsspec.open(location, "rb", **options).open()
         except (ImportError, ValueError) as error:
@@ -162,13 +150,10 @@ def open_location(location: str) -> IO[bytes]:
 
 
 def read_index(location: str) -> ShardIndex:
-    """Read an index.
-
-    Args:
-        location: path or URL of `index.json`, or of the folder that it is in.
+    """Read the index at a location, the path or URL of `index.json` or of its folder.
 
     Raises:
-        DataError: there is none, it is not finished, it is damaged, or of another format.
+        DataError: it is missing, unfinished, damaged or of another format.
     """
     file = location if location.endswith(".json") else join(location, INDEX)
     try:

@@ -1,4 +1,4 @@
-"""Opening shards and tables: what a location holds, what to train on and what to evaluate on."""
+"""Opening shards and tables to train on and to evaluate on."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from mobilevit.data.shards.tar import TarShards
 
 @dataclass(frozen=True)
 class ShardTrainVal:
-    """What to train on and what to evaluate on, with the same classes."""
+    """Samples to train on and to evaluate on, with the same classes."""
 
     train: ShardSamples
     val: ShardSamples
     note: str
-    """How the two came about, to be printed."""
+    """How the two were found or made, for messages."""
 
 
 def is_sharded(root: str, index: str | None = None) -> bool:
-    """Whether a location holds shards or tables, and is not a folder of images."""
+    """Whether a location holds shards or tables rather than a folder of images."""
     if index is not None or root.startswith(HUB) or is_remote(root) or is_pattern(root):
         return True
     return _has_index(Path(root)) or (Path(root).is_dir() and holds_tables(root))
 
 
 def is_pattern(root: str) -> bool:
-    """Whether a location names shards themselves, and not the folder that they are in.
+    """Whether a location names shards themselves rather than their folder.
 
     >>> is_pattern("shards/train-{000000..000127}.tar"), is_pattern("shards")
     (True, False)
@@ -60,15 +60,14 @@ def shard_splits(
     """Find the samples to train on and those to evaluate on.
 
     Splits are those of the index or data set: `train`, and the first of `val`, `valid`,
-    `validation` and `test`. If there is only one, `val_fraction` of its shards, at least one and
-    not all, is held out at random.
+    `validation` and `test`. If there is only one, a share of its shards is held out at random.
 
     Args:
         root: a folder of shards, local or at a URL; a pattern of shards, such as
             `s3://bucket/train-{000000..000127}.tar` or `pipe:cat shards/train-{0..9}.tar`; a folder
             of Parquet or Arrow files; or `hf:` and the name of a data set on the Hub.
         index: path or URL of the shards' index, unless it is next to them.
-        val_fraction: share of the shards to hold out.
+        val_fraction: share of the shards to hold out: at least one, and not all.
         seed: of the choice.
 
     Raises:
@@ -106,11 +105,7 @@ def shard_splits(
 def shard_evaluation(
     root: str, classes: tuple[str, ...], *, index: str | None = None
 ) -> ShardSamples:
-    """Find the samples to evaluate on, with a model's classes: those held out, else all.
-
-    Raises:
-        DataError: as in `shard_splits`; or a class is not among `classes`.
-    """
+    """Samples to evaluate on, with a model's classes: those of a validation split, else all."""
     splits = open_splits(root, index=index)
     name = next((name for name in VAL_SPLITS if name in splits), next(iter(splits)))
     samples = splits[name].relabel(classes)
@@ -119,11 +114,7 @@ def shard_evaluation(
 
 
 def open_splits(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
-    """All splits of a location by name, without checking that their files are there.
-
-    Raises:
-        DataError: there is no index, or it does not list the shards.
-    """
+    """All splits of a location by name, without checking that their files exist."""
     if root.startswith(HUB) or not (
         index is not None or is_remote(root) or is_pattern(root) or _has_index(Path(root))
     ):
@@ -145,13 +136,10 @@ def open_splits(root: str, *, index: str | None = None) -> dict[str, ShardSample
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The names that a pattern with braces stands for, as in shells and webdataset.
+    """Expand the braces of a pattern as shells and webdataset do.
 
     >>> expand_braces("train-{08..10}.tar")
     ['train-08.tar', 'train-09.tar', 'train-10.tar']
-
-    Raises:
-        DataError: the package that does it is missing, or the pattern is malformed.
     """
     if "{" not in pattern:
         return [pattern]
@@ -165,7 +153,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _has_index(folder: Path) -> bool:
-    """Whether a folder has an index of shards, or one that is not finished."""
+    """Whether a folder has an index of shards, finished or not."""
     if (folder / UNFINISHED).is_file():
         return True
     try:
@@ -176,7 +164,7 @@ def _has_index(folder: Path) -> bool:
 
 
 def _match_pattern(root: str, index: str | None) -> tuple[ShardIndex, dict[str, dict[int, str]]]:
-    """The index, and for each split the locations in a pattern by their shards' numbers."""
+    """The index, and split -> number of a shard -> location, for those that a pattern names."""
     locations = expand_braces(root)
     if index is None and root.startswith("pipe:"):
         raise DataError(
@@ -203,7 +191,6 @@ def _match_pattern(root: str, index: str | None) -> tuple[ShardIndex, dict[str, 
 def _match_location(
     location: str, by_name: dict[str, list[tuple[str, int, str]]]
 ) -> tuple[str, int]:
-    """Split and number of the shard at a location."""
     candidates = [entry for name in tar_names(location)[-1:] for entry in by_name.get(name, [])]
     matches = [
         (name, number)

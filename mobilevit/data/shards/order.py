@@ -1,9 +1,9 @@
-"""The order in which samples in shards are read: shuffled, and yet nearly sequential.
+"""The order of samples in shards: shuffled, and yet read almost sequentially.
 
 Shards are shuffled and laid end to end. Each rank takes an equal part of that sequence and cuts it
-into streams. Batches come from one stream after another in turn, each drawn at random from a pool
-of the stream's next samples. So a process reads only a few shards at a time, each from beginning to
-end, and workers do not share shards.
+into streams. Batches come from the streams in turn, each drawn at random from a pool of the
+stream's next samples. So a process reads only a few shards at a time, each from beginning to end,
+and workers do not share shards.
 
 The order is a pure function of (seed, epoch, sizes of the shards, batches). It does not depend on
 the number of workers, and a position in it is the number of batches before it.
@@ -28,15 +28,14 @@ STREAMS = (12, 6, 4, 3, 2, 1)
 """How many streams a rank may interleave: the first number that there are enough shards for. Many
 numbers of workers divide twelve."""
 POOL = 4096
-"""Samples of one rank, over all its streams, among which the next batches are drawn."""
+"""How many of a rank's next samples, over all its streams, batches are drawn from."""
 
 
 class ShardOrder(Order):
-    """An order of the samples in shards, different in each epoch; one rank's share of it.
+    """One rank's share of the samples in shards, in another order each epoch.
 
-    Each sample is seen once per epoch over all ranks. The sequence of shards is padded with its own
-    head to a multiple of `world_size`, the only way in which a sample is seen twice; all ranks have
-    the same number of samples, and so of steps.
+    The sequence of shards is padded with its own head to a multiple of `world_size`, so that all
+    ranks take the same number of steps; only those samples are seen twice in an epoch.
     """
 
     def __init__(
@@ -55,14 +54,11 @@ class ShardOrder(Order):
         Args:
             counts: samples in each shard.
             seed: of the shuffling.
-            rank: of this process, of `world_size` that share the samples.
+            rank: of this process, among `world_size` that share the samples.
             world_size: see `rank`.
-            pool: samples among which batches are drawn, over all streams.
-            shuffle: if not, each stream gives its samples as they are stored.
+            pool: samples that batches are drawn from, over all streams.
+            shuffle: if False, each stream gives its samples as they are stored.
             sequential: whether shards can only be read from the beginning.
-
-        Raises:
-            DataError: there are fewer sequential shards than processes.
         """
         super().__init__(sum(counts), seed=seed, rank=rank, world_size=world_size)
         self.counts, self.shuffle, self.sequential = counts, shuffle, sequential
@@ -77,15 +73,11 @@ class ShardOrder(Order):
 
     @property
     def identity(self) -> str:
-        """The number of samples, and a digest of the shards' sizes."""
         digest = hashlib.sha256(repr(list(self.counts)).encode()).hexdigest()[:16]
         return f"{self.samples} samples in {len(self.counts)} shards ({digest})"
 
     def workers(self, requested: int) -> int:
-        """How many of the requested workers can have streams of their own.
-
-        Local files can be read at any position, so there it is all of them.
-        """
+        """How many of the requested workers can have streams of their own; for local files, all."""
         if not self.sequential or requested <= 1:
             return requested
         usable = max(n for n in range(1, requested + 1) if self.streams % n == 0)
@@ -99,7 +91,7 @@ class ShardOrder(Order):
         return usable
 
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
-        """Batches of these sizes, without the first `skip`, from one stream after another."""
+        """Batches of these sizes, from one stream after another, without the first `skip`."""
         lengths = [sum(sizes[stream :: self.streams]) for stream in range(self.streams)]
         ends = [0, *itertools.accumulate(lengths)]
         sequence = self._sequence()
@@ -140,7 +132,6 @@ class _Stream:
         self._pool = np.empty(0, np.int64)
 
     def take(self, size: int) -> list[int]:
-        """The next batch."""
         while self._sequence and (missing := self._pool_size + size - len(self._pool)) > 0:
             samples = self._sequence.popleft()
             now, later = samples[:missing], samples[missing:]

@@ -30,11 +30,7 @@ class Shards(Protocol):
         """Whether a shard can only be read from its beginning, as over a network."""
 
     def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
-        """The image files of a shard from its `start`-th sample on.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """The image files of a shard from its `start`-th sample on."""
 
     def name(self, shard: int, position: int) -> str:
         """A sample's name in messages."""
@@ -43,15 +39,11 @@ class Shards(Protocol):
         """The shards of these numbers, in this order."""
 
     def check_files(self) -> None:
-        """Check that all files are there, as far as that takes no time.
-
-        Raises:
-            DataError: something is missing.
-        """
+        """Check that all files exist, as far as that takes no time."""
 
 
 class ShardSamples:
-    """Samples in shards with one label each, numbered shard after shard unless `indices` select."""
+    """Labelled images in shards, numbered shard after shard unless `indices` select some."""
 
     def __init__(
         self,
@@ -69,15 +61,9 @@ class ShardSamples:
         self._process = os.getpid()
 
     def __len__(self) -> int:
-        """The number of samples."""
         return len(self.labels)
 
     def source(self, index: int) -> bytes:
-        """The image file.
-
-        Raises:
-            DataError: its shard cannot be read.
-        """
         shard, position = self._locate(index)
         if not self.shards.sequential:
             return next(self.shards.read(shard, position))
@@ -88,23 +74,18 @@ class ShardSamples:
         data = buffer.read(position)
         if buffer.unread:
             self._buffers[shard] = buffer
-        # A worker's streams have two or three shards in use each; what is left of others, which
-        # ranks or streams share, is dropped.
+        # Each stream of a worker uses two or three shards. Of more, which ranks or streams share,
+        # the least recently used are dropped.
         worker = get_worker_info()
         while len(self._buffers) > -(-3 * STREAMS[0] // (worker.num_workers if worker else 1)):
             del self._buffers[next(iter(self._buffers))]
         return data
 
     def name(self, index: int) -> str:
-        """The sample's name."""
         return self.shards.name(*self._locate(index))
 
     def relabel(self, classes: tuple[str, ...]) -> ShardSamples:
-        """The same samples with labels that are indices into `classes`.
-
-        Raises:
-            DataError: a class that has samples is not among `classes`.
-        """
+        """The same samples with labels that index `classes`; names are matched."""
         used = [self.classes[label] for label in np.unique(self._all_labels)]
         if unknown := [name for name in used if name not in classes]:
             raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
@@ -114,14 +95,13 @@ class ShardSamples:
         return ShardSamples(self.shards, new[self._all_labels], classes, self.indices)
 
     def select_shards(self, numbers: Sequence[int]) -> ShardSamples:
-        """The samples of the shards of these numbers."""
         labels = [self._all_labels[self._first[n] : self._first[n + 1]] for n in numbers]
         return ShardSamples(self.shards.subset(numbers), np.concatenate(labels), self.classes)
 
     def subset(self, indices: Sequence[int]) -> ShardSamples:
         """The samples at `indices`; in sequential shards, as many consecutive ones.
 
-        Those begin with the first one's shard, so that few shards have to be read.
+        These begin with the shard of the first index, so that few shards have to be read.
         """
         if self.shards.sequential:
             begin = self._first[self._locate(indices[0])[0]]
@@ -129,21 +109,21 @@ class ShardSamples:
         return ShardSamples(self.shards, self._all_labels, self.classes, indices)
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """The number of a sample's shard, and its position there."""
+        """A sample's shard, and its position there."""
         index = index if self.indices is None else self.indices[index]
         shard = bisect_right(self._first, index) - 1
         return shard, index - self._first[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but streams, for a worker that is not forked."""
+        """Everything but open streams, for a worker that is not forked."""
         return {**self.__dict__, "_buffers": {}}
 
 
 class _ShardBuffer:
-    """A shard that can only be read from its beginning, in any order.
+    """Random access to a shard that can only be read from its beginning.
 
-    Images are copied to a temporary file up to the one that is asked for. The file has no name, so
-    the system deletes it even if the process is killed.
+    Images are copied to a temporary file, up to the one requested. The file has no name, so the
+    system deletes it even if the process is killed.
     """
 
     def __init__(self, shards: Shards, shard: int) -> None:
@@ -153,7 +133,7 @@ class _ShardBuffer:
         weakref.finalize(self, self._file.close)
         self._ends = [0]
         self.unread = shards.counts[shard]
-        """Samples that have not been asked for."""
+        """How many samples have not been requested."""
 
     def read(self, position: int) -> bytes:
         while len(self._ends) < position + 2:
@@ -190,11 +170,7 @@ def order_of(
     rank: int = 0,
     world_size: int = 1,
 ) -> Order:
-    """The order in which training sees `count` samples: in shards, nearly as they are stored.
-
-    Raises:
-        DataError: there are fewer sequential shards than processes.
-    """
+    """The order in which training sees `count` samples: in shards, nearly as they are stored."""
     if not isinstance(samples, ShardSamples):
         return EpochOrder(count, seed=seed, rank=rank, world_size=world_size)
     return ShardOrder(

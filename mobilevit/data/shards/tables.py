@@ -1,4 +1,4 @@
-"""Images in tables that Hugging Face `datasets` streams: data sets of the Hub, Parquet, Arrow."""
+"""Images in tables that Hugging Face `datasets` streams: from the Hub, Parquet or Arrow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HUB = "hf:"
 """Prefix of a data set's name on the Hub, or of a folder with one."""
 _TABLES = ("*.parquet", "*.arrow", "*/*.parquet", "*/*.arrow")
 _SAVED_SHARDS = 64
-"""Into how many shards a data set written by `save_to_disk` is divided, at most."""
+"""A data set written by `save_to_disk` is divided into at most this many shards."""
 
 
 def holds_tables(root: str) -> bool:
@@ -29,13 +29,13 @@ def holds_tables(root: str) -> bool:
 
 
 def open_tables(root: str) -> dict[str, ShardSamples]:
-    """The splits of a data set: `train` and the first one to evaluate on, or the only one.
+    """Open the splits of a data set: `train` and the first one to evaluate on, or the only one.
 
     Args:
         root: a folder of Parquet or Arrow files, or `hf:` and a name on the Hub or a folder.
 
     Raises:
-        DataError: it cannot be opened, or does not have one column of images and one of classes.
+        DataError: it cannot be opened, or has no single column of images or of classes.
     """
     require_scale("datasets")
     location = root.removeprefix(HUB)
@@ -93,7 +93,7 @@ def _samples(location: str, split: str, dataset: Any) -> ShardSamples:
 def _read_labels(
     location: str, split: str, dataset: Any, label: str
 ) -> tuple[list[int], np.ndarray]:
-    """Samples in each shard, and the labels of all; -1 where there is none."""
+    """Samples per shard, and the labels of all samples; -1 where there is none."""
     column = dataset.select_columns([label])
     if getattr(dataset, "builder_name", None) == "parquet":  # where one column can be read alone
         column = _load(location, columns=[label])[split]
@@ -126,7 +126,6 @@ class TableShards:
         self._numbers = list(range(len(counts)) if numbers is None else numbers)
 
     def subset(self, numbers: Sequence[int]) -> TableShards:
-        """The shards of these numbers, in this order."""
         return TableShards(
             self._name,
             self._dataset,
@@ -136,14 +135,9 @@ class TableShards:
         )
 
     def check_files(self) -> None:
-        """Nothing to do: all files were there when their rows were counted."""
+        """Nothing to do: all files existed when their rows were counted."""
 
     def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
-        """The image files of a shard from its `start`-th sample on.
-
-        Raises:
-            DataError: an image is neither in its row nor a file.
-        """
         rows = self._dataset.shard(self._dataset.num_shards, self._numbers[shard])
         for position, row in enumerate(rows.skip(start), start):
             image = row[self._column]
@@ -155,5 +149,4 @@ class TableShards:
                 raise DataError(f"{self.name(shard, position)}: has no image")
 
     def name(self, shard: int, position: int) -> str:
-        """The split, and the sample's shard and row."""
         return f"{self._name}, shard {self._numbers[shard]}, row {position}"

@@ -1,4 +1,4 @@
-"""Tar shards: finding the samples in them, and reading samples from where they are."""
+"""Tar shards: finding the samples in them, and reading samples at their offsets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mobilevit.data.shards.index import ROW, Shard, ShardSplit, is_remote, open_
 log = logging.getLogger(__name__)
 
 RETRY_AFTER: tuple[float, ...] = (1.0, 5.0)
-"""Seconds before a URL or command that failed is read again, for the first and second time."""
+"""Seconds to wait before the first and second retry of a URL or command."""
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
@@ -35,7 +35,7 @@ class TarContent(NamedTuple):
     labels: tuple[str, ...]
     """The text of each sample's `cls`."""
     rows: np.ndarray
-    """A `ROW` for each sample, labels not set."""
+    """A `ROW` for each sample; labels are not set."""
 
 
 def index_tar(location: str, file: str) -> TarContent:
@@ -44,9 +44,6 @@ def index_tar(location: str, file: str) -> TarContent:
     A sample is an image, such as `key.jpg`, and `key.cls`, one after the other. As in webdataset,
     other members of the same key (`key.json`) and names such as `__this__` are ignored. `file` is
     the shard's name in the index.
-
-    Raises:
-        DataError: it cannot be read, is not a plain tar, or a sample lacks its image or class.
     """
     labels: list[str] = []
     rows: list[tuple[int, int, int]] = []
@@ -77,7 +74,7 @@ def index_tar(location: str, file: str) -> TarContent:
 
 
 class _HashedStream:
-    """A stream with the digest, size and end of what was read."""
+    """A stream that keeps the digest, size and end of what was read."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream, self.sha256, self.size, self.tail = stream, hashlib.sha256(), 0, b""
@@ -90,7 +87,7 @@ class _HashedStream:
         return block
 
     def read_to_end(self) -> bool:
-        """Read the rest; whether it ends as a tar does."""
+        """Read the rest and return whether it ends as a tar does."""
         while self.read(1 << 20):
             pass
         return self.tail == _END
@@ -122,7 +119,6 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
 
 
 def _sample(location: str, key: str, members: list[_Member]) -> tuple[str, tuple[int, int, int]]:
-    """The class and the row of one sample."""
     images = [member for member in members if has_image_extension(f"x.{member.extension}")]
     classes = [member for member in members if member.extension == "cls"]
     if len(images) != 1 or len(classes) != 1:
@@ -145,15 +141,10 @@ class TarShards:
         self._first = [0, *itertools.accumulate(self.counts)]
 
     def subset(self, numbers: Sequence[int]) -> TarShards:
-        """The shards of these numbers, in this order."""
         return TarShards(self.split.subset(numbers), [self.locations[n] for n in numbers])
 
     def check_files(self) -> None:
-        """Check that local files exist and have the sizes that the index states.
-
-        Raises:
-            DataError: some do not.
-        """
+        """Check that local files exist and have the sizes that the index states."""
         wrong = []
         for location, shard in zip(self.locations, self.split.shards, strict=True):
             if is_remote(location):
@@ -171,13 +162,7 @@ class TarShards:
             )
 
     def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
-        """The image files of a shard from its `start`-th sample on.
-
-        Reading a URL or a command that fails continues at the same sample, after a while.
-
-        Raises:
-            DataError: the shard is missing, cut off, or not the one that the index describes.
-        """
+        """The image files of a shard from `start` on; URLs and commands that fail are retried."""
         location, position = self.locations[shard], start
         waits = list(RETRY_AFTER) if is_remote(location) else []
         while position < self.counts[shard]:
@@ -199,7 +184,7 @@ class TarShards:
     def _read_sample(
         self, stream: IO[bytes], offset: int, shard: int, position: int
     ) -> tuple[bytes, int]:
-        """One image file, and the offset after it."""
+        """An image file, and the offset after it."""
         row = self.split.rows[self._first[shard] + position]
         begin, size = int(row["offset"]) - _BLOCK, int(row["size"])  # with the tar's header
         _skip(stream, begin - offset)
@@ -218,7 +203,7 @@ class TarShards:
         return block[_BLOCK:], begin + _BLOCK + size
 
     def name(self, shard: int, position: int) -> str:
-        """The shard's location, and for a local file the sample's name in it."""
+        """The shard's location, and in a local file the sample's name."""
         location = self.locations[shard]
         if is_remote(location):
             return f"{location}: sample {position}"

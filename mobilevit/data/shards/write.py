@@ -1,4 +1,4 @@
-"""Writing a folder of images as tar shards, and an index for shards that others wrote."""
+"""Writing images as tar shards, and an index for shards that others wrote."""
 
 from __future__ import annotations
 
@@ -34,8 +34,6 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Plan:
-    """A shard to write."""
-
     path: Path
     split: LabelSamples
     samples: np.ndarray
@@ -55,20 +53,19 @@ def write_shards(
     """Write image files into shards, unchanged, and shuffled so that each shard is a fair sample.
 
     Each shard is written under another name, renamed, and read once; the index is written last. If
-    this is interrupted, the same call continues: shards that are there are read, not written.
+    this is interrupted, the same call continues: existing shards are read, not written.
 
     Args:
         data: what to write.
         out: folder to write to: new, empty, or left by an interrupted call with the same images.
         size: approximate size of a shard in bytes.
-        shards: the number of shards of train, instead of the size.
+        shards: number of shards of train, instead of the size.
         seed: of the shuffling.
         workers: shards that are written at the same time.
         progress: show a progress bar, on a terminal.
 
     Raises:
-        DataError: `out` holds something else; or an image cannot be read any more.
-        OSError: it cannot be written.
+        DataError: `out` holds something else, or an image can no longer be read.
     """
     require_scale("webdataset")
     splits = {"train": data.train, "val": data.val}
@@ -149,7 +146,7 @@ def _index(
     note: str,
     identity: str = "",
 ) -> ShardIndex:
-    """Divide the shards, which lie one split after the other, and set their labels."""
+    """Divide the shards, which are ordered by split, and set their labels."""
     numbers = {name: number for number, name in enumerate(classes)}
     numbers |= {str(number): number for number in range(len(classes))}
     for content in contents:
@@ -205,7 +202,7 @@ def _claim(out: Path, identity: str) -> None:
 
 
 def _write(plan: _Plan) -> TarContent:
-    """Write a shard unless it is there, and read it."""
+    """Write a shard unless it exists, and read it."""
     from webdataset import TarWriter
 
     labels = [str(plan.split.labels[sample]) for sample in plan.samples.tolist()]
@@ -228,13 +225,11 @@ def _write(plan: _Plan) -> TarContent:
 
 
 def _unique_key(source: Path, root: Path, used: set[str]) -> str:
-    """A sample's key, such as `daisy/12`, that webdataset reads back as it is.
-
-    Keys end at the first dot, and names that begin and end with `__` are ignored.
-    """
+    """A sample's key, such as `daisy/12`, that webdataset reads back unchanged."""
     name = source.relative_to(root).with_suffix("").as_posix()
     name = unicodedata.normalize("NFC", name).encode(errors="replace").decode()
     folder, slash, stem = name.rpartition("/")
+    # webdataset ends keys at the first dot, and ignores names that begin and end with `__`.
     key = folder + slash + stem.replace(".", "_")
     if key.startswith("__"):
         key = f"x{key}"
@@ -251,7 +246,7 @@ def _map(
     workers: int,
     progress: bool,
 ) -> list[TarContent]:
-    """Apply a function to all items, several at a time; the first error ends it."""
+    """Apply a function to all items in threads; the first error ends it."""
     with (
         progress_bar("shards", sum(map(weight, items)), show=progress) as advance,
         ThreadPoolExecutor(workers) as executor,
