@@ -17,22 +17,22 @@ class DataOptions(Options, name="data"):
 
     root: str
     """Classification: a folder with train/ and val/, or with one folder per class; with `name`,
-    where that data set lies or is downloaded to; or shards, tables or a set of the Hub, see
-    docs/scale.md. Detection: a folder of COCO, Pascal VOC or YOLO, a
-    COCO file or a data.yaml. Segmentation: folders of images and masks, or a known data set."""
+    where that data set is or is downloaded to; or shards, tables or a data set of the Hub, see
+    docs/scale.md. Detection: a folder of COCO, Pascal VOC or YOLO, a COCO file or a data.yaml.
+    Segmentation: folders of images and masks, or a known data set."""
     name: str | None = None
     """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
     format: str = "auto"
     """Detection and segmentation: coco, voc, ..., where a folder could be read in several ways."""
     classes: str | None = None
-    """Segmentation: names of the masks' values, with commas between or in a file, one a line."""
+    """Segmentation: names of the masks' values, comma-separated or in a file with one per line."""
     ignore: Annotated[int, Interval(0, 65535, "[]")] = 255
-    """Segmentation: the value of pixels without a class, which loss and figures pass over."""
+    """Segmentation: the value of pixels without a class, which loss and metrics ignore."""
     split: str | None = None
-    """Detection, for evaluation: which split to evaluate, such as test; by default the one beside
-    train."""
+    """Detection, for evaluation: which split to evaluate, such as test; by default the one next
+    to train."""
     index: str | None = None
-    """Shards: where their index is, if it does not lie beside them."""
+    """Shards: where their index is, if it is not next to them."""
     pool: Annotated[int, Interval(0)] = POOL
     """Shards: the number of a process's next samples among which a batch is drawn."""
     val_fraction: Annotated[float, Interval(0, 1, "()")] = 0.2

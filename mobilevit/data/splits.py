@@ -101,7 +101,6 @@ class Samples:
         """Check a sample beyond its image file.
 
         Args:
-            index: the sample.
             facts: of its image; None where that cannot be read.
             decode: read everything, not just headers.
             count: also count, and warn of what is only unusual.
@@ -119,7 +118,6 @@ class Samples:
         return [Issue(SPLITS, str(self.root), f"no images in {split}", skippable=False)]
 
     def where_class(self, name: str) -> str:
-        """Where a class is stated, for messages."""
         return str(self.root)
 
     def compare(self, val: Self) -> list[str]:

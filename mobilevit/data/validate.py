@@ -153,8 +153,6 @@ def validate(
     """Examine annotations, images and what lies on them, and report all that is wrong.
 
     Args:
-        root: the data set, for the report.
-        splits: its samples.
         issues: known ones, such as those of `divide`.
         note: how the splits were found or made.
         depth: what to read. "headers" finds files that are not images, empty, cut off or too large;
@@ -162,7 +160,6 @@ def validate(
         warnings: also report what is only unusual.
         workers: threads; by default as many as there are cores. Decoding and hashing release
             Python's lock, so processes would not be faster.
-        progress: show a progress bar where there is a terminal.
     """
     workers = available_cores() if workers is None else workers
     if workers < 1:

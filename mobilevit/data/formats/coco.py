@@ -218,7 +218,6 @@ class _Reader:
     def _annotations_by_image(
         self, entries: list[Any], names: Mapping[int, str]
     ) -> dict[int, list[dict[str, Any]]]:
-        """Index of an image -> its annotations."""
         by_image: dict[int, list[dict[str, Any]]] = {}
         for running, entry in enumerate(entries, start=1):
             image, where = self._image_of(entry, running)

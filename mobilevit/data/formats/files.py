@@ -122,7 +122,6 @@ class FileTree:
         return [path for path in paths if len(path.relative_to(self.root).parts) <= depth]
 
     def contents(self, limit: int = 10) -> str:
-        """The first names in the folder, for messages."""
         if self.root.is_file():
             return self.root.name
         names = [entry.name + "/" * is_folder(entry) for entry in visible_entries(self.root)]
@@ -213,7 +212,7 @@ def find_split(name: str) -> str | None:
 
 
 def find_split_in_path(path: str, root: Path) -> str | None:
-    """The first split that a folder below `root` on a file's path is named after."""
+    """The split that the first such folder of a file below `root` is named after."""
     return _split_of_folder(os.path.dirname(path), root)
 
 

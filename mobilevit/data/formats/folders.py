@@ -36,7 +36,7 @@ CLASS_FOLDERS = "folders without images, which are not classes"
 
 
 def read_labels(root: Path) -> list[ParsedDataset]:
-    """Read the class folders of `root`, or of `train` and one of `VAL_SPLITS` in it if there."""
+    """Read class folders, in `root` itself or in its folders `train` and one of `VAL_SPLITS`."""
     folders = _split_folders(root)
     if folders is None:
         return [read_class_folders(root)]

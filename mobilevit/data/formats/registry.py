@@ -42,7 +42,6 @@ def parse(
 
     Args:
         root: a folder; for boxes also COCO's JSON or YOLO's `data.yaml`.
-        options: what to read.
         format: a name in `formats_with`; by default it is recognised.
 
     Raises:

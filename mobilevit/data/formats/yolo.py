@@ -162,10 +162,9 @@ def _read_labels(file: str, image: int, layout: _Layout, builder: DatasetBuilder
 def parse_line(
     words: list[str], class_indices: Mapping[int, int] | None = None, extra: int = 0
 ) -> tuple[int, tuple[float, float, float, float]]:
-    """Parse a line: the label, and the corners relative to the image.
+    """Parse the numbers of a line: the label, and the corners relative to the image.
 
     Args:
-        words: the line's numbers.
         class_indices: class number -> index; None: class numbers are indices.
         extra: how many numbers may follow a box.
 

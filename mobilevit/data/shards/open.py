@@ -68,7 +68,6 @@ def shard_splits(
             of Parquet or Arrow files; or `hf:` and the name of a data set on the Hub.
         index: path or URL of the shards' index, unless it is next to them.
         val_fraction: share of the shards to hold out: at least one, and not all.
-        seed: of the choice.
 
     Raises:
         DataError: shards are missing or do not match their index, or nothing would be left.

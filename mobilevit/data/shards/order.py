@@ -53,9 +53,6 @@ class ShardOrder(Order):
 
         Args:
             counts: samples in each shard.
-            seed: of the shuffling.
-            rank: of this process, among `world_size` that share the samples.
-            world_size: see `rank`.
             pool: samples that batches are drawn from, over all streams.
             shuffle: if False, each stream gives its samples as they are stored.
             sequential: whether shards can only be read from the beginning.

@@ -184,7 +184,6 @@ class TarShards:
     def _read_sample(
         self, stream: IO[bytes], offset: int, shard: int, position: int
     ) -> tuple[bytes, int]:
-        """An image file, and the offset after it."""
         row = self.split.rows[self._first[shard] + position]
         begin, size = int(row["offset"]) - _BLOCK, int(row["size"])  # with the tar's header
         _skip(stream, begin - offset)

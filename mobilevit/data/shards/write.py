@@ -56,13 +56,10 @@ def write_shards(
     this is interrupted, the same call continues: existing shards are read, not written.
 
     Args:
-        data: what to write.
         out: folder to write to: new, empty, or left by an interrupted call with the same images.
         size: approximate size of a shard in bytes.
         shards: number of shards of train, instead of the size.
-        seed: of the shuffling.
         workers: shards that are written at the same time.
-        progress: show a progress bar, on a terminal.
 
     Raises:
         DataError: `out` holds something else, or an image can no longer be read.
@@ -105,10 +102,8 @@ def index_shards(
 
     Args:
         splits: the locations of each split's shards.
-        out: folder to write the index to.
         classes: class names; by default the names in `cls`, if those are not numbers.
         workers: shards that are read at the same time.
-        progress: show a progress bar, on a terminal.
 
     Raises:
         DataError: a shard cannot be read, or a sample is of an unknown class.
