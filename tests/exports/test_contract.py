@@ -202,7 +202,8 @@ def test_any_size(exported: Exported, backend: str) -> None:
 @every_format
 def test_half_precision(exported: Exported, images: list[Image.Image], backend: str) -> None:
     whole, half = (len(exported(backend, variant=one).bytes()) for one in ("fp32", "fp16"))
-    assert half < 0.7 * whole  # a few parts stay in float32
+    # A few parts stay in float32. ExecuTorch saves less: 2.8 of 3.9 MB for XXS.
+    assert half < (0.9 if backend == "executorch" else 0.7) * whole
     made = exported(backend, variant="fp16")
     verification = verify(made.open(), made.network, images, name="ants")
     assert verification.tolerance == 1e-2 and verification.agreement == 1
