@@ -191,9 +191,11 @@ def _fake_quantized(layer: nn.Conv2d | nn.Linear, inputs: Range, outputs: Range)
     layer.weight = nn.Parameter(fake_quantize_weight(weight), requires_grad=False)
     before = layer.register_forward_pre_hook(lambda _layer, x: (fake_quantize(x[0], *inputs),))
     after = layer.register_forward_hook(lambda _layer, _x, y: fake_quantize(y, *outputs))
-    with before, after:
-        yield
-    layer.weight = weight
+    try:
+        with before, after:
+            yield
+    finally:
+        layer.weight = weight
 
 
 def _relative_error(expected: Sequence[list[Tensor]], found: Sequence[list[Tensor]]) -> float:
