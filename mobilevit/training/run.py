@@ -1,10 +1,10 @@
-"""The state of a run between the steps of `train`."""
+"""The state of a run between the steps of `train`, and its result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.models.registry import Network
-from mobilevit.tasks.base import Splits, Task
+from mobilevit.tasks.base import M, Splits, Task
 from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.utils.distributed import Processes
 
@@ -73,3 +73,22 @@ class Parts:
     module: TrainingModule
     history: History
     trainer: Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult(Generic[M]):
+    """Metrics of a run's best weights, and where these are."""
+
+    folder: Path
+    """The run folder; the best weights are in its `model`."""
+    metrics: M
+    """On all validation images."""
+    train_metrics: M
+    """On (a sample of) the training images, preprocessed as in validation."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.metrics.summary(self.train_metrics)}\n"
+            f"model:  {self.folder / 'model'}\n"
+            f"report: {self.folder / 'report.html'}"
+        )

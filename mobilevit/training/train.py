@@ -27,8 +27,7 @@ from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import TrainOptions
 from mobilevit.training.report import write_report
-from mobilevit.training.result import TrainingResult
-from mobilevit.training.run import Parts, Run, Setup
+from mobilevit.training.run import Parts, Run, Setup, TrainingResult
 from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
 from mobilevit.utils.distributed import Processes
 

@@ -95,7 +95,7 @@ def opened(
 
 
 def unused(dataset: ParsedDataset) -> list[str]:
-    """What is said of files that are not part of a data set."""
+    """Messages about files that are not part of a data set."""
     return [str(issue) for issue in dataset.issues if issue.category == UNUSED_FILES]
 
 

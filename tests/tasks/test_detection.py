@@ -169,14 +169,14 @@ class Truth:
         draw = np.random.default_rng(seed)
         self.classes = tuple(f"class {number}" for number in range(classes))
         self.category_ids = (3, 90, 7, 15)[:classes]
-        self.said = []
+        self.annotations = []
         for _ in range(images):
             count = int(draw.integers(0, 7))
             corners = draw.uniform(0, 250, (count, 4))
             corners[:, 2:] = corners[:, :2] + draw.uniform(4, 200, (count, 2))
             boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
             size = boxes[:, 2:] - boxes[:, :2]
-            self.said.append(
+            self.annotations.append(
                 Annotation(
                     boxes=boxes,
                     labels=torch.tensor(draw.integers(0, classes - 1, count)),  # one never
@@ -187,10 +187,10 @@ class Truth:
             )
 
     def __len__(self) -> int:
-        return len(self.said)
+        return len(self.annotations)
 
     def annotation(self, index: int) -> Annotation:
-        return self.said[index]
+        return self.annotations[index]
 
 
 class Guesser(torch.nn.Module):
@@ -209,13 +209,13 @@ class Guesser(torch.nn.Module):
         corners = torch.rand(len(images), 64, 4, generator=self.draw) * 0.4
         corners[..., 2:] += corners[..., :2] + 0.05
         for row in range(len(images)):
-            said = self.truth.annotation(self.next)
+            annotation = self.truth.annotation(self.next)
             self.next += 1
-            count = len(said.labels)
-            moved = said.boxes + 12 * torch.randn(count, 4, generator=self.draw)
+            count = len(annotation.labels)
+            moved = annotation.boxes + 12 * torch.randn(count, 4, generator=self.draw)
             corners[row, :count] = moved / 500
             for place in range(count + 6):
-                label = said.labels[place] if place < count else place % 4
+                label = annotation.labels[place] if place < count else place % 4
                 logits[row, place, 1 + label] = 3 * torch.randn((), generator=self.draw)
         corners[..., 2:] = corners[..., 2:].maximum(corners[..., :2] + 0.002)
         anchors = self.anchors(1, 1)
@@ -237,9 +237,13 @@ def test_figures_are_those_of_pycocotools(tmp_path, seed):
 
     annotations = []
     for index in range(len(truth)):
-        said = truth.annotation(index)
+        annotation = truth.annotation(index)
         for box, label, crowd, area in zip(
-            said.boxes.tolist(), said.labels, said.crowd, said.area, strict=True
+            annotation.boxes.tolist(),
+            annotation.labels,
+            annotation.crowd,
+            annotation.area,
+            strict=True,
         ):
             x1, y1, x2, y2 = box
             annotations.append(
@@ -303,7 +307,7 @@ def found(boxes: list[list[float]], labels: list[int]) -> Detections:
 
 
 def test_single_boxes_are_right_once_and_crowds_do_not_count():
-    said = Annotation(
+    annotation = Annotation(
         boxes=torch.tensor([[0.0, 0, 10, 10], [20, 20, 90, 90]]),
         labels=torch.tensor([1, 0]),
         crowd=torch.tensor([False, True]),
@@ -314,11 +318,11 @@ def test_single_boxes_are_right_once_and_crowds_do_not_count():
         [[0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 10], [30, 30, 40, 40], [95, 95, 99, 99]],
         [1, 1, 0, 0, 0],
     )
-    right, ignored = match_boxes(some, said)
+    right, ignored = match_boxes(some, annotation)
     assert right.tolist() == [True, False, False, False, False]
     assert ignored.tolist() == [False, False, False, True, False]
     touching = found([[0.0, 0, 25, 25]], [0])  # a corner of the crowd is not in it
-    assert match_boxes(touching, said)[1].tolist() == [False]
+    assert match_boxes(touching, annotation)[1].tolist() == [False]
 
 
 def test_results_are_in_cocos_form():  # A34, A35
@@ -338,9 +342,11 @@ def test_the_truth_as_an_answer_is_perfect_and_shifted_classes_are_not(monkeypat
             logits = torch.zeros(1, 64, 5)
             logits[..., 0] = 30
             corners = torch.tensor([0.1, 0.1, 0.2, 0.2]).repeat(1, 64, 1)
-            said = self.truth.annotation(self.next)
+            annotation = self.truth.annotation(self.next)
             self.next += 1
-            for place, (box, label) in enumerate(zip(said.boxes, said.labels, strict=True)):
+            for place, (box, label) in enumerate(
+                zip(annotation.boxes, annotation.labels, strict=True)
+            ):
                 corners[0, place] = box / 500
                 logits[0, place, 0], logits[0, place, 1 + (label + self.shift) % 4] = 0, 30
             return RawDetections(logits, encode(corners, self.anchors(1, 1)))

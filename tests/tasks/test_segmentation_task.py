@@ -97,7 +97,7 @@ class Colours(torch.nn.Module):
 
 
 def batch(masks: list[torch.Tensor], wrong: int = 0):
-    """Images whose channels are their masks, the first `wrong` rows of each taken for class 0."""
+    """Images whose channels are their masks, the first `wrong` rows predicted as class 0."""
     items = []
     for index, mask in enumerate(masks):
         seen = torch.where(mask == 255, 0, mask)

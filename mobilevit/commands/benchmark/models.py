@@ -156,7 +156,7 @@ def find_subjects(
 def _open_network(spec: ModelSpec) -> Network:
     """A variant with new weights, or anything that `load` reads."""
     if spec.name not in list_models():
-        # What looks like a model name or has options is taken for a misspelt model name.
+        # What looks like a model name or has options is treated as a misspelt model name.
         if spec.options or re.fullmatch(r"[a-z0-9_]+", spec.name):
             split_name(spec.name)
         return load(spec.name)

@@ -49,8 +49,8 @@ class SegmentationModel(Protocol):
 
 def stretch_mode(model: SegmentationModel) -> bool | None:
     """`align_corners` for `full_size`, by the model's preprocessing."""
-    squashed = model.config is not None and model.config.preprocessing.resize_mode == "stretch"
-    return None if squashed else model.align_corners
+    stretched = model.config is not None and model.config.preprocessing.resize_mode == "stretch"
+    return None if stretched else model.align_corners
 
 
 def full_size(output: Tensor, height: int, width: int, *, align_corners: bool | None) -> Tensor:
