@@ -58,9 +58,10 @@ class ShardResult:
 
     def __str__(self) -> str:
         rows = table("split", "shards", "images", "MB")
-        for name, split in self.index.splits.items():
-            size = sum(shard.size for shard in split.shards) / 1e6
-            rows.add_row(name, str(len(split.shards)), str(len(split.rows)), f"{size:.1f}")
+        for name, shards in self.index.splits.items():
+            images = sum(len(shard.rows) for shard in shards)
+            size = sum(shard.size for shard in shards) / 1e6
+            rows.add_row(name, str(len(shards)), str(images), f"{size:.1f}")
         return f"{render(rows)}\n{self.folder}, in {self.seconds:.1f} s; {self.usage}"
 
 

@@ -79,7 +79,7 @@ def test_parquet_is_read_row_by_row(tables: Path, prefix: str) -> None:
     assert is_sharded(root)
     found = shard_splits(root)
     assert found.train.classes == NAMES
-    assert list(found.train.shards.counts) == list(COUNTS["train"])
+    assert found.train.images.counts == list(COUNTS["train"])
     assert "train: 18 images in 3 shards, validation: 7 images in 2 shards" in found.note
     for split, samples in (("train", found.train), ("validation", found.val)):
         known = numbers(split)

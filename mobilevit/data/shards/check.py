@@ -11,8 +11,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import Issue
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.shards.open import open_splits
-from mobilevit.data.shards.samples import Shards
-from mobilevit.data.shards.tar import TarShards, index_tar
+from mobilevit.data.shards.samples import Shard
 from mobilevit.data.validate import UNREADABLE_IMAGES, Report, SplitSummary, map_parallel
 from mobilevit.utils.devices import available_cores
 
@@ -35,12 +34,13 @@ def check_shards(root: str, *, workers: int | None = None, quick: bool = False) 
     issues: list[Issue] = []
     for split, samples in open_splits(root).items():
         counts = np.bincount(samples.labels, minlength=len(samples.classes)).tolist()
-        look = partial(_shard_issues, samples.shards, quick=quick)
-        numbers = range(len(samples.shards.counts))
-        found = list(chain.from_iterable(map_parallel(look, numbers, workers=workers)))
+        look = partial(_shard_issues, quick=quick)
+        found = list(
+            chain.from_iterable(map_parallel(look, samples.images.shards, workers=workers))
+        )
         classes = dict(zip(samples.classes, counts, strict=True))
         unreadable = sum(issue.category == UNREADABLE_IMAGES for issue in found)
-        summaries[split] = SplitSummary(len(samples.labels), unreadable, classes)
+        summaries[split] = SplitSummary(len(samples), unreadable, classes)
         issues += found
     return Report(
         root=root,
@@ -52,19 +52,16 @@ def check_shards(root: str, *, workers: int | None = None, quick: bool = False) 
     )
 
 
-def _shard_issues(shards: Shards, number: int, *, quick: bool) -> list[Issue]:
+def _shard_issues(shard: Shard, *, quick: bool) -> list[Issue]:
     issues = []
     try:
-        if isinstance(shards, TarShards):
-            known, place = shards.split.shards[number], shards.locations[number]
-            if index_tar(place, known.file).shard != known:
-                message = "differs from the shard in its index"
-                return [Issue("shards", place, message, skippable=False)]
-        for position, data in enumerate(() if quick else shards.read(number, 0)):
+        if problem := shard.problem(quick=False):
+            raise DataError(problem)
+        for position, data in enumerate(() if quick else shard.read()):
             try:
                 open_image(data)
             except ImageError as error:
-                issues.append(Issue(UNREADABLE_IMAGES, shards.name(number, position), error.reason))
+                issues.append(Issue(UNREADABLE_IMAGES, shard.name(position), error.reason))
     except DataError as error:
         where, _, reason = str(error).partition(": ")
         issues.append(Issue("shards", where, reason, skippable=False))

@@ -3,46 +3,28 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.folders import VAL_SPLITS
-from mobilevit.data.shards.index import (
-    FORMAT,
-    INDEX,
-    UNFINISHED,
-    ShardIndex,
-    is_remote,
-    join,
-    parent,
-    read_index,
-    require_scale,
-    tar_names,
-)
-from mobilevit.data.shards.samples import ShardSamples
+from mobilevit.data.shards.index import FORMAT, INDEX, UNFINISHED, read_index, require_scale
+from mobilevit.data.shards.samples import Shard, ShardSamples
 from mobilevit.data.shards.tables import HUB, holds_tables, open_tables
-from mobilevit.data.shards.tar import TarShards
-
-
-@dataclass(frozen=True)
-class ShardTrainVal:
-    """Samples to train on and to evaluate on, with the same classes."""
-
-    train: ShardSamples
-    val: ShardSamples
-    note: str
-    """How the two were found or made, for messages."""
+from mobilevit.data.shards.tar import TarShard, is_remote
+from mobilevit.data.splits import Splits, select_evaluation_split
 
 
 def is_sharded(root: str, index: str | None = None) -> bool:
     """Whether a location holds shards or tables rather than a folder of images."""
-    if index is not None or root.startswith(HUB) or is_remote(root) or is_pattern(root):
+    if root.startswith(HUB) or _has_index(root, index):
         return True
-    return _has_index(Path(root)) or (Path(root).is_dir() and holds_tables(root))
+    return Path(root).is_dir() and holds_tables(root)
 
 
 def is_pattern(root: str) -> bool:
@@ -56,7 +38,7 @@ def is_pattern(root: str) -> bool:
 
 def shard_splits(
     root: str, *, index: str | None = None, val_fraction: float = 0.2, seed: int = 0
-) -> ShardTrainVal:
+) -> Splits[ShardSamples]:
     """Find the samples to train on and those to evaluate on.
 
     Splits are those of the index or data set: `train`, and the first of `val`, `valid`,
@@ -75,63 +57,59 @@ def shard_splits(
     splits = open_splits(root, index=index)
     val_name = next((name for name in VAL_SPLITS if name in splits), None)
     if "train" in splits and val_name:
-        train, val = splits["train"], splits[val_name]
-        if train.classes != val.classes:
-            val = val.relabel(train.classes)
-        note = f"train: {_summary(train)}, {val_name}: {_summary(val)}"
+        train, val = splits["train"], splits[val_name].relabel(splits["train"].classes)
+        note = ", ".join(
+            f"{name}: {len(samples)} images in {len(samples.images.shards)} shards"
+            for name, samples in (("train", train), (val_name, val))
+        )
     else:
         name, everything = next(iter(splits.items()))
-        shards = len(everything.shards.counts)
-        if shards < 2:
+        shards = everything.images.shards
+        if len(shards) < 2:
             raise DataError(
                 f"{root}: has one shard of {name} only, which cannot be divided; give shards to "
                 "train on and shards to evaluate on"
             )
-        count = min(max(round(shards * val_fraction), 1), shards - 1)
-        order = np.random.default_rng((seed, 4)).permutation(shards).tolist()
+        count = min(max(round(len(shards) * val_fraction), 1), len(shards) - 1)
+        order = np.random.default_rng((seed, 4)).permutation(len(shards)).tolist()
         val, train = (
-            everything.select_shards(sorted(numbers)) for numbers in (order[:count], order[count:])
+            ShardSamples.from_shards(root, [shards[n] for n in sorted(part)], everything.classes)
+            for part in (order[:count], order[count:])
         )
         note = (
-            f"has {name} only: {count} of {shards} shards held out with seed {seed} "
-            f"({len(train.labels)} + {len(val.labels)} images)"
+            f"has {name} only: {count} of {len(shards)} shards held out with seed {seed} "
+            f"({len(train)} + {len(val)} images)"
         )
     for samples in (train, val):
-        samples.shards.check_files()
-    return ShardTrainVal(train, val, f"{root}: {note}")
+        _check_files(samples.images.shards)
+    return Splits(train, val, f"{root}: {note}")
 
 
 def shard_evaluation(
-    root: str, classes: tuple[str, ...], *, index: str | None = None
+    root: str, classes: Sequence[str], *, index: str | None = None
 ) -> ShardSamples:
     """Samples to evaluate on, with a model's classes: those of a validation split, else all."""
-    splits = open_splits(root, index=index)
-    name = next((name for name in VAL_SPLITS if name in splits), next(iter(splits)))
-    samples = splits[name].relabel(classes)
-    samples.shards.check_files()
-    return samples
+    _, samples = select_evaluation_split(open_splits(root, index=index))
+    _check_files(samples.images.shards)
+    return samples.relabel(classes)
 
 
 def open_splits(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
     """All splits of a location by name, without checking that their files exist."""
-    if root.startswith(HUB) or not (
-        index is not None or is_remote(root) or is_pattern(root) or _has_index(Path(root))
-    ):
+    if root.startswith(HUB) or not _has_index(root, index):
         return open_tables(root)
     if is_pattern(root):
-        found, locations = _match_pattern(root, index)
+        classes, splits = _match_pattern(root, index)
     else:
         found = read_index(index or root)
-        locations = {
-            name: {number: join(root, shard.file) for number, shard in enumerate(split.shards)}
-            for name, split in found.splits.items()
+        classes = found.classes
+        splits = {
+            name: [replace(shard, location=posixpath.join(root, shard.file)) for shard in shards]
+            for name, shards in found.splits.items()
         }
-    samples = {}
-    for name, by_number in locations.items():
-        split = found.splits[name].subset(list(by_number))
-        shards = TarShards(split, list(by_number.values()))
-        samples[name] = ShardSamples(shards, split.rows["label"].copy(), found.classes)
-    return samples
+    return {
+        name: ShardSamples.from_shards(root, shards, classes) for name, shards in splits.items()
+    }
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -151,57 +129,53 @@ def expand_braces(pattern: str) -> list[str]:
         raise DataError(f"{pattern}: {error}") from error
 
 
-def _has_index(folder: Path) -> bool:
-    """Whether a folder has an index of shards, finished or not."""
-    if (folder / UNFINISHED).is_file():
+def tar_name(location: str) -> str | None:
+    """The last name ending with .tar in a path, URL or command."""
+    return next(reversed(re.findall(r"[^/\s'\"]+\.tar", location)), None)
+
+
+def _has_index(root: str, index: str | None) -> bool:
+    """Whether shards are described by an index, finished or not, rather than being tables."""
+    if index is not None or is_remote(root) or is_pattern(root):
+        return True
+    if Path(root, UNFINISHED).is_file():
         return True
     try:
-        content = json.loads((folder / INDEX).read_bytes())
+        content = json.loads(Path(root, INDEX).read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
 
 
-def _match_pattern(root: str, index: str | None) -> tuple[ShardIndex, dict[str, dict[int, str]]]:
-    """The index, and split -> number of a shard -> location, for those that a pattern names."""
+def _match_pattern(
+    root: str, index: str | None
+) -> tuple[tuple[str, ...], dict[str, list[TarShard]]]:
+    """The classes, and split -> shards, for the shards that a pattern names."""
     locations = expand_braces(root)
+    advice = "--data.index gives its path, `mobilevit shard PATTERN FOLDER` writes one"
     if index is None and root.startswith("pipe:"):
-        raise DataError(
-            f"{root}: --data.index must give the index of these shards; `mobilevit shard PATTERN "
-            "FOLDER` writes one"
-        )
+        raise DataError(f"{root}: the index of these shards is needed; {advice}")
     try:
-        found = read_index(index or join(parent(locations[0]), INDEX))
+        found = read_index(index or posixpath.dirname(locations[0]))
     except DataError as error:
-        raise DataError(
-            f"{error}; --data.index gives its path, `mobilevit shard PATTERN FOLDER` writes one"
-        ) from error
-    by_name: dict[str, list[tuple[str, int, str]]] = {}
-    for name, split in found.splits.items():
-        for number, shard in enumerate(split.shards):
-            by_name.setdefault(Path(shard.file).name, []).append((name, number, shard.file))
-    splits: dict[str, dict[int, str]] = {}
+        raise DataError(f"{error}; {advice}") from error
+    by_name = {
+        posixpath.basename(shard.file): (name, shard)
+        for name, shards in found.splits.items()
+        for shard in shards
+    }
+    splits: dict[str, list[TarShard]] = {}
     for location in locations:
-        name, number = _match_location(location, by_name)
-        splits.setdefault(name, {})[number] = location
-    return found, splits
+        name, shard = by_name.get(tar_name(location) or "", (None, None))
+        if name is None or shard is None:
+            raise DataError(f"{location}: the index has no shard of this name")
+        splits.setdefault(name, []).append(replace(shard, location=location))
+    return found.classes, splits
 
 
-def _match_location(
-    location: str, by_name: dict[str, list[tuple[str, int, str]]]
-) -> tuple[str, int]:
-    candidates = [entry for name in tar_names(location)[-1:] for entry in by_name.get(name, [])]
-    matches = [
-        (name, number)
-        for name, number, file in candidates
-        if re.search(rf"(^|[/:\s'\"]){re.escape(file)}($|[\s'\"?])", location)
-    ]
-    if len(matches) != 1:
-        raise DataError(
-            f"{location}: the index has {'several shards' if matches else 'no shard'} of this name"
-        )
-    return matches[0]
-
-
-def _summary(samples: ShardSamples) -> str:
-    return f"{len(samples.labels)} images in {len(samples.shards.counts)} shards"
+def _check_files(shards: Sequence[Shard]) -> None:
+    wrong = [problem for shard in shards if (problem := shard.problem(quick=True))]
+    if wrong:
+        listed = "\n  ".join([*wrong[:20], "..."] if len(wrong) > 20 else wrong)
+        message = f"{len(wrong)} of {len(shards)} shards do not match the index"
+        raise DataError(f"{message}:\n  {listed}")

@@ -12,9 +12,7 @@ the number of workers, and a position in it is the number of batches before it.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -89,66 +87,48 @@ class ShardOrder(Order):
 
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
         """Batches of these sizes, from one stream after another, without the first `skip`."""
-        lengths = [sum(sizes[stream :: self.streams]) for stream in range(self.streams)]
-        ends = [0, *itertools.accumulate(lengths)]
-        sequence = self._sequence()
+        per_stream = [sizes[stream :: self.streams] for stream in range(self.streams)]
+        parts = np.split(self._sequence(), np.cumsum(list(map(sum, per_stream)))[:-1])
         streams = [
-            _Stream(
-                _cut(sequence, begin, end),
-                self.pool,
-                np.random.default_rng((self.seed, self.epoch, 3, self.rank, number))
-                if self.shuffle
-                else None,
-            )
-            for number, (begin, end) in enumerate(itertools.pairwise(ends))
+            _draw(part, stream_sizes, self.pool, self._generator(number))
+            for number, (part, stream_sizes) in enumerate(zip(parts, per_stream, strict=True))
         ]
-        for step, size in enumerate(sizes):
-            batch = streams[step % self.streams].take(size)
+        for step in range(len(sizes)):
+            batch = next(streams[step % self.streams])
             if step >= skip:
                 yield batch
 
-    def _sequence(self) -> list[range]:
+    def _generator(self, stream: int) -> np.random.Generator | None:
+        if not self.shuffle:
+            return None
+        return np.random.default_rng((self.seed, self.epoch, 3, self.rank, stream))
+
+    def _sequence(self) -> np.ndarray:
         """This rank's part of the shards laid end to end."""
-        ends = [0, *itertools.accumulate(map(int, self.counts))]
-        shards = np.arange(len(self.counts))
+        shards = np.split(np.arange(self.samples), np.cumsum(self.counts)[:-1])
         if self.shuffle:
-            shards = np.random.default_rng((self.seed, self.epoch, 1)).permutation(shards)
-        everything = [range(ends[shard], ends[shard + 1]) for shard in shards]
-        everything *= -(-len(self) * self.world_size // self.samples)  # repeats from the head
-        return _cut(everything, self.rank * len(self), (self.rank + 1) * len(self))
+            order = np.random.default_rng((self.seed, self.epoch, 1)).permutation(len(shards))
+            shards = [shards[number] for number in order]
+        # Repeats from the head.
+        padded = np.resize(np.concatenate(shards), len(self) * self.world_size)
+        return padded[self.rank * len(self) : (self.rank + 1) * len(self)]
 
 
-class _Stream:
-    """A sequence of samples, and a pool of the next ones that batches are drawn from."""
-
-    def __init__(
-        self, sequence: list[range], pool: int, generator: np.random.Generator | None
-    ) -> None:
-        """Without a generator, batches are in the order of the sequence."""
-        self._sequence, self._pool_size, self._generator = deque(sequence), pool, generator
-        self._pool = np.empty(0, np.int64)
-
-    def take(self, size: int) -> list[int]:
-        while self._sequence and (missing := self._pool_size + size - len(self._pool)) > 0:
-            samples = self._sequence.popleft()
-            now, later = samples[:missing], samples[missing:]
-            if later:
-                self._sequence.appendleft(later)
-            self._pool = np.append(self._pool, np.arange(now.start, now.stop))
-        if self._generator is None:
+def _draw(
+    sequence: np.ndarray,
+    sizes: Sequence[int],
+    pool_size: int,
+    generator: np.random.Generator | None,
+) -> Iterator[list[int]]:
+    """Batches drawn from a pool of a sequence's next samples; without a generator, in order."""
+    pool, taken = np.empty(0, np.int64), 0
+    for size in sizes:
+        missing = pool_size + size - len(pool)
+        pool = np.append(pool, sequence[taken : taken + missing])
+        taken += missing
+        if generator is None:
             drawn = np.arange(size)
         else:
-            drawn = self._generator.choice(len(self._pool), size, replace=False)
-        batch: list[int] = self._pool[drawn].tolist()
-        self._pool = np.delete(self._pool, drawn)
-        return batch
-
-
-def _cut(sequence: list[range], begin: int, end: int) -> list[range]:
-    """The part of concatenated ranges from one position to another."""
-    part, position = [], 0
-    for samples in sequence:
-        if piece := samples[max(begin - position, 0) : max(end - position, 0)]:
-            part.append(piece)
-        position += len(samples)
-    return part
+            drawn = generator.choice(len(pool), size, replace=False)
+        yield pool[drawn].tolist()
+        pool = np.delete(pool, drawn)

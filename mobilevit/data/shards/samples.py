@@ -6,74 +6,71 @@ import itertools
 import os
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
 from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import ParsedDataset
 from mobilevit.data.sampler import EpochOrder, Order
 from mobilevit.data.shards.order import POOL, STREAMS, ShardOrder
+from mobilevit.data.splits import LabelSamples
 
 
-class Shards(Protocol):
-    """Images that are read shard by shard."""
+class Shard(ABC):
+    """Labelled images that are stored one after another."""
 
-    @property
-    def counts(self) -> Sequence[int]:
-        """Samples in each shard."""
+    labels: np.ndarray
+    """int [samples]: indices of classes."""
 
     @property
     def sequential(self) -> bool:
-        """Whether a shard can only be read from its beginning, as over a network."""
+        """Whether it can only be read from its beginning, as over a network."""
+        return True
 
-    def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
-        """The image files of a shard from its `start`-th sample on."""
+    @abstractmethod
+    def read(self, start: int = 0) -> Iterator[bytes]:
+        """The image files from the `start`-th sample on."""
 
-    def name(self, shard: int, position: int) -> str:
+    @abstractmethod
+    def name(self, position: int) -> str:
         """A sample's name in messages."""
 
-    def subset(self, numbers: Sequence[int]) -> Shards:
-        """The shards of these numbers, in this order."""
-
-    def check_files(self) -> None:
-        """Check that all files exist, as far as that takes no time."""
+    def problem(self, *, quick: bool) -> str | None:
+        """How it differs from its index: in all of its bytes, or `quick`, in the size of a file."""
+        return None
 
 
-class ShardSamples:
-    """Labelled images in shards, numbered shard after shard unless `indices` select some."""
+class ShardImages:
+    """The images in shards, numbered shard after shard."""
 
-    def __init__(
-        self,
-        shards: Shards,
-        labels: np.ndarray,
-        classes: tuple[str, ...],
-        indices: Sequence[int] | None = None,
-    ) -> None:
-        """`labels`: the index in `classes` of each sample in the shards."""
-        self.shards, self.classes = shards, classes
-        self._all_labels, self.indices = labels, indices
-        self.labels: Any = labels if indices is None else labels[list(indices)]
-        self._first = [0, *itertools.accumulate(shards.counts)]
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards, self.counts = shards, [len(shard.labels) for shard in shards]
+        self.sequential = any(shard.sequential for shard in shards)
+        self._first = [0, *itertools.accumulate(self.counts)]
         self._buffers: dict[int, _ShardBuffer] = {}
         self._process = os.getpid()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._first[-1]
 
-    def source(self, index: int) -> bytes:
-        shard, position = self._locate(index)
-        if not self.shards.sequential:
-            return next(self.shards.read(shard, position))
+    def __getitem__(self, index: int) -> bytes:
+        number, position = self.locate(index)
+        if not self.sequential:
+            return next(self.shards[number].read(position))
         if self._process != os.getpid():  # forked: two processes cannot read one stream
             self._process, self._buffers = os.getpid(), {}
         # Taken out and put back at the end, so that the first one is the least recently used.
-        buffer = self._buffers.pop(shard, None) or _ShardBuffer(self.shards, shard)
+        buffer = self._buffers.pop(number, None) or _ShardBuffer(self.shards[number])
         data = buffer.read(position)
         if buffer.unread:
-            self._buffers[shard] = buffer
+            self._buffers[number] = buffer
         # Each stream of a worker uses two or three shards. Of more, which ranks or streams share,
         # the least recently used are dropped.
         worker = get_worker_info()
@@ -82,37 +79,13 @@ class ShardSamples:
         return data
 
     def name(self, index: int) -> str:
-        return self.shards.name(*self._locate(index))
+        number, position = self.locate(index)
+        return self.shards[number].name(position)
 
-    def relabel(self, classes: tuple[str, ...]) -> ShardSamples:
-        """The same samples with labels that index `classes`; names are matched."""
-        used = [self.classes[label] for label in np.unique(self._all_labels)]
-        if unknown := [name for name in used if name not in classes]:
-            raise DataError(f"unknown classes: {', '.join(unknown)}; known: {', '.join(classes)}")
-        new = np.array(
-            [classes.index(name) if name in classes else -1 for name in self.classes], np.int32
-        )
-        return ShardSamples(self.shards, new[self._all_labels], classes, self.indices)
-
-    def select_shards(self, numbers: Sequence[int]) -> ShardSamples:
-        labels = [self._all_labels[self._first[n] : self._first[n + 1]] for n in numbers]
-        return ShardSamples(self.shards.subset(numbers), np.concatenate(labels), self.classes)
-
-    def subset(self, indices: Sequence[int]) -> ShardSamples:
-        """The samples at `indices`; in sequential shards, as many consecutive ones.
-
-        These begin with the shard of the first index, so that few shards have to be read.
-        """
-        if self.shards.sequential:
-            begin = self._first[self._locate(indices[0])[0]]
-            indices = [(begin + step) % len(self._all_labels) for step in range(len(indices))]
-        return ShardSamples(self.shards, self._all_labels, self.classes, indices)
-
-    def _locate(self, index: int) -> tuple[int, int]:
-        """A sample's shard, and its position there."""
-        index = index if self.indices is None else self.indices[index]
-        shard = bisect_right(self._first, index) - 1
-        return shard, index - self._first[shard]
+    def locate(self, index: int) -> tuple[int, int]:
+        """The number of an image's shard, and its position there."""
+        number = bisect_right(self._first, index) - 1
+        return number, index - self._first[number]
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but open streams, for a worker that is not forked."""
@@ -126,20 +99,18 @@ class _ShardBuffer:
     system deletes it even if the process is killed.
     """
 
-    def __init__(self, shards: Shards, shard: int) -> None:
-        self._shards, self._shard = shards, shard
-        self._images = shards.read(shard)
+    def __init__(self, shard: Shard) -> None:
+        self._shard, self._images, self._ends = shard, shard.read(), [0]
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, self._file.close)
-        self._ends = [0]
-        self.unread = shards.counts[shard]
+        self.unread = len(shard.labels)
         """How many samples have not been requested."""
 
     def read(self, position: int) -> bytes:
         while len(self._ends) < position + 2:
             data = next(self._images, None)
             if data is None:
-                name = self._shards.name(self._shard, position)
+                name = self._shard.name(position)
                 raise DataError(f"{name}: the shard ends before it; it has changed")
             self._append(data)
         begin, end = self._ends[position : position + 2]
@@ -161,6 +132,43 @@ class _ShardBuffer:
         self._ends.append(self._ends[-1] + len(data))
 
 
+@dataclass(frozen=True, eq=False)
+class ShardSamples(LabelSamples):
+    """Labelled images in shards."""
+
+    @classmethod
+    def from_shards(cls, root: str, shards: Sequence[Shard], classes: Sequence[str]) -> Self:
+        return cls.from_dataset(
+            ParsedDataset(
+                root=Path(root),
+                format="shards",
+                display_name="shards",
+                images=ShardImages(shards),
+                classes=tuple(classes),
+                labels=np.concatenate([shard.labels for shard in shards]),
+            )
+        )
+
+    @property
+    def images(self) -> ShardImages:
+        """All images in the shards, whether they are among the samples or not."""
+        assert isinstance(self.dataset.images, ShardImages)
+        return self.dataset.images
+
+    def subset(self, indices: Iterable[int]) -> Self:
+        """The samples at `indices`; in sequential shards, as many consecutive ones.
+
+        These begin with the shard of the first index, so that few shards have to be read.
+        """
+        subset = super().subset(indices)
+        if self.images.sequential:
+            first = int(subset.indices[0])
+            first -= self.images.locate(first)[1]
+            consecutive = (first + np.arange(len(subset))) % len(self.images)
+            return replace(subset, indices=consecutive)
+        return subset
+
+
 def order_of(
     samples: object,
     count: int,
@@ -174,10 +182,10 @@ def order_of(
     if not isinstance(samples, ShardSamples):
         return EpochOrder(count, seed=seed, rank=rank, world_size=world_size)
     return ShardOrder(
-        samples.shards.counts,
+        samples.images.counts,
         seed=seed,
         rank=rank,
         world_size=world_size,
         pool=pool,
-        sequential=samples.shards.sequential,
+        sequential=samples.images.sequential,
     )

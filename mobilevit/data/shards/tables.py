@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.folders import VAL_SPLITS
 from mobilevit.data.shards.index import require_scale
-from mobilevit.data.shards.samples import ShardSamples
+from mobilevit.data.shards.samples import Shard, ShardSamples
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,33 @@ HUB = "hf:"
 _TABLES = ("*.parquet", "*.arrow", "*/*.parquet", "*/*.arrow")
 _SAVED_SHARDS = 64
 """A data set written by `save_to_disk` is divided into at most this many shards."""
+
+
+@dataclass(frozen=True, eq=False)
+class TableShard(Shard):
+    """A shard of an `IterableDataset`."""
+
+    split: str
+    """Location and split, for messages."""
+    dataset: Any
+    column: str
+    """The column of images, which are not decoded."""
+    number: int
+    labels: np.ndarray
+
+    def read(self, start: int = 0) -> Iterator[bytes]:
+        rows = self.dataset.shard(self.dataset.num_shards, self.number)
+        for position, row in enumerate(rows.skip(start), start):
+            image = row[self.column]
+            if image is not None and image["bytes"] is not None:
+                yield image["bytes"]
+            elif image is not None and image["path"] and Path(image["path"]).is_file():
+                yield Path(image["path"]).read_bytes()
+            else:
+                raise DataError(f"{self.name(position)}: has no image")
+
+    def name(self, position: int) -> str:
+        return f"{self.split}, shard {self.number}, row {position}"
 
 
 def holds_tables(root: str) -> bool:
@@ -76,77 +104,28 @@ def _samples(location: str, split: str, dataset: Any) -> ShardSamples:
             f"{location}: one column of images (Image) and one of classes (ClassLabel) are needed; "
             f"{split} has {columns or 'no known columns'}"
         )
-    image, label = images[0], classes[0]
-    names = tuple(features[label].names)
-    counts, labels = _read_labels(location, split, dataset, label)
-    if not len(labels):
+    undecoded = dataset.cast_column(images[0], datasets.Image(decode=False))
+    shards = [
+        TableShard(f"{location}/{split}", undecoded, images[0], number, labels)
+        for number, labels in enumerate(_read_labels(location, split, dataset, classes[0]))
+    ]
+    if not sum(len(shard.labels) for shard in shards):
         raise DataError(f"{location}: has no samples in {split}")
-    if not 0 <= labels.min() <= labels.max() < len(names):
+    if missing := sum(int((shard.labels < 0).sum()) for shard in shards):
         raise DataError(
-            f"{location}: {(labels < 0).sum()} samples of {split} have no class; a split without "
-            "classes cannot be trained or evaluated on"
+            f"{location}: {missing} samples of {split} have no class; a split without classes "
+            "cannot be trained or evaluated on"
         )
-    undecoded = dataset.cast_column(image, datasets.Image(decode=False))
-    return ShardSamples(TableShards(f"{location}/{split}", undecoded, image, counts), labels, names)
+    return ShardSamples.from_shards(location, shards, features[classes[0]].names)
 
 
-def _read_labels(
-    location: str, split: str, dataset: Any, label: str
-) -> tuple[list[int], np.ndarray]:
-    """Samples per shard, and the labels of all samples; -1 where there is none."""
+def _read_labels(location: str, split: str, dataset: Any, label: str) -> Iterator[np.ndarray]:
+    """The labels of each shard's samples; -1 where there is none."""
     column = dataset.select_columns([label])
     if getattr(dataset, "builder_name", None) == "parquet":  # where one column can be read alone
         column = _load(location, columns=[label])[split]
     elif not Path(location).exists():
         log.warning("%s: not Parquet, so all of it is read once to count its samples", location)
-    shards = [
-        [-1 if row[label] is None else row[label] for row in column.shard(column.num_shards, index)]
-        for index in range(column.num_shards)
-    ]
-    return list(map(len, shards)), np.array(
-        [value for shard in shards for value in shard], np.int32
-    )
-
-
-class TableShards:
-    """The shards of an `IterableDataset`."""
-
-    sequential = True
-
-    def __init__(
-        self,
-        name: str,
-        dataset: Any,
-        column: str,
-        counts: Sequence[int],
-        numbers: Sequence[int] | None = None,
-    ) -> None:
-        """`column` holds images, not decoded; `numbers` selects shards, by default all."""
-        self._name, self._dataset, self._column, self.counts = name, dataset, column, counts
-        self._numbers = list(range(len(counts)) if numbers is None else numbers)
-
-    def subset(self, numbers: Sequence[int]) -> TableShards:
-        return TableShards(
-            self._name,
-            self._dataset,
-            self._column,
-            [self.counts[number] for number in numbers],
-            [self._numbers[number] for number in numbers],
-        )
-
-    def check_files(self) -> None:
-        """Nothing to do: all files existed when their rows were counted."""
-
-    def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
-        rows = self._dataset.shard(self._dataset.num_shards, self._numbers[shard])
-        for position, row in enumerate(rows.skip(start), start):
-            image = row[self._column]
-            if image is not None and image["bytes"] is not None:
-                yield image["bytes"]
-            elif image is not None and image["path"] and Path(image["path"]).is_file():
-                yield Path(image["path"]).read_bytes()
-            else:
-                raise DataError(f"{self.name(shard, position)}: has no image")
-
-    def name(self, shard: int, position: int) -> str:
-        return f"{self._name}, shard {self._numbers[shard]}, row {position}"
+    for number in range(column.num_shards):
+        values = (row[label] for row in column.shard(column.num_shards, number))
+        yield np.array([-1 if value is None else value for value in values], np.int32)

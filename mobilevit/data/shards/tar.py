@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import logging
 import os
 import re
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple
+from dataclasses import dataclass
+from subprocess import PIPE, Popen
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.files import has_image_extension
-from mobilevit.data.shards.index import ROW, Shard, ShardSplit, is_remote, open_location
+from mobilevit.data.shards.samples import Shard
 
 log = logging.getLogger(__name__)
 
+ROW = np.dtype([("label", "<i4"), ("offset", "<i8"), ("size", "<i4")])
+"""One sample: its class, and the offset and size in bytes of its image in the shard."""
 RETRY_AFTER: tuple[float, ...] = (1.0, 5.0)
 """Seconds to wait before the first and second retry of a URL or command."""
 
@@ -28,228 +34,192 @@ _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
 
 
-class TarContent(NamedTuple):
-    """The samples in a tar."""
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL or a `pipe:` command, and not a local path.
 
-    shard: Shard
-    labels: tuple[str, ...]
-    """The text of each sample's `cls`."""
+    >>> is_remote("s3://bucket/train-000000.tar"), is_remote("shards/train-000000.tar")
+    (True, False)
+    """
+    return "://" in location or location.startswith("pipe:")
+
+
+@contextmanager
+def open_location(location: str) -> Iterator[IO[bytes]]:
+    """Open a local file, a URL that fsspec supports, or the output of a `pipe:` command."""
+    if location.startswith("pipe:"):
+        with Popen(location.removeprefix("pipe:"), shell=True, stdout=PIPE) as process:
+            assert process.stdout is not None
+            yield process.stdout
+            # A command whose output is not read to its end fails for that reason.
+            if not process.stdout.read(1) and process.wait():
+                raise OSError(f"exit status {process.returncode}")
+    elif is_remote(location):
+        import fsspec
+
+        # HTTP in one response: not every server supports ranges, and each range is a request.
+        options = {"block_size": 0} if re.match(r"https?://", location) else {}
+        try:
+            file: Any = fsspec.open(location, "rb", **options).open()
+        except (ImportError, ValueError) as error:
+            raise DataError(f"{location}: {error}") from error
+        with io.BufferedReader(file) as stream:  # which reads as much as is requested
+            yield stream
+    else:
+        with open(location, "rb") as stream:
+            yield stream
+
+
+@dataclass(frozen=True, eq=False)
+class TarShard(Shard):
+    """One tar file, and where in it the samples are."""
+
+    location: str
+    """A path, URL or `pipe:` command."""
+    file: str
+    """Its name, relative to the index's folder."""
+    size: int
+    """In bytes."""
+    sha256: str
     rows: np.ndarray
-    """A `ROW` for each sample; labels are not set."""
+    """A `ROW` for each sample."""
+
+    @property
+    def labels(self) -> np.ndarray:  # type: ignore[override]  # read-only
+        return self.rows["label"]
+
+    @property
+    def sequential(self) -> bool:
+        return is_remote(self.location)
+
+    def problem(self, *, quick: bool) -> str | None:
+        try:
+            if quick:
+                size = self.size if self.sequential else os.stat(self.location).st_size
+                message = f"has {size} bytes, not {self.size}: it is cut off, or another file"
+                return None if size == self.size else f"{self.location}: {message}"
+            with open_location(self.location) as stream:
+                digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+        except OSError as error:
+            return f"{self.location}: cannot be read: {error}"
+        same = digest.hexdigest() == self.sha256
+        return None if same else f"{self.location}: differs from the shard in its index"
+
+    def read(self, start: int = 0) -> Iterator[bytes]:
+        """The images from `start` on; URLs and commands that fail are tried again."""
+        position = start
+        waits = list(RETRY_AFTER) if self.sequential else []
+        while position < len(self.rows):
+            try:
+                with open_location(self.location) as stream:
+                    place = 0
+                    while position < len(self.rows):
+                        data, place = self._read_image(stream, place, position)
+                        position += 1
+                        yield data
+            except FileNotFoundError:
+                raise DataError(f"{self.location}: there is no such shard") from None
+            except OSError as error:
+                if not waits:
+                    raise DataError(f"{self.location}: {error}") from error
+                log.warning("%s: %s; trying again", self.location, error)
+                time.sleep(waits.pop(0))
+
+    def _read_image(self, stream: IO[bytes], place: int, position: int) -> tuple[bytes, int]:
+        """An image, read with its header from a stream at `place`, and the place behind it."""
+        size = int(self.rows["size"][position])
+        begin = int(self.rows["offset"][position]) - _BLOCK
+        if self.sequential:
+            while place < begin and (skipped := stream.read(min(begin - place, 1 << 20))):
+                place += len(skipped)
+        else:
+            stream.seek(begin)
+        block = stream.read(_BLOCK + size)
+        sample = f"sample {position} of {len(self.rows)}"
+        if len(block) < _BLOCK + size:
+            message = f"ends inside {sample}; it is cut off, and should have {self.size} bytes"
+            raise OSError(message)
+        try:
+            stated = tarfile.TarInfo.frombuf(block[:_BLOCK], "utf-8", "replace").size
+        except tarfile.HeaderError:
+            stated = None
+        if stated != size:
+            raise DataError(
+                f"{self.location}: {sample} is not where the index states; they do not belong "
+                "together: write the index again with `mobilevit shard`"
+            )
+        return block[_BLOCK:], begin + _BLOCK + size
+
+    def name(self, position: int) -> str:
+        """The shard's location, and in a local file the sample's name."""
+        if self.sequential:
+            return f"{self.location}: sample {position}"
+        with tarfile.open(self.location) as tar:
+            offset = self.rows["offset"][position]
+            return next(f"{self.location}: {m.name}" for m in tar if m.offset_data == offset)
 
 
-def index_tar(location: str, file: str) -> TarContent:
-    """Read a tar from beginning to end and find its samples.
+def index_tar(location: str, file: str) -> tuple[TarShard, list[str]]:
+    """Find the samples in a tar: a shard, whose labels are not set, and the text of each `cls`.
 
     A sample is an image, such as `key.jpg`, and `key.cls`, one after the other. As in webdataset,
     other members of the same key (`key.json`) and names such as `__this__` are ignored. `file` is
     the shard's name in the index.
     """
-    labels: list[str] = []
-    rows: list[tuple[int, int, int]] = []
     try:
-        with _opened(location, to_its_end=True) as stream:
-            hashed = _HashedStream(stream)
-            with tarfile.open(fileobj=hashed, mode="r|") as tar:  # type: ignore[call-overload]
-                for key, members in itertools.groupby(_members(tar), key=lambda member: member.key):
-                    try:
-                        label, row = _sample(location, key, list(members))
-                    except DataError:
-                        if hashed.read_to_end():
-                            raise
-                        break  # the sample is incomplete because the tar is
-                    labels.append(label)
-                    rows.append(row)
-            if not hashed.read_to_end():
-                raise tarfile.ReadError("it has no end")
+        with _seekable(location) as stream:
+            digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+            size = stream.tell()
+            stream.seek(max(size - len(_END), 0))
+            if stream.read() != _END:
+                message = "cut off, or not an uncompressed tar: it does not end as one does"
+                raise DataError(f"{location}: {message}")
+            stream.seek(0)
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                samples = list(_find_samples(tar, location))
     except tarfile.TarError as error:
-        problem = f"cut off after {len(rows)} samples" if rows else "not an uncompressed tar"
-        raise DataError(f"{location}: {problem}: {error}") from error
+        raise DataError(f"{location}: not an uncompressed tar, or damaged: {error}") from error
     except OSError as error:
         raise DataError(f"{location}: cannot be read: {error}") from error
-    if not rows:
+    if not samples:
         raise DataError(f"{location}: holds no samples, such as key.jpg with key.cls")
-    shard = Shard(file, len(rows), hashed.size, hashed.sha256.hexdigest())
-    return TarContent(shard, tuple(labels), np.array(rows, ROW))
-
-
-class _HashedStream:
-    """A stream that keeps the digest, size and end of what was read."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.sha256, self.size, self.tail = stream, hashlib.sha256(), 0, b""
-
-    def read(self, count: int) -> bytes:
-        block = _read(self.stream, count)
-        self.sha256.update(block)
-        self.size += len(block)
-        self.tail = (self.tail + block[-len(_END) :])[-len(_END) :]
-        return block
-
-    def read_to_end(self) -> bool:
-        """Read the rest and return whether it ends as a tar does."""
-        while self.read(1 << 20):
-            pass
-        return self.tail == _END
-
-
-class _Member(NamedTuple):
-    key: str
-    extension: str
-    offset: int
-    size: int
-    text: str
-    """The content of a `cls`."""
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
-    """The files in a tar; as in webdataset, a key ends at the first dot of the file's name."""
-    for member in tar:
-        tar.members = []  # type: ignore[attr-defined]  # they would all be kept
-        folder, slash, name = member.name.rpartition("/")
-        stem, dot, extension = name.partition(".")
-        if not member.isreg() or not stem or not dot or re.match(r"__[^/]*__($|/)", member.name):
-            continue
-        extension, text = extension.lower(), ""
-        if extension == "cls":
-            content = tar.extractfile(member)
-            assert content is not None
-            text = content.read().decode("utf-8", "replace").strip()
-        yield _Member(folder + slash + stem, extension, member.offset_data, member.size, text)
-
-
-def _sample(location: str, key: str, members: list[_Member]) -> tuple[str, tuple[int, int, int]]:
-    images = [member for member in members if has_image_extension(f"x.{member.extension}")]
-    classes = [member for member in members if member.extension == "cls"]
-    if len(images) != 1 or len(classes) != 1:
-        present = ", ".join(f"{key}.{member.extension}" for member in members)
-        raise DataError(
-            f"{location}: a sample is one image and one .cls of the same key, one after the other; "
-            f"key {key!r} has {present}"
-        )
-    return classes[0].text, (0, images[0].offset, images[0].size)
-
-
-class TarShards:
-    """The shards of one split of an index."""
-
-    def __init__(self, split: ShardSplit, locations: Sequence[str]) -> None:
-        """`locations`: a path, URL or `pipe:` command for each shard of the split."""
-        self.split, self.locations = split, tuple(locations)
-        self.counts = [shard.samples for shard in split.shards]
-        self.sequential = any(map(is_remote, locations))
-        self._first = [0, *itertools.accumulate(self.counts)]
-
-    def subset(self, numbers: Sequence[int]) -> TarShards:
-        return TarShards(self.split.subset(numbers), [self.locations[n] for n in numbers])
-
-    def check_files(self) -> None:
-        """Check that local files exist and have the sizes that the index states."""
-        wrong = []
-        for location, shard in zip(self.locations, self.split.shards, strict=True):
-            if is_remote(location):
-                continue
-            size = os.stat(location).st_size if os.path.exists(location) else None
-            if size is None:
-                wrong.append(f"{location}: is missing")
-            elif size != shard.size:
-                problem = "it is cut off" if size < shard.size else "it is another file"
-                wrong.append(f"{location}: has {size} bytes, not {shard.size}: {problem}")
-        if wrong:
-            listed = "\n  ".join([*wrong[:20], "..."] if len(wrong) > 20 else wrong)
-            raise DataError(
-                f"{len(wrong)} of {len(self.locations)} shards do not match the index:\n  {listed}"
-            )
-
-    def read(self, shard: int, start: int = 0) -> Iterator[bytes]:
-        """The image files of a shard from `start` on; URLs and commands that fail are retried."""
-        location, position = self.locations[shard], start
-        waits = list(RETRY_AFTER) if is_remote(location) else []
-        while position < self.counts[shard]:
-            try:
-                with _opened(location) as stream:
-                    offset = 0
-                    while position < self.counts[shard]:
-                        data, offset = self._read_sample(stream, offset, shard, position)
-                        position += 1
-                        yield data
-            except FileNotFoundError:
-                raise DataError(f"{location}: there is no such shard") from None
-            except OSError as error:
-                if not waits:
-                    raise DataError(f"{location}: {error}") from error
-                log.warning("%s: %s; trying again", location, error)
-                time.sleep(waits.pop(0))
-
-    def _read_sample(
-        self, stream: IO[bytes], offset: int, shard: int, position: int
-    ) -> tuple[bytes, int]:
-        row = self.split.rows[self._first[shard] + position]
-        begin, size = int(row["offset"]) - _BLOCK, int(row["size"])  # with the tar's header
-        _skip(stream, begin - offset)
-        block = _read(stream, _BLOCK + size)
-        sample = f"sample {position} of {self.counts[shard]}"
-        if len(block) < _BLOCK + size:
-            raise OSError(
-                f"ends inside {sample}; it is cut off, and should have "
-                f"{self.split.shards[shard].size} bytes"
-            )
-        if _stated_size(block) != size:
-            raise DataError(
-                f"{self.locations[shard]}: {sample} is not where the index states; they do not "
-                "belong together: write the index again with `mobilevit shard`"
-            )
-        return block[_BLOCK:], begin + _BLOCK + size
-
-    def name(self, shard: int, position: int) -> str:
-        """The shard's location, and in a local file the sample's name."""
-        location = self.locations[shard]
-        if is_remote(location):
-            return f"{location}: sample {position}"
-        row = self.split.rows[self._first[shard] + position]
-        with open(location, "rb") as file:
-            file.seek(int(row["offset"]) - _BLOCK)
-            name = file.read(100).rstrip(b"\0").decode("utf-8", "replace")
-        return f"{location}: {name}"
+    rows = np.array([(0, image.offset_data, image.size) for _, image in samples], ROW)
+    shard = TarShard(location, file, size, digest.hexdigest(), rows)
+    return shard, [label for label, _ in samples]
 
 
 @contextmanager
-def _opened(location: str, *, to_its_end: bool = False) -> Iterator[IO[bytes]]:
-    """A stream; the exit status of a command counts only if all its output is read."""
-    stream = open_location(location)
-    finished = False
-    try:
-        yield stream
-        finished = to_its_end
-    finally:
-        try:
-            stream.close()
-        except OSError:
-            if finished:
-                raise
+def _seekable(location: str) -> Iterator[IO[bytes]]:
+    """A local file, or a temporary copy of what is remote."""
+    with open_location(location) as stream:
+        if not is_remote(location):
+            yield stream
+            return
+        with TemporaryFile() as copy:
+            while block := stream.read(1 << 20):
+                copy.write(block)
+            copy.seek(0)
+            yield copy
 
 
-def _read(stream: IO[bytes], count: int) -> bytes:
-    """`count` bytes, or all that are left; a pipe gives them in pieces."""
-    blocks = []
-    while count and (block := stream.read(count)):
-        blocks.append(block)
-        count -= len(block)
-    return b"".join(blocks)
-
-
-def _skip(stream: IO[bytes], count: int) -> None:
-    """Move forward by seeking or, in pipes and HTTP responses, by reading."""
-    try:
-        stream.seek(count, os.SEEK_CUR)
-    except (AttributeError, ValueError):  # ValueError: `io.UnsupportedOperation`, and fsspec's
-        while count and (block := stream.read(min(count, 1 << 20))):
-            count -= len(block)
-
-
-def _stated_size(header: bytes) -> int | None:
-    """The size in a tar member's header; None if it is not a header."""
-    try:
-        return int(header[124:136].rstrip(b"\0 "), 8)
-    except ValueError:
-        return None
+def _find_samples(tar: tarfile.TarFile, location: str) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """The `cls` and the image of each sample."""
+    # As in webdataset, a key ends at the first dot of the file's name.
+    named = ((re.fullmatch(r"((?:.*/)?[^/.]+)\.([^/]*)", member.name), member) for member in tar)
+    parts = (
+        (match[1], match[2].lower(), member)
+        for match, member in named
+        if match and member.isreg() and not re.match(r"__[^/]*__($|/)", member.name)
+    )
+    for key, members in itertools.groupby(parts, key=lambda part: part[0]):
+        group = [(extension, member) for _, extension, member in members]
+        images = [member for ending, member in group if has_image_extension(f"x.{ending}")]
+        classes = [member for ending, member in group if ending == "cls"]
+        if len(images) != 1 or len(classes) != 1:
+            present = ", ".join(f"{key}.{extension}" for extension, _ in group)
+            raise DataError(
+                f"{location}: a sample is one image and one .cls of the same key, one after the "
+                f"other; key {key!r} has {present}"
+            )
+        content = tar.extractfile(classes[0])
+        assert content is not None
+        yield content.read().decode("utf-8", "replace").strip(), images[0]

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.shards.index import (
-    INDEX,
-    UNFINISHED,
-    ShardIndex,
-    ShardSplit,
-    require_scale,
-    tar_names,
-)
-from mobilevit.data.shards.tar import TarContent, index_tar
+from mobilevit.data.shards.index import INDEX, UNFINISHED, ShardIndex, require_scale
+from mobilevit.data.shards.open import tar_name
+from mobilevit.data.shards.tar import TarShard, index_tar
 from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.utils.files import replace_file, write_file
 from mobilevit.utils.progress import progress_bar
 
 T = TypeVar("T")
+LabelledTar: TypeAlias = tuple[TarShard, list[str]]
+"""A shard without labels, and the text of each sample's `cls`."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +76,8 @@ def write_shards(
         ]
     identity = _identity(splits, sizes, plans, seed)
     _claim(out, identity)
-    contents = _map(
-        _write, [*plans["train"], *plans["val"]], lambda plan: len(plan.samples), workers, progress
-    )
-    index = _index(contents, plans, data.train.classes, data.note, identity)
+    tars = _map(_write, [*plans["train"], *plans["val"]], workers, progress)
+    index = _index(tars, plans, data.train.classes, data.note, identity)
     index.write(out)
     (out / UNFINISHED).unlink()
     return index
@@ -111,53 +104,47 @@ def index_shards(
     if (out / INDEX).exists():
         raise DataError(f"{out}: holds an index already; choose another folder")
     locations = [location for split in splits.values() for location in split]
-    files = []
+    files: list[str] = []
     for location in locations:
-        names = tar_names(location)
-        if not names:
+        if (name := tar_name(location)) is None:
             raise DataError(f"{location}: names no .tar file to identify it by")
-        if names[-1] in files:
-            raise DataError(f"several shards are named {names[-1]}; names must be unique")
-        files.append(names[-1])
+        if name in files:
+            raise DataError(f"several shards are named {name}; names must be unique")
+        files.append(name)
     pairs = list(zip(locations, files, strict=True))
-    contents = _map(lambda pair: index_tar(*pair), pairs, lambda _: 1, workers, progress)
-    labels = sorted({label for content in contents for label in content.labels})
+    tars = _map(lambda pair: index_tar(*pair), pairs, workers, progress)
+    labels = sorted({label for _, texts in tars for label in texts})
     if classes is None and all(map(str.isdecimal, labels)):
         raise DataError(
             f"the shards number their classes, {min(labels, key=int)} to {max(labels, key=int)}, "
             "and do not name them: give the names, in this order, with --classes"
         )
     note = f"{len(locations)} shards, {locations[0]} and others"
-    index = _index(contents, splits, classes or labels, note)
+    index = _index(tars, splits, classes or labels, note)
     out.mkdir(parents=True, exist_ok=True)
     index.write(out)
     return index
 
 
 def _index(
-    contents: Sequence[TarContent],
+    tars: Sequence[LabelledTar],
     splits: Mapping[str, Sequence[object]],
     classes: Sequence[str],
     note: str,
     identity: str = "",
 ) -> ShardIndex:
-    """Divide the shards, which are ordered by split, and set their labels."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    numbers |= {str(number): number for number in range(len(classes))}
-    for content in contents:
-        for position, label in enumerate(content.labels):
-            if label not in numbers:
-                raise DataError(
-                    f"{content.shard.file}: sample {position} is of class {label!r}, which is "
-                    f"neither a name nor a number of the {len(classes)} classes"
-                )
-            content.rows["label"][position] = numbers[label]
-    remaining = iter(contents)
-    indexed = {}
-    for name, shards in splits.items():
-        own = list(itertools.islice(remaining, len(shards)))
-        rows = np.concatenate([content.rows for content in own])
-        indexed[name] = ShardSplit(tuple(content.shard for content in own), rows)
+    """Set the labels of the shards, and divide these, which are ordered by split."""
+    numbers = {str(number): number for number in range(len(classes))}
+    numbers = {name: number for number, name in enumerate(classes)} | numbers
+    for shard, texts in tars:
+        if unknown := [position for position, text in enumerate(texts) if text not in numbers]:
+            raise DataError(
+                f"{shard.file}: sample {unknown[0]} is of class {texts[unknown[0]]!r}, which is "
+                f"neither a name nor a number of the {len(classes)} classes"
+            )
+        shard.rows["label"] = [numbers[text] for text in texts]
+    remaining = iter(tars)
+    indexed = {name: [next(remaining)[0] for _ in shards] for name, shards in splits.items()}
     return ShardIndex(tuple(classes), indexed, note, identity)
 
 
@@ -196,7 +183,7 @@ def _claim(out: Path, identity: str) -> None:
     write_file(note, json.dumps({"identity": identity}))
 
 
-def _write(plan: _Plan) -> TarContent:
+def _write(plan: _Plan) -> LabelledTar:
     """Write a shard unless it exists, and read it."""
     from webdataset import TarWriter
 
@@ -213,10 +200,10 @@ def _write(plan: _Plan) -> TarContent:
                 image = {source.suffix[1:].lower(): source.read_bytes()}
                 writer.write({"__key__": key, **image, "cls": label.encode()})
             writer.close()
-    content = index_tar(str(plan.path), plan.path.name)
-    if content.labels != tuple(labels):
+    shard, written = index_tar(str(plan.path), plan.path.name)
+    if written != labels:
         raise DataError(f"{plan.path}: is another shard; remove it to have it written again")
-    return content
+    return shard, written
 
 
 def _unique_key(source: Path, root: Path, used: set[str]) -> str:
@@ -235,23 +222,15 @@ def _unique_key(source: Path, root: Path, used: set[str]) -> str:
 
 
 def _map(
-    function: Callable[[T], TarContent],
-    items: Sequence[T],
-    weight: Callable[[T], int],
-    workers: int,
-    progress: bool,
-) -> list[TarContent]:
+    function: Callable[[T], LabelledTar], items: Sequence[T], workers: int, progress: bool
+) -> list[LabelledTar]:
     """Apply a function to all items in threads; the first error ends it."""
+    results = []
     with (
-        progress_bar("shards", sum(map(weight, items)), show=progress) as advance,
+        progress_bar("shards", len(items), show=progress) as advance,
         ThreadPoolExecutor(workers) as executor,
     ):
-        futures = {executor.submit(function, item): item for item in items}
-        try:
-            for future in as_completed(futures):
-                future.result()  # raises its error
-                advance(weight(futures[future]))
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            raise
-        return [future.result() for future in futures]
+        for result in executor.map(function, items):
+            results.append(result)
+            advance(1)
+    return results

@@ -15,13 +15,13 @@ from mobilevit.data.decode import Decode, open_decodable
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import normalize, preprocess
 from mobilevit.data.sampler import SampleKey
-from mobilevit.data.shards.samples import Shards, ShardSamples
+from mobilevit.data.shards.samples import ShardImages, ShardSamples
 from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
 from mobilevit.utils.random import seeded
 
-ClassificationSamples: TypeAlias = LabelSamples | ShardSamples
+ClassificationSamples: TypeAlias = LabelSamples
 
 
 @contextmanager
@@ -97,10 +97,10 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
         self.samples, self.preprocessing = samples, preprocessing
 
     @property
-    def shards(self) -> Shards | None:
+    def shards(self) -> ShardImages | None:
         """The shards that have exactly these samples, if any."""
-        if isinstance(self.samples, ShardSamples) and self.samples.indices is None:
-            return self.samples.shards
+        if isinstance(self.samples, ShardSamples) and len(self) == len(self.samples.images):
+            return self.samples.images
         return None
 
     def __len__(self) -> int:
