@@ -28,6 +28,7 @@ from mobilevit.models.mobilevit import (
 )
 from mobilevit.models.segmentation import AtrousPyramid, PoolingPyramid, Segmenter
 from mobilevit.models.ssdlite import SSDLite, initialise_heads
+from mobilevit.utils.options import Count, Options
 
 Network: TypeAlias = Classifier | SSDLite | Segmenter
 """A network with a head for a task; not a backbone alone."""
@@ -74,32 +75,50 @@ VARIANTS: dict[str, Architecture] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(BackboneOptions):
-    """Options of a network and its head; None stands for the authors' value, see `defaults`."""
+class NetworkOptions(Options):
+    """Options of a network and its head; None: those of the weights, or else the authors'."""
 
+    patch_sizes: Sequence[int] | None = None
+    """Patch sides in the last three stages; the paper's configuration A is 2,2,2 and B 8,4,2."""
+    heads: int | Sequence[int] | None = None
+    """Attention heads, one number or one for each of the last three stages (v1); else 4."""
+    kernel_size: int | None = None
+    """Side of the MobileViT blocks' convolutions, odd; else 3."""
+    fusion: bool | None = None
+    """Whether a block's input is fused with its output (v1; paper, Figure 12); else true."""
+    dropout: float | None = None
+    """Of the outputs of attention and feed-forward layers; else 0.1 for S and XS, 0.05 for XXS, 0
+    for v2."""
+    attention_dropout: float | None = None
+    """Of attention weights; else 0."""
+    ffn_dropout: float | None = None
+    """Inside feed-forward layers; else 0."""
     classifier_dropout: float | None = None
-    """Dropout before the classifier; None: 0.1 for v1 and in segmentation, 0 for v2."""
-    channels: int | None = None
-    """Segmentation: width of the head; None: 256 for DeepLabv3 on v1, else 512."""
+    """Before the classifier; else 0.1 for v1 and in segmentation, 0 for v2."""
+    output_stride: int | None = None
+    """Coarsest stride: 8, 16 or 32; else 16 in segmentation, 32 in other tasks."""
+    channels: Count | None = None
+    """Segmentation: width of the head; else 256 for DeepLabv3 on v1, 512 for others."""
     rates: Sequence[int] | None = None
-    """DeepLabv3: its three dilations; None: 6, 12, 18, or twice that at an output stride of 8."""
+    """DeepLabv3: dilations of its pyramid; else 6,12,18, or twice that at an output stride of 8."""
     aspp_dropout: float | None = None
-    """DeepLabv3: dropout after its pyramid; None: 0.1 for v1, 0 for v2."""
+    """DeepLabv3: after its pyramid; else 0.1 for v1, 0 for v2."""
     aux: bool | None = None
-    """Segmentation: a second head on stage 4 in training; None: all but DeepLabv3 on v1."""
+    """Segmentation: whether training has a second head, on stage 4; else for all but DeepLabv3 on
+    v1."""
     align_corners: bool | None = None
-    """Segmentation: how logits are resized to the image's size; None: as `aux`."""
+    """Segmentation: how logits are resized to the image's size; else as `aux`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rates is not None:
             check_three(rates=self.rates)
-        if self.channels is not None and self.channels < 1:
-            raise ValueError(f"channels must be at least 1, not {self.channels}")
 
 
 HEAD_OPTIONS = tuple(
-    field.name for field in fields(NetworkOptions) if field not in fields(BackboneOptions)
+    field.name
+    for field in fields(NetworkOptions)
+    if field.name not in BackboneOptions.__dataclass_fields__
 )
 
 
@@ -279,9 +298,13 @@ def defaults(name: str, output_stride: int | None = None) -> dict[str, Any]:
     return {"output_stride": 32, "dropout": arch.dropout, **head.defaults(arch, output_stride)}
 
 
+def _own_options(name: str, output_stride: int | None) -> dict[str, Any]:
+    return asdict(BackboneOptions()) | defaults(name, output_stride)
+
+
 def changed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that differ from this network's defaults; sequences become lists, as in JSON."""
-    own = asdict(NetworkOptions()) | defaults(name, options.get("output_stride"))
+    own = _own_options(name, options.get("output_stride"))
     return {
         key: _as_json(value)
         for key, value in options.items()
@@ -294,33 +317,35 @@ def _as_json(value: Any) -> Any:
 
 
 def build(
-    name: str, *, num_classes: int | None = None, features_only: bool = False, **options: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    features_only: bool = False,
+    in_channels: int = BackboneOptions.in_channels,
+    out_indices: Sequence[int] = BackboneOptions.out_indices,
+    **options: Any,
 ) -> Network | Backbone:
     """Build a network with the paper's initial weights, in training mode, channels-last.
 
     The arguments are those of `create_model`, which can also load weights.
     """
     head, variant = split_name(name)
-    arch, given = VARIANTS[variant], NetworkOptions(**options)
-    own = defaults(name, given.output_stride)
-    foreign = [key for key in HEAD_OPTIONS if getattr(given, key) is not None and key not in own]
-    standard = NetworkOptions()
-    foreign += [
-        key for key in arch.block.unsupported if getattr(given, key) != getattr(standard, key)
+    arch = VARIANTS[variant]
+    given = {k: v for k, v in asdict(NetworkOptions(**options)).items() if v is not None}
+    own = _own_options(name, given.get("output_stride"))
+    foreign = [
+        key
+        for key, value in given.items()
+        if key not in own or (key in arch.block.unsupported and value != own[key])
     ]
     if foreign:
         raise ValueError(f"{name} has no option {', '.join(foreign)}")
-    values = own | {key: getattr(given, key) for key in own if getattr(given, key) is not None}
-    stages = (3, 4) if values.get("aux") else head.stages
-    backbone = Backbone(
-        arch,
-        replace(
-            given,
-            output_stride=values["output_stride"],
-            out_indices=given.out_indices if features_only else stages,
-        ),
-    )
-    model: Network | Backbone = backbone
+    given |= {"in_channels": in_channels, "out_indices": out_indices}
+    values = own | given
+    if not features_only:
+        values["out_indices"] = (3, 4) if values.get("aux") else head.stages
+    of_backbone = BackboneOptions(**{f.name: values[f.name] for f in fields(BackboneOptions)})
+    model: Network | Backbone = Backbone(arch, of_backbone)
     config = default_config(name)
     if num_classes is not None:
         config = replace(config, num_classes=num_classes)
@@ -328,8 +353,8 @@ def build(
         initialise(model)
     else:
         head_values = {key: value for key, value in values.items() if key in HEAD_OPTIONS}
-        model = head.build(arch, backbone, num_classes=config.num_classes, **head_values)
+        model = head.build(arch, model, num_classes=config.num_classes, **head_values)
         head.initialise(model)
     model.name = name
-    model.config = replace(config, options=changed_options(name, asdict(given)))
+    model.config = replace(config, options=changed_options(name, given))
     return model.to(memory_format=torch.channels_last)

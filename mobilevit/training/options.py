@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import BatchRule, MultiScaleSchedule, scales
 from mobilevit.models.config import TaskName
+from mobilevit.models.registry import NetworkOptions
 from mobilevit.tasks import TASKS, get_task
 from mobilevit.utils.options import Count, Interval, NonNegative, Options, Positive, Share
 
@@ -100,40 +101,6 @@ class OptimOptions(Options, name="optim"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(Options, name="network"):
-    """Options of the network; null: those of the weights, or the variant's own."""
-
-    patch_sizes: tuple[int, int, int] | None = None
-    """Patch sides in the last three stages; the paper's configuration A is 2,2,2 and B 8,4,2."""
-    heads: int | None = None
-    """Attention heads (v1)."""
-    kernel_size: int | None = None
-    """Side of the MobileViT blocks' convolutions."""
-    fusion: bool | None = None
-    """Whether a block's input is fused with its output (v1)."""
-    dropout: float | None = None
-    """Of the outputs of attention and feed-forward layers."""
-    attention_dropout: float | None = None
-    """Of attention weights."""
-    ffn_dropout: float | None = None
-    """Inside feed-forward layers."""
-    classifier_dropout: float | None = None
-    """Before the classifier."""
-    output_stride: int | None = None
-    """Coarsest stride: 8, 16 or 32."""
-    channels: int | None = None
-    """Segmentation: width of the head."""
-    rates: tuple[int, int, int] | None = None
-    """DeepLabv3: dilations of its pyramid."""
-    aspp_dropout: float | None = None
-    """DeepLabv3: after its pyramid."""
-    aux: bool | None = None
-    """Segmentation: whether training has a second head, on stage 4."""
-    align_corners: bool | None = None
-    """Segmentation: how logits are resized to the image's size."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
     """All options of a training run, as recipes and the run's `config.yaml` hold them.
 
@@ -177,7 +144,7 @@ class TrainOptions(Options):
     """How images are batched."""
     optim: OptimOptions = OptimOptions()
     """Optimizer and learning rate."""
-    network: NetworkOptions = NetworkOptions()
+    network: NetworkOptions = field(default_factory=NetworkOptions)
     """Options of the network."""
     task_options: Options | None = field(default=None, metadata={"flag": False})
     """Options of the task, such as `ClassificationOptions`; None: its defaults."""

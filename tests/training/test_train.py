@@ -20,10 +20,11 @@ from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest, save
 from mobilevit.data.errors import DataError
 from mobilevit.data.options import DataOptions
+from mobilevit.models.registry import NetworkOptions
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.options import NetworkOptions, OptimOptions
+from mobilevit.training.options import OptimOptions
 from tests.training.runs import COLOURS, colour_images, interrupted_at, rows, small
 
 pytestmark = pytest.mark.slow

@@ -160,7 +160,7 @@ def _open_network(spec: ModelSpec) -> Network:
         if spec.options or re.fullmatch(r"[a-z0-9_]+", spec.name):
             split_name(spec.name)
         return load(spec.name)
-    known = {"num_classes", *(field.name for field in fields(NetworkOptions))}
+    known = {"num_classes", "in_channels", *(field.name for field in fields(NetworkOptions))}
     if unknown := sorted(spec.options.keys() - known):
         raise ValueError(
             f"{spec.name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
