@@ -77,7 +77,7 @@ class Evaluator:
             indices, self._calibration, self._calibration_indices = _disjoint(
                 samples, indices, training, limit
             )
-        self.samples = self.task.subset(samples, indices)
+        self.samples = samples.subset(indices)
         self.threads, _ = split_cores(available_cores(), on_gpu=False)
         # None by default: converters leave threads behind (litert-torch: those of jax), and a
         # process that is forked with such threads can hang.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mobilevit.data.options import DataOptions
@@ -18,7 +18,7 @@ TASKS: dict[str, str] = {
 """Task names -> modules whose `TASK` is the task; imported on first use."""
 
 
-def get_task(name: str) -> Task[Any, Any]:
+def get_task(name: str) -> Task:
     """The task of a name, such as `model.config.task`.
 
     >>> get_task("detection").default_model
@@ -26,11 +26,11 @@ def get_task(name: str) -> Task[Any, Any]:
     """
     if name not in TASKS:
         raise ValueError(f"there is no task named {name!r}; known: {', '.join(TASKS)}")
-    task: Task[Any, Any] = importlib.import_module(TASKS[name]).TASK
+    task: Task = importlib.import_module(TASKS[name]).TASK
     return task
 
 
-def check_data_options(data: DataOptions, task: Task[Any, Any]) -> None:
+def check_data_options(data: DataOptions, task: Task) -> None:
     """Raise ValueError if a data option is set that means nothing to the task."""
     every = [get_task(name) for name in TASKS]
     limited = set().union(*(other.data_options for other in every))

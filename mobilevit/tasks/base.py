@@ -6,8 +6,8 @@ The rest of the package uses `get_task(model.config.task)`, and never checks whi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -19,7 +19,6 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
-    cast,
 )
 
 import torch
@@ -30,31 +29,20 @@ from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
-from mobilevit.data.splits import Samples
+from mobilevit.data.splits import Samples, Splits
 from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 from mobilevit.tasks.export import TaskExport
+from mobilevit.tasks.report import TaskReport
 from mobilevit.tasks.visualize import class_colour
 from mobilevit.utils.options import Count, Interval, Options
 from mobilevit.utils.tables import json_value
 
 if TYPE_CHECKING:
     # torchmetrics takes seconds to import, and prediction needs none of it.
-    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
-S = TypeVar("S")
-O = TypeVar("O")  # noqa: E741
 Postprocessing = Literal["later", "2021"]
 Colour = tuple[int, int, int]
-
-
-class Splits(NamedTuple, Generic[S]):
-    """Samples to train on and to validate on, with the same classes."""
-
-    train: S
-    val: S
-    category_ids: tuple[int, ...] | None = None
-    """Detection: the classes' ids in the annotations."""
 
 
 class InferenceModel(Protocol):
@@ -140,6 +128,16 @@ class Metric(ABC, Generic[M]):
     """Counts predictions batch by batch; in several processes, `compute` covers all of them."""
 
     @abstractmethod
+    def __init__(
+        self,
+        samples: Any,
+        options: InferenceOptions = InferenceOptions(),
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Evaluate on `samples` with predictions on `device`."""
+
+    @abstractmethod
     def parts(self, batch: Any) -> Iterator[EvaluationPart]:
         """Split a batch of the task's evaluation data set into images of one shape."""
 
@@ -152,8 +150,8 @@ class Metric(ABC, Generic[M]):
         """The metrics; in several processes, each calls this once, at the same time."""
 
 
-class Task(ABC, Generic[S, O]):
-    """One task. S: its samples; O: its training options."""
+class Task(ABC):
+    """One task."""
 
     name: ClassVar[TaskName]
     metric_key: ClassVar[str]
@@ -178,53 +176,45 @@ class Task(ABC, Generic[S, O]):
     """Fields of `InferenceOptions` that affect predictions."""
     export: ClassVar[TaskExport]
     options: ClassVar[type[Any]]
-    """Dataclass of the training options, O; all its fields have defaults."""
+    """Dataclass of the training options; all its fields have defaults."""
 
     # Data
 
     samples_type: ClassVar[type[Samples]]
     """Class of the samples, into which annotation formats are read."""
+    evaluation_dataset: Callable[[Any, Preprocessing], BatchSource]
+    """Batches of samples for evaluation, indexed by lists of indices."""
 
-    def open(self, data: DataOptions, *, seed: int, console: Console) -> Splits[S]:
+    def open(self, data: DataOptions, *, seed: int) -> Splits[Any]:
         """Find the samples to train and validate on, and check their files."""
-        found: Any = open_splits(self.samples_type, data, seed=seed)
-        console.print(f"data: {found.note}", highlight=False, soft_wrap=True)
-        category_ids = getattr(found.train, "category_ids", None)  # only boxes have any
-        return Splits(found.train, found.val, category_ids)
+        return open_splits(self.samples_type, data, seed=seed)
 
-    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
+    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Any:
         """The samples to evaluate on: those held out, else all; labels are indices of `classes`."""
-        samples: Any = open_evaluation(self.samples_type, data, classes=classes)
-        return cast(S, samples)
+        return open_evaluation(self.samples_type, data, classes=classes)
 
-    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> S:
-        """The samples that training uses; if the data is not split, those not held out."""
-        samples: Any = open_splits(self.samples_type, data, classes=classes).train
-        return cast(S, samples)
+    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Any:
+        """The samples that training uses; if the data is not split, those not held out.
 
-    def subset(self, samples: S, indices: Sequence[int]) -> S:
-        subset: S = cast(Any, samples).subset(indices)
-        return subset
+        Their files are not checked: training has done that.
+        """
+        return open_splits(self.samples_type, replace(data, check=False), classes=classes).train
 
     @abstractmethod
     def training_dataset(
-        self, samples: S, preprocessing: Preprocessing, options: O, *, seed: int, decode: Decode
+        self, samples: Any, preprocessing: Preprocessing, options: Any, *, seed: int, decode: Decode
     ) -> BatchSource:
         """Augmented batches, indexed by lists of `SampleKey`s."""
 
-    @abstractmethod
-    def evaluation_dataset(self, samples: S, preprocessing: Preprocessing) -> BatchSource:
-        """Batches for evaluation, indexed by lists of indices."""
-
     # Training
 
-    def source_note(self, options: O) -> str:
+    def source_note(self, options: Any) -> str:
         """What the options add to `ModelConfig.source`, such as ", taught by TEACHER"."""
         return ""
 
     @abstractmethod
     def training_task(
-        self, options: O, val: S, config: ModelConfig, *, sizes: Sequence[int], console: Console
+        self, options: Any, val: Any, config: ModelConfig, *, sizes: Sequence[int], console: Console
     ) -> TrainingTask:
         """The loss and figures of a run; ValueError if the options do not fit the network.
 
@@ -270,17 +260,9 @@ class Task(ABC, Generic[S, O]):
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
         """(name, type) of each column of Parquet files, with types of `pyarrow`."""
 
-    @abstractmethod
-    def metric(
-        self, samples: S, *, device: torch.device | str = "cpu", options: InferenceOptions
-    ) -> Metric[Any]:
-        """The metric of an evaluation."""
+    # Evaluation
 
-    @abstractmethod
-    def report(
-        self, metrics: Any, train_metrics: Any, samples: S, config: ModelConfig
-    ) -> TaskReport:
-        """The report of a run, with metrics of the best weights on the validation samples.
-
-        `train_metrics` are those of the same weights on (a sample of) the training samples.
-        """
+    metric: ClassVar[type[Metric[Any]]]
+    report: Callable[[Any, Any, Any, ModelConfig], TaskReport]
+    """(metrics of the best weights on the validation samples, of the same weights on (a sample of)
+    the training samples, the validation samples, configuration) -> the report of a run."""

@@ -47,12 +47,12 @@ def evaluate_model(
         rank=processes.rank,
         world_size=processes.world_size,
     )
-    metric = task.metric(samples, device=device, options=options)
+    metric = task.metric(samples, options, device=device)
     return evaluate_batches(task, model, loader, metric, device=device, options=options)
 
 
 def evaluate_batches(
-    task: Task[Any, Any],
+    task: Task,
     model: Any,
     batches: Iterable[Any],
     metric: Metric[Any],

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import MultiScaleSchedule
+from mobilevit.data.splits import Splits
 from mobilevit.models.registry import Network
-from mobilevit.tasks.base import M, Splits, Task
+from mobilevit.tasks.base import M, Task
 from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.utils.distributed import Processes
 
@@ -31,7 +32,7 @@ class Run:
     options: TrainOptions
     """With `batch_size` and `task_options` filled in."""
     model: str
-    task: Task[Any, Any]
+    task: Task
     task_options: Any
     resume: bool
     folder: Path

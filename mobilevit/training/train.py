@@ -17,10 +17,11 @@ from mobilevit.checkpoints.read import read
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.data.shards.samples import order_of
+from mobilevit.data.splits import Splits
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import HEADS, Network, split_name, task_of
 from mobilevit.tasks import check_data_options, get_task
-from mobilevit.tasks.base import InferenceOptions, Splits, Task
+from mobilevit.tasks.base import Task
 from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.training.compiling import full_batch_shapes
 from mobilevit.training.errors import TrainingError
@@ -111,7 +112,7 @@ def validate(options: TrainOptions, *, resume: bool) -> Run:
     )
 
 
-def choose_model(options: TrainOptions) -> tuple[str, Task[Any, Any]]:
+def choose_model(options: TrainOptions) -> tuple[str, Task]:
     """The name of the network to train, and its task; ValueError if they do not fit."""
     model = options.model
     weights_model = read(options.weights).config.model if options.weights and not model else None
@@ -145,7 +146,8 @@ def set_up(run: Run) -> Setup:
         f"{available_cores()} cores: {threads} compute thread{'s' * (threads != 1)}, "
         f"{workers} loader worker{'s' * (workers != 1)} (--threads, --data.workers)"
     )
-    splits = task.open(options.data, seed=options.seed, console=run.console)
+    splits = task.open(options.data, seed=options.seed)
+    run.print(f"data: {splits.note}")
     network = _create_network(run, splits)
     size, batch_size = network.config.preprocessing.crop, options.batch_size
     assert batch_size is not None
@@ -212,7 +214,7 @@ def _create_network(run: Run, splits: Splits[Any]) -> Network:
         source += ", quantization-aware"
     network.config = replace(
         network.config,
-        category_ids=splits.category_ids,
+        category_ids=getattr(splits.train, "category_ids", None),  # only boxes have any
         preprocessing=network.config.preprocessing.at(
             options.size or network.config.preprocessing.crop
         ),
@@ -327,13 +329,13 @@ def finish(run: Run, setup: Setup, parts: Parts) -> TrainingResult[Any]:
             f"{task.metric_name} {figure:.4f}; in float:"
         )
     network = fuse(best).to(device)
-    sample = task.subset(splits.train, _draw(len(splits.train), seed=run.options.seed))
+    sample = splits.train.subset(_draw(len(splits.train), seed=run.options.seed))
     metrics, train_metrics = (
         evaluate_batches(
             task,
             network,
             batches,
-            task.metric(samples, device=device, options=InferenceOptions()),
+            task.metric(samples, device=device),
             device=device,
         )
         for samples, batches in (

@@ -1,6 +1,7 @@
 """How a classifier is evaluated."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def evaluate(logits, labels, *, classes=CLASSES, batch=4, **options):
     batches = [
         (logits[part], labels[part], rows[part]) for part in rows.split(batch) if len(part)
     ]  # the "images" are the logits themselves
-    metric = ClassificationMetric(classes, **options)
+    metric = ClassificationMetric(SimpleNamespace(classes=classes), **options)
     return evaluate_batches(get_task("classification"), lambda images: images, batches, metric)
 
 

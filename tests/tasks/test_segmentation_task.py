@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.segmentation import SegmentationLogits
 from mobilevit.tasks import get_task
+from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.tasks.segmentation.loss_and_postprocess import full_size, segmentation_loss
 from mobilevit.tasks.segmentation.metrics import SegmentationMetric, mean_iou, near_boundaries
@@ -124,7 +125,9 @@ def test_figures_by_hand():
     first[:, 5:] = 1
     second = torch.ones(6, 6, dtype=torch.long)
     second[3:] = 255
-    m = evaluate([batch([first, second], wrong=2)], samples(2), boundary=1)
+    m = evaluate(
+        [batch([first, second], wrong=2)], samples(2), options=InferenceOptions(boundary=1)
+    )
     # of 80 + 18 pixels: 10 and 12 of road are taken for sky
     assert m.images == 2
     assert m.pixels == 98

@@ -163,7 +163,7 @@ def _run(
     drawn: Mapping[str, Any],
     axes: Sequence[Axis],
     options: TrainOptions,
-    task: Task[Any, Any],
+    task: Task,
 ) -> None:
     """Train one trial, from its checkpoint if there is one, and report to the study."""
     from optuna.trial import TrialState

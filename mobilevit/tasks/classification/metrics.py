@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from rich.console import RenderableType
 from rich.markup import escape
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassCalibrationError,
-    MulticlassConfusionMatrix,
-)
 
-from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
+from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
+from mobilevit.tasks.classification.dataset import ClassificationSamples
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.tables import percent, table
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 CALIBRATION_BINS = 15
 MAX_CONFUSION = 20
@@ -120,6 +118,10 @@ class ClassificationMetrics(Metrics):
 
 def accuracies(num_classes: int) -> MetricCollection:
     """Streaming top-1 and top-5; all samples have the same weight."""
+    # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import MulticlassAccuracy
+
     return MetricCollection(
         {
             "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
@@ -134,10 +136,20 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
     """Counts logits and labels, and keeps the `worst` mistakes."""
 
     def __init__(
-        self, classes: Sequence[str], device: torch.device | str = "cpu", *, worst: int = 32
+        self,
+        samples: ClassificationSamples,
+        options: InferenceOptions = InferenceOptions(),
+        *,
+        device: torch.device | str = "cpu",
+        worst: int = 32,
     ) -> None:
-        count = len(classes)
-        self.classes, self.worst = tuple(classes), worst
+        from torchmetrics.classification import (
+            MulticlassCalibrationError,
+            MulticlassConfusionMatrix,
+        )
+
+        self.classes, self.worst = samples.classes, worst
+        count = len(self.classes)
         self.rates = accuracies(count).to(device)
         self.confusion = MulticlassConfusionMatrix(count, validate_args=False).to(device)
         self.calibration = MulticlassCalibrationError(

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
-from mobilevit.data.decode import Decode
 from mobilevit.data.errors import DataError
 from mobilevit.data.loader import BatchSource
-from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.splits import LabelSamples
+from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.tasks.base import InferenceOptions, Metric, Splits, Task
+from mobilevit.tasks.base import InferenceOptions, Task
 from mobilevit.tasks.classification.dataset import ClassificationSamples, EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.distill import load_teacher
 from mobilevit.tasks.classification.export import EXPORT
+from mobilevit.tasks.classification.metrics import ClassificationMetric
 from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.report import make_report
 from mobilevit.tasks.classification.results import (
     ClassificationPrediction,
     ClassificationPredictions,
@@ -30,11 +28,10 @@ from mobilevit.tasks.classification.results import (
 from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
 
 if TYPE_CHECKING:
-    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
 
-class Classification(Task[ClassificationSamples, ClassificationOptions]):
+class Classification(Task):
     """Images in class folders, tables, shards or torchvision's data sets."""
 
     name = "classification"
@@ -47,54 +44,41 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
     data_options = frozenset({"name", "index", "pool", "check"})
     inference_options = ("top",)
     options = ClassificationOptions
+    evaluation_dataset = EvaluationSet
+    metric, report = ClassificationMetric, staticmethod(make_report)
+    prediction_type, predictions_type = ClassificationPrediction, ClassificationPredictions
 
-    def open(
-        self, data: DataOptions, *, seed: int, console: Console
-    ) -> Splits[ClassificationSamples]:
+    def open(self, data: DataOptions, *, seed: int) -> Splits[Any]:
         if not _sharded(data):
-            return super().open(data, seed=seed, console=console)
+            return super().open(data, seed=seed)
         if data.on_bad != "error":
             raise DataError(
                 f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
                 "--on_bad skip`; data.on_bad is for folders of images"
             )
-        shards = shard_splits(
-            data.root, index=data.index, val_fraction=data.val_fraction, seed=seed
-        )
-        console.print(f"data: {shards.note}", highlight=False, soft_wrap=True)
-        return Splits(shards.train, shards.val)
+        return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction, seed=seed)
 
-    def evaluation_samples(
-        self, data: DataOptions, classes: tuple[str, ...]
-    ) -> ClassificationSamples:
+    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Any:
         if not _sharded(data):
             return super().evaluation_samples(data, classes)
         return shard_evaluation(data.root, classes, index=data.index)
 
-    def training_samples(
-        self, data: DataOptions, classes: tuple[str, ...]
-    ) -> ClassificationSamples:
+    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Any:
         if not _sharded(data):
-            return open_splits(LabelSamples, replace(data, check=False)).train
-        return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction).train
+            return super().training_samples(data, classes)
+        splits = shard_splits(data.root, index=data.index, val_fraction=data.val_fraction)
+        return splits.train.relabel(classes)
 
     def training_dataset(
         self,
         samples: ClassificationSamples,
         preprocessing: Preprocessing,
         options: ClassificationOptions,
-        *,
-        seed: int,
-        decode: Decode,
+        **loading: Any,
     ) -> BatchSource:
         transform = TrainTransform(options.augment, preprocessing)
         mix = BatchMix(options.augment, len(samples.classes))
-        return TrainingSet(samples, transform, mix, seed=seed, decode=decode)
-
-    def evaluation_dataset(
-        self, samples: ClassificationSamples, preprocessing: Preprocessing
-    ) -> BatchSource:
-        return EvaluationSet(samples, preprocessing)
+        return TrainingSet(samples, transform, mix, **loading)
 
     def source_note(self, options: ClassificationOptions) -> str:
         teacher = options.distill.teacher
@@ -115,18 +99,8 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
         teacher = None if name is None else load_teacher(name, config, sizes=sizes, console=console)
         return ClassificationTraining(len(val.classes), options, teacher)
 
-    def postprocess(
-        self,
-        model: Any,
-        outputs: Tensor,
-        *,
-        input_size: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        options: InferenceOptions,
-    ) -> Sequence[Tensor]:
-        return outputs.float()  # type: ignore[return-value]
-
-    prediction_type, predictions_type = ClassificationPrediction, ClassificationPredictions
+    def postprocess(self, model: Any, outputs: Tensor, **_: Any) -> Any:
+        return outputs.float()
 
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
@@ -145,24 +119,6 @@ class Classification(Task[ClassificationSamples, ClassificationOptions]):
             ("classes", pyarrow.list_(pyarrow.string())),
             ("probabilities", pyarrow.list_(pyarrow.float32())),
         ]
-
-    def metric(
-        self,
-        samples: ClassificationSamples,
-        *,
-        device: torch.device | str = "cpu",
-        options: InferenceOptions,
-    ) -> Metric[Any]:
-        from mobilevit.tasks.classification.metrics import ClassificationMetric
-
-        return ClassificationMetric(samples.classes, device)
-
-    def report(
-        self, metrics: Any, train_metrics: Any, samples: ClassificationSamples, config: ModelConfig
-    ) -> TaskReport:
-        from mobilevit.tasks.classification.report import make_report
-
-        return make_report(metrics, train_metrics, samples, config)
 
 
 def _sharded(data: DataOptions) -> bool:

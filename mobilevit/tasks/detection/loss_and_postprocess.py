@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -148,16 +148,6 @@ class SuppressedBoxes(NamedTuple):
     """`[B, N]`: probabilities, highest first."""
     labels: Tensor
     """`[B, N]`: classes from 0 on; -1 for padding."""
-
-
-class Detector(Protocol):
-    """An SSDLite, or an exported file in its place."""
-
-    def __call__(self, images: Tensor, /) -> RawDetections | SuppressedBoxes:
-        """Run B preprocessed images `[B, 3, H, W]`."""
-
-    def anchors(self, height: int, width: int, /) -> Tensor:
-        """Anchors for images of this size: `[A, 4]`, centre x, y, width, height in [0, 1]."""
 
 
 def detections(

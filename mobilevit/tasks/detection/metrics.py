@@ -15,7 +15,7 @@ from rich.markup import escape
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
+from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
 from mobilevit.tasks.detection.dataset import Annotation, BoxSamples
 from mobilevit.tasks.detection.loss_and_postprocess import (
     Detections,
@@ -198,7 +198,15 @@ def coco_figures(values: dict[str, Tensor]) -> dict[str, float]:
 class DetectionMetric(Metric[DetectionMetrics]):
     """Collects boxes; all of them stay in memory until the end."""
 
-    def __init__(self, samples: BoxSamples, *, worst: int = 24, shown: int = 12) -> None:
+    def __init__(
+        self,
+        samples: BoxSamples,
+        options: InferenceOptions = InferenceOptions(),
+        *,
+        device: torch.device | str = "cpu",
+        worst: int = 24,
+        shown: int = 12,
+    ) -> None:
         """`worst`, `shown`: how many of the worst, and of other images, are listed."""
         self.samples, self.worst, self.shown = samples, worst, shown
         self.results: list[tuple[int, Detections]] = []

@@ -6,26 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
-
-from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
-from mobilevit.data.open import open_splits
-from mobilevit.data.options import DataOptions
-from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.config import Preprocessing
 from mobilevit.models.ssdlite import RawDetections
-from mobilevit.tasks.base import InferenceOptions, Metric, Task
+from mobilevit.tasks.base import InferenceOptions, Task
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.export import EXPORT
 from mobilevit.tasks.detection.loss_and_postprocess import (
     PRESETS,
     Detections,
-    Detector,
     SuppressedBoxes,
     detections,
 )
+from mobilevit.tasks.detection.metrics import DetectionMetric
 from mobilevit.tasks.detection.options import DetectionOptions
+from mobilevit.tasks.detection.report import make_report
 from mobilevit.tasks.detection.results import (
     CORNERS,
     DetectionPrediction,
@@ -34,11 +29,10 @@ from mobilevit.tasks.detection.results import (
 from mobilevit.tasks.detection.transforms import BoxTransform, DetectionEvaluationSet, DetectionSet
 
 if TYPE_CHECKING:
-    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
 
-class Detection(Task[BoxSamples, DetectionOptions]):
+class Detection(Task):
     """Images with boxes: COCO, Pascal VOC or YOLO."""
 
     name = "detection"
@@ -51,33 +45,21 @@ class Detection(Task[BoxSamples, DetectionOptions]):
     data_options = frozenset({"format", "split", "check"})
     inference_options = ("score", "postprocessing")
     options = DetectionOptions
-
-    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> BoxSamples:
-        return open_splits(BoxSamples, replace(data, check=False)).train
+    evaluation_dataset = DetectionEvaluationSet
+    metric, report = DetectionMetric, staticmethod(make_report)
+    prediction_type, predictions_type = DetectionPrediction, DetectionPredictions
 
     def training_dataset(
         self,
         samples: BoxSamples,
         preprocessing: Preprocessing,
         options: DetectionOptions,
-        *,
-        seed: int,
-        decode: Decode,
+        **loading: Any,
     ) -> BatchSource:
-        transform = BoxTransform(options.augment, preprocessing)
-        return DetectionSet(samples, transform, seed=seed, decode=decode)
-
-    def evaluation_dataset(self, samples: BoxSamples, preprocessing: Preprocessing) -> BatchSource:
-        return DetectionEvaluationSet(samples, preprocessing)
+        return DetectionSet(samples, BoxTransform(options.augment, preprocessing), **loading)
 
     def training_task(
-        self,
-        options: DetectionOptions,
-        val: BoxSamples,
-        config: ModelConfig,
-        *,
-        sizes: Sequence[int],
-        console: Console,
+        self, options: DetectionOptions, val: BoxSamples, config: Any, **_: Any
     ) -> TrainingTask:
         from mobilevit.tasks.detection.training import DetectionTraining
 
@@ -85,7 +67,7 @@ class Detection(Task[BoxSamples, DetectionOptions]):
 
     def postprocess(
         self,
-        model: Detector,
+        model: Any,
         outputs: RawDetections | SuppressedBoxes,
         *,
         input_size: tuple[int, int],
@@ -113,8 +95,6 @@ class Detection(Task[BoxSamples, DetectionOptions]):
             )
         return None
 
-    prediction_type, predictions_type = DetectionPrediction, DetectionPredictions
-
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Detections, options: InferenceOptions
     ) -> DetectionPrediction:
@@ -128,20 +108,6 @@ class Detection(Task[BoxSamples, DetectionOptions]):
             ("height", pyarrow.int32()),
             ("boxes", pyarrow.list_(pyarrow.struct(box))),
         ]
-
-    def metric(
-        self, samples: BoxSamples, *, device: torch.device | str = "cpu", options: InferenceOptions
-    ) -> Metric[Any]:
-        from mobilevit.tasks.detection.metrics import DetectionMetric
-
-        return DetectionMetric(samples)
-
-    def report(
-        self, metrics: Any, train_metrics: Any, samples: BoxSamples, config: ModelConfig
-    ) -> TaskReport:
-        from mobilevit.tasks.detection.report import make_report
-
-        return make_report(metrics, train_metrics, samples, config)
 
 
 TASK = Detection()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilevit.models.config import ModelConfig
 from mobilevit.models.segmentation import SegmentationLogits
 
 MAX_BATCH = 2
@@ -34,21 +33,9 @@ def segmentation_loss(output: Tensor | SegmentationLogits, masks: Tensor, *, ign
     return total / (masks != ignore).sum().clamp(min=1)
 
 
-class SegmentationModel(Protocol):
-    """A segmentation network, or an exported file in its place."""
-
-    @property
-    def config(self) -> ModelConfig | None:
-        """None for a network that `create_model` did not make."""
-
-    align_corners: bool
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        """Preprocessed images `[B, 3, h, w]` -> logits `[B, K, h, w]`, or classes `[B, h, w]`."""
-
-
-def stretch_mode(model: SegmentationModel) -> bool | None:
-    """`align_corners` for `full_size`, by the model's preprocessing."""
+def stretch_mode(model: Any) -> bool | None:
+    """`align_corners` for `full_size`, by the preprocessing of a network or exported file."""
+    # A network that `create_model` did not make has no configuration.
     stretched = model.config is not None and model.config.preprocessing.resize_mode == "stretch"
     return None if stretched else model.align_corners
 

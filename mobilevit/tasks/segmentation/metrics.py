@@ -15,7 +15,7 @@ from rich.markup import escape
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilevit.tasks.base import EvaluationPart, Metric, Metrics, Timing
+from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import by_shape
 from mobilevit.utils.distributed import gather_items
@@ -138,14 +138,14 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
     def __init__(
         self,
         samples: MaskSamples,
-        device: torch.device | str = "cpu",
+        options: InferenceOptions = InferenceOptions(),
         *,
-        boundary: int = 0,
+        device: torch.device | str = "cpu",
         worst: int = 16,
         shown: int = 8,
     ) -> None:
-        """`boundary`: see `InferenceOptions`."""
-        self.samples, self.boundary, self.worst, self.shown = samples, boundary, worst, shown
+        self.samples, self.boundary = samples, options.boundary
+        self.worst, self.shown = worst, shown
         self.confusion, self.at_boundaries = self._confusion(device), self._confusion(device)
         self.lowest: list[SegmentedImage] = []
         self.spaced: list[SegmentedImage] = []

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
 from torch import Tensor
 
-from mobilevit.data.decode import Decode
 from mobilevit.data.loader import BatchSource
-from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.tasks.base import Colour, InferenceOptions, Metric, Task
+from mobilevit.models.config import Preprocessing
+from mobilevit.tasks.base import Colour, InferenceOptions, Task
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.export import EXPORT
 from mobilevit.tasks.segmentation.loss_and_postprocess import (
     MAX_BATCH,
-    SegmentationModel,
     full_size,
     stretch_mode,
 )
+from mobilevit.tasks.segmentation.metrics import SegmentationMetric
 from mobilevit.tasks.segmentation.options import SegmentationOptions
+from mobilevit.tasks.segmentation.report import make_report
 from mobilevit.tasks.segmentation.results import (
     PackedMask,
     SegmentationPrediction,
@@ -35,11 +33,10 @@ from mobilevit.tasks.segmentation.transforms import (
 )
 
 if TYPE_CHECKING:
-    from mobilevit.tasks.report import TaskReport
     from mobilevit.tasks.training_task import TrainingTask
 
 
-class Segmentation(Task[MaskSamples, SegmentationOptions]):
+class Segmentation(Task):
     """Images with masks."""
 
     name = "segmentation"
@@ -52,43 +49,29 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
     samples_type = MaskSamples
     data_options = frozenset({"format", "classes", "ignore"})
     options = SegmentationOptions
+    evaluation_dataset = SegmentationEvaluationSet
+    metric, report = SegmentationMetric, staticmethod(make_report)
+    prediction_type, predictions_type = SegmentationPrediction, SegmentationPredictions
 
     def training_dataset(
         self,
         samples: MaskSamples,
         preprocessing: Preprocessing,
         options: SegmentationOptions,
-        *,
-        seed: int,
-        decode: Decode,
+        **loading: Any,
     ) -> BatchSource:
         transform = SegmentationTransform(options.augment, preprocessing)
-        return SegmentationSet(samples, transform, seed=seed, decode=decode)
-
-    def evaluation_dataset(self, samples: MaskSamples, preprocessing: Preprocessing) -> BatchSource:
-        return SegmentationEvaluationSet(samples, preprocessing)
+        return SegmentationSet(samples, transform, **loading)
 
     def training_task(
-        self,
-        options: SegmentationOptions,
-        val: MaskSamples,
-        config: ModelConfig,
-        *,
-        sizes: Sequence[int],
-        console: Console,
+        self, options: SegmentationOptions, val: MaskSamples, config: Any, **_: Any
     ) -> TrainingTask:
         from mobilevit.tasks.segmentation.training import SegmentationTraining
 
         return SegmentationTraining(val)
 
     def postprocess(
-        self,
-        model: SegmentationModel,
-        outputs: Tensor,
-        *,
-        input_size: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        options: InferenceOptions,
+        self, model: Any, outputs: Tensor, *, sizes: Sequence[tuple[int, int]], **_: Any
     ) -> list[Tensor]:
         align = stretch_mode(model)
         return [
@@ -98,8 +81,6 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
 
     def palette(self, classes: int) -> list[Colour]:
         return palette_of(classes)[:classes]
-
-    prediction_type, predictions_type = SegmentationPrediction, SegmentationPredictions
 
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
@@ -115,24 +96,6 @@ class Segmentation(Task[MaskSamples, SegmentationOptions]):
             ("shares", pyarrow.list_(pyarrow.float32())),
             ("mask", pyarrow.binary()),
         ]
-
-    def metric(
-        self,
-        samples: MaskSamples,
-        *,
-        device: torch.device | str = "cpu",
-        options: InferenceOptions,
-    ) -> Metric[Any]:
-        from mobilevit.tasks.segmentation.metrics import SegmentationMetric
-
-        return SegmentationMetric(samples, device, boundary=options.boundary)
-
-    def report(
-        self, metrics: Any, train_metrics: Any, samples: MaskSamples, config: ModelConfig
-    ) -> TaskReport:
-        from mobilevit.tasks.segmentation.report import make_report
-
-        return make_report(metrics, train_metrics, samples, config)
 
 
 TASK = Segmentation()
