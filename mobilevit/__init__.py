@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mobilevit.commands.predict import predict
     from mobilevit.commands.serve import serve
     from mobilevit.commands.shard import shard
-    from mobilevit.commands.sweep.command import sweep
+    from mobilevit.commands.sweep import sweep
     from mobilevit.data.options import DataOptions
     from mobilevit.exports.options import ExportOptions
     from mobilevit.models.fuse import fuse
@@ -54,7 +54,7 @@ _HOMES = {
     "save": "mobilevit.checkpoints.folder",
     "serve": "mobilevit.commands.serve",
     "shard": "mobilevit.commands.shard",
-    "sweep": "mobilevit.commands.sweep.command",
+    "sweep": "mobilevit.commands.sweep",
     "train": "mobilevit.training.train",
 }
 

@@ -24,7 +24,7 @@ from mobilevit.utils.options import Options, flag_types
 COMMANDS = {
     "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of images"),
     "sweep": (
-        "mobilevit.commands.sweep.command:sweep",
+        "mobilevit.commands.sweep:sweep",
         "train many times with options drawn from a space",
     ),
     "evaluate": ("mobilevit.commands.evaluate:evaluate", "evaluate a model on labelled images"),

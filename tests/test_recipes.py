@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mobilevit.__main__ import call
-from mobilevit.commands.sweep.space import read_space
+from mobilevit.commands.sweep import read_space
 from mobilevit.training.options import TrainOptions
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))

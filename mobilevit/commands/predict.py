@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
-from mobilevit.commands.bulk.command import BulkError, predict_in_bulk
+from mobilevit.commands.bulk import BulkError, predict_in_bulk
 from mobilevit.commands.contact_sheet import check_contact_sheet, write_contact_sheet
 from mobilevit.commands.inference import ModelOptions, OpenModel, open_model
 from mobilevit.data.loader import as_is

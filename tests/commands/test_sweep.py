@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from mobilevit.__main__ import main
-from mobilevit.commands.sweep import command as module
-from mobilevit.commands.sweep.space import read_space
+from mobilevit.commands import sweep as module
+from mobilevit.commands.sweep import read_space
 from mobilevit.training.errors import DivergedError, Interrupted
 from mobilevit.training.options import TrainOptions
 

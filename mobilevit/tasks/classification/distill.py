@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from mobilevit.checkpoints.create import load
 from mobilevit.checkpoints.keymap import shorten
 from mobilevit.checkpoints.read import read_tensors
 from mobilevit.data.class_names import imagenet_classes
+from mobilevit.data.preprocessing import normalize
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import fuse
 from mobilevit.utils.options import Options, Positive, Share
@@ -84,56 +86,30 @@ class Teacher:
     ) -> None:
         """`columns`: the student's classes among the teacher's; None: they are the same."""
         self.network = network.eval().requires_grad_(False)
-        self.columns = None if columns is None else torch.tensor(columns)
-        self.flipped = preprocessing.channel_order != student.channel_order
-        mean, std, input_mean, input_std = (
-            torch.tensor(values, dtype=torch.float64)
-            for values in (preprocessing.mean, preprocessing.std, student.mean, student.std)
-        )
-        if self.flipped:
-            input_mean, input_std = input_mean.flip(0), input_std.flip(0)
-        scale, shift = input_std / std, (input_mean - mean) / std
-        self.affine: tuple[Tensor, Tensor] | None = None
-        """Scale and shift `[3, 1, 1]` of the input; None: it is used unmodified."""
-        if not (scale == 1).all() or not (shift == 0).all():
-            self.affine = scale.float().view(3, 1, 1), shift.float().view(3, 1, 1)
+        self.preprocessing, self.student, self.columns = preprocessing, student, columns
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         # The copy of the student that averages weights needs no second teacher.
         return self
 
-    def to(self, device: torch.device) -> None:
-        self.network.to(device)
-        if self.columns is not None:
-            self.columns = self.columns.to(device)
-        if self.affine is not None:
-            scale, shift = self.affine
-            self.affine = scale.to(device), shift.to(device)
-
     def convert(self, images: Tensor) -> Tensor:
         """The student's input `[B, 3, H, W]`, normalized as the teacher expects."""
-        if self.flipped:
-            images = images.flip(1)
-        if self.affine is not None:
-            scale, shift = self.affine
-            images = torch.addcmul(shift, images, scale)
-        return images
+        ours, theirs = self.student, self.preprocessing
+        if all(
+            getattr(ours, name) == getattr(theirs, name)
+            for name in ("channel_order", "mean", "std")
+        ):
+            return images
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (ours.mean, ours.std))
+        pixels = images * std + mean
+        return normalize(pixels.flip(1) if ours.channel_order == "bgr" else pixels, theirs)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """The student's input -> float32 logits `[B, K]` of the student's classes."""
-        weight = next(self.network.parameters())
-        if weight.device != images.device:
-            self.to(images.device)
+        self.network.to(images.device)  # it moves once
         logits = self.network(self.convert(images)).float()
         return logits if self.columns is None else logits[:, self.columns]
-
-
-class _Classifier(NamedTuple):
-    network: nn.Module
-    classes: tuple[str, ...] | None
-    """None: unknown."""
-    preprocessing: Preprocessing
 
 
 def load_teacher(
@@ -141,17 +117,14 @@ def load_teacher(
 ) -> Teacher:
     """Load `DistillOptions.teacher`; check that it fits the student and images of these sizes."""
     assert student.classes is not None
+    read = _of_torchvision if name.startswith(TORCHVISION) else _of_ours
     # Networks draw new weights before they load theirs; the student's must be as without a teacher.
     with torch.random.fork_rng(devices=[]):
-        if name.startswith(TORCHVISION):
-            found = _of_torchvision(name, len(student.classes))
-        else:
-            found = _of_ours(name)
-    network = found.network.eval().requires_grad_(False)
-    outputs = _outputs(name, network, sizes)
+        network, classes, preprocessing = read(name, len(student.classes))
+    outputs = _outputs(name, network.eval(), sizes)
     columns = None
-    if found.classes is not None:
-        columns = class_columns(name, found.classes, student.classes)
+    if classes is not None:
+        columns = class_columns(name, classes, student.classes)
         how = "matched by name"
     elif outputs == len(student.classes):
         how = "assumed to be in the same order, since they have no names"
@@ -164,14 +137,14 @@ def load_teacher(
     console.print(
         f"teacher: {name}, {outputs} classes, {how}", highlight=False, markup=False, soft_wrap=True
     )
-    return Teacher(network, found.preprocessing, student=student.preprocessing, columns=columns)
+    return Teacher(network, preprocessing, student=student.preprocessing, columns=columns)
 
 
-def _of_ours(name: str) -> _Classifier:
-    from torchvision import models
+Classifier: TypeAlias = tuple[nn.Module, tuple[str, ...] | None, Preprocessing]
+"""A network; its classes, None if they are unknown; what it takes."""
 
-    if not Path(name).exists() and name in models.list_models(module=models):
-        raise TeacherError(f"the teacher {name}: did you mean {TORCHVISION}{name}?")
+
+def _of_ours(name: str, num_classes: int) -> Classifier:
     network = load(name)
     config = network.config
     if config.task != "classification":
@@ -179,23 +152,22 @@ def _of_ours(name: str) -> _Classifier:
             f"the teacher {name} is {config.model}, for {config.task}: a teacher must be a "
             "classifier"
         )
-    return _Classifier(fuse(network), config.classes, config.preprocessing)
+    return fuse(network), config.classes, config.preprocessing
 
 
-def _of_torchvision(name: str, classes: int) -> _Classifier:
-    # A file has no class names; its network has as many classes as the student.
+def _of_torchvision(name: str, num_classes: int) -> Classifier:
+    """A classifier with its published weights, or those of a file, for so many nameless classes."""
     from torchvision import models
 
-    model, has_file, file = name.removeprefix(TORCHVISION).partition("=")
+    model, _, file = name.removeprefix(TORCHVISION).partition("=")
     known = models.list_models(module=models)
     if model not in known:
-        near = difflib.get_close_matches(model, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {shorten(known)}"
-        raise TeacherError(f"torchvision has no classifier {model!r}; {hint}")
+        near = difflib.get_close_matches(model, known) or known
+        raise TeacherError(f"torchvision has no classifier {model!r}; it has {shorten(near)}")
     weights = models.get_model_weights(model).DEFAULT
     values = weights.transforms()
     preprocessing = Preprocessing(mean=tuple(values.mean), std=tuple(values.std))
-    if not has_file:
+    if not file:
         try:
             network = models.get_model(model, weights=weights, progress=False)
         except (OSError, RuntimeError) as error:  # RuntimeError: the digest differs
@@ -203,31 +175,21 @@ def _of_torchvision(name: str, classes: int) -> _Classifier:
                 f"the weights of the teacher {name} could not be downloaded from {weights.url} "
                 f"({error}); to load a file, write {TORCHVISION}{model}=FILE"
             ) from error
-        return _Classifier(network, tuple(weights.meta["categories"]), preprocessing)
+        return network, tuple(weights.meta["categories"]), preprocessing
     if model in ("googlenet", "inception_v3"):
         raise TeacherError(
             f"{name}: a file of {model} does not tell its normalization, of which two are in use; "
             f"use the published weights ({TORCHVISION}{model}) or another teacher"
         )
-    tensors = read_tensors(Path(file)).tensors
-    network = models.get_model(model, weights=None, num_classes=classes)
-    own = network.state_dict()
-    lacks, extra = (sorted(a - b) for a, b in ((own.keys(), tensors), (tensors.keys(), own)))
-    wrong = [key for key in own if key in tensors and own[key].shape != tensors[key].shape]
-    for difference, names in (("lacks", lacks), ("also has", extra)):
-        if names:
-            raise TeacherError(
-                f"{file} is no {model} of torchvision: it {difference} {shorten(names)}"
-            )
-    if wrong:
-        shapes = f"{wrong[-1]} {list(tensors[wrong[-1]].shape)}, not {list(own[wrong[-1]].shape)}"
+    network = models.get_model(model, weights=None, num_classes=num_classes)
+    try:
+        network.load_state_dict(read_tensors(Path(file)).tensors)
+    except RuntimeError as error:
         raise TeacherError(
-            f"{file} does not fit {model} of torchvision with {classes} classes: it has {shapes}. "
-            "Files of torchvision have no class names: their classes must be those of the images, "
-            "in the same order"
-        )
-    network.load_state_dict(tensors)
-    return _Classifier(network, None, preprocessing)
+            f"{file} does not fit {model} of torchvision with {num_classes} classes, those of the "
+            f"images, in the same order: {textwrap.shorten(str(error), 400)}"
+        ) from error
+    return network, None, preprocessing
 
 
 def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:

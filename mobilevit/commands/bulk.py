@@ -12,37 +12,38 @@ does not belong to one part of the list.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from filelock import FileLock, Timeout
 
 from mobilevit.checkpoints.create import open_model, require_classes
 from mobilevit.checkpoints.folder import digest
-from mobilevit.commands.bulk.parts import (
-    Job,
-    Predictor,
-    Source,
-    failures,
-    is_complete,
-    part_path,
-    require_ray,
-)
 from mobilevit.data.errors import DataError
-from mobilevit.data.sources import ImageInput, display_name, expand_inputs
+from mobilevit.data.sources import (
+    ImageInput,
+    ImageInputs,
+    MissingImage,
+    display_name,
+    expand_inputs,
+)
 from mobilevit.exports.runtime_model import FileNetwork, for_inference, is_file
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
+from mobilevit.tasks.predict import predict_batch
+from mobilevit.tasks.results import Prediction
 from mobilevit.utils.devices import available_cores
-from mobilevit.utils.files import file_sha256, write_file
+from mobilevit.utils.files import file_sha256, replace_file, write_file
 from mobilevit.utils.progress import progress_bar
 from mobilevit.utils.urls import is_url
 
@@ -53,11 +54,16 @@ log = logging.getLogger(__name__)
 
 RECORD, LOCK = "_bulk.json", ".lock"
 """What a folder's parts were made from; readers of Parquet ignore such names."""
+METADATA = b"mobilevit"
+"""Key of a file's metadata: JSON with `task` and `classes`, in the order of the outputs."""
 OBJECT_STORE = 512 * 2**20
 """Bytes of shared memory of a Ray started here, for networks and lists of names."""
 PARTS, MIN_PART, MAX_PART = 64, 32, 1024
 """Default number of Parquet files, as far as that gives them 32 to 1024 images."""
 LISTED = 5
+
+Source: TypeAlias = tuple[str, str | None]
+"""The name of an image; why there is none, if that is known beforehand."""
 
 
 class BulkError(ValueError):
@@ -124,55 +130,54 @@ def predict_in_bulk(
     if options.workers == 0:
         raise BulkError("the engine ray needs at least 1 worker")
     for package in ("ray", "pyarrow"):
-        require_ray(package)
+        _require(package)
     shared, config, identity = _open(model, options)
+    name = str(model) if isinstance(model, str | Path) else model.name
+    classes = require_classes(config, name)
     sources = _list_sources(images)
     folder = Path(options.out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    job = Job(
-        folder=folder,
-        base=os.getcwd(),
-        task=config.task,
-        classes=require_classes(
-            config, str(model) if isinstance(model, str | Path) else model.name
-        ),
-        outputs=options.outputs,
-        batch_size=options.batch_size,
-        threads=options.threads or 1,
-    )
     record = {
         "model": identity,
         "images": len(sources),
-        "list": hashlib.sha256("\n".join(map(ascii, map(tuple, sources))).encode()).hexdigest(),
-        **{
-            name: getattr(options.outputs, name) for name in get_task(config.task).inference_options
-        },
+        "list": hashlib.sha256("\n".join(map(ascii, sources)).encode()).hexdigest(),
     }
+    for option in get_task(config.task).inference_options:
+        record[option] = getattr(options.outputs, option)
     size = options.part_size or min(max(len(sources) // PARTS, MIN_PART), MAX_PART)
     try:
         with FileLock(folder / LOCK, timeout=0):
             size = _claim(folder, record, size)
-            parts = [sources[first : first + size] for first in range(0, len(sources), size)]
-            missing = {
-                number: part
-                for number, part in enumerate(parts)
-                if not is_complete(part_path(folder, number), len(part))
+            parts = {
+                folder / f"part-{number:06d}.parquet": sources[first : first + size]
+                for number, first in enumerate(range(0, len(sources), size))
             }
+            missing = {path: part for path, part in parts.items() if not _is_complete(path, part)}
             for left in folder.glob(".part-*"):  # of a writer that was killed
                 left.unlink()
             if missing:
                 log.info("predicting %d of %d parts", len(missing), len(parts))
-                _run(job, shared, missing, options.workers)
+                _run(shared, classes, missing, options)
     except Timeout as error:
         raise BulkError(f"another process is writing to {folder}") from error
-    paths = tuple(part_path(folder, number) for number in range(len(parts)))
     return BulkPredictions(
         folder=Path(options.out),
-        parts=paths,
+        parts=tuple(parts),
         images=len(sources),
         kept=len(parts) - len(missing),
-        failed=tuple(failure for path in paths for failure in failures(path)),
+        failed=tuple(failure for path in parts for failure in _failures(path)),
     )
+
+
+def _require(package: str) -> Any:
+    """Import a package of the extra `ray`."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise DataError(
+            f"the engine ray needs {package}, which is not installed ({error}): "
+            "pip install 'mobilevit[ray]'"
+        ) from error
 
 
 def _open(
@@ -212,17 +217,14 @@ def _list_sources(images: Sequence[ImageInput]) -> list[Source]:
                 lines = path.read_text("utf-8-sig", "surrogateescape").splitlines()
             except OSError as error:
                 raise BulkError(f"the list {given} cannot be read: {error.strerror}") from error
-            names = [line.strip() for line in lines if line.strip()]
-            if not names:
-                raise BulkError(f"the list {given} is empty")
-            sources += [Source(name, None) for name in names]
+            sources += [(line.strip(), None) for line in lines if line.strip()]
             continue
         try:
-            sources += [Source(display_name(one), None) for one in expand_inputs([given])]
+            sources += [(display_name(one), None) for one in expand_inputs([given])]
         except DataError as error:  # the others are predicted nevertheless
-            sources.append(Source(str(given), str(error)))
-    if all(source.error is not None for source in sources):
-        raise DataError("\n".join(str(source.error) for source in sources) or "no images given")
+            sources.append((str(given), str(error)))
+    if all(error is not None for _, error in sources):
+        raise DataError("\n".join(str(error) for _, error in sources) or "no images are given")
     return sources
 
 
@@ -237,34 +239,45 @@ def _claim(folder: Path, record: dict[str, Any], part_size: int) -> int:
                 "folder"
             )
         write_file(path, json.dumps({**record, "part_size": part_size}, indent=2) + "\n")
-        return part_size
-    try:
-        before = json.loads(path.read_text())
-        size = int(before.pop("part_size"))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BulkError(f"{path} is damaged; choose a new folder") from error
+    before = json.loads(path.read_text())
     labels = {
         "model": "the model, its classes or its preprocessing",
         "list": "the list of images",
     }
     differences = [
-        labels.get(key, f"{key} ({before.get(key)}, now {record.get(key)})")
-        for key in dict.fromkeys((*before, *record))
-        if before.get(key) != record.get(key)
+        labels.get(key, f"{key} ({before.get(key)}, now {value})")
+        for key, value in record.items()
+        if before.get(key) != value
     ]
     if differences:
         raise BulkError(
             f"{folder} is of another bulk prediction: {', '.join(differences)} differ. Repeat that "
             "call to continue it, or choose a new folder"
         )
-    return size
+    return int(before["part_size"])
+
+
+def _is_complete(path: Path, part: Sequence[Any]) -> bool:
+    """Whether a Parquet file exists, can be read, and has a row for each image of its part."""
+    pa, parquet = _require("pyarrow"), _require("pyarrow.parquet")
+    try:
+        return bool(parquet.read_metadata(path).num_rows == len(part))
+    except (OSError, pa.ArrowInvalid):  # either, if the file is damaged
+        return False
+
+
+def _failures(path: Path) -> list[tuple[str, str]]:
+    """(source, error) of the images in a Parquet file that could not be read."""
+    parquet = _require("pyarrow.parquet")
+    found = parquet.read_table(path, columns=["source", "error"], partitioning=None).to_pylist()
+    return [(one["source"], one["error"]) for one in found if one["error"] is not None]
 
 
 @contextmanager
 def _cluster(threads: int) -> Iterator[Any]:
     """Ray, connected to a cluster; one that is started here is stopped at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to Ray's makers
-    ray = require_ray("ray")
+    ray = _require("ray")
     if ray.is_initialized():
         yield ray
         return
@@ -287,28 +300,27 @@ def _cluster(threads: int) -> Iterator[Any]:
 
 
 def _run(
-    job: Job,
     shared: str | Network,
-    parts: Mapping[int, Sequence[Source]],
-    workers: int | None,
+    classes: tuple[str, ...],
+    parts: Mapping[Path, Sequence[Source]],
+    options: PredictOptions,
 ) -> None:
-    with _cluster(job.threads) as ray:
-        data = require_ray("ray.data")
-        room = int(ray.cluster_resources().get("CPU", 0)) // job.threads
+    threads, workers = options.threads or 1, options.workers
+    with _cluster(threads) as ray:
+        data = _require("ray.data")
+        room = int(ray.cluster_resources().get("CPU", 0)) // threads
         if (workers or 1) > room:
             raise BulkError(
-                f"the cluster has room for {room} workers of {job.threads} threads, not "
-                f"{workers or 1}"
+                f"the cluster has room for {room} workers of {threads} threads, not {workers or 1}"
             )
         data.DataContext.get_current().enable_progress_bars = False  # ours is shown instead
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        rows = [{"number": n, "sources": json.dumps(part)} for n, part in parts.items()]
+        rows = [{"path": str(path), "part": json.dumps(part)} for path, part in parts.items()]
         # One row a block, so that the next free actor takes the next part.
-        counts = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        counts = data.from_items(rows, override_num_blocks=len(rows)).map(
             Predictor,
-            fn_constructor_args=(job, ray.put(shared)),
-            batch_size=1,
-            num_cpus=job.threads,
+            fn_constructor_args=(ray.put(shared), classes, options, os.getcwd()),
+            num_cpus=threads,
             compute=data.ActorPoolStrategy(size=min(workers or room, len(rows))),
         )
         try:
@@ -316,13 +328,80 @@ def _run(
                 for row in counts.iter_rows():
                     advance(int(row["images"]))
         except ray.exceptions.RayError as error:
+            # Ray gives tracebacks as text, the worker's first.
+            text = str(getattr(error, "traceback_str", error))
+            reason = text.partition("\n\nThe above exception")[0].strip().splitlines()[-1]
             raise BulkError(
-                f"a worker failed: {_reason(error)}. The parts that are written stay; the same "
-                "call continues with the others"
+                f"a worker failed: {reason}. The parts that are written stay; the same call "
+                "continues with the others"
             ) from error
 
 
-def _reason(error: Exception) -> str:
-    """The message of a worker's exception: Ray gives tracebacks as text, the worker's first."""
-    text = str(getattr(error, "traceback_str", error))
-    return text.partition("\n\nThe above exception")[0].strip().splitlines()[-1]
+class Predictor:
+    """An actor: loads the network once, then predicts and writes parts."""
+
+    def __init__(
+        self, model: Any, classes: tuple[str, ...], options: PredictOptions, base: str
+    ) -> None:
+        """`model`: Ray's reference to the network, or to the name of an exported file.
+
+        `base`: the folder that names of images are relative to.
+        """
+        self.classes, self.options, self.base = classes, options, base
+        self.device, threads = torch.device("cpu"), options.threads or 1
+        torch.set_num_threads(threads)
+        self.network, _ = for_inference(
+            _require("ray").get(model),
+            classes=None,
+            preprocessing=None,
+            device=self.device,
+            threads=threads,
+        )
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Predict a part and write its file, with the columns that `docs/bulk.md` lists."""
+        pa, parquet = _require("pyarrow"), _require("pyarrow.parquet")
+        task = get_task(self.network.config.task)
+        about = json.dumps({"task": task.name, "classes": list(self.classes)}).encode()
+        columns = [("source", pa.string()), ("error", pa.string()), *task.parquet_columns(pa)]
+        items = self._predict(json.loads(row["part"]))
+        rows = [
+            {
+                "source": _utf8(item.source),
+                **(item.parquet_row() if item.error is None else {"error": _utf8(item.error)}),
+            }
+            for item in items
+        ]
+        table = pa.Table.from_pylist(rows, schema=pa.schema(columns, metadata={METADATA: about}))
+        with replace_file(Path(row["path"])) as fresh:
+            parquet.write_table(table, fresh, compression="zstd")
+        return {"images": len(items)}
+
+    def _predict(self, part: Sequence[Source]) -> list[Prediction]:
+        inputs = [
+            MissingImage(name, error)
+            if error is not None
+            else name
+            if is_url(name)
+            else Path(self.base, name)
+            for name, error in part
+        ]
+        items: list[Prediction] = []
+        with tempfile.TemporaryDirectory() as downloads, torch.inference_mode():
+            images = ImageInputs(inputs, self.network.config.preprocessing, Path(downloads))
+            for first in range(0, len(images), self.options.batch_size):
+                indices = range(len(images))[first : first + self.options.batch_size]
+                items += predict_batch(
+                    self.network,
+                    [images[index] for index in indices],
+                    [part[index][0] for index in indices],
+                    classes=self.classes,
+                    options=self.options.outputs,
+                    device=self.device,
+                )
+        return items
+
+
+def _utf8(name: str) -> str:
+    r"""A valid string for Parquet: bytes of a file name that are not UTF-8 become \xNN."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,1 +1,0 @@
-"""`mobilevit sweep`: many trainings over a space of options."""
