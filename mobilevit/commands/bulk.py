@@ -19,15 +19,16 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from filelock import FileLock, Timeout
 
-from mobilevit.checkpoints.create import open_model, require_classes
 from mobilevit.checkpoints.folder import digest
+from mobilevit.commands.inference import OpenModel, open_model
+from mobilevit.commands.predict import PredictOptions, predict_inputs
 from mobilevit.data.errors import DataError
 from mobilevit.data.sources import (
     ImageInput,
@@ -36,19 +37,13 @@ from mobilevit.data.sources import (
     display_name,
     expand_inputs,
 )
-from mobilevit.exports.runtime_model import FileNetwork, for_inference, is_file
-from mobilevit.models.config import ModelConfig
+from mobilevit.exports.runtime_model import FileNetwork, for_inference
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
-from mobilevit.tasks.predict import predict_batch
-from mobilevit.tasks.results import Prediction
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.files import file_sha256, replace_file, write_file
 from mobilevit.utils.progress import progress_bar
 from mobilevit.utils.urls import is_url
-
-if TYPE_CHECKING:
-    from mobilevit.commands.predict import PredictOptions
 
 log = logging.getLogger(__name__)
 
@@ -131,18 +126,16 @@ def predict_in_bulk(
         raise BulkError("the engine ray needs at least 1 worker")
     for package in ("ray", "pyarrow"):
         _require(package)
-    shared, config, identity = _open(model, options)
-    name = str(model) if isinstance(model, str | Path) else model.name
-    classes = require_classes(config, name)
+    opened = open_model(model, replace(options, device="cpu"), options.outputs)
     sources = _list_sources(images)
     folder = Path(options.out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     record = {
-        "model": identity,
+        "model": _identity(opened),
         "images": len(sources),
         "list": hashlib.sha256("\n".join(map(ascii, sources)).encode()).hexdigest(),
     }
-    for option in get_task(config.task).inference_options:
+    for option in get_task(opened.network.config.task).inference_options:
         record[option] = getattr(options.outputs, option)
     size = options.part_size or min(max(len(sources) // PARTS, MIN_PART), MAX_PART)
     try:
@@ -157,7 +150,7 @@ def predict_in_bulk(
                 left.unlink()
             if missing:
                 log.info("predicting %d of %d parts", len(missing), len(parts))
-                _run(shared, classes, missing, options)
+                _run(opened, missing, options)
     except Timeout as error:
         raise BulkError(f"another process is writing to {folder}") from error
     return BulkPredictions(
@@ -180,26 +173,18 @@ def _require(package: str) -> Any:
         ) from error
 
 
-def _open(
-    model: str | Path | Network, options: PredictOptions
-) -> tuple[str | Network, ModelConfig, str]:
-    """What actors get, the configuration, and a digest of everything that predictions depend on."""
-    overrides: dict[str, Any] = {"classes": options.classes, "preprocessing": options.preprocessing}
-    shared: str | Network
-    if isinstance(model, str | Path) and is_file(model):
-        path = Path(model).absolute()
-        network, _ = for_inference(path, **overrides, device=torch.device("cpu"), threads=1)
-        assert isinstance(network, FileNetwork)
-        network.refuse_options(options.outputs)
+def _identity(opened: OpenModel) -> str:
+    """A digest of everything that predictions depend on, but the options."""
+    config, weights = opened.network.config, ""
+    if isinstance(opened.network, FileNetwork):
+        path = Path(opened.name).absolute()
         files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
         contents = [(one.relative_to(path.parent).as_posix(), file_sha256(one)) for one in files]
-        shared, config, weights = str(path), network.config, json.dumps(contents)
+        weights = json.dumps(contents)
     else:
-        shared, _ = open_model(model, **overrides)
-        shared.eval()
-        config, weights = shared.config, digest(shared.state_dict())
+        weights = digest(opened.network.state_dict())
     parts = json.dumps([weights, config.classes, asdict(config.preprocessing)], default=str)
-    return shared, config, hashlib.sha256(parts.encode()).hexdigest()
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def _list_sources(images: Sequence[ImageInput]) -> list[Source]:
@@ -300,11 +285,11 @@ def _cluster(threads: int) -> Iterator[Any]:
 
 
 def _run(
-    shared: str | Network,
-    classes: tuple[str, ...],
-    parts: Mapping[Path, Sequence[Source]],
-    options: PredictOptions,
+    opened: OpenModel, parts: Mapping[Path, Sequence[Source]], options: PredictOptions
 ) -> None:
+    # A file is opened by each actor.
+    is_file = isinstance(opened.network, FileNetwork)
+    model = str(Path(opened.name).absolute()) if is_file else opened.network
     threads, workers = options.threads or 1, options.workers
     with _cluster(threads) as ray:
         data = _require("ray.data")
@@ -319,7 +304,7 @@ def _run(
         # One row a block, so that the next free actor takes the next part.
         counts = data.from_items(rows, override_num_blocks=len(rows)).map(
             Predictor,
-            fn_constructor_args=(ray.put(shared), classes, options, os.getcwd()),
+            fn_constructor_args=(ray.put(model), opened.classes, options, os.getcwd()),
             num_cpus=threads,
             compute=data.ActorPoolStrategy(size=min(workers or room, len(rows))),
         )
@@ -347,37 +332,22 @@ class Predictor:
 
         `base`: the folder that names of images are relative to.
         """
-        self.classes, self.options, self.base = classes, options, base
-        self.device, threads = torch.device("cpu"), options.threads or 1
-        torch.set_num_threads(threads)
-        self.network, _ = for_inference(
-            _require("ray").get(model),
-            classes=None,
-            preprocessing=None,
-            device=self.device,
-            threads=threads,
-        )
+        device, threads = torch.device("cpu"), options.threads or 1
+        network = _require("ray").get(model)
+        if isinstance(network, str):
+            network, _ = for_inference(
+                network, classes=None, preprocessing=None, device=device, threads=threads
+            )
+        self.opened = OpenModel(network, "", classes, device, threads, workers=0)
+        self.options, self.base = replace(options, workers=0), base
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Predict a part and write its file, with the columns that `docs/bulk.md` lists."""
         pa, parquet = _require("pyarrow"), _require("pyarrow.parquet")
-        task = get_task(self.network.config.task)
-        about = json.dumps({"task": task.name, "classes": list(self.classes)}).encode()
+        task = get_task(self.opened.network.config.task)
+        about = json.dumps({"task": task.name, "classes": list(self.opened.classes)}).encode()
         columns = [("source", pa.string()), ("error", pa.string()), *task.parquet_columns(pa)]
-        items = self._predict(json.loads(row["part"]))
-        rows = [
-            {
-                "source": _utf8(item.source),
-                **(item.parquet_row() if item.error is None else {"error": _utf8(item.error)}),
-            }
-            for item in items
-        ]
-        table = pa.Table.from_pylist(rows, schema=pa.schema(columns, metadata={METADATA: about}))
-        with replace_file(Path(row["path"])) as fresh:
-            parquet.write_table(table, fresh, compression="zstd")
-        return {"images": len(items)}
-
-    def _predict(self, part: Sequence[Source]) -> list[Prediction]:
+        part = json.loads(row["part"])
         inputs = [
             MissingImage(name, error)
             if error is not None
@@ -386,20 +356,21 @@ class Predictor:
             else Path(self.base, name)
             for name, error in part
         ]
-        items: list[Prediction] = []
-        with tempfile.TemporaryDirectory() as downloads, torch.inference_mode():
-            images = ImageInputs(inputs, self.network.config.preprocessing, Path(downloads))
-            for first in range(0, len(images), self.options.batch_size):
-                indices = range(len(images))[first : first + self.options.batch_size]
-                items += predict_batch(
-                    self.network,
-                    [images[index] for index in indices],
-                    [part[index][0] for index in indices],
-                    classes=self.classes,
-                    options=self.options.outputs,
-                    device=self.device,
-                )
-        return items
+        with tempfile.TemporaryDirectory() as downloads:
+            preprocessing = self.opened.network.config.preprocessing
+            images = ImageInputs(inputs, preprocessing, Path(downloads))
+            items = predict_inputs(self.opened, images, self.options, few=True)
+        rows = [
+            {
+                "source": _utf8(name),
+                **(item.parquet_row() if item.error is None else {"error": _utf8(item.error)}),
+            }
+            for (name, _), item in zip(part, items, strict=True)
+        ]
+        table = pa.Table.from_pylist(rows, schema=pa.schema(columns, metadata={METADATA: about}))
+        with replace_file(Path(row["path"])) as fresh:
+            parquet.write_table(table, fresh, compression="zstd")
+        return {"images": len(items)}
 
 
 def _utf8(name: str) -> str:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
-from mobilevit.commands.bulk import BulkError, predict_in_bulk
 from mobilevit.commands.contact_sheet import check_contact_sheet, write_contact_sheet
 from mobilevit.commands.inference import ModelOptions, OpenModel, open_model
 from mobilevit.data.loader import as_is
@@ -59,7 +58,7 @@ class PredictOptions(ModelOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.engine == "ray" and (self.html is not None or self.format != "table"):
-            raise BulkError("the engine ray writes only Parquet files: leave html and format out")
+            raise ValueError("the engine ray writes only Parquet files: leave html and format out")
         if self.engine == "local" and self.part_size is not None:
             raise ValueError("part_size is an option of the engine ray")
 
@@ -106,6 +105,8 @@ def predict(
     """
     options = PredictOptions(**fields) if options is None else replace(options, **fields)
     if options.engine == "ray":
+        from mobilevit.commands.bulk import predict_in_bulk
+
         return predict_in_bulk(model, images, options)
     if options.html is not None:
         check_contact_sheet(Path(options.html))
@@ -115,7 +116,7 @@ def predict(
     config = opened.network.config
     with tempfile.TemporaryDirectory() as downloads:
         dataset = ImageInputs(sources, config.preprocessing, Path(downloads))
-        items = _predicted(opened, dataset, options, few=few)
+        items = predict_inputs(opened, dataset, options, few=few)
         predictions_type = get_task(config.task).predictions_type
         result = predictions_type.collect(items, config, options.format)
         if options.out is not None:
@@ -126,9 +127,10 @@ def predict(
     return result
 
 
-def _predicted(
+def predict_inputs(
     opened: OpenModel, images: ImageInputs, options: PredictOptions, *, few: bool
 ) -> list[Prediction]:
+    """Predict images; `few`: without loader workers, unless the options have them, and a bar."""
     workers = options.workers
     if workers is None:
         workers = 0 if few else opened.workers

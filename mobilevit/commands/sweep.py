@@ -312,10 +312,9 @@ def _read_axis(part: str, types: Mapping[str, Any]) -> Axis:
         raise ValueError(f"the space takes OPTION=VALUES, not {part!r}")
     known = [option for option in types if option.partition(".")[0] not in FIXED]
     if name not in known:
-        last = {option.rpartition(".")[2]: option for option in known}
-        near = difflib.get_close_matches(name, known, n=3)
-        near += [last[word] for word in difflib.get_close_matches(name, last, n=2)]
-        hint = f"; is it {' or '.join(dict.fromkeys(near))}?" if near else ""
+        near = [option for option in known if option.endswith(f".{name}")]
+        near = near or difflib.get_close_matches(name, known)
+        hint = f"; is it {' or '.join(near)}?" if near else ""
         raise ValueError(
             f"there is no option {name!r} to vary{hint} (those of mobilevit train, except "
             f"{', '.join(FIXED)})"

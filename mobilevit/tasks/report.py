@@ -6,18 +6,22 @@ Texts are not HTML. Names of classes and files are `Name`s, which keep their own
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from mobilevit.data.images import ImageError, open_image
+
 # Readable on white and on black.
 TRAINING, VALIDATION = "#d97706", "#3b82f6"
 FREQUENT = 30
 """Pairs of confused classes to list."""
+HEADS = {"name": "Class", "iou": "IoU", "ap": "AP", "ap50": "AP50"}
+"""Heads of columns that are not the field's name."""
 
 
 class Name(str):
@@ -170,6 +174,55 @@ def timing_tile(network_ms: float, postprocess_ms: float, postprocessing: str) -
         f"{network_ms:.{digits}f} ms network, {postprocess_ms:.{digits}f} ms {postprocessing}, in "
         "batches, on the machine that trained.",
     )
+
+
+def image_tiles(images: int, about: str, metric: str, training: str) -> list[Tile]:
+    """Tiles of the validation images, and of a metric's value on training images."""
+    return [
+        Tile(
+            "Validation images",
+            f"{images:,}",
+            f"{about}. The best epoch was selected on them, so expect slightly less on others.",
+        ),
+        Tile(
+            "Training images",
+            training,
+            f"{metric} of the same weights on (a sample of) the training images. What it is above "
+            "that of validation is overfitting.",
+        ),
+    ]
+
+
+def class_table(rows: Sequence[Any], by: str, bar: Callable[[float], Bar]) -> Table:
+    """A table of `Metrics.per_class`, lowest `by` first; `bar` makes cells of fractions."""
+    ranked = sorted(rows, key=lambda row: (math.isnan(getattr(row, by)), getattr(row, by)))
+    return Table(
+        title="Classes, worst first",
+        columns=[HEADS.get(name, name.capitalize()) for name in ranked[0]._fields],
+        rows=[
+            [
+                Name(row.name),
+                *(bar(cell) if isinstance(cell, float) else f"{cell:,}" for cell in row[1:]),
+            ]
+            for row in ranked
+        ],
+    )
+
+
+def sample_card(
+    samples: Any,
+    sample: int,
+    draw: Callable[[Image.Image], Sequence[tuple[Image.Image, str]]],
+    *lines: Line,
+) -> Card:
+    """A card of a sample with what `draw` makes of its image, or why it cannot be read."""
+    images: Sequence[tuple[Image.Image, str]] = ()
+    error = ""
+    try:
+        images = draw(open_image(samples.source(sample)))
+    except ImageError as unreadable:
+        error = unreadable.reason
+    return Card(images=images, error=error, lines=lines, file=samples.name(sample))
 
 
 def frequent_confusions(classes: Sequence[str], confusion: Tensor, unit: str) -> Table | str:

@@ -29,9 +29,9 @@ from mobilevit.tasks.classification.results import (
 from mobilevit.tasks.detection.loss_and_postprocess import Detections
 from mobilevit.tasks.detection.results import DetectionPrediction, DetectionPredictions
 from mobilevit.tasks.segmentation.results import (
-    PackedMask,
     SegmentationPrediction,
     SegmentationPredictions,
+    encode_mask,
 )
 from mobilevit.tasks.visualize import OPACITY
 
@@ -118,7 +118,7 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path) -> None:
 
     mask = np.zeros((256, 512), np.uint8)
     mask[:, 384:] = 2
-    of_mask = SegmentationPrediction(source="a", classes=CLASSES, packed=PackedMask.pack(mask))
+    of_mask = SegmentationPrediction(source="a", classes=CLASSES, png=encode_mask(mask))
     data = gallery(
         tmp_path / "masks.html", SegmentationPredictions(items=(of_mask,), classes=CLASSES), [grey]
     )

@@ -303,10 +303,10 @@ def test_images_of_one_shape_are_stacked(samples: MaskSamples) -> None:
     preprocessing = Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
     batch = SegmentationEvaluationSet(samples, preprocessing).__getitems__([5, 0, 2, 1])
     groups = list(by_shape(batch))
-    assert [group.indices for group in groups] == [[5, 1], [0, 2]]
-    assert [tuple(group.images.shape) for group in groups] == [(2, 3, 32, 32), (2, 3, 64, 32)]
-    for group in groups:
-        for index, mask in zip(group.indices, group.masks, strict=True):
+    assert [indices for _, _, indices in groups] == [[5, 1], [0, 2]]
+    assert [tuple(images.shape) for images, _, _ in groups] == [(2, 3, 32, 32), (2, 3, 64, 32)]
+    for _, masks, indices in groups:
+        for index, mask in zip(indices, masks, strict=True):
             np.testing.assert_array_equal(mask.numpy(), samples.mask(index))
     assert list(by_shape([])) == []
 

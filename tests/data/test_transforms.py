@@ -58,7 +58,7 @@ def test_randomness_is_a_function_of_seed_epoch_and_sample(samples):
     first = one.__getitems__(keys(0, 1))[0]
     torch.manual_seed(2)
     assert torch.equal(first, one.__getitems__(keys(0, 1))[0])
-    assert torch.equal(first[1], one[keys(1)[0]][0])  # whatever the batch around it
+    assert torch.equal(first[1], one.__getitems__(keys(1))[0][0])  # whatever the batch around it
     assert not torch.equal(first, one.__getitems__(keys(0, 1, epoch=1))[0])
     assert not torch.equal(first, training_set(samples, seed=1).__getitems__(keys(0, 1))[0])
 

@@ -115,7 +115,7 @@ def test_every_report_is_whole_and_needs_nothing_beside_it(tmp_path, samples, cl
 
 def test_the_figures_are_in_it(tmp_path, samples):
     text = report(tmp_path, samples, ["ant", "bee", "cat"])
-    for figure in ("88.9%", "0.042", "99.0%", "+10.1 points", "87 images/s", "43%"):
+    for figure in ("88.9%", "0.042", "99.0%", "87 images/s", "43%"):
         assert figure in text, figure
     assert "The loader is the bottleneck" in text
     assert "128 × 128" in text and "96 × 128" in text
@@ -161,19 +161,6 @@ def test_names_are_escaped(tmp_path, samples):
 
 def test_the_same_run_gives_the_same_file(tmp_path, samples):
     assert report(tmp_path, samples, ["a", "b"]) == report(tmp_path, samples, ["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("train_top1", "meaning"),
-    [
-        (0.9999, "small: the model generalizes"),
-        (0.9975, "no sign of overfitting"),
-        (0.5, "better on images it was not trained on"),
-    ],
-)
-def test_the_gap_is_explained(tmp_path, samples, train_top1, meaning):
-    classes = [str(number) for number in range(120)]  # 99.8% of the validation images are right
-    assert meaning in report(tmp_path, samples, classes, train_top1=train_top1)
 
 
 def test_names_in_a_legend_are_no_formulas():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mobilevit.data.decode import Decode, open_decodable
 from mobilevit.data.images import ImageError, open_image
@@ -35,31 +35,23 @@ def _naming_sample(samples: ClassificationSamples, index: int, source: object) -
         raise ImageError(samples.name(index), error.reason) from error
 
 
-class TrainingSet(Dataset[tuple[Tensor, int]]):
+@dataclass(eq=False)
+class TrainingSet:
     """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and targets.
 
     Targets are labels `[B]`, or shares `[B, K]` if batches are mixed. A batch is a pure function of
     its keys and `seed`.
     """
 
-    def __init__(
-        self,
-        samples: ClassificationSamples,
-        transform: TrainTransform,
-        mix: BatchMix,
-        *,
-        seed: int,
-        decode: Decode = "fast",
-    ) -> None:
-        self.samples, self.transform, self.mix, self.seed = samples, transform, mix, seed
-        self.decode = decode
+    samples: ClassificationSamples
+    transform: TrainTransform
+    mix: BatchMix
+    _: KW_ONLY
+    seed: int
+    decode: Decode = "fast"
 
     def __len__(self) -> int:
         return len(self.samples.labels)
-
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
-        images, labels = self._batch([key])
-        return images[0], int(labels[0])
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
         # All keys of a batch have the same size.
@@ -90,11 +82,12 @@ class TrainingSet(Dataset[tuple[Tensor, int]]):
         return images, torch.tensor([int(self.samples.labels[key.sample]) for key in keys])
 
 
-class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
-    """Preprocessed images `[3, crop, crop]` with their labels and indices."""
+@dataclass(eq=False)
+class EvaluationSet:
+    """Preprocessed images `[B, 3, crop, crop]` with their labels and indices `[B]`."""
 
-    def __init__(self, samples: ClassificationSamples, preprocessing: Preprocessing) -> None:
-        self.samples, self.preprocessing = samples, preprocessing
+    samples: ClassificationSamples
+    preprocessing: Preprocessing
 
     @property
     def shards(self) -> ShardImages | None:
@@ -106,12 +99,11 @@ class EvaluationSet(Dataset[tuple[Tensor, int, int]]):
     def __len__(self) -> int:
         return len(self.samples.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        source = self.samples.source(index)
-        with _naming_sample(self.samples, index, source):
-            image = open_image(source)
-        return preprocess(image, self.preprocessing), int(self.samples.labels[index]), index
-
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        images, labels, _ = zip(*(self[index] for index in indices), strict=True)
+        images = []
+        for index in indices:
+            source = self.samples.source(index)
+            with _naming_sample(self.samples, index, source):
+                images.append(preprocess(open_image(source), self.preprocessing))
+        labels = [int(self.samples.labels[index]) for index in indices]
         return torch.stack(images), torch.tensor(labels), torch.tensor(indices)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from mobilevit.data.images import ImageError, open_image
+from PIL import Image
+
 from mobilevit.data.preprocessing import frame_image
-from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.config import ModelConfig
 from mobilevit.tasks.classification.dataset import ClassificationSamples
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.report import (
@@ -15,23 +16,22 @@ from mobilevit.tasks.report import (
     ConfusionMatrix,
     Gallery,
     Line,
-    Name,
     Section,
-    Table,
     TaskReport,
     Tile,
+    class_table,
     frequent_confusions,
+    image_tiles,
     number,
     percent,
     percent_bar,
+    sample_card,
 )
 
 COUNTED = 20
 """For more classes, the frequent confusions are listed too."""
 THUMBNAIL = 192
 """Long side in pixels."""
-GAP = 5.0
-"""Gap to training images, in points, that counts as overfitting."""
 
 
 def make_report(
@@ -41,6 +41,11 @@ def make_report(
     config: ModelConfig,
 ) -> TaskReport:
     """Tiles, confusion matrix, classes and the worst mistakes."""
+    classes: list[Block] = [
+        "Recall: of the images of a class, the share that is predicted as it. Precision: of the "
+        "images predicted as a class, the share that is of it. F1 is their harmonic mean.",
+        class_table(metrics.per_class, "recall", percent_bar),
+    ]
     return TaskReport(
         tiles=_tiles(metrics, train_metrics, config.preprocessing.crop),
         figures={"top1": "top-1"},
@@ -48,69 +53,35 @@ def make_report(
         "images, and may therefore be below validation.",
         sections=(
             Section(title="Confusion matrix", blocks=_confusion(metrics)),
-            Section(title="Classes", blocks=_classes(metrics)),
+            Section(title="Classes", blocks=classes),
             Section(title="Worst mistakes", blocks=_mistakes(metrics, samples, config)),
         ),
     )
 
 
-def _tiles(
-    metrics: ClassificationMetrics, train_metrics: ClassificationMetrics, side: int
-) -> list[Tile]:
-    low, high = _interval(metrics.top1, metrics.images)
-    majority = int(metrics.confusion.sum(1).max()) / metrics.images
+def _tiles(m: ClassificationMetrics, train: ClassificationMetrics, side: int) -> list[Tile]:
+    low, high = _interval(m.top1, m.images)
+    majority = int(m.confusion.sum(1).max()) / m.images
     tiles = [
         Tile(
             "Top-1",
-            percent(metrics.top1),
+            percent(m.top1),
             f"of the validation images are classified correctly. The 95% interval for so many "
             f"images is {percent(low)} to {percent(high)}; always predicting the most frequent "
             f"class would give {percent(majority)}.",
-        )
-    ]
-    if len(metrics.classes) > 5:
-        text = "have the correct class among the five most probable."
-        tiles.append(Tile("Top-5", percent(metrics.top5), text))
-    gap = 100 * (train_metrics.top1 - metrics.top1)
-    return [
-        *tiles,
+        ),
+        Tile("Top-5", percent(m.top5), "have the correct class among the five most probable."),
         Tile(
             "Calibration error",
-            number(metrics.calibration_error),
-            f"The predicted probability is off by {number(100 * metrics.calibration_error, 1)} "
-            "points on average.",
+            number(m.calibration_error),
+            f"The predicted probability is off by {number(100 * m.calibration_error, 1)} points on "
+            "average.",
         ),
-        Tile(
-            "Validation images",
-            f"{metrics.images:,}",
-            f"in {len(metrics.classes)} classes, at {side} × {side} pixels. The best epoch was "
-            "selected on them, so expect slightly less on others.",
-        ),
-        Tile(
-            "Training images",
-            percent(train_metrics.top1),
-            "top-1 of the same weights on (a sample of) the training images, preprocessed in the "
-            "same way.",
-        ),
-        Tile("Gap", f"{gap:+.1f} points", _meaning(gap, low <= train_metrics.top1 <= high)),
     ]
-
-
-def _meaning(gap: float, within_interval: bool) -> str:
-    if within_interval:
-        text = "within the interval of the validation images: no sign of overfitting."
-    elif gap < 0:
-        text = (
-            "the model is better on images it was not trained on; the validation images may be "
-            "easier, or copies of training images."
-        )
-    elif gap < GAP:
-        text = "small: the model generalizes."
-    else:
-        text = (
-            "overfitting. More images, stronger augmentation or fewer epochs make the gap smaller."
-        )
-    return f"training minus validation: {text}"
+    if len(m.classes) <= 5:
+        del tiles[1]
+    about = f"in {len(m.classes)} classes, at {side} × {side} pixels"
+    return [*tiles, *image_tiles(m.images, about, "top-1", percent(train.top1))]
 
 
 def _interval(share: float, count: int) -> tuple[float, float]:
@@ -133,26 +104,6 @@ def _confusion(metrics: ClassificationMetrics) -> list[Block]:
     return [about, matrix, frequent_confusions(metrics.classes, metrics.confusion, "Images")]
 
 
-def _classes(metrics: ClassificationMetrics) -> list[Block]:
-    about = (
-        "Recall: of the images of a class, the share that is predicted as it. Precision: of the "
-        "images predicted as a class, the share that is of it. F1 is their harmonic mean."
-    )
-    ranked = sorted(metrics.per_class, key=lambda row: (math.isnan(row.recall), row.recall))
-    rows = [
-        (
-            Name(row.name),
-            f"{row.images:,}",
-            percent_bar(row.recall),
-            percent_bar(row.precision),
-            percent_bar(row.f1),
-        )
-        for row in ranked
-    ]
-    columns = ("Class", "Images", "Recall", "Precision", "F1")
-    return [about, Table(title="Classes, lowest recall first", columns=columns, rows=rows)]
-
-
 def _mistakes(
     metrics: ClassificationMetrics, samples: ClassificationSamples, config: ModelConfig
 ) -> list[Block]:
@@ -163,28 +114,22 @@ def _mistakes(
         f"{len(metrics.mistakes)} of {wrong:,}, worst first, as the network saw them. Wrong labels "
         "show up here too."
     )
-    cards = [_card(mistake, metrics, samples, config.preprocessing) for mistake in metrics.mistakes]
-    return [about, Gallery(cards=cards)]
 
+    def card(mistake: Mistake) -> Card:
+        label, predicted = metrics.classes[mistake.label], metrics.classes[mistake.predicted]
 
-def _card(
-    mistake: Mistake,
-    metrics: ClassificationMetrics,
-    samples: ClassificationSamples,
-    preprocessing: Preprocessing,
-) -> Card:
-    label, predicted = metrics.classes[mistake.label], metrics.classes[mistake.predicted]
-    images, error = [], ""
-    try:
-        image = frame_image(open_image(samples.source(mistake.sample)), preprocessing)
-    except ImageError as unreadable:
-        error = unreadable.reason
-    else:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        images = [(image, f"{label}, predicted as {predicted}")]
-    lines = (
-        Line("is", label),
-        Line("predicted as", predicted, f", {percent(mistake.probability)}"),
-        Line(f"loss {number(mistake.loss, 2)}"),
-    )
-    return Card(images=images, error=error, lines=lines, file=samples.name(mistake.sample))
+        def draw(image: Image.Image) -> list[tuple[Image.Image, str]]:
+            image = frame_image(image, config.preprocessing)
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            return [(image, f"{label}, predicted as {predicted}")]
+
+        return sample_card(
+            samples,
+            mistake.sample,
+            draw,
+            Line("is", label),
+            Line("predicted as", predicted, f", {percent(mistake.probability)}"),
+            Line(f"loss {number(mistake.loss, 2)}"),
+        )
+
+    return [about, Gallery(cards=[card(mistake) for mistake in metrics.mistakes])]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
-from mobilevit.data.images import ImageError, open_image
 from mobilevit.models.config import ModelConfig
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.metrics import DetectionMetrics, ImageResult
@@ -17,15 +16,17 @@ from mobilevit.tasks.report import (
     Curve,
     Gallery,
     Line,
-    Name,
     Plot,
     Section,
     Table,
     TaskReport,
     Tile,
+    class_table,
+    image_tiles,
     number,
     number_bar,
     percent,
+    sample_card,
     timing_tile,
 )
 from mobilevit.tasks.visualize import DrawnBox, draw_boxes
@@ -45,6 +46,7 @@ def make_report(
     config: ModelConfig,
 ) -> TaskReport:
     """Tiles, curves, sizes, classes, and images with true and predicted boxes."""
+    classes = class_table(metrics.per_class, "ap", number_bar)
     return TaskReport(
         tiles=_tiles(metrics, train_metrics, config.preprocessing.crop),
         figures={"ap": "AP", "ap50": "AP50"},
@@ -52,7 +54,7 @@ def make_report(
         sections=(
             Section(title="Precision and recall", blocks=[_curves(metrics)]),
             Section(title="Sizes", blocks=[_sizes(metrics)]),
-            Section(title="Classes", blocks=[_classes(metrics)]),
+            Section(title="Classes", blocks=[classes]),
             Section(title="True and predicted boxes", blocks=_shown(metrics, samples)),
             Section(title="Worst images", blocks=_worst(metrics, samples)),
         ),
@@ -60,6 +62,7 @@ def make_report(
 
 
 def _tiles(m: DetectionMetrics, train: DetectionMetrics, side: int) -> list[Tile]:
+    about = f"with {m.boxes:,} boxes of {len(m.classes)} classes, at {side} × {side} pixels"
     return [
         Tile(
             "AP",
@@ -74,18 +77,7 @@ def _tiles(m: DetectionMetrics, train: DetectionMetrics, side: int) -> list[Tile
             f"precision and recall balance best (IoU 0.5): {percent(m.precision)} of the predicted "
             f"boxes are correct, and {percent(m.recall)} of the true ones are found.",
         ),
-        Tile(
-            "Validation images",
-            f"{m.images:,}",
-            f"with {m.boxes:,} boxes of {len(m.classes)} classes, at {side} × {side} pixels. The "
-            "best epoch was selected on them, so expect slightly less on others.",
-        ),
-        Tile(
-            "Training images",
-            number(train.ap),
-            "AP of the same weights on (a sample of) the training images. What it is above that of "
-            "validation is overfitting.",
-        ),
+        *image_tiles(m.images, about, "AP", number(train.ap)),
         timing_tile(m.network_ms, m.postprocess_ms, "decoding and suppression"),
     ]
 
@@ -137,18 +129,6 @@ def _sizes(m: DetectionMetrics) -> Table:
     )
 
 
-def _classes(m: DetectionMetrics) -> Table:
-    ranked = sorted(m.per_class, key=lambda row: (math.isnan(row.ap), row.ap))
-    return Table(
-        title="Classes, worst first",
-        columns=("Class", "Boxes", "AP", "AP50"),
-        rows=[
-            (Name(row.name), f"{row.boxes:,}", number_bar(row.ap), number_bar(row.ap50))
-            for row in ranked
-        ],
-    )
-
-
 def _shown(m: DetectionMetrics, samples: BoxSamples) -> list[Block]:
     about = (
         "Evenly spaced in the validation set. Green dashes: true boxes. Blue: correct predictions. "
@@ -172,14 +152,7 @@ def _gallery(images: Sequence[ImageResult], m: DetectionMetrics, samples: BoxSam
 
 
 def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> Card:
-    wrong, name = int((~one.correct).sum()), samples.name(one.sample)
-    counts = f"{int(one.correct.sum())} correct, {one.missed} missed, {wrong} wrong"
-    images, error = [], ""
-    try:
-        image = open_image(samples.source(one.sample))
-    except ImageError as unreadable:
-        error = unreadable.reason
-    else:
+    def draw(image: Image.Image) -> list[tuple[Image.Image, str]]:
         columns = (part.tolist() for part in (*one.found, one.correct))
         boxes = [
             DrawnBox(corners, f"{m.classes[label]} {score:.0%}", CORRECT if correct else WRONG)
@@ -188,5 +161,9 @@ def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> Card:
         annotation = samples.annotation(one.sample)
         true = annotation.boxes[~annotation.crowd].tolist()
         boxes += [DrawnBox(corners, "", TRUE, dashed=True) for corners in true]
-        images = [(draw_boxes(image, boxes, longest=THUMBNAIL), f"Boxes in {name}")]
-    return Card(images=images, error=error, lines=[Line(counts)], file=name)
+        drawn = draw_boxes(image, boxes, longest=THUMBNAIL)
+        return [(drawn, f"Boxes in {samples.name(one.sample)}")]
+
+    correct, wrong = int(one.correct.sum()), int((~one.correct).sum())
+    counts = f"{correct} correct, {one.missed} missed, {wrong} wrong"
+    return sample_card(samples, one.sample, draw, Line(counts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -58,18 +59,15 @@ def full_size(output: Tensor, height: int, width: int, *, align_corners: bool | 
         if output.shape != (height, width):
             classes = F.interpolate(classes, (height, width), mode="nearest")
         return classes[0, 0].to(torch.uint8 if output.dtype == torch.uint8 else torch.int16)
-    best = best_class = None
+    best = output.new_full((height, width), -math.inf, dtype=torch.float32)
+    best_class = torch.zeros_like(best, dtype=torch.int64)
     for first in range(0, len(output), CLASSES_AT_ONCE):
         logits = output[None, first : first + CLASSES_AT_ONCE].float()
         if logits.shape[-2:] != (height, width):
             mode = "nearest" if align_corners is None else "bilinear"
             logits = F.interpolate(logits, (height, width), mode=mode, align_corners=align_corners)
         value, place = logits[0].max(dim=0)
-        if best is None or best_class is None:
-            best, best_class = value, place
-        else:
-            higher = value > best
-            best = torch.where(higher, value, best)
-            best_class = torch.where(higher, place + first, best_class)
-    assert best_class is not None
+        higher = value > best
+        best = torch.where(higher, value, best)
+        best_class = torch.where(higher, place + first, best_class)
     return best_class.to(torch.uint8 if len(output) <= 256 else torch.int16)

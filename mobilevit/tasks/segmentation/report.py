@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from mobilevit.data.images import ImageError, open_image
+from PIL import Image
+
 from mobilevit.models.config import ModelConfig
 from mobilevit.tasks.report import (
     Block,
     Card,
     Gallery,
     Line,
-    Name,
     Section,
-    Table,
     TaskReport,
     Tile,
+    class_table,
     frequent_confusions,
+    image_tiles,
     percent,
     percent_bar,
+    sample_card,
     timing_tile,
 )
 from mobilevit.tasks.segmentation.dataset import MaskSamples
@@ -43,13 +44,14 @@ def make_report(
         "Those with the lowest mean IoU over the classes in them, worst first. Wrong masks show up "
         "here too."
     )
+    classes = class_table(metrics.per_class, "iou", percent_bar)
     confusions = frequent_confusions(metrics.classes, metrics.confusion, "Pixels")
     return TaskReport(
         tiles=_tiles(metrics, train_metrics),
         figures={"miou": "mean IoU", "pixel_accuracy": "correct pixels"},
         about_figures="Mean IoU and the share of correct pixels on the validation images by epoch.",
         sections=(
-            Section(title="Classes", blocks=[_classes(metrics)]),
+            Section(title="Classes", blocks=[classes]),
             Section(title="Confusions", blocks=[confusions]),
             Section(title="Predictions", blocks=_gallery(shown, metrics.shown, samples)),
             Section(title="Worst images", blocks=_gallery(worst, metrics.worst, samples)),
@@ -59,6 +61,7 @@ def make_report(
 
 def _tiles(m: SegmentationMetrics, train: SegmentationMetrics) -> list[Tile]:
     majority = float(m.confusion.sum(1).max()) / max(1, m.pixels)
+    about = f"in {len(m.classes)} classes, evaluated at their own size"
     return [
         Tile(
             "Mean IoU",
@@ -72,57 +75,25 @@ def _tiles(m: SegmentationMetrics, train: SegmentationMetrics) -> list[Tile]:
             f"of {m.pixels:,} that have a class. Always predicting the most frequent class would "
             f"give {percent(majority)}.",
         ),
-        Tile(
-            "Validation images",
-            f"{m.images:,}",
-            f"in {len(m.classes)} classes, evaluated at their own size. The best epoch was "
-            "selected on them, so expect slightly less on others.",
-        ),
-        Tile(
-            "Training images",
-            percent(train.miou),
-            "mean IoU of the same weights on (a sample of) the training images. What it is above "
-            "that of validation is overfitting.",
-        ),
+        *image_tiles(m.images, about, "mean IoU", percent(train.miou)),
         timing_tile(m.network_ms, m.postprocess_ms, "to resize outputs to the image"),
     ]
 
 
-def _classes(m: SegmentationMetrics) -> Table:
-    ranked = sorted(m.per_class, key=lambda row: (math.isnan(row.iou), row.iou))
-    return Table(
-        title="Classes, worst first",
-        columns=("Class", "Share of pixels", "IoU", "Correct pixels"),
-        rows=[
-            (
-                Name(row.name),
-                percent(row.pixels / max(1, m.pixels)),
-                percent_bar(row.iou),
-                percent_bar(row.accuracy),
-            )
-            for row in ranked
-        ],
-    )
-
-
 def _gallery(about: str, images: Sequence[SegmentedImage], samples: MaskSamples) -> list[Block]:
-    return [about, Gallery(cards=[_card(one, samples) for one in images], wide=True)]
+    palette = palette_of(len(samples.classes))
 
+    def card(one: SegmentedImage) -> Card:
+        def draw(image: Image.Image) -> list[tuple[Image.Image, str]]:
+            masks = {"Mask": samples.mask(one.sample), "Prediction": one.classes}
+            return [
+                (
+                    draw_mask(image, mask, samples.classes, palette, longest=THUMBNAIL),
+                    f"{what} of {samples.name(one.sample)}",
+                )
+                for what, mask in masks.items()
+            ]
 
-def _card(one: SegmentedImage, samples: MaskSamples) -> Card:
-    palette, name = palette_of(len(samples.classes)), samples.name(one.sample)
-    images, error = [], ""
-    try:
-        image, mask = open_image(samples.source(one.sample)), samples.mask(one.sample)
-    except ImageError as unreadable:
-        error = unreadable.reason
-    else:
-        images = [
-            (
-                draw_mask(image, values, samples.classes, palette, longest=THUMBNAIL),
-                f"{what} of {name}",
-            )
-            for what, values in (("Mask", mask), ("Prediction", one.classes))
-        ]
-    lines = [Line(f"mean IoU {percent(one.miou)}")]
-    return Card(images=images, error=error, lines=lines, file=name)
+        return sample_card(samples, one.sample, draw, Line(f"mean IoU {percent(one.miou)}"))
+
+    return [about, Gallery(cards=[card(one) for one in images], wide=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -23,20 +22,16 @@ def palette_of(classes: int) -> list[Colour]:
     return voc_palette(max(256, classes))
 
 
-class PackedMask(NamedTuple):
-    """A compressed mask, about a hundredth of its size: thousands must fit into memory."""
-
-    content: bytes
-    shape: tuple[int, ...]
-    dtype: str
-
-    @classmethod
-    def pack(cls, mask: np.ndarray) -> PackedMask:
-        return cls(zlib.compress(mask.tobytes(), 1), mask.shape, mask.dtype.str)
-
-    def unpack(self) -> np.ndarray:
-        content = zlib.decompress(self.content)
-        return np.frombuffer(content, self.dtype).reshape(self.shape)
+def encode_mask(mask: np.ndarray) -> bytes:
+    """A mask `[H, W]` as a PNG of class indices: with a palette, or of 16 bits unless uint8."""
+    if mask.dtype == np.uint8:
+        image = Image.fromarray(mask).convert("P")
+        image.putpalette([value for colour in palette_of(256) for value in colour])
+    else:
+        image = Image.fromarray(mask.astype(np.uint16))
+    png = io.BytesIO()
+    image.save(png, "PNG", compress_level=1)
+    return png.getvalue()
 
 
 class ClassShare(NamedTuple):
@@ -50,18 +45,18 @@ class ClassShare(NamedTuple):
 class SegmentationPrediction(Prediction):
     """The class of each pixel of one image."""
 
-    packed: PackedMask | None = None
-    """None where the image could not be read."""
+    png: bytes | None = None
+    """The mask as `encode_mask` makes it: a hundredth of its size, since thousands must fit into
+    memory; None where the image could not be read."""
 
     @property
     def mask(self) -> np.ndarray:
         """Indices of `classes`, `[H, W]`, uint8 or int16, at the image's own size.
 
-        Unpacked at each access; ImageError if the image could not be read.
+        Decoded at each access; ImageError if the image could not be read.
         """
-        self.check()
-        assert self.packed is not None
-        return self.packed.unpack()
+        mask = np.array(self.index_image())
+        return mask if mask.dtype == np.uint8 else mask.astype(np.int16)
 
     @property
     def shares(self) -> list[ClassShare]:
@@ -75,12 +70,9 @@ class SegmentationPrediction(Prediction):
 
     def index_image(self) -> Image.Image:
         """The mask as a palette image (16 bits if there are more than 256 classes)."""
-        mask = self.mask
-        if mask.dtype != np.uint8:
-            return Image.fromarray(mask.astype(np.uint16))
-        image = Image.fromarray(mask).convert("P")
-        image.putpalette([value for colour in palette_of(256) for value in colour])
-        return image
+        self.check()
+        assert self.png is not None
+        return Image.open(io.BytesIO(self.png))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -94,15 +86,14 @@ class SegmentationPrediction(Prediction):
         return (", ".join(f"{name} {share:.0%}" for name, share in self.shares),)
 
     def parquet_row(self) -> dict[str, Any]:
-        image, png = self.index_image(), io.BytesIO()
-        image.save(png, "PNG")
+        image = self.index_image()
         names, shares = zip(*self.shares, strict=True)
         return {
             "width": image.width,
             "height": image.height,
             "classes": list(names),
             "shares": list(shares),
-            "mask": png.getvalue(),
+            "mask": self.png,
         }
 
     def scores(self) -> list[ClassScore]:

@@ -21,9 +21,9 @@ from mobilevit.tasks.segmentation.metrics import SegmentationMetric
 from mobilevit.tasks.segmentation.options import SegmentationOptions
 from mobilevit.tasks.segmentation.report import make_report
 from mobilevit.tasks.segmentation.results import (
-    PackedMask,
     SegmentationPrediction,
     SegmentationPredictions,
+    encode_mask,
     palette_of,
 )
 from mobilevit.tasks.segmentation.transforms import (
@@ -85,8 +85,8 @@ class Segmentation(Task):
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
     ) -> SegmentationPrediction:
-        packed = PackedMask.pack(result.cpu().numpy())
-        return SegmentationPrediction(source=source, classes=classes, packed=packed)
+        png = encode_mask(result.cpu().numpy())
+        return SegmentationPrediction(source=source, classes=classes, png=png)
 
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:
         return [

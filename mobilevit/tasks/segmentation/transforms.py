@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -69,14 +68,14 @@ class SegmentationTransform:
     def __init__(self, options: SegmentationAugment, preprocessing: Preprocessing) -> None:
         self.options, self.preprocessing = options, preprocessing
         self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
-        changes = [
-            v2.ColorJitter(brightness=0.125),
-            v2.ColorJitter(contrast=0.5),
-            v2.ColorJitter(saturation=0.5),
-            v2.ColorJitter(hue=0.05),
-        ]
-        self.colours = [v2.RandomApply([change], options.photometric) for change in changes]
-        self.blur = v2.RandomApply([v2.GaussianBlur(9, (0.1, 2.0))], options.blur)
+        strengths = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
+        self.colours = v2.Compose(
+            [
+                v2.RandomApply([v2.ColorJitter(**{name: strength})], options.photometric)
+                for name, strength in strengths.items()
+            ]
+            + [v2.RandomApply([v2.GaussianBlur(9, (0.1, 2.0))], options.blur)]
+        )
 
     def decoded_size(self, height: int, width: int) -> tuple[int, int]:
         """The size that resizing does not exceed: the largest scale of the crop's short side."""
@@ -110,18 +109,14 @@ class SegmentationTransform:
         image, labels = (TF.crop(one, *corner, height, width) for one in (image, labels))
         if torch.rand(()) < self.options.flip:
             image, labels = TF.hflip(image), TF.hflip(labels)
-        for change in (*self.colours, self.blur):
-            image = change(image)
-        return image_to_tensor(image, self.preprocessing), torch.from_numpy(
-            np.array(labels, np.int64)
-        )
+        pixels = image_to_tensor(self.colours(image), self.preprocessing)
+        return pixels, torch.from_numpy(np.array(labels, np.int64))
 
     def _resized(self, height: int, width: int, short: int, long: int) -> list[int]:
         """A random height and width for an image that is cropped to `short` and `long` next."""
         factor = short * _uniform(*self.options.scale) / min(height, width)
-        factor = min(
-            factor, MAX_ASPECT_RATIO * long / max(height, width)
-        )  # else strips take gigabytes
+        # Or strips would take gigabytes.
+        factor = min(factor, MAX_ASPECT_RATIO * long / max(height, width))
         return [max(1, round(side * factor)) for side in (height, width)]
 
     def _corner(self, mask: np.ndarray, height: int, width: int, ignore: int) -> tuple[int, int]:
@@ -138,22 +133,18 @@ class SegmentationTransform:
         return corner
 
 
-class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
+@dataclass(eq=False)
+class SegmentationSet:
     """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and masks `[B, H, W]`.
 
     A batch is a pure function of its keys and `seed`. Masks are int64.
     """
 
-    def __init__(
-        self,
-        samples: MaskSamples,
-        transform: SegmentationTransform,
-        *,
-        seed: int,
-        decode: Decode = "fast",
-    ) -> None:
-        self.samples, self.transform, self.seed = samples, transform, seed
-        self.decode = decode
+    samples: MaskSamples
+    transform: SegmentationTransform
+    _: KW_ONLY
+    seed: int
+    decode: Decode = "fast"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -175,49 +166,41 @@ class SegmentationSet(Dataset[tuple[Tensor, Tensor]]):
         return torch.stack(images), torch.stack(masks)
 
 
-class SegmentationEvaluationSet(Dataset[tuple[Tensor, Tensor, int]]):
+@dataclass(eq=False)
+class SegmentationEvaluationSet:
     """Images preprocessed for evaluation, with masks of the original sizes.
 
     Sizes differ, so a batch is a list of (image `[3, h, w]`, mask `[H, W]`, index); `by_shape`
     stacks images of the same shape.
     """
 
-    def __init__(self, samples: MaskSamples, preprocessing: Preprocessing) -> None:
-        self.samples, self.preprocessing = samples, preprocessing
+    samples: MaskSamples
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        image = open_image(self.samples.source(index))
-        return (
-            preprocess(image, self.preprocessing),
-            torch.from_numpy(self.samples.mask(index)),
-            index,
-        )
+        image = preprocess(open_image(self.samples.source(index)), self.preprocessing)
+        return image, torch.from_numpy(self.samples.mask(index)), index
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor, int]]:
         return [self[index] for index in indices]
 
 
-class SameShape(NamedTuple):
-    """Images of one shape, with their masks and indices."""
+def by_shape(
+    batch: Sequence[tuple[Tensor, Tensor, int]],
+) -> Iterator[tuple[Tensor, list[Tensor], list[int]]]:
+    """Stack images of the same shape in a batch of a `SegmentationEvaluationSet`.
 
-    images: Tensor
-    """`[B, 3, h, w]`."""
-    masks: list[Tensor]
-    """uint8 or int32 `[H, W]` each, of the image's original size."""
-    indices: list[int]
-
-
-def by_shape(batch: Sequence[tuple[Tensor, Tensor, int]]) -> Iterator[SameShape]:
-    """Stack images of the same shape in a batch of a `SegmentationEvaluationSet`."""
+    Yields images `[B, 3, h, w]`, their masks, uint8 or int32 `[H, W]` each, and their indices.
+    """
     groups: dict[torch.Size, list[tuple[Tensor, Tensor, int]]] = {}
     for item in batch:
         groups.setdefault(item[0].shape, []).append(item)
     for items in groups.values():
         images, masks, indices = zip(*items, strict=True)
-        yield SameShape(torch.stack(images), list(masks), list(indices))
+        yield torch.stack(images), list(masks), list(indices)
 
 
 def _uniform(low: float, high: float) -> float:
