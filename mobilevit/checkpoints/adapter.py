@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from mobilevit.checkpoints.keymap import Layout
 from mobilevit.models.config import ModelConfig
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+JSON_FILES = CONFIG, PROCESSOR = ("config.json", "preprocessor_config.json")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 JsonFiles: TypeAlias = Mapping[str, Mapping[str, Any]]

@@ -42,7 +42,6 @@ _FFN = "layer_{s}.1.global_rep.{t}.pre_norm_ffn"
 V1 = Layout(
     name="authors'",
     block=MobileViTBlock,
-    ignored=(_RANGE_AUGMENT,),
     preprocessing=Preprocessing(channel_order="bgr"),
     conv=".block.conv",
     norm=".block.norm",
@@ -113,7 +112,6 @@ SSD_V1, SSD_V2 = (
     replace(
         layout,
         head="ssdlite_",
-        marks=("ssd_heads.",),
         preprocessing=replace(layout.preprocessing, resize_mode="stretch", resize=320, crop=320),
         rows=(*_encoder(layout), *_SSD_ROWS),
     )
@@ -136,57 +134,50 @@ _SEGMENTER_ROWS = (
     Row("same", "aux.predict", "seg_head.aux_head.2.block.conv"),
     Row("same", "predict", "seg_head.classifier.block.conv"),
 )
-_SHORT_512 = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
-_SHORT_512_V2 = replace(_SHORT_512, interpolation="bicubic", assumed=("channel_order",))
+_SHORT_512 = {"resize_mode": "shortest_edge", "resize": 512, "crop": 512}
 DEEPLAB_V1_2021 = replace(
     V1,
     head="deeplabv3_",
-    marks=(_ASPP, "seg_head.classifier.classifier."),
     align_corners=False,
-    preprocessing=replace(_SHORT_512, channel_order="bgr", resize_mode="stretch"),
+    preprocessing=V1.preprocessing.with_fields({**_SHORT_512, "resize_mode": "stretch"}),
     rows=(
         *_encoder(V1),
         *_ASPP_ROWS,
         Row("same", "predict", "seg_head.classifier.classifier.block.conv"),
     ),
 )
-DEEPLAB_V1, DEEPLAB_V2 = (
+DEEPLAB_V1, DEEPLAB_V2, PSP_V1, PSP_V2 = (
     replace(
         layout,
-        head="deeplabv3_",
-        marks=(_ASPP, "seg_head.classifier.block."),
+        head=head,
+        ignored=(_RANGE_AUGMENT,),
         align_corners=True,
         output_stride=output_stride,
-        preprocessing=preprocessing,
-        rows=(*_encoder(layout), *_ASPP_ROWS, *_SEGMENTER_ROWS),
+        preprocessing=replace(layout.preprocessing, channel_order="rgb", **_SHORT_512),
+        rows=(*_encoder(layout), *rows, *_SEGMENTER_ROWS),
     )
-    for layout, output_stride, preprocessing in ((V1, 8, _SHORT_512), (V2, 16, _SHORT_512_V2))
+    for layout, head, rows, output_stride in (
+        (V1, "deeplabv3_", _ASPP_ROWS, 8),
+        (V2, "deeplabv3_", _ASPP_ROWS, 16),
+        (V1, "pspnet_", _PSP_ROWS, 16),
+        (V2, "pspnet_", _PSP_ROWS, 16),
+    )
 )
-PSP_V1, PSP_V2 = (
+# Files that differ from those of 2021 by their RangeAugment scalars alone.
+V1_LATER, SSD_V1_LATER, DEEPLAB_V1_2021_LATER = (
     replace(
         layout,
-        head="pspnet_",
-        marks=(_PSP,),
-        align_corners=True,
-        preprocessing=preprocessing,
-        rows=(*_encoder(layout), *_PSP_ROWS, *_SEGMENTER_ROWS),
-    )
-    for layout, preprocessing in ((V1, _SHORT_512), (V2, _SHORT_512_V2))
-)
-V1_LATER, *_LATER = (
-    replace(
-        layout,
-        marks=(*layout.marks, _RANGE_AUGMENT),
+        ignored=(_RANGE_AUGMENT,),
         preprocessing=replace(layout.preprocessing, channel_order="rgb"),
     )
     for layout in (V1, SSD_V1, DEEPLAB_V1_2021)
-)  # files that differ from those of 2021 by their RangeAugment scalars alone
+)
 
 ADAPTER = Adapter(
     name="authors",
     layouts=(
         *(V1, V2, SSD_V1, SSD_V2),
         *(DEEPLAB_V1_2021, DEEPLAB_V1, DEEPLAB_V2, PSP_V1, PSP_V2),
-        *(V1_LATER, *_LATER),
+        *(V1_LATER, SSD_V1_LATER, DEEPLAB_V1_2021_LATER),
     ),
 )

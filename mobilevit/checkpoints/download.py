@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from mobilevit.checkpoints.adapter import CONFIG, PROCESSOR
+from mobilevit.checkpoints.adapter import JSON_FILES
 from mobilevit.utils.files import file_sha256, lock_file
 from mobilevit.utils.urls import TIMEOUT
 
@@ -77,7 +77,7 @@ def from_hub(repository: str, *, revision: str | None = None) -> Path:
     Cached files are used without asking the Hub for newer ones. `revision` is a branch, tag or
     commit, by default the main branch.
     """
-    for name in (CONFIG, PROCESSOR):
+    for name in JSON_FILES:
         _hub_file(repository, name, revision)
     for name in WEIGHT_FILES:
         if path := _hub_file(repository, name, revision):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +43,15 @@ def config_from_json(text: str, *, file: str) -> tuple[ModelConfig, str]:
     if values.pop("format") != FORMAT:
         raise CheckpointError(f"{file} is of a format that this version does not know")
     weights = values.pop("weights", "")
-    if unknown := sorted(values.keys() - {item.name for item in fields(ModelConfig)}):
-        raise CheckpointError(f"{file} has unknown fields: {', '.join(unknown)}")
     try:
-        preprocessing: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in values.pop("preprocessing", {}).items()
-        }
-        for key in ("classes", "category_ids"):
-            if values.get(key) is not None:
-                values[key] = tuple(values[key])
-        config = ModelConfig(preprocessing=Preprocessing(**preprocessing), **values)
-    except (TypeError, ValueError) as error:
+        preprocessing = Preprocessing(**_with_tuples(values.pop("preprocessing", {})))
+        return ModelConfig(preprocessing=preprocessing, **_with_tuples(values)), weights
+    except (TypeError, ValueError) as error:  # TypeError names an unknown field
         raise CheckpointError(f"{file}: {error}") from error
-    return config, weights
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -104,42 +99,21 @@ def save(model: Network, folder: str | Path) -> Path:
     return folder
 
 
-def is_model_folder(path: Path) -> bool:
-    """Whether `save` wrote this folder."""
-    if not (path / WEIGHTS).is_file():
-        return False
-    try:
-        config = json.loads((path / CONFIG).read_text())
-    except (FileNotFoundError, ValueError):
-        config = None
-    if isinstance(config, dict) and "format" in config:
-        return True
-    try:
-        with safe_open(path / WEIGHTS, framework="pt") as file:
-            return "config" in (file.metadata() or {})
-    except SafetensorError:
-        return False
+def config_of(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], file: Path, *, in_folder: bool
+) -> ModelConfig:
+    """The configuration of a model folder's tensors: that of `config.json` if it is of these.
 
-
-def read_folder(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The configuration and the tensors of a model folder."""
-    tensors, metadata = read_safetensors(folder / WEIGHTS)
-    embedded = metadata.get("config")
-    path = folder / CONFIG
-    if path.is_file():
+    `metadata` is that of their file, which has the configuration too unless other code wrote it.
+    """
+    digest_, path = digest(tensors), file.with_name(CONFIG)
+    if in_folder:
         config, weights = config_from_json(path.read_text(), file=str(path))
-        if embedded is None or weights == digest(tensors):
-            return config, tensors
-        log.warning("%s was left by an earlier save; the one in %s is used", path, WEIGHTS)
-    if embedded is None:
-        raise CheckpointError(f"{folder} has no {CONFIG}, so what its weights are is unknown")
-    return read_embedded(embedded, tensors, file=folder / WEIGHTS), tensors
-
-
-def read_embedded(text: str, tensors: Mapping[str, Tensor], *, file: Path) -> ModelConfig:
-    """The configuration in the metadata of a file of weights, which must be that of `tensors`."""
-    config, weights = config_from_json(text, file=f"{file} (its metadata)")
-    if weights != digest(tensors):
+        if "config" not in metadata or weights == digest_:
+            return config
+        log.warning("%s was left by an earlier save; the one in %s is used", path, file.name)
+    config, weights = config_from_json(metadata["config"], file=f"{file} (its metadata)")
+    if weights != digest_:
         raise CheckpointError(f"{file} is damaged: its tensors do not match its configuration")
     return config
 

@@ -13,8 +13,10 @@ determines the names and shapes of its tensors:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -39,6 +41,16 @@ class Row(NamedTuple):
 
 
 PARTS = ("query", "key", "value")
+NUMBERS = range(6)
+"""What slots stand for: stages, their blocks and layers, and heads have numbers from 0 to 5."""
+
+
+class _Names(NamedTuple):
+    """Our name of a module, and theirs: one for each part of it that they store apart."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    is_pointwise: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +62,8 @@ class Layout:
     """`MobileViTBlock` or `MobileViTv2Block`."""
     head: str = ""
     """The head's prefix: none, `ssdlite_`, `deeplabv3_` or `pspnet_`."""
-    marks: tuple[str, ...] = ()
-    """Name prefixes that each file of this layout has; the matching layout with most marks wins."""
     ignored: tuple[str, ...] = ()
-    """Prefixes of tensor names that are skipped."""
+    """Prefixes of tensor names that belong to this layout and are skipped."""
     prefix: str = ""
     """Prefix of the backbone's tensor names, which files of a backbone alone leave out."""
     preprocessing: Preprocessing
@@ -68,123 +78,85 @@ class Layout:
     """The same for its batch norm."""
     rows: tuple[Row, ...]
 
-    @property
-    def network(self) -> str:
-        """What messages call such a network."""
-        return self.head.rstrip("_") or "classifier"
-
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename tensors from this layout to ours; only those that are joined are copied."""
-        patterns = self._patterns(self.rows, reverse=True)
         result: dict[str, Tensor] = {}
-        parts: dict[str, dict[str, Tensor]] = {}
         unknown = []
         for key, tensor in tensors.items():
-            if key.startswith(self.ignored):
+            module, _, leaf = key.rpartition(".")
+            if (names := self._by_theirs.get(module)) is None:
+                if not key.startswith(self.ignored):
+                    unknown.append(key)
                 continue
-            renamed = _rename(key, patterns)
-            if renamed is None:
-                unknown.append(key)
-                continue
-            name, module, part = renamed
-            if module == "query_key_value":
-                result[name] = tensor  # holds the place until its parts are joined
-                parts.setdefault(name, {})[part] = tensor
-            else:
-                is_conv = module == "pointwise" and tensor.ndim == 4
-                result[name] = tensor.flatten(1) if is_conv else tensor
+            ours = f"{names.ours}.{leaf}"
+            if names.is_pointwise and tensor.ndim == 4:
+                result[ours] = tensor.flatten(1)
+            elif len(names.theirs) == 1:
+                result[ours] = tensor
+            elif ours not in result:
+                parts = {name: tensors.get(f"{name}.{leaf}") for name in names.theirs}
+                if lost := [name.rpartition(".")[2] for name, x in parts.items() if x is None]:
+                    raise CheckpointError(f"{ours} is without its {' and '.join(lost)}")
+                result[ours] = torch.cat([x for x in parts.values() if x is not None])
         if unknown:
             raise CheckpointError(
-                f"{len(unknown)} tensors have no place in a MobileViT {self.network} of the "
-                f"{self.name} layout: {shorten(unknown)}"
+                f"{len(unknown)} tensors have no place in a MobileViT "
+                f"{self.head.rstrip('_') or 'classifier'} of the {self.name} layout: "
+                f"{shorten(unknown)}"
             )
-        for name, three in parts.items():
-            if lost := [part for part in PARTS if part not in three]:
-                raise CheckpointError(f"{name} is without its {' and '.join(lost)}")
-            result[name] = torch.cat([three[part] for part in PARTS])
         return result
 
     def from_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename tensors from our layout to this one, the inverse of `to_ours`."""
-        patterns = self._patterns(self.rows, reverse=False)
         result = {}
         for key, tensor in tensors.items():
-            renamed = _rename(key, patterns)
-            if renamed is None:
+            module, _, leaf = key.rpartition(".")
+            if (names := self._by_ours.get(module)) is None:
                 raise CheckpointError(f"the {self.name} layout has no place for {key}")
-            name, module, _ = renamed
-            if module == "query_key_value":
-                layer, leaf = name.rsplit(".", 1)
-                for part, rows in zip(PARTS, tensor.chunk(3), strict=True):
-                    result[f"{layer}.{part}.{leaf}"] = rows.contiguous()
-            else:
-                is_linear = module == "pointwise" and tensor.ndim == 2
-                result[name] = tensor[:, :, None, None] if is_linear else tensor
+            parts = tensor.chunk(3) if len(names.theirs) > 1 else (tensor,)
+            for name, part in zip(names.theirs, parts, strict=True):
+                is_linear = names.is_pointwise and part.ndim == 2
+                result[f"{name}.{leaf}"] = part[:, :, None, None] if is_linear else part
         return result
 
-    def matches(self, tensors: Iterable[str]) -> bool:
-        """Whether these tensor names include this layout's marks and its names for attention.
+    def count_known(self, keys: Collection[str]) -> int:
+        """How many of these tensor names the layout has; 0 without any of an attention layer."""
+        names = [self._by_theirs.get(key.rpartition(".")[0]) for key in keys]
+        if not any(found and found.ours.endswith(".attention.qkv") for found in names):
+            return 0
+        skipped = [key for key in keys if key.startswith(self.ignored)]
+        return len(names) - names.count(None) + len(skipped)
 
-        A layout of classifiers also matches files of the same source with other heads.
-        """
-        names = list(tensors)
-        rows = [row for row in self.rows if row.ours.endswith("transformer.{t}.attention.qkv")]
-        patterns = self._patterns(rows, reverse=True)
-        return any(_rename(key, patterns) for key in names) and all(
-            any(key.startswith(mark) for key in names) for mark in self.marks
-        )
+    @cached_property
+    def _names(self) -> list[_Names]:
+        """The rows with all numbers in their slots."""
+        result = []
+        for module, *templates in self.rows:
+            slots = sorted({*_SLOT.findall("".join(templates))})
+            for numbers in product(NUMBERS, repeat=len(slots)):
+                values = dict(zip(slots, numbers, strict=True))
+                values |= {f"{slot}-1": number - 1 for slot, number in values.items()}
+                ours, theirs = (template.format(**values) for template in templates)
+                if module == "conv_norm":
+                    result.append(_Names(f"{ours}.conv", (theirs + self.conv,), False))
+                    result.append(_Names(f"{ours}.norm", (theirs + self.norm,), False))
+                elif module == "query_key_value":
+                    parts = tuple(f"{theirs}.{part}" for part in PARTS)
+                    result.append(_Names(ours, parts, False))
+                else:
+                    result.append(_Names(ours, (theirs,), module == "pointwise"))
+        return result[::-1]
 
-    def _patterns(self, rows: Iterable[Row], *, reverse: bool) -> list[_Pattern]:
-        patterns = []
-        for module, ours, theirs in rows:
-            pairs = [(ours, theirs, "")]
-            if module == "conv_norm":
-                pairs = [
-                    (f"{ours}.conv", theirs + self.conv, ""),
-                    (f"{ours}.norm", theirs + self.norm, ""),
-                ]
-            elif module == "query_key_value" and reverse:
-                pairs = [(ours, f"{theirs}.{part}", part) for part in PARTS]
-            for a, b, part in pairs:
-                source, target = (b, a) if reverse else (a, b)
-                patterns.append(_Pattern(_compile(source), target, module, part))
-        return patterns
+    @cached_property
+    def _by_ours(self) -> dict[str, _Names]:
+        return {names.ours: names for names in self._names}
 
-
-class _Pattern(NamedTuple):
-    """A pattern for a tensor's name in one layout, and the template of the other's."""
-
-    source: re.Pattern[str]
-    target: str
-    module: Module
-    part: str
-
-
-_SLOT = re.compile(r"\{([a-z])(-1)?\}")
+    @cached_property
+    def _by_theirs(self) -> dict[str, _Names]:
+        return {name: names for names in self._names for name in names.theirs}
 
 
-def _compile(source: str) -> re.Pattern[str]:
-    pattern, end = "", 0
-    for slot in _SLOT.finditer(source):
-        shift = "m" if slot[2] else "p"  # {s-1} is the group s_m, {s} is s_p
-        pattern += re.escape(source[end : slot.start()]) + f"(?P<{slot[1]}_{shift}>\\d+)"
-        end = slot.end()
-    return re.compile(pattern + re.escape(source[end:]) + r"\.(?P<leaf>[a-z_]+)")
-
-
-def _rename(key: str, patterns: list[_Pattern]) -> tuple[str, Module, str] | None:
-    """The other layout's name, and the module and part of the pattern that gave it."""
-    for source, target, module, part in patterns:
-        if not (match := source.fullmatch(key)):
-            continue
-        groups = match.groupdict()
-        leaf = groups.pop("leaf")
-        for group, value in groups.items():
-            number = int(value) + (1 if group.endswith("_m") else 0)
-            target = target.replace(f"{{{group[0]}}}", str(number))
-            target = target.replace(f"{{{group[0]}-1}}", str(number - 1))
-        return f"{target}.{leaf}", module, part
-    return None
+_SLOT = re.compile(r"\{([a-z])")
 
 
 def shorten(names: list[str], limit: int = 8) -> str:

@@ -7,8 +7,8 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urldefrag
@@ -38,8 +38,10 @@ class Published:
 
     name: str
     """A model name, a dot, and where the weights come from, as in `mobilevit_s.apple_in1k`."""
-    data: str
     task: str
+    data: str
+    classes: str | None
+    """The data set whose classes it has, as `class_names` takes it."""
     metric: str
     value: float
     """Per cent."""
@@ -47,15 +49,15 @@ class Published:
     """Input height and width in pixels; None if it is not stated."""
     parameters: float | None
     """In millions; for segmentation, without the auxiliary head."""
+    layout: str | None
+    """The layout's name in `authors`; None if this library has no such network."""
+    resize: int | None
+    crop: int | None
+    """Of its preprocessing, where they differ from the layout's."""
+    output_stride: int | None
+    """Of segmentation, which the file does not show."""
     path: str
     """Relative to `BASE`."""
-    preprocessing: Preprocessing | None = None
-    """None if this library has no such network."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `create_model` that the file does not show."""
-    classes: str | None = None
-    """The data set whose classes it has, as `class_names` takes it."""
-    licence: str = LICENCE
 
     @property
     def model(self) -> str:
@@ -68,45 +70,37 @@ class Published:
     @property
     def mirror(self) -> str:
         """Where to download it from: `url`, unless the environment names a mirror."""
-        base = os.environ.get(MIRROR)
-        return f"{base.rstrip('/')}/{self.path}" if base else self.url
+        return f"{(os.environ.get(MIRROR) or BASE).rstrip('/')}/{self.path}"
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        if self.layout is None:
+            return None
+        of_layout: Preprocessing = getattr(authors, self.layout).preprocessing
+        sizes = {"resize": self.resize, "crop": self.crop} if self.crop else {}
+        return of_layout.with_fields(sizes)
 
     def complete(self, config: ModelConfig) -> ModelConfig:
         """Add what is known of this file to what its tensors show."""
         if config.model != self.model:
             raise CheckpointError(f"the file of {self.name} holds {config.model}")
+        stride = {"output_stride": self.output_stride} if self.output_stride else {}
         return replace(
             config,
-            options=changed_options(config.model, {**config.options, **self.options}),
+            options=changed_options(config.model, {**config.options, **stride}),
             classes=class_names(self.classes) or config.classes,
             category_ids=coco_classes()[1] if self.classes == "coco" else config.category_ids,
             preprocessing=self.preprocessing or config.preprocessing,
-            source=f"{self.name}, {self.url}, {self.licence}",
+            source=f"{self.name}, {self.url}, {LICENCE}",
         )
 
 
 def _read_table() -> Iterator[Published]:
+    types = {"value": float, "parameters": float}
+    types |= dict.fromkeys(("size", "resize", "crop", "output_stride"), int)
     table = Path(__file__).with_name("published.csv").read_text()
     for row in csv.DictReader(table.splitlines()):
-        preprocessing: Preprocessing | None = None
-        if row["layout"]:
-            preprocessing = getattr(authors, row["layout"]).preprocessing
-        if row["crop"] and preprocessing:
-            preprocessing = replace(preprocessing, resize=int(row["resize"]), crop=int(row["crop"]))
-        stride = row["output_stride"]
-        yield Published(
-            name=row["name"],
-            task=row["task"],
-            data=row["data"],
-            classes=row["classes"] or None,
-            metric=row["metric"],
-            value=float(row["value"]),
-            size=int(row["size"]) if row["size"] else None,
-            parameters=float(row["parameters"]) if row["parameters"] else None,
-            preprocessing=preprocessing,
-            options={"output_stride": int(stride)} if stride else {},
-            path=row["path"],
-        )
+        yield Published(**{key: types.get(key, str)(x) if x else None for key, x in row.items()})
 
 
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _read_table()}
@@ -126,7 +120,7 @@ def find_weights(source: str | Path) -> tuple[Path, Published | None]:
         entry = PUBLISHED[name]
         if entry.model not in list_models() or entry.preprocessing is None:
             raise CheckpointError(f"{name} is published, but this version has no such network")
-        log.info("%s is under the %s", name, entry.licence)
+        log.info("%s is under the %s", name, LICENCE)
         return fetch(entry.url, address=entry.mirror), entry
     if name.startswith(("https://", "http://")):
         address, fragment = urldefrag(name)

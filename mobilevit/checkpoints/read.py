@@ -21,14 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.adapter import CONFIG, PROCESSOR, Adapter, FolderConfig, JsonFiles
+from mobilevit.checkpoints.adapter import CONFIG, JSON_FILES, Adapter, FolderConfig, JsonFiles
 from mobilevit.checkpoints.download import WEIGHT_FILES
-from mobilevit.checkpoints.folder import (
-    is_model_folder,
-    read_embedded,
-    read_folder,
-    read_safetensors,
-)
+from mobilevit.checkpoints.folder import WEIGHTS, config_of, read_safetensors
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
 from mobilevit.checkpoints.pretrained import find_weights
 from mobilevit.data.class_names import ADE20K_CLASSES
@@ -89,42 +84,13 @@ class Contents(NamedTuple):
 def read(source: str | Path) -> Weights:
     """Read weights of any known layout; `source` and errors are those of `load`."""
     path, published = find_weights(source)
+    files: JsonFiles = {}
     if path.is_dir():
-        return _read_folder(path)
-    weights = _read_file(path, {}, output_stride_known=published is not None)
-    return Weights(published.complete(weights.config), weights.tensors) if published else weights
-
-
-def _read_folder(path: Path) -> Weights:
-    if is_model_folder(path):
-        return Weights(*read_folder(path))
-    weights = next((path / name for name in WEIGHT_FILES if (path / name).is_file()), None)
-    if weights is None:
-        hint = f"; did you mean {path / 'model'}?" if is_model_folder(path / "model") else ""
-        raise CheckpointError(
-            f"{path} is not a model folder: it has no {' or '.join(WEIGHT_FILES)}{hint}"
-        )
-    files = {
-        name: _read_json(path / name) for name in (CONFIG, PROCESSOR) if (path / name).is_file()
-    }
-    return _read_file(weights, files)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return values
-
-
-def _read_file(path: Path, files: JsonFiles, *, output_stride_known: bool = False) -> Weights:
-    """Read a file of weights; `files` are the JSON files next to it."""
+        files = {name: _read_json(path / name) for name in JSON_FILES if (path / name).is_file()}
+        path = _weights_in(path)
     tensors, unwrapped, metadata = read_tensors(path)
-    if embedded := metadata.get("config"):  # the weights of a model folder alone
-        return Weights(read_embedded(embedded, tensors, file=path), tensors)
+    if "config" in metadata or "format" in files.get(CONFIG, {}):  # a model folder's
+        return Weights(config_of(tensors, metadata, path, in_folder=CONFIG in files), tensors)
     if unwrapped:
         log.info("%s: read %s", path, ", ".join(unwrapped))
     adapter, layout, tensors = recognise(tensors, path)
@@ -140,22 +106,42 @@ def _read_file(path: Path, files: JsonFiles, *, output_stride_known: bool = Fals
     head = HEADS[layout.head]
     count = head.count_classes(tensors)
     name = layout.head + _variant(tensors, layout.block, path)
-    implied = implied_options(layout, tensors)
-    if "output_stride" in implied.keys() - stated.options.keys() and not output_stride_known:
-        _log_output_stride(name, implied["output_stride"], where)
+    options = {**implied_options(layout, tensors), **stated.options}
+    if head.task == "segmentation" and "output_stride" not in stated.options and not published:
+        _log_output_stride(name, options["output_stride"], where)
     with torch.device("meta"):  # refuses options that are out of range, and drops the defaults
-        model = build(name, num_classes=count or 1, **{**implied, **stated.options})
-    classes = stated.classes if stated.classes and len(stated.classes) == count else None
+        model = build(name, num_classes=count or 1, **options)
     config = ModelConfig(
         model=name,
         num_classes=count or head.num_classes,
         task=head.task,
         options=model.config.options,
-        classes=classes,
+        classes=stated.classes if stated.classes and len(stated.classes) == count else None,
         preprocessing=preprocessing,
         source=", ".join([where.name, f"{layout.name} layout", *unwrapped]),
     )
-    return Weights(config, tensors)
+    return Weights(published.complete(config) if published else config, tensors)
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of weights in a folder."""
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    hint = f"; did you mean {folder / 'model'}?" if (folder / "model" / WEIGHTS).is_file() else ""
+    raise CheckpointError(
+        f"{folder} is not a model folder: it has no {' or '.join(WEIGHT_FILES)}{hint}"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return values
 
 
 def _log_output_stride(name: str, stride: int, where: Path) -> None:
@@ -190,15 +176,15 @@ def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, 
 
 def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[Adapter, Layout, dict[str, Tensor]]:
     """The source and layout of these tensors, and the tensors with that layout's prefix."""
-    matches = []
-    for adapter in ADAPTERS.values():
-        for layout in adapter.layouts:
-            for prefix in {"", layout.prefix}:
-                renamed = {prefix + key: value for key, value in tensors.items()}
-                if layout.matches(renamed):
-                    matches.append((adapter, layout, renamed))
-    if matches:
-        return max(matches, key=lambda match: len(match[1].marks))
+    candidates = [
+        (adapter, layout, {prefix + key: value for key, value in tensors.items()})
+        for adapter in ADAPTERS.values()
+        for layout in adapter.layouts
+        for prefix in ({"", layout.prefix})
+    ]
+    best = max(candidates, key=lambda candidate: candidate[1].count_known(candidate[2]))
+    if best[1].count_known(best[2]):
+        return best
     hint = ""
     if any(key.startswith("backbone.stage") for key in tensors):
         hint = "; they are this library's own: give the model folder that they belong to"

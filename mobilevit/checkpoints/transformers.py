@@ -100,7 +100,6 @@ DEEPLAB_V1, DEEPLAB_V2 = (
     replace(
         layout,
         head="deeplabv3_",
-        marks=(_HEAD,),
         preprocessing=replace(
             layout.preprocessing,
             resize_mode="stretch",

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilevit.checkpoints.pretrained import BASE, MIRROR, PUBLISHED, Published
+from mobilevit.checkpoints.pretrained import BASE, LICENCE, MIRROR, PUBLISHED, Published
 from mobilevit.models.fuse import fuse
 from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block, round_up
 from mobilevit.models.registry import VARIANTS, Network, build, list_models, split_name
@@ -212,12 +212,11 @@ class PublishedTable:
             for entry in self.entries
         ]
         heads = ("name", "task", "trained on", "as published, %", "px", "M parameters", "loads")
-        licences = " or ".join(sorted({entry.licence for entry in self.entries}))
         return _join(
             "Weights that the authors of MobileViT published, with their own figures",
             markdown((*heads, "source"), rows, left=(0, 1, 2, len(heads))),
             f"Sources are relative to {BASE}, or to the environment variable {MIRROR}.",
-            f"Licence: {licences}; it applies to these weights and to what is derived from them.",
+            f"Licence: {LICENCE}; it applies to these weights and to what is derived from them.",
             "A name that loads is accepted wherever a command takes a model or weights.",
         )
 

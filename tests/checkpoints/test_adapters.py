@@ -42,7 +42,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def layout_id(layout: Layout) -> str:
-    return "-".join([layout.name, layout.head, layout.block.__name__, *layout.marks])
+    return "-".join(
+        [
+            layout.name,
+            layout.head,
+            layout.block.__name__,
+            *layout.ignored,
+            layout.preprocessing.channel_order,
+        ]
+    )
 
 
 def theirs(layout: Layout) -> dict[str, Tensor]:
@@ -54,9 +62,7 @@ def theirs(layout: Layout) -> dict[str, Tensor]:
         options = {"aux": has_aux}
     with torch.device("meta"):
         tensors = layout.from_ours(build(layout.head + variant, **options).state_dict())
-    return tensors | {
-        f"{mark}low": torch.zeros(()) for mark in layout.marks if mark in layout.ignored
-    }
+    return tensors | {f"{prefix}low": torch.zeros(()) for prefix in layout.ignored}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)

@@ -133,7 +133,7 @@ def test_a_run_folder_points_to_its_model(model, tmp_path):
     ("change", "message"),
     [
         ({"format": 99}, "later|does not know"),
-        ({"colour": "red"}, "unknown fields: colour"),
+        ({"colour": "red"}, "unexpected .* 'colour'"),
         ({"classes": ["a"]}, "1 class names for 3 outputs"),
         ({"model": "mobilevit_m"}, "no model named"),
         ({"preprocessing": {"crop": 999}}, "crop"),
