@@ -12,6 +12,7 @@ image's aspect ratio. No file states its output stride.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from mobilevit.checkpoints.adapter import Adapter
 from mobilevit.checkpoints.keymap import Layout, Row
@@ -134,7 +135,7 @@ _SEGMENTER_ROWS = (
     Row("same", "aux.predict", "seg_head.aux_head.2.block.conv"),
     Row("same", "predict", "seg_head.classifier.block.conv"),
 )
-_SHORT_512 = {"resize_mode": "shortest_edge", "resize": 512, "crop": 512}
+_SHORT_512: dict[str, Any] = {"resize_mode": "shortest_edge", "resize": 512, "crop": 512}
 DEEPLAB_V1_2021 = replace(
     V1,
     head="deeplabv3_",

@@ -69,8 +69,9 @@ def create_model(
     if weights is not None:
         found = read(weights)
         config = _config_for(name, found.config, file=file)
-    same_head = found is not None and found.config.model == name
-    config = _with_classes(config, num_classes, classes, head_of=file if same_head else None)
+    if classes is not None or num_classes not in (None, config.num_classes):
+        has_head = found is not None and found.config.model == name
+        config = _with_classes(config, num_classes, classes, head_of=file if has_head else None)
     model = build(
         name,
         num_classes=config.num_classes,
@@ -112,14 +113,12 @@ def _with_classes(
     """Set the classes; `head_of` is the file whose head the network has, if any."""
     if num_classes is None:
         num_classes = len(classes) if classes else config.num_classes
-    if classes is None and num_classes == config.num_classes:
-        return config
-    names = None if classes is None else tuple(classes)
-    if head_of and names and not config.classes and num_classes == config.num_classes:
+    if head_of and classes and not config.classes and num_classes == config.num_classes:
         log.warning(
             "%s does not name its %d classes: the head is kept, and its outputs are taken to be %s",
-            *(head_of, num_classes, shorten(list(names), 3)),
+            *(head_of, num_classes, shorten(list(classes), 3)),
         )
+    names = None if classes is None else tuple(classes)
     return replace(config, num_classes=num_classes, classes=names, category_ids=None)
 
 
@@ -213,17 +212,23 @@ def require_classes(config: ModelConfig, name: str) -> tuple[str, ...]:
 def _copy_weights(
     model: Network | Backbone, weights: Weights, *, file: str, new_head: bool
 ) -> None:
-    """Copy weights into a network, all or nothing.
+    """Copy weights into a network.
 
     These may be new: everything but the backbone, if the file is of another task or a backbone
     alone; an auxiliary head that the file lacks; the tensors that count classes, if the classes
     differ. An auxiliary head that the network lacks is left out.
     """
     own = model.state_dict()
-    tensors = _usable(model, weights, file=file, new_head=new_head)
+    backbone = {key: x for key, x in weights.tensors.items() if key.startswith(_BACKBONE)}
+    if isinstance(model, Backbone):
+        new_head = False
+        tensors = {key.removeprefix(_BACKBONE): x for key, x in backbone.items()}
+    elif model.config.model != weights.config.model:
+        tensors = backbone
+    else:
+        tensors = _with_same_classes(model, weights, file=file, new_head=new_head)
     missing = [key for key in own if key not in tensors]
-    all_required = not new_head or isinstance(model, Backbone)
-    required = [key for key in missing if all_required or key.startswith(_BACKBONE)]
+    required = [key for key in missing if not new_head or key.startswith(_BACKBONE)]
     wrong = [
         f"{key} {list(tensors[key].shape)} where the model has {list(own[key].shape)}"
         for key in own
@@ -236,41 +241,31 @@ def _copy_weights(
     ):
         if keys:
             raise CheckpointError(f"{file} cannot be used: {problem} {shorten(keys)}")
-    model.load_state_dict({**own, **tensors})
+    model.load_state_dict(tensors, strict=False)
     if missing:
-        shown = ", ".join(missing)
-        is_head = missing == [key for key in own if not key.startswith(_BACKBONE)]
-        if is_head and len(missing) > _NAMES_SHOWN:
-            shown = f"all of {', '.join(sorted({key.partition('.')[0] for key in missing}))}"
-        log.warning("new tensors, not from %s: %s", file, shown)
+        modules = sorted({key.partition(".")[0] for key in missing})
+        shown = missing if len(missing) <= _NAMES_SHOWN else [f"all of {', '.join(modules)}"]
+        log.warning("new tensors, not from %s: %s", file, ", ".join(shown))
 
 
-def _usable(
-    model: Network | Backbone, weights: Weights, *, file: str, new_head: bool
+def _with_same_classes(
+    model: Network, weights: Weights, *, file: str, new_head: bool
 ) -> dict[str, Tensor]:
-    """The file's tensors that belong in the network, under its own names."""
-    tensors = weights.tensors
-    backbone = {key: value for key, value in tensors.items() if key.startswith(_BACKBONE)}
-    if isinstance(model, Backbone):
-        return {key.removeprefix(_BACKBONE): value for key, value in backbone.items()}
-    if model.config.model != weights.config.model:
-        return backbone
-    if getattr(model, "aux", None) is None:
-        tensors = {key: value for key, value in tensors.items() if not key.startswith("aux.")}
-    head, _ = split_name(model.name)
-    counting = [key for key in tensors if key.startswith(head.class_tensors)]
-    if not counting or not _other_classes(model.config, weights.config):
-        return dict(tensors)
+    """The file's tensors, without those for classes that the network does not have."""
+    ours, theirs = model.config, weights.config
+    has_aux = getattr(model, "aux", None) is not None
+    tensors = {key: x for key, x in weights.tensors.items() if has_aux or key[:4] != "aux."}
+    same_names = None in (ours.classes, theirs.classes) or ours.classes == theirs.classes
+    counting = [key for key in tensors if key.startswith(split_name(model.name)[0].class_tensors)]
+    if not counting or (same_names and ours.num_classes == theirs.num_classes):
+        return tensors
     if not new_head:
-        ours, theirs = model.config.num_classes, weights.config.num_classes
-        other = "other classes" if ours == theirs else f"{theirs} classes, not {ours}"
-        background = "; is one of them background?" if abs(ours - theirs) == 1 else ""
+        off_by = abs(ours.num_classes - theirs.num_classes)
+        other = (
+            f"{theirs.num_classes} classes, not {ours.num_classes}" if off_by else "other classes"
+        )
         raise CheckpointError(
-            f"{file} cannot be used: {' and '.join(counting[-2:])} are for {other}{background}"
+            f"{file} cannot be used: {' and '.join(counting[-2:])} are for {other}"
+            + ("; is one of them background?" if off_by == 1 else "")
         )
     return {key: value for key, value in tensors.items() if key not in counting}
-
-
-def _other_classes(ours: ModelConfig, theirs: ModelConfig) -> bool:
-    names = ours.classes and theirs.classes
-    return ours.num_classes != theirs.num_classes or bool(names and ours.classes != theirs.classes)

@@ -96,11 +96,12 @@ class Published:
 
 
 def _read_table() -> Iterator[Published]:
-    types = {"value": float, "parameters": float}
-    types |= dict.fromkeys(("size", "resize", "crop", "output_stride"), int)
+    numbers: dict[str, Any] = {"value": float, "parameters": float}
+    numbers |= dict.fromkeys(("size", "resize", "crop", "output_stride"), int)
     table = Path(__file__).with_name("published.csv").read_text()
     for row in csv.DictReader(table.splitlines()):
-        yield Published(**{key: types.get(key, str)(x) if x else None for key, x in row.items()})
+        values = {key: numbers.get(key, str)(x) if x else None for key, x in row.items()}
+        yield Published(**values)
 
 
 PUBLISHED: dict[str, Published] = {entry.name: entry for entry in _read_table()}

@@ -202,33 +202,29 @@ def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> dic
         )
 
     for key, expected in (("do_resize", True), ("do_rescale", True), ("do_normalize", False)):
-        if (value := values.get(key)) is not None and value is not expected:
+        if values.get(key) not in (None, expected):
             raise refuse(key)
     if abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
         raise refuse("rescale_factor")
-    short, square = _short_side(values.get("size")), _square_side(values.get("size"))
     stated: dict[str, Any] = {}
-    if layout.head:  # in segmentation nothing may be cut off
-        if values.get("size") is not None:
-            if values.get("do_center_crop") is not False:
-                log.info("%s crops images at the centre; here they are not cropped", file)
-            if (side := short or square) is None:
-                raise refuse("size")
-            mode = "shortest_edge" if short else "stretch"
-            stated = {"resize_mode": mode, "resize": side, "crop": side}
-    elif values.get("do_center_crop") is False:
-        if square is None:
+    crops = values.get("do_center_crop") is not False
+    if layout.head and crops and "size" in values:  # in segmentation nothing may be cut off
+        log.info("%s crops images at the centre; here they are not cropped", file)
+    if (size := values.get("size")) is not None:
+        is_square = isinstance(size, Mapping) and "shortest_edge" not in size
+        if (side := _side(size)) is None or (is_square and crops and not layout.head):
+            raise refuse("size")
+        stated["resize"] = side
+        if layout.head or not crops:
+            mode = "stretch" if is_square else "shortest_edge"
+            stated |= {"resize_mode": mode, "crop": side}
+    if not layout.head and stated.get("resize_mode") != "stretch":
+        if not crops:
             raise refuse("do_center_crop")
-        stated = {"resize_mode": "stretch", "resize": square, "crop": square}
-    else:
-        if values.get("size") is not None:
-            if short is None:
-                raise refuse("size")
-            stated["resize"] = short
-        if (size := values.get("crop_size")) is not None:
-            stated["crop"] = _square_side(size) if isinstance(size, Mapping) else size
-            if stated["crop"] is None:
+        if (crop := values.get("crop_size")) is not None:
+            if (side := _side(crop)) is None:
                 raise refuse("crop_size")
+            stated["crop"] = side
     if (resample := values.get("resample")) is not None:
         if resample not in _RESAMPLE:
             raise refuse("resample")
@@ -239,15 +235,10 @@ def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> dic
     return stated
 
 
-def _short_side(size: object) -> int | None:
-    side = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    return side if isinstance(side, int) else None
-
-
-def _square_side(size: object) -> int | None:
-    sides = {size.get("height"), size.get("width")} if isinstance(size, Mapping) else {None}
-    side = sides.pop()
-    return side if not sides and isinstance(side, int) else None
+def _side(size: object) -> int | None:
+    """The one number in a processor's size: the short side, or both sides of a square."""
+    sides = {*size.values()} if isinstance(size, Mapping) else {size}
+    return next(iter(sides)) if len(sides) == 1 and isinstance(next(iter(sides)), int) else None
 
 
 def write_config(config: ModelConfig) -> JsonFiles:

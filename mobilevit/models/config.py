@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from mobilevit.utils.options import Options
 
 TaskName: TypeAlias = Literal["classification", "detection", "segmentation"]
 ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
@@ -26,7 +28,7 @@ SIZE_MULTIPLE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Options):
     """How images are prepared for given weights; `mobilevit.data.preprocessing` applies it.
 
     `resize_mode` is one of:
@@ -58,13 +60,7 @@ class Preprocessing:
     """Whether values stay uint8 in 0..255, for exported files that convert them themselves."""
 
     def __post_init__(self) -> None:
-        for name, values in (
-            ("resize_mode", ResizeMode),
-            ("channel_order", ChannelOrder),
-            ("interpolation", Interpolation),
-        ):
-            if (value := getattr(self, name)) not in get_args(values):
-                raise ValueError(f"{name} must be one of {get_args(values)}, not {value!r}")
+        super().__post_init__()
         if not 0 < self.crop <= self.resize:
             raise ValueError(f"crop must lie in 1..resize ({self.resize}), not {self.crop}")
         if self.resize_mode == "shortest_edge" and not SIZE_MULTIPLE <= self.crop == self.resize:
