@@ -134,11 +134,10 @@ class Head:
     preprocessing: Preprocessing
     """For new weights: the authors', in segmentation that of their later code."""
     class_tensors: tuple[str, ...]
-    """Name prefixes of the tensors whose shapes depend on the number of classes."""
-    class_bias: str
-    """One of these tensors that every network with this head has."""
+    """Name prefixes of the tensors whose shapes depend on the number of classes; all networks with
+    this head have the last."""
     classes_of: Callable[[Tensor], int] = len
-    """`class_bias` -> number of classes."""
+    """The last one's bias -> number of classes."""
     defaults: Callable[[Architecture, int | None], dict[str, Any]]
     """(architecture, output stride) -> the head's options with the authors' values."""
     stages: tuple[int, ...] = (4,)
@@ -149,7 +148,7 @@ class Head:
 
     def count_classes(self, tensors: Mapping[str, Tensor]) -> int | None:
         """The number of classes of a network with these tensors; None if they have no such head."""
-        bias = tensors.get(self.class_bias)
+        bias = tensors.get(f"{self.class_tensors[-1]}bias")
         return None if bias is None else self.classes_of(bias)
 
 
@@ -190,8 +189,14 @@ def _deeplabv3_defaults(arch: Architecture, output_stride: int | None) -> dict[s
     }
 
 
-_initialise_segmenter = partial(initialise, linear_std=0.01)  # as the 2021 code for segmentation
-_SEGMENTATION = Preprocessing(resize_mode="shortest_edge", resize=512, crop=512)
+_segmentation_head = partial(
+    Head,
+    task="segmentation",
+    num_classes=21,
+    preprocessing=Preprocessing(resize_mode="shortest_edge", resize=512, crop=512),
+    class_tensors=("aux.predict.", "predict."),
+    initialise=partial(initialise, linear_std=0.01),  # as the 2021 code for segmentation
+)
 
 HEADS: dict[str, Head] = {
     head.prefix: head
@@ -202,7 +207,6 @@ HEADS: dict[str, Head] = {
             num_classes=1000,
             preprocessing=Preprocessing(),
             class_tensors=("head.",),
-            class_bias="head.bias",
             defaults=lambda arch, _: {"classifier_dropout": arch.classifier_dropout},
             build=lambda arch, backbone, **options: Classifier(
                 backbone, channels=arch.classifier_channels, **options
@@ -215,7 +219,6 @@ HEADS: dict[str, Head] = {
             num_classes=80,
             preprocessing=Preprocessing(resize_mode="stretch", resize=320, crop=320),
             class_tensors=tuple(f"heads.{index}.predict." for index in range(6)),
-            class_bias="heads.5.predict.bias",
             # each of 4 anchors: 4 offsets, background, the classes
             classes_of=lambda bias: len(bias) // 4 - 5,
             defaults=lambda arch, _: {},
@@ -223,27 +226,11 @@ HEADS: dict[str, Head] = {
             build=lambda arch, backbone, **options: SSDLite(backbone, **options),
             initialise=initialise_heads,
         ),
-        Head(
-            prefix="deeplabv3_",
-            task="segmentation",
-            num_classes=21,
-            preprocessing=_SEGMENTATION,
-            class_tensors=("predict.", "aux.predict."),
-            class_bias="predict.bias",
-            defaults=_deeplabv3_defaults,
-            build=_deeplabv3,
-            initialise=_initialise_segmenter,
-        ),
-        Head(
+        _segmentation_head(prefix="deeplabv3_", defaults=_deeplabv3_defaults, build=_deeplabv3),
+        _segmentation_head(
             prefix="pspnet_",
-            task="segmentation",
-            num_classes=21,
-            preprocessing=_SEGMENTATION,
-            class_tensors=("predict.", "aux.predict."),
-            class_bias="predict.bias",
             defaults=lambda arch, _: _segmenter_defaults(later=True),
             build=_pspnet,
-            initialise=_initialise_segmenter,
         ),
     )
 }
@@ -304,16 +291,11 @@ def _own_options(name: str, output_stride: int | None) -> dict[str, Any]:
 
 def changed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that differ from this network's defaults; sequences become lists, as in JSON."""
-    own = _own_options(name, options.get("output_stride"))
-    return {
-        key: _as_json(value)
-        for key, value in options.items()
-        if value is not None and _as_json(value) != _as_json(own[key])
-    }
-
-
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, Sequence) else value
+    own, given = (
+        {key: list(x) if isinstance(x, Sequence) else x for key, x in values.items()}
+        for values in (_own_options(name, options.get("output_stride")), options)
+    )
+    return {key: x for key, x in given.items() if x is not None and x != own[key]}
 
 
 def build(
