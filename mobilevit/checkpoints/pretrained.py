@@ -68,11 +68,6 @@ class Published:
         return BASE + self.path
 
     @property
-    def mirror(self) -> str:
-        """Where to download it from: `url`, unless the environment names a mirror."""
-        return f"{(os.environ.get(MIRROR) or BASE).rstrip('/')}/{self.path}"
-
-    @property
     def preprocessing(self) -> Preprocessing | None:
         if self.layout is None:
             return None
@@ -122,7 +117,8 @@ def find_weights(source: str | Path) -> tuple[Path, Published | None]:
         if entry.model not in list_models() or entry.preprocessing is None:
             raise CheckpointError(f"{name} is published, but this version has no such network")
         log.info("%s is under the %s", name, LICENCE)
-        return fetch(entry.url, address=entry.mirror), entry
+        mirror = os.environ.get(MIRROR) or BASE
+        return fetch(entry.url, address=f"{mirror.rstrip('/')}/{entry.path}"), entry
     if name.startswith(("https://", "http://")):
         address, fragment = urldefrag(name)
         digest = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)

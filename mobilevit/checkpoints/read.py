@@ -28,7 +28,7 @@ from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
 from mobilevit.checkpoints.pretrained import find_weights
 from mobilevit.data.class_names import ADE20K_CLASSES
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.registry import HEADS, VARIANTS, build, defaults
+from mobilevit.models.registry import HEADS, VARIANTS, build
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,11 @@ def read(source: str | Path) -> Weights:
     name = layout.head + _variant(tensors, layout.block, path)
     options = {**implied_options(layout, tensors), **stated.options}
     if head.task == "segmentation" and "output_stride" not in stated.options and not published:
-        _log_output_stride(name, options["output_stride"], where)
+        log.info(
+            "%s does not state its output stride: %d is assumed, as in the authors' recipes; "
+            "create_model(%r, weights=..., output_stride=...) takes another",
+            *(where, options["output_stride"], name),
+        )
     with torch.device("meta"):  # refuses options that are out of range, and drops the defaults
         model = build(name, num_classes=count or 1, **options)
     config = ModelConfig(
@@ -142,15 +146,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return values
-
-
-def _log_output_stride(name: str, stride: int, where: Path) -> None:
-    rates = defaults(name, stride).get("rates")
-    log.info(
-        "%s does not state its output stride: %d is assumed%s, as in the authors' recipes; "
-        "create_model(%r, weights=..., output_stride=...) takes another",
-        *(where, stride, f" with rates {rates}" if rates else "", name),
-    )
 
 
 def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

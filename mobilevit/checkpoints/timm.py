@@ -17,7 +17,6 @@ from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
 from mobilevit.data.class_names import imagenet_classes, unique_names
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block
-from mobilevit.models.registry import VARIANTS
 
 _FRAME = ("resize", "crop", "interpolation")
 _SHARED = (
@@ -86,65 +85,44 @@ def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
         key for key in arguments if key not in ("in_chans", "num_classes") and "drop" not in key
     ]:
         raise CheckpointError(f"{file}: model_args {', '.join(unknown)} are not supported")
-    pretrained = config.get("pretrained_cfg") or config
-    channels = (pretrained.get("input_size") or [3])[0]
+    values = {**config, **(config.get("pretrained_cfg") or {})}
+    if values.get("crop_mode", "center") != "center":
+        raise CheckpointError(f"{file}: crop_mode {values['crop_mode']} is not supported")
+    stated = {
+        key: tuple(map(float, values[key])) if key != "interpolation" else values[key]
+        for key in ("interpolation", "mean", "std")
+        if values.get(key) is not None
+    }
+    channels, height, width = values.get("input_size") or (3, None, None)
+    if height != width:
+        raise CheckpointError(f"{file}: input_size {height} x {width} is not square")
+    if width is not None:
+        share = values.get("crop_pct")
+        resize = math.floor(width / share) if share else layout.preprocessing.at(width).resize
+        stated |= {"crop": width, "resize": resize}  # rounded as timm does
     return FolderConfig(
         options={"in_channels": arguments.get("in_chans", channels)},
-        classes=_class_names(config, pretrained),
-        preprocessing=_preprocessing(pretrained, layout, file),
+        classes=_class_names(values),
+        preprocessing=stated,
     )
 
 
-def _preprocessing(pretrained: Mapping[str, Any], layout: Layout, file: str) -> dict[str, Any]:
-    stated: dict[str, Any] = {}
-    if (size := pretrained.get("input_size")) is not None:
-        _, height, width = size
-        if height != width:
-            raise CheckpointError(f"{file}: input_size {height} x {width} is not square")
-        stated["crop"] = width
-        share = pretrained.get("crop_pct")
-        stated["resize"] = (
-            layout.preprocessing.at(width).resize
-            if share is None
-            else math.floor(width / share)  # as timm rounds
-        )
-    if pretrained.get("crop_mode", "center") != "center":
-        raise CheckpointError(f"{file}: crop_mode {pretrained['crop_mode']} is not supported")
-    if (interpolation := pretrained.get("interpolation")) is not None:
-        stated["interpolation"] = interpolation
-    for key in ("mean", "std"):
-        if (values := pretrained.get(key)) is not None:
-            stated[key] = tuple(map(float, values))
-    return stated
-
-
-def _class_names(
-    config: Mapping[str, Any], pretrained: Mapping[str, Any]
-) -> tuple[str, ...] | None:
-    if labels := config.get("label_names") or pretrained.get("label_names"):
-        names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) else labels
-        return unique_names([str(name) for name in names])
-    count = config.get("num_classes", pretrained.get("num_classes"))
-    if count == 1000 and _IMAGENET.search(str(pretrained.get("tag"))):
+def _class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
+    if labels := values.get("label_names"):
+        return unique_names(labels)
+    if values.get("num_classes") == 1000 and _IMAGENET.search(str(values.get("tag"))):
         return imagenet_classes()
     return None
 
 
 def write_config(config: ModelConfig) -> JsonFiles:
     """The JSON files of a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
-    preprocessing = config.preprocessing
-    if preprocessing.resize_mode != "crop":
-        raise CheckpointError(
-            f"timm's layout has no place for resize_mode {preprocessing.resize_mode}: it knows "
-            "crop alone"
-        )
-    arch = VARIANTS[config.model]
-    names = {} if config.classes is None else {"label_names": list(config.classes)}
+    preprocessing, mode = config.preprocessing, config.preprocessing.resize_mode
+    if mode != "crop":
+        raise CheckpointError(f"timm's layout has no place for resize_mode {mode}, only for crop")
     margin = preprocessing.resize > preprocessing.crop
     pretrained = {
-        "custom_load": False,
         "input_size": [3, preprocessing.crop, preprocessing.crop],
-        "fixed_input_size": False,
         "interpolation": preprocessing.interpolation,
         # half a pixel more, so that timm's rounding down gives `resize` again
         "crop_pct": preprocessing.crop / (preprocessing.resize + 0.5) if margin else 1.0,
@@ -152,18 +130,16 @@ def write_config(config: ModelConfig) -> JsonFiles:
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
         "num_classes": config.num_classes,
-        "pool_size": [-(-preprocessing.crop // 32)] * 2,
         "first_conv": "stem.conv",
         "classifier": "head.fc",
     }
     content = {
         "architecture": config.model,
         "num_classes": config.num_classes,
-        "num_features": arch.classifier_channels or arch.channels[-1],
-        "global_pool": "avg",
-        **names,
         "pretrained_cfg": pretrained,
     }
+    if config.classes is not None:
+        content["label_names"] = list(config.classes)
     return {CONFIG: content}
 
 

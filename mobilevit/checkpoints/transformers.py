@@ -12,7 +12,7 @@ convolutions that the authors' code has, so its logits differ; v1 has no such di
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from mobilevit.checkpoints.adapter import CONFIG, PROCESSOR, Adapter, FolderConf
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row
 from mobilevit.data.class_names import ADE20K_CLASSES, unique_names
 from mobilevit.models.config import Interpolation, ModelConfig, Preprocessing
-from mobilevit.models.mobilevit import Architecture, MobileViTBlock, MobileViTv2Block
+from mobilevit.models.mobilevit import MobileViTBlock, MobileViTv2Block
 from mobilevit.models.registry import VARIANTS, defaults, split_name
 
 log = logging.getLogger(__name__)
@@ -178,18 +178,15 @@ def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
 
 def _class_names(config: Mapping[str, Any], file: str) -> tuple[str, ...] | None:
     """The labels, unless they are transformers' placeholders."""
-    labels = config.get("id2label")
-    if not labels:
-        return None
     try:
-        names = [str(labels[str(index)]) for index in range(len(labels))]
+        names = unique_names(config.get("id2label") or ())
     except KeyError as error:
         raise CheckpointError(f"{file}: id2label has no entry {error}") from error
-    return None if names == _labels(len(names)) else unique_names(names)
+    return None if names == _placeholders(len(names)) else names
 
 
-def _labels(count: int) -> list[str]:
-    return [f"LABEL_{index}" for index in range(count)]
+def _placeholders(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{index}" for index in range(count))
 
 
 def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> dict[str, Any]:
@@ -241,8 +238,12 @@ def _side(size: object) -> int | None:
     return next(iter(sides)) if len(sides) == 1 and isinstance(next(iter(sides)), int) else None
 
 
+_CLASSES: dict[type, str] = {MobileViTBlock: "MobileViT", MobileViTv2Block: "MobileViTV2"}
+_TASKS = {"classification": "ForImageClassification", "segmentation": "ForSemanticSegmentation"}
+
+
 def write_config(config: ModelConfig) -> JsonFiles:
-    """The JSON files of a network's folder; see `Adapter`."""
+    """The JSON files of a network's folder, without what transformers assumes; see `Adapter`."""
     head, variant = split_name(config.model)
     arch = VARIANTS[variant]
     options = defaults(config.model, config.options.get("output_stride")) | dict(config.options)
@@ -254,43 +255,23 @@ def write_config(config: ModelConfig) -> JsonFiles:
         written[theirs] = list(value) if isinstance(value, tuple) else value
     if left := [key for key in options if key not in _DROPPED]:
         raise CheckpointError(f"transformers' layout has no place for {', '.join(left)}")
-    names = list(config.classes or _labels(config.num_classes))
-    task = "SemanticSegmentation" if head.prefix else "ImageClassification"
+    names = config.classes or _placeholders(config.num_classes)
     content = {
-        **_ARCHITECTURES[arch.block](arch, task),
+        "architectures": [f"{_CLASSES[arch.block]}{_TASKS[config.task]}"],
+        "model_type": _CLASSES[arch.block].lower(),
         **written,
         "image_size": config.preprocessing.crop,
         "expand_ratio": float(arch.expansion),
-        "layer_norm_eps": 1e-5,
         "dtype": "float32",
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
     }
-    if head.prefix:
-        content["semantic_loss_ignore_index"] = 255
+    if arch.block is MobileViTBlock:
+        content["hidden_sizes"] = list(arch.dims)
+        content["neck_hidden_sizes"] = [arch.stem, *arch.channels, arch.classifier_channels]
+    else:
+        content["width_multiplier"] = arch.channels[-1] / 512
     return {CONFIG: content, PROCESSOR: _processor(config)}
-
-
-_ARCHITECTURES: dict[type, Callable[[Architecture, str], dict[str, Any]]] = {
-    MobileViTBlock: lambda arch, task: {
-        "architectures": [f"MobileViTFor{task}"],
-        "model_type": "mobilevit",
-        "hidden_sizes": list(arch.dims),
-        "neck_hidden_sizes": [arch.stem, *arch.channels, arch.classifier_channels],
-        "mlp_ratio": 2.0,
-        "hidden_act": "silu",
-        "qkv_bias": True,
-    },
-    MobileViTv2Block: lambda arch, task: {
-        "architectures": [f"MobileViTV2For{task}"],
-        "model_type": "mobilevitv2",
-        "width_multiplier": arch.channels[-1] / 512,
-        "hidden_act": "swish",
-        "n_attn_blocks": [2, 4, 3],
-        "base_attn_unit_dims": [128, 192, 256],
-        "ffn_multiplier": 2,
-    },
-}
 
 
 def _single(values: int | Sequence[int], option: str) -> int:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mobilevit.checkpoints.adapter import WEIGHT_SUFFIXES, Adapter
+from mobilevit.checkpoints.adapter import WEIGHT_SUFFIXES, Adapter, JsonFiles
 from mobilevit.checkpoints.folder import WEIGHTS, save
 from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.checkpoints.read import ADAPTERS, implied_options
@@ -22,8 +22,6 @@ from mobilevit.utils.files import replace_file, write_file
 Target = Literal["folder", "authors", "timm", "transformers"]
 
 _STEM = "backbone.stem.conv.weight"
-# Options that inference does not use.
-_DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout", "aspp_dropout")
 
 
 def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
@@ -63,51 +61,41 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
                 f"channel order {order}: the first convolution was reversed for {theirs}, which "
                 "readers of this layout expect"
             )
-    tensors = {
-        key: value for key, value in tensors.items() if not key.startswith(adapter.omitted_tensors)
-    }
-    tensors = {key: value.contiguous() for key, value in layout.from_ours(tensors).items()}
+    kept = {key: x for key, x in tensors.items() if not key.startswith(adapter.omitted_tensors)}
+    tensors = {key: value.contiguous() for key, value in layout.from_ours(kept).items()}
     notes += adapter.notes(config)
-    if is_file or adapter.write_config is None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write_tensors(tensors, out)
-        return notes + _unstated(config, layout)
-    files = adapter.write_config(config)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_tensors(tensors, out / WEIGHTS)
+    files: JsonFiles = {}
+    if is_file:
+        notes += _unstated(config, layout)
+    elif adapter.write_config:
+        files, out = adapter.write_config(config), out / WEIGHTS
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(out) as fresh:
+        if out.suffix == ".safetensors":
+            save_file(tensors, fresh, metadata={"format": "pt"})
+        else:
+            torch.save(tensors, fresh)
     for name, content in files.items():
-        write_file(out / name, json.dumps(content, indent=2) + "\n")
+        write_file(out.with_name(name), json.dumps(content, indent=2) + "\n")
     return notes
 
 
 def _layout_for(model: Network, adapter: Adapter) -> Layout:
-    """The first of a source's layouts that can hold the network."""
+    """The first of a source's layouts for such networks, if possible with their align_corners."""
     head, variant = split_name(model.name)
-    block = VARIANTS[variant].block
-    layouts = [x for x in adapter.layouts if (x.head, x.block) == (head.prefix, block)]
+    wanted = head.prefix, VARIANTS[variant].block
+    layouts = [layout for layout in adapter.layouts if (layout.head, layout.block) == wanted]
     if not layouts:
-        network = head.prefix.rstrip("_") or variant
-        raise CheckpointError(f"{adapter.name} has no {network} networks")
-    align_corners = getattr(model, "align_corners", None)
-    for layout in layouts:
-        if layout.align_corners in (None, align_corners):
-            return layout
-    raise CheckpointError(
-        f"{model.name} with align_corners {align_corners} cannot be written: {adapter.name} has no "
-        "such networks"
-    )
+        raise CheckpointError(f"{adapter.name} has no {head.prefix.rstrip('_')} networks")
+    same = (None, getattr(model, "align_corners", None))
+    return next((layout for layout in layouts if layout.align_corners in same), layouts[0])
 
 
 def _refuse_unstated_options(model: Network, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
     """Refuse a network whose options its file would neither state nor show."""
-    options = model.config.options
     implied = changed_options(model.name, implied_options(layout, tensors))
-    lost = [
-        key
-        for key in {**options, **implied}
-        if key not in _DROPOUTS and options.get(key) != implied.get(key)
-    ]
-    if lost:
+    options = {key: x for key, x in model.config.options.items() if not key.endswith("dropout")}
+    if lost := [key for key in options | implied if options.get(key) != implied.get(key)]:
         raise CheckpointError(
             f"{model.name} with {', '.join(lost)} cannot be written: the layout does not state it"
         )
@@ -123,11 +111,3 @@ def _unstated(config: ModelConfig, layout: Layout) -> list[str]:
         if value != assumed:
             notes.append(f"{field} {value}, where readers assume {assumed}")
     return notes
-
-
-def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    with replace_file(path) as fresh:
-        if path.suffix == ".safetensors":
-            save_file(dict(tensors), fresh, metadata={"format": "pt"})
-        else:
-            torch.save(dict(tensors), fresh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 VOC_CLASSES = (
@@ -49,14 +49,16 @@ def coco_classes() -> tuple[tuple[str, ...], tuple[int, ...]]:
     return tuple(name for name, _ in used), tuple(number for _, number in used)
 
 
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Append its index to every name that occurs more than once.
+def unique_names(names: Sequence[str] | Mapping[str, str]) -> tuple[str, ...]:
+    """Append its index to every name that occurs more than once; a mapping is index -> name.
 
     ImageNet's lists often have two cranes, a bird and a machine.
 
     >>> unique_names(["crane", "heron", "crane"])
     ('crane [0]', 'heron', 'crane [2]')
     """
+    if isinstance(names, Mapping):
+        names = [names[str(index)] for index in range(len(names))]
     counts = Counter(names)
     return tuple(
         f"{name} [{index}]" if counts[name] > 1 else name for index, name in enumerate(names)

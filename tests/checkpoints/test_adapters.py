@@ -205,7 +205,7 @@ def outputs(model, images: Tensor) -> tuple[Tensor, ...]:
         ("authors", "o.pt", "deeplabv3_mobilevit_xxs", {"aux": True}, "no place for aux"),
         (
             *("authors", "o.pt", "pspnet_mobilevitv2_050"),
-            *({"align_corners": False}, "align_corners False cannot"),
+            *({"align_corners": False}, "with align_corners cannot"),
         ),
         (
             *("authors", "o.pt", "pspnet_mobilevitv2_050"),
@@ -340,8 +340,6 @@ def test_authors_segmenters_are_read_and_written_back_bit_for_bit(
     assert (model.config.num_classes, model.config.task) == (21, "segmentation")
     stride = model.backbone.feature_info[-1].stride
     assert f"does not state its output stride: {stride} is assumed" in caplog.text
-    assert ("rates (12, 24, 36)" in caplog.text) == (options == LATER)
-    assert ("rates (6, 12, 18)" in caplog.text) == (name.startswith("deep") and stride == 16)
     write(model, tmp_path / "again.pt", to="authors")
     assert equal(torch.load(tmp_path / "again.pt", weights_only=True), tensors)
 
