@@ -95,6 +95,7 @@ def _read_table() -> Iterator[Published]:
     numbers |= dict.fromkeys(("size", "resize", "crop", "output_stride"), int)
     table = Path(__file__).with_name("published.csv").read_text()
     for row in csv.DictReader(table.splitlines()):
+        values: dict[str, Any]
         values = {key: numbers.get(key, str)(x) if x else None for key, x in row.items()}
         yield Published(**values)
 

@@ -234,8 +234,8 @@ def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> dic
 
 def _side(size: object) -> int | None:
     """The one number in a processor's size: the short side, or both sides of a square."""
-    sides = {*size.values()} if isinstance(size, Mapping) else {size}
-    return next(iter(sides)) if len(sides) == 1 and isinstance(next(iter(sides)), int) else None
+    sides: list[Any] = [*{*size.values()}] if isinstance(size, Mapping) else [size]
+    return sides[0] if len(sides) == 1 and isinstance(sides[0], int) else None
 
 
 _CLASSES: dict[type, str] = {MobileViTBlock: "MobileViT", MobileViTv2Block: "MobileViTV2"}
