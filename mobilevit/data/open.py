@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias, TypeVar
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import EVERYTHING, Issue, ParsedDataset, ReadOptions
+from mobilevit.data.formats.labels.torchvision import read_torchvision
 from mobilevit.data.formats.registry import parse
-from mobilevit.data.formats.torchvision import read_torchvision
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import (
     Division,

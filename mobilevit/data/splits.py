@@ -15,8 +15,7 @@ from PIL import Image
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import EVERYTHING, Content, Issue, ParsedDataset
-from mobilevit.data.formats.files import join_names, normalize_name
-from mobilevit.data.formats.folders import VAL_SPLITS
+from mobilevit.data.formats.files import VAL_SPLITS, join_names, normalize_name
 from mobilevit.data.images import ImageFacts
 
 SPLITS = "splits that do not fit together"

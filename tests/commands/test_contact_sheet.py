@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.contact_sheet import write_contact_sheet
-from mobilevit.data.formats.masks import voc_palette
+from mobilevit.data.formats.masks.values import voc_palette
 from mobilevit.data.sources import ImageInputs
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.results import (

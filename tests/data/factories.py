@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobilevit.data.formats.base import UNUSED_FILES, ParsedDataset
+from mobilevit.data.formats.base import UNUSED_FILES, ParsedDataset, ReadOptions
+from mobilevit.data.formats.registry import parse
 from mobilevit.data.open import select_usable
-from mobilevit.data.splits import Samples
+from mobilevit.data.splits import LabelSamples, Samples
 from mobilevit.data.validate import validate
 from mobilevit.tasks.detection.dataset import BoxSamples
 
@@ -285,6 +286,16 @@ MASK_WRITERS: dict[str, Callable[..., Path]] = {
 
 
 # Labels
+
+
+def read_labels(root: Path) -> ParsedDataset:
+    (dataset,) = parse(root, ReadOptions("labels"))
+    return dataset
+
+
+def labelled_images(root: Path) -> LabelSamples:
+    """All images of a folder of class folders."""
+    return LabelSamples.from_dataset(read_labels(root))
 
 
 def write_class_folders(root: Path) -> Path:

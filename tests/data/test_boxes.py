@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import DatasetBuilder
+from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import match_files
 from mobilevit.data.images import ImageError, image_facts, open_image, upright_boxes
 from mobilevit.data.splits import hold_out

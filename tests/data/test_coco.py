@@ -16,12 +16,12 @@ from PIL import Image
 from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import ReadOptions
-from mobilevit.data.formats.coco import (
+from mobilevit.data.formats.objects.coco import (
+    VOC_PLACES,
     looks_like_coco,
-    read_boxes,
+    read_objects,
     to_corners,
 )
-from mobilevit.data.formats.coco_masks import COCO_IDS_OF_VOC
 from mobilevit.data.formats.registry import parse
 from mobilevit.data.images import ImageError
 from mobilevit.tasks.detection.dataset import BoxSamples
@@ -48,7 +48,7 @@ def put(file: Path, *, files: tuple[str, ...] = ("a.png",), **parts: Any) -> Pat
 
 
 def opened(file: Path, *, on_bad: Any = "error") -> BoxSamples:
-    return opened_dataset(read_boxes(file), on_bad=on_bad)
+    return opened_dataset(read_objects(file), on_bad=on_bad)
 
 
 def test_a_box_of_corner_and_sides_becomesto_corners(tmp_path: Path) -> None:  # case A34
@@ -303,8 +303,8 @@ def instances(root: Path, annotations: list[dict[str, Any]], **first: Any) -> Pa
 
 
 def test_the_ids_of_vocs_classes() -> None:
-    named = dict(zip(VOC_CLASSES, COCO_IDS_OF_VOC, strict=True))
-    assert (named["background"], named["person"], named["tvmonitor"]) == (0, 1, 72)
+    assert (VOC_CLASSES[VOC_PLACES[1]], VOC_CLASSES[VOC_PLACES[72]]) == ("person", "tvmonitor")
+    assert sorted(VOC_PLACES.values()) == list(range(1, 21))
 
 
 def test_smaller_objects_lie_on_larger_ones(tmp_path: Path) -> None:
@@ -438,9 +438,9 @@ def test_an_image_of_another_size_than_stated(tmp_path: Path) -> None:
     ],
 )
 def test_json_that_is_not_of_masks_is_named(tmp_path: Path, content: str, reason: str) -> None:
-    write(tmp_path, "instances_val.json", content)
-    with pytest.raises(DataError, match=rf"instances_val\.json: .*{reason}"):
-        masks(tmp_path, "val")
+    file = write(tmp_path, "x.json", content)
+    with pytest.raises(DataError, match=rf"x\.json: .*{reason}"):
+        opened_dataset(read_objects(file, content="masks"), samples_type=MaskSamples)
 
 
 @pytest.mark.parametrize(

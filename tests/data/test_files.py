@@ -22,15 +22,12 @@ NAMES = [
 @pytest.mark.parametrize("root", ["", "data", Path("data")])
 def test_paths_are_kept(root: str | Path) -> None:
     paths = Paths(NAMES, root=root)
-    assert list(paths) == [Path(path) for path in NAMES] == paths
+    assert list(paths) == [Path(path) for path in NAMES]
     assert [paths[-1], paths[1]] == [Path("data"), Path("data/é/2.jpg")]
-    assert paths[1:3] == [Path(path) for path in NAMES[1:3]]
-    assert pickle.loads(pickle.dumps(paths)) == paths
-    assert paths != Paths(NAMES[:4]) and paths != Paths(reversed(NAMES))
-    assert "5 paths" in repr(paths)
+    assert list(pickle.loads(pickle.dumps(paths))) == list(paths)
     with pytest.raises(IndexError):
         paths[5]
-    assert len(Paths([])) == 0 and Paths([]) == []
+    assert len(Paths([])) == 0 and list(Paths([])) == []
 
 
 def test_a_hundred_thousand_take_little() -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import ParsedDataset
-from mobilevit.data.formats.folders import read_class_folders, read_labels
+from mobilevit.data.formats.base import ParsedDataset, ReadOptions
+from mobilevit.data.formats.registry import parse
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import LabelSamples
-from tests.data.factories import touch
+from tests.data.factories import read_labels, touch
 
 
 def names(dataset: ParsedDataset) -> list[str]:
@@ -26,7 +26,7 @@ def names(dataset: ParsedDataset) -> list[str]:
 
 def test_classes_are_folder_names_in_order(tmp_path: Path) -> None:
     root = touch(tmp_path, "dog/2.jpg", "cat/b.PNG", "cat/a.jpeg", "dog/deep/er/1.Webp")
-    dataset = read_class_folders(root)
+    dataset = read_labels(root)
     assert dataset.classes == ("cat", "dog")
     assert names(dataset) == ["cat/a.jpeg", "cat/b.PNG", "dog/2.jpg", "dog/deep/er/1.Webp"]
     assert dataset.labels is not None and dataset.labels.tolist() == [0, 0, 1, 1]
@@ -36,7 +36,7 @@ def test_classes_are_folder_names_in_order(tmp_path: Path) -> None:
 def test_system_leftovers_are_passed_over_and_other_files_counted(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.jpg", "cat/._1.jpg", "cat/.hidden.png", "cat/Thumbs.db", "cat/notes.txt")
     touch(tmp_path, "__MACOSX/cat/1.jpg", ".git/x.jpg", ".DS_Store", "README.md", "loose.jpg")
-    dataset = read_class_folders(tmp_path)
+    dataset = read_labels(tmp_path)
     assert names(dataset) == ["cat/1.jpg"]
     (issue,) = dataset.issues
     assert issue.severity == "warning"
@@ -44,14 +44,15 @@ def test_system_leftovers_are_passed_over_and_other_files_counted(tmp_path: Path
 
 
 def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
-    dataset = read_class_folders(touch(tmp_path, "cat/1.jpg", "labels/1.json"))
+    dataset = read_labels(touch(tmp_path, "cat/1.jpg", "labels/1.json"))
     assert dataset.classes == ("cat",)
     assert dataset.issues[0].message == "labels"
 
 
 def test_a_class_name_is_the_same_however_it_is_encoded(tmp_path: Path) -> None:
     touch(tmp_path, "train/cafe\u0301/1.jpg", "val/caf\u00e9/2.jpg")
-    assert [part.classes for part in read_labels(tmp_path)] == [("caf\u00e9",)] * 2
+    datasets = parse(tmp_path, ReadOptions("labels"))
+    assert [dataset.classes for dataset in datasets] == [("caf\u00e9",)] * 2
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this system lets us make no links")
     # The dangling one stays a sample, so that reading it says what is wrong.
-    assert names(read_class_folders(root)) == [
+    assert names(read_labels(root)) == [
         "cat/1.jpg", "cat/gone.jpg", "cat/more/3.jpg", "cat/sub/2.jpg", "dog/1.jpg",
     ]  # fmt: skip
 
@@ -84,7 +85,7 @@ def test_a_folder_without_images_says_what_to_do(
     tmp_path: Path, files: list[str], reason: str
 ) -> None:
     with pytest.raises(DataError, match=reason) as caught:
-        read_class_folders(touch(tmp_path, *files))
+        read_labels(touch(tmp_path, *files))
     assert str(tmp_path) in str(caught.value)
 
 
@@ -93,7 +94,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.jpg")
     (tmp_path / "cat").chmod(0)
     with pytest.raises(DataError, match="cannot be listed"):
-        read_class_folders(tmp_path)
+        read_labels(tmp_path)
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "test", "Val"])
@@ -111,7 +112,8 @@ def test_folders_for_train_and_val_are_used(tmp_path: Path, val: str) -> None:
 
 def test_the_first_of_several_held_out_folders_is_used(tmp_path: Path) -> None:
     touch(tmp_path, "train/cat/1.jpg", "test/cat/2.jpg", "valid/cat/3.jpg")
-    assert [list(part.splits) for part in read_labels(tmp_path)] == [["train"], ["valid"]]
+    found = open_splits(LabelSamples, DataOptions(root=str(tmp_path), check=False))
+    assert found.val.name(0) == str(tmp_path / "valid/cat/3.jpg")
 
 
 def test_a_class_that_train_lacks_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
@@ -123,17 +125,17 @@ def test_a_class_that_train_lacks_is_an_error_that_names_the_folder(tmp_path: Pa
 
 def test_train_alone_is_not_taken_for_a_class(tmp_path: Path) -> None:
     touch(tmp_path, "train/cat/1.jpg", "train/cat/2.jpg", "train/dog/1.jpg")
-    with pytest.raises(DataError, match="has train but none of val, valid, validation, test"):
-        read_labels(tmp_path)
-    assert read_class_folders(tmp_path / "train").classes == ("cat", "dog")
+    for root in (tmp_path, tmp_path / "train"):
+        assert read_labels(root).classes == ("cat", "dog")
+    note = open_splits(LabelSamples, DataOptions(root=str(tmp_path), check=False)).note
+    assert "has only train: 20% of the images of each class held out" in note
 
 
 def test_train_may_be_a_class_of_vehicles(tmp_path: Path) -> None:
     touch(tmp_path, "bus/1.jpg", "bus/2.jpg", "train/1.jpg", "train/2.jpg")
-    (dataset,) = read_labels(tmp_path)
-    assert dataset.classes == ("bus", "train")
+    assert read_labels(tmp_path).classes == ("bus", "train")
 
 
 def test_imagenette_is_found(shared: Path) -> None:
-    train, val = read_labels(shared / "data" / "imagenette")
+    train, val = parse(shared / "data" / "imagenette", ReadOptions("labels"))
     assert (len(train.images), len(val.images), len(train.classes)) == (9469, 3925, 10)

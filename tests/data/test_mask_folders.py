@@ -11,21 +11,14 @@ from PIL import Image
 
 from mobilevit.data.class_names import ADE20K_CLASSES
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats import scenes
-from mobilevit.data.formats.base import EVERYTHING, ReadOptions
+from mobilevit.data.formats.base import ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree
-from mobilevit.data.formats.mask_folders import (
-    FolderPair,
-    find_folders,
-    match_pair,
-    read_masks,
-)
-from mobilevit.data.formats.scenes import (
-    find_ade20k,
-    read_ade20k,
-    read_cityscapes,
-)
+from mobilevit.data.formats.masks import scenes
+from mobilevit.data.formats.masks.folders import Matches, find_images_and_masks, match_masks
+from mobilevit.data.formats.registry import parse
 from mobilevit.data.images import ImageError
+from mobilevit.data.open import open_splits
+from mobilevit.data.options import DataOptions
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from tests.data.factories import image, mask, touch, write, write_cityscapes
 
@@ -34,11 +27,21 @@ def opened(
     root: Path, classes: Sequence[str] | None = None, ignore: int = 255
 ) -> tuple[MaskSamples, str]:
     names = None if classes is None else tuple(classes)
-    dataset = read_masks(root, ReadOptions("masks", names, ignore))
+    (dataset,) = parse(root, ReadOptions("masks", names, ignore), "folders")
     return MaskSamples.from_dataset(dataset), dataset.notes[0]
 
 
 # Folders
+
+
+def find(root: Path) -> tuple[set[str], set[str]]:
+    """The images and masks of a folder, below it."""
+    images, masks = find_images_and_masks(FileTree(root))
+    return tuple({Path(path).relative_to(root).as_posix() for path in x} for x in (images, masks))  # type: ignore[return-value]
+
+
+def match(root: Path) -> Matches:
+    return match_masks(root, *find_images_and_masks(FileTree(root)))
 
 
 @pytest.mark.parametrize(
@@ -55,23 +58,26 @@ def test_train_and_val_may_be_above_or_below(
 ) -> None:
     above, below = tmp_path / "above", tmp_path / "below"
     for split in (train, val):
-        touch(above, f"{split}/{images}/1.jpg", f"{split}/{masks}/1.png")
-        touch(below, f"{images}/{split}/1.jpg", f"{masks}/{split}/1.png")
-    assert find_folders(above) == {
-        "train": FolderPair(above / train / images, above / train / masks),
-        "val": FolderPair(above / val / images, above / val / masks),
-    }
-    assert find_folders(below) == {
-        "train": FolderPair(below / images / train, below / masks / train),
-        "val": FolderPair(below / images / val, below / masks / val),
-    }
+        image(above / f"{split}/{images}/1.jpg", (8, 6))
+        mask(above / f"{split}/{masks}/1.png", 0, 1)
+        image(below / f"{images}/{split}/1.jpg", (8, 6))
+        mask(below / f"{masks}/{split}/1.png", 0, 1)
+    for root in (above, below):
+        dataset = opened(root)[0].dataset
+        assert [len(indices) for indices in dataset.splits.values()] == [1, 1]
+        assert {*dataset.splits} in ({"train", "val"}, {"train", "test"}, {"train", "validation"})
+        for split, (index,) in dataset.splits.items():
+            assert f"/{split}" in dataset.images.name(index).lower().replace("training", "train")
+            assert dataset.masks is not None
+            stored = Path(dataset.masks.name(index))
+            assert stored.is_relative_to(root / (train if split == "train" else val)) or (
+                stored.parent.name == (train if split == "train" else val)
+            )
 
 
 def test_one_pair_is_not_divided(tmp_path: Path) -> None:
-    touch(tmp_path, "images/1.jpg", "images/city/2.jpg", "masks/1.png")
-    assert find_folders(tmp_path) == {
-        EVERYTHING: FolderPair(tmp_path / "images", tmp_path / "masks")
-    }
+    touch(tmp_path, "images/1.jpg", "images/city/2.jpg", "masks/1.png", "other/masks/2.png")
+    assert find(tmp_path) == ({"images/1.jpg", "images/city/2.jpg"}, {"masks/1.png"})
 
 
 @pytest.mark.parametrize(
@@ -84,13 +90,13 @@ def test_one_pair_is_not_divided(tmp_path: Path) -> None:
     ],
 )
 def test_other_folders_are_no_masks(tmp_path: Path, files: list[str]) -> None:
-    assert find_folders(touch(tmp_path, *files)) == {}
+    assert find(touch(tmp_path, *files)) == (set(), set())
 
 
 def test_two_folders_of_masks_are_a_question(tmp_path: Path) -> None:
     touch(tmp_path, "images/1.jpg", "labels/1.png", "masks/1.png", "annotations/1.xml")
-    with pytest.raises(DataError, match='which of its folders "masks", "labels" holds the masks'):
-        find_folders(tmp_path)
+    with pytest.raises(DataError, match='which of its folders "labels", "masks" holds the masks'):
+        find(tmp_path)
 
 
 # Names
@@ -121,13 +127,13 @@ def test_partners_have_one_name(tmp_path: Path) -> None:
         "caf\u00e9.png",
         "7_L.png",
     )
-    matches = match_pair(FolderPair(tmp_path / "images", tmp_path / "masks"))
+    matches = match(tmp_path)
     assert matches.unmatched == []
     found = {
-        one.relative_to(tmp_path / "images").as_posix(): (
-            other.relative_to(tmp_path / "masks").as_posix()
+        Path(one).relative_to(tmp_path / "images").as_posix(): (
+            Path(other).relative_to(tmp_path / "masks").as_posix()
         )
-        for one, other in matches.pairs
+        for one, other in zip(matches.images, matches.masks, strict=True)
     }
     assert found == {
         "1.jpg": "1.png",
@@ -145,49 +151,54 @@ def test_partners_have_one_name(tmp_path: Path) -> None:
 def test_what_lacks_a_partner_is_told(tmp_path: Path) -> None:
     touch(tmp_path / "images", "1.jpg", "2.jpg", "3.jpg", "3.png", "4.jpg")
     touch(tmp_path / "masks", "1.png", "3.png", "4.png", "4_mask.png", "5.png")
-    matches = match_pair(FolderPair(tmp_path / "images", tmp_path / "masks"))
-    assert [(one.name, other.name) for one, other in matches.pairs] == [("1.jpg", "1.png")]
-    told = {path.name: reason for path, reason in matches.unmatched}
-    assert set(told) == {"2.jpg", "3.jpg", "4.png", "5.png"}
-    assert "no mask in" in told["2.jpg"] and "no image in" in told["5.png"]
-    assert told["3.jpg"].endswith("3.jpg, 3.png") and told["4.png"].endswith("4.png, 4_mask.png")
+    matches = match(tmp_path)
+    assert [Path(path).name for path in matches.images + matches.masks] == ["1.jpg", "1.png"]
+    told = {Path(path).name: reason for path, reason in matches.unmatched}
+    assert told == {
+        "2.jpg": "no mask has its name",
+        "3.jpg": "more than one image has its name",
+        "3.png": "more than one image has its name",
+        "4.jpg": "more than one mask has its name",
+        "5.png": "no image has its name",
+    }
 
 
 def test_no_partner_at_all_is_an_error(tmp_path: Path) -> None:
     touch(tmp_path, "images/1.jpg", "images/2.jpg", "masks/one.png")
-    with pytest.raises(DataError, match=r"none of its 2 images has a mask among the 1 of"):
-        match_pair(FolderPair(tmp_path / "images", tmp_path / "masks"))
+    with pytest.raises(DataError, match=r"none of its 2 images has one of its 1 masks"):
+        match(tmp_path)
 
 
 # Classes
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> FolderPair:
+def masks(tmp_path: Path) -> Path:
+    """The folder of masks of three images."""
     for number, values in enumerate([(0, 1), (3, 255), (0, 2)]):
         image(tmp_path / "images" / f"{number}.jpg", (8, 6))
         mask(tmp_path / "masks" / f"{number}.png", *values)
-    return FolderPair(tmp_path / "images", tmp_path / "masks")
+    return tmp_path / "masks"
 
 
-def test_classes_without_names_are_numbered(tmp_path: Path, pair: FolderPair) -> None:
+def test_classes_without_names_are_numbered(tmp_path: Path, masks: Path) -> None:
     samples, how = opened(tmp_path, None, 255)
     assert samples.classes == ("0", "1", "2", "3") and samples.ignore == 255
     assert "3 is the largest value in 3 of 3 masks" in how
     samples, _ = opened(tmp_path, None, 3)
     assert samples.classes[2:4] == ("2", "4") and len(samples.classes) == 255  # 255 is a class
     assert samples.ignore == 255  # the place of none
-    mask(pair.masks / "1.png", 3, 0)
+    mask(masks / "1.png", 3, 0)
     samples, _ = opened(tmp_path, None, 0)
     assert samples.classes == ("1", "2", "3")
     assert np.unique(samples.mask(1)).tolist() == [2, 255]
 
 
-def test_an_unreadable_mask_does_not_hinder_the_look(tmp_path: Path, pair: FolderPair) -> None:
-    (pair.masks / "0.png").write_bytes(b"")
+def test_an_unreadable_mask_does_not_hinder_the_look(tmp_path: Path, masks: Path) -> None:
+    (masks / "0.png").write_bytes(b"")
     samples, _ = opened(tmp_path, None, 255)
     assert len(samples.classes) == 4
-    for path in pair.masks.iterdir():
+    for path in masks.iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError, match=r"none of 3 masks can be read: .*0\.png: empty file"):
         opened(tmp_path, None, 255)
@@ -210,13 +221,13 @@ def test_masks_of_one_class_are_refused(
     assert set(np.unique(samples.mask(0))) == {int(value == 255) for value in values}
 
 
-def test_huge_values_are_not_numbered(tmp_path: Path, pair: FolderPair) -> None:
-    Image.fromarray(np.full((6, 8), 5000, np.uint16)).save(pair.masks / "0.png")
+def test_huge_values_are_not_numbered(tmp_path: Path, masks: Path) -> None:
+    Image.fromarray(np.full((6, 8), 5000, np.uint16)).save(masks / "0.png")
     with pytest.raises(DataError, match="values up to 5000, too many"):
         opened(tmp_path, None, 255)
 
 
-def test_names_come_from_a_file_or_are_given(tmp_path: Path, pair: FolderPair) -> None:
+def test_names_come_from_a_file_or_are_given(tmp_path: Path, masks: Path) -> None:
     given = ["sky", "road", "car", "dog"]
     samples, how = opened(tmp_path, given, 255)
     assert samples.classes == tuple(given) and how == "4 classes by data.classes"
@@ -233,8 +244,8 @@ def test_names_come_from_a_file_or_are_given(tmp_path: Path, pair: FolderPair) -
         samples.relabel(["sky", "road"])
 
 
-def test_given_numbers_are_values(tmp_path: Path, pair: FolderPair) -> None:
-    mask(pair.masks / "1.png", 3, 0)
+def test_given_numbers_are_values(tmp_path: Path, masks: Path) -> None:
+    mask(masks / "1.png", 3, 0)
     samples, _ = opened(tmp_path, ["1", "2", "3"], 0)
     assert np.unique(samples.mask(1)).tolist() == [2, 255]  # stored as 3 and 0
     with pytest.raises(DataError, match=r"data\.classes: the value 0 is ignored"):
@@ -257,15 +268,20 @@ def test_rgb_masks_are_read_by_stated_colours(tmp_path: Path) -> None:
 # ADE20K and Cityscapes
 
 
+def read_as(root: Path, format: str) -> ParsedDataset:
+    (dataset,) = parse(root, ReadOptions("masks"), format)
+    return dataset
+
+
 def test_ade20k_counts_from_one(tmp_path: Path) -> None:
     root = tmp_path / "ADEChallengeData2016"
     for part in ("training", "validation"):
         image(root / "images" / part / "1.jpg", (8, 6))
         mask(root / "annotations" / part / "1.png", 0, 1, 150)
-    assert find_ade20k(tmp_path) == find_ade20k(root) == root
-    assert scenes.ADE20K.matches(FileTree(root), "masks")
-    dataset = read_ade20k(root)
-    val = MaskSamples.from_dataset(dataset, dataset.splits["val"])
+    for found in (tmp_path, root):
+        assert scenes.ADE20K.matches(FileTree(found), "masks")
+    dataset = read_as(root, "ade20k")
+    val = MaskSamples.from_dataset(dataset, dataset.splits["validation"])
     assert len(val.classes) == len(ADE20K_CLASSES) == len(set(ADE20K_CLASSES)) == 150
     assert (val.classes[0], val.classes[149], val.ignore) == ("wall", "flag", 255)
     assert val.mask(0).ravel()[:3].tolist() == [255, 0, 149]
@@ -273,20 +289,25 @@ def test_ade20k_counts_from_one(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"no class has the value 151; classes are 1 to 150"):
         val.mask(0)
     moved = root.rename(tmp_path / "scenes")
-    assert find_ade20k(moved) == moved
     assert not scenes.ADE20K.matches(FileTree(moved), "masks")
     write(moved, "objectInfo150.txt")
     assert scenes.ADE20K.matches(FileTree(moved), "masks")
 
 
 def test_cityscapes_has_19_classes(tmp_path: Path) -> None:
-    dataset = read_cityscapes(write_cityscapes(tmp_path))
+    write_cityscapes(tmp_path)
+    for name in ("gtFine_color", "gtFine_instanceIds"):
+        mask(tmp_path / f"gtFine/train/a/a_000000_{name}.png", 0)
+    write(tmp_path, "gtFine/train/a/a_000000_gtFine_polygons.json", "{}")
+    image(tmp_path / "leftImg8bit/train_extra/a/b_leftImg8bit.png", (8, 6))
+    dataset = read_as(tmp_path, "cityscapes")
     train = MaskSamples.from_dataset(dataset, dataset.splits["train"])
     assert len(train) == 2 and len(train.classes) == 19 and train.ignore == 255
     assert [train.classes[place] for place in (0, 13, 18)] == ["road", "car", "bicycle"]
     assert train.mask(0).ravel()[:5].tolist() == [255, 0, 13, 255, 18]
+    assert dataset.issues == ()
     Path(train.mask_name(1)).unlink()
-    assert len(read_cityscapes(tmp_path).issues) == 1
+    assert len(read_as(tmp_path, "cityscapes").issues) == 1
     (tmp_path / "gtFine" / "val").rename(tmp_path / "gtFine" / "other")
-    with pytest.raises(DataError, match="val of Cityscapes cannot be listed"):
-        read_cityscapes(tmp_path)
+    with pytest.raises(DataError, match="no images in val"):
+        open_splits(MaskSamples, DataOptions(root=str(tmp_path)))

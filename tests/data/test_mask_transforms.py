@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mobilevit.data.formats.base import DatasetBuilder
-from mobilevit.data.formats.masks import MaskFiles, class_values
+from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.masks.values import MaskFiles, class_values
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.open import open_splits

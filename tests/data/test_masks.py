@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import DatasetBuilder
-from mobilevit.data.formats.masks import (
+from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.masks.values import (
     IGNORED,
     MaskFiles,
     class_values,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import ParsedDataset
 from mobilevit.data.formats.files import Paths
-from mobilevit.data.formats.folders import read_class_folders
 from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import (
@@ -28,6 +27,7 @@ from mobilevit.tasks.segmentation.dataset import MaskSamples
 from tests.data.factories import (
     BOXES,
     image,
+    labelled_images,
     mask,
     stems,
     touch,
@@ -81,11 +81,9 @@ def test_every_class_is_in_both_and_no_file_is(
 
 def test_what_is_held_out_survives_a_move_and_new_classes(tmp_path: Path) -> None:
     files = [f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(20)]
-    before = LabelSamples.from_dataset(read_class_folders(touch(tmp_path / "a", *files)))
+    before = labelled_images(touch(tmp_path / "a", *files))
     extra = [f"ant/{i}.jpg" for i in range(9)]
-    after = LabelSamples.from_dataset(
-        read_class_folders(touch(tmp_path / "b", *extra, *reversed(files)))
-    )
+    after = labelled_images(touch(tmp_path / "b", *extra, *reversed(files)))
 
     def held_out(samples: LabelSamples) -> list[str]:
         val = hold_out(samples, 0.2, 0)[1]

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import datasets
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.torchvision import TORCHVISION_SETS, read_torchvision
+from mobilevit.data.formats.labels.torchvision import TORCHVISION_SETS, read_torchvision
 from mobilevit.data.images import open_image
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions

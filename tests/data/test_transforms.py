@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.formats.folders import read_class_folders
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import (
     EpochOrder,
@@ -13,7 +12,6 @@ from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
 )
-from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.transforms import (
@@ -22,6 +20,7 @@ from mobilevit.tasks.classification.transforms import (
     TrainTransform,
 )
 from mobilevit.utils.random import seeded
+from tests.data.factories import labelled_images
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def samples(tmp_path):
         file = tmp_path / "ab"[number % 2] / f"{number}.png"
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(draw.integers(0, 255, (40, 50, 3), np.uint8)).save(file)
-    return LabelSamples.from_dataset(read_class_folders(tmp_path))
+    return labelled_images(tmp_path)
 
 
 def training_set(samples, seed=0, **options):

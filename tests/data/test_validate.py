@@ -530,8 +530,8 @@ def test_all_that_is_wrong_with_masks_is_found_at_once(masked: Path) -> None:
         f"error: {masked / 'train/masks/0.png'}: no class has the value 3, 200; classes are 0 to 2",
         f"error: {masked / 'train/masks/4.png'}: no class has the value 9",
         f"error: {masked / 'train/masks/1.png'}: the mask has 6 x 8 pixels",
-        f"error: {masked / 'train/images/2.png'}: no mask in",
-        f"error: {masked / 'train/masks/3.png'}: no image in",
+        f"error: {masked / 'train/images/2.png'}: no mask has its name",
+        f"error: {masked / 'train/masks/3.png'}: no image has its name",
         f"error: {masked / 'train/images/4.png'}: not an image: a text file",
         f"error: {masked / 'val/masks/9.png'}: empty file",
     ):

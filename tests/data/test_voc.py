@@ -12,15 +12,11 @@ from PIL import Image
 
 from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import ParsedDataset
-from mobilevit.data.formats.files import FileTree
-from mobilevit.data.formats.masks import voc_palette
-from mobilevit.data.formats.voc import (
-    find_mask_folder,
-    looks_like_voc,
-    read_boxes,
-    read_masks,
-)
+from mobilevit.data.formats.base import ParsedDataset, ReadOptions
+from mobilevit.data.formats.masks.values import voc_palette
+from mobilevit.data.formats.masks.voc import find_mask_folder
+from mobilevit.data.formats.objects.voc import looks_like_voc
+from mobilevit.data.formats.registry import parse
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from tests.data.factories import (
@@ -36,7 +32,8 @@ from tests.data.factories import (
 
 
 def read_voc(root: Path) -> ParsedDataset:
-    return read_boxes(FileTree(root))
+    (dataset,) = parse(root, ReadOptions("boxes"), "voc")
+    return dataset
 
 
 def one(root: Path, *things: str, **options: Any) -> BoxSamples:
@@ -301,7 +298,7 @@ def test_folders_state_the_splits(tmp_path: Path) -> None:
     reading = read_voc(tmp_path)
     assert stems(opened(reading, "train")) == ["1"]
     assert stems(opened(reading, "validation")) == ["2"]
-    assert any("3.xml: in no split" in line for line in unused(reading))
+    assert any("3.jpg: in no split" in line for line in unused(reading))
 
 
 def test_years_side_by_side_each_with_their_lists(tmp_path: Path) -> None:
@@ -362,8 +359,13 @@ def test_blood_cells(shared: Path) -> None:
 # masks
 
 
+def read_masks(root: Path) -> ParsedDataset:
+    (dataset,) = parse(root, ReadOptions("masks"), "voc")
+    return dataset
+
+
 def masks(base: Path, split: str) -> MaskSamples:
-    dataset = read_masks(FileTree(base))
+    dataset = read_masks(base)
     return MaskSamples.from_dataset(dataset, dataset.splits[split])
 
 
@@ -423,9 +425,9 @@ def test_voc_in_colours_and_with_other_classes(voc: Path) -> None:
 def test_voc_without_images_or_lists(voc: Path) -> None:
     base = voc / "VOCdevkit" / "VOC2012"
     (base / "ImageSets" / "Segmentation" / "train.txt").unlink()
-    assert list(read_masks(FileTree(voc)).splits) == ["val"]
+    assert list(read_masks(voc).splits) == ["val"]
     (base / "JPEGImages" / "b.jpg").unlink()
     with pytest.raises(DataError, match=r"val\.txt: none of its 1 images exists with its mask"):
-        opened(read_masks(FileTree(voc)), "val", samples_type=MaskSamples)
+        opened(read_masks(voc), "val", samples_type=MaskSamples)
     (base / "ImageSets" / "Segmentation" / "val.txt").unlink()
     assert find_mask_folder(voc) is None

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import ParsedDataset
+from mobilevit.data.formats.base import ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree, read_text
-from mobilevit.data.formats.yolo import (
+from mobilevit.data.formats.objects.yolo import (
     looks_like_data_yaml,
     looks_like_labels,
     parse_line,
@@ -28,7 +28,8 @@ def pair(root: Path, file: str, label: str, line: str = "0 .5 .5 .2 .5") -> None
 
 
 def read_yolo(source: Path) -> ParsedDataset:
-    return read_boxes(FileTree(source))
+    (dataset,) = read_boxes(FileTree(source), ReadOptions("boxes"))
+    return dataset
 
 
 def one(root: Path, text: str) -> BoxSamples:

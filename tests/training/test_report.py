@@ -9,14 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevit.data.formats.folders import read_class_folders
-from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks import get_task
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.report import Curve
 from mobilevit.training.plots import svg
 from mobilevit.training.report import write_report
+from tests.data.factories import labelled_images
 from tests.pages import Page
 
 pytestmark = pytest.mark.slow
@@ -28,7 +27,7 @@ def samples(tmp_path):
         file = tmp_path / "images" / "ab"[number % 2] / f"{number}<i>.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((40, 60, 3), 60 * number, np.uint8)).save(file)
-    return LabelSamples.from_dataset(read_class_folders(tmp_path / "images"))
+    return labelled_images(tmp_path / "images")
 
 
 def history(epochs=3, every=1):

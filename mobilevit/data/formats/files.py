@@ -5,37 +5,37 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 from mobilevit.data.errors import DataError, FileError
 from mobilevit.data.images import IMAGE_EXTENSIONS
 
-IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "jpegimages", "photos"])
+IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "jpegimages", "photos", "leftimg8bit"])
 """Lower-case names of folders that hold images and name no split."""
-_TYPE_FOLDERS = IMAGE_FOLDERS | frozenset(
-    ["labels", "label", "annotations", "annotation", "anns", "ann", "xml", "xmls", "txt", "bboxes"]
-)
+MASK_FOLDERS = frozenset([
+    "masks", "mask", "labels", "label", "annotations", "annotation",
+    "segmentationclass", "semantic_masks", "segmentations", "gtfine",
+])  # fmt: skip
+"""Lower-case names of folders that may hold masks and name no split."""
+_ANNOTATION_FOLDERS = MASK_FOLDERS | {"anns", "ann", "xml", "xmls", "txt", "bboxes"}
+
+VAL_SPLITS = ("val", "valid", "validation", "test")
+"""Splits to evaluate on; the first one found is used."""
 _SPLIT_NAMES = {
-    "train": "train",
+    **{name: name for name in ("train", "trainval", *VAL_SPLITS)},
     "training": "train",
-    "trainval": "trainval",
-    "val": "val",
-    "valid": "valid",
-    "validation": "validation",
-    "test": "test",
     "testing": "test",
 }
 # Left behind by operating systems and archives. Names that begin with a dot are hidden as well.
 _JUNK = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 
 
-class Paths(Sequence[Path]):
+class Paths:
     """File paths in one text buffer; a `Path` is created on access.
 
     A million `Path` objects take hundreds of megabytes, and each worker process copies them,
@@ -61,13 +61,7 @@ class Paths(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, index: int) -> Path: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Path]: ...
-    def __getitem__(self, index: int | slice) -> Path | list[Path]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Path:
         return Path(self.name(index))
 
     def name(self, index: int) -> str:
@@ -75,16 +69,6 @@ class Paths(Sequence[Path]):
         begin = self._ends[index - 1] if index else 0
         name = self._text[begin : self._ends[index]]
         return self._root + os.fsdecode(name[1:]) if name[:1] == b"\0" else os.fsdecode(name)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]  # equal to lists, which have none
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} paths below {self._root or os.curdir}>"
 
 
 class FileTree:
@@ -129,51 +113,36 @@ class FileTree:
         return (", ".join(names[:limit]) or "nothing") + more
 
 
-def list_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Images (by extension) and other files, at any depth."""
+def list_files(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """Images (by extension) and other files at any depth, sorted, without system leftovers.
+
+    Links are followed, each folder once, and under its own name if it has one below `folder`.
+    """
+    images: list[str] = []
     others: list[str] = []
-    images = list(walk_images(os.fspath(folder), None, others))
-    # Written as pathlib does, without a leading ./, so that they equal paths joined from parts.
-    return [path.removeprefix("./") for path in images], [p.removeprefix("./") for p in others]
+    seen: set[tuple[int, int]] = set()
+    waiting = deque([os.fspath(folder)])
+    while waiting:
+        current = waiting.popleft()
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in visible_entries(current):
+            if is_folder(entry):
+                (waiting.append if entry.is_symlink() else waiting.appendleft)(entry.path)
+            else:
+                # Written as pathlib does, without a leading ./
+                is_image = has_image_extension(entry.name) and (
+                    entry.is_file() or entry.is_symlink()
+                )
+                (images if is_image else others).append(entry.path.removeprefix("./"))
+    return sorted(images), sorted(others)
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """The images in a folder and its subfolders, without hidden files and system leftovers."""
-    return [Path(path) for path in walk_images(os.fspath(folder), None, [])]
-
-
-def walk_images(folder: str, excluded: tuple[int, int] | None, others: list[str]) -> Iterator[str]:
-    """Yield paths of images at any depth; other files are added to `others`.
-
-    The folder `excluded` is not entered. Links are followed, each folder once. The order does not
-    depend on the file system.
-    """
-    seen = {excluded}
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        identity = folder_identity(current)
-        if identity in seen:
-            continue
-        seen.add(identity)
-        subfolders = []
-        for entry in visible_entries(current):
-            if is_folder(entry):
-                subfolders.append(entry.path)
-            elif has_image_extension(entry.name) and (entry.is_file() or entry.is_symlink()):
-                yield entry.path
-            else:
-                others.append(entry.path)
-        waiting.extend(reversed(subfolders))
-
-
-def list_folders(folder: Path) -> dict[str, Path]:
-    """The visible subfolders of a folder, by lower-case name."""
-    return {
-        entry.name.lower(): Path(entry.path)
-        for entry in visible_entries(folder)
-        if is_folder(entry)
-    }
+    return [Path(path) for path in list_files(folder)[0]]
 
 
 def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -197,12 +166,6 @@ def has_image_extension(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def folder_identity(folder: str) -> tuple[int, int]:
-    """Device and inode, which all names of a folder share."""
-    status = os.stat(folder)
-    return status.st_dev, status.st_ino
-
-
 def find_split(name: str) -> str | None:
     """The split that a folder or list is named after: `train`, `Train2017`, `valid`."""
     word = re.sub(r"\d+$", "", name.casefold())
@@ -211,7 +174,7 @@ def find_split(name: str) -> str | None:
     return _SPLIT_NAMES.get(word)
 
 
-def find_split_in_path(path: str, root: Path) -> str | None:
+def find_split_in_path(path: str | Path, root: Path) -> str | None:
     """The split that the first such folder of a file below `root` is named after."""
     return _split_of_folder(os.path.dirname(path), root)
 
@@ -227,45 +190,123 @@ def normalize_name(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def match_files(files: Sequence[str], candidates: Iterable[str]) -> list[list[str]]:
+def relative_paths(paths: Iterable[str], folder: Path) -> Iterator[tuple[str, str]]:
+    """The paths that lie below a folder, as they are and relative to it."""
+    prefix = os.path.join(folder, "").removeprefix("./")
+    for path in paths:
+        if path.startswith(prefix):
+            yield path, path[len(prefix) :]
+
+
+def folder_names(path: str | Path, root: Path) -> set[str]:
+    """The names of a file's folders below `root`, for comparison."""
+    return set(map(normalize_name, Path(path).relative_to(root).parts[:-1]))
+
+
+def match_files(
+    files: Sequence[str], candidates: Sequence[str], suffixes: Sequence[str] = ()
+) -> list[list[str]]:
     """For each file, the candidates with the same name apart from the extension.
 
     Their folders must be equal too, apart from folders such as `images`, `labels` or `Annotations`:
     `images/train/1.jpg` belongs to `labels/train/1.txt`, `train/images/1.jpg` to
     `train/labels/1.txt`. If no file at all has a match, folders are ignored, and names that occur
-    once on either side are matched.
+    once on either side are matched. Names of candidates may also end in one of `suffixes`.
     """
-    candidates = list(candidates)
-    matches = _match(files, candidates, _place_key)
+    places, keys = [_place(file) for file in files], [_place(path) for path in candidates]
+    matches = _match(places, keys, candidates, suffixes)
     if any(matches):
         return matches
-    counts = Counter(map(_name_key, files))
-    matches = _match(files, candidates, _name_key)
+    places, keys = [[place[-1]] for place in places], [[key[-1]] for key in keys]
+    matches = _match(places, keys, candidates, suffixes)
+    counts = Counter(place[-1] for place in places)
     return [
-        match if len(match) == 1 and counts[_name_key(file)] == 1 else []
-        for file, match in zip(files, matches, strict=True)
+        match if len(match) == 1 and counts[place[-1]] == 1 else []
+        for match, place in zip(matches, places, strict=True)
     ]
 
 
 def _match(
-    files: Sequence[str], candidates: list[str], key: Callable[[str], str]
+    places: list[list[str]],
+    keys: list[list[str]],
+    candidates: Sequence[str],
+    suffixes: Sequence[str],
 ) -> list[list[str]]:
-    index: dict[str, list[str]] = {}
-    for candidate in candidates:
-        index.setdefault(key(candidate), []).append(candidate)
-    return [index.get(key(file), []) for file in files]
+    index: dict[str, list[str]] = {"/".join(place): [] for place in places}
+    for key, candidate in zip(map("/".join, keys), candidates, strict=True):
+        spellings = (key, *(key.removesuffix(end) for end in suffixes if key.endswith(end)))
+        if (match := next((key for key in spellings if key in index), None)) is not None:
+            index[match].append(candidate)
+    return [index["/".join(place)] for place in places]
 
 
-def _place_key(path: str) -> str:
-    folder, name = os.path.split(os.path.splitext(path)[0])
-    folders = normalize_name(folder).replace(os.sep, "/").split("/")
-    return "/".join(
-        [part for part in folders if part not in _TYPE_FOLDERS] + [normalize_name(name)]
-    )
+def find_files(
+    names: Sequence[str],
+    files: Iterable[str],
+    bases: Sequence[Path],
+    *,
+    root: Path,
+    split: str | None = None,
+) -> list[str | None]:
+    """Find the files that annotations name, wherever they were when these were written.
+
+    A name is a path below one of `bases`, or the end of the path of one of `files`, which are those
+    below `root`. Of several, files outside folders of labels or masks are preferred, then those of
+    `split`, then those near `bases[0]`. If no name at all is found so, names that occur once are
+    searched for without their folders, in all splits.
+
+    Returns:
+        For each name a file; None where there is none, or several are as likely.
+    """
+    by_name: dict[str, list[str]] = {}
+    for file in files:
+        by_name.setdefault(normalize_name(os.path.basename(file)), []).append(file)
+
+    def rank(file: str) -> tuple[bool, bool, int]:
+        own_split = find_split_in_path(file, root)
+        return (
+            folder_names(file, root).isdisjoint(_ANNOTATION_FOLDERS),
+            own_split == split,
+            len(os.path.commonpath([file, bases[0]])),
+        )
+
+    def best(candidates: list[str]) -> str | None:
+        ranks = sorted(((rank(file), file) for file in candidates), reverse=True)
+        tied = len(ranks) > 1 and ranks[0][0] == ranks[1][0]
+        return ranks[0][1] if ranks and not tied else None
+
+    def find(name: str) -> str | None:
+        for path in (os.path.join(base, name) for base in bases):
+            if os.path.isfile(path):
+                return os.path.normpath(path) if ".." in path else path
+        end = _place(name, extension=True)
+        named = by_name.get(end[-1], [])
+        named = [f for f in named if _place(f, extension=True)[-len(end) :] == end]
+        return best([f for f in named if not _other_split(find_split_in_path(f, root), split)])
+
+    names = [name.replace("\\", "/") for name in names]
+    found = [find(name) for name in names]
+    if any(found):
+        return found
+    bare = [normalize_name(os.path.basename(name)) for name in names]
+    counts = Counter(bare)
+    return [best(by_name.get(name, [])) if counts[name] == 1 else None for name in bare]
 
 
-def _name_key(path: str) -> str:
-    return normalize_name(os.path.splitext(os.path.basename(path))[0])
+def _other_split(first: str | None, second: str | None) -> bool:
+    """Whether two splits have different images."""
+    groups = {"valid": "val", "validation": "val"}
+    both = {groups.get(split, split) for split in (first, second) if split is not None}
+    return len(both - {"trainval"}) > 1
+
+
+def _place(path: str, *, extension: bool = False) -> list[str]:
+    """The parts of a path that related files share: without folders of a type, for comparison."""
+    folder, name = os.path.split(normalize_name(path).replace(os.sep, "/"))
+    if not extension:
+        name = os.path.splitext(name)[0].removesuffix("_leftimg8bit")
+    typed = IMAGE_FOLDERS | _ANNOTATION_FOLDERS | {".", ""}
+    return [part for part in folder.split("/") if part not in typed] + [name]
 
 
 def read_text(path: Path) -> str:
@@ -276,6 +317,13 @@ def read_text(path: Path) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise FileError(path, f"not a text in UTF-8 (byte {error.start})") from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text that are not empty, stripped, with their numbers."""
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line := line.strip():
+            yield number, line
 
 
 def read_bytes(path: Path) -> bytes:

@@ -6,20 +6,25 @@ import os
 from collections.abc import Sequence
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats import coco, folders, mask_folders, scenes, voc, yolo
 from mobilevit.data.formats.base import IGNORE, Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree
+from mobilevit.data.formats.labels import folders as class_folders
+from mobilevit.data.formats.masks import folders as mask_folders
+from mobilevit.data.formats.masks import panoptic, scenes
+from mobilevit.data.formats.masks import voc as voc_masks
+from mobilevit.data.formats.objects import coco, voc, yolo
 
 FORMATS: tuple[Format, ...] = (
     scenes.CITYSCAPES,
     voc.FORMAT,
+    voc_masks.FORMAT,
     scenes.ADE20K,
     mask_folders.FORMAT,
     coco.FORMAT,
-    coco.PANOPTIC,
-    coco.WITH_VOC_CLASSES,
+    panoptic.FORMAT,
+    panoptic.WITH_VOC_CLASSES,
     yolo.FORMAT,
-    folders.FORMAT,
+    class_folders.FORMAT,
 )
 """Mask formats are tried in this order: what one matches, later ones may match as well."""
 
@@ -54,32 +59,28 @@ def parse(
     tree = FileTree(root)
     if tree.root.is_file() and tree.root.suffix.lower() in _ARCHIVES:
         raise DataError(f"{tree.root}: is an archive; unpack it, and give the folder")
-    reader = _recognize(tree, options.content) if format == "auto" else known[format]
-    if not reader.states_ignored or options.ignore == IGNORE:
-        if parsed := _read(tree, options, reader):
-            return parsed
-        raise _not_recognized(tree, options.content, [reader])
-    raise DataError(
-        f"{tree.root}: is read as {reader.name}, which states itself what is ignored; data.ignore "
-        "is for folders of images and masks"
-    )
-
-
-def _read(tree: FileTree, options: ReadOptions, format: Format) -> list[ParsedDataset]:
-    if tree.root.is_file() and not format.matches(tree, options.content):
+    automatic = [one for one in known.values() if one.automatic]
+    candidates = automatic if format == "auto" else [known[format]]
+    reader = _recognize(tree, options.content, candidates)
+    if reader.states_ignored and options.ignore != IGNORE:
         raise DataError(
-            f"{tree.root}: is a file that is not read as {format.name}; give a folder, or for "
-            "boxes COCO's .json or YOLO's data.yaml"
+            f"{tree.root}: is read as {reader.name}, which states itself what is ignored; "
+            "data.ignore is for folders of images and masks"
         )
-    return format.read(tree, options)
+    return reader.read(tree, options)
 
 
-def _recognize(tree: FileTree, content: Content) -> Format:
-    candidates = [format for format in formats_with(content).values() if format.automatic]
+def _recognize(tree: FileTree, content: Content, candidates: Sequence[Format]) -> Format:
     matching = (format for format in candidates if format.matches(tree, content))
     first = next(matching, None)
     if first is None:
-        raise _not_recognized(tree, content, candidates)
+        looked = "; ".join(format.looks_for for format in candidates)
+        if tree.root.is_file():
+            raise DataError(f"{tree.root}: is a file that is not recognised; looked for {looked}")
+        raise DataError(
+            f"{tree.root}: no data set with {content} recognised; looked for {looked}; it has "
+            f"{tree.contents()}"
+        )
     if content == "boxes" and (others := list(matching)):
         # Masks of one data set may be stored in two ways; boxes in two formats are two data sets.
         names = sorted(format.name for format in (first, *others))
@@ -88,13 +89,3 @@ def _recognize(tree: FileTree, content: Content) -> Format:
             f"to read, such as --data.format {names[0]}"
         )
     return first
-
-
-def _not_recognized(tree: FileTree, content: Content, formats: Sequence[Format]) -> DataError:
-    looked = "; ".join(format.looks_for for format in formats)
-    if tree.root.is_file():
-        return DataError(f"{tree.root}: is a file that is not recognised; looked for {looked}")
-    return DataError(
-        f"{tree.root}: no data set with {content} recognised; looked for {looked}; it has "
-        f"{tree.contents()}"
-    )

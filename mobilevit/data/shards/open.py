@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.folders import VAL_SPLITS
+from mobilevit.data.formats.files import VAL_SPLITS
 from mobilevit.data.shards.index import FORMAT, INDEX, UNFINISHED, read_index, require_scale
 from mobilevit.data.shards.samples import Shard, ShardSamples
 from mobilevit.data.shards.tables import HUB, holds_tables, open_tables

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.folders import VAL_SPLITS
+from mobilevit.data.formats.files import VAL_SPLITS
 from mobilevit.data.shards.index import require_scale
 from mobilevit.data.shards.samples import Shard, ShardSamples
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import Issue
-from mobilevit.data.formats.masks import (
+from mobilevit.data.formats.masks.values import (
     IGNORED,
     MAX_VALUE,
     MaskSource,

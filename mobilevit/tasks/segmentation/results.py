@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mobilevit.data.formats.masks import voc_palette
+from mobilevit.data.formats.masks.values import voc_palette
 from mobilevit.tasks.base import Colour
 from mobilevit.tasks.results import ClassScore, Prediction, Predictions
 from mobilevit.tasks.visualize import OPACITY, colour_mask, draw_mask

@@ -15,6 +15,7 @@ from PIL.ImageFile import ImageFile
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import IGNORE
+from mobilevit.data.formats.files import Paths
 from mobilevit.data.images import ImageError, image_facts, orientation_of, pillow, upright
 
 MAX_VALUE = 65535
@@ -62,7 +63,7 @@ class MaskSource(ABC):
 class MaskFiles(MaskSource):
     """Masks with a file each."""
 
-    files: Sequence[Path]
+    files: Paths
     colours: Colours | None = None
     """What the colours of RGB masks stand for."""
 

@@ -1,0 +1,1 @@
+"""Formats that give an image one class."""

@@ -1,0 +1,105 @@
+"""Masks of Pascal VOC: palette PNGs, listed in text files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mobilevit.data.class_names import VOC_CLASSES
+from mobilevit.data.formats.base import IGNORE, Format, ParsedDataset, ReadOptions
+from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.files import FileTree, Paths, read_lines
+from mobilevit.data.formats.masks.folders import UNMATCHED_FILES
+from mobilevit.data.formats.masks.values import (
+    MaskFiles,
+    class_values,
+    read_class_file,
+    voc_palette,
+)
+
+_LISTS = {"train": ("train_aug", "trainaug", "train"), "val": ("val",)}
+
+
+def find_mask_folder(root: Path) -> Path | None:
+    """The folder, `root` or one in it, with VOC's layout and a list of validation images."""
+    for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (base / "JPEGImages").is_dir() and _list_file(base, "val"):
+            return base
+    return None
+
+
+def read_masks(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
+    """Read palette PNGs, listed in ImageSets/Segmentation or `list`; 255 is ignored.
+
+    Training images are listed in `train_aug.txt` or `trainaug.txt` (VOC and SBD), else in
+    `train.txt`. Lines may hold two paths: image and mask. Masks are in SegmentationClass or else in
+    SegmentationClassAug; RGB masks are read by VOC's colours. Classes are VOC's unless a class file
+    in the folder names others.
+    """
+    base = find_mask_folder(tree.root) or tree.root
+    builder = DatasetBuilder(base, "voc", "Pascal VOC", content="masks")
+    masks: list[Path] = []
+    for split in _LISTS:
+        if (file := _list_file(base, split)) is None:
+            continue
+        builder.splits[split], builder.origins[split] = [], str(file)
+        missing = []
+        for image, mask in _listed_pairs(base, file):
+            if image.is_file() and mask.is_file():
+                builder.add_image(image, split=split)
+                masks.append(mask)
+            else:
+                lacks = f"its mask {mask} is missing" if image.is_file() else "no such file"
+                missing.append((image, f"is listed in {file.name}, but {lacks}"))
+        if missing and not builder.splits[split]:
+            message = f"none of its {len(missing)} images exists with its mask"
+            builder.add_issue(file, message, split=split, skippable=False)
+            continue
+        for image, why in missing:
+            builder.add_issue(image, why, category=UNMATCHED_FILES, split=split)
+    stated = read_class_file(base, IGNORE)
+    classes = class_values(dict(enumerate(VOC_CLASSES)) if stated is None else stated.names)
+    palette = {colour: value for value, colour in enumerate(voc_palette())}
+    colours = palette if stated is None or stated.colours is None else stated.colours
+    source = MaskFiles(
+        values=classes.values,
+        ignore=IGNORE,
+        files=Paths(masks, root=base),
+        colours=colours,
+    )
+    return [builder.build(classes.classes, masks=source)]
+
+
+def _listed_pairs(base: Path, file: Path) -> Iterator[tuple[Path, Path]]:
+    for _, line in read_lines(file):
+        if "/" in line and len(both := line.split()) == 2:
+            image, mask = both
+            yield base / image.lstrip("/"), base / mask.lstrip("/")
+        else:
+            images = [base / "JPEGImages" / f"{line}{end}" for end in (".jpg", ".jpeg", ".png")]
+            folders = ("SegmentationClass", "SegmentationClassAug")
+            masks = [base / folder / f"{line}.png" for folder in folders]
+            yield _first_file(images), _first_file(masks)
+
+
+def _list_file(base: Path, split: str) -> Path | None:
+    for name in _LISTS[split]:
+        for folder in (base / "ImageSets" / "Segmentation", base / "list"):
+            if (file := folder / f"{name}.txt").is_file():
+                return file
+    return None
+
+
+def _first_file(paths: list[Path]) -> Path:
+    """The first path that is a file, or the first one."""
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+FORMAT = Format(
+    name="voc",
+    display_name="Pascal VOC",
+    contents=frozenset(["masks"]),
+    looks_for="Pascal VOC (JPEGImages and ImageSets/Segmentation/val.txt)",
+    matches=lambda tree, content: find_mask_folder(tree.root) is not None,
+    read=read_masks,
+)

@@ -1,0 +1,1 @@
+"""Formats that annotate objects: boxes, or outlines that are drawn as masks."""

@@ -1,0 +1,377 @@
+"""COCO's JSON: boxes, and masks drawn from outlines."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilevit.data.class_names import VOC_CLASSES
+from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import (
+    EVERYTHING,
+    Content,
+    Format,
+    ParsedDataset,
+    ReadOptions,
+)
+from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.files import (
+    FileTree,
+    find_files,
+    find_split,
+    join_names,
+    list_files,
+    normalize_name,
+)
+
+JSON_DEPTH = 3
+"""How many levels below the data set's folder JSON files are searched for."""
+COCO_IDS_OF_VOC = (5, 2, 16, 9, 44, 6, 3, 17, 62, 21, 67, 18, 19, 4, 1, 64, 20, 63, 7, 72)
+"""COCO's category id of each VOC class but background."""
+VOC_PLACES = {number: place for place, number in enumerate(COCO_IDS_OF_VOC, start=1)}
+"""COCO's category id -> index of its class in VOC."""
+
+_REQUIRED = ("images", "annotations", "categories")
+# Beginnings of the names of other JSON files, which may lie next to those of instances.
+_OTHER_PREFIXES = ("captions", "person", "panoptic", "stuff", "image")
+_NAN = float("nan")
+
+
+def read_objects(
+    file: Path,
+    root: Path | None = None,
+    *,
+    content: Content = "boxes",
+    split: str | None = None,
+    voc_classes: bool = False,
+) -> ParsedDataset:
+    """Read the objects of a COCO JSON file.
+
+    Classes are its categories in order of id. Images without annotations and boxes that are not
+    four numbers are kept; the latter are left out and counted later.
+
+    Args:
+        root: the data set's folder; by default that of the JSON, or the one above `annotations`.
+        split: the split that the JSON holds.
+        voc_classes: map categories to the classes of Pascal VOC; others are background.
+    """
+    format = "coco_voc" if voc_classes else "coco"
+    source = CocoFile(file, root, split, format, content)
+    labels: dict[int, int | None] = {n: label for label, n in enumerate(source.categories)}
+    classes = tuple(source.categories.values())
+    if voc_classes:
+        labels, classes = {number: VOC_PLACES.get(number) for number in labels}, VOC_CLASSES
+    if content == "masks" and source.complete and not source.has_outlines():
+        raise DataError(f"{file}: its objects have only boxes, without outlines for masks")
+    with_objects = {
+        image
+        for running, image, where, entry in source.annotations()
+        if _add_object(source, image, where, entry, labels, running)
+    }
+    builder = source.builder
+    images = range(len(builder.files))
+    if split is not None:
+        builder.splits[split] = list(images)
+    if content == "masks" and split == "train" and (empty := len(images) - len(with_objects)):
+        builder.splits[split] = sorted(with_objects)
+        builder.notes.append(f"{empty} images without objects are not trained on")
+    return builder.build(
+        classes, category_ids=tuple(source.categories) if content == "boxes" else None
+    )
+
+
+def _add_object(
+    source: CocoFile,
+    image: int,
+    where: str,
+    entry: dict[str, Any],
+    labels: dict[int, int | None],
+    running: int,
+) -> bool:
+    """Add the object of an annotation, and return whether it has a class."""
+    category = to_integer(entry.get("category_id"))
+    if category not in labels:
+        source.report_category(where, entry.get("category_id"), image)
+        return False
+    if (label := labels[category]) is None:
+        return False
+    corners = to_corners(entry.get("bbox"))
+    outline: Any = ()
+    if source.builder.content == "masks":
+        try:
+            outline = to_outline(entry.get("segmentation"))
+            if not outline and not all(map(math.isfinite, corners)):
+                raise ValueError("neither segmentation nor bbox")
+        except (TypeError, ValueError) as error:
+            message = f"an object cannot be drawn: {error!r}"
+            source.builder.add_issue(where, message, image=image)
+            return True
+    number = to_integer(entry.get("id"))
+    source.builder.add_box(
+        image,
+        corners,
+        label,
+        outline=outline,
+        crowd=to_integer(entry.get("iscrowd")) not in (None, 0),
+        area=_number(entry.get("area")),
+        box_id=running if number is None else number,
+    )
+    return True
+
+
+class CocoFile:
+    """A COCO JSON whose images and categories are read; what is wrong becomes an issue.
+
+    Images are searched for by `file_name` next to the JSON and in `root`, then anywhere in `root`.
+    """
+
+    def __init__(
+        self, file: Path, root: Path | None, split: str | None, format: str, content: Content
+    ) -> None:
+        if root is None:
+            root = file.parent
+            if normalize_name(root.name) in ("annotations", "annotation"):
+                root = root.parent
+        self.file = file
+        self.builder = DatasetBuilder(root, format, _DISPLAY_NAMES[format], content=content)
+        if split is not None:
+            self.builder.splits[split], self.builder.origins[split] = [], file.name
+        self.categories: dict[int, str] = {}
+        """Id -> name, in order of id."""
+        self.images: dict[int | str, int] = {}
+        """Id -> index."""
+        data = self._load(keep_outlines=content == "masks")
+        self.complete = data is not None
+        """Whether the file has all that it must have."""
+        self._annotations: list[Any] = [] if data is None else data["annotations"]
+        if data is not None:
+            self._read_categories(data["categories"])
+            self._read_images(data["images"])
+
+    def annotations(self) -> Iterator[tuple[int, int, str, dict[str, Any]]]:
+        """Running number, image, name for messages and content of each annotation of an image."""
+        for running, entry in enumerate(self._annotations, start=1):
+            if not isinstance(entry, dict):
+                self._fatal(f"annotation number {running} is {entry!r:.100}")
+                continue
+            where = f"{self.file}: annotation {entry.get('id', f'number {running}')}"
+            owner = _image_key(entry.get("image_id"))
+            image = None if owner is None else self.images.get(owner)
+            if image is None:
+                message = f"no image has its image_id {entry.get('image_id')!r}"
+                self.builder.add_issue(where, message)
+            else:
+                yield running, image, where, entry
+
+    def has_outlines(self) -> bool:
+        return any("segmentation" in entry for entry in self._annotations)
+
+    def report_category(self, where: str, number: Any, image: int) -> None:
+        message = f"no category has its category_id {number!r}"
+        self.builder.add_issue(where, message, image=image)
+
+    def _fatal(self, message: str) -> None:
+        self.builder.add_issue(self.file, message, skippable=False)
+
+    def _load(self, *, keep_outlines: bool) -> dict[str, Any] | None:
+        try:
+            # Outlines are most of the file; without masks they need not stay in memory.
+            hook = None if keep_outlines else _without_outline
+            data = json.loads(self.file.read_bytes(), object_hook=hook)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deep
+            reason = f"not JSON: {error}"
+        else:
+            if not isinstance(data, dict):
+                reason = f"not COCO's format: a {type(data).__name__} instead of an object"
+            elif missing := [key for key in _REQUIRED if not isinstance(data.get(key), list)]:
+                reason = f"not COCO's format: lacks the {join_names('list', missing)}"
+            else:
+                return data
+        self._fatal(reason)
+        return None
+
+    def _read_categories(self, entries: list[Any]) -> None:
+        names: dict[int, str] = {}
+        for entry in entries:
+            number, name = to_integer(_get(entry, "id")), _get(entry, "name")
+            if number is None or name is None or not str(name).strip():
+                self._fatal(f"category without id or name: {entry!r:.100}")
+            elif number in names:
+                self._fatal(f"two categories have the id {number}")
+            else:
+                names[number] = str(name).strip()
+        repeated = [name for name, times in Counter(names.values()).items() if times > 1]
+        if repeated:
+            numbers = [number for number, name in names.items() if name in repeated]
+            self._fatal(
+                f"{join_names('class', repeated)} stated more than once, by the ids {numbers}"
+            )
+        self.categories = dict(sorted(names.items()))
+
+    def _read_images(self, entries: list[Any]) -> None:
+        valid: list[dict[str, Any]] = []
+        for entry in entries:
+            number, name = _image_key(_get(entry, "id")), _get(entry, "file_name")
+            if number is None or not isinstance(name, str) or not name:
+                self._fatal(f"image without id or file_name: {entry!r:.100}")
+            elif number in self.images:
+                self._fatal(f"two images have the id {number}")
+            else:
+                self.images[number] = len(valid)
+                valid.append(entry)
+        numeric = all(isinstance(number, int) for number in self.images)
+        root = self.builder.root
+        names = [entry["file_name"] for entry in valid]
+        bases, split = [self.file.parent, root], _split_of(self.file, root)
+        paths = find_files(names, list_files(root)[0], bases, root=root, split=split)
+        for entry, number, path in zip(valid, self.images, paths, strict=True):
+            size = to_integer(entry.get("height")), to_integer(entry.get("width"))
+            image = self.builder.add_image(
+                root / entry["file_name"] if path is None else path,
+                annotation_file=self.file,
+                size=(size[0] or 0, size[1] or 0),
+                image_id=int(number) if numeric else None,
+            )
+            if path is None:
+                message = f"{entry['file_name']} (image id {entry['id']})"
+                self.builder.add_missing(self.file, message, image=image)
+
+
+def looks_like_coco(file: Path, *, panoptic: bool = False) -> bool:
+    """Whether a file contains COCO's keys, and `segments_info` or not; it is not parsed."""
+    try:
+        with file.open("rb") as opened:
+            if not os.fstat(opened.fileno()).st_size:
+                return False
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                keys = (b'"%s"' % key.encode() for key in _REQUIRED)
+                starts = text[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+                complete = starts and all(text.find(key) >= 0 for key in keys)
+                return complete and (text.find(b'"segments_info"') >= 0) == panoptic
+    except OSError:
+        return False
+
+
+def to_corners(bbox: Any) -> tuple[float, float, float, float]:
+    """x, y, width, height -> x1, y1, x2, y2; NaN where they are not four numbers."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return _NAN, _NAN, _NAN, _NAN
+    x, y, width, height = map(_number, bbox)
+    return x, y, x + width, y + height
+
+
+def to_outline(segmentation: Any) -> list[np.ndarray] | dict[str, Any]:
+    """Polygons of at least three points, or COCO's run-length encoding; empty for other values."""
+    if isinstance(segmentation, list):
+        return [np.array(xy, np.float64) for xy in segmentation if len(xy) >= 6]
+    return segmentation if isinstance(segmentation, dict) else []
+
+
+def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _get(entry: Any, key: str) -> Any:
+    return entry.get(key) if isinstance(entry, dict) else None
+
+
+def _number(value: Any) -> float:
+    """A number, perhaps written as text; NaN for anything else."""
+    if isinstance(value, float):
+        return value
+    try:
+        return float(value) if isinstance(value, int | float | str) else _NAN
+    except (ValueError, OverflowError):
+        return _NAN
+
+
+def _image_key(value: Any) -> int | str | None:
+    """An image's id: an integer where it can be read as one, else a text; else None."""
+    number = to_integer(value)
+    return value if number is None and isinstance(value, str) else number
+
+
+def to_integer(value: Any) -> int | None:
+    """An integer of at most 64 bits, perhaps written as text; None for anything else."""
+    if not isinstance(value, int):
+        number = _number(value)
+        if not math.isfinite(number) or number != int(number):
+            return None
+        value = int(number)
+    return int(value) if -(2**63) <= value < 2**63 else None
+
+
+# Recognition
+
+
+def find_jsons(tree: FileTree, *, panoptic: bool = False) -> dict[str, Path]:
+    """Split -> its JSON of objects, or of panoptic segments; `EVERYTHING` -> the only one.
+
+    Raises:
+        DataError: a split has several.
+    """
+    jsons = tree.with_extension(".json", depth=JSON_DEPTH)
+    by_split: dict[str, list[Path]] = {}
+    for path in jsons:
+        if looks_like_coco(path, panoptic=panoptic):
+            by_split.setdefault(_split_of(path, tree.folder) or EVERYTHING, []).append(path)
+    if len(by_split) > 1:  # next to files of splits, others are something else
+        by_split.pop(EVERYTHING, None)
+    found = {}
+    for split, paths in by_split.items():
+        instances = [path for path in paths if not path.stem.startswith(_OTHER_PREFIXES)] or paths
+        if len(instances) > 1:
+            names = ", ".join(str(path.relative_to(tree.root)) for path in instances[:5])
+            raise DataError(f"{tree.root}: has several JSON files, {names}; give the one to read")
+        found[split] = instances[0]
+    return found
+
+
+def _split_of(file: Path, root: Path) -> str | None:
+    """The split in the name of a JSON, or else of the innermost folder that is named after one."""
+    words = re.split(r"[-_.]", file.stem)
+    splits = map(find_split, [*words, *reversed(file.relative_to(root).parent.parts)])
+    return next((split for split in splits if split is not None), None)
+
+
+def _matches(tree: FileTree, content: Content) -> bool:
+    if tree.root.is_file():
+        return tree.root.suffix.lower() == ".json"
+    return any(map(looks_like_coco, tree.with_extension(".json", depth=JSON_DEPTH)))
+
+
+def _read(
+    tree: FileTree, options: ReadOptions, *, voc_classes: bool = False
+) -> list[ParsedDataset]:
+    read = partial(read_objects, content=options.content, voc_classes=voc_classes)
+    if tree.root.is_file():
+        return [read(tree.root)]
+    return [read(file, tree.root, split=split or None) for split, file in find_jsons(tree).items()]
+
+
+_DISPLAY_NAMES = {
+    "coco": "COCO",
+    "coco_panoptic": "COCO panoptic",
+    "coco_voc": "COCO with the classes of Pascal VOC",
+}
+FORMAT = Format(
+    name="coco",
+    display_name=_DISPLAY_NAMES["coco"],
+    contents=frozenset(["boxes", "masks"]),
+    looks_for="COCO (a .json with images, annotations and categories)",
+    matches=_matches,
+    read=_read,
+)
