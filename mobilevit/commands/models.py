@@ -10,8 +10,8 @@ import copy
 import textwrap
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -40,20 +40,13 @@ PEAK = (
     "operator; a runtime that splits it holds 4 x heads x P x N^2 bytes or more."
 )
 """The definition of peak activation memory."""
-PRODUCTS = {
-    torch.ops.aten.convolution: "convolution",
-    torch.ops.aten.mm: "linear",
-    torch.ops.aten.addmm: "linear",
-    torch.ops.aten.bmm: "attention",
+STEM, HEAD = "stem, stage1", "head"
+PARTS = {
+    "stem": STEM,
+    "stage1": STEM,
+    **{name: name for name in ("stage2", "stage3", "stage4", "stage5")},
 }
-"""Operator -> the field of `Cost` that its products count for in these networks."""
-STAGES = {
-    "stem, stage1": ("backbone.stem", "backbone.stage1"),
-    **{f"stage{number}": (f"backbone.stage{number}",) for number in (2, 3, 4, 5)},
-}
-"""Rows of a summary -> the modules that each covers, in the order they run."""
-HEAD = "head"
-"""The last row: everything after the backbone."""
+"""Module of the backbone -> the row of a summary that it belongs to; all else is the head."""
 FIGURES = ("parameters", "conv", "linear", "attention", "MACs", "peak")
 """Heads of the columns that `Cost.figures` fills."""
 
@@ -83,13 +76,10 @@ class Cost:
     def total(cls, costs: Iterable[Cost]) -> Cost:
         """The sums of several costs, and the largest of their peaks."""
         costs = list(costs)
-        return cls(
-            parameters=sum(cost.parameters for cost in costs),
-            convolution=sum(cost.convolution for cost in costs),
-            linear=sum(cost.linear for cost in costs),
-            attention=sum(cost.attention for cost in costs),
-            peak_bytes=max(cost.peak_bytes for cost in costs),
-        )
+        sums = {
+            field.name: sum(getattr(cost, field.name) for cost in costs) for field in fields(cls)
+        }
+        return cls(**sums | {"peak_bytes": max(cost.peak_bytes for cost in costs)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,19 +244,17 @@ def describe(
     if size < 32:
         raise ValueError(f"size must be at least 32 (pixels of an image's side), not {size}")
 
-    def measure(name: str, size: int) -> tuple[Stage, ...]:
-        return _measure_stages(
-            name,
-            size,
-            num_classes=num_classes,
-            patch_sizes=patch_sizes,
-            output_stride=output_stride,
-        )
-
+    options = {
+        "num_classes": num_classes,
+        "patch_sizes": patch_sizes,
+        "output_stride": output_stride,
+    }
     if model is None:
-        costs = {name: Cost.total(stage.cost for stage in measure(name, size)) for name in VARIANTS}
+        costs = {
+            name: Cost.total(s.cost for s in _stages(name, size, options)) for name in VARIANTS
+        }
         return ModelTable(size=size, costs=costs)
-    stages, doubled = measure(model, size), measure(model, 2 * size)
+    stages, doubled = (_stages(model, side, options) for side in (size, 2 * size))
     return ModelSummary(name=model, size=size, stages=stages, doubled=doubled)
 
 
@@ -279,51 +267,23 @@ def count_macs(network: nn.Module, size: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def _measure_stages(
-    name: str, size: int, *, num_classes: int | None, **options: Any
-) -> tuple[Stage, ...]:
+def _stages(name: str, size: int, options: dict[str, Any]) -> tuple[Stage, ...]:
     with torch.device("meta"):
-        network: Any = build(name, num_classes=num_classes, **options).eval()
-        backbone: Any = build(name, features_only=True, **options).eval()
+        network: Any = build(name, **options).eval()
         images = torch.empty(1, 3, size, size)
-    # Not in inference mode, where attention would reach the counter as one unknown operator.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        backbone: Any = build(name, features_only=True, **options | {"num_classes": None})
         outputs = network(images)
-    flops, peaks = counter.get_flop_counts(), peak_activations(network, images)
-    with torch.no_grad():
-        shapes = [tuple(x.shape[1:]) for x in backbone(images)]
-
-    stages: list[Stage] = []
-    root = type(network).__name__
-    for (stage, paths), shape, info in zip(
-        STAGES.items(), shapes, backbone.feature_info, strict=True
-    ):
-        parts = [network.get_submodule(path) for path in paths]
-        cost = Cost(
-            parameters=sum(weight.numel() for part in parts for weight in part.parameters()),
-            **_count_products(*(flops.get(f"{root}.{path}", {}) for path in paths)),
-            peak_bytes=peaks[stage],
+    costs = measure(network, images)
+    stages = []
+    for info, sides in zip(backbone.feature_info, backbone.feature_sizes(size, size), strict=True):
+        shape, part = (info.channels, *sides), PARTS[info.name]
+        tokens = _tokens(backbone.get_submodule(info.name), shape)
+        stages.append(
+            Stage(name=part, shape=shape, stride=info.stride, tokens=tokens, cost=costs[part])
         )
-        tokens = _tokens(parts[-1], shape)
-        stages.append(Stage(name=stage, shape=shape, stride=info.stride, tokens=tokens, cost=cost))
-    total, before = _count_products(flops["Global"]), Cost.total(one.cost for one in stages)
-    head = Cost(
-        parameters=sum(weight.numel() for weight in network.parameters()) - before.parameters,
-        **{field: count - getattr(before, field) for field, count in total.items()},
-        peak_bytes=peaks[HEAD],
-    )
     logits = outputs if isinstance(outputs, Tensor) else outputs[0]
     shape = tuple(logits.shape[1:])
-    return *stages, Stage(name=HEAD, shape=shape, stride=None, tokens=None, cost=head)
-
-
-def _count_products(*flops: Mapping[Any, int]) -> dict[str, int]:
-    """Multiply-accumulates by field of `Cost`, from counts by operator."""
-    macs: Counter[str] = Counter()
-    for counts in flops:
-        for operator, count in counts.items():
-            macs[PRODUCTS[operator]] += count // 2  # a FLOP is a multiplication or an addition
-    return {field: macs[field] for field in PRODUCTS.values()}
+    return *stages, Stage(name=HEAD, shape=shape, stride=None, tokens=None, cost=costs[HEAD])
 
 
 def _tokens(stage: nn.Module, shape: tuple[int, ...]) -> Tokens | None:
@@ -341,35 +301,54 @@ def _tokens(stage: nn.Module, shape: tuple[int, ...]) -> Tokens | None:
     return None
 
 
-class ActivationMemory(TorchDispatchMode):
-    """Entered together with inference mode, tracks the bytes of living tensors."""
+class CostCounter(TorchDispatchMode):
+    """Entered together with inference mode, counts products and the bytes of living tensors."""
 
     def __init__(self, alive: int) -> None:
         super().__init__()
         self.alive = alive
         self.peaks: dict[str, int] = {}
+        self.products: Counter[tuple[str, str]] = Counter()
+        """By part of the network and field of `Cost`."""
         self.begin("")
 
-    def begin(self, stage: str, *_: object) -> None:
-        """Attribute what follows to `stage`; the other arguments are those of a module's hook."""
-        self.stage = stage
-        self.peaks[stage] = self.alive
+    def begin(self, part: str, *_: object) -> None:
+        """Attribute what follows to `part`; the other arguments are those of a module's hook."""
+        self.part = part
+        self.peaks.setdefault(part, self.alive)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.scaled_dot_product_attention.default and result.is_meta:
+        if func is ATEN.scaled_dot_product_attention.default and result.is_meta:
             # Real kernels lay their output out as the query, so that heads join without a copy.
             result = torch.empty_like(args[0])
+        if func in PRODUCTS:
+            field, count = PRODUCTS[func]
+            self.products[self.part, field] += count(result, *args)
         given, returned = _storages((args, kwargs)), _storages(result)
         for key in returned.keys() - given.keys():  # excludes views and results in place
             size = returned[key].nbytes()
             self.alive += size
             weakref.finalize(returned[key], self._free, size)
-        self.peaks[self.stage] = max(self.peaks[self.stage], self.alive)
+        self.peaks[self.part] = max(self.peaks[self.part], self.alive)
         return result
 
     def _free(self, size: int) -> None:
         self.alive -= size
+
+
+ATEN = torch.ops.aten
+PRODUCTS: dict[Any, tuple[str, Callable[..., int]]] = {
+    ATEN.conv2d.default: ("convolution", lambda y, x, weight, *_: y.numel() * weight[0].numel()),
+    ATEN.linear.default: ("linear", lambda y, x, *_: y.numel() * x.shape[-1]),
+    ATEN.matmul.default: ("attention", lambda y, scores, keys: y.numel() * keys.shape[-2]),
+    ATEN.scaled_dot_product_attention.default: (
+        "attention",
+        lambda y, queries, keys, *_: 2 * y.numel() * keys.shape[-2],
+    ),
+}
+"""Operation in inference mode -> the field of `Cost` that its products count for, and their number
+from its result and its arguments."""
 
 
 def _storages(tree: object) -> dict[int, torch.UntypedStorage]:
@@ -378,18 +357,33 @@ def _storages(tree: object) -> dict[int, torch.UntypedStorage]:
     return {id(storage): storage for storage in storages}
 
 
-def peak_activations(network: Network, images: Tensor) -> dict[str, int]:
-    """The most bytes alive at once in each of `STAGES` and in the `HEAD`; see `PEAK`.
+def measure(network: Network, images: Tensor) -> dict[str, Cost]:
+    """The cost of each of `PARTS` and of the `HEAD`, as `MACS` and `PEAK` define it.
 
     Meta tensors take no memory; on other devices the network is run, with the same result.
     """
-    network, memory = fuse(network), ActivationMemory(images.nbytes)
-    for stage, paths in STAGES.items():
-        network.get_submodule(paths[0]).register_forward_pre_hook(partial(memory.begin, stage))
-    network.backbone.register_forward_hook(partial(memory.begin, HEAD))
-    with torch.inference_mode(), memory:
-        network(images)
-    return memory.peaks
+    parameters: Counter[str] = Counter()
+    for name, weight in network.named_parameters():
+        module, _, _ = name.removeprefix("backbone.").partition(".")
+        parameters[PARTS.get(module, HEAD)] += weight.numel()
+    fused, counter = fuse(network), CostCounter(images.nbytes)
+    for module, part in PARTS.items():
+        hook = partial(counter.begin, part)
+        fused.backbone.get_submodule(module).register_forward_pre_hook(hook)
+    fused.backbone.register_forward_hook(partial(counter.begin, HEAD))
+    with torch.inference_mode(), counter:
+        fused(images)
+    return {
+        part: Cost(
+            parameters=parameters[part],
+            peak_bytes=counter.peaks[part],
+            **{
+                field: counter.products[part, field]
+                for field in ("convolution", "linear", "attention")
+            },
+        )
+        for part in (*dict.fromkeys(PARTS.values()), HEAD)
+    }
 
 
 def _millions(count: int) -> str:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.export import ExportedProgram
 
 from mobilevit.exports.backends.base import Backend, FileSummary
 from mobilevit.exports.backends.coreml.graph import Float16Selector, translate
-from mobilevit.exports.backends.coreml.interpreter import Program, name_of
+from mobilevit.exports.backends.coreml.interpreter import Program
 from mobilevit.exports.backends.coreml.quantize import (
     PALETTES,
     compress_weights,
@@ -30,6 +29,7 @@ from mobilevit.exports.spec import ExportError, FileMetadata
 from mobilevit.exports.toolchain import quiet, require
 from mobilevit.exports.wrap import PreparedModel
 from mobilevit.tasks import get_task
+from mobilevit.utils.devices import use_threads
 
 SYSTEMS = "iOS 17, iPadOS 17, macOS 14, tvOS 17, watchOS 10"
 """The oldest systems that run the packages."""
@@ -86,7 +86,7 @@ def _convert(program: ExportedProgram, prepared: PreparedModel) -> Any:
     precision = ct.precision.FLOAT32
     if metadata.precision == "fp16":
         # Raw logits and masks have no operations behind the network that need more digits.
-        precise = any(_dtype(name) == torch.float32 for name in prepared.output_names)
+        precise = any(_dtype(name) == "float32" for name in prepared.output_names)
         selector = Float16Selector() if precise and not metadata.raw else None
         precision = ct.transform.FP16ComputePrecision(selector)
     try:
@@ -94,7 +94,7 @@ def _convert(program: ExportedProgram, prepared: PreparedModel) -> Any:
             program,
             inputs=[_input(ct, prepared)],
             outputs=[
-                ct.TensorType(name=name, dtype=np.dtype(name_of(_dtype(name))).type)
+                ct.TensorType(name=name, dtype=np.dtype(_dtype(name)).type)
                 for name in prepared.output_names
             ],
             convert_to="mlprogram",
@@ -179,13 +179,9 @@ class CoremlRunner:
         return self.interpret(images) if self.model is None else self.predict(images)
 
     def interpret(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            outputs = self.program(**{self._input.name: torch.from_numpy(self._nchw(images))})
-        finally:
-            torch.set_num_threads(before)
-        return tuple(outputs[name].numpy() for name in self._outputs)
+        with use_threads(self.threads):
+            outputs = self.program(**{self._input.name: self._nchw(images)})
+        return tuple(outputs[name] for name in self._outputs)
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         value: Any = self._nchw(images)
@@ -237,7 +233,7 @@ def describe_input(program: Program) -> str:
     texts = [str(low) if low == high else f"{low}..{high}" for low, high in size_ranges(feature)]
     if feature.type.WhichOneof("Type") == "imageType":
         return f"{feature.name}: RGB image [{', '.join(texts[2:])}]"
-    return f"{feature.name}: {name_of(program.inputs[feature.name].dtype)} [{', '.join(texts)}]"
+    return f"{feature.name}: {program.inputs[feature.name].dtype} [{', '.join(texts)}]"
 
 
 def _describe_outputs(program: ExportedProgram, prepared: PreparedModel) -> Iterator[str]:
@@ -247,12 +243,12 @@ def _describe_outputs(program: ExportedProgram, prepared: PreparedModel) -> Iter
         letters = iter(("batch",) if prepared.spec.dynamic == "batch" else ("height", "width"))
         value = node.meta["val"]
         sizes = (str(one) if isinstance(one, int) else next(letters) for one in value.shape)
-        yield f"{name}: {name_of(_dtype(name))} [{', '.join(sizes)}]"
+        yield f"{name}: {_dtype(name)} [{', '.join(sizes)}]"
 
 
-def _dtype(output: str) -> torch.dtype:
+def _dtype(output: str) -> str:
     """The type of an output: the only integers of Core ML's outputs are int32."""
-    return torch.int32 if output in ("labels", "mask") else torch.float32
+    return "int32" if output in ("labels", "mask") else "float32"
 
 
 @contextlib.contextmanager

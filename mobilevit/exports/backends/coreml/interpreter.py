@@ -1,82 +1,57 @@
-"""An interpreter of Core ML programs in torch, to check packages on any machine.
+"""An interpreter of Core ML programs, to check packages on any machine.
 
 It runs the saved package: its graph, the stored weights, their decompression and the types of all
-values. Float16 values are summed in float32 and each result is rounded to float16, the least
-rounding of any device. How a device's kernels sum, and which of its units runs an operation, shows
-only on that device.
+values. coremltools computes most operations, as it does to fold constants, and torch those that it
+cannot compute. Float16 values are summed in float32 and each result is rounded to float16, the
+least rounding of any device. How a device's kernels sum, and which of its units runs an operation,
+shows only on that device.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from mobilevit.exports.backends.coreml.mil_ops import OPERATIONS
-from mobilevit.exports.backends.coreml.mil_shape_ops import SHAPE_OPERATIONS, Function
-from mobilevit.exports.backends.coreml.mil_types import TYPES, MilError
-
-Value = Tensor | str | list[Tensor]
-Shape = tuple[int | None, ...]
-"""None where a size is dynamic."""
+from mobilevit.exports.backends.coreml.operations import OPERATIONS, MilError, tensor
+from mobilevit.exports.toolchain import quiet
 
 
 @dataclass(frozen=True)
 class TensorType:
     """Type and shape of a tensor in a program."""
 
-    dtype: torch.dtype
-    shape: Shape
+    dtype: str
+    shape: tuple[int | None, ...]
+    """None where a size is dynamic."""
 
     def __str__(self) -> str:
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
-        return f"{name_of(self.dtype)} [{sizes}]"
+        return f"{self.dtype} [{sizes}]"
 
-    def fits(self, value: Tensor) -> bool:
+    def fits(self, value: Any) -> bool:
         return (
-            value.dtype == self.dtype
+            str(value.dtype) == self.dtype
             and value.ndim == len(self.shape)
             and all(
-                wanted in (None, size) for wanted, size in zip(self.shape, value.shape, strict=True)
+                want in (None, size) for want, size in zip(self.shape, value.shape, strict=True)
             )
         )
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation."""
-
-    operation: str
-    name: str
-    function: Function
-    inputs: Mapping[str, Any]
-    """Name -> coremltools' variable, or a list of them."""
-    outputs: tuple[Any, ...]
-    types: tuple[TensorType, ...]
-    free: tuple[Any, ...]
-    """Variables that no later step reads."""
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """The name of a type, such as `float32`."""
-    return str(dtype).removeprefix("torch.")
 
 
 class Program:
     """A saved ML program of one function."""
 
     def __init__(self, path: Path) -> None:
+        self._mil: Any = importlib.import_module("coremltools.converters.mil.mil")
         spec, weights = _read(path)
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
-        self._types: Any = importlib.import_module("coremltools.converters.mil.mil").types
         try:
             program = load(spec, spec.specificationVersion, weights)
         except (RuntimeError, ValueError) as error:  # as the reader of weights puts it
@@ -85,118 +60,92 @@ class Program:
             raise MilError(
                 f"{path} has the functions {', '.join(program.functions)}, not only main"
             )
-        main = program.functions["main"]
+        main = self._main = program.functions["main"]
         self.description = spec.description
         self.metadata = dict(spec.description.metadata.userDefined)
-        self._inputs = dict(main.inputs)
         self.inputs = {name: self._type(variable) for name, variable in main.inputs.items()}
-        self.outputs = {variable.name: self._type(variable) for variable in main.outputs}
-        self._outputs = tuple(main.outputs)
         self.compressed: Counter[str] = Counter()
         """Compressed constants by their type: `int8`, `palette of 16`."""
-        self._constants: dict[Any, Tensor | str] = {}
-        self.steps = self._steps(main.operations)
+        self._constants: dict[Any, Any] = {}
+        self.steps: list[Any] = []
+        """Operations by coremltools, those on constants left out."""
+        for step in main.operations:
+            if step.op_type == "const":
+                self._constants[step.outputs[0]] = step.outputs[0].val
+            elif step.op_type.startswith("constexpr_"):
+                lut = step.inputs.get("lut")
+                self.compressed[f"palette of {lut.val.size}" if lut is not None else "int8"] += 1
+                self._constants[step.outputs[0]] = step.materialized_val_inference()
+            else:
+                self.steps.append(step)
+        self._last_use = {v: step for step in self.steps for v in _variables(step)}
 
     def _type(self, variable: Any) -> TensorType:
-        name = self._types.builtin_to_string(variable.dtype)
-        if name not in TYPES:
-            raise MilError(
-                f"the program's {variable.name} is of type {name}, which is not supported"
-            )
-        symbolic = importlib.import_module("coremltools.converters.mil.mil.types.symbolic")
-        shape = (None if symbolic.is_symbolic(size) else int(size) for size in variable.shape)
-        return TensorType(TYPES[name], tuple(shape))
+        name = np.dtype(self._mil.types.nptype_from_builtin(variable.dtype)).name
+        symbolic = self._mil.types.symbolic.is_symbolic
+        shape = (None if symbolic(size) else int(size) for size in variable.shape)
+        return TensorType(name, tuple(shape))
 
-    def _steps(self, operations: Any) -> list[Step]:
-        steps = []
-        uses: Counter[Any] = Counter(self._outputs)
-        for operation in operations:
-            uses.update(v for value in operation.inputs.values() for v in _variables(value))
-        for operation in operations:
-            op_type, name = operation.op_type, operation.name
-            if op_type == "const":
-                self._constants[operation.outputs[0]] = _constant(operation.outputs[0].val)
-                continue
-            function = OPERATIONS.get(op_type)
-            if function is None:
-                raise MilError(f"Core ML's {op_type} ({name}) is not implemented")
-            inputs = {key: value for key, value in operation.inputs.items() if value is not None}
-            known = inspect.signature(function).parameters
-            if not inputs.keys() <= known.keys():
-                extra = ", ".join(sorted(inputs.keys() - known.keys()))
-                raise MilError(
-                    f"Core ML's operation {op_type} ({name}): {extra} is not implemented"
-                )
-            free = []
-            for variable in {v for value in inputs.values() for v in _variables(value)}:
-                uses[variable] -= sum(
-                    v is variable for value in inputs.values() for v in _variables(value)
-                )
-                if not uses[variable] and variable not in self._constants:
-                    free.append(variable)
-            outputs = tuple(operation.outputs)
-            types = tuple(map(self._type, outputs))
-            step = Step(op_type, name, function, inputs, outputs, types, tuple(free))
-            if op_type.startswith("constexpr_"):
-                self._decompress(step)
-            else:
-                steps.append(step)
-        return steps
-
-    def _decompress(self, step: Step) -> None:
-        self._run(step, self._constants)
-        if step.operation == "constexpr_lut_to_dense":
-            lut = self._constants[step.inputs["lut"]]
-            assert isinstance(lut, Tensor)
-            self.compressed[f"palette of {lut.numel()}"] += 1
-        else:
-            data = self._constants[step.inputs["quantized_data"]]
-            assert isinstance(data, Tensor)
-            self.compressed[name_of(data.dtype)] += 1
-
-    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+    def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Run the program on inputs by name, and return its outputs by name."""
         if inputs.keys() != self.inputs.keys():
             raise MilError(f"the program takes {', '.join(self.inputs)}, not {', '.join(inputs)}")
-        values: dict[Any, Tensor | str] = dict(self._constants)
+        values = dict(self._constants)
         for name, value in inputs.items():
             if not self.inputs[name].fits(value):
-                found = TensorType(value.dtype, tuple(value.shape))
+                found = TensorType(str(value.dtype), value.shape)
                 raise MilError(f"the program's {name} is {self.inputs[name]}, not {found}")
-            values[self._inputs[name]] = value
-        with torch.inference_mode():
+            values[self._main.inputs[name]] = value
+        with torch.inference_mode(), quiet():
             for step in self.steps:
-                self._run(step, values)
-        return {variable.name: _tensor(values[variable]) for variable in self._outputs}
+                values |= zip(step.outputs, self._run(step, values), strict=True)
+                for variable in set(_variables(step)):
+                    if self._last_use[variable] is step and variable not in self._main.outputs:
+                        del values[variable]
+        return {variable.name: values[variable] for variable in self._main.outputs}
 
-    def _run(self, step: Step, values: dict[Any, Tensor | str]) -> None:
-        """Compute one step's outputs, and free what no later step needs."""
-        exact = step.operation in SHAPE_OPERATIONS
+    def _run(self, step: Any, values: dict[Any, Any]) -> Iterator[Any]:
+        """The results of one operation, in their types in the program."""
 
-        def value(variable: Any) -> Tensor | str:
-            found = values[variable]
-            half = isinstance(found, Tensor) and found.dtype == torch.float16
-            return found.float() if half and isinstance(found, Tensor) and not exact else found
+        def wide(variable: Any) -> Any:
+            value = values[variable]
+            if isinstance(value, np.bool):
+                return bool(value)  # which coremltools passes on to NumPy
+            half = getattr(value, "dtype", None) == np.float16
+            return tensor(value).float().numpy()[()] if half else value
 
-        arguments: dict[str, Any] = {
-            key: [value(v) for v in item] if isinstance(item, (list, tuple)) else value(item)
-            for key, item in step.inputs.items()
+        inputs = {
+            name: [wide(v) for v in item] if isinstance(item, list | tuple) else wide(item)
+            for name, item in step.inputs.items()
+            if item is not None
         }
-        results = step.function(**arguments)
-        if isinstance(results, Tensor):
-            results = (results,)
-        for variable, expected, result in zip(step.outputs, step.types, results, strict=True):
-            if expected.dtype == torch.float16 and result.dtype == torch.float32:
-                result = result.half()
-            if not expected.fits(result):
-                found = TensorType(result.dtype, tuple(result.shape))
-                raise MilError(
-                    f"Core ML's operation {step.operation} ({step.name}) returns {found}, in the "
-                    f"program {expected}"
-                )
-            values[variable] = result
-        for variable in step.free:
-            del values[variable]
+        label = f"Core ML's operation {step.op_type} ({step.name})"
+        try:
+            results = self._results(step.op_type, inputs)
+        except (IndexError, TypeError, ValueError) as error:
+            raise MilError(f"{label}: {error}") from error
+        for variable, result in zip(step.outputs, results, strict=True):
+            expected = self._type(variable)
+            if result is None:
+                raise MilError(f"{label} is not implemented")
+            value = np.asarray(result)
+            if expected.dtype == "float16" and value.dtype == np.float32:
+                value = tensor(value).half().numpy()  # NumPy is ten times as slow
+            if not expected.fits(value):
+                found = TensorType(str(value.dtype), value.shape)
+                raise MilError(f"{label} returns {found}, in the program {expected}")
+            yield value if value.ndim else value[()]
+
+    def _results(self, operation: str, inputs: dict[str, Any]) -> list[Any]:
+        if operation in OPERATIONS:
+            tensors = OPERATIONS[operation](**inputs)
+            tensors = (tensors,) if isinstance(tensors, torch.Tensor) else tensors
+            return [result.numpy() for result in tensors]
+        with self._mil.Function({}, self._main.opset_version):
+            folded = getattr(self._mil.Builder, operation)(**inputs)
+        if operation == "dequantize":  # not folded, since it is smaller than its result
+            return [folded.op.materialized_val_inference()]
+        return [v.val for v in (folded if isinstance(folded, list | tuple) else [folded])]
 
     @property
     def types(self) -> Counter[str]:
@@ -204,29 +153,16 @@ class Program:
 
         Layers with a dequantized input count as int8, which a device can compute them in.
         """
-        rounded = {
-            output
-            for step in self.steps
-            if step.operation == "dequantize"
-            for output in step.outputs
-        }
         counts: Counter[str] = Counter()
         for step in self.steps:
-            if step.operation in ("quantize", "dequantize"):
+            source = step.inputs["x"].op if step.op_type in ("conv", "linear") else None
+            if step.op_type in ("quantize", "dequantize"):
                 counts["rounding to 8 bits"] += 1
-            elif step.operation in ("conv", "linear") and step.inputs["x"] in rounded:
+            elif source is not None and source.op_type == "dequantize":
                 counts["int8"] += 1
             else:
-                counts[name_of(step.types[0].dtype)] += 1
+                counts[self._type(step.outputs[0]).dtype] += 1
         return counts
-
-    @property
-    def operations(self) -> Counter[str]:
-        return Counter(step.operation for step in self.steps)
-
-    @property
-    def rank(self) -> int:
-        return max(len(one.shape) for step in self.steps for one in step.types)
 
 
 def _read(path: Path) -> tuple[Any, str]:
@@ -244,19 +180,7 @@ def _read(path: Path) -> tuple[Any, str]:
     return spec, str(folder / "weights")
 
 
-def _variables(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _constant(value: Any) -> Tensor | str:
-    if isinstance(value, str):
-        return value
-    array = np.array(value)  # a copy: the original is read-only
-    if array.dtype.kind not in "biuf":
-        raise MilError(f"constants of type {array.dtype} are not supported")
-    return torch.from_numpy(array)
-
-
-def _tensor(value: Tensor | str) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
+def _variables(step: Any) -> list[Any]:
+    """All variables that an operation reads."""
+    items = (item for item in step.inputs.values() if item is not None)
+    return [v for item in items for v in (item if isinstance(item, list | tuple) else [item])]

@@ -1,0 +1,148 @@
+"""The operations of Core ML that coremltools knows without being able to compute them, in torch.
+
+A function's parameters are the operation's inputs by their names in coremltools' documentation, as
+NumPy arrays and numbers. Anything not implemented is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobilevit.exports.spec import ExportError
+
+Array = np.ndarray
+
+
+class MilError(ExportError):
+    """A Core ML program has something that is not implemented here."""
+
+
+def unsupported(operation: str, **inputs: object) -> MilError:
+    """The error for inputs of an operation that are not implemented here."""
+    values = ", ".join(f"{name} {value!r}" for name, value in inputs.items())
+    return MilError(f"Core ML's operation {operation} with {values} is not implemented")
+
+
+def tensor(array: Any) -> Tensor:
+    """A tensor of an array's values, which may be read-only."""
+    array = np.asarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def conv(
+    x: Array,
+    weight: Array,
+    strides: Array,
+    pad_type: str,
+    pad: Array,
+    dilations: Array,
+    groups: int,
+    bias: Array | None = None,
+) -> Tensor:
+    """Convolution of `[B, C, H, W]`."""
+    if x.ndim != 4 or pad_type not in ("valid", "custom"):
+        raise unsupported("conv", rank=x.ndim, pad_type=pad_type)
+    top, bottom, left, right = pad.tolist() if pad_type == "custom" else [0] * 4
+    return F.conv2d(
+        F.pad(tensor(x), (left, right, top, bottom)),
+        tensor(weight),
+        None if bias is None else tensor(bias),
+        stride=strides.tolist(),
+        dilation=dilations.tolist(),
+        groups=int(groups),
+    )
+
+
+def avg_pool(
+    x: Array,
+    kernel_sizes: Array,
+    strides: Array,
+    pad_type: str,
+    pad: Array,
+    exclude_padding_from_average: bool,
+    ceil_mode: bool,
+) -> Tensor:
+    """Means over windows of `[B, C, H, W]`."""
+    if x.ndim != 4 or pad.any() or pad_type not in ("valid", "custom") or ceil_mode:
+        raise unsupported("avg_pool", rank=x.ndim, pad_type=pad_type, pad=pad, ceil_mode=ceil_mode)
+    return F.avg_pool2d(tensor(x), kernel_sizes.tolist(), strides.tolist())
+
+
+def instance_norm(
+    x: Array, epsilon: float, gamma: Array | None = None, beta: Array | None = None
+) -> Tensor:
+    """Normalize `[B, C, *D]` over the axes D."""
+    weight, bias = (None if values is None else tensor(values) for values in (gamma, beta))
+    return F.instance_norm(tensor(x), weight=weight, bias=bias, eps=float(epsilon))
+
+
+def topk(
+    x: Array,
+    k: int,
+    axis: int,
+    ascending: bool,
+    sort: bool,
+    return_indices: bool,
+    output_indices_dtype: str,
+) -> tuple[Tensor, Tensor]:
+    """The largest values and their indices, of equal ones the first, which NumPy's sort is not."""
+    if not sort or not return_indices:
+        raise unsupported("topk", sort=sort, return_indices=return_indices)
+    values, indices = tensor(x).sort(dim=int(axis), descending=not ascending, stable=True)
+    first = (part.narrow(int(axis), 0, int(k)) for part in (values, indices))
+    values, indices = first
+    return values, indices.to(getattr(torch, output_indices_dtype))
+
+
+def _grid(size: int, target: int, mode: str) -> Tensor:
+    """Where samples are taken along an axis, `[target]` in float64."""
+    steps = torch.arange(target, dtype=torch.float64)
+    if mode == "UNALIGN_CORNERS":
+        return ((steps + 0.5) * size / target - 0.5).clamp(0, size - 1)
+    if mode == "STRICT_ALIGN_CORNERS":
+        return steps * ((size - 1) / max(target - 1, 1))
+    raise unsupported("resize", sampling_mode=mode)
+
+
+def resize_bilinear(
+    x: Array, target_size_height: int, target_size_width: int, sampling_mode: str
+) -> Tensor:
+    """`[..., H, W]` -> `[..., height, width]`, as products with matrices of two values a row."""
+    matrices = []
+    for size, target in zip(x.shape[-2:], (target_size_height, target_size_width), strict=True):
+        at = _grid(size, int(target), sampling_mode)
+        low = at.floor().long().clamp(max=size - 1)
+        high = (low + 1).clamp(max=size - 1)
+        share = (at - low)[:, None]
+        eye = torch.eye(size, dtype=torch.float64)
+        matrices.append((eye[low] * (1 - share) + eye[high] * share).float())
+    return matrices[0] @ tensor(x) @ matrices[1].mT
+
+
+def resize(
+    x: Array, shape: Array, resized_dims: int, interpolation_mode: str, sampling_mode: str
+) -> Tensor:
+    """`[..., H, W]` to a size that the program can compute."""
+    if int(resized_dims) != 2 or interpolation_mode != "LINEAR" or 0 in shape:
+        raise unsupported(
+            "resize", resized_dims=int(resized_dims), mode=interpolation_mode, shape=shape.tolist()
+        )
+    return resize_bilinear(x, shape[-2], shape[-1], sampling_mode)
+
+
+OPERATIONS: Mapping[str, Callable[..., Tensor | tuple[Tensor, ...]]] = {
+    "conv": conv,
+    "avg_pool": avg_pool,
+    "instance_norm": instance_norm,
+    "topk": topk,
+    "resize_bilinear": resize_bilinear,
+    "resize": resize,
+    "silu": lambda x: F.silu(tensor(x)),
+}
+"""Operations by name."""
