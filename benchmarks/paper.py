@@ -64,11 +64,7 @@ def processor_times(result: Benchmark) -> dict[tuple[str, str], float]:
 
     On one thread this is the elapsed time of an idle machine, and other processes change it less.
     """
-    return {
-        (row.model.name, row.setting.runtime): row.timing.cpu_ms
-        for row in result.rows
-        if row.timing is not None
-    }
+    return {(row.model, row.runtime): row.cpu_ms for row in result.rows if row.cpu_ms is not None}
 
 
 def comparison(

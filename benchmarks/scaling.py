@@ -100,13 +100,12 @@ def main() -> None:
 
     found: dict[tuple[str, str], dict[int, Row]] = {}
     for row in result.rows:
-        if row.timing is not None:
-            key = row.model.name, row.setting.runtime
-            found.setdefault(key, {})[row.setting.size] = row
+        if row.cpu_ms is not None:
+            found.setdefault((row.model, row.runtime), {})[row.size] = row
     heads = ("", *(f"{size} px" for size in sizes), "exponent", "of the last two")
     tables = {
-        "ms": lambda row: row.timing.cpu_ms,
-        "MB while running": lambda row: (row.memory.running_bytes or 0) / 1e6,
+        "ms": lambda row: row.cpu_ms,
+        "MB while running": lambda row: (row.running_bytes or 0) / 1e6,
     }
     for unit, value in tables.items():
         lines = []

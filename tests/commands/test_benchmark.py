@@ -17,7 +17,7 @@ from mobilevit import __main__ as cli
 from mobilevit.commands.benchmark import measure as bench_measure
 from mobilevit.commands.benchmark.checks import input_images
 from mobilevit.commands.benchmark.command import benchmark
-from mobilevit.commands.benchmark.measure import Worker, WorkerError, measure
+from mobilevit.commands.benchmark.measure import Worker, measure
 from mobilevit.commands.benchmark.models import ModelSpec, find_subjects
 from mobilevit.commands.benchmark.report import JSON, PLOT, TABLE, Benchmark, Row
 from mobilevit.commands.export import sample_images
@@ -60,26 +60,26 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Benchmark, Path]:
 
 def test_rows_have_times_memory_and_agreement(report: tuple[Benchmark, Path]) -> None:
     result, folder = report
-    assert [row.setting.runtime for row in result.rows] == ["torch", "onnx"]
+    assert [row.runtime for row in result.rows] == ["torch", "onnx"]
     assert result.exit_code == 0
     for row in result.rows:
-        timing, opening, size = row.timing, row.memory.opening_bytes, row.file.bytes
-        assert row.why == "" and timing and timing.runs == 3 and timing.warmup == 1
-        assert 0 < timing.min_ms <= timing.median_ms <= timing.p90_ms and timing.cpu_ms > 0
-        assert row.startup and row.startup.opening_ms and row.startup.first_run_ms
+        opening, size = row.opening_bytes, row.file_bytes
+        assert row.why == "" and row.runs == 3 and row.warmup == 1
+        assert row.min_ms and row.median_ms and row.p90_ms and row.cpu_ms
+        assert 0 < row.min_ms <= row.median_ms <= row.p90_ms and row.cpu_ms > 0
+        assert row.opening_ms and row.first_run_ms and row.resize_ms
         assert size and size > 3e6 and opening and opening > size / 4
-        assert row.agreement is not None and row.agreement.good and row.agreement.same == 1
-        assert row.agreement.difference is not None and row.agreement.difference < 1e-3
-        assert row.model.accuracy is not None and row.model.accuracy.value == 0.8
+        assert row.agrees and row.same == 1
+        assert row.difference is not None and row.difference < 1e-3
+        assert (row.accuracy, row.accuracy_metric) == (0.8, "top1")
     raw, whole = result.rows
-    assert raw.timing and raw.timing.ratio == raw.timing.cpu_ratio == 1
+    assert raw.ratio == raw.cpu_ratio == 1
     assert raw.version == f"torch {torch.__version__}"
-    assert (raw.model.end_to_end, whole.model.end_to_end) == (False, True)
+    assert (raw.end_to_end, whole.end_to_end) == (False, True)
     assert whole.version is not None and whole.version.startswith("onnxruntime ")
-    assert raw.model.macs and whole.model.macs is None
-    raw_around, whole_around = result.around
-    assert raw_around.values_ms is not None and raw_around.after_ms is not None
-    assert whole_around.values_ms is None and whole_around.after_ms is None
+    assert raw.macs and whole.macs is None
+    assert raw.normalize_ms is not None and raw.postprocess_ms is not None
+    assert whole.normalize_ms is None and whole.postprocess_ms is None
     assert str(folder) in str(result)
 
 
@@ -89,7 +89,7 @@ def test_files_hold_every_figure(report: tuple[Benchmark, Path]) -> None:
     assert {"device", "cores", "os", "python", "load_before"} <= values["machine"].keys()
     for row in values["rows"]:
         assert row.keys() == {item.name for item in fields(Row)}
-        assert row["timing"]["median_ms"] > 0
+        assert row["median_ms"] > 0
     assert len(values["rows"]) == 2
     assert (folder / "out" / TABLE).read_text().strip() == str(result)
     drawing = (folder / "out" / PLOT).read_text()
@@ -100,12 +100,11 @@ def test_new_weights_have_their_own_bound() -> None:
     pytest.importorskip("onnxscript")
     result = benchmark("mobilevit_xxs@32", runtime=["onnx"], runs=1, warmup=1)
     (row,) = result.rows
-    assert row.why == "" and row.timing is not None
-    assert row.timing.ratio == 1 and row.timing.ratio_quartiles is None
-    assert row.file.operations and row.file.bytes and row.file.writing_s
-    assert row.file.placement is None and row.model.source == "new weights"
-    assert row.agreement is not None and row.agreement.good
-    assert row.agreement.difference is None and row.agreement.deviation < 1e-3  # type: ignore[operator]
+    assert row.why == "" and row.ratio == 1 and row.ratio_quartiles is None
+    assert row.operations and row.file_bytes and row.writing_s
+    assert row.placement is None and row.source == "new weights"
+    assert row.agrees and row.difference is None
+    assert row.deviation is not None and row.deviation < 1e-3
     assert "predictions mean nothing: mobilevit_xxs" in str(result)
 
 
@@ -125,59 +124,90 @@ def test_what_can_not_be_is_a_row_with_the_reason(report: tuple[Benchmark, Path]
     reasons = [row.why for row in result.rows]
     assert "one image at a time" in reasons[0] and "64 px; export one for 96 px" in reasons[1]
     assert reasons[2] == "" and reasons[3] == "torch has no int8"
-    assert [row.setting.size for row in result.rows] == [64, 96, 48, 48]
-    assert result.rows[2].setting.batch == 2 and result.rows[2].agreement.good  # type: ignore[union-attr]
-    assert result.rows[2].model.accuracy is None  # it was measured at 64 px
-    text = str(result)
-    assert "1: the file takes one image at a time" in text
+    assert [row.size for row in result.rows] == [64, 96, 48, 48]
+    assert result.rows[2].batch == 2 and result.rows[2].agrees
+    assert result.rows[2].accuracy is None  # it was measured at 64 px
+    assert "onnx, fp32, 1 thread, batch 2: the file takes one image at a time" in str(result)
     assert result.exit_code == 0
 
 
-def test_what_a_process_does_not_survive_is_a_reason(tmp_path: Path) -> None:
+def test_what_a_process_does_not_survive_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = {"do": "run", "threads": 1, "timed": True, "label": "nothing", "runtime": "torch"}
     (found,) = measure([task], tmp_path, warmup=1, runs=1)
-    assert found.why == "KeyError: 'output'" and not found.wall_ms
-    worker = Worker(task, tmp_path / "killed")
-    worker.process.kill()
-    worker.process.wait()
-    with pytest.raises(WorkerError, match=r"KeyError|SIGKILL \(out of memory\?\)"):
-        worker.ask()
-    worker.close()
+    assert found == {"why": "KeyError: 'output'"}
+    killed = tmp_path / "killed.sh"
+    killed.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(bench_measure.sys, "executable", str(killed))
+    assert Worker(task, tmp_path / "again").why == (
+        "its process was ended by SIGKILL (out of memory?)"
+    )
 
 
-class Clock:
-    """Answers as a worker does whose runs take so long."""
+class Clock(Worker):
+    """A worker whose runs take so long, which dies at the task's own `dies` of its turns."""
 
     asked: ClassVar[list[str]] = []
 
     def __init__(self, task: dict[str, Any], folder: Path) -> None:
-        self.label, self.ms, self.timed = task["label"], task["ms"], task["timed"]
+        self.task, self.why, self.turns, self.facts = task, "", 0, {"version": "a clock"}
+        self.wall_ms, self.cpu_ms, self.rounds = [], [], {}
 
     def ask(self, *words: object) -> dict[str, Any]:
-        if words and words[0] == "run":
-            self.asked.append(self.label)
-            times = [self.ms] * int(str(words[1]))
-            return {"wall_ms": times, "cpu_ms": times}
-        return {"version": "a clock"}
+        if self.why or words[0] != "run":
+            return {}
+        self.asked.append(self.task["label"])
+        self.turns += 1
+        if self.turns == self.task.get("dies"):
+            self.why = "it died"
+            return {}
+        times = [self.task["ms"]] * int(str(words[1]))
+        return {"wall_ms": times, "cpu_ms": times}
 
     def close(self) -> None:
         pass
 
 
-def test_networks_take_turns_in_groups_that_share_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_measure, "TOGETHER", 3)
     monkeypatch.setattr(bench_measure, "PAUSE", 0)
     monkeypatch.setattr(Clock, "asked", [])
     monkeypatch.setattr(bench_measure, "Worker", Clock)
+
+
+@pytest.mark.usefixtures("clocks")
+def test_networks_take_turns_in_groups_that_share_the_first(tmp_path: Path) -> None:
     tasks = [{"label": str(i), "ms": float(i + 1), "timed": i != 2} for i in range(6)]
     found = measure(tasks, tmp_path, warmup=1, runs=25)
-    assert [len(one.wall_ms) for one in found] == [50, 25, 0, 25, 25, 25]
-    assert [set(one.ratios) for one in found] == [{1.0}, {2.0}, set(), {4.0}, {5.0}, {6.0}]
-    assert found[2].facts == {"version": "a clock"}
+    assert [one.get("runs") for one in found] == [50, 25, None, 25, 25, 25]
+    assert [one.get("ratio") for one in found] == [1, 2, None, 4, 5, 6]
+    assert found[1]["ratio_quartiles"] == (2, 2) and found[1]["cpu_ratio"] == 2
+    assert found[2]["version"] == "a clock" and "not timed" in found[2]["why"]
     orders = ["".join(Clock.asked[3 + 3 * i : 6 + 3 * i]) for i in range(10)]
     assert all(set(order) == set("013") for order in orders) and len(set(orders)) > 1
+
+
+@pytest.mark.usefixtures("clocks")
+@pytest.mark.parametrize(
+    ("turn", "ratios"),
+    [
+        (1, [None, 1, 1.5, 2]),  # in the warm-up
+        (6, [None, 1, 1.5, 2]),
+        (16, [None, None, None, 1]),  # in the second group, which no other of the first was in
+    ],
+)
+def test_ratios_are_to_the_next_network_if_the_first_fails(
+    tmp_path: Path, turn: int, ratios: list[float | None]
+) -> None:
+    tasks = [{"label": str(i), "ms": float(i + 1), "timed": True} for i in range(4)]
+    tasks[0]["dies"] = turn
+    found = measure(tasks, tmp_path, warmup=1, runs=10)
+    assert [one.get("ratio") for one in found] == ratios
+    assert found[0] == {"version": "a clock", "why": "it died"}
+    assert [one["median_ms"] for one in found[1:]] == [2, 3, 4]
 
 
 def test_model_specs() -> None:
@@ -196,7 +226,6 @@ def test_model_specs() -> None:
         ("mobilevit_xxs:patch_sizes", "written like mobilevit_xs:patch_sizes=8,4,2"),
         ("mobilevit_xxs:patches=2", "has no option patches; it has .*patch_sizes"),
         ("mobilevit_xxs:patch_sizes=2", "patch_sizes=2: "),
-        ("mobilevit_xxs:in_channels=1", "takes 1 channels; the images .* have 3"),
         ("nowhere.onnx", "there is no file"),
         ("nowhere.pt", "there is no file"),
     ],
@@ -204,6 +233,11 @@ def test_model_specs() -> None:
 def test_unknown_names_help(name: str, message: str) -> None:
     with pytest.raises((ValueError, OSError), match=message):
         find_subjects([name], [64])
+
+
+def test_networks_take_rgb_images() -> None:
+    with pytest.raises(ValueError, match=r"takes 1 channels; the images .* have 3"):
+        find_subjects([mobilevit.create_model("mobilevit_xxs", in_channels=1)], [64])
 
 
 @pytest.mark.parametrize(

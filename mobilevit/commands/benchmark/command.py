@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import logging
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from PIL import Image
 
-from mobilevit.commands.benchmark.cases import (
-    Case,
-    Entry,
-    list_cases,
-    write_files,
-)
+from mobilevit.checkpoints.folder import WEIGHTS, save
 from mobilevit.commands.benchmark.checks import (
-    Agreement,
     find_accuracy,
+    input_images,
     measure_agreement,
     measure_around,
 )
-from mobilevit.commands.benchmark.measure import measure
+from mobilevit.commands.benchmark.measure import Worker, measure
 from mobilevit.commands.benchmark.models import Subject, find_subjects
-from mobilevit.commands.benchmark.report import (
-    Benchmark,
-    FileInfo,
-    Machine,
-    MemoryUse,
-    ModelInfo,
-    Row,
-    Startup,
-    Timing,
-    load_average,
-)
+from mobilevit.commands.benchmark.report import Benchmark, Machine, Row, load_average
+from mobilevit.commands.benchmark.worker import RUNTIME_MODULES
 from mobilevit.commands.export import read_images, sample_images, size_of
 from mobilevit.commands.models import count_macs
 from mobilevit.data.options import DataOptions
@@ -46,13 +34,17 @@ from mobilevit.models.registry import Network
 from mobilevit.utils.devices import use_threads
 from mobilevit.utils.options import Count, Options
 
+log = logging.getLogger(__name__)
+
 RuntimeName = Literal[
     "all", "torch", "torch-compile", "onnx", "coreml", "litert", "executorch", "openvino"
 ]
 ALL = tuple(name for name in get_args(RuntimeName) if name not in ("all", "torch-compile"))
 """The runtimes of `all`; `torch-compile` is left out, since it takes a minute for each network."""
-PORTABLE = re.compile(r"portable kernels take (?!nothing)")
-"""How `FileSummary.placement` reports operations that run on slow reference kernels."""
+TIMED = {"torch", "torch-compile", *RUNTIME_MODULES}
+"""Runtimes whose time is measured."""
+if sys.platform != "darwin":
+    TIMED.remove("coreml")  # interpreted elsewhere, which says nothing about its speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,146 +121,189 @@ def benchmark(
         DataError, ImageError: an image or the labelled images cannot be read.
 
     >>> result = benchmark("mobilevit_xxs@32", runtime=["torch"], runs=2, warmup=1)
-    >>> result.rows[0].timing.median_ms > 0
+    >>> result.rows[0].median_ms > 0
     True
     """
     options = BenchmarkOptions(**fields) if options is None else replace(options, **fields)
-    out, data, threads = options.out, options.data, options.threads
     if not models:
         raise ValueError("give at least one model")
     images = sample_images() if options.images is None else read_images(options.images)
     subjects = find_subjects(models, options.sizes)
-    stated = options.accuracies or {}
-    if unknown := stated.keys() - {subject.name for subject in subjects}:
+    names = dict.fromkeys(subject.name for subject in subjects)
+    if unknown := (options.accuracies or {}).keys() - names:
         raise ValueError(
-            f"accuracies has {', '.join(sorted(unknown))}; the models are "
-            f"{', '.join(dict.fromkeys(subject.name for subject in subjects))}"
+            f"accuracies has {', '.join(sorted(unknown))}; the models are {', '.join(names)}"
         )
-    if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
-    machine = Machine.here()
+    if options.out is not None:
+        Path(options.out).mkdir(parents=True, exist_ok=True)  # fails now, not after the work
+    machine = Machine()
     with tempfile.TemporaryDirectory() as name, use_threads(1):
-        entries = [
-            Entry(
-                subject=subject,
-                folder=Path(name) / f"subject{index}",
-                images=images,
-                accuracy=find_accuracy(subject, data, stated.get(subject.name)),
-            )
-            for index, subject in enumerate(subjects)
-        ]
         cases = [
             case
-            for one in entries
-            for case in list_cases(
-                one, options.runtimes, options.number_formats, options.batch, threads
-            )
+            for index, subject in enumerate(subjects)
+            for case in _list_cases(subject, Path(name) / f"subject{index}", images, options)
         ]
-        write_files(cases)
-        # A file that could not be written is one row, not one for each number of threads.
-        cases = [case for case in cases if not case.why or case.setting.threads == threads[0]]
-        able = [case for case in cases if not case.why]
+        able = [case for case in cases if not case.row.why]
         folder = Path(name) / "work"
         folder.mkdir()
-        tasks = [case.task(folder / f"output{index}.npz") for index, case in enumerate(able)]
-        for case, measurement in zip(
-            able, measure(tasks, folder, warmup=options.warmup, runs=options.runs), strict=True
-        ):
-            case.measurement = measurement
-        result = Benchmark(
-            machine=replace(machine, load_after=load_average()),
-            rows=tuple(_row(case, subjects, options.warmup) for case in cases),
-            around=tuple(measure_around(subject, images[0], options.runs) for subject in subjects),
-            notes=tuple(_notes(subjects)),
-        )
-    if out is not None:
-        result.write(Path(out))
+        tasks = [case.task for case in able]
+        found = measure(tasks, folder, warmup=options.warmup, runs=options.runs)
+        for case, figures in zip(able, found, strict=True):
+            _update(case.row, {**figures, **_agreement(case, subjects)})
+    machine.load_after = load_average()
+    rows = tuple(case.row for case in cases)
+    result = Benchmark(machine=machine, rows=rows, notes=tuple(_notes(subjects, images[0])))
+    if options.out is not None:
+        result.write(Path(options.out))
     return result
 
 
-def _row(case: Case, subjects: Sequence[Subject], warmup: int) -> Row:
-    subject, setting, facts = case.entry.subject, case.setting, case.measurement.facts
-    version = facts.get("version")
-    why = case.why or case.measurement.why
-    if not case.timed and not why:
-        why = f"not timed: {version} does not run it at its real speed here"
-    startup: dict[str, Any] | None = facts.get("startup")
-    # The accuracy is that of the network in PyTorch, or of the file; not of a file quantized here.
-    has_accuracy = subject.file is not None or setting.quantize is None
-    in_torch = setting.runtime not in BACKENDS
-    file = case.entry.weights_file if in_torch else case.file
-    placement: str | None = case.written.get("placement") or None
-    return Row(
-        model=ModelInfo(
-            name=subject.name,
+class Case(NamedTuple):
+    """A subject in one runtime and setting."""
+
+    subject: Subject
+    row: Row
+    task: dict[str, Any]
+    """What the process that runs it is told."""
+
+
+def _list_cases(
+    subject: Subject, folder: Path, images: Sequence[Image.Image], options: BenchmarkOptions
+) -> Iterator[Case]:
+    """Export the files of one subject to a folder, and list its cases in order.
+
+    A case that is not timed or cannot run has the first number of threads only.
+    """
+    folder.mkdir()
+    network, file = subject.network, subject.file
+    runtimes, formats = options.runtimes, options.number_formats
+    if file is not None and subject.format is not None:
+        runtimes, formats = [subject.format.name], [(file.precision, file.quantize)]
+    parameters = macs = None
+    if network is not None:
+        save(network, folder / "model")
+        parameters = sum(weight.numel() for weight in network.parameters())
+        macs = count_macs(network, subject.size)
+    accuracy = find_accuracy(subject, options.data, (options.accuracies or {}).get(subject.name))
+    around = measure_around(subject, images[0], options.runs)
+    settings = product(runtimes, formats, options.batch)
+    for number, (runtime, (precision, quantize), batch) in enumerate(settings):
+        row = Row(
+            model=subject.name,
             task=subject.config.task,
             source=subject.config.source,
-            parameters=subject.parameters,
-            macs=None if subject.network is None else count_macs(subject.network, subject.size),
-            accuracy=case.entry.accuracy if has_accuracy else None,
             end_to_end=subject.end_to_end,
-        ),
-        setting=setting,
-        version=version,
-        timing=_timing(case, warmup),
-        startup=Startup(**startup) if startup and case.timed else None,
-        memory=MemoryUse(
-            opening_bytes=facts.get("opening_bytes") if case.timed else None,
-            running_bytes=facts.get("running_bytes") if case.timed else None,
-        ),
-        file=FileInfo(
-            bytes=None if file is None else size_of(file),
-            operations=case.written.get("operations"),
-            types=case.written.get("types"),
-            placement=placement,
-            has_slow_kernels=PORTABLE.search(placement or "") is not None,
-            writing_s=case.written.get("writing_s"),
-        ),
-        agreement=_agreement(case, subjects),
-        why=why,
-    )
+            parameters=parameters,
+            macs=macs,
+            runtime=runtime,
+            precision=precision,
+            quantize=quantize,
+            size=subject.size,
+            batch=batch,
+            warmup=options.warmup,
+            # That of the network in PyTorch is not that of a file quantized here.
+            **(accuracy if file is not None or quantize is None else {}),
+            **around,
+        )
+        path = folder / f"file{number}" / "network"
+        path = _provide_file(row, subject, folder, path, images)
+        inputs = folder / f"batch{batch}.npy"
+        if not inputs.exists() and not row.why:
+            np.save(inputs, input_images(subject, images, batch))
+        for threads in options.threads:
+            one = replace(row, threads=threads)
+            task = {
+                "do": "run",
+                "label": str(one),
+                "model": str(folder / "model"),
+                "runtime": runtime,
+                "precision": precision,
+                "file": str(path),
+                "input": str(inputs),
+                "batch": batch,
+                "threads": threads,
+                "timed": runtime in TIMED,
+                "output": str(folder / f"output{number}_{threads}.npz"),
+            }
+            yield Case(subject, one, task)
+            if row.why or runtime not in TIMED:
+                break
 
 
-def _timing(case: Case, warmup: int) -> Timing | None:
-    found = case.measurement
-    if not found.wall_ms:
-        return None
-    low, _, high = quantiles(found.ratios, n=4) if len(found.ratios) > 1 else (None, None, None)
-    return Timing(
-        warmup=warmup,
-        runs=len(found.wall_ms),
-        median_ms=median(found.wall_ms),
-        p90_ms=float(np.quantile(found.wall_ms, 0.9)),
-        min_ms=min(found.wall_ms),
-        cpu_ms=median(found.cpu_ms),
-        ratio=median(found.ratios) if found.ratios else None,
-        ratio_quartiles=None if low is None or high is None else (low, high),
-        cpu_ratio=median(found.cpu_ratios) if found.cpu_ratios else None,
-    )
+def _provide_file(
+    row: Row, subject: Subject, folder: Path, path: Path, images: Sequence[Image.Image]
+) -> Path:
+    """The file of a row, exported in a process of its own unless it is given; or `row.why`."""
+    if subject.file is not None:
+        path, row.why = Path(subject.name), subject.why_not(row.batch)
+    elif row.runtime in BACKENDS:
+        backend = BACKENDS[row.runtime]
+        path = path.with_suffix(backend.suffix)
+        if row.quantize not in (None, *backend.quantize_modes):
+            row.why = f"{row.runtime} has no {row.quantize}"
+        elif row.quantize and row.batch > 1:
+            row.why = "ranges are measured on one image at a time: quantized files run at batch 1"
+        else:
+            _write_file(row, folder, path, images)
+    elif row.quantize:
+        row.why = f"{row.runtime} has no {row.quantize}"
+    else:
+        path = folder / "model" / WEIGHTS
+    if not row.why:
+        row.file_bytes = size_of(path)
+    return path
 
 
-def _agreement(case: Case, subjects: Sequence[Subject]) -> Agreement | None:
-    """Agreement with PyTorch; None without outputs, or without the network of a file."""
-    subject = case.entry.subject
-    reference = next(
-        (one for one in subjects if one.network and one.weights == subject.weights), None
-    )
-    reference = subject if subject.network else reference
-    if reference is None or case.output is None or not case.output.exists():
-        return None
-    with np.load(case.output) as arrays:
+def _write_file(row: Row, folder: Path, path: Path, images: Sequence[Image.Image]) -> None:
+    log.info("writing %s", row)
+    files = [folder / f"image{index}.png" for index in range(len(images))]
+    if row.quantize:
+        for image, file in zip(images, files, strict=True):
+            image.save(file)
+    task = {
+        "do": "write",
+        "model": str(folder / "model"),
+        "format": row.runtime,
+        "precision": row.precision,
+        "quantize": row.quantize,
+        "images": list(map(str, files)),
+        "batch": row.batch,
+        "threads": 1,
+        "out": str(path),
+    }
+    worker = Worker(task, path.parent)
+    worker.close()
+    _update(row, worker.facts)
+    if worker.why:
+        row.why = f"could not be written: {worker.why}"
+
+
+def _update(row: Row, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(row, name, value)
+
+
+def _agreement(case: Case, subjects: Sequence[Subject]) -> dict[str, Any]:
+    """Agreement with PyTorch; empty without outputs, or without the network of a file."""
+    subject, row, output = case.subject, case.row, Path(case.task["output"])
+    networks = [one for one in (subject, *subjects) if one.network is not None]
+    reference = next((one for one in networks if one.weights == subject.weights), None)
+    if reference is None or not output.exists():
+        return {}
+    with np.load(output) as arrays:
         outputs = [arrays[name] for name in arrays.files]
     return measure_agreement(
         reference,
-        np.load(case.entry.input_file(case.setting.batch)),
+        np.load(case.task["input"]),
         outputs,
         raw=not subject.end_to_end,
-        precision=case.setting.precision,
-        quantize=case.setting.quantize,
+        precision=row.precision,
+        quantize=row.quantize,
     )
 
 
-def _notes(subjects: Sequence[Subject]) -> Iterator[str]:
+def _notes(subjects: Sequence[Subject], image: Image.Image) -> Iterator[str]:
+    yield f"resized, normalized and postprocessed: an image of {image.width} x {image.height} px"
     new = dict.fromkeys(subject.name for subject in subjects if subject.is_new)
     files = dict.fromkeys(subject.name for subject in subjects if subject.file)
     if new:
@@ -277,4 +312,4 @@ def _notes(subjects: Sequence[Subject]) -> Iterator[str]:
             "those of trained ones"
         )
     if files:
-        yield (f"compared with PyTorch if their model is benchmarked too: {', '.join(files)}")
+        yield f"compared with PyTorch if their model is benchmarked too: {', '.join(files)}"

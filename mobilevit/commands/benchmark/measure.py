@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -10,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
+
+import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +29,18 @@ PAUSE = 0.02
 """Seconds before a turn: threads of the previous one may still be spinning."""
 
 
-class WorkerError(Exception):
-    """A process failed at its task; the message says why."""
-
-
 class Worker:
     """A process that does one task; see `mobilevit.commands.benchmark.worker`."""
 
     def __init__(self, task: dict[str, Any], folder: Path) -> None:
         """Start it; its task and log go to `folder`, which is created."""
+        self.why = ""
+        """Why it failed, if it did."""
+        self.wall_ms: list[float] = []
+        self.cpu_ms: list[float] = []
+        """Processor time of each run, over all threads."""
+        self.rounds: dict[int, tuple[float, float]] = {}
+        """Medians of both in each round."""
         folder.mkdir()
         file = folder / "task.json"
         file.write_text(json.dumps(task))
@@ -50,27 +55,35 @@ class Worker:
                 text=True,
                 env=environment,
             )
+        self.facts = self.ask()
+        """Fields of `Row` that it reports."""
 
     def ask(self, *words: object) -> dict[str, Any]:
-        """Send a command, if there is one, and wait for the reply; raises WorkerError."""
+        """Send a command, if there is one, and wait for the reply; empty once it has failed."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        try:
+        if self.why:
+            return {}
+        line = ""
+        with suppress(BrokenPipeError):
             if words:
                 self.process.stdin.write(" ".join(map(str, words)) + "\n")
                 self.process.stdin.flush()
             line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            code = self.process.wait()
-            if code >= 0:
-                raise WorkerError(f"its process ended with code {code}")
-            hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-            raise WorkerError(f"its process was ended by {signal.Signals(-code).name}{hint}")
-        reply: dict[str, Any] = json.loads(line)
-        if "failed" in reply:
-            raise WorkerError(reply["failed"])
+        reply: dict[str, Any] = json.loads(line or "{}")
+        self.why = reply.pop("failed", "") if line else _describe_exit(self.process.wait())
+        if self.why:
+            self.close()
         return reply
+
+    def run(self, count: int, round: int) -> None:
+        if reply := self.ask("run", count):
+            self.wall_ms += reply["wall_ms"]
+            self.cpu_ms += reply["cpu_ms"]
+            self.rounds[round] = median(reply["wall_ms"]), median(reply["cpu_ms"])
+
+    def finish(self) -> None:
+        self.facts |= self.ask("finish")
+        self.close()
 
     def close(self) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -81,111 +94,84 @@ class Worker:
             self.process.stdin.close()
 
 
-@dataclass
-class Measurement:
-    """The figures of one network in one runtime."""
-
-    wall_ms: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)
-    """Processor time of each run, over all threads."""
-    ratios: list[float] = field(default_factory=list)
-    """Of each round: its median over that of the first network."""
-    cpu_ratios: list[float] = field(default_factory=list)
-    """The same for processor time."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Everything else that the worker reports."""
-    why: str = ""
-    """Why the measurement failed; empty if it did not."""
-
-
-class _Contestant:
-    """A task, its worker and its measurement; after a failure it only keeps the reason."""
-
-    def __init__(self, task: dict[str, Any], folder: Path) -> None:
-        self.task, self.folder = task, folder
-        self.result = Measurement()
-        self.worker: Worker | None = None
-
-    def open(self) -> bool:
-        log.info("opening %s", self.task["label"])
-        self.worker = Worker(self.task, self.folder)
-        self.result.facts |= self.ask()
-        return self.worker is not None
-
-    def ask(self, *words: object) -> dict[str, Any]:
-        """The worker's reply; empty if it has failed."""
-        if self.worker is None:
-            return {}
-        try:
-            return self.worker.ask(*words)
-        except WorkerError as error:
-            self.result.why = str(error)
-            self.close()
-            return {}
-
-    def finish(self) -> None:
-        self.result.facts |= self.ask("finish")
-        self.close()
-
-    def close(self) -> None:
-        if self.worker is not None:
-            self.worker.close()
-            self.worker = None
+def _describe_exit(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with code {code}"
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+    return f"its process was ended by {signal.Signals(-code).name}{hint}"
 
 
 def measure(
     tasks: Sequence[dict[str, Any]], folder: Path, *, warmup: int, runs: int
-) -> list[Measurement]:
+) -> list[dict[str, Any]]:
     """Run networks in turns, so that a change in the machine's speed affects all of them.
 
     More than `TOGETHER` are run in groups, each with the first network that runs, for the ratios.
-    Tasks with `timed` false run once.
+    Tasks with `timed` false run once. Returns fields of `Row` for each task.
     """
-    contestants = [_Contestant(task, folder / str(i)) for i, task in enumerate(tasks)]
-    waiting = list(contestants)
-    first: _Contestant | None = None
-    draw = random.Random(0)
+    workers: list[Worker] = []
+    group: list[Worker] = []
+    numbers, draw = itertools.count(), random.Random(0)
     try:
-        while waiting:
-            group = [] if first is None else [first]
-            while waiting and len(group) < TOGETHER:
-                one = waiting.pop(0)
-                if not one.open():
-                    continue
-                if one.task["timed"]:
-                    one.ask("run", warmup)
-                    first = first or one
-                    group.append(one)
-                else:
-                    one.finish()
-            _run_rounds(group, runs, draw)
-            for one in group:
-                if one is not first:
-                    one.finish()
-        if first is not None:
-            first.finish()
+        for index, task in enumerate(tasks):
+            log.info("opening %s", task["label"])
+            worker = Worker(task, folder / str(index))
+            workers.append(worker)
+            if not task["timed"]:
+                worker.finish()
+                continue
+            worker.ask("run", warmup)
+            if not worker.why:
+                group.append(worker)
+            if len(group) == TOGETHER:
+                group = _take_turns(group, runs, numbers, draw)
+        if not all(worker.wall_ms for worker in group):
+            group = _take_turns(group, runs, numbers, draw)
+        for worker in group:
+            worker.finish()
     finally:
-        for one in contestants:
-            one.close()
-    return [one.result for one in contestants]
+        for worker in workers:
+            worker.close()
+    return [_summarize(worker, group[0] if group else worker) for worker in workers]
 
 
-def _run_rounds(group: Sequence[_Contestant], runs: int, draw: random.Random) -> None:
-    """Let all take turns, in a new order each round; ratios are to the first of the group."""
+def _take_turns(
+    group: list[Worker], runs: int, numbers: Iterator[int], draw: random.Random
+) -> list[Worker]:
+    """Let all run, in a new order each round; finish all but the first, which is returned."""
     rounds = min(ROUNDS, runs)
-    order = list(range(len(group)))
+    order = list(group)
     log.info("running %d in turns, %d rounds", len(group), rounds)
-    for number in range(rounds):
-        count = runs // rounds + (number < runs % rounds)
-        medians: dict[int, tuple[float, float]] = {}
+    for index, number in zip(range(rounds), numbers, strict=False):
         draw.shuffle(order)
-        for index in order:
+        for worker in order:
             time.sleep(PAUSE)
-            if reply := group[index].ask("run", count):
-                group[index].result.wall_ms += reply["wall_ms"]
-                group[index].result.cpu_ms += reply["cpu_ms"]
-                medians[index] = median(reply["wall_ms"]), median(reply["cpu_ms"])
-        if 0 in medians:
-            for index, (wall, cpu) in medians.items():
-                group[index].result.ratios.append(wall / medians[0][0])
-                group[index].result.cpu_ratios.append(cpu / medians[0][1])
+            worker.run(runs // rounds + (index < runs % rounds), number)
+    alive = [worker for worker in group if not worker.why]
+    for worker in alive[1:]:
+        worker.finish()
+    return alive[:1]
+
+
+def _summarize(worker: Worker, first: Worker) -> dict[str, Any]:
+    """Fields of `Row`; ratios are to `first`, in the rounds that both were in."""
+    if worker.why or not worker.wall_ms:
+        version = worker.facts.get("version")
+        slow = f"not timed: {version} does not run it at its real speed here"
+        return {**worker.facts, "why": worker.why or slow}
+    common = [number for number in worker.rounds if number in first.rounds]
+    ratios, cpu_ratios = (
+        [worker.rounds[number][one] / first.rounds[number][one] for number in common]
+        for one in (0, 1)
+    )
+    return {
+        **worker.facts,
+        "runs": len(worker.wall_ms),
+        "median_ms": median(worker.wall_ms),
+        "p90_ms": float(np.quantile(worker.wall_ms, 0.9)),
+        "min_ms": min(worker.wall_ms),
+        "cpu_ms": median(worker.cpu_ms),
+        "ratio": median(ratios) if ratios else None,
+        "ratio_quartiles": tuple(quantiles(ratios, n=4)[::2]) if len(ratios) > 1 else None,
+        "cpu_ratio": median(cpu_ratios) if ratios else None,
+    }

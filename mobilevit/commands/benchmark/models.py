@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import yaml
@@ -78,7 +78,7 @@ class Subject:
     name: str
     """As the user wrote it, without the size."""
     config: ModelConfig
-    """Of a network: with preprocessing to squares of the size."""
+    """With preprocessing to squares of the size."""
     size: int
     """Side of the input in pixels."""
     own_size: int
@@ -100,13 +100,6 @@ class Subject:
         """Whether it takes pixels and gives predictions, rather than tensors and logits."""
         return self.file is not None and not self.file.raw
 
-    @property
-    def parameters(self) -> int | None:
-        """Number of weights; None for a file."""
-        if self.network is None:
-            return None
-        return sum(weight.numel() for weight in self.network.parameters())
-
     def why_not(self, batch: int) -> str:
         """Why it cannot run such a batch; empty if it can."""
         if self.file is None:
@@ -121,35 +114,42 @@ class Subject:
 def find_subjects(
     models: Sequence[str | Path | Network], sizes: Sequence[int] | None
 ) -> list[Subject]:
-    """The models to time, in the order given, each at all its sizes.
+    """The models to time, in the order given, each at all its sizes; networks are copied.
 
     `sizes` are for models whose name states none; by default each model's own.
     """
     found: list[Subject] = []
     for model in models:
+        wanted, network, backend, file = sizes, None, None, None
         if isinstance(model, nn.Module):
-            found += _network_subjects(model.name, model, sizes)
-            continue
-        spec = ModelSpec.parse(str(model))
-        wanted = sizes if spec.size is None else [spec.size]
-        backend = backend_of(spec.name)
-        if backend is None:
-            found += _network_subjects(spec.label, _open_network(spec), wanted)
-            continue
-        metadata = open_exported(spec.name, backend).metadata
-        own = metadata.config.preprocessing.crop
-        found += [
-            Subject(
-                name=spec.name,
-                config=metadata.config,
-                size=size,
-                own_size=own,
-                weights=metadata.weights,
-                format=backend,
-                file=metadata,
+            name, network = model.name, model
+        else:
+            spec = ModelSpec.parse(str(model))
+            name, wanted = spec.label, sizes if spec.size is None else [spec.size]
+            backend = backend_of(spec.name)
+            if backend is None:
+                network = _open_network(spec)
+        if network is not None:
+            config, weights = network.config, digest(network.state_dict())
+        else:
+            file = open_exported(name, backend).metadata
+            config, weights = file.config, file.weights
+        own = config.preprocessing.crop
+        for size in wanted or [own]:
+            rule = file_preprocessing(config.preprocessing.at(size), None)
+            at_size = replace(config, preprocessing=rule)
+            found.append(
+                Subject(
+                    name=name,
+                    config=at_size,
+                    size=size,
+                    own_size=own,
+                    weights=weights,
+                    network=None if network is None else _network_at(name, network, at_size),
+                    format=backend,
+                    file=file,
+                )
             )
-            for size in wanted or [own]
-        ]
     return found
 
 
@@ -160,7 +160,7 @@ def _open_network(spec: ModelSpec) -> Network:
         if spec.options or re.fullmatch(r"[a-z0-9_]+", spec.name):
             split_name(spec.name)
         return load(spec.name)
-    known = {"num_classes", "in_channels", *(field.name for field in fields(NetworkOptions))}
+    known = {"num_classes", *(field.name for field in fields(NetworkOptions))}
     if unknown := sorted(spec.options.keys() - known):
         raise ValueError(
             f"{spec.name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
@@ -168,47 +168,26 @@ def _open_network(spec: ModelSpec) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            model: Any = create_model(spec.name, **spec.options)
+            network: Any = create_model(spec.name, **spec.options)
         except TypeError as error:  # a value of the wrong type
             raise ValueError(f"{spec.label}: {error}") from error
-        _require_rgb(spec.label, model)
-        set_batch_norms(model)
-    network: Network = model
-    return network
+        set_batch_norms(network)
+    return cast(Network, network)
 
 
-def _require_rgb(name: str, model: Network) -> None:
-    channels = model.backbone.in_channels
+def _network_at(name: str, model: Network, config: ModelConfig) -> Network:
+    """A copy of a network, for images of one size."""
+    size, channels = config.preprocessing.crop, model.backbone.in_channels
     if channels != 3:
         raise ValueError(f"{name} takes {channels} channels; the images to time it on have 3")
-
-
-def _network_subjects(name: str, model: Network, sizes: Sequence[int] | None) -> list[Subject]:
-    """A network at several sizes; the original is not changed."""
-    _require_rgb(name, model)
-    own = model.config.preprocessing.crop
-    weights = digest(model.state_dict())
-    found: list[Subject] = []
-    for size in sizes or [own]:
-        network = copy.deepcopy(model).eval()
-        rule = file_preprocessing(model.config.preprocessing.at(size), None)
-        network.config = replace(model.config, preprocessing=rule)
-        try:
-            with torch.inference_mode():
-                network(torch.zeros(1, 3, size, size))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise ValueError(f"{name} cannot run at {size} px: {error}") from error
-        found.append(
-            Subject(
-                name=name,
-                config=network.config,
-                size=size,
-                own_size=own,
-                weights=weights,
-                network=network,
-            )
-        )
-    return found
+    network = copy.deepcopy(model).eval()
+    network.config = config
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"{name} cannot run at {size} px: {error}") from error
+    return network
 
 
 def set_batch_norms(network: nn.Module, size: int = NOISE_SIZE) -> None:
@@ -221,18 +200,13 @@ def set_batch_norms(network: nn.Module, size: int = NOISE_SIZE) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean of all batches
+    # Coarse and fine noise, as in photos.
+    draws = [
+        F.interpolate(torch.rand(NOISE_BATCH, 3, n, n) - 0.5, (size, size), mode="bilinear")
+        for n in (*(grain for grain in NOISE_GRAINS if grain < size), size)
+    ]
     with torch.no_grad():
-        network.train()(_noise(NOISE_BATCH, size))
+        network.train()((torch.stack(draws).sum(0) / len(draws) ** 0.5 + 0.5).clamp(0, 1))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
-
-
-def _noise(count: int, size: int) -> torch.Tensor:
-    """Coarse and fine noise, as in photos: `[count, 3, size, size]` in [0, 1]."""
-    grains = [*(grain for grain in NOISE_GRAINS if grain < size), size]
-    draws = [
-        F.interpolate(torch.rand(count, 3, grain, grain) - 0.5, (size, size), mode="bilinear")
-        for grain in grains
-    ]
-    return (torch.stack(draws).sum(0) / len(draws) ** 0.5 + 0.5).clamp(0, 1)

@@ -3,8 +3,8 @@
     python -m mobilevit.commands.benchmark.worker TASK.json
 
 Each network runs in its own process, so that runtimes do not share memory or threads, and a crash
-ends that process alone. Replies are JSON objects, one a line, on standard output; other output of
-libraries goes to standard error.
+ends that process alone. Replies are JSON objects, one a line, on standard output, mostly of fields
+of `Row`; other output of libraries goes to standard error.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import gc
 import importlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,45 +39,39 @@ RUNTIME_MODULES = {
     "openvino": "openvino",
 }
 """Format -> the module of its runtime, imported before a network's memory is counted."""
+PORTABLE = re.compile(r"portable kernels take (?!nothing)")
+"""How `FileSummary.placement` reports operations that run on slow reference kernels."""
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
+Reply = Callable[[dict[str, Any]], None]
 Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def main(arguments: list[str]) -> None:
-    """Do one task; see `write_file` and `Session`."""
+    """Do one task: `write_file` or `run_network`."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    sys.excepthook = _reply_with_error(replies)
-    task: dict[str, Any] = json.loads(Path(arguments[0]).read_text())
-    torch.set_num_threads(task["threads"])
-    if task["do"] == "write":
-        _reply(replies, write_file(task))
-        return
-    session = Session(task)
-    _reply(replies, session.opened())
-    for line in sys.stdin:
-        word, *numbers = line.split()
-        _reply(replies, session.run(int(numbers[0])) if word == "run" else session.finish())
 
+    def reply(values: dict[str, Any]) -> None:
+        replies.write(json.dumps(values) + "\n")
+        replies.flush()
 
-def _reply(replies: TextIO, values: dict[str, Any]) -> None:
-    replies.write(json.dumps(values) + "\n")
-    replies.flush()
-
-
-def _reply_with_error(
-    replies: TextIO,
-) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
-    """A hook that reports the error that ends the process, and prints it as well."""
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def report(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
         sys.__excepthook__(kind, error, trace)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         for_users = isinstance(error, ValueError | OSError)
         message = " ".join(lines) if for_users else f"{kind.__name__}: {' '.join(lines[:1])}"
-        _reply(replies, {"failed": message})
+        reply({"failed": message})
 
-    return hook
+    sys.excepthook = report
+    task: dict[str, Any] = json.loads(Path(arguments[0]).read_text())
+    torch.set_num_threads(task["threads"])
+    if task["do"] == "write":
+        reply(write_file(task))
+    else:
+        run_network(task, reply)
 
 
 def write_file(task: dict[str, Any]) -> dict[str, Any]:
@@ -98,76 +93,60 @@ def write_file(task: dict[str, Any]) -> dict[str, Any]:
         "writing_s": time.perf_counter() - begun,
         "operations": written.operations,
         "types": written.types,
-        "placement": written.placement,
+        "placement": written.placement or None,
+        "has_slow_kernels": PORTABLE.search(written.placement) is not None,
     }
 
 
-class Session:
-    """A network open in a runtime."""
+def run_network(task: dict[str, Any], reply: Reply) -> None:
+    """Open a network and run it once; then do what standard input asks.
 
-    def __init__(self, task: dict[str, Any]) -> None:
-        """Open it, and run it once."""
-        self.output = Path(task["output"])
-        self.images = np.load(task["input"])
-        self.batch: int = task["batch"]
-        self.example = self.images[: self.batch]
-        runtime: str = task["runtime"]
-        if runtime in RUNTIME_MODULES:
-            importlib.import_module(RUNTIME_MODULES[runtime])
-        gc.collect()
-        self.memory = Memory()
-        begun = time.perf_counter()
-        if runtime in BACKENDS:
-            opened = open_exported(task["file"], BACKENDS[runtime], threads=task["threads"])
-            self.call: Run = opened
-            self.version = opened.runtime
-        else:
-            compile_it = runtime == "torch-compile"
-            self.call = _torch_run(task["model"], task["precision"], compile_it=compile_it)
-            self.version = f"torch {torch.__version__}"
-        gc.collect()
-        self.opening_s = time.perf_counter() - begun
-        begun = time.perf_counter()
-        self.call(self.example)
-        self.first_run_s = time.perf_counter() - begun
-        self.opening_bytes = self.memory.peak()
-        self.peak_was_reset = self.memory.reset_peak()
-
-    def opened(self) -> dict[str, Any]:
-        """The runtime's version, and what opening took."""
-        return {
-            "version": self.version,
-            "startup": {"opening_ms": 1e3 * self.opening_s, "first_run_ms": 1e3 * self.first_run_s},
-            "opening_bytes": self.opening_bytes,
-        }
-
-    def run(self, count: int) -> dict[str, Any]:
-        """Time `count` runs, after one that does not count: the caches are another process's."""
-        wall, cpu = [], []
-        gc.disable()
-        self.call(self.example)
-        for _ in range(count):
-            processor, begun = time.process_time(), time.perf_counter()
-            self.call(self.example)
-            wall.append(1e3 * (time.perf_counter() - begun))
-            cpu.append(1e3 * (time.process_time() - processor))
-        gc.enable()
-        return {"wall_ms": wall, "cpu_ms": cpu}
-
-    def finish(self) -> dict[str, Any]:
-        """Write the outputs for all images to a file; returns how much memory the runs took."""
-        running_bytes = self.memory.peak() if self.peak_was_reset else None
-        starts = range(0, len(self.images), self.batch)
-        outputs = [self.call(self.images[start : start + self.batch]) for start in starts]
-        np.savez(self.output, *(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
-        return {"running_bytes": running_bytes}
+    `run COUNT` times so many runs; `finish` writes the outputs for all images to a file.
+    """
+    output, images, batch = Path(task["output"]), np.load(task["input"]), task["batch"]
+    example, runtime = images[:batch], task["runtime"]
+    if runtime in RUNTIME_MODULES:
+        importlib.import_module(RUNTIME_MODULES[runtime])
+    gc.collect()
+    _reset_peak()
+    # On Linux not by getrusage, which also counts what the parent had when it forked.
+    before = _memory("VmRSS")
+    begun = time.perf_counter()
+    if runtime in BACKENDS:
+        opened = open_exported(task["file"], BACKENDS[runtime], threads=task["threads"])
+        call: Run = opened
+        version = opened.runtime
+    else:
+        call = _torch_run(task["model"], task["precision"], compiled=runtime == "torch-compile")
+        version = f"torch {torch.__version__}"
+    gc.collect()
+    opened_at = time.perf_counter()
+    call(example)
+    figures: dict[str, Any] = {"version": version}
+    if task["timed"]:
+        figures["opening_ms"] = 1e3 * (opened_at - begun)
+        figures["first_run_ms"] = 1e3 * (time.perf_counter() - opened_at)
+        figures["opening_bytes"] = _growth(before)
+    peak_was_reset = _reset_peak()
+    reply(figures)
+    for line in sys.stdin:
+        word, *numbers = line.split()
+        if word == "run":
+            reply(_time(call, example, int(numbers[0])))
+            continue
+        known = task["timed"] and peak_was_reset
+        running_bytes = _growth(before) if known else None
+        starts = range(0, len(images), batch)
+        outputs = [call(images[start : start + batch]) for start in starts]
+        np.savez(output, *(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
+        reply({"running_bytes": running_bytes})
 
 
-def _torch_run(folder: str, precision: str, *, compile_it: bool) -> Run:
+def _torch_run(folder: str, precision: str, *, compiled: bool) -> Run:
     """A model folder in PyTorch: fused and channels-last."""
     dtype = torch.float16 if precision == "fp16" else torch.float32
     network: Any = fuse(load(folder)).to(dtype).requires_grad_(False)
-    if compile_it:
+    if compiled:
         network = torch.compile(network)
 
     def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -179,34 +158,39 @@ def _torch_run(folder: str, precision: str, *, compile_it: bool) -> Run:
     return run
 
 
-class Memory:
-    """How much this process has grown at most since this object was made."""
+def _time(call: Run, example: np.ndarray, count: int) -> dict[str, list[float]]:
+    """Time `count` runs, after one that does not count: the caches are another process's."""
+    wall, cpu = [], []
+    gc.disable()
+    call(example)
+    for _ in range(count):
+        processor, begun = time.process_time(), time.perf_counter()
+        call(example)
+        wall.append(1e3 * (time.perf_counter() - begun))
+        cpu.append(1e3 * (time.process_time() - processor))
+    gc.enable()
+    return {"wall_ms": wall, "cpu_ms": cpu}
 
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
-    def __init__(self) -> None:
-        self.reset_peak()
-        # On Linux not by getrusage, which also counts what the parent had when it forked.
-        self.before = self._line("VmRSS") if self.status.exists() else _max_rss()
+def _reset_peak() -> bool:
+    """Count the peak of memory from here on; False if the system does not support that."""
+    if not os.access(RESET, os.W_OK):
+        return False
+    RESET.write_text("5")
+    return True
 
-    def reset_peak(self) -> bool:
-        """Count the peak from here on; False if the system does not support that."""
-        if not os.access(self.reset, os.W_OK):
-            return False
-        self.reset.write_text("5")
-        return True
 
-    def peak(self) -> int | None:
-        """Bytes; None if the system does not report it."""
-        now = self._line("VmHWM") if self.status.exists() else _max_rss()
-        return None if now is None or self.before is None else max(0, now - self.before)
+def _growth(before: int | None) -> int | None:
+    """How many bytes more than `before` this process had at its peak."""
+    peak = _memory("VmHWM")
+    return None if peak is None or before is None else max(0, peak - before)
 
-    def _line(self, name: str) -> int:
-        lines = dict(line.split(":", 1) for line in self.status.read_text().splitlines())
+
+def _memory(name: str) -> int | None:
+    """Bytes in memory: a line of Linux's status; on macOS the peak, on Windows None."""
+    if STATUS.exists():
+        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
         return 1024 * int(lines[name].split()[0])
-
-
-def _max_rss() -> int | None:
     if sys.platform == "win32":
         return None
     import resource
