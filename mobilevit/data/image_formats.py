@@ -7,12 +7,14 @@ colours (FITS, SPIDER, MCIDAS, HDF5, GRIB, BUFR) or match almost any text (IMT).
 from __future__ import annotations
 
 import codecs
+import os
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from PIL import Image
 
@@ -208,3 +210,27 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return bool(text) and all(character >= " " or character in "\t\n\f\r" for character in text)
+
+
+def is_complete(path: Path, image_format: str) -> bool:
+    """Whether a file has the last bytes of its format, so that it has surely not been cut off.
+
+    False leaves it open, and only decoding decides: cameras and phones append to files, and most
+    formats have no end mark.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 256, 0))
+        tail = file.read()
+    match image_format:
+        case "JPEG" | "MPO":
+            return tail.rstrip(b"\x00").endswith(b"\xff\xd9")  # zeros: padding to full blocks
+        case "PNG":
+            return tail.endswith(b"\x00\x00\x00\x00IEND\xae\x42\x60\x82")
+        case "GIF":
+            return tail.endswith(b"\x00;")
+        case "WEBP":
+            return int.from_bytes(head[4:8], "little") + 8 <= size
+        case _:
+            return False

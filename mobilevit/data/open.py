@@ -48,21 +48,14 @@ def open_splits(
         DataError: nothing is recognised, or it cannot be trained or evaluated on.
     """
     division = _divide(samples_type, data, classes=classes or data.class_names, seed=seed)
-    used = {
-        name: samples
-        for name, samples in division.splits.items()
-        if division.train is None or samples in (division.train, division.val)
-    }
+    used = {split: division.splits[split] for split in (division.train, division.val) if split}
+    used = used or division.splits
     report = validate(data.root, used, issues=division.issues, depth=_depth(data), warnings=False)
     left = select_usable(report, used, data.on_bad)
     assert division.train is not None and division.val is not None  # else there were issues
-    train, val = (
-        next(left[name] for name, samples in used.items() if samples is wanted)
-        for wanted in (division.train, division.val)
-    )
-    lost = sum(map(len, used.values())) - len(train) - len(val)
+    lost = sum(map(len, used.values())) - sum(map(len, left.values()))
     note = f"{division.note}; {lost} images left out" if lost else division.note
-    return Splits(train, val, note)
+    return Splits(left[division.train], left[division.val], note)
 
 
 def open_evaluation(

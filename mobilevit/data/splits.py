@@ -64,6 +64,9 @@ class Samples:
     def name(self, index: int) -> str:
         return self.dataset.images.name(int(self.indices[index]))
 
+    def names(self) -> set[str]:
+        return set(map(self.name, range(len(self))))
+
     @property
     def root(self) -> Path:
         return self.dataset.root
@@ -181,11 +184,12 @@ class Splits(Generic[A]):
 class Division(Generic[S]):
     """The splits of a data set as training uses them, and the issues that prevent that."""
 
-    train: S | None
-    val: S | None
     splits: dict[str, S]
     """All splits, by their names in the data set, or the two that were made."""
-    issues: tuple[Issue, ...]
+    train: str | None
+    """The split to train on; None where there are issues."""
+    val: str | None
+    issues: list[Issue]
     note: str
 
 
@@ -196,11 +200,8 @@ def split_datasets(samples_type: type[S], datasets: Sequence[ParsedDataset]) -> 
         for dataset in datasets
         for split, images in dataset.parts.items()
     }
-    return {name: found[name] for name in sorted(found, key=_split_rank)}
-
-
-def _split_rank(name: str) -> int:
-    return _SPLIT_ORDER.index(name) if name in _SPLIT_ORDER else len(_SPLIT_ORDER)
+    usual = [name for name in _SPLIT_ORDER if name in found]
+    return {name: found[name] for name in dict.fromkeys([*usual, *found])}
 
 
 def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Division[S]:
@@ -215,38 +216,37 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
         root = str(next(iter(parts.values())).root)
         message = f"has {join_names('split', list(parts))} but nothing to train on"
         issue = Issue(SPLITS, root, message, skippable=False)
-        return Division(None, None, dict(parts), (issue,), message)
+        return Division(dict(parts), None, None, [issue], message)
     train = parts[name]
     if train.dataset.classes_by_use:
         train = train.relabel(train.used_classes())
-    # VOC's trainval contains its val.
-    candidates = ("test",) if name == "trainval" else VAL_SPLITS
-    val_name = next((split for split in candidates if split in parts), None)
+    # VOC's trainval contains its train and val.
+    overlapping = {"train", "val", "valid", "validation"} if name == "trainval" else {"trainval"}
+    others = [split for split in parts if split not in (name, *overlapping)]
+    val_name = next((split for split in VAL_SPLITS if split in others), None)
     if val_name is None:
         return _divide_one(train, name, val_fraction=val_fraction, seed=seed)
-    splits: dict[str, S] = {}
-    for split, samples in parts.items():
-        overlaps = split in ("train", "trainval", "val", "valid", "validation")
-        if split == name:
-            splits[split] = train
-        elif not (overlaps and "trainval" in (split, name)):
-            unknown = set(samples.used_classes()) - set(train.classes)
-            splits[split] = samples if unknown else samples.relabel(train.classes)
+    splits = {name: train}
+    for split in others:
+        unknown = set(parts[split].used_classes()).difference(train.classes)
+        splits[split] = parts[split] if unknown else parts[split].relabel(train.classes)
     val = splits[val_name]
     issues = [*train.check_split(name), *val.check_split(val_name)]
-    if unknown := set(val.used_classes()) - set(train.classes):
+    if unknown := set(val.used_classes()).difference(train.classes):
         names = sorted(unknown)
         message = (
             f"{join_names('class', names)} in val but not in train; classes are matched by name"
         )
-        issues.append(
-            Issue(SPLITS, val.where_class(names[0]), message, split=val_name, skippable=False)
-        )
-    note = f"train: {_describe(train, name)}, val: {_describe(val, val_name)}"
-    if shared := len({*_names(train)} & {*_names(val)}):
+        where = val.where_class(names[0])
+        issues.append(Issue(SPLITS, where, message, split=val_name, skippable=False))
+    found = (
+        f"{role}: {samples.dataset.origins.get(split, split)} ({len(samples)} images)"
+        for role, split, samples in (("train", name, train), ("val", val_name, val))
+    )
+    note = ", ".join(found)
+    if shared := len(train.names() & val.names()):
         note += f", of which {shared} are in train, too"
-    notes = [note, *train.compare(val)]
-    return Division(train, val, splits, tuple(issues), _join_notes(train, notes))
+    return Division(splits, name, val_name, issues, _join_notes(train, note, *train.compare(val)))
 
 
 def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Division[S]:
@@ -255,18 +255,16 @@ def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Div
         train, val = hold_out(samples, val_fraction, seed)
     except DataError as error:
         message = str(error).removeprefix(f"{samples.root}: ")
-        if not issues:
-            issues.append(Issue(SPLITS, str(samples.root), message, skippable=False))
-        splits = {name or "all": samples}
-        return Division(None, None, splits, tuple(issues), _join_notes(samples, [message]))
+        issues = issues or [Issue(SPLITS, str(samples.root), message, skippable=False)]
+        return Division({name or "all": samples}, None, None, issues, _join_notes(samples, message))
     what = f"has only {name}" if name else "has no train and val splits"
     of_each = " of each class" if len(samples.strata()) > 1 else ""
     note = (
         f"{samples.root} {what}: {val_fraction:.0%} of the images{of_each} held out with seed "
         f"{seed} ({len(train)} + {len(val)} images)"
     )
-    notes = _join_notes(samples, [note, *train.compare(val)])
-    return Division(train, val, {"train": train, "val": val}, tuple(issues), notes)
+    notes = _join_notes(samples, note, *train.compare(val))
+    return Division({"train": train, "val": val}, "train", "val", issues, notes)
 
 
 def select_evaluation_split(parts: Mapping[str, S], split: str | None = None) -> tuple[str, S]:
@@ -331,15 +329,5 @@ def _hash_rank(samples: Samples, index: int, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
-def _describe(samples: Samples, split: str) -> str:
-    return f"{samples.dataset.origins.get(split, split)} ({len(samples)} images)"
-
-
-def _names(samples: Samples) -> Iterable[str]:
-    return (samples.name(index) for index in range(len(samples)))
-
-
-def _join_notes(samples: Samples, notes: Sequence[str]) -> str:
-    return "; ".join(
-        [f"{samples.dataset.display_name}: {notes[0]}", *notes[1:], *samples.dataset.notes]
-    )
+def _join_notes(samples: Samples, *notes: str) -> str:
+    return f"{samples.dataset.display_name}: {'; '.join([*notes, *samples.dataset.notes])}"

@@ -6,17 +6,17 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median_low
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from mobilevit.data.formats.base import MISSING_IMAGES, Issue, ParsedDataset, Severity
+from mobilevit.data.image_formats import is_complete
 from mobilevit.data.images import ImageError, ImageFacts, image_facts, open_image
-from mobilevit.data.splits import Examination, Samples
+from mobilevit.data.splits import Samples
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.progress import progress_bar
 
@@ -37,8 +37,7 @@ CONFLICTING_LABELS = "images in two classes"
 CLASSES = "classes"
 IMAGE_FILES = "image files"
 
-_WAITING = 1 << 13  # samples handed out at once
-_CHUNK = 16  # samples per task: few enough for smooth progress, enough to make tasks cheap
+_WAITING = 1 << 13  # items handed out at once
 _DEPTHS = {
     "annotations": "annotations read",
     "headers": "headers and file ends read",
@@ -106,37 +105,30 @@ class Report:
         lines.append("; ".join(f"{name}: {n}" for name, n in counts.items()) or "no errors found")
         return "\n".join(lines)
 
-    def _table(self) -> Iterator[str]:
+    def _table(self) -> list[str]:
         summaries = list(self.splits.values())
-        rows: list[tuple[str, list[str]]] = [("images", [f"{s.images}" for s in summaries])]
+        rows = {"images": [f"{s.images}" for s in summaries]}
         if any(summary.unreadable for summary in summaries):
-            rows.append(("  unreadable", [f"{s.unreadable}" for s in summaries]))
-        totals = [sum(summary.classes.values()) for summary in summaries]
-        extra = [dict.fromkeys(name for s in summaries for name in s.extra)]
-        names = dict.fromkeys(name for summary in summaries for name in summary.classes)
+            rows["  unreadable"] = [f"{s.unreadable}" for s in summaries]
+        if self.unit == "boxes":
+            rows["boxes"] = [f"{sum(s.classes.values())}" for s in summaries]
         if self.unit == "pixels" and self.depth != "decode":
-            pass  # they have not been counted
-        elif self.unit == "pixels":
-            for name in names:
-                parts = [s.classes.get(name, 0) for s in summaries]
-                rows.append((name, _shares(parts, totals)))
-            for name in extra[0]:
-                parts = [s.extra.get(name, 0) for s in summaries]
-                every = [total + part for total, part in zip(totals, parts, strict=True)]
-                rows.append((f"({name})", _shares(parts, every)))
-        else:
-            if self.unit != "images":
-                rows.append((self.unit, [f"{total}" for total in totals]))
-            rows += [(f"  {n}", [f"{s.extra.get(n, 0)}" for s in summaries]) for n in extra[0]]
-            rows += [(n, [f"{s.classes.get(n, 0)}" for s in summaries]) for n in names]
-        width = max(len(name) for name, _ in rows)
-        yield f"{'':<{width}}" + "".join(f"  {name:>9}" for name in self.splits)
-        for name, cells in rows:
-            yield f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in cells)
+            summaries = []  # pixels have not been counted
+        for name in dict.fromkeys(name for s in summaries for name in (*s.extra, *s.classes)):
+            rows[name] = [self._cell(summary, name) for summary in summaries]
+        width = max(map(len, rows))
+        heads = {"": list(self.splits)}
+        return [
+            f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in cells)
+            for name, cells in (heads | rows).items()
+        ]
 
-
-def _shares(parts: Sequence[int], totals: Sequence[int]) -> list[str]:
-    return [f"{part / max(1, total):.2%}" for part, total in zip(parts, totals, strict=True)]
+    def _cell(self, summary: SplitSummary, name: str) -> str:
+        extra = summary.extra.get(name, 0)
+        count = summary.classes.get(name, 0) + extra
+        if self.unit != "pixels":
+            return f"{count}"
+        return f"{count / max(1, sum(summary.classes.values()) + extra):.2%}"  # of labelled ones
 
 
 def validate(
@@ -165,38 +157,40 @@ def validate(
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     found = [*_dataset_issues(splits, warnings=warnings), *issues]
-    missing = {
-        (id(samples.dataset), issue.image)
-        for samples in splits.values()
-        for issue in samples.dataset.issues
-        if issue.category == MISSING_IMAGES
-    }
-    tallies = {name: _Tally(samples, warnings) for name, samples in splits.items()}
+    tallies: dict[str, _Tally] = {}
     for name, samples in splits.items():
+        tally = tallies[name] = _Tally(samples)
+        missing = {i.image for i in samples.dataset.issues if i.category == MISSING_IMAGES}
 
-        def look(index: int, samples: Samples = samples) -> _Look:
-            exists = (id(samples.dataset), int(samples.indices[index])) not in missing
+        def look(
+            index: int, samples: Samples = samples, missing: Set[int | None] = missing
+        ) -> _Look:
+            exists = int(samples.indices[index]) not in missing
             return _look(samples, index, depth if exists else "annotations", count=warnings)
 
         results = map_parallel(look, range(len(samples)), workers=workers, progress=progress)
         for index, result in enumerate(results):
-            tallies[name].add(index, result)
-        found += tallies[name].issues
-    if warnings:
-        found += _class_warnings(root, splits, tallies, depth)
-        found += _image_warnings(root, tallies)
-        found += _equal_images(splits, tallies)
+            tally.add(index, result)
+        found += tally.issues
     classes = list(dict.fromkeys(name for samples in splits.values() for name in samples.classes))
-    found = list(dict.fromkeys(found))  # an image in two splits has the same issues in both
+    summaries = {name: tally.summary(classes) for name, tally in tallies.items()}
+    unit = next((samples.unit for samples in splits.values()), "images")
+    if warnings:
+        counted = unit != "pixels" or depth == "decode"
+        unusual = [*_class_warnings(summaries if counted else {}, classes, unit)]
+        unusual += _image_warnings(tallies)
+        where = os.fspath(root)
+        found += [Issue(category, where, message, "warning") for category, message in unusual]
+        found += _equal_images(splits, tallies)
     return Report(
         root=os.fspath(root),
         note=note,
         depth=depth,
-        unit=next(iter(splits.values())).unit if splits else "images",
-        splits={name: tally.summary(classes) for name, tally in tallies.items()},
-        issues=tuple(found),
+        unit=unit,
+        splits=summaries,
+        issues=tuple(dict.fromkeys(found)),  # an image in two splits has the same issues in both
         details=tuple(_details(tallies)),
-        unusable={name: _unusable(splits[name], tallies[name]) for name in splits},
+        unusable={name: frozenset(tally.unusable) for name, tally in tallies.items()},
     )
 
 
@@ -207,11 +201,7 @@ def _dataset_issues(splits: Mapping[str, Samples], *, warnings: bool) -> Iterato
         for issue in samples.dataset.issues:
             if issue.severity == "warning" and not warnings:
                 continue
-            if issue.image is not None:
-                concerned = issue.image in images
-            else:
-                concerned = issue.split is None or issue.split in splits
-            if concerned:
+            if (issue.image is None or issue.image in images) and issue.split in (None, *splits):
                 yield issue
 
 
@@ -220,22 +210,17 @@ def blocked_images(dataset: ParsedDataset) -> set[int]:
     return {i.image for i in dataset.issues if i.severity == "blocking" and i.image is not None}
 
 
-def _unusable(samples: Samples, tally: _Tally) -> frozenset[int]:
-    blocked = blocked_images(samples.dataset)
-    broken = (i for i, image in enumerate(samples.indices.tolist()) if image in blocked)
-    return frozenset(tally.unusable) | frozenset(broken)
-
-
 class _Look(NamedTuple):
     facts: ImageFacts | None
     digest: bytes | None
     """Hash of the file's bytes; None where they were not read."""
-    error: ImageError | None
-    examination: Examination
+    issues: list[Issue]
+    counts: Mapping[int | str, int]
 
 
 def _look(samples: Samples, index: int, depth: Depth, *, count: bool) -> _Look:
-    facts = digest = error = None
+    facts = digest = None
+    issues = []
     source = samples.source(index)
     if depth != "annotations" and isinstance(source, Path):
         try:
@@ -246,74 +231,50 @@ def _look(samples: Samples, index: int, depth: Depth, *, count: bool) -> _Look:
                 digest = hashlib.blake2b(content, digest_size=16).digest()
             elif not is_complete(source, facts.format):
                 open_image(source)
-        except ImageError as reason:
-            facts, error = None, reason
+        except (ImageError, OSError) as error:
+            facts = None
+            reason = error.reason if isinstance(error, ImageError) else f"cannot be read: {error}"
+            image = int(samples.indices[index])
+            issues = [Issue(UNREADABLE_IMAGES, samples.name(index), reason, image=image)]
     examination = samples.examine(index, facts, decode=depth == "decode", count=count)
-    return _Look(facts, digest, error, examination)
-
-
-def is_complete(path: Path, image_format: str) -> bool:
-    """Whether a file has the last bytes of its format, so that it has surely not been cut off.
-
-    False leaves it open, and only decoding decides: cameras and phones append to files, and most
-    formats have no end mark.
-    """
-    with path.open("rb") as file:
-        head = file.read(12)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 256, 0))
-        tail = file.read()
-    match image_format:
-        case "JPEG" | "MPO":
-            return tail.rstrip(b"\x00").endswith(b"\xff\xd9")  # zeros: padding to full blocks
-        case "PNG":
-            return tail.endswith(b"\x00\x00\x00\x00IEND\xae\x42\x60\x82")
-        case "GIF":
-            return tail.endswith(b"\x00;")
-        case "WEBP":
-            return int.from_bytes(head[4:8], "little") + 8 <= size
-        case _:
-            return False
+    if count and facts is not None and not facts.extension_matches:
+        message = f"contains {facts.format}, unlike its name; it is read"
+        issues.append(Issue(IMAGE_FILES, samples.name(index), message, "warning"))
+    return _Look(facts, digest, [*issues, *examination.issues], examination.counts)
 
 
 class _Tally:
     """What was found in one split so far, in little memory: there may be millions of samples."""
 
-    def __init__(self, samples: Samples, warnings: bool) -> None:
-        self.samples, self.warnings = samples, warnings
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
         self.issues: list[Issue] = []
-        self.unusable: set[int] = set()
+        blocked = blocked_images(samples.dataset)
+        images = enumerate(samples.indices.tolist())
+        self.unusable = {index for index, image in images if image in blocked}
         self.unreadable = 0
         self.counts: Counter[int | str] = Counter()
-        self.widths, self.heights = array("I"), array("I")
+        self.sides = {"width": array("I"), "height": array("I")}
         self.modes: Counter[str] = Counter()
         self.formats: Counter[str] = Counter()
         self.animated = 0
         self.digests: dict[int, bytes] = {}
 
     def add(self, index: int, result: _Look) -> None:
-        facts, digest, error, examination = result
-        name = self.samples.name(index)
-        image = int(self.samples.indices[index])
-        if error is not None:
-            self.issues.append(Issue(UNREADABLE_IMAGES, name, error.reason, image=image))
+        facts = result.facts
         self.unreadable += facts is None
-        self.issues += examination.issues
-        self.counts.update(examination.counts)
-        if error or any(one.severity == "blocking" for one in examination.issues):
+        self.issues += result.issues
+        self.counts.update(result.counts)
+        if any(issue.severity == "blocking" for issue in result.issues):
             self.unusable.add(index)
-        if facts is None or not self.warnings:
-            return
-        self.widths.append(facts.width)
-        self.heights.append(facts.height)
-        self.modes[facts.mode] += 1
-        self.formats[facts.format] += 1
-        self.animated += facts.frames > 1
-        if digest is not None:
-            self.digests[index] = digest
-        if not facts.extension_matches:
-            message = f"contains {facts.format}, unlike its name; it is read"
-            self.issues.append(Issue(IMAGE_FILES, name, message, "warning"))
+        if facts is not None:
+            self.sides["width"].append(facts.width)
+            self.sides["height"].append(facts.height)
+            self.modes[facts.mode] += 1
+            self.formats[facts.format] += 1
+            self.animated += facts.frames > 1
+        if result.digest is not None:
+            self.digests[index] = result.digest
 
     def summary(self, classes: Sequence[str]) -> SplitSummary:
         own = {name: self.counts[label] for label, name in enumerate(self.samples.classes)}
@@ -326,47 +287,32 @@ class _Tally:
 
 
 def _class_warnings(
-    root: str | os.PathLike[str],
-    splits: Mapping[str, Samples],
-    tallies: Mapping[str, _Tally],
-    depth: Depth,
-) -> Iterator[Issue]:
+    summaries: Mapping[str, SplitSummary], classes: Sequence[str], unit: str
+) -> Iterator[tuple[str, str]]:
     """Classes that do not occur, or hardly, or are spelt in two ways."""
-    where = os.fspath(root)
-    samples = next(iter(splits.values()), None)
-    if samples is None:
-        return
-    classes = list(dict.fromkeys(name for one in splits.values() for name in one.classes))
-    if samples.unit != "pixels" or depth == "decode":  # else pixels have not been counted
-        counts = {name: tally.summary(classes).classes for name, tally in tallies.items()}
-        absent = [name for name in classes if not any(count[name] for count in counts.values())]
-        if absent:
-            yield Issue(CLASSES, where, f"no {samples.unit} of: {', '.join(absent)}", "warning")
-        for split, count in counts.items():
-            if lacking := [name for name in classes if not count[name] and name not in absent]:
-                message = f"no {samples.unit} in {split} of: {', '.join(lacking)}"
-                yield Issue(CLASSES, where, message, "warning")
-        if samples.unit == "images" and "train" in counts:
-            tiny = {name: n for name, n in counts["train"].items() if 0 < n < TINY_CLASS}
-            if tiny:
-                message = f"fewer than {TINY_CLASS} images in train: {_listed(tiny)}"
-                yield Issue(CLASSES, where, message, "warning")
+    counts = {split: summary.classes for split, summary in summaries.items()}
+    absent = [name for name in classes if not any(count[name] for count in counts.values())]
+    if absent and counts:
+        yield CLASSES, f"no {unit} of: {', '.join(absent)}"
+    for split, count in counts.items():
+        if lacking := [name for name in classes if not count[name] and name not in absent]:
+            yield CLASSES, f"no {unit} in {split} of: {', '.join(lacking)}"
+    train = counts.get("train", {}) if unit == "images" else {}
+    if tiny := {name: count for name, count in train.items() if 0 < count < TINY_CLASS}:
+        yield CLASSES, f"fewer than {TINY_CLASS} images in train: {_listed(tiny)}"
     spellings: dict[str, str] = {}
     for name in classes:
         other = spellings.setdefault(" ".join(name.casefold().split()), name)
         if other != name:
-            message = f'classes "{other}" and "{name}" differ only in case or spaces'
-            yield Issue(CLASSES, where, message, "warning")
+            yield CLASSES, f'classes "{other}" and "{name}" differ only in case or spaces'
 
 
-def _image_warnings(root: str | os.PathLike[str], tallies: Mapping[str, _Tally]) -> Iterator[Issue]:
-    sides = ((w, h) for t in tallies.values() for w, h in zip(t.widths, t.heights, strict=True))
+def _image_warnings(tallies: Mapping[str, _Tally]) -> Iterator[tuple[str, str]]:
+    sides = (side for tally in tallies.values() for side in zip(*tally.sides.values(), strict=True))
     if small := sum(min(side) < SMALL_SIDE for side in sides):
-        message = f"{small} images have a side below {SMALL_SIDE} pixels"
-        yield Issue(IMAGE_FILES, os.fspath(root), message, "warning")
+        yield IMAGE_FILES, f"{small} images have a side below {SMALL_SIDE} pixels"
     if animated := sum(tally.animated for tally in tallies.values()):
-        message = f"{animated} files have several frames; the first is used"
-        yield Issue(IMAGE_FILES, os.fspath(root), message, "warning")
+        yield IMAGE_FILES, f"{animated} files have several frames; the first is used"
 
 
 def _equal_images(splits: Mapping[str, Samples], tallies: Mapping[str, _Tally]) -> Iterator[Issue]:
@@ -392,8 +338,7 @@ def _equal_images(splits: Mapping[str, Samples], tallies: Mapping[str, _Tally]) 
 
 def _details(tallies: Mapping[str, _Tally]) -> Iterator[str]:
     for side in ("width", "height"):
-        values = [value for tally in tallies.values() for value in getattr(tally, f"{side}s")]
-        if values:
+        if values := [value for tally in tallies.values() for value in tally.sides[side]]:
             low, high = min(values), max(values)
             yield f"{side}: {low} to {high} pixels, median {median_low(values)}"
     formats = sum((tally.formats for tally in tallies.values()), Counter[str]())
@@ -415,17 +360,11 @@ def map_parallel(
     work: Callable[[T], R], items: Sequence[T], *, workers: int, progress: bool = True
 ) -> Iterator[R]:
     """Apply `work` to items in threads and yield the results in order, a bounded number ahead."""
-    remaining = iter(items)
-
-    def work_on(chunk: Sequence[T]) -> list[R]:
-        return [work(item) for item in chunk]
-
     with (
         progress_bar("checking images", len(items), show=progress) as advance,
         ThreadPoolExecutor(workers) as executor,
     ):
-        while waiting := list(islice(remaining, _WAITING)):
-            chunks = [waiting[begin : begin + _CHUNK] for begin in range(0, len(waiting), _CHUNK)]
-            for results in executor.map(work_on, chunks):
-                yield from results
-                advance(len(results))
+        for begin in range(0, len(items), _WAITING):
+            for result in executor.map(work, items[begin : begin + _WAITING]):
+                yield result
+                advance(1)

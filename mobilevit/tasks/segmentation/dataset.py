@@ -18,9 +18,9 @@ from mobilevit.data.formats.masks.values import (
     format_ranges,
     ignore_mark,
 )
+from mobilevit.data.image_formats import is_complete
 from mobilevit.data.images import ImageError, ImageFacts, image_facts, upright
 from mobilevit.data.splits import Examination, Samples
-from mobilevit.data.validate import is_complete
 
 UNREADABLE_MASKS = "masks that cannot be read"
 WRONG_SIZES = "masks of another size than their images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,12 @@ def read_torchvision(name: str, root: str | Path) -> list[ParsedDataset]:
     Path(root).mkdir(parents=True, exist_ok=True)
     parsed: list[ParsedDataset] = []
     for split, options in zip(("train", "val"), arguments, strict=True):
+        create = partial(getattr(datasets, class_name), root, **options)
         try:
-            dataset = _open(getattr(datasets, class_name), root, options)
+            try:
+                dataset = create(download=False)
+            except (RuntimeError, FileNotFoundError):
+                dataset = create(download=True)
         except (RuntimeError, OSError) as error:  # URLError, a refused or broken download
             raise DataError(
                 f"{name} is not at {root}, and cannot be downloaded: {error}"
@@ -90,13 +95,6 @@ def read_torchvision(name: str, root: str | Path) -> list[ParsedDataset]:
     return parsed
 
 
-def _open(class_: Any, root: str | Path, options: Mapping[str, Any]) -> Any:
-    try:
-        return class_(root, **options, download=False)
-    except (RuntimeError, FileNotFoundError):
-        return class_(root, **options, download=True)
-
-
 def _classes(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
     """Class names, or numbers where torchvision has none."""
     names = getattr(dataset, "classes", None)
@@ -109,10 +107,7 @@ def _classes(dataset: Any, labels: Sequence[int]) -> tuple[str, ...]:
 def _labels(dataset: Any) -> list[int]:
     """All labels, without decoding images where labels are stored apart."""
     for attribute in ("targets", "labels", "_labels"):
-        values = getattr(dataset, attribute, None)
-        if values is not None:
+        if (values := getattr(dataset, attribute, None)) is not None:
             return [int(value) for value in values]
-    pairs = getattr(dataset, "_samples", None)
-    if pairs is not None:
-        return [int(label) for _, label in pairs]
-    return [int(dataset[index][1]) for index in range(len(dataset))]
+    pairs = getattr(dataset, "_samples", None) or map(dataset.__getitem__, range(len(dataset)))
+    return [int(label) for _, label in pairs]

@@ -18,7 +18,6 @@ from mobilevit.data.formats.objects.coco import (
     CocoFile,
     find_jsons,
     read_objects,
-    to_integer,
 )
 from mobilevit.data.images import ImageError, pillow
 
@@ -57,7 +56,7 @@ def read_panoptic(
     """
     source = CocoFile(file, root, split, "coco_voc" if voc_classes else "coco_panoptic", "masks")
     builder = source.builder
-    if not source.complete:
+    if not source.categories:  # the file is damaged
         return builder.build(())
     labels = {number: label for label, number in enumerate(source.categories)}
     names = tuple(source.categories.values())
@@ -70,10 +69,7 @@ def read_panoptic(
     for _, image, where, entry in source.annotations():
         files[image] = file.with_suffix("") / str(entry.get("file_name", files[image].name))
         for segment in entry.get("segments_info", ()):
-            category = to_integer(segment.get("category_id"))
-            if category not in labels:
-                source.report_category(where, segment.get("category_id"), image)
-            else:
+            if (category := source.category_of(segment, where, image)) is not None:
                 crowd = segment.get("iscrowd") and (not voc_classes or category in VOC_PLACES)
                 segments[image][segment.get("id")] = MAX_VALUE if crowd else labels[category]
     for image, (name, mask) in enumerate(zip(builder.files, files, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -230,27 +230,28 @@ def read_class_file(root: Path, ignore: int) -> ClassFile | None:
         content = _PARSERS[file.name](file.read_text("utf-8-sig"))
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
-    if isinstance(content, list) and _all_of(str, content) and "" not in content:
+    stated = list(content.values()) if isinstance(content, dict) else []
+    colours = None
+    if isinstance(content, list) and all(isinstance(name, str) and name for name in content):
         return ClassFile(names_by_value(content, ignore, file), None, file)
-    if isinstance(content, dict) and content and _all_of(int, content.values()):
+    if stated and all(type(value) is int for value in stated):
         names = {value: name for name, value in content.items()}
-        if len(names) != len(content):
-            raise DataError(f"{file}: several classes have the same value")
         if ignore in names:
             raise DataError(
                 f"{file}: {ignore} is {names[ignore]!r}, but {ignore} is ignored; set data.ignore "
                 "to another value, such as one that the masks do not have"
             )
-        return ClassFile(names, None, file)
-    if isinstance(content, dict) and content and all(map(_is_colour, content.values())):
+    elif stated and all(map(_is_colour, stated)):
         names = names_by_value(list(content), ignore, file)
-        colours = {(r, g, b): v for v, (r, g, b) in zip(names, content.values(), strict=True)}
-        if len(colours) != len(content):
-            raise DataError(f"{file}: several classes have the same colour")
-        return ClassFile(names, colours, file)
-    raise DataError(
-        f'{file}: is not a list of names, {{"name": value}} or {{"name": [red, green, blue]}}'
-    )
+        colours = {(r, g, b): value for value, (r, g, b) in zip(names, stated, strict=True)}
+    else:
+        raise DataError(
+            f'{file}: is not a list of names, {{"name": value}} or {{"name": [red, green, blue]}}'
+        )
+    if len(names if colours is None else colours) != len(content):
+        what = "value" if colours is None else "colour"
+        raise DataError(f"{file}: several classes have the same {what}")
+    return ClassFile(names, colours, file)
 
 
 def names_by_value(classes: Sequence[str], ignore: int, source: object) -> dict[int, str]:
@@ -299,7 +300,3 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 def _is_colour(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and set(value) <= set(range(256))
-
-
-def _all_of(type_: type, values: Iterable[Any]) -> bool:
-    return all(type(value) is type_ for value in values)

@@ -65,68 +65,48 @@ def read_objects(
         split: the split that the JSON holds.
         voc_classes: map categories to the classes of Pascal VOC; others are background.
     """
-    format = "coco_voc" if voc_classes else "coco"
-    source = CocoFile(file, root, split, format, content)
+    source = CocoFile(file, root, split, "coco_voc" if voc_classes else "coco", content)
+    builder = source.builder
     labels: dict[int, int | None] = {n: label for label, n in enumerate(source.categories)}
     classes = tuple(source.categories.values())
     if voc_classes:
         labels, classes = {number: VOC_PLACES.get(number) for number in labels}, VOC_CLASSES
-    if content == "masks" and source.complete and not source.has_outlines():
-        raise DataError(f"{file}: its objects have only boxes, without outlines for masks")
-    with_objects = {
-        image
-        for running, image, where, entry in source.annotations()
-        if _add_object(source, image, where, entry, labels, running)
-    }
-    builder = source.builder
-    images = range(len(builder.files))
-    if split is not None:
-        builder.splits[split] = list(images)
+    with_objects = set()
+    outlines: Any = ()
+    for running, image, where, entry in source.annotations():
+        if (category := source.category_of(entry, where, image)) is None:
+            continue
+        if (label := labels[category]) is None:  # background
+            continue
+        with_objects.add(image)
+        corners = to_corners(entry.get("bbox"))
+        if content == "masks":
+            try:
+                outlines = to_outline(entry.get("segmentation"))
+                if not outlines and not all(map(math.isfinite, corners)):
+                    raise ValueError("neither segmentation nor bbox")
+            except (TypeError, ValueError) as error:
+                message = f"an object cannot be drawn: {error!r}"
+                builder.add_issue(where, message, image=image)
+                continue
+        builder.add_box(
+            image,
+            corners,
+            label,
+            outline=outlines,
+            crowd=to_integer(entry.get("iscrowd")) not in (None, 0),
+            area=_number(entry.get("area")),
+            box_id=to_integer(entry.get("id"), default=running),
+        )
+    images = list(range(len(builder.files)))
     if content == "masks" and split == "train" and (empty := len(images) - len(with_objects)):
-        builder.splits[split] = sorted(with_objects)
+        images = sorted(with_objects)
         builder.notes.append(f"{empty} images without objects are not trained on")
+    if split is not None:
+        builder.splits[split] = images
     return builder.build(
         classes, category_ids=tuple(source.categories) if content == "boxes" else None
     )
-
-
-def _add_object(
-    source: CocoFile,
-    image: int,
-    where: str,
-    entry: dict[str, Any],
-    labels: dict[int, int | None],
-    running: int,
-) -> bool:
-    """Add the object of an annotation, and return whether it has a class."""
-    category = to_integer(entry.get("category_id"))
-    if category not in labels:
-        source.report_category(where, entry.get("category_id"), image)
-        return False
-    if (label := labels[category]) is None:
-        return False
-    corners = to_corners(entry.get("bbox"))
-    outline: Any = ()
-    if source.builder.content == "masks":
-        try:
-            outline = to_outline(entry.get("segmentation"))
-            if not outline and not all(map(math.isfinite, corners)):
-                raise ValueError("neither segmentation nor bbox")
-        except (TypeError, ValueError) as error:
-            message = f"an object cannot be drawn: {error!r}"
-            source.builder.add_issue(where, message, image=image)
-            return True
-    number = to_integer(entry.get("id"))
-    source.builder.add_box(
-        image,
-        corners,
-        label,
-        outline=outline,
-        crowd=to_integer(entry.get("iscrowd")) not in (None, 0),
-        area=_number(entry.get("area")),
-        box_id=running if number is None else number,
-    )
-    return True
 
 
 class CocoFile:
@@ -151,12 +131,9 @@ class CocoFile:
         self.images: dict[int | str, int] = {}
         """Id -> index."""
         data = self._load(keep_outlines=content == "masks")
-        self.complete = data is not None
-        """Whether the file has all that it must have."""
-        self._annotations: list[Any] = [] if data is None else data["annotations"]
-        if data is not None:
-            self._read_categories(data["categories"])
-            self._read_images(data["images"])
+        self._annotations: list[Any] = data["annotations"]
+        self._read_categories(data["categories"])
+        self._read_images(data["images"])
 
     def annotations(self) -> Iterator[tuple[int, int, str, dict[str, Any]]]:
         """Running number, image, name for messages and content of each annotation of an image."""
@@ -173,34 +150,38 @@ class CocoFile:
             else:
                 yield running, image, where, entry
 
-    def has_outlines(self) -> bool:
-        return any("segmentation" in entry for entry in self._annotations)
-
-    def report_category(self, where: str, number: Any, image: int) -> None:
-        message = f"no category has its category_id {number!r}"
+    def category_of(self, entry: Any, where: str, image: int) -> int | None:
+        """The category of an annotation or segment; unknown ones become issues."""
+        number = to_integer(_get(entry, "category_id"))
+        if number in self.categories:
+            return number
+        message = f"no category has its category_id {_get(entry, 'category_id')!r}"
         self.builder.add_issue(where, message, image=image)
+        return None
 
     def _fatal(self, message: str) -> None:
         self.builder.add_issue(self.file, message, skippable=False)
 
-    def _load(self, *, keep_outlines: bool) -> dict[str, Any] | None:
+    def _load(self, *, keep_outlines: bool) -> dict[str, list[Any]]:
+        """The lists of the file; empty ones where it has them not."""
         try:
             # Outlines are most of the file; without masks they need not stay in memory.
             hook = None if keep_outlines else _without_outline
             data = json.loads(self.file.read_bytes(), object_hook=hook)
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deep
-            reason = f"not JSON: {error}"
-        else:
             if not isinstance(data, dict):
-                reason = f"not COCO's format: a {type(data).__name__} instead of an object"
-            elif missing := [key for key in _REQUIRED if not isinstance(data.get(key), list)]:
-                reason = f"not COCO's format: lacks the {join_names('list', missing)}"
+                raise ValueError(f"a {type(data).__name__} instead of an object")
+        except OSError as error:
+            self._fatal(f"cannot be read: {error.strerror}")
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deep
+            self._fatal(f"not JSON of COCO: {error}")
+        else:
+            if missing := [key for key in _REQUIRED if not isinstance(data.get(key), list)]:
+                self._fatal(f"not COCO's format: lacks the {join_names('list', missing)}")
+            elif keep_outlines and not any(_has_outline(one) for one in data["annotations"]):
+                self._fatal("its objects have only boxes, without outlines for masks")
             else:
                 return data
-        self._fatal(reason)
-        return None
+        return {key: [] for key in _REQUIRED}
 
     def _read_categories(self, entries: list[Any]) -> None:
         names: dict[int, str] = {}
@@ -237,11 +218,10 @@ class CocoFile:
         bases, split = [self.file.parent, root], _split_of(self.file, root)
         paths = find_files(names, list_files(root)[0], bases, root=root, split=split)
         for entry, number, path in zip(valid, self.images, paths, strict=True):
-            size = to_integer(entry.get("height")), to_integer(entry.get("width"))
             image = self.builder.add_image(
                 root / entry["file_name"] if path is None else path,
                 annotation_file=self.file,
-                size=(size[0] or 0, size[1] or 0),
+                size=(to_integer(entry.get("height")) or 0, to_integer(entry.get("width")) or 0),
                 image_id=int(number) if numeric else None,
             )
             if path is None:
@@ -279,6 +259,10 @@ def to_outline(segmentation: Any) -> list[np.ndarray] | dict[str, Any]:
     return segmentation if isinstance(segmentation, dict) else []
 
 
+def _has_outline(entry: Any) -> bool:
+    return _get(entry, "segmentation") is not None or _get(entry, "segments_info") is not None
+
+
 def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
     entry.pop("segmentation", None)
     return entry
@@ -304,14 +288,12 @@ def _image_key(value: Any) -> int | str | None:
     return value if number is None and isinstance(value, str) else number
 
 
-def to_integer(value: Any) -> int | None:
-    """An integer of at most 64 bits, perhaps written as text; None for anything else."""
+def to_integer(value: Any, default: int | None = None) -> int | None:
+    """An integer of at most 64 bits, perhaps written as text; `default` for anything else."""
     if not isinstance(value, int):
         number = _number(value)
-        if not math.isfinite(number) or number != int(number):
-            return None
-        value = int(number)
-    return int(value) if -(2**63) <= value < 2**63 else None
+        value = int(number) if math.isfinite(number) and number == int(number) else 2**63
+    return int(value) if -(2**63) <= value < 2**63 else default
 
 
 # Recognition

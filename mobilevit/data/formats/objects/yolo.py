@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -235,40 +235,21 @@ def _label_files(tree: FileTree, images: Sequence[str], lists: Collection[str]) 
     return [path for path in others if _is_label(path) and path not in lists]
 
 
-def _names_in_files(tree: FileTree, builder: DatasetBuilder) -> dict[int, str] | None:
-    """Number -> name, by files such as `classes.txt`; None where there is none."""
-    files: dict[tuple[str, ...], str] = {}
-    for path in filter(_is_class_file, tree.others):
-        try:
-            lines = read_text(Path(path)).rstrip().splitlines()
-            files[tuple(line.strip() for line in lines)] = path
-        except FileError as error:
-            builder.add_error(error)
-    if len(files) > 1:
-        message = f"class names differ: {', '.join(files.values())}; keep one"
-        builder.add_issue(tree.root, message, skippable=False)
-    for names, path in files.items():
-        return _check_names(dict(enumerate(names)), path, builder)
-    return None
-
-
 def _load_yaml(file: Path, builder: DatasetBuilder) -> dict[str, Any]:
     """A YAML file's mapping; problems become issues."""
+    where, message = str(file), "not a mapping with names, train and val"
     try:
         # All values as text: YAML would make a boolean of a class named `no`.
         content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except FileError as error:
-        builder.add_error(error)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = str(file) if mark is None else f"{file}:{mark.line + 1}"
-        message = f"not YAML: {getattr(error, 'problem', error)}"
-        builder.add_issue(where, message, skippable=False)
-    else:
         if isinstance(content, dict):
             return content
-        message = "not a mapping with names, train and val"
-        builder.add_issue(file, message, skippable=False)
+    except FileError as error:
+        where, message = error.where, error.message
+    except (yaml.YAMLError, RecursionError) as error:
+        if (mark := getattr(error, "problem_mark", None)) is not None:
+            where = f"{file}:{mark.line + 1}"
+        message = f"not YAML: {getattr(error, 'problem', error)}"
+    builder.add_issue(where, message, skippable=False)
     return {}
 
 
@@ -300,17 +281,34 @@ def _yaml_names(
         message = "names must be a list, or a mapping from class numbers"
         builder.add_issue(file, message, skippable=False)
         return None
-    names = {int(number): name.strip() for number, name in pairs}
     count = content.get("nc")
-    if isinstance(count, str) and count != str(len(names)):
-        message = f"nc is {count}, but there are {len(names)} names"
+    if isinstance(count, str) and count != str(len(pairs)):
+        message = f"nc is {count}, but there are {len(pairs)} names"
         builder.add_issue(file, message, skippable=False)
-    return _check_names(dict(sorted(names.items())), file, builder)
+    return _check_names(sorted((int(number), name) for number, name in pairs), file, builder)
+
+
+def _names_in_files(tree: FileTree, builder: DatasetBuilder) -> dict[int, str] | None:
+    """Number -> name, by files such as `classes.txt`; None where there is none."""
+    files: dict[tuple[str, ...], str] = {}
+    for path in filter(_is_class_file, tree.others):
+        try:
+            lines = read_text(Path(path)).rstrip().splitlines()
+            files[tuple(line.strip() for line in lines)] = path
+        except FileError as error:
+            builder.add_error(error)
+    if len(files) > 1:
+        message = f"class names differ: {', '.join(files.values())}; keep one"
+        builder.add_issue(tree.root, message, skippable=False)
+    for names, path in files.items():
+        return _check_names(enumerate(names), path, builder)
+    return None
 
 
 def _check_names(
-    names: dict[int, str], file: str | Path, builder: DatasetBuilder
+    pairs: Iterable[tuple[int, str]], file: str | Path, builder: DatasetBuilder
 ) -> dict[int, str]:
+    names = {number: name.strip() for number, name in pairs}
     if repeated := [name for name, times in Counter(names.values()).items() if times > 1]:
         message = f"{join_names('class', repeated)} stated more than once"
         builder.add_issue(file, message, skippable=False)
