@@ -97,7 +97,7 @@ def export(
         model=network.name,
         source=network.config.source,
         precision=spec.precision,
-        quantize=spec.quantize.mode if spec.quantize else None,
+        quantize=spec.quantize,
         size=size,
         fp32_size=_fp32_size(network, spec, backend) if spec.quantize else None,
         summary=candidate.summary,

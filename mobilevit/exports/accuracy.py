@@ -196,14 +196,12 @@ def smallest_accurate(
         folder: an empty folder for the files that are tried.
         max_drop: the largest loss, in points of accuracy.
     """
-    network, quantize = evaluator.network, spec.quantize
-    assert quantize is not None
+    network = evaluator.network
     found: dict[frozenset[str], Found] = {}
 
     def drop(float_layers: frozenset[str]) -> float:
         path = folder / f"{len(found)}{backend.suffix}"
-        trial = replace(spec, quantize=replace(quantize, float_layers=float_layers))
-        summary = backend.write(network, trial, path)
+        summary = backend.write(network, replace(spec, float_layers=float_layers), path)
         accuracy = evaluator.accuracy(path, backend)
         found[float_layers] = Found(summary=summary, accuracy=accuracy, float_layers=float_layers)
         return accuracy.drop

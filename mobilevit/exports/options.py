@@ -12,7 +12,7 @@ from PIL import Image
 from mobilevit.data.options import DataOptions
 from mobilevit.exports.backends.base import Backend
 from mobilevit.exports.backends.registry import BACKENDS, FormatName, backend_of, suffixes
-from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, Precision, Quantization
+from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, Precision
 from mobilevit.utils.options import Count, Interval, Options, Share
 
 
@@ -103,10 +103,10 @@ class ExportOptions(Options):
         return self.quantize in ("int8", "auto")
 
     def spec(self, calibration: Sequence[Image.Image]) -> ExportSpec:
-        quantize = None
-        if self.quantize is not None:
-            mode = "int8" if self.quantize == "auto" else self.quantize
-            quantize = Quantization(mode=mode, images=tuple(calibration))
         return ExportSpec(
-            dynamic=self.dynamic, raw=self.raw, precision=self.precision, quantize=quantize
+            dynamic=self.dynamic,
+            raw=self.raw,
+            precision=self.precision,
+            quantize="int8" if self.quantize == "auto" else self.quantize,
+            calibration=tuple(calibration),
         )

@@ -64,17 +64,16 @@ def quantizable_layers(module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def layers_to_quantize(prepared: PreparedModel) -> frozenset[str]:
-    """Names of all quantizable layers except `Quantization.float_layers`, which must exist."""
-    quantize, layers = prepared.spec.quantize, frozenset(quantizable_layers(prepared.module))
-    assert quantize is not None
+    """Names of all quantizable layers except `ExportSpec.float_layers`, which must exist."""
+    layers = frozenset(quantizable_layers(prepared.module))
     _refuse_float16(prepared)
-    unknown = quantize.float_layers - layers
+    unknown = prepared.spec.float_layers - layers
     if unknown:
         raise ExportError(
             f"float_layers: there are no layers {', '.join(sorted(unknown))}; there are: "
             f"{', '.join(sorted(layers))}"
         )
-    return layers - quantize.float_layers
+    return layers - prepared.spec.float_layers
 
 
 def _refuse_float16(prepared: PreparedModel) -> None:

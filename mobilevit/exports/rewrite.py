@@ -5,8 +5,7 @@ The outputs are those of `fuse` within float rounding. The differences are:
 * no tensor has more than four axes: patches are cut and joined by moving rows, then pixels;
 * attention is written out, with its scale folded into the query weights;
 * tokens are the rows of matrices, so each linear layer is one matrix product with a bias;
-* v2's norms have no scale and shift: these are folded into the next layer;
-* nothing depends on the batch size, nor on the image size if that is dynamic.
+* norms have no scale and shift: these are folded into the next layer.
 
 `REWRITES` maps each type of head and block to its rewrite; any other type is an error.
 """
@@ -14,17 +13,16 @@ The outputs are those of `fuse` within float rounding. The differences are:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.exports.spec import ExportError
-from mobilevit.models.classifier import Classifier
+from mobilevit.models.classifier import Classifier as Classifier
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import (
-    Activation,
     ConvNormAct,
     FeedForward,
     InvertedResidual,
@@ -46,42 +44,24 @@ from mobilevit.models.segmentation import (
     PoolingPyramid,
     Segmenter,
 )
-from mobilevit.models.ssdlite import RawDetections, SSDLite
+from mobilevit.models.ssdlite import SSDLite
 
 
-def inference_graph(model: Network, *, dynamic_size: bool = False) -> nn.Module:
-    """Copy a network, not fused, for export; the outputs are those of `fuse(model)`.
-
-    Unless `dynamic_size`, the graph takes images of one size, and maps that need no resizing are
-    not resized.
-    """
-    graph = rewrite(fuse(model), dynamic_size)
+def inference_graph(model: Network) -> nn.Module:
+    """Copy a network, not fused, for export; the outputs are those of `fuse(model)`."""
+    graph = rewrite(fuse(model))
     graph.to(memory_format=torch.contiguous_format)
     return graph.eval().requires_grad_(False)
 
 
-def rewrite(module: nn.Module, dynamic_size: bool) -> nn.Module:
+def rewrite(module: nn.Module) -> nn.Module:
     """Rewrite a fused head or block, which may be changed, by its type."""
     rewriter = REWRITES.get(type(module))
     if rewriter is None:
         raise ExportError(
             f"{type(module).__name__} cannot be exported: {__name__}.REWRITES has no rewrite for it"
         )
-    return rewriter(module, dynamic_size)
-
-
-class Resize(NamedTuple):
-    """How maps are resized."""
-
-    align_corners: bool
-    dynamic_size: bool
-
-    def __call__(self, x: Tensor, height: int, width: int) -> Tensor:
-        """`[B, C, H, W]` -> `[B, C, height, width]`."""
-        if not self.dynamic_size:
-            return resize(x, height, width, align_corners=self.align_corners)
-        # Unconditionally: a comparison of sizes would fix the graph to the example's outcome.
-        return F.interpolate(x, (height, width), mode="bilinear", align_corners=self.align_corners)
+    return rewriter(module)
 
 
 @torch.no_grad()
@@ -134,16 +114,16 @@ class SeparableAttention(nn.Module):
         return self.out(y.reshape(-1, self.dim))
 
 
-class TokenNorm(nn.LayerNorm):
-    """`nn.LayerNorm` over rows."""
+class TokenNorm(nn.Module):
+    """`nn.LayerNorm` over rows, without scale and shift."""
 
     def __init__(self, trained: nn.LayerNorm) -> None:
-        super().__init__(trained.normalized_shape, eps=trained.eps)
-        self.weight, self.bias = trained.weight, trained.bias
+        super().__init__()
+        self.eps = trained.eps
 
-    def forward(self, x: Tensor, samples: int = 1) -> Tensor:
+    def forward(self, x: Tensor, samples: int) -> Tensor:
         """`[M, d]` -> `[M, d]`; `samples` is there for the signature of `BareSampleNorm`."""
-        return super().forward(x)
+        return F.layer_norm(x, x.shape[1:], eps=self.eps)
 
 
 class BareSampleNorm(nn.Module):
@@ -161,14 +141,10 @@ class BareSampleNorm(nn.Module):
         return F.instance_norm(values, eps=self.eps).reshape(-1, dim).to(x.dtype)
 
 
-def row_norm(trained: nn.Module, following: Any) -> TokenNorm | BareSampleNorm:
-    """A norm over rows; the scale and shift it lacks are folded into the next layer."""
-    if isinstance(trained, SampleNorm):
-        absorb(trained, following)
-        return BareSampleNorm(trained)
-    if isinstance(trained, nn.LayerNorm):
-        return TokenNorm(trained)
-    raise ExportError(f"{type(trained).__name__} cannot be exported: no norm over rows replaces it")
+def bare_norm(trained: Any, following: nn.Linear | nn.Conv2d) -> nn.Module:
+    """A norm over rows, with its scale and shift folded into the next layer."""
+    absorb(trained, following)
+    return rewrite(trained)
 
 
 class Layer(nn.Module):
@@ -180,11 +156,11 @@ class Layer(nn.Module):
         assert isinstance(feed_forward, FeedForward)
         self.expand: nn.Linear = feed_forward.expand
         self.project: nn.Linear = feed_forward.project
-        self.attention: Any = rewrite(trained.attention, False)
+        self.attention: Any = rewrite(trained.attention)
         self.norms = nn.ModuleList(
             [
-                row_norm(trained.attention_norm, self.attention.qkv),
-                row_norm(trained.feed_forward_norm, self.expand),
+                bare_norm(trained.attention_norm, self.attention.qkv),
+                bare_norm(trained.feed_forward_norm, self.expand),
             ]
         )
 
@@ -195,99 +171,102 @@ class Layer(nn.Module):
         return x + self.project(F.silu(self.expand(second(x, samples))))
 
 
+def weighted(layer: type[nn.Module], weight: Tensor, bias: Tensor | None, **options: int) -> Any:
+    """A layer with these weights `[out, in, ...]` and biases `[out]`."""
+    outputs, inputs = weight.shape[:2]
+    made = layer(inputs, outputs, bias=bias is not None, device="meta", **options)
+    made.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format))
+    made.bias = None if bias is None else nn.Parameter(bias.clone())
+    return made
+
+
 def as_linear(conv: nn.Conv2d) -> nn.Linear:
     """A 1x1 convolution as a linear layer over rows."""
-    linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
-    linear.weight = nn.Parameter(conv.weight.flatten(1).contiguous(), requires_grad=False)
-    if conv.bias is not None:
-        linear.bias = nn.Parameter(conv.bias.detach(), requires_grad=False)
+    linear: nn.Linear = weighted(nn.Linear, conv.weight.flatten(1), conv.bias)
     return linear
+
+
+def to_rows(x: Tensor, patch: int) -> Tensor:
+    """Cut a map into patches: `[B, C, H, W]` -> `[B * p * p * N, C]`, p = `patch`.
+
+    The N rows of pixels at the same place in their patches are consecutive, in any order.
+    """
+    batch, channels, _, width = x.shape
+    y = x.permute(0, 2, 3, 1)  # [B, H, W, C]
+    # Rows of the map are moved first, then pixels.
+    y = y.reshape(batch, -1, patch, width * channels).transpose(1, 2)  # [B, p, h, w * p * C]
+    y = y.reshape(batch, -1, patch, channels).transpose(1, 2)  # [B, p, p * h * w, C]
+    return y.reshape(-1, channels)
+
+
+def to_map(rows: Tensor, patch: int, batch: int, height: int, width: int) -> Tensor:
+    """Undo `to_rows`: `[B * p * p * N, C]` -> `[B, C, H, W]`."""
+    channels = rows.shape[1]
+    y = rows.reshape(batch, patch, -1, channels).transpose(1, 2)  # [B, p * h * w, p, C]
+    y = y.reshape(batch, patch, -1, width * channels).transpose(1, 2)  # [B, h, p, w * p * C]
+    return y.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
     """`MobileViTBlock` with both 1x1 convolutions on rows, where the map has fewer channels."""
 
-    def __init__(self, trained: MobileViTBlock, dynamic_size: bool) -> None:
+    def __init__(self, trained: MobileViTBlock) -> None:
         super().__init__()
         self.patch = trained.patch
-        self.resize = Resize(align_corners=False, dynamic_size=dynamic_size)
         self.local_conv = trained.local_conv
         self.local_project = as_linear(trained.local_project)
-        self.layers = nn.ModuleList(rewrite(layer, False) for layer in trained.transformer)
+        self.layers = nn.ModuleList(map(rewrite, trained.transformer))
         self.global_project = as_linear(trained.global_project.conv)
-        self.norm: nn.Module = row_norm(trained.norm, self.global_project)
-        self.act: Activation | None = trained.global_project.act
+        self.norm = bare_norm(trained.norm, self.global_project)
         self.fusion = trained.fusion
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, C, H, W]`."""
-        batch, channels, height, width = x.shape
-        patch = self.patch
-        tall, wide = round_up(height, patch), round_up(width, patch)
-        resized = self.resize.dynamic_size or (tall, wide) != (height, width)
-        # A 1x1 convolution commutes with resizing and with cutting patches.
-        y = self.resize(self.local_conv(x), tall, wide).permute(0, 2, 3, 1)  # [B, H, W, C]
-        # Tokens meet only those of the same place in their patch and of the same image, and their
-        # order does not matter: places go ahead of images. Rows are moved first, then pixels.
-        y = y.reshape(-1, patch, wide * channels).transpose(0, 1)  # [p, B * h, w * p * C]
-        y = y.reshape(-1, patch, channels).transpose(0, 1)  # [p, p * B * h * w, C]
-        tokens = tall // patch * (wide // patch)
-        y = self.local_project(y.reshape(-1, channels))  # [p * p * B * N, d]
+        batch, _, height, width = x.shape
+        tall, wide = round_up(height, self.patch), round_up(width, self.patch)
+        tokens = tall // self.patch * (wide // self.patch)
+        # A 1x1 convolution commutes with resizing and with cutting patches, its activation not.
+        y = resize(self.local_conv(x), tall, wide, align_corners=False)
+        y = self.local_project(to_rows(y, self.patch))
         for layer in self.layers:
             y = layer(y, tokens, batch)
-        y = self.global_project(self.norm(y))
-        if self.act is not None and not resized:
-            y = self.act(y)
-        y = y.reshape(patch, -1, channels).transpose(0, 1)  # [p * B * h * w, p, C]
-        y = y.reshape(patch, -1, wide * channels).transpose(0, 1)  # [B * h, p, w * p * C]
-        y = y.reshape(-1, tall, wide, channels).permute(0, 3, 1, 2)  # [B, C, H, W]
-        y = self.resize(y, height, width)
-        # After the resize, as in the network: an activation does not commute with it.
-        if self.act is not None and resized:
-            y = self.act(y)
+        y = to_map(self.global_project(self.norm(y, batch)), self.patch, batch, tall, wide)
+        y = F.silu(resize(y, height, width, align_corners=False))
         return y if self.fusion is None else self.fusion(torch.cat((x, y), dim=1))
 
 
 class Blockv2(nn.Module):
     """`MobileViTv2Block` with norms and transformer layers on rows."""
 
-    def __init__(self, trained: MobileViTv2Block, dynamic_size: bool) -> None:
+    def __init__(self, trained: MobileViTv2Block) -> None:
         super().__init__()
         self.patch = trained.patch
-        self.resize = Resize(align_corners=True, dynamic_size=dynamic_size)
         self.local_conv, self.local_project = trained.local_conv, trained.local_project
-        self.layers = nn.ModuleList(rewrite(layer, False) for layer in trained.transformer)
+        self.layers = nn.ModuleList(map(rewrite, trained.transformer))
         self.global_project = trained.global_project.conv
-        self.norm: nn.Module = row_norm(trained.norm, self.global_project)
+        self.norm = bare_norm(trained.norm, self.global_project)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, C, H', W']`, both sides rounded up to full patches."""
-        patch = self.patch
+        batch, patch = x.shape[0], self.patch
         height, width = round_up(x.shape[2], patch), round_up(x.shape[3], patch)
-        y = self.local_project(self.local_conv(self.resize(x, height, width)))
-        batch, dim = y.shape[:2]
         tokens = height // patch * (width // patch)
-        y = y.permute(0, 2, 3, 1)  # [B, H, W, d]
-        y = y.reshape(batch, -1, patch, width * dim).transpose(1, 2)  # [B, p, h, w * p * d]
-        y = y.reshape(batch, -1, patch, dim).transpose(1, 2)  # [B, p, p * h * w, d]
-        y = y.reshape(-1, dim)
+        y = self.local_project(self.local_conv(resize(x, height, width, align_corners=True)))
+        y = to_rows(y, patch)
         for layer in self.layers:
             y = layer(y, tokens, batch)
-        y = self.norm(y, batch)
-        y = y.reshape(batch, patch, -1, dim).transpose(1, 2)  # [B, p * h * w, p, d]
-        y = y.reshape(batch, patch, -1, width * dim).transpose(1, 2)  # [B, h, p, w * p * d]
-        return self.global_project(y.reshape(batch, height, width, dim).permute(0, 3, 1, 2))
+        return self.global_project(to_map(self.norm(y, batch), patch, batch, height, width))
 
 
 class Stages(nn.Module):
     """`Backbone` without its checks of the image and its memory layout."""
 
-    def __init__(self, trained: Backbone, dynamic_size: bool) -> None:
+    def __init__(self, trained: Backbone) -> None:
         super().__init__()
         self.out_indices = trained.out_indices
         self.stem = trained.stem
         self.stages = nn.ModuleList(
-            nn.Sequential(*(rewrite(part, dynamic_size) for part in stage))
+            nn.Sequential(*map(rewrite, stage))
             for stage in trained.stages[: self.out_indices[-1] + 1]
         )
 
@@ -302,58 +281,20 @@ class Stages(nn.Module):
         return maps
 
 
-class ClassifierGraph(nn.Module):
-    """`Classifier` for inference."""
+def _with(*parts: str) -> Callable[[nn.Module], nn.Module]:
+    """Rewrites these parts of a head in place, and removes dropout."""
 
-    def __init__(self, trained: Classifier, dynamic_size: bool) -> None:
-        super().__init__()
-        self.backbone = Stages(trained.backbone, dynamic_size)
-        self.expand, self.head = trained.expand, trained.head
+    def rewriter(trained: nn.Module) -> nn.Module:
+        for name, part in trained.named_children():
+            if name in parts:
+                setattr(trained, name, rewrite(part))
+            elif name == "dropout":
+                setattr(trained, name, nn.Identity())
+            elif name == "aux":  # is for training only
+                trained.aux = None
+        return trained
 
-    def forward(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]` -> logits `[B, K]`."""
-        return self.head(self.expand(self.backbone(images)[-1]).mean(dim=(2, 3)))
-
-
-class DetectorGraph(nn.Module):
-    """`SSDLite` for inference."""
-
-    def __init__(self, trained: SSDLite, dynamic_size: bool) -> None:
-        super().__init__()
-        self.backbone = Stages(trained.backbone, dynamic_size)
-        self.extra, self.pool, self.heads = trained.extra, trained.pool, trained.heads
-        self.num_classes = trained.num_classes
-
-    def forward(self, images: Tensor) -> RawDetections:
-        """`[B, 3, H, W]` -> logits and offsets of each anchor."""
-        maps = list(self.backbone(images))
-        for layer in self.extra:
-            maps.append(layer(maps[-1]))
-        maps.append(F.relu(self.pool(maps[-1].mean(dim=(2, 3), keepdim=True))))
-        width = 5 + self.num_classes
-        outputs = [
-            # x.shape[0], not len(x): that would fix the batch to the example's.
-            head(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
-            for head, x in zip(self.heads, maps, strict=True)
-        ]
-        offsets, logits = torch.cat(outputs, dim=1).split([4, 1 + self.num_classes], dim=-1)
-        return RawDetections(logits, offsets)
-
-
-class SegmenterGraph(nn.Module):
-    """`Segmenter` for inference, without an auxiliary head."""
-
-    def __init__(self, trained: Segmenter, dynamic_size: bool) -> None:
-        super().__init__()
-        self.backbone = Stages(trained.backbone, dynamic_size)
-        self.context = rewrite(trained.context, dynamic_size)
-        self.predict = trained.predict
-        self.resize = Resize(trained.align_corners, dynamic_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]` -> logits `[B, K, H, W]`."""
-        logits = self.predict(self.context(self.backbone(images)[-1]))
-        return self.resize(logits, images.shape[2], images.shape[3])
+    return rewriter
 
 
 class AtrousGraph(nn.Module):
@@ -370,8 +311,8 @@ class AtrousGraph(nn.Module):
         pooled = self.pool.conv.out_channels
         sizes = [joined.in_channels - pooled, pooled]
         branch_weight, pool_weight = joined.weight.split(sizes, dim=1)
-        self.project = _projection(branch_weight, joined.bias)
-        self.project_pool = _projection(pool_weight, None)
+        self.project = weighted(nn.Conv2d, branch_weight, joined.bias, kernel_size=1)
+        self.project_pool = weighted(nn.Conv2d, pool_weight, None, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> `[B, channels, H, W]`."""
@@ -380,29 +321,21 @@ class AtrousGraph(nn.Module):
         return F.relu(self.project(torch.cat(maps, dim=1)) + mean)
 
 
-def _projection(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=bias is not None)
-    conv.weight = nn.Parameter(weight.clone())
-    conv.bias = None if bias is None else nn.Parameter(bias.clone())
-    return conv
-
-
-def _unchanged(module: nn.Module, dynamic_size: bool) -> nn.Module:
-    return module
-
-
-REWRITES: Mapping[type[nn.Module], Callable[[Any, bool], nn.Module]] = {
-    Classifier: ClassifierGraph,
-    SSDLite: DetectorGraph,
-    Segmenter: SegmenterGraph,
-    AtrousPyramid: lambda trained, _: AtrousGraph(trained),
-    PoolingPyramid: _unchanged,
-    InvertedResidual: _unchanged,
+REWRITES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
+    Classifier: _with("backbone"),
+    SSDLite: _with("backbone"),
+    Segmenter: _with("backbone", "context"),
+    Backbone: Stages,
+    AtrousPyramid: AtrousGraph,
+    PoolingPyramid: _with(),
+    InvertedResidual: _with(),
     MobileViTBlock: Block,
     MobileViTv2Block: Blockv2,
-    TransformerLayer: lambda trained, _: Layer(trained),
-    SelfAttention: lambda trained, _: Attention(trained),
-    SeparableSelfAttention: lambda trained, _: SeparableAttention(trained),
+    TransformerLayer: Layer,
+    nn.LayerNorm: TokenNorm,
+    SampleNorm: BareSampleNorm,
+    SelfAttention: Attention,
+    SeparableSelfAttention: SeparableAttention,
 }
 """Fused heads and blocks of `mobilevit.models`, and what replaces them in the graph."""
 
@@ -415,28 +348,18 @@ def stem_conv(graph: nn.Module) -> nn.Conv2d:
 
 
 @torch.no_grad()
-def replace_layer_norms(graph: nn.Module, replacement: Callable[[nn.LayerNorm], nn.Module]) -> None:
-    """Replace v1's layer norms, in place, by ones that only divide by the root mean square.
+def center_tokens(graph: nn.Module) -> None:
+    """Make the mean of each of v1's tokens 0, in place, so that norms need not subtract it.
 
-    The mean of a token's values reaches only norms, which subtract it: instead, the layers that
-    write to the tokens leave it out. Scale and shift are folded into the next layer.
+    The mean of a token's values reaches only norms: the layers that write to tokens leave it out.
     """
     for block in graph.modules():
-        if not isinstance(block, Block):
-            continue
-        for layer in block.layers:
-            assert isinstance(layer, Layer)
-            first, second = layer.norms
-            assert isinstance(first, nn.LayerNorm) and isinstance(second, nn.LayerNorm)
-            absorb(first, layer.attention.qkv)
-            absorb(second, layer.expand)
-            layer.norms = nn.ModuleList([replacement(first), replacement(second)])
-            _subtract_mean(layer.attention.out)
-            _subtract_mean(layer.project)
-        _subtract_mean(block.local_project)
-        assert isinstance(block.norm, nn.LayerNorm)
-        absorb(block.norm, block.global_project)
-        block.norm = replacement(block.norm)
+        if isinstance(block, Block):
+            _subtract_mean(block.local_project)
+            for layer in block.layers:
+                assert isinstance(layer, Layer)
+                _subtract_mean(layer.attention.out)
+                _subtract_mean(layer.project)
 
 
 def _subtract_mean(layer: nn.Linear) -> None:

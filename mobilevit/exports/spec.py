@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,29 +33,32 @@ class MissingExtraError(ExportError, ImportError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """Fewer bits for weights, or for weights and activations."""
-
-    mode: str
-    """`int8`: weights per channel and static activations; other modes belong to one format."""
-    images: tuple[Image.Image, ...] = ()
-    """RGB images for calibration, of any size."""
-    float_layers: frozenset[str] = frozenset()
-    """Layers that stay in float, by their names in `PreparedModel.module.named_modules()`, such as
-    `network.backbone.stages.2.1.layers.0.attention.qkv`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSpec:
-    """The kind of file to write."""
+class FileFormat:
+    """The kind of an exported file."""
 
     dynamic: Dynamic | None = None
     """`batch` for any number of images, `size` for images of any size, one at a time."""
     raw: bool = False
     """A normalized tensor in and logits out, in place of pixels in and predictions out."""
     precision: Precision = "fp32"
-    """`fp16` computes in half precision, at half the file size; inputs and outputs are the same."""
-    quantize: Quantization | None = None
+    """Of what is not quantized. `fp16` computes in half precision, at half the file size; inputs
+    and outputs are the same."""
+    quantize: str | None = None
+    """`int8`: weights per channel and static activations; other modes belong to one format."""
+
+    def format_fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(FileFormat)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec(FileFormat):
+    """The file to write."""
+
+    calibration: tuple[Image.Image, ...] = ()
+    """RGB images of any size on which ranges of activations are measured."""
+    float_layers: frozenset[str] = frozenset()
+    """Layers that are not quantized, by their names in `PreparedModel.module.named_modules()`, such
+    as `network.backbone.stages.2.1.layers.0.attention.qkv`."""
 
     def __post_init__(self) -> None:
         if self.dynamic not in (None, "batch", "size") or self.precision not in ("fp32", "fp16"):
@@ -66,7 +69,7 @@ class ExportSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileMetadata:
+class FileMetadata(FileFormat):
     """All that is needed to feed a file and to read its outputs; stored inside it."""
 
     config: ModelConfig
@@ -74,11 +77,6 @@ class FileMetadata:
     normalized inside, unless the file is raw."""
     weights: str
     """Digest of the network's weights; see `mobilevit.checkpoints.folder.digest`."""
-    raw: bool = False
-    dynamic: Dynamic | None = None
-    precision: Precision = "fp32"
-    """Of the layers that are not quantized."""
-    quantize: str | None = None
 
     @property
     def values(self) -> str:
@@ -96,19 +94,13 @@ class FileMetadata:
         Only `config` and `format` are read back; the others are for people and other programs.
         """
         config = self.config
-        format_fields = {
-            "raw": self.raw,
-            "dynamic": self.dynamic,
-            "precision": self.precision,
-            "quantize": self.quantize,
-        }
         return {
             "model": config.model,
             "task": config.task,
             "classes": json.dumps(config.classes, ensure_ascii=False),
             "preprocessing": json.dumps(asdict(config.preprocessing)),
             "values": self.values,
-            "format": json.dumps(format_fields),
+            "format": json.dumps(self.format_fields()),
             "source": config.source,
             "weights_sha256": self.weights,
             "licence": LICENCE.format(source=config.source),
@@ -121,8 +113,7 @@ class FileMetadata:
         """The inverse of `to_strings`; ExportError if the file was not written by this library."""
         try:
             config, weights = config_from_json(strings["config"], file=str(file))
-            format_fields: dict[str, Any] = json.loads(strings["format"])
-            return cls(config=config, weights=weights, **format_fields)
+            return cls(config=config, weights=weights, **json.loads(strings["format"]))
         except (KeyError, TypeError, ValueError, CheckpointError) as error:
             raise ExportError(
                 f"{file} was not written by `mobilevit export`: its metadata is missing or invalid "

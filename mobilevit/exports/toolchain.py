@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from typing import Any
 
 from mobilevit.exports.spec import MissingExtraError
 
@@ -27,17 +28,18 @@ NOISY = (
 """Loggers that report a converter's internals."""
 
 
-def require(*packages: str, extra: str) -> None:
-    """Import a format's packages; MissingExtraError gives the command that installs them."""
+def require(*packages: str, extra: str) -> Any:
+    """Import a format's packages and return the last; MissingExtraError says how to install one."""
     for package in packages:
         try:
             with quiet():
-                importlib.import_module(package)
+                module = importlib.import_module(package)
         except ImportError as error:
             raise MissingExtraError(
                 f"{extra} files need {package}, which is not installed ({error}): "
                 f"pip install 'mobilevit[{extra}]'"
             ) from error
+    return module
 
 
 @contextmanager

@@ -8,7 +8,7 @@ An end-to-end file takes pixels as decoders, cameras and bitmaps give them: `ima
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,20 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from mobilevit.checkpoints.folder import digest
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
-from mobilevit.exports.float16 import halve
-from mobilevit.exports.rewrite import inference_graph, stem_conv
-from mobilevit.exports.spec import (
-    Dynamic,
-    ExportError,
-    ExportSpec,
-    FileMetadata,
-    file_preprocessing,
-)
+from mobilevit.exports.rewrite import stem_conv
+from mobilevit.exports.spec import ExportError, ExportSpec, FileMetadata
 from mobilevit.exports.toolchain import quiet
 from mobilevit.models.config import Preprocessing
-from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 
 IMAGE, TENSOR = "image", "tensor"
@@ -119,8 +110,8 @@ class PreparedModel:
     example: Tensor
     metadata: FileMetadata
     spec: ExportSpec
-    dynamic_shapes: tuple[dict[int, Any]] | None
-    """As `torch.export` takes them."""
+    dynamic_axes: dict[int, str]
+    """Axes of the input that can have any size -> their names."""
 
     @property
     def input_name(self) -> str:
@@ -131,12 +122,32 @@ class PreparedModel:
         task = get_task(self.metadata.config.task).export
         return task.raw_outputs if self.spec.raw else task.outputs
 
-    def program(self) -> ExportedProgram:
-        """The graph by `torch.export`, in torch's own operations."""
+    def program(self, limit: int | None = None) -> ExportedProgram:
+        """The graph by `torch.export`, in torch's operations; `limit` is of dynamic sizes."""
+        size = torch.export.Dim.DYNAMIC(min=1, max=limit)
+        shapes = (dict.fromkeys(self.dynamic_axes, size),) if self.dynamic_axes else None
         with torch.no_grad(), quiet():
-            return torch.export.export(
-                self.module, (self.example,), dynamic_shapes=self.dynamic_shapes
-            )
+            return torch.export.export(self.module, (self.example,), dynamic_shapes=shapes)
+
+    def describe(self, limit: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Inputs and outputs, such as `image: uint8 [1, 96, 96, 3]`; `limit` ends dynamic sizes."""
+        with torch.inference_mode():
+            outputs = self.module(self.example)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+
+        def line(name: str, value: Tensor, axes: dict[int, str]) -> str:
+            sides: list[Any] = list(value.shape)
+            for axis, size in axes.items():
+                sides[axis] = size + limit
+            dtype = str(value.dtype).removeprefix("torch.")
+            return f"{name}: {dtype} [{', '.join(map(str, sides))}]"
+
+        maps = {-2: "height", -1: "width"} if self.spec.dynamic == "size" else self.dynamic_axes
+        described = [
+            line(name, value, maps if value.ndim > 2 or 0 in maps else {})
+            for name, value in zip(self.output_names, outputs, strict=True)
+        ]
+        return (line(self.input_name, self.example, self.dynamic_axes),), tuple(described)
 
     def batch(self, frames: Sequence[Image.Image]) -> Tensor:
         """Stack images of the right size into the module's input."""
@@ -149,86 +160,7 @@ class PreparedModel:
 
     def calibration(self) -> list[Tensor]:
         """The calibration images one by one, as the module takes them."""
-        quantize = self.spec.quantize
-        if quantize is None or not quantize.images:
+        if not self.spec.calibration:
             raise ExportError("ranges of activations are measured on images: none were given")
         preprocessing = self.metadata.config.preprocessing
-        return [self.batch([frame_image(image, preprocessing)]) for image in quantize.images]
-
-
-def prepare(
-    model: Network,
-    spec: ExportSpec,
-    *,
-    supports_nms: bool = True,
-    nchw_float_input: bool = False,
-    native_fp16: bool = False,
-) -> PreparedModel:
-    """Prepare a network for export; the original is unchanged.
-
-    Args:
-        model: a network of `create_model` or `load`.
-        spec: the kind of file.
-        supports_nms: whether the runtime has an operation for non-maximum suppression.
-        nchw_float_input: pixels as float32 `[B, 3, H, W]` in 0..255, not uint8 `[B, H, W, 3]`.
-        native_fp16: whether the format converts a float32 graph to float16 itself.
-
-    Raises:
-        ExportError: the network does not support this kind of file.
-    """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        raise ExportError("a fused network cannot be exported; export the one it was made from")
-    if model.fixed_size and spec.dynamic == "size":
-        raise ExportError(
-            f"{model.name} cannot be exported with dynamic size: {model.fixed_size}. Export one "
-            "file for each size (preprocessing: crop and resize)"
-        )
-    preprocessing = file_preprocessing(model.config.preprocessing, spec.dynamic)
-    graph = inference_graph(model, dynamic_size=spec.dynamic == "size")
-    if spec.precision == "fp16" and not native_fp16:
-        halve(graph)
-    module: EndToEndModel | RawModel
-    if spec.raw:
-        module = RawModel(graph)
-    else:
-        task = get_task(model.config.task).export
-        postprocess = task.postprocess(model, preprocessing.crop, supports_nms)
-        module = EndToEndModel(graph, preprocessing, postprocess, nchw_float_input=nchw_float_input)
-    floats = spec.raw or nchw_float_input
-    return PreparedModel(
-        module=module.eval(),
-        example=_example(model.backbone.in_channels, preprocessing, spec, floats=floats),
-        metadata=FileMetadata(
-            config=replace(model.config, preprocessing=preprocessing),
-            weights=digest(model.state_dict()),
-            raw=spec.raw,
-            dynamic=spec.dynamic,
-            precision=spec.precision,
-            quantize=spec.quantize.mode if spec.quantize else None,
-        ),
-        spec=spec,
-        dynamic_shapes=_dynamic_shapes(spec.dynamic, height_axis=2 if floats else 1),
-    )
-
-
-def _example(
-    channels: int, preprocessing: Preprocessing, spec: ExportSpec, *, floats: bool
-) -> Tensor:
-    """An input to trace the graph with.
-
-    No dynamic size is 1 or occurs twice: `torch.export` would specialize the graph to that.
-    """
-    batch = 2 if spec.dynamic == "batch" else 1
-    crop = preprocessing.crop
-    height, width = (96, 160) if spec.dynamic == "size" else (crop, crop)
-    if floats:
-        return torch.zeros(batch, channels, height, width)
-    return torch.zeros(batch, height, width, 3, dtype=torch.uint8)
-
-
-def _dynamic_shapes(dynamic: Dynamic | None, *, height_axis: int) -> tuple[dict[int, Any]] | None:
-    if dynamic is None:
-        return None
-    if dynamic == "batch":
-        return ({0: torch.export.Dim("batch", min=1)},)
-    return ({height_axis: torch.export.Dim.DYNAMIC, height_axis + 1: torch.export.Dim.DYNAMIC},)
+        return [self.batch([frame_image(image, preprocessing)]) for image in self.spec.calibration]

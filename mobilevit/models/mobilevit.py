@@ -53,7 +53,9 @@ def round_up(side: int, patch: int) -> int:
 
 def resize(x: Tensor, height: int, width: int, *, align_corners: bool) -> Tensor:
     """Resize a map bilinearly, unless it has that size already."""
-    if x.shape[-2:] == (height, width):
+    # Symbols of a graph of any size are not compared: that would fix it to the example's outcome.
+    known = all(isinstance(side, int) for side in (*x.shape[-2:], height, width))
+    if known and x.shape[-2:] == (height, width):
         return x
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=align_corners)
 

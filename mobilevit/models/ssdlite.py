@@ -115,7 +115,7 @@ class SSDLite(nn.Module):
             maps.append(layer(maps[-1]))
         maps.append(F.relu(self.pool(maps[-1].mean(dim=(2, 3), keepdim=True))))
         outputs = [
-            head(x).permute(0, 2, 3, 1).reshape(len(x), -1, 5 + self.num_classes)
+            head(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 5 + self.num_classes)
             for head, x in zip(self.heads, maps, strict=True)
         ]
         offsets, logits = torch.cat(outputs, dim=1).split([4, 1 + self.num_classes], dim=-1)

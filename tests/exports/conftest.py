@@ -26,7 +26,6 @@ from mobilevit.exports.spec import (
     ExportError,
     ExportSpec,
     MissingExtraError,
-    Quantization,
     file_preprocessing,
 )
 from mobilevit.exports.toolchain import require
@@ -167,14 +166,13 @@ def exported(
             except MissingExtraError as error:
                 pytest.skip(str(error))
         modes = ("int8", "int8-weights", "palette4")
-        quantize = Quantization(
-            mode=variant, images=calibration, float_layers=frozenset({FLOAT_LAYER})
-        )
         spec = ExportSpec(
             dynamic=variant if variant in ("batch", "size") else None,  # type: ignore[arg-type]
             raw=variant == "size",
             precision="fp16" if variant == "fp16" else "fp32",
-            quantize=quantize if variant in modes else None,
+            quantize=variant if variant in modes else None,
+            calibration=calibration,
+            float_layers=frozenset({FLOAT_LAYER}),
         )
         model = network(shallow=True, **MODELS[task])
         path = tmp_path_factory.mktemp(backend) / f"{task}-{variant}{BACKENDS[backend].suffix}"

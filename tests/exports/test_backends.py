@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mobilevit.exports.backends.coreml.backend import CoremlRunner
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
-from mobilevit.exports.spec import ExportError, ExportSpec, Quantization
+from mobilevit.exports.spec import ExportError, ExportSpec
 from mobilevit.exports.verify import verify
 from tests.exports.conftest import ANTS, FLOAT_LAYER
 from tests.numerics import assert_close, assert_probabilities_close
@@ -157,7 +157,7 @@ def test_litert_files_are_reproducible(exported: Exported, tmp_path: Path) -> No
 
 
 def test_litert_is_not_quantized_in_half_precision(exported: Exported) -> None:
-    spec = ExportSpec(precision="fp16", quantize=Quantization(mode="int8-weights"))
+    spec = ExportSpec(precision="fp16", quantize="int8-weights")
     with pytest.raises(ExportError, match="cannot be combined with precision fp16"):
         BACKENDS["litert"].write(exported("litert").network, spec, Path("never.tflite"))
 

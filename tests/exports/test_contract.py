@@ -22,7 +22,7 @@ from mobilevit.data.preprocessing import preprocess
 from mobilevit.exports import wrap
 from mobilevit.exports.backends.registry import BACKENDS, backend_of, open_exported
 from mobilevit.exports.options import ExportOptions
-from mobilevit.exports.spec import ExportError, ExportSpec, MissingExtraError, Quantization
+from mobilevit.exports.spec import ExportError, ExportSpec, MissingExtraError
 from mobilevit.exports.verify import DisagreementError, verify
 from mobilevit.exports.wrap import fold_normalization
 from mobilevit.models.fuse import fuse
@@ -226,20 +226,26 @@ def test_int8(exported: Exported, images: list[Image.Image], backend: str) -> No
 def test_what_cannot_be_quantized(network: Any, tmp_path: Path, backend: str) -> None:
     model = network("mobilevit_xxs", shallow=True)
     odd: list[tuple[dict[str, Any], str]] = [
-        ({"mode": "int3"}, f"'int3' is not available for {backend} files: it must be one of int8"),
-        ({"mode": "int8"}, "none were given"),
-        ({"mode": "int8", "float_layers": frozenset({"nose"})}, r"no layers nose; .*network\.head"),
+        (
+            {"quantize": "int3"},
+            f"'int3' is not available for {backend} files: it must be one of int8",
+        ),
+        ({"quantize": "int8"}, "none were given"),
+        (
+            {"quantize": "int8", "float_layers": frozenset({"nose"})},
+            r"no layers nose; .*network\.head",
+        ),
     ]
     for options, message in odd:
-        if BACKENDS[backend].cross_layer_equalization or options["mode"] == "int3":
+        if BACKENDS[backend].cross_layer_equalization or options["quantize"] == "int3":
             with pytest.raises(ExportError, match=message):
-                BACKENDS[backend].prepare(model, ExportSpec(quantize=Quantization(**options)))
+                BACKENDS[backend].prepare(model, ExportSpec(**options))
 
 
 def test_a_detector_has_no_dynamic_size(network: Any) -> None:
     model = network("ssdlite_mobilevit_xxs", shallow=True)
     with pytest.raises(ExportError, match=r"anchors belong to one image size.* one file for each"):
-        wrap.prepare(model, ExportSpec(dynamic="size"))
+        BACKENDS["onnx"].prepare(model, ExportSpec(dynamic="size"))
 
 
 def test_unknown_kinds_of_files_are_refused() -> None:

@@ -23,7 +23,7 @@ from mobilevit.exports.quantize import (
     quantizable_layers,
     rank_layers,
 )
-from mobilevit.exports.spec import ExportError, ExportSpec, Quantization
+from mobilevit.exports.spec import ExportError, ExportSpec
 from mobilevit.exports.wrap import PreparedModel
 from mobilevit.models.layers import InvertedResidual
 from mobilevit.utils.quantization import fake_quantize, fake_quantize_weight, quantize_weight
@@ -43,7 +43,7 @@ def prepared(images: list[Image.Image]) -> PreparedModel:
     with torch.no_grad():
         block.expand.norm.weight[0] *= 1000
         block.depthwise.conv.weight[0] /= 1000
-    spec = ExportSpec(quantize=Quantization(mode="int8", images=tuple(images)))
+    spec = ExportSpec(quantize="int8", calibration=tuple(images))
     return BACKENDS["openvino"].prepare(model, spec)
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 from mobilevit.checkpoints.create import load
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
-from mobilevit.exports.spec import ExportSpec, Quantization
+from mobilevit.exports.spec import ExportSpec
 from mobilevit.models.fuse import fuse
 
 RUNTIME_MODULES = {
@@ -78,14 +78,14 @@ def write_file(task: dict[str, Any]) -> dict[str, Any]:
     """Export the network of a model folder: prepared tensors in, logits out, one batch size."""
     backend = BACKENDS[task["format"]]
     model = load(task["model"])
-    quantize = None
-    if task["quantize"] is not None:
-        images = tuple(Image.open(path).convert("RGB") for path in task["images"])
-        quantize = Quantization(mode=task["quantize"], images=images)
-    begun = time.perf_counter()
-    prepared = backend.prepare(
-        model, ExportSpec(raw=True, precision=task["precision"], quantize=quantize)
+    spec = ExportSpec(
+        raw=True,
+        precision=task["precision"],
+        quantize=task["quantize"],
+        calibration=tuple(Image.open(path).convert("RGB") for path in task["images"]),
     )
+    begun = time.perf_counter()
+    prepared = backend.prepare(model, spec)
     size = model.config.preprocessing.crop
     example = torch.zeros(task["batch"], 3, size, size)
     written = backend.write_prepared(replace(prepared, example=example), Path(task["out"]))

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 
+from mobilevit.checkpoints.folder import digest
+from mobilevit.exports.float16 import halve
 from mobilevit.exports.quantize import equalize_channels, layers_to_quantize
-from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, FileMetadata
-from mobilevit.exports.wrap import PreparedModel, prepare
+from mobilevit.exports.rewrite import inference_graph
+from mobilevit.exports.spec import (
+    Dynamic,
+    ExportError,
+    ExportSpec,
+    FileMetadata,
+    file_preprocessing,
+)
+from mobilevit.exports.wrap import EndToEndModel, PreparedModel, RawModel
 from mobilevit.models.registry import Network
+from mobilevit.tasks import get_task
 
 
 class Runner(Protocol):
@@ -86,27 +97,70 @@ class Backend:
     """Add an image and its expected prediction to a file that has been verified."""
 
     def prepare(self, model: Network, spec: ExportSpec) -> PreparedModel:
-        """Prepare a network for this format, or raise ExportError if it does not support `spec`."""
+        """Prepare a network of `create_model` or `load`, which is unchanged, for this format.
+
+        Raises:
+            ExportError: the network or the format does not support this kind of file.
+        """
+        self._check(model, spec)
+        preprocessing = file_preprocessing(model.config.preprocessing, spec.dynamic)
+        graph = inference_graph(model)
+        if spec.precision == "fp16" and not self.native_fp16:
+            halve(graph)
+        module: EndToEndModel | RawModel
+        if spec.raw:
+            module = RawModel(graph)
+        else:
+            task = get_task(model.config.task).export
+            postprocess = task.postprocess(model, preprocessing.crop, self.supports_nms)
+            nchw = self.nchw_float_input
+            module = EndToEndModel(graph, preprocessing, postprocess, nchw_float_input=nchw)
+        # No dynamic size of the example is 1 or occurs twice: `torch.export` would specialize.
+        height, width = (96, 160) if spec.dynamic == "size" else (preprocessing.crop,) * 2
+        floats = spec.raw or self.nchw_float_input
+        sides = (model.backbone.in_channels, height, width) if floats else (height, width, 3)
+        first = 2 if floats else 1
+        prepared = PreparedModel(
+            module=module.eval(),
+            example=torch.zeros(
+                2 if spec.dynamic == "batch" else 1,
+                *sides,
+                dtype=torch.float32 if floats else torch.uint8,
+            ),
+            metadata=FileMetadata(
+                config=replace(model.config, preprocessing=preprocessing),
+                weights=digest(model.state_dict()),
+                **spec.format_fields(),
+            ),
+            spec=spec,
+            dynamic_axes={
+                None: {},
+                "batch": {0: "batch"},
+                "size": {first: "height", first + 1: "width"},
+            }[spec.dynamic],
+        )
+        if spec.quantize is None:
+            return prepared
+        layers_to_quantize(prepared)  # validates float_layers ahead of any work
+        equalize = spec.quantize == "int8" and self.cross_layer_equalization
+        return equalize_channels(prepared) if equalize else prepared
+
+    def _check(self, model: Network, spec: ExportSpec) -> None:
+        if not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
+            raise ExportError("a fused network cannot be exported; export the one it was made from")
+        if model.fixed_size and spec.dynamic == "size":
+            raise ExportError(
+                f"{model.name} cannot be exported with dynamic size: {model.fixed_size}. Export "
+                "one file for each size (preprocessing: crop and resize)"
+            )
         if spec.dynamic is not None and spec.dynamic not in self.dynamic:
             raise ExportError(
                 f"{self.name} files cannot have dynamic {spec.dynamic}: export one file for each "
                 "size (preprocessing: crop and resize) and run it for each image; ONNX files can "
                 "be dynamic"
             )
-        if spec.quantize is not None and spec.quantize.mode not in self.quantize_modes:
-            raise self.unknown_mode(spec.quantize.mode)
-        prepared = prepare(
-            model,
-            spec,
-            supports_nms=self.supports_nms,
-            nchw_float_input=self.nchw_float_input,
-            native_fp16=self.native_fp16,
-        )
-        if spec.quantize is None:
-            return prepared
-        layers_to_quantize(prepared)  # validates float_layers ahead of any work
-        equalize = spec.quantize.mode == "int8" and self.cross_layer_equalization
-        return equalize_channels(prepared) if equalize else prepared
+        if spec.quantize is not None and spec.quantize not in self.quantize_modes:
+            raise self.unknown_mode(spec.quantize)
 
     def write(self, model: Network, spec: ExportSpec, path: Path) -> FileSummary:
         return self.write_prepared(self.prepare(model, spec), path)

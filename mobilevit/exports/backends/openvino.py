@@ -13,7 +13,6 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 from mobilevit.exports.backends.base import Backend, FileSummary
 from mobilevit.exports.backends.onnx.backend import convert
 from mobilevit.exports.quantize import layers_to_quantize
-from mobilevit.exports.spec import Dynamic, ExportError, FileMetadata
+from mobilevit.exports.spec import ExportError, FileMetadata
 from mobilevit.exports.toolchain import quiet, require
 from mobilevit.exports.wrap import PreparedModel
 
@@ -31,8 +30,8 @@ MODEL = "model.xml"
 METADATA = "mobilevit"
 """Key of the metadata in a file's runtime information."""
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
-PRODUCTS = ("MatMul", "ScaledDotProductAttention")
-"""Products; those of two activations, which only attention has, stay in float."""
+PRODUCTS = (*LAYERS, "ScaledDotProductAttention")
+"""Layers and attention, whose products of two activations stay in float."""
 MOVING = ("Concat", "Reshape", "Transpose")
 """Operations that compute nothing."""
 NOT_COMPUTED = ("Constant", "Convert", "FakeQuantize", "Parameter", "Result")
@@ -41,16 +40,14 @@ NOT_COMPUTED = ("Constant", "Convert", "FakeQuantize", "Parameter", "Result")
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as a folder of two files, `model.xml` and `model.bin`."""
     ov = _openvino()
-    quantize = prepared.spec.quantize
-    layers = None if quantize is None else layers_to_quantize(prepared)
     graph = convert(prepared)
-    graph.ClearField("metadata_props")  # OpenVINO would store them under other keys
+    graph.metadata_props.clear()  # OpenVINO would store them under other keys
     with tempfile.TemporaryDirectory() as folder, quiet():
         file = Path(folder) / "model.onnx"
-        file.write_bytes(graph.SerializeToString())
+        require("onnx_ir", extra="openvino").save(graph, file)
         model = ov.convert_model(str(file))
-    if layers is not None:
-        model = _quantize(model, prepared, layers)
+    if prepared.spec.quantize is not None:
+        model = _quantize(model, prepared)
     model.set_friendly_name(prepared.metadata.config.model)
     for key, text in prepared.metadata.to_strings().items():
         model.set_rt_info(text, [METADATA, key])
@@ -59,13 +56,10 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
     ov.save_model(model, str(path / MODEL), compress_to_fp16=False)
     _unindent(path / MODEL)
     types = _count_types(model)
-    dynamic = prepared.spec.dynamic
+    inputs, outputs = prepared.describe()
+    operations = sum(types.values())
     return FileSummary(
-        path=path,
-        inputs=tuple(_describe(one, dynamic) for one in model.inputs),
-        outputs=tuple(_describe(one, dynamic) for one in model.outputs),
-        operations=sum(types.values()),
-        types=types,
+        path=path, inputs=inputs, outputs=outputs, operations=operations, types=types
     )
 
 
@@ -130,22 +124,20 @@ def _openvino() -> Any:
     return importlib.import_module("openvino")
 
 
-def _quantize(model: Any, prepared: PreparedModel, layers: Collection[str]) -> Any:
+def _quantize(model: Any, prepared: PreparedModel) -> Any:
     """Quantize layers by ranges measured on the calibration images.
 
     NNCF's mode for transformers quantizes layers only, and moves outliers in the inputs of linear
     layers into their weights (SmoothQuant).
     """
-    require("nncf", extra="openvino")
-    nncf: Any = importlib.import_module("nncf")
+    nncf = require("nncf", extra="openvino")
     images = [image.numpy() for image in prepared.calibration()]
-    dependent = _input_dependent(model)
-    ignored = []
-    for one in dependent.values():
-        name, op_type = one.get_friendly_name(), one.get_type_name()
-        product = op_type in PRODUCTS and all(source in dependent for source in _sources(one))
-        if product or (op_type in LAYERS and name.split("/")[0] not in layers):
-            ignored.append(name)
+    layers = layers_to_quantize(prepared)
+    ignored = [
+        one.get_friendly_name()
+        for one in model.get_ops()
+        if one.get_type_name() in PRODUCTS and one.get_friendly_name().split("/")[0] not in layers
+    ]
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         return nncf.quantize(
             model,
@@ -156,47 +148,20 @@ def _quantize(model: Any, prepared: PreparedModel, layers: Collection[str]) -> A
         )
 
 
-def _sources(operation: Any) -> list[str]:
-    nodes = [port.get_source_output().get_node() for port in operation.inputs()]
-    return [node.get_friendly_name() for node in nodes]
-
-
-def _input_dependent(model: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for one in model.get_ordered_ops():
-        if one.get_type_name() == "Parameter" or any(name in found for name in _sources(one)):
-            found[one.get_friendly_name()] = one
-    return found
-
-
 def _count_types(model: Any) -> dict[str, int]:
+    """Count the operations that depend on the input by the type that they compute in."""
     types: Counter[str] = Counter()
-    dependent = _input_dependent(model)
-    for one in dependent.values():
-        if one.get_type_name() in NOT_COMPUTED:
+    computed: dict[str, set[str]] = {}
+    """Such an operation -> its own type, or of one of `MOVING` the types of its sources."""
+    for one in model.get_ordered_ops():
+        op_type = one.get_type_name()
+        nodes = [port.get_source_output().get_node() for port in one.inputs()]
+        sources = [computed.get(node.get_friendly_name(), set()) for node in nodes]
+        known = set().union(*sources)
+        if not known and op_type != "Parameter":
             continue
-        in_int8 = one.get_type_name() in LAYERS and "FakeQuantize" in _input_types(one, dependent)
-        types["int8" if in_int8 else one.get_output_element_type(0).to_dtype().name] += 1
+        computed[one.get_friendly_name()] = known if op_type in MOVING else {op_type}
+        if op_type not in NOT_COMPUTED:
+            int8 = op_type in LAYERS and "FakeQuantize" in known
+            types["int8" if int8 else one.get_output_element_type(0).to_dtype().name] += 1
     return dict(types)
-
-
-def _input_types(operation: Any, dependent: Mapping[str, Any]) -> set[str]:
-    """Types of the operations that computed an operation's inputs, not counting `MOVING`."""
-    types: set[str] = set()
-    for name in _sources(operation):
-        source = dependent.get(name)
-        if source is not None:
-            op_type = source.get_type_name()
-            moves = op_type in MOVING
-            types |= _input_types(source, dependent) if moves else {op_type}
-    return types
-
-
-def _describe(port: Any, dynamic: Dynamic | None) -> str:
-    names = iter({"batch": ["batch"], "size": ["height", "width"]}.get(dynamic or "", []))
-    sides = [
-        next(names, "any") if side.is_dynamic else str(side.get_length())
-        for side in port.get_partial_shape()
-    ]
-    dtype = port.get_element_type().to_dtype().name
-    return f"{port.get_any_name()}: {dtype} [{', '.join(sides)}]"

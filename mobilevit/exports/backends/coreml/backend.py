@@ -56,11 +56,11 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
     require_quantizers(prepared)
     quantize = prepared.spec.quantize
     with quiet(), _silent():
-        if quantize is not None and quantize.mode == "int8":
+        if quantize == "int8":
             prepared = quantize_int8(prepared)
         program = translate(prepared.program())
         model = _convert(program, prepared)
-        if quantize is not None and quantize.mode != "int8":
+        if quantize not in (None, "int8"):
             model = compress_weights(model, prepared, program.graph_signature.inputs_to_parameters)
         _describe(model, prepared)
         model.save(str(path))

@@ -93,11 +93,11 @@ def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[st
     module.
     """
     cto: Any = importlib.import_module("coremltools.optimize.coreml")
-    quantize = prepared.spec.quantize
-    assert quantize is not None
+    mode = prepared.spec.quantize
+    assert mode is not None
     weights = cto.get_weights_metadata(model, weight_threshold=MIN_WEIGHTS)
     names: dict[str, Any] = dict.fromkeys(_float_weights(weights, prepared, parameters))
-    if quantize.mode == "int8-weights":
+    if mode == "int8-weights":
         default = cto.OpLinearQuantizerConfig(
             mode="linear_symmetric",
             dtype="int8",
@@ -108,7 +108,7 @@ def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[st
         return cto.linear_quantize_weights(model, config)
     default, fine = (
         cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=MIN_WEIGHTS)
-        for bits in (PALETTES[quantize.mode], 8)
+        for bits in (PALETTES[mode], 8)
     )
     names = dict.fromkeys(_outlier_weights(weights, parameters), fine) | names
     config = cto.OptimizationConfig(global_config=default, op_name_configs=names)
@@ -133,8 +133,7 @@ def _outlier_weights(weights: Mapping[str, Any], parameters: Mapping[str, str]) 
 def _float_weights(
     weights: Mapping[str, Any], prepared: PreparedModel, parameters: Mapping[str, str]
 ) -> list[str]:
-    assert prepared.spec.quantize is not None
-    float_layers = prepared.spec.quantize.float_layers
+    float_layers = prepared.spec.float_layers
     sizes = {name: values.numel() for name, values in prepared.module.named_parameters()}
     names = []
     for name, parameter in parameters.items():

@@ -30,8 +30,7 @@ MIN_WEIGHTS = 1024
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as one LiteRT file."""
-    spec = prepared.spec
-    mode = None if spec.quantize is None else spec.quantize.mode
+    spec, mode = prepared.spec, prepared.spec.quantize
     if spec.precision == "fp16" and mode is not None:
         raise ExportError("quantize cannot be combined with precision fp16")
     with _silent(), capture_stderr():

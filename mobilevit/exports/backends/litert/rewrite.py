@@ -2,7 +2,7 @@
 
 The outputs are those of `mobilevit.exports.rewrite` within float rounding. The differences are:
 
-* v1's norms become a division by the root mean square; see `replace_layer_norms`;
+* v1's norms become a division by the root mean square; see `center_tokens`;
 * queries, keys and values come from a layer each, so nothing has to be split;
 * v2's keys are computed for one token, the mean of all by their scores: the key layer is linear and
   the scores sum to 1, so the mean of the keys is the key of the mean;
@@ -24,15 +24,17 @@ from mobilevit.exports.quantize import EqualizedConv
 
 
 class RootMeanSquare(nn.Module):
-    """`nn.LayerNorm` of rows whose mean is zero, without scale and shift."""
+    """`TokenNorm` of rows whose mean is zero."""
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: graphs.TokenNorm) -> None:
         super().__init__()
         self.eps = norm.eps
 
-    def forward(self, x: Tensor, samples: int = 1) -> Tensor:
+    def forward(self, x: Tensor, samples: int) -> Tensor:
         """`[M, d]` -> `[M, d]`."""
-        return x * torch.rsqrt((x * x).mean(dim=1, keepdim=True) + self.eps)
+        values = x.float()  # the squares of large values overflow float16
+        scale = torch.rsqrt((values * values).mean(dim=1, keepdim=True) + self.eps)
+        return (values * scale).to(x.dtype)
 
 
 class SampleNorm(nn.Module):
@@ -44,10 +46,10 @@ class SampleNorm(nn.Module):
 
     def forward(self, x: Tensor, samples: int) -> Tensor:
         """`[samples * M, d]`, normalized over all of a sample's M rows together."""
-        values = x.reshape(samples, -1)
+        values = x.float().reshape(samples, -1)
         centered = values - values.mean(dim=1, keepdim=True)
         variance = (centered * centered).mean(dim=1, keepdim=True)
-        return (centered * torch.rsqrt(variance + self.eps)).view_as(x)
+        return (centered * torch.rsqrt(variance + self.eps)).view_as(x).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -110,9 +112,9 @@ class GatedConv(nn.Module):
 
 
 class Classifier(nn.Module):
-    """`ClassifierGraph` whose mean is taken over rows of channels."""
+    """`Classifier` whose mean is taken over rows of channels."""
 
-    def __init__(self, joined: graphs.ClassifierGraph) -> None:
+    def __init__(self, joined: graphs.Classifier) -> None:
         super().__init__()
         self.backbone, self.expand, self.head = joined.backbone, joined.expand, joined.head
 
@@ -123,27 +125,31 @@ class Classifier(nn.Module):
 
 
 REWRITES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
+    graphs.TokenNorm: RootMeanSquare,
     graphs.BareSampleNorm: SampleNorm,
     graphs.Attention: Attention,
     graphs.SeparableAttention: SeparableAttention,
-    graphs.ClassifierGraph: Classifier,
+    graphs.Classifier: Classifier,
     EqualizedConv: GatedConv,
 }
 """Parts of an inference graph that take fewer LiteRT operations in another form."""
 
 
 @torch.no_grad()
-def litert_graph(module: nn.Module) -> nn.Module:
+def litert_graph(
+    module: nn.Module,
+    rewrites: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = REWRITES,
+) -> nn.Module:
     """Copy a prepared module for LiteRT, with the same outputs within float rounding.
 
     Layers keep their names; a layer for queries, keys and values becomes three within that name.
     """
     holder = nn.ModuleDict({"module": copy.deepcopy(module)})
-    graphs.replace_layer_norms(holder, RootMeanSquare)
+    graphs.center_tokens(holder)
     for part in list(holder.modules()):
         for name, child in part.named_children():
-            if type(child) in REWRITES:
-                setattr(part, name, REWRITES[type(child)](child))
+            if type(child) in rewrites:
+                setattr(part, name, rewrites[type(child)](child))
     return holder["module"].eval().requires_grad_(False)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from mobilevit.exports.backends.onnx.quantize import (
     quantize_weights,
 )
 from mobilevit.exports.quantize import layers_to_quantize, quantizable_layers
-from mobilevit.exports.spec import Dynamic, ExportError, FileMetadata
+from mobilevit.exports.spec import ExportError, FileMetadata
 from mobilevit.exports.toolchain import quiet, require
 from mobilevit.exports.wrap import PreparedModel
 
@@ -29,17 +28,6 @@ OPSET = 18
 """For ONNX Runtime 1.14 (2023) and later."""
 IR_VERSION = 8
 """Of the file format: the one released with this opset; older runtimes refuse later ones."""
-ERRORS = (
-    "EPFail",
-    "EngineError",
-    "Fail",
-    "InvalidArgument",
-    "InvalidGraph",
-    "InvalidProtobuf",
-    "NotImplemented",
-    "RuntimeException",
-)
-"""ONNX Runtime's exceptions, which have no base class in common."""
 
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
@@ -48,30 +36,24 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
     In mode `int8`, convolutions, linear layers and the activations between them compute in int8; in
     `int8-weights`, only weights are stored in int8, and everything computes in float32.
     """
-    quantize = prepared.spec.quantize
     model = convert(prepared)
     types = {}
-    if quantize is not None:
-        layers = layers_to_quantize(prepared)
-        if quantize.mode == "int8":
-            require("onnxruntime", extra="onnx")
-            images = [{prepared.input_name: image.numpy()} for image in prepared.calibration()]
-            model = quantize_int8(model, layers, images)
-        else:
-            model = quantize_weights(model, layers)
+    if prepared.spec.quantize == "int8":
+        images = [{prepared.input_name: image.numpy()} for image in prepared.calibration()]
+        model = quantize_int8(model, layers_to_quantize(prepared), images)
         types = count_types(model)
-    path.write_bytes(model.SerializeToString())
+    elif prepared.spec.quantize is not None:
+        types = quantize_weights(model, layers_to_quantize(prepared))
+    require("onnx_ir", extra="onnx").save(model, path)
+    inputs, outputs = prepared.describe()
+    operations = len(model.graph)
     return FileSummary(
-        path=path,
-        inputs=tuple(map(_describe, model.graph.input)),
-        outputs=tuple(map(_describe, model.graph.output)),
-        operations=len(model.graph.node),
-        types=types,
+        path=path, inputs=inputs, outputs=outputs, operations=operations, types=types
     )
 
 
 def convert(prepared: PreparedModel) -> Any:
-    """Convert a prepared network to an `onnx.ModelProto` in float.
+    """Convert a prepared network to an `onnx_ir.Model` in float.
 
     Nodes of layers have the layers' names in `prepared.module.named_modules()`.
     """
@@ -82,36 +64,39 @@ def convert(prepared: PreparedModel) -> Any:
             (prepared.example,),
             input_names=[prepared.input_name],
             output_names=list(prepared.output_names),
-            dynamic_shapes=prepared.dynamic_shapes,
+            dynamic_shapes=(prepared.dynamic_axes,) if prepared.dynamic_axes else None,
             opset_version=OPSET,
             custom_translation_table=_translations(),
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    _name_layers(program.model.graph, quantizable_layers(prepared.module))
-    _tidy(program.model, prepared.spec.dynamic)
-    program.model.ir_version = IR_VERSION
-    program.model.producer_name = "mobilevit"
-    program.model.metadata_props.update(prepared.metadata.to_strings())
-    return program.model_proto
+    model = program.model
+    _name_layers(model.graph, quantizable_layers(prepared.module))
+    # Notes on the source code contain local paths.
+    values = (value for node in model.graph for value in node.outputs)
+    graph = model.graph
+    for part in (*graph, *values, *graph.inputs, *graph.initializers.values(), graph, model):
+        part.metadata_props.clear()
+        part.doc_string = None
+    model.ir_version = IR_VERSION
+    model.producer_name = "mobilevit"
+    model.metadata_props.update(prepared.metadata.to_strings())
+    return model
 
 
 class OnnxRunner:
     """An ONNX file in ONNX Runtime, on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        require("onnxruntime", extra="onnx")
-        onnxruntime: Any = importlib.import_module("onnxruntime")
-        state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-        self._errors: tuple[type[Exception], ...] = tuple(getattr(state, one) for one in ERRORS)
+        onnxruntime = require("onnxruntime", extra="onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.log_severity_level = 3  # errors
         providers = ["CPUExecutionProvider"]
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except self._errors as error:
+        except Exception as error:  # its exceptions have no other base in common
             raise ExportError(
                 f"{path} is damaged, or not an ONNX file that ONNX Runtime "
                 f"{onnxruntime.__version__} supports: {error}"
@@ -124,7 +109,7 @@ class OnnxRunner:
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         try:
             return tuple(self.session.run(None, {self._input: images}))
-        except self._errors as error:
+        except Exception as error:
             raise ExportError(
                 f"ONNX Runtime cannot run the file on {images.dtype} {list(images.shape)}: {error}"
             ) from error
@@ -169,34 +154,3 @@ def _name_layers(graph: Any, layers: Mapping[str, nn.Module]) -> None:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         if node.op_type in LAYERS and len(scopes) > 1 and scopes[-2] in layers:
             node.name = scopes[-2]
-
-
-def _tidy(model: Any, dynamic: Dynamic | None) -> None:
-    """Remove notes on the source code, which contain local paths; name the dynamic sizes."""
-    graph = model.graph
-    names: dict[str, str] = {}
-    if dynamic == "size":
-        symbols = [str(side) for side in graph.inputs[0].shape if not isinstance(side, int)]
-        names = dict(zip(symbols, ("height", "width"), strict=True))
-    results = [value for node in graph for value in node.outputs]
-    for value in (*graph.inputs, *results, *graph.initializers.values()):
-        value.metadata_props.clear()
-        if value.shape is not None and names:
-            value.shape = type(value.shape)([_rename(side, names) for side in value.shape])
-    for holder in (*graph, graph, model):
-        holder.metadata_props.clear()
-        holder.doc_string = None
-
-
-def _rename(side: Any, names: dict[str, str]) -> int | str | None:
-    if isinstance(side, int):
-        return side
-    text = None if side.value is None else str(side.value)
-    return text and re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text)
-
-
-def _describe(value: Any) -> str:
-    onnx: Any = importlib.import_module("onnx")
-    tensor = value.type.tensor_type
-    shape = ", ".join(str(side.dim_param or side.dim_value) for side in tensor.shape.dim)
-    return f"{value.name}: {onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)} [{shape}]"

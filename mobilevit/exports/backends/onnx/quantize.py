@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mobilevit.exports.quantize import EQUALIZED_RANGE
+from mobilevit.exports.toolchain import require
 from mobilevit.utils.quantization import quantize_weight
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -34,14 +35,14 @@ def quantize_int8(
     linear layers stay in float32 for norms and attention.
 
     Returns:
-        Another `onnx.ModelProto`, with pairs of QuantizeLinear and DequantizeLinear.
+        Another `onnx_ir.Model`, with pairs of QuantizeLinear and DequantizeLinear.
     """
-    graph = model.graph
-    nodes = _between(graph, layers)
+    nodes = {node.name for node in _quantizable(model.graph, layers)}
     if not nodes:
         return model
     onnx: Any = importlib.import_module("onnx")
-    quantization: Any = importlib.import_module("onnxruntime.quantization")
+    ir: Any = importlib.import_module("onnx_ir")
+    quantization = require("onnxruntime.quantization", extra="onnx")
 
     class Images(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -50,14 +51,13 @@ def quantize_int8(
         def get_next(self) -> Mapping[str, np.ndarray] | None:
             return next(self.left, None)
 
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
+    proto = ir.to_proto(model)
     # Without this mark, onnxruntime warns that the graph is not preprocessed; ours need not be.
-    onnx.helper.set_model_props(copied, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    onnx.helper.set_model_props(proto, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "int8.onnx"
         quantization.quantize_static(
-            copied,
+            proto,
             str(path),
             Images(),
             quant_format=quantization.QuantFormat.QDQ,
@@ -72,140 +72,101 @@ def quantize_int8(
                 "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
                 "TensorQuantOverrides": {
                     name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
-                    for name, (low, high) in _known_ranges(graph, nodes).items()
+                    for name, (low, high) in _known_ranges(model.graph, nodes).items()
                 },
             },
         )
-        quantized = onnx.load(path)
-    for field in ("opset_import", "metadata_props"):
-        quantized.ClearField(field)
-        getattr(quantized, field).extend(getattr(model, field))
-    quantized.ir_version, quantized.producer_name = model.ir_version, model.producer_name
-    quantized.ClearField("producer_version")
-    return quantized
+        # Not by `ir.load`, which leaves weights in a file that is removed here.
+        graph = ir.from_proto(onnx.load(path)).graph
+    graph.opset_imports.clear()
+    graph.opset_imports.update(model.opset_imports)
+    return ir.Model(
+        graph,
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
+        metadata_props=model.metadata_props,
+    )
 
 
-def _between(graph: Any, layers: Collection[str]) -> set[str]:
-    """Names of the layers, and of the nodes between them that can be quantized.
+def _quantizable(graph: Any, layers: Collection[str]) -> set[Any]:
+    """The layers' nodes, and the nodes `BETWEEN` whose sources and users are all among these."""
 
-    All inputs and all users of such a node are quantized nodes.
-    """
-    producers = {output: node for node in graph.node for output in node.output}
-    users: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    constants = {tensor.name for tensor in graph.initializer}
-    results = {value.name for value in graph.output}
-
-    def before(node: Any) -> Iterator[str | None]:
-        """Names of the nodes whose results a node takes; None for an input of the graph."""
-        for name in node.input[:1] if node.op_type in MOVING else node.input:
-            if name in constants:
-                continue
-            source = producers.get(name)
+    def sources(node: Any) -> Iterator[Any]:
+        """Nodes whose results a node takes; None for an input of the graph."""
+        for value in node.inputs[:1] if node.op_type in MOVING else node.inputs:
+            source = value.producer()
             if source is not None and source.op_type in MOVING:
-                yield from before(source)
-            else:
-                yield None if source is None else source.name
+                yield from sources(source)
+            elif not value.is_initializer():
+                yield source
 
-    def after(node: Any) -> Iterator[str | None]:
-        """Names of the nodes that take a node's results; None for an output of the graph."""
-        for name in node.output:
-            if name in results:
+    def users(node: Any) -> Iterator[Any]:
+        """Nodes that take a node's results; None for an output of the graph."""
+        for value in node.outputs:
+            if value.is_graph_output():
                 yield None
-            for target in users.get(name, []):
-                if target.op_type in MOVING:
-                    yield from after(target)
-                else:
-                    yield target.name
+            for user in value.consumers():
+                yield from users(user) if user.op_type in MOVING else [user]
 
-    quantized = {node.name for node in graph.node if node.name in layers}
-    between = [node for node in graph.node if node.op_type in BETWEEN]
-    inside = quantized | {node.name for node in between}
-    while True:
-        leaving = {
-            node.name
-            for node in between
-            if node.name in inside
-            and not all(name in inside for name in (*before(node), *after(node)))
-        }
-        if not leaving:
-            return inside
+    between = {node for node in graph if node.op_type in BETWEEN}
+    inside = between | {node for node in graph if node.name in layers}
+    while leaving := {
+        node for node in between & inside if not inside.issuperset((*sources(node), *users(node)))
+    }:
         inside -= leaving
+    return inside
 
 
 def _known_ranges(graph: Any, nodes: Collection[str]) -> dict[str, tuple[float, float]]:
     """Ranges that are not measured: around the sigmoids of equalized channels."""
-    producers = {output: node for node in graph.node for output in node.output}
     found: dict[str, tuple[float, float]] = {}
-    for node in graph.node:
+    for node in graph:
         if node.op_type == "Sigmoid" and node.name in nodes:
-            (tensor,) = node.input
-            if producers[tensor].op_type == "Mul":  # by the scales of equalized channels
-                found |= {tensor: SIGMOID_RANGE, producers[tensor].input[0]: EQUALIZED_RANGE}
+            (value,) = node.inputs
+            product = value.producer()
+            if product.op_type == "Mul":  # by the scales of equalized channels
+                found |= {value.name: SIGMOID_RANGE, product.inputs[0].name: EQUALIZED_RANGE}
     return found
 
 
-def quantize_weights(model: Any, layers: Collection[str]) -> Any:
+def quantize_weights(model: Any, layers: Collection[str]) -> dict[str, int]:
     """Store the weights of layers in int8, with a symmetric range per output channel.
 
     Cast and Mul restore them to float32. Runtimes fold these when they load the file, as other
     constants; a DequantizeLinear would run for each input.
+
+    Returns:
+        Operations by the type that they compute in.
     """
-    onnx: Any = importlib.import_module("onnx")
+    ir: Any = importlib.import_module("onnx_ir")
     graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        if node.name in layers:
-            name = node.input[1]
-            tensor = weights[name]
-            weight = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-            transposed = {one.name: one.i for one in node.attribute}.get("transB", 0)
-            axis = 0 if node.op_type == "Conv" or transposed else weight.ndim - 1
-            values, scale = quantize_weight(weight, axis)
-            shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values.numpy(), name))
-            scale_tensor = onnx.numpy_helper.from_array(scale.view(shape).numpy(), f"{name}.scale")
-            graph.initializer.append(scale_tensor)
-            helper = onnx.helper
-            nodes += [
-                helper.make_node("Cast", [name], [f"{name}.cast"], to=onnx.TensorProto.FLOAT),
-                helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [f"{name}.float"]),
-            ]
-            node.input[1] = f"{name}.float"
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return model
+    others = len(graph) - len(layers)
+    for node in [node for node in graph if node.name in layers]:
+        weight = node.inputs[1]
+        values = torch.from_numpy(weight.const_value.numpy().copy())
+        transposed = node.op_type == "Conv" or node.attributes.get_int("transB", 0)
+        axis = 0 if transposed else values.ndim - 1
+        values, scale = quantize_weight(values, axis)
+        scale = scale.view([-1 if place == axis else 1 for place in range(values.ndim)])
+        weight.const_value = ir.tensor(values.numpy(), name=weight.name)
+        weight.dtype = ir.DataType.INT8
+        factor = ir.tensor(scale.numpy(), name=f"{weight.name}.scale")
+        factor = ir.Value(name=factor.name, const_value=factor)
+        graph.register_initializer(factor)
+        cast = ir.node("Cast", [weight], {"to": ir.DataType.FLOAT})
+        product = ir.node("Mul", [cast.outputs[0], factor])
+        graph.insert_before(node, [cast, product])
+        node.replace_input_with(1, product.outputs[0])
+    return {"float32 with int8 weights": len(layers), "float32": others}
 
 
 def count_types(model: Any) -> dict[str, int]:
-    """Count the nodes of a quantized graph by type, without conversions."""
-    graph = model.graph
-    producers = {output: node for node in graph.node for output in node.output}
-    constants = {tensor.name for tensor in graph.initializer}
+    """Count the nodes of an int8 graph by type, without conversions."""
     types: Counter[str] = Counter()
-    for node in graph.node:
-        sources = [producers[name] for name in node.input if name in producers]
+    for node in model.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        if node.op_type in ("Cast", "Mul") and _constant(node, producers, constants):
-            continue
-        if sources and all(source.op_type == "DequantizeLinear" for source in sources):
-            types["int8"] += 1
-        elif node.op_type in LAYERS and _constant(
-            producers.get(node.input[1]), producers, constants
-        ):
-            types["float32 with int8 weights"] += 1
-        else:
-            types["float32"] += 1
+        sources = [value.producer() for value in node.inputs if value and value.producer()]
+        int8 = sources and all(source.op_type == "DequantizeLinear" for source in sources)
+        types["int8" if int8 else "float32"] += 1
     return dict(types)
-
-
-def _constant(node: Any, producers: Mapping[str, Any], constants: Collection[str]) -> bool:
-    return node is not None and all(
-        name in constants or _constant(producers.get(name), producers, constants)
-        for name in node.input
-    )
