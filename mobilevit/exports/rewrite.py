@@ -141,7 +141,7 @@ class BareSampleNorm(nn.Module):
         return F.instance_norm(values, eps=self.eps).reshape(-1, dim).to(x.dtype)
 
 
-def bare_norm(trained: Any, following: nn.Linear | nn.Conv2d) -> nn.Module:
+def bare_norm(trained: Any, following: Any) -> nn.Module:
     """A norm over rows, with its scale and shift folded into the next layer."""
     absorb(trained, following)
     return rewrite(trained)
@@ -174,7 +174,7 @@ class Layer(nn.Module):
 def weighted(layer: type[nn.Module], weight: Tensor, bias: Tensor | None, **options: int) -> Any:
     """A layer with these weights `[out, in, ...]` and biases `[out]`."""
     outputs, inputs = weight.shape[:2]
-    made = layer(inputs, outputs, bias=bias is not None, device="meta", **options)
+    made: Any = layer(inputs, outputs, bias=bias is not None, device="meta", **options)
     made.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format))
     made.bias = None if bias is None else nn.Parameter(bias.clone())
     return made
@@ -287,11 +287,11 @@ def _with(*parts: str) -> Callable[[nn.Module], nn.Module]:
     def rewriter(trained: nn.Module) -> nn.Module:
         for name, part in trained.named_children():
             if name in parts:
-                setattr(trained, name, rewrite(part))
+                trained.add_module(name, rewrite(part))
             elif name == "dropout":
-                setattr(trained, name, nn.Identity())
+                trained.add_module(name, nn.Identity())
             elif name == "aux":  # is for training only
-                trained.aux = None
+                trained.add_module(name, None)
         return trained
 
     return rewriter

@@ -42,7 +42,7 @@ def quantize_int8(
         return model
     onnx: Any = importlib.import_module("onnx")
     ir: Any = importlib.import_module("onnx_ir")
-    quantization = require("onnxruntime.quantization", extra="onnx")
+    quantization: Any = require("onnxruntime.quantization", extra="onnx")
 
     class Images(quantization.CalibrationDataReader):
         def __init__(self) -> None:
