@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,10 @@ from PIL import Image
 
 from mobilevit.checkpoints.create import open_model
 from mobilevit.data.sources import ImageInputs, expand_inputs
-from mobilevit.exports.backends.base import Backend, FileSummary
+from mobilevit.exports.backends.base import Backend
 from mobilevit.exports.backends.registry import open_exported
 from mobilevit.exports.options import ExportOptions
-from mobilevit.exports.quantize import Trial
-from mobilevit.exports.result import Accuracy, ExportResult
+from mobilevit.exports.result import Accuracy, Candidate, ExportResult
 from mobilevit.exports.runtime_model import is_file
 from mobilevit.exports.spec import ExportError, ExportSpec
 from mobilevit.exports.verify import MIN_AGREEMENT, DisagreementError, verify
@@ -84,11 +83,10 @@ def export(
         if least is None and evaluator is None:
             least = MIN_AGREEMENT
         verification = verify(run, network, compared, name=path, min_agreement=least)
-        accuracy = candidate.accuracy
-        if evaluator is not None and accuracy is None:
-            accuracy = evaluator.accuracy(fresh, backend)
-        if spec.quantize is not None and accuracy is not None:
-            _check_drop(accuracy, options)
+        if evaluator is not None and candidate.accuracy is None:
+            candidate = replace(candidate, accuracy=evaluator.accuracy(fresh, backend))
+        if spec.quantize is not None and candidate.accuracy is not None:
+            _check_drop(candidate.accuracy, options)
         backend.add_self_test(fresh, network, compared[0])
         size = size_of(fresh)
     return ExportResult(
@@ -100,23 +98,12 @@ def export(
         quantize=spec.quantize,
         size=size,
         fp32_size=_fp32_size(network, spec, backend) if spec.quantize else None,
-        summary=candidate.summary,
         runtime=run.runtime,
         seconds=seconds,
         verification=verification,
-        accuracy=accuracy,
-        float_layers=tuple(sorted(candidate.float_layers)),
-        trials=candidate.trials,
         notes=tuple(_notes(network, name, spec, same_images=compared is calibration)),
+        **vars(candidate),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    summary: FileSummary
-    accuracy: Accuracy | None = None
-    float_layers: frozenset[str] = frozenset()
-    trials: tuple[Trial, ...] = ()
 
 
 def _write_candidate(
@@ -125,23 +112,18 @@ def _write_candidate(
     spec: ExportSpec,
     evaluator: Evaluator | None,
     fresh: Path,
-) -> _Candidate:
+) -> Candidate:
     """Write the file; with quantize auto, the smallest that is accurate enough."""
     backend, path = options.backend, Path(options.out)
     if evaluator is None or options.quantize != "auto":
-        return _Candidate(summary=backend.write(network, spec, fresh))
+        return Candidate(summary=backend.write(network, spec, fresh))
     from mobilevit.exports.accuracy import smallest_accurate
 
     max_drop = _max_drop(options)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         found = smallest_accurate(evaluator, backend, spec, Path(folder), max_drop=max_drop)
         os.replace(found.summary.path, fresh)
-    return _Candidate(
-        summary=found.summary,
-        accuracy=found.accuracy,
-        float_layers=found.float_layers,
-        trials=found.trials,
-    )
+    return found
 
 
 def _evaluator(network: Network, options: ExportOptions) -> Evaluator | None:

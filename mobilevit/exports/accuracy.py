@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.images import open_image
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image
-from mobilevit.exports.backends.base import Backend, FileSummary
+from mobilevit.exports.backends.base import Backend
 from mobilevit.exports.backends.registry import open_exported
-from mobilevit.exports.quantize import Trial, fewest_float_layers, rank_layers
-from mobilevit.exports.result import Accuracy
+from mobilevit.exports.quantize import fewest_float_layers, rank_layers
+from mobilevit.exports.result import Accuracy, Candidate
 from mobilevit.exports.runtime_model import AnyNetwork, FileNetwork
 from mobilevit.exports.spec import Dynamic, ExportError, ExportSpec, file_preprocessing
 from mobilevit.models.config import Preprocessing
@@ -174,19 +174,9 @@ def _disjoint(
     return spread(rest, limit), samples, calibration
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A quantized file that was tried."""
-
-    summary: FileSummary
-    accuracy: Accuracy
-    float_layers: frozenset[str]
-    trials: tuple[Trial, ...] = ()
-
-
 def smallest_accurate(
     evaluator: Evaluator, backend: Backend, spec: ExportSpec, folder: Path, *, max_drop: float
-) -> Found:
+) -> Candidate:
     """Quantize with as few layers in float as preserve the accuracy.
 
     Args:
@@ -197,13 +187,15 @@ def smallest_accurate(
         max_drop: the largest loss, in points of accuracy.
     """
     network = evaluator.network
-    found: dict[frozenset[str], Found] = {}
+    found: dict[frozenset[str], Candidate] = {}
 
     def drop(float_layers: frozenset[str]) -> float:
         path = folder / f"{len(found)}{backend.suffix}"
         summary = backend.write(network, replace(spec, float_layers=float_layers), path)
         accuracy = evaluator.accuracy(path, backend)
-        found[float_layers] = Found(summary=summary, accuracy=accuracy, float_layers=float_layers)
+        found[float_layers] = Candidate(
+            summary=summary, accuracy=accuracy, float_layers=tuple(sorted(float_layers))
+        )
         return accuracy.drop
 
     ranked = rank_layers(backend.prepare(network, spec))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -97,18 +98,14 @@ def equalize_channels(prepared: PreparedModel) -> PreparedModel:
     }
     reaches: dict[str, Tensor] = {}
 
-    def observe(name: str, y: Tensor) -> None:
+    def observe(name: str, x: Tensor, y: Tensor) -> None:
         low, high = y.amin((0, 2, 3)), y.amax((0, 2, 3))
         reach = torch.maximum(high, low.neg().clamp(max=SILU_DEPTH))
         reaches[name] = torch.maximum(reach, reaches.get(name, reach))
 
-    with ExitStack() as hooks, torch.inference_mode():
-        for name, block in blocks.items():
-            # On the convolution, since the activation works in place.
-            hook = block.expand.conv.register_forward_hook(
-                lambda _module, _inputs, y, name=name: observe(name, y)
-            )
-            hooks.enter_context(hook)
+    # The convolutions, since the activations work in place.
+    convs = {name: block.expand.conv for name, block in blocks.items()}
+    with torch.inference_mode(), _observed(convs, observe):
         for image in prepared.calibration():
             module(image)
     for name, block in blocks.items():
@@ -119,6 +116,20 @@ def equalize_channels(prepared: PreparedModel) -> PreparedModel:
         with torch.no_grad():
             block.depthwise.conv.weight *= scale.view(-1, 1, 1, 1)
     return replace(prepared, module=module)
+
+
+@contextmanager
+def _observed(
+    layers: Mapping[str, nn.Module], observe: Callable[[str, Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Call `observe` with a layer's name, input and output whenever it runs."""
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.register_forward_hook(
+                lambda _layer, inputs, y, name=name: observe(name, inputs[0], y)
+            )
+            hooks.enter_context(hook)
+        yield
 
 
 def rank_layers(prepared: PreparedModel) -> list[str]:
@@ -168,12 +179,7 @@ def _observe_ranges(
         )
         ranges[name] = before, after
 
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-            hook = layer.register_forward_hook(
-                lambda _layer, inputs, y, name=name: observe(name, inputs[0], y)
-            )
-            hooks.enter_context(hook)
+    with _observed(layers, observe):
         for image in images:
             _logits(module, image)
     for name, part in module.named_modules():
@@ -245,22 +251,14 @@ def fewest_float_layers(
         log.info("%s", trials[-1])
         return lost <= max_drop
 
-    if passes(0):
-        return frozenset(), trials
-    failed, count = 0, 1
-    while count < len(ranked) and not passes(count):
-        failed, count = count, 2 * count
-    if count >= len(ranked):
-        count = len(ranked)
-        if not passes(count):
-            raise ExportError(
-                f"even with all {count} layers in float the file loses {trials[-1].drop:.3g}, more "
-                f"than {max_drop:g}: the loss does not come from int8"
-            )
-    while count - failed > 1:
-        middle = (failed + count) // 2
-        if passes(middle):
-            count = middle
-        else:
-            failed = middle
+    powers = (2**power for power in range(len(ranked).bit_length()))
+    counts = sorted({0, *powers, len(ranked)} & set(range(len(ranked) + 1)))
+    index = next((index for index, count in enumerate(counts) if passes(count)), None)
+    if index is None:
+        raise ExportError(
+            f"even with all {len(ranked)} layers in float the file loses {trials[-1].drop:.3g}, "
+            f"more than {max_drop:g}: the loss does not come from int8"
+        )
+    between = range(counts[index - 1] + 1 if index else 0, counts[index])
+    count = between.start + bisect_left(between, True, key=passes)
     return frozenset(ranked[:count]), trials

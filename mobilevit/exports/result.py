@@ -45,7 +45,18 @@ class Accuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportResult:
+class Candidate:
+    """A file that was written."""
+
+    summary: FileSummary
+    accuracy: Accuracy | None = None
+    float_layers: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    """The files that were tried to find `float_layers`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult(Candidate):
     """A file that agrees with PyTorch."""
 
     out: Path
@@ -59,15 +70,10 @@ class ExportResult:
     """Bytes."""
     fp32_size: int | None = None
     """Bytes of the same file in fp32; None where this one is not quantized."""
-    summary: FileSummary
     runtime: str
     seconds: float
     """Time to write it (or to search), without verification."""
     verification: Verification
-    accuracy: Accuracy | None = None
-    float_layers: tuple[str, ...] = ()
-    trials: tuple[Trial, ...] = ()
-    """The files that were tried to find `float_layers`."""
     notes: tuple[str, ...] = ()
     """Differences from `predict`, and missing information."""
 

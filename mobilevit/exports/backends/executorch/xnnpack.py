@@ -1,13 +1,14 @@
 """The inference graph in operations of XNNPACK, which runs ExecuTorch programs on a CPU.
 
 An operation that XNNPACK lacks falls back to ExecuTorch's portable kernels and splits the delegated
-graph in two. So the graph has LiteRT's forms of norms and attention, and means are taken over the
-last two of four axes.
+graph in two. So the graph has LiteRT's forms of norms and attention, means are taken over the last
+two of four axes, and splits become slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -46,8 +47,18 @@ def _mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, **other: 
     return torch.ops.aten.mean.dim(maps, [2, 3], True).flatten(1)
 
 
+def _split(x: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Tensor]:
+    if isinstance(sizes, int):
+        sizes = [sizes] * (x.shape[dim] // sizes)
+    ends = accumulate(sizes)
+    slices = torch.ops.aten.slice.Tensor
+    return [slices(x, dim, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
 DECOMPOSITIONS: Mapping[torch._ops.OpOverload, Callable[..., Any]] = {
     torch.ops.aten.mean.dim: _mean,
     torch.ops.aten.silu.default: _silu,
+    torch.ops.aten.split.Tensor: _split,
+    torch.ops.aten.split_with_sizes.default: _split,
 }
 """Of a graph by `torch.export`, into operations that XNNPACK has."""
