@@ -24,7 +24,7 @@ from torchvision.models.detection.image_list import ImageList
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
 from mobilevit.models.ssdlite import RawDetections, SSDLite
-from mobilevit.tasks.detection.loss_and_postprocess import PostProcessing, detections
+from mobilevit.tasks.detection.postprocess import PostProcessing, detections
 
 SIZE, LIKELY = 320, 300
 PRESET = PostProcessing(score=0.001, pre_nms_topk=300, nms_threshold=0.55, max_detections=300)

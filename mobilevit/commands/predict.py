@@ -117,8 +117,12 @@ def predict(
     with tempfile.TemporaryDirectory() as downloads:
         dataset = ImageInputs(sources, config.preprocessing, Path(downloads))
         items = predict_inputs(opened, dataset, options, few=few)
-        predictions_type = get_task(config.task).predictions_type
-        result = predictions_type.collect(items, config, options.format)
+        result = get_task(config.task).predictions_type(
+            items=tuple(items),
+            classes=config.classes or (),
+            category_ids=config.category_ids,
+            format=options.format,
+        )
         if options.out is not None:
             _write(Path(options.out), result, dataset)
         if options.html is not None:

@@ -34,26 +34,24 @@ def predict_batch(
     """
     task = get_task(model.config.task)
     found: dict[int, Prediction] = {}
-    shapes: dict[torch.Size, list[int]] = {}
-    ready: dict[int, PreparedImage] = {}
+    shapes: dict[torch.Size, list[tuple[int, PreparedImage]]] = {}
     for index, item in enumerate(batch):
         if isinstance(item, str):
             found[index] = task.prediction_type(source=sources[index], error=item)
         else:
-            ready[index] = item
-            shapes.setdefault(item.tensor.shape, []).append(index)
-    for shape, indices in shapes.items():
-        step = task.max_eval_batch_size or len(indices)
-        for first in range(0, len(indices), step):
-            part = indices[first : first + step]
-            images = torch.stack([ready[index].tensor for index in part]).to(device)
+            shapes.setdefault(item.tensor.shape, []).append((index, item))
+    for shape, items in shapes.items():
+        step = task.max_eval_batch_size or len(items)
+        for first in range(0, len(items), step):
+            part = items[first : first + step]
+            images = torch.stack([item.tensor for _, item in part]).to(device)
             results: Sequence[Any] = task.postprocess(
                 model,
                 model(images),
                 input_size=(shape[-2], shape[-1]),
-                sizes=[ready[index].size for index in part],
+                sizes=[item.size for _, item in part],
                 options=options,
             )
-            for index, result in zip(part, results, strict=True):
+            for (index, _), result in zip(part, results, strict=True):
                 found[index] = task.prediction(sources[index], classes, result, options)
     return [found[index] for index in range(len(batch))]

@@ -6,25 +6,17 @@ import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from PIL import Image
 from rich.markup import escape
 
 from mobilevit.data.images import ImageError
-from mobilevit.models.config import ModelConfig
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import Colour, M
 from mobilevit.utils.tables import render, table
-
-
-class ClassScore(NamedTuple):
-    """A class with its probability, score or share of the image, in [0, 1]."""
-
-    name: str
-    value: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,8 +52,8 @@ class Prediction(ABC):
         """Row in a Parquet file, with the columns of the task's `parquet_columns`."""
 
     @abstractmethod
-    def scores(self) -> list[ClassScore]:
-        """The classes by which a contact sheet filters, highest first."""
+    def scores(self) -> Sequence[tuple[str, float]]:
+        """Classes with their values in [0, 1], by which a contact sheet filters, highest first."""
 
     @abstractmethod
     def draw(self, image: Image.Image) -> Image.Image:
@@ -89,12 +81,10 @@ class Predictions(Sequence[P], ABC, Generic[P]):
 
     items: tuple[P, ...]
     classes: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] | None = None
+    """Detection: the classes' ids in COCO's format, those of the training data; None: 1, 2, ..."""
     format: Literal["table", "jsonl", "csv"] = "table"
     """What `str` returns."""
-
-    @classmethod
-    def collect(cls, items: Iterable[P], config: ModelConfig, format: Any = "table") -> Self:
-        return cls(items=tuple(items), classes=config.classes or (), format=format)
 
     def __getitem__(self, index: Any) -> Any:
         return self.items[index]

@@ -25,15 +25,21 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
+def _resized(image: Image.Image, smallest: int, largest: int) -> Image.Image:
+    """A copy whose long side is within these limits."""
+    long_side = max(image.size)
+    factor = min(max(long_side, smallest), largest) / long_side
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
 def draw_classes(image: Image.Image, classes: Sequence[tuple[str, float]]) -> Image.Image:
     """Write classes under an upright RGB image, one per line, with bars as long as probabilities.
 
     `classes`: (name, probability in [0, 1]), most probable first.
     """
-    long_side = max(image.size)
-    factor = min(max(long_side, MIN_SIDE), MAX_SIDE) / long_side
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = _resized(image, MIN_SIDE, MAX_SIDE)
+    width, height = image.size
     size = max(12, max(width, height) // 24)
     line, margin = round(1.5 * size), size // 2
     board = max(width, 12 * size)
@@ -72,10 +78,9 @@ def draw_boxes(
 
     `longest`: long side of the result at most, in pixels; small images are enlarged.
     """
-    long_side = max(image.size)
-    factor = min(max(long_side, min(MIN_SIDE, longest)), longest) / long_side
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    canvas = image.resize((width, height), Image.Resampling.BILINEAR)
+    canvas = _resized(image, min(MIN_SIDE, longest), longest)
+    width, height = canvas.size
+    factor = max(canvas.size) / max(image.size)
     draw = ImageDraw.Draw(canvas)
     line = max(2, max(width, height) // 300)
     size = max(11, max(width, height) // 45)
@@ -139,11 +144,10 @@ def draw_mask(
         longest: long side of the image at most, in pixels; None: unchanged.
         opacity: of the colours.
     """
-    factor = 1.0 if longest is None else min(1.0, longest / max(image.size))
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    if factor < 1:  # ahead of all else: photos are large
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    if longest is not None and longest < max(image.size):  # ahead of all else: photos are large
+        image = _resized(image, 1, longest)
+        mask = np.asarray(Image.fromarray(mask).resize(image.size, Image.Resampling.NEAREST))
+    width, height = image.size
     known = mask < len(classes)
     coloured = Image.fromarray(colour_mask(mask, palette[: len(classes)]))
     shown = Image.composite(Image.blend(image, coloured, opacity), image, Image.fromarray(known))

@@ -26,7 +26,7 @@ from mobilevit.tasks.classification.results import (
     ClassificationPrediction,
     ClassificationPredictions,
 )
-from mobilevit.tasks.detection.loss_and_postprocess import Detections
+from mobilevit.tasks.detection.postprocess import Detections
 from mobilevit.tasks.detection.results import DetectionPrediction, DetectionPredictions
 from mobilevit.tasks.segmentation.results import (
     SegmentationPrediction,

@@ -121,14 +121,12 @@ def samples():
             labels=torch.tensor([4, 2]),
             crowd=torch.tensor([False, True]),
             area=torch.tensor([2400.0, 2400.0]),
-            ids=(1, 2),
         ),
         Annotation(
             boxes=torch.zeros(0, 4),
             labels=torch.zeros(0, dtype=torch.long),
             crowd=torch.zeros(0, dtype=torch.bool),
             area=torch.zeros(0),
-            ids=(),
         ),
     )
 

@@ -40,7 +40,7 @@ def one(root: Path, text: str) -> BoxSamples:
 def found(samples: BoxSamples) -> dict[str, int]:
     """File name -> boxes."""
     return {
-        Path(samples.name(index)).name: len(samples.annotation(index).ids)
+        Path(samples.name(index)).name: len(samples.annotation(index).labels)
         for index in range(len(samples))
     }
 

@@ -15,8 +15,8 @@ import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import preprocess
-from mobilevit.tasks.detection.loss_and_postprocess import PRESETS, detect
 from mobilevit.tasks.detection.options import DetectionOptions
+from mobilevit.tasks.detection.postprocess import PRESETS, detections
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import SamplerOptions
@@ -133,9 +133,9 @@ def test_predictions_are_the_networks(run, squares, tmp_path):
     model = mobilevit.load(out / "model")
     rule = replace(PRESETS["later"], score=0.0)
     with Image.open(photo) as image, torch.inference_mode():
-        (expected,) = detect(
-            model, preprocess(image, model.config.preprocessing)[None], [(96, 128)], rule
-        )
+        images = preprocess(image, model.config.preprocessing)[None]
+        anchors = model.anchors(*images.shape[-2:])
+        (expected,) = detections(model(images), anchors, [(96, 128)], rule)
     boxes = result[0].boxes
     assert len(boxes) == len(expected.scores) > 0
     assert_close([box.corners for box in boxes], expected.boxes)

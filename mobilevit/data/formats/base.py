@@ -129,8 +129,6 @@ class ParsedDataset:
     """Whether classes come from `ReadOptions`, because no file names them."""
     category_ids: tuple[int, ...] | None = None
     """The annotations' number of each class; None where they have none."""
-    image_ids: np.ndarray | None = None
-    """int64 [images]: stated ids; None where the format has none."""
     sizes: np.ndarray | None = None
     """int32 [images, 2]: stated (height, width); 0 where none is stated."""
     labels: np.ndarray | None = None

@@ -68,7 +68,6 @@ class DatasetBuilder:
         self.origins: dict[str, str] = {}
         self._annotation_files: list[str] = []
         self._sizes: list[tuple[int, int]] = []
-        self._image_ids: list[int] = []
         self._image_labels: list[int] = []
         self._names: dict[str, int] = {}
         self._boxes, self._has_ids = bytearray(), False
@@ -80,7 +79,6 @@ class DatasetBuilder:
         *,
         annotation_file: str | Path = "",
         size: tuple[int, int] | None = None,
-        image_id: int | None = None,
         split: str | None = None,
         label: str | None = None,
     ) -> int:
@@ -89,8 +87,6 @@ class DatasetBuilder:
         self.files.append(os.fspath(file))
         self._annotation_files.append(os.fspath(annotation_file))
         self._sizes.append(size if size is not None and max(size) < 2**31 else (0, 0))
-        if image_id is not None:
-            self._image_ids.append(image_id)
         if split is not None:
             self.splits.setdefault(split, []).append(index)
         if label is not None:
@@ -198,7 +194,6 @@ class DatasetBuilder:
             classes_by_use=classes is None,
             classes_from_options=classes_from_options,
             category_ids=None if category_ids is None else tuple(category_ids),
-            image_ids=np.array(self._image_ids, np.int64) if self._image_ids else None,
             sizes=sizes,
             labels=order[self._image_labels] if self._image_labels else None,
             boxes=self._sorted_boxes(order) if self.content == "boxes" else None,

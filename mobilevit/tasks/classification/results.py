@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mobilevit.tasks.base import Colour
-from mobilevit.tasks.results import ClassScore, Prediction, Predictions
+from mobilevit.tasks.results import Prediction, Predictions
 from mobilevit.tasks.visualize import draw_classes
 
 DRAWN = 3
@@ -72,8 +72,8 @@ class ClassificationPrediction(Prediction):
             "probabilities": list(probabilities),
         }
 
-    def scores(self) -> list[ClassScore]:
-        return [ClassScore(*one) for one in self.top(CONTACT_SHEET)]
+    def scores(self) -> list[ClassProbability]:
+        return self.top(CONTACT_SHEET)
 
     def draw(self, image: Image.Image) -> Image.Image:
         return draw_classes(image, self.top(min(DRAWN, self.listed)))

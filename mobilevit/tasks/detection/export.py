@@ -14,18 +14,11 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from mobilevit.models.ssdlite import RawDetections, SSDLite, decode
-from mobilevit.tasks.detection.loss_and_postprocess import (
-    PRESETS,
-    PostProcessing,
-    SuppressedBoxes,
-    detections,
-)
+from mobilevit.tasks.detection.postprocess import PRESETS, SuppressedBoxes, detections
 from mobilevit.tasks.export import Comparison, TaskExport, compare_logits, suppress
 
 PRESET = PRESETS["later"]
 """Preset of exported files."""
-MAX_DETECTIONS = 200
-"""Boxes of an image, where the preset sets no limit: a file's outputs have a fixed shape."""
 CANDIDATES = 1000
 """Boxes of an image, of any class, that suppression by matrices considers: the most probable."""
 ROUNDS = 24
@@ -42,12 +35,10 @@ class Boxes(nn.Module):
 
     anchors: Tensor
 
-    def __init__(
-        self, anchors: Tensor, *, supports_nms: bool, preset: PostProcessing = PRESET
-    ) -> None:
+    def __init__(self, anchors: Tensor, *, supports_nms: bool) -> None:
         super().__init__()
         self.register_buffer("anchors", anchors.clone(), persistent=False)
-        self.preset, self.supports_nms = preset, supports_nms
+        self.supports_nms = supports_nms
 
     def forward(self, raw: RawDetections) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes `[B, N, 4]` as shares of the image's sides, scores `[B, N]`, labels `[B, N]`.
@@ -61,13 +52,13 @@ class Boxes(nn.Module):
     def select(self, corners: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same from corners `[B, A, 4]` and scores `[B, K, A]`."""
         anchors, classes = scores.shape[2], scores.shape[1]
-        if self.preset.pre_nms_topk is not None and self.preset.pre_nms_topk < anchors:
+        if PRESET.pre_nms_topk < anchors:
             # The lowest score among a class's most probable boxes; ties may let a few more pass.
             # By index: LiteRT's converter turns a `topk` of which only values are used into a sort
             # that its runtime does not have.
-            last = scores.topk(self.preset.pre_nms_topk, dim=2).indices[..., -1:]
+            last = scores.topk(PRESET.pre_nms_topk, dim=2).indices[..., -1:]
             scores = torch.where(scores < scores.gather(2, last), 0.0, scores)
-        limit = min(self.preset.max_detections or MAX_DETECTIONS, classes * anchors)
+        limit = min(PRESET.max_detections, classes * anchors)
         if self.supports_nms:
             scores = self.suppress(corners, scores)
             found, index = scores.flatten(1).topk(limit, dim=1)  # [B, N]
@@ -85,9 +76,8 @@ class Boxes(nn.Module):
 
     def suppress(self, corners: Tensor, scores: Tensor) -> Tensor:
         """Scores `[B, K, A]`, with 0 for suppressed boxes."""
-        preset = self.preset
-        limit = preset.max_per_class or scores.shape[2]
-        kept = suppress(corners, scores, limit, preset.nms_threshold, preset.score)
+        limit = scores.shape[2]
+        kept = suppress(corners, scores, limit, PRESET.nms_threshold, PRESET.score)
         ones = torch.ones_like(kept[:, 0], dtype=scores.dtype)
         places = (kept[:, 0], kept[:, 1], kept[:, 2])
         return scores * torch.zeros_like(scores).index_put(places, ones)
@@ -103,20 +93,15 @@ class Boxes(nn.Module):
         height = torch.minimum(bottom, bottom.mT) - torch.maximum(top, top.mT)
         shared = F.relu(width) * F.relu(height)  # [B, N, N]
         area = (right - left) * (bottom - top)
-        overlapping = shared > self.preset.nms_threshold * (area + area.mT - shared)
+        overlapping = shared > PRESET.nms_threshold * (area + area.mT - shared)
         same = labels[:, :, None] == labels[:, None, :]
         # tril of a computed matrix: a constant mask of this size would be most of a small file.
         rivals = (overlapping & same).to(scores.dtype).tril(-1)  # more probable ones
-        alive = (scores > self.preset.score).to(scores.dtype)[..., None]  # [B, N, 1]
+        alive = (scores > PRESET.score).to(scores.dtype)[..., None]  # [B, N, 1]
         kept = alive
         for _ in range(ROUNDS):
             kept = alive * F.relu(1 - rivals @ kept)  # a count of rivals: 0, or at least 1
         return scores * kept[..., 0]
-
-
-def postprocess(model: SSDLite, size: int, supports_nms: bool) -> Boxes:
-    """Decoding and suppression for square images of this side."""
-    return Boxes(model.anchors(size, size), supports_nms=supports_nms)
 
 
 def compare(
@@ -181,7 +166,7 @@ def _compare_boxes(
 def _floors(probabilities: Tensor) -> Tensor:
     """The score `[K]` that a candidate of each class must exceed, from probabilities `[K, A]`."""
     floors = torch.full((len(probabilities),), PRESET.score)
-    if PRESET.pre_nms_topk is not None and PRESET.pre_nms_topk < probabilities.shape[1]:
+    if PRESET.pre_nms_topk < probabilities.shape[1]:
         floors = torch.maximum(floors, probabilities.topk(PRESET.pre_nms_topk, dim=1).values[:, -1])
     return floors
 
@@ -194,9 +179,7 @@ def reference(model: SSDLite, images: Tensor, tolerance: float) -> dict[str, Any
     corners = decode(raw.offsets[0], anchors).clamp(0, 1)  # [A, 4]
     probabilities = raw.logits[0].softmax(-1)[:, 1:]  # [A, K]
     lowest = PRESET.score
-    if (
-        len(truth.scores) == PRESET.max_detections
-    ):  # a file's outputs have no place for lower scores
+    if len(truth.scores) == PRESET.max_detections:  # a file has no place for lower scores
         lowest = float(truth.scores[-1])
     anchor, label = (probabilities > lowest - tolerance).nonzero(as_tuple=True)
     candidates = _rows(label, probabilities[anchor, label], corners[anchor])
@@ -234,7 +217,9 @@ def _rows(labels: Tensor, scores: Tensor, corners: Tensor) -> list[list[float]]:
 EXPORT = TaskExport(
     outputs=("boxes", "scores", "labels"),
     raw_outputs=("logits", "offsets"),
-    postprocess=postprocess,
+    postprocess=lambda model, size, supports_nms: Boxes(
+        model.anchors(size, size), supports_nms=supports_nms
+    ),
     compare=compare,
     compare_raw=compare_raw,
     network_outputs=lambda outputs, raw: (RawDetections if raw else SuppressedBoxes)(*outputs),

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from pycocotools import mask
 from rich.console import RenderableType
 from rich.markup import escape
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_convert
 
 from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
 from mobilevit.tasks.detection.dataset import Annotation, BoxSamples
-from mobilevit.tasks.detection.loss_and_postprocess import (
-    Detections,
-)
+from mobilevit.tasks.detection.postprocess import Detections
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.tables import percent, table
 
@@ -27,19 +26,11 @@ if TYPE_CHECKING:
     from torchmetrics.detection import MeanAveragePrecision
 
 FIGURES = {
-    "ap": "map",
-    "ap50": "map_50",
-    "ap75": "map_75",
-    "ap_small": "map_small",
-    "ap_medium": "map_medium",
-    "ap_large": "map_large",
-    "ar1": "mar_1",
-    "ar10": "mar_10",
-    "ar100": "mar_100",
-    "ar_small": "mar_small",
-    "ar_medium": "mar_medium",
-    "ar_large": "mar_large",
-}
+    "ap": "map", "ap50": "map_50", "ap75": "map_75",
+    "ap_small": "map_small", "ap_medium": "map_medium", "ap_large": "map_large",
+    "ar1": "mar_1", "ar10": "mar_10", "ar100": "mar_100",
+    "ar_small": "mar_small", "ar_medium": "mar_medium", "ar_large": "mar_large",
+}  # fmt: skip
 """COCO's twelve numbers: our names -> torchmetrics'."""
 
 IOU_THRESHOLD = 0.5
@@ -280,23 +271,22 @@ def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tens
     ignored = correct.clone()
     if not len(found.labels) or not len(annotation.labels):
         return correct, ignored
-    same = found.labels[:, None] == annotation.labels[None, :]
-    overlaps = box_iou(found.boxes.as_subclass(Tensor), annotation.boxes) * same
-    free = ~annotation.crowd
+    boxes, true = (_xywh(part).numpy() for part in (found.boxes, annotation.boxes))
     # In a crowd a box is as far as it lies in the crowd, as COCO has it.
-    corners = found.boxes.as_subclass(Tensor)
-    low = corners[:, None, :2].maximum(annotation.boxes[None, :, :2])
-    high = corners[:, None, 2:].minimum(annotation.boxes[None, :, 2:])
-    own = (corners[:, 2:] - corners[:, :2]).prod(1)[:, None]
-    shares = (high - low).clamp(min=0).prod(2) / own.clamp(min=1e-9) * same * annotation.crowd
-    for row in range(len(correct)):
-        mine = overlaps[row] * free
-        best = int(mine.argmax())
-        if mine[best] >= IOU_THRESHOLD:
+    overlaps = torch.from_numpy(mask.iou(boxes, true, annotation.crowd.tolist()))  # [N, M]
+    overlaps *= found.labels[:, None] == annotation.labels[None, :]
+    free = ~annotation.crowd
+    for row, mine in enumerate(overlaps):
+        best = int((mine * free).argmax())
+        if free[best] and mine[best] >= IOU_THRESHOLD:
             correct[row], free[best] = True, False
-        elif annotation.crowd.any() and shares[row].max() >= IOU_THRESHOLD:
-            ignored[row] = True
+        else:
+            ignored[row] = (mine[annotation.crowd] >= IOU_THRESHOLD).any()
     return correct, ignored
+
+
+def _xywh(corners: Tensor) -> Tensor:
+    return box_convert(corners.as_subclass(Tensor).double(), "xyxy", "xywh")
 
 
 def _errors(
@@ -321,8 +311,8 @@ def _errors(
     images = []
     for ((index, found), annotation), (correct, out) in zip(pairs, matches, strict=True):
         shown = (found.scores >= threshold) & ~out
-        kept = Detections(*(part[shown] for part in found))
         missed = int((~annotation.crowd).sum()) - int(correct[shown].sum())
+        kept = Detections(*(part[shown] for part in found))
         images.append(ImageResult(index, kept, correct[shown], missed))
     return threshold, precision, recall, images
 
@@ -331,15 +321,13 @@ def coco_results(
     image_id: int, found: Detections, category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Detections of one image as in COCO's result files: x, y, width, height."""
-    boxes = found.boxes.as_subclass(Tensor).tolist()
+    columns = (part.tolist() for part in (_xywh(found.boxes), found.labels, found.scores))
     return [
         {
             "image_id": image_id,
             "category_id": category_ids[label],
-            "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
+            "bbox": [round(value, 3) for value in box],
             "score": round(score, 6),
         }
-        for (x1, y1, x2, y2), label, score in zip(
-            boxes, found.labels.tolist(), found.scores.tolist(), strict=True
-        )
+        for box, label, score in zip(*columns, strict=True)
     ]

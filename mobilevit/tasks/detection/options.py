@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mobilevit.tasks.detection.loss_and_postprocess import DetectionLossOptions
+from mobilevit.tasks.detection.loss import DetectionLossOptions
 from mobilevit.tasks.detection.transforms import BoxAugmentOptions
 from mobilevit.utils.options import Options
 

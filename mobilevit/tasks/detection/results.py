@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from PIL import Image
+from torchvision.transforms.v2 import functional as TF
 
-from mobilevit.models.config import ModelConfig
-from mobilevit.tasks.detection.loss_and_postprocess import Detections
-from mobilevit.tasks.results import ClassScore, Prediction, Predictions
+from mobilevit.tasks.detection.metrics import coco_results
+from mobilevit.tasks.detection.postprocess import Detections
+from mobilevit.tasks.results import Prediction, Predictions
 from mobilevit.tasks.visualize import DrawnBox, class_colour, draw_boxes
 
 CONTACT_SHEET = 100
@@ -87,31 +87,24 @@ class DetectionPrediction(Prediction):
         ]
         return {"width": width, "height": height, "boxes": boxes}
 
-    def scores(self) -> list[ClassScore]:
-        return [ClassScore(box.name, box.score) for box in self.boxes[:CONTACT_SHEET]]
+    def scores(self) -> list[tuple[str, float]]:
+        return [(box.name, box.score) for box in self.boxes[:CONTACT_SHEET]]
 
     def draw(self, image: Image.Image) -> Image.Image:
-        return draw_boxes(image, self._drawn())
+        return draw_boxes(image, self._drawn(image))
 
     def draw_thumbnail(self, image: Image.Image) -> Image.Image:
-        height, width = self.found.boxes.canvas_size
-        scale = (image.width / width, image.height / height) * 2
-        return draw_boxes(
-            image,
-            [
-                box._replace(
-                    corners=tuple(a * b for a, b in zip(box.corners, scale, strict=True)), text=""
-                )
-                for box in self._drawn()[:CONTACT_SHEET]
-            ],
-            longest=max(image.size),
-        )
+        boxes = [box._replace(text="") for box in self._drawn(image)[:CONTACT_SHEET]]
+        return draw_boxes(image, boxes, longest=max(image.size))
 
-    def _drawn(self) -> list[DrawnBox]:
-        labels = self.found.labels.tolist()
+    def _drawn(self, image: Image.Image) -> list[DrawnBox]:
+        """The boxes in an image that may have been reduced."""
+        corners = TF.resize(self.found.boxes, [image.height, image.width]).tolist()
         return [
-            DrawnBox(box.corners, f"{box.name} {box.score:.0%}", class_colour(label))
-            for box, label in zip(self.boxes, labels, strict=True)
+            DrawnBox(place, f"{box.name} {box.score:.0%}", class_colour(label))
+            for place, box, label in zip(
+                corners, self.boxes, self.found.labels.tolist(), strict=True
+            )
         ]
 
 
@@ -123,15 +116,6 @@ class DetectionPredictions(Predictions[DetectionPrediction]):
     table_columns = ("image", "objects", "classes")
     csv_columns = ("class", "score", *CORNERS)
 
-    category_ids: tuple[int, ...] | None = None
-    """The classes' ids in COCO's format: those of the training data, or 1, 2, ..."""
-
-    @classmethod
-    def collect(
-        cls, items: Iterable[DetectionPrediction], config: ModelConfig, format: Any = "table"
-    ) -> Self:
-        return replace(super().collect(items, config, format), category_ids=config.category_ids)
-
     def files(self) -> dict[str, str]:
         return {**super().files(), "detections.json": json.dumps(self.to_coco())}
 
@@ -140,8 +124,6 @@ class DetectionPredictions(Predictions[DetectionPrediction]):
 
         COCO's own tools take `annotations` alone as results; image ids count from 1.
         """
-        from mobilevit.tasks.detection.metrics import coco_results
-
         ids = self.category_ids or tuple(range(1, len(self.classes) + 1))
         images, found = [], []
         for number, item in enumerate(self.items, start=1):

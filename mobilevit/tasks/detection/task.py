@@ -12,14 +12,14 @@ from mobilevit.models.ssdlite import RawDetections
 from mobilevit.tasks.base import InferenceOptions, Task
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.export import EXPORT
-from mobilevit.tasks.detection.loss_and_postprocess import (
+from mobilevit.tasks.detection.metrics import DetectionMetric
+from mobilevit.tasks.detection.options import DetectionOptions
+from mobilevit.tasks.detection.postprocess import (
     PRESETS,
     Detections,
     SuppressedBoxes,
     detections,
 )
-from mobilevit.tasks.detection.metrics import DetectionMetric
-from mobilevit.tasks.detection.options import DetectionOptions
 from mobilevit.tasks.detection.report import make_report
 from mobilevit.tasks.detection.results import (
     CORNERS,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -21,6 +20,7 @@ from mobilevit.data.preprocessing import image_to_tensor, preprocess
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.detection.dataset import BoxSamples
+from mobilevit.tasks.detection.loss import Targets
 from mobilevit.utils.options import Options, Share
 from mobilevit.utils.random import seeded
 
@@ -42,16 +42,7 @@ class BoxAugmentOptions(Options, name="detection.augment"):
     """Probability of a horizontal flip."""
 
 
-class BoxBatch(NamedTuple):
-    """Boxes of a batch of images, padded to the largest number M (at least 1)."""
-
-    boxes: Tensor
-    """float32 `[B, M, 4]`: corners as shares of the image's width and height."""
-    labels: Tensor
-    """int64 `[B, M]`; -1 for padding."""
-
-
-def stack_boxes(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> BoxBatch:
+def stack_boxes(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
     """Pad images' boxes `[N, 4]` and labels `[N]` to one length.
 
     >>> stack_boxes([torch.ones(1, 4), torch.ones(3, 4)], [torch.zeros(1), torch.zeros(3)]).labels
@@ -59,7 +50,7 @@ def stack_boxes(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> BoxBatch:
             [ 0,  0,  0]])
     """
     length = max(1, *map(len, labels))
-    batch = BoxBatch(torch.zeros(len(boxes), length, 4), torch.full((len(boxes), length), -1))
+    batch = Targets(torch.zeros(len(boxes), length, 4), torch.full((len(boxes), length), -1))
     for row, (own_boxes, own_labels) in enumerate(zip(boxes, labels, strict=True)):
         batch.boxes[row, : len(own_boxes)] = own_boxes
         batch.labels[row, : len(own_labels)] = own_labels
@@ -113,7 +104,7 @@ class BoxTransform:
 
 
 class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and a `BoxBatch`.
+    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and a `Targets`.
 
     A batch is a pure function of its keys and `seed`. Crowds are left out.
     """
@@ -144,7 +135,7 @@ class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
         with seeded(self.seed, epoch, index):
             return self.transform(image, boxes, annotation.labels[objects], height, width)
 
-    def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, BoxBatch]:
+    def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Targets]:
         # All keys of a batch have the same size.
         images, boxes, labels = zip(*(self[key] for key in keys), strict=True)
         return torch.stack(images), stack_boxes(boxes, labels)
@@ -168,7 +159,7 @@ class DetectionEvaluationSet(Dataset[tuple[Tensor, Tensor, Tensor, tuple[int, in
         size = (image.height, image.width)
         return preprocess(image, self.preprocessing), boxes, annotation.labels[objects], size
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, BoxBatch, Tensor, Tensor]:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Targets, Tensor, Tensor]:
         """Images, boxes, indices `[B]`, and (height, width) `[B, 2]`."""
         images, boxes, labels, sizes = zip(*(self[index] for index in indices), strict=True)
         batch = stack_boxes(boxes, labels)

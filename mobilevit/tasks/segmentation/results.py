@@ -12,7 +12,7 @@ from PIL import Image
 
 from mobilevit.data.formats.masks.values import voc_palette
 from mobilevit.tasks.base import Colour
-from mobilevit.tasks.results import ClassScore, Prediction, Predictions
+from mobilevit.tasks.results import Prediction, Predictions
 from mobilevit.tasks.visualize import OPACITY, colour_mask, draw_mask
 
 
@@ -96,8 +96,8 @@ class SegmentationPrediction(Prediction):
             "mask": self.png,
         }
 
-    def scores(self) -> list[ClassScore]:
-        return [ClassScore(*one) for one in self.shares]
+    def scores(self) -> list[ClassShare]:
+        return self.shares
 
     def draw(self, image: Image.Image) -> Image.Image:
         return draw_mask(image, self.mask, self.classes, palette_of(len(self.classes)))

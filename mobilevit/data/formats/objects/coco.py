@@ -212,17 +212,15 @@ class CocoFile:
             else:
                 self.images[number] = len(valid)
                 valid.append(entry)
-        numeric = all(isinstance(number, int) for number in self.images)
         root = self.builder.root
         names = [entry["file_name"] for entry in valid]
         bases, split = [self.file.parent, root], _split_of(self.file, root)
         paths = find_files(names, list_files(root)[0], bases, root=root, split=split)
-        for entry, number, path in zip(valid, self.images, paths, strict=True):
+        for entry, path in zip(valid, paths, strict=True):
             image = self.builder.add_image(
                 root / entry["file_name"] if path is None else path,
                 annotation_file=self.file,
                 size=(to_integer(entry.get("height")) or 0, to_integer(entry.get("width")) or 0),
-                image_id=int(number) if numeric else None,
             )
             if path is None:
                 message = f"{entry['file_name']} (image id {entry['id']})"
