@@ -108,12 +108,10 @@ def compare(
     model: SSDLite, images: Tensor, outputs: Sequence[Tensor], tolerance: float
 ) -> Comparison:
     """Compare boxes, image by image."""
-    expected, anchors = model(images), model.anchors(*images.shape[-2:])
+    anchors = model.anchors(*images.shape[-2:])
     found = [
-        _compare_boxes(
-            RawDetections(*(part[i : i + 1] for part in expected)), anchors, boxes, tolerance
-        )
-        for i, boxes in enumerate(zip(*outputs, strict=True))
+        _compare_boxes(RawDetections(*(part[None] for part in expected)), anchors, boxes, tolerance)
+        for *expected, boxes in zip(*model(images), zip(*outputs, strict=True), strict=True)
     ]
     differences, agreements = zip(*found, strict=True)
     return Comparison(torch.stack(differences).max(), torch.stack(agreements).mean())
@@ -184,7 +182,8 @@ def reference(model: SSDLite, images: Tensor, tolerance: float) -> dict[str, Any
     anchor, label = (probabilities > lowest - tolerance).nonzero(as_tuple=True)
     candidates = _rows(label, probabilities[anchor, label], corners[anchor])
     found = _rows(truth.labels, truth.scores, truth.boxes.as_subclass(Tensor))
-    return _reference(found, candidates, _floors(probabilities.T).tolist())
+    values = {"found": found, "candidates": candidates, "floors": _floors(probabilities.T).tolist()}
+    return {"boxes": {"overlap": PRESET.nms_threshold, **values}}
 
 
 def reference_of_file(outputs: Sequence[Tensor], num_classes: int) -> dict[str, Any]:
@@ -192,20 +191,8 @@ def reference_of_file(outputs: Sequence[Tensor], num_classes: int) -> dict[str, 
     boxes, scores, labels = (part[0] for part in outputs)
     exists = labels >= 0
     found = _rows(labels[exists], scores[exists], boxes[exists])
-    return _reference(found, found, [PRESET.score] * num_classes)
-
-
-def _reference(
-    found: list[list[float]], candidates: list[list[float]], floors: list[float]
-) -> dict[str, Any]:
-    return {
-        "boxes": {
-            "overlap": PRESET.nms_threshold,
-            "floors": floors,
-            "found": found,
-            "candidates": candidates,
-        }
-    }
+    values = {"found": found, "candidates": found, "floors": [PRESET.score] * num_classes}
+    return {"boxes": {"overlap": PRESET.nms_threshold, **values}}
 
 
 def _rows(labels: Tensor, scores: Tensor, corners: Tensor) -> list[list[float]]:

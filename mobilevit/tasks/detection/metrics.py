@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -19,6 +18,7 @@ from torchvision.ops import box_convert
 from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
 from mobilevit.tasks.detection.dataset import Annotation, BoxSamples
 from mobilevit.tasks.detection.postprocess import Detections
+from mobilevit.tasks.report import number
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.tables import percent, table
 
@@ -104,7 +104,7 @@ class DetectionMetrics(Metrics):
     def row(self) -> dict[str, str]:
         return {
             "boxes": str(self.boxes),
-            **{key: _number(getattr(self, key.lower())) for key in ("AP", "AP50", "AP75")},
+            **{key: number(getattr(self, key.lower()), 4) for key in ("AP", "AP50", "AP75")},
             "network": f"{self.network_ms:.1f} ms",
             "postprocessing": f"{self.postprocess_ms:.1f} ms",
         }
@@ -112,23 +112,25 @@ class DetectionMetrics(Metrics):
     def details(self) -> list[RenderableType]:
         numbers = table("COCO's twelve numbers", "")
         for name, value in self.figures().items():
-            numbers.add_row(name, _number(value))
+            numbers.add_row(name, number(value, 4))
         classes = table("class", "boxes", "AP", "AP50")
-        for row in self.per_class:
-            classes.add_row(escape(row.name), str(row.boxes), _number(row.ap), _number(row.ap50))
-        balance = (
-            f"At a score of {self.threshold:.2f} precision and recall balance best: "
-            f"{percent(self.precision, 1)} of the boxes found are correct, "
-            f"{percent(self.recall, 1)} of all are found (IoU 0.5)."
-        )
-        return [numbers, classes, balance]
+        for name, boxes, *values in self.per_class:
+            classes.add_row(escape(name), str(boxes), *(number(value, 4) for value in values))
+        return [numbers, classes, f"At a score of {self.threshold:.2f} {self.balance}"]
 
     def summary(self, train: Self) -> str:
         return (
             f"AP {self.ap:.3f}, AP50 {self.ap50:.3f}, AP75 {self.ap75:.3f} on {self.boxes} boxes "
             f"in {self.images} validation images; AP {train.ap:.3f} on training images\n"
-            f"at a score of {self.threshold:.2f}: {self.precision:.1%} of the boxes found are "
-            f"correct, {self.recall:.1%} of all are found"
+            f"at a score of {self.threshold:.2f} {self.balance}"
+        )
+
+    @property
+    def balance(self) -> str:
+        """What `threshold` means, as the end of a sentence."""
+        return (
+            f"precision and recall balance best (IoU 0.5): {percent(self.precision, 1)} of "
+            f"predicted boxes are correct, and {percent(self.recall, 1)} of true ones are found."
         )
 
     @property
@@ -137,10 +139,6 @@ class DetectionMetrics(Metrics):
 
     def figures(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in FIGURES}
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def average_precision(*, details: bool = False) -> MeanAveragePrecision:
@@ -154,7 +152,6 @@ def average_precision(*, details: bool = False) -> MeanAveragePrecision:
         # a recall of 0.2 is less than 0.200000003.
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
         rec_thresholds=np.linspace(0, 1, 101).tolist(),
-        class_metrics=details,
         extended_summary=details,
     )
     metric.warn_on_many_detections = False  # COCO counts at most 100
@@ -216,8 +213,7 @@ class DetectionMetric(Metric[DetectionMetrics]):
         metric.sync_on_compute = False  # each process has all results by then
         results = sorted(gather_items(self.results), key=lambda result: result[0])
         truth = [self.samples.annotation(index) for index, _ in results]
-        for (_, found), annotation in zip(results, truth, strict=True):
-            metric.update([as_prediction(found)], [as_target(annotation)])
+        metric.update([as_prediction(found) for _, found in results], list(map(as_target, truth)))
         values = metric.compute()
         ap_by_class, curves = _by_class(values, self.samples.classes, truth)
         threshold, precision, recall, images = _errors(results, truth)
@@ -226,7 +222,7 @@ class DetectionMetric(Metric[DetectionMetrics]):
         return DetectionMetrics(
             classes=self.samples.classes,
             images=len(images),
-            boxes=sum(int((~annotation.crowd).sum()) for annotation in truth),
+            boxes=sum(row.boxes for row in ap_by_class),
             **coco_figures(values),
             ap_by_class=ap_by_class,
             curves=curves,
@@ -243,21 +239,15 @@ class DetectionMetric(Metric[DetectionMetrics]):
 def _by_class(
     values: dict[str, Tensor], classes: Sequence[str], truth: Sequence[Annotation]
 ) -> tuple[tuple[ClassAP, ...], np.ndarray]:
+    counts = torch.cat([one.labels[~one.crowd] for one in truth]).bincount(minlength=len(classes))
+    # [IoU, recall, class, area, count]: all areas, 100 boxes; -1 where there is nothing to find
+    found = values["precision"][..., 0, -1]
     # The metric has only the classes that appear somewhere.
-    counts = torch.zeros(len(classes), dtype=torch.long)
-    for annotation in truth:
-        counts += annotation.labels[~annotation.crowd].bincount(minlength=len(classes))
-    # [IoU, recall, class, area, count]: IoU 0.5 comes first, all areas, 100 boxes
-    precision = values["precision"][:, :, :, 0, -1].numpy()
-    curves = np.full((len(classes), precision.shape[1]), np.nan)
-    ap = np.full(len(classes), np.nan)
-    ap50 = ap.copy()
-    for place, label in enumerate(torch.atleast_1d(values["classes"]).tolist()):
-        mine = precision[:, :, place]
-        if counts[label] and (mine > -1).any():
-            curves[label], ap[label], ap50[label] = mine[0], mine.mean(), mine[0].mean()
+    precision = found.new_full((*found.shape[:2], len(classes)), torch.nan)
+    precision[..., torch.atleast_1d(values["classes"]).long()] = found.where(found >= 0, torch.nan)
+    ap, ap50 = precision.mean((0, 1)), precision[0].mean(0)
     rows = zip(classes, counts.tolist(), ap.tolist(), ap50.tolist(), strict=True)
-    return tuple(ClassAP(*row) for row in rows), curves
+    return tuple(ClassAP(*row) for row in rows), precision[0].T.numpy()
 
 
 def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,6 @@ from mobilevit.tasks.report import (
     image_tiles,
     number,
     number_bar,
-    percent,
     sample_card,
     timing_tile,
 )
@@ -46,6 +45,14 @@ def make_report(
     config: ModelConfig,
 ) -> TaskReport:
     """Tiles, curves, sizes, classes, and images with true and predicted boxes."""
+    shown = (
+        "Evenly spaced in the validation set. Green dashes: true boxes. Blue: correct predictions. "
+        "Orange: wrong predictions."
+    )
+    worst = (
+        f"Those with most boxes missed or wrong at a score of {metrics.threshold:.2f}, worst "
+        "first. Wrong and missing annotations show up here too."
+    )
     classes = class_table(metrics.per_class, "ap", number_bar)
     return TaskReport(
         tiles=_tiles(metrics, train_metrics, config.preprocessing.crop),
@@ -55,8 +62,11 @@ def make_report(
             Section(title="Precision and recall", blocks=[_curves(metrics)]),
             Section(title="Sizes", blocks=[_sizes(metrics)]),
             Section(title="Classes", blocks=[classes]),
-            Section(title="True and predicted boxes", blocks=_shown(metrics, samples)),
-            Section(title="Worst images", blocks=_worst(metrics, samples)),
+            Section(
+                title="True and predicted boxes",
+                blocks=_gallery(shown, metrics.shown, metrics, samples),
+            ),
+            Section(title="Worst images", blocks=_gallery(worst, metrics.worst, metrics, samples)),
         ),
     )
 
@@ -74,8 +84,7 @@ def _tiles(m: DetectionMetrics, train: DetectionMetrics, side: int) -> list[Tile
         Tile(
             "At a score of",
             number(m.threshold, 2),
-            f"precision and recall balance best (IoU 0.5): {percent(m.precision)} of the predicted "
-            f"boxes are correct, and {percent(m.recall)} of the true ones are found.",
+            m.balance,
         ),
         *image_tiles(m.images, about, "AP", number(train.ap)),
         timing_tile(m.network_ms, m.postprocess_ms, "decoding and suppression"),
@@ -129,26 +138,10 @@ def _sizes(m: DetectionMetrics) -> Table:
     )
 
 
-def _shown(m: DetectionMetrics, samples: BoxSamples) -> list[Block]:
-    about = (
-        "Evenly spaced in the validation set. Green dashes: true boxes. Blue: correct predictions. "
-        "Orange: wrong predictions."
-    )
-    return [about, _gallery(m.shown, m, samples)]
-
-
-def _worst(m: DetectionMetrics, samples: BoxSamples) -> list[Block]:
-    if not m.worst:
-        return ["Everything was found, and nothing else."]
-    about = (
-        f"Those with most boxes missed or wrong at a score of {m.threshold:.2f}, worst first. "
-        "Wrong and missing annotations show up here too."
-    )
-    return [about, _gallery(m.worst, m, samples)]
-
-
-def _gallery(images: Sequence[ImageResult], m: DetectionMetrics, samples: BoxSamples) -> Gallery:
-    return Gallery(cards=[_card(one, m, samples) for one in images], wide=True)
+def _gallery(
+    about: str, images: Sequence[ImageResult], m: DetectionMetrics, samples: BoxSamples
+) -> list[Block]:
+    return [about, Gallery(cards=[_card(one, m, samples) for one in images], wide=True)]
 
 
 def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> Card:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes
@@ -103,17 +102,18 @@ class BoxTransform:
         return image_to_tensor(image, self.preprocessing), boxes.as_subclass(Tensor), labels
 
 
-class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
+@dataclass(eq=False)
+class DetectionSet:
     """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and a `Targets`.
 
     A batch is a pure function of its keys and `seed`. Crowds are left out.
     """
 
-    def __init__(
-        self, samples: BoxSamples, transform: BoxTransform, *, seed: int, decode: Decode = "fast"
-    ) -> None:
-        self.samples, self.transform, self.seed = samples, transform, seed
-        self.decode = decode
+    samples: BoxSamples
+    transform: BoxTransform
+    _: KW_ONLY
+    seed: int
+    decode: Decode = "fast"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -141,11 +141,12 @@ class DetectionSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return torch.stack(images), stack_boxes(boxes, labels)
 
 
-class DetectionEvaluationSet(Dataset[tuple[Tensor, Tensor, Tensor, tuple[int, int]]]):
+@dataclass(eq=False)
+class DetectionEvaluationSet:
     """Images preprocessed for evaluation, with their boxes."""
 
-    def __init__(self, samples: BoxSamples, preprocessing: Preprocessing) -> None:
-        self.samples, self.preprocessing = samples, preprocessing
+    samples: BoxSamples
+    preprocessing: Preprocessing
 
     def __len__(self) -> int:
         return len(self.samples)
