@@ -6,8 +6,6 @@ import os
 
 from mobilevit.data.open import check_dataset
 from mobilevit.data.options import DataOptions
-from mobilevit.data.shards.check import check_shards
-from mobilevit.data.shards.open import is_sharded
 from mobilevit.data.validate import Report
 from mobilevit.models.config import TaskName
 from mobilevit.tasks import check_data_options, get_task
@@ -67,8 +65,6 @@ def check(
     )
     chosen = get_task(task)
     check_data_options(data, chosen)
-    if "index" in chosen.data_options and is_sharded(data.root):
-        return check_shards(data.root, workers=workers, quick=quick)
     return check_dataset(
         chosen.samples_type, data, seed=seed, quick=quick, workers=workers, progress=progress
     )

@@ -11,9 +11,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from types import ModuleType
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -49,44 +50,33 @@ class Region(NamedTuple):
     width: int
 
 
+@dataclass(frozen=True)
 class DecodableImage:
     """An upright RGB image of which regions can be read at another size."""
 
     height: int
     width: int
-
-    def __init__(self, image: Image.Image, *, exact: bool) -> None:
-        """`exact`: crop and resize as torchvision's transforms do with PIL images."""
-        self._image, self._exact = image, exact
-        self.width, self.height = image.size
+    load: Callable[[int], Image.Image | np.ndarray]
+    """Decodes it so many times smaller: an image, or its pixels `[H, W, 3]`."""
+    reducible: bool = False
+    """Whether `load` can decode it at 1/2, 1/4 and 1/8 of its size."""
+    exact: bool = False
+    """Whether to crop and resize as torchvision's transforms do with PIL images."""
 
     def pixels(
         self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
     ) -> Tensor:
         """Crop and resize a region: uint8 `[3, height, width]`, RGB."""
-        if self._exact:
-            resized = TF.resized_crop(self._image, *region, [height, width], interpolation)
+        if self.exact:
+            resized = TF.resized_crop(self.load(1), *region, [height, width], interpolation)
             return TF.pil_to_tensor(resized)
-        return _resized(self._image, region, height, width, interpolation)
+        scale = self.scale(region.height, region.width, height, width)
+        return _resized(self.load(scale), region, scale, height, width, interpolation)
 
-
-class _Jpeg(DecodableImage):
-    """A JPEG that is decoded once a region of it is requested."""
-
-    def __init__(self, file: ImageFile, name: str) -> None:
-        self._file, self._name = file, name
-        with pillow(name):
-            self._orientation = orientation_of(file)
-        self.height, self.width = upright_size(file, self._orientation)
-
-    def pixels(
-        self, region: Region, height: int, width: int, interpolation: v2.InterpolationMode
-    ) -> Tensor:
-        scale = _scale(region.height, region.width, height, width)
-        image = _decoded(self._file, self._name, scale)
-        if scale == 1:
-            return _resized(image, region, height, width, interpolation)
-        return _resized_fraction(image, region, scale, height, width, interpolation)
+    def scale(self, stored_height: int, stored_width: int, height: int, width: int) -> int:
+        """The largest reduction (8, 4, 2 or 1) that keeps at least `height` x `width` pixels."""
+        largest = min(stored_height // height, stored_width // width) if self.reducible else 1
+        return next((scale for scale in (8, 4, 2) if scale <= largest), 1)
 
 
 @contextmanager
@@ -100,13 +90,18 @@ def open_decodable(source: FileSource, *, decode: Decode) -> Iterator[DecodableI
     if decode not in ("fast", "exact"):
         raise ValueError(f"decode must be fast or exact, not {decode!r}")
     if decode == "exact" or isinstance(source, Image.Image):
-        yield DecodableImage(open_image(source), exact=decode == "exact")
+        image = open_image(source)
+        yield DecodableImage(image.height, image.width, lambda _: image, exact=decode == "exact")
         return
     with open_header(source) as (file, name):
-        if _is_reducible(file):
-            yield _Jpeg(file, name)
+        # The colours of other JPEGs (CMYK) need more than a conversion to RGB.
+        if isinstance(file, JpegImageFile) and file.mode in ("RGB", "L"):
+            with pillow(name):
+                size = upright_size(file, orientation_of(file))
+            yield DecodableImage(*size, partial(_decoded, file, name), reducible=True)
         else:
-            yield DecodableImage(load_rgb(file, name), exact=False)
+            image = load_rgb(file, name)
+            yield DecodableImage(image.height, image.width, lambda _: image)
 
 
 def open_reduced(source: FileSource, height: int, width: int) -> tuple[Image.Image, int]:
@@ -127,25 +122,10 @@ def open_reduced(source: FileSource, height: int, width: int) -> tuple[Image.Ima
     >>> image.size, scale
     ((160, 120), 4)
     """
-    if isinstance(source, Image.Image):
-        return open_image(source), 1
-    with open_header(source) as (file, name):
-        if not _is_reducible(file):
-            return load_rgb(file, name), 1
-        scale = _scale(*upright_size(file, orientation_of(file)), height, width)
-        image = _decoded(file, name, scale)
+    with open_decodable(source, decode="fast") as opened:
+        scale = opened.scale(opened.height, opened.width, height, width)
+        image = opened.load(scale)
     return image if isinstance(image, Image.Image) else Image.fromarray(image), scale
-
-
-def _is_reducible(file: ImageFile) -> bool:
-    """Whether the file is a JPEG whose colours only need a conversion to RGB (CMYK's do not)."""
-    return isinstance(file, JpegImageFile) and file.mode in ("RGB", "L")
-
-
-def _scale(stored_height: int, stored_width: int, height: int, width: int) -> int:
-    """The largest reduction (8, 4, 2 or 1) that keeps at least `height` x `width` pixels."""
-    largest = min(stored_height // height, stored_width // width)
-    return next((scale for scale in (8, 4, 2) if scale <= largest), 1)
 
 
 def _decoded(file: ImageFile, name: str, scale: int) -> Image.Image | np.ndarray:
@@ -181,29 +161,7 @@ def _simplejpeg_pixels(file: ImageFile, scale: int) -> np.ndarray | None:
     return pixels if pixels.shape == (height, width, 3) else None
 
 
-def _crop(image: Image.Image | np.ndarray, region: Region) -> np.ndarray:
-    top, left, height, width = region
-    if isinstance(image, np.ndarray):
-        return image[top : top + height, left : left + width]
-    return np.array(image.crop((left, top, left + width, top + height)))
-
-
 def _resized(
-    image: Image.Image | np.ndarray,
-    region: Region,
-    height: int,
-    width: int,
-    interpolation: v2.InterpolationMode,
-) -> Tensor:
-    """A region, resized: uint8 `[3, height, width]`."""
-    # torch's uint8 kernel is three times as fast as Pillow, and a third faster on channels-last
-    # input without gaps.
-    x = torch.from_numpy(_crop(image, region)).permute(2, 0, 1)[None]
-    x = x.contiguous(memory_format=torch.channels_last)
-    return TF.resize(x, [height, width], interpolation)[0]
-
-
-def _resized_fraction(
     image: Image.Image | np.ndarray,
     region: Region,
     scale: int,
@@ -211,14 +169,24 @@ def _resized_fraction(
     width: int,
     interpolation: v2.InterpolationMode,
 ) -> Tensor:
-    """Crop and resize an image decoded `scale` times smaller, where regions start mid-pixel."""
+    """A region of an image decoded `scale` times smaller: uint8 `[3, height, width]`."""
+    # In a smaller image, regions start mid-pixel.
     left, top = region.left / scale, region.top / scale
     right, bottom = left + region.width / scale, top + region.height / scale
     x, y = math.floor(left), math.floor(top)
     # Cropped first, because resizing also reads pixels outside its box.
-    around = Region(y, x, math.ceil(bottom) - y, math.ceil(right) - x)
-    part = Image.fromarray(_crop(image, around))
+    if isinstance(image, np.ndarray):
+        part = image[y : math.ceil(bottom), x : math.ceil(right)]
+    else:
+        part = np.array(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
+    if scale == 1:
+        # torch's uint8 kernel is three times as fast as Pillow, and a third faster on
+        # channels-last input without gaps.
+        pixels = torch.from_numpy(part).permute(2, 0, 1)[None]
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return TF.resize(pixels, [height, width], interpolation)[0]
     box = (left - x, top - y, right - x, bottom - y)
     # Only Pillow resizes from a box with fractional edges.
     mode = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    return TF.pil_to_tensor(part.resize((width, height), mode[interpolation.value], box=box))
+    resized = Image.fromarray(part).resize((width, height), mode[interpolation.value], box=box)
+    return TF.pil_to_tensor(resized)

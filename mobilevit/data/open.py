@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias, TypeVar
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import EVERYTHING, Issue, ParsedDataset, ReadOptions
 from mobilevit.data.formats.labels.torchvision import read_torchvision
 from mobilevit.data.formats.registry import parse
 from mobilevit.data.options import DataOptions
+from mobilevit.data.shards.open import is_sharded, open_shards, shard_evaluation, shard_splits
 from mobilevit.data.splits import (
     Division,
     Samples,
@@ -20,7 +22,15 @@ from mobilevit.data.splits import (
     select_evaluation_split,
     split_datasets,
 )
-from mobilevit.data.validate import MAX_LISTED, Depth, Report, blocked_images, validate
+from mobilevit.data.validate import (
+    MAX_LISTED,
+    Depth,
+    Report,
+    blocked_images,
+    map_parallel,
+    validate,
+)
+from mobilevit.utils.devices import available_cores
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +57,8 @@ def open_splits(
     Raises:
         DataError: nothing is recognised, or it cannot be trained or evaluated on.
     """
+    if _is_sharded(samples_type, data):
+        return _open_shards(data, classes, seed)
     division = _divide(samples_type, data, classes=classes or data.class_names, seed=seed)
     used = {split: division.splits[split] for split in (division.train, division.val) if split}
     used = used or division.splits
@@ -68,6 +80,9 @@ def open_evaluation(
     Raises:
         DataError: as for `open_splits`; or a class is not among `classes`.
     """
+    if _is_sharded(samples_type, data):
+        samples: Any = shard_evaluation(data.root, classes, index=data.index)
+        return samples
     parts = split_datasets(samples_type, _parse(samples_type, data, classes or data.class_names))
     name, samples = select_evaluation_split(parts, data.split)
     if data.split is None and name in (EVERYTHING, "train", "trainval"):
@@ -97,6 +112,8 @@ def check_dataset(
     Raises:
         DataError: nothing is recognised.
     """
+    if _is_sharded(samples_type, data):
+        return _check_shards(data, quick=quick, workers=workers, progress=progress)
     division = _divide(samples_type, data, classes=data.class_names, seed=seed)
     return validate(
         data.root,
@@ -104,6 +121,45 @@ def check_dataset(
         issues=division.issues,
         note=division.note,
         depth="headers" if quick else "decode",
+        workers=workers,
+        progress=progress,
+    )
+
+
+def _is_sharded(samples_type: type[Samples], data: DataOptions) -> bool:
+    labels = samples_type.content == "labels"
+    return labels and data.name is None and is_sharded(data.root, data.index)
+
+
+def _open_shards(data: DataOptions, classes: Sequence[str] | None, seed: int) -> Any:
+    if data.on_bad != "error":
+        raise DataError(
+            f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
+            "--on_bad skip`; data.on_bad is for folders of images"
+        )
+    splits = shard_splits(data.root, index=data.index, val_fraction=data.val_fraction, seed=seed)
+    if classes is None:
+        return splits
+    return replace(splits, train=splits.train.relabel(classes), val=splits.val.relabel(classes))
+
+
+def _check_shards(data: DataOptions, *, quick: bool, workers: int | None, progress: bool) -> Report:
+    """Compare shards with their index and, if all are complete, decode the images."""
+    splits = open_shards(data.root, index=data.index)
+    shards = [shard for samples in splits.values() for shard in samples.images.shards]
+    problems = map_parallel(
+        lambda shard: shard.problem(quick=False),
+        shards,
+        workers=workers or available_cores(),
+        progress=progress,
+    )
+    issues = [issue for issue in problems if issue is not None]
+    return validate(
+        data.root,
+        splits,
+        issues=issues,
+        note="shards, all read and compared with their index",
+        depth="annotations" if quick or issues else "decode",
         workers=workers,
         progress=progress,
     )

@@ -17,6 +17,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import EVERYTHING, Content, Issue, ParsedDataset
 from mobilevit.data.formats.files import VAL_SPLITS, join_names, normalize_name
 from mobilevit.data.images import ImageFacts
+from mobilevit.data.sampler import EpochOrder, Order
 
 SPLITS = "splits that do not fit together"
 
@@ -88,6 +89,10 @@ class Samples:
             raise DataError(f"{self.root}: unknown {names}; known are: {known}")
         moved = np.array([*(index.get(name, -1) for name in self.classes), -1], np.int64)
         return replace(self, classes=tuple(classes), class_map=moved[self.class_map])
+
+    def order(self, *, seed: int, pool: int = 0, rank: int = 0, world_size: int = 1) -> Order:
+        """The order in which training sees the samples; `pool` is that of `ShardOrder`."""
+        return EpochOrder(len(self), seed=seed, rank=rank, world_size=world_size)
 
     def strata(self) -> list[list[int]]:
         """Groups of samples; a share of each is held out."""

@@ -159,7 +159,7 @@ def validate(
     found = [*_dataset_issues(splits, warnings=warnings), *issues]
     tallies: dict[str, _Tally] = {}
     for name, samples in splits.items():
-        tally = tallies[name] = _Tally(samples)
+        tally = tallies[name] = _Tally(samples, depth)
         missing = {i.image for i in samples.dataset.issues if i.category == MISSING_IMAGES}
 
         def look(
@@ -181,7 +181,8 @@ def validate(
         unusual += _image_warnings(tallies)
         where = os.fspath(root)
         found += [Issue(category, where, message, "warning") for category, message in unusual]
-        found += _equal_images(splits, tallies)
+        if depth != "annotations":
+            found += _equal_images(splits, tallies)
     return Report(
         root=os.fspath(root),
         note=note,
@@ -221,15 +222,15 @@ class _Look(NamedTuple):
 def _look(samples: Samples, index: int, depth: Depth, *, count: bool) -> _Look:
     facts = digest = None
     issues = []
-    source = samples.source(index)
-    if depth != "annotations" and isinstance(source, Path):
+    source = None if depth == "annotations" else samples.source(index)
+    if isinstance(source, Path | bytes):  # else an image in memory
         try:
             facts = image_facts(source)
             if depth == "decode":
-                content = source.read_bytes()
+                content = source.read_bytes() if isinstance(source, Path) else source
                 open_image(content)
                 digest = hashlib.blake2b(content, digest_size=16).digest()
-            elif not is_complete(source, facts.format):
+            elif isinstance(source, Path) and not is_complete(source, facts.format):
                 open_image(source)
         except (ImageError, OSError) as error:
             facts = None
@@ -246,8 +247,8 @@ def _look(samples: Samples, index: int, depth: Depth, *, count: bool) -> _Look:
 class _Tally:
     """What was found in one split so far, in little memory: there may be millions of samples."""
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, depth: Depth) -> None:
+        self.samples, self.depth = samples, depth
         self.issues: list[Issue] = []
         blocked = blocked_images(samples.dataset)
         images = enumerate(samples.indices.tolist())
@@ -262,7 +263,7 @@ class _Tally:
 
     def add(self, index: int, result: _Look) -> None:
         facts = result.facts
-        self.unreadable += facts is None
+        self.unreadable += facts is None and self.depth != "annotations"
         self.issues += result.issues
         self.counts.update(result.counts)
         if any(issue.severity == "blocking" for issue in result.issues):

@@ -16,7 +16,6 @@ from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.read import read
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler
-from mobilevit.data.shards.samples import order_of
 from mobilevit.data.splits import Splits
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import HEADS, Network, split_name, task_of
@@ -151,9 +150,7 @@ def set_up(run: Run) -> Setup:
     network = _create_network(run, splits)
     size, batch_size = network.config.preprocessing.crop, options.batch_size
     assert batch_size is not None
-    order = order_of(
-        splits.train,
-        len(splits.train),
+    order = splits.train.order(
         seed=options.seed,
         pool=options.data.pool,
         rank=processes.rank,

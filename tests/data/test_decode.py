@@ -39,7 +39,7 @@ FULL_SIZE = 1
 """Largest difference of a pixel, in steps of 1/255, of a JPEG decoded at full size."""
 BICUBIC_MEAN = 0.5
 """Its mean with bicubic interpolation, which Pillow rounds and clips in between."""
-REDUCED = 8.0
+REDUCED = 10.0
 """Mean difference of a photo that is decoded smaller."""
 
 

@@ -457,10 +457,10 @@ REFUSED_BY_DESIGN = {
     # No signature: would take almost any text for an image.
     "ok_IMT_L__bw_gradient.imt": "unknown or damaged format",
     # Measurements: no value in them is a colour.
-    "ok_FITS_L__hopper.fits": "FITS is not read",
-    "ok_FITS_I16__m13_gzip.fits": "FITS is not read",
-    "ok_FITS_I16__m13.fits": "FITS is not read",
-    "ok_MCIDAS_I16B__cmx3g8_wv_1998.260_0745_mcidas.ara": "MCIDAS is not read",
+    "ok_FITS_L__hopper.fits": "not an image",
+    "ok_FITS_I16__m13_gzip.fits": "not an image",
+    "ok_FITS_I16__m13.fits": "not an image",
+    "ok_MCIDAS_I16B__cmx3g8_wv_1998.260_0745_mcidas.ara": "unknown or damaged format",
     "ok_SPIDER_F__hopper.spider": "unknown or damaged format",
     # Floats beyond [0, 1] have no white level.
     "ok_PPM_F__hopper_be.pfm": "must lie in [0, 1]",

@@ -30,7 +30,7 @@ from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards import tar as shards_tar
 from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.shards.samples import Shard, ShardSamples, order_of
+from mobilevit.data.shards.samples import Shard, ShardSamples
 from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.models.config import Preprocessing
@@ -91,7 +91,7 @@ def loader(samples: Any, workers: int = 0, pool: int = 20) -> EpochLoader:
     schedule = MultiScaleSchedule(samples=count, sizes=(16, 32), base_size=16, base_batch=5)
     transform = TrainTransform(AugmentOptions(), PREPROCESSING)
     dataset = TrainingSet(samples, transform, BatchMix(AugmentOptions(), 2), seed=0)
-    order = order_of(samples, count, seed=0, pool=pool)
+    order = samples.order(seed=0, pool=pool)
     return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
 
 
@@ -245,7 +245,7 @@ class CountedShard(Shard):
 def test_sequential_shards_are_read_once_an_epoch() -> None:
     shards = [CountedShard(number) for number in range(30)]
     samples = ShardSamples.from_shards("shards", shards, ["a"])
-    order = order_of(samples, 300, seed=0, pool=60)
+    order = samples.order(seed=0, pool=60)
     for epoch in (1, 2, 3):
         order.set_epoch(epoch)
         for batch in order.deal([5] * 60):

@@ -108,7 +108,6 @@ import torch.distributed as dist
 from mobilevit.data.shards.open import shard_splits
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
-from mobilevit.data.shards.samples import order_of
 
 class Numbers:
     def __init__(self, samples):
@@ -122,7 +121,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
     samples = shard_splits(f"file://{sys.argv[1]}").train
-    order = order_of(samples, len(samples.labels), seed=0, pool=9, rank=rank, world_size=world)
+    order = samples.order(seed=0, pool=9, rank=rank, world_size=world)
     schedule = MultiScaleSchedule(
         samples=len(order), sizes=(32, 64), base_size=32, base_batch=5
     )

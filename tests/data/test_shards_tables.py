@@ -13,7 +13,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.shards.samples import ShardSamples, order_of
+from mobilevit.data.shards.samples import ShardSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
@@ -69,7 +69,7 @@ def loader(samples: ShardSamples, workers: int) -> EpochLoader:
     schedule = MultiScaleSchedule(samples=count, sizes=(16, 32), base_size=16, base_batch=3)
     transform = TrainTransform(AugmentOptions(), Preprocessing(crop=16, resize=16))
     dataset = TrainingSet(samples, transform, BatchMix(AugmentOptions(), 2), seed=0)
-    order = order_of(samples, count, seed=0, pool=6)
+    order = samples.order(seed=0, pool=6)
     return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
 
 

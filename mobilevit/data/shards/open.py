@@ -54,7 +54,7 @@ def shard_splits(
     Raises:
         DataError: shards are missing or do not match their index, or nothing would be left.
     """
-    splits = open_splits(root, index=index)
+    splits = open_shards(root, index=index)
     val_name = next((name for name in VAL_SPLITS if name in splits), None)
     if "train" in splits and val_name:
         train, val = splits["train"], splits[val_name].relabel(splits["train"].classes)
@@ -86,15 +86,15 @@ def shard_splits(
 
 
 def shard_evaluation(
-    root: str, classes: Sequence[str], *, index: str | None = None
+    root: str, classes: Sequence[str] | None, *, index: str | None = None
 ) -> ShardSamples:
     """Samples to evaluate on, with a model's classes: those of a validation split, else all."""
-    _, samples = select_evaluation_split(open_splits(root, index=index))
+    _, samples = select_evaluation_split(open_shards(root, index=index))
     _check_files(samples.images.shards)
-    return samples.relabel(classes)
+    return samples if classes is None else samples.relabel(classes)
 
 
-def open_splits(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
+def open_shards(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
     """All splits of a location by name, without checking that their files exist."""
     if root.startswith(HUB) or not _has_index(root, index):
         return open_tables(root)
@@ -174,7 +174,7 @@ def _match_pattern(
 
 
 def _check_files(shards: Sequence[Shard]) -> None:
-    wrong = [problem for shard in shards if (problem := shard.problem(quick=True))]
+    wrong = [str(issue) for shard in shards if (issue := shard.problem(quick=True))]
     if wrong:
         listed = "\n  ".join([*wrong[:20], "..."] if len(wrong) > 20 else wrong)
         message = f"{len(wrong)} of {len(shards)} shards do not match the index"

@@ -11,16 +11,19 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import ParsedDataset
-from mobilevit.data.sampler import EpochOrder, Order
+from mobilevit.data.formats.base import Issue, ParsedDataset
+from mobilevit.data.sampler import Order
 from mobilevit.data.shards.order import POOL, STREAMS, ShardOrder
 from mobilevit.data.splits import LabelSamples
+
+_READING = Lock()
 
 
 class Shard(ABC):
@@ -42,7 +45,7 @@ class Shard(ABC):
     def name(self, position: int) -> str:
         """A sample's name in messages."""
 
-    def problem(self, *, quick: bool) -> str | None:
+    def problem(self, *, quick: bool) -> Issue | None:
         """How it differs from its index: in all of its bytes, or `quick`, in the size of a file."""
         return None
 
@@ -64,6 +67,10 @@ class ShardImages:
         number, position = self.locate(index)
         if not self.sequential:
             return next(self.shards[number].read(position))
+        with _READING:
+            return self._read_buffered(number, position)
+
+    def _read_buffered(self, number: int, position: int) -> bytes:
         if self._process != os.getpid():  # forked: two processes cannot read one stream
             self._process, self._buffers = os.getpid(), {}
         # Taken out and put back at the end, so that the first one is the least recently used.
@@ -168,24 +175,13 @@ class ShardSamples(LabelSamples):
             return replace(subset, indices=consecutive)
         return subset
 
-
-def order_of(
-    samples: object,
-    count: int,
-    *,
-    seed: int,
-    pool: int = POOL,
-    rank: int = 0,
-    world_size: int = 1,
-) -> Order:
-    """The order in which training sees `count` samples: in shards, nearly as they are stored."""
-    if not isinstance(samples, ShardSamples):
-        return EpochOrder(count, seed=seed, rank=rank, world_size=world_size)
-    return ShardOrder(
-        samples.images.counts,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        pool=pool,
-        sequential=samples.images.sequential,
-    )
+    def order(self, *, seed: int, pool: int = POOL, rank: int = 0, world_size: int = 1) -> Order:
+        """The order in which training sees the samples: nearly as they are stored."""
+        return ShardOrder(
+            self.images.counts,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            pool=pool,
+            sequential=self.images.sequential,
+        )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from subprocess import PIPE, Popen
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -20,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import Issue
 from mobilevit.data.formats.files import has_image_extension
 from mobilevit.data.shards.samples import Shard
 
@@ -91,18 +93,20 @@ class TarShard(Shard):
     def sequential(self) -> bool:
         return is_remote(self.location)
 
-    def problem(self, *, quick: bool) -> str | None:
+    def problem(self, *, quick: bool) -> Issue | None:
         try:
             if quick:
                 size = self.size if self.sequential else os.stat(self.location).st_size
+                same = size == self.size
                 message = f"has {size} bytes, not {self.size}: it is cut off, or another file"
-                return None if size == self.size else f"{self.location}: {message}"
-            with open_location(self.location) as stream:
-                digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+            else:
+                with open_location(self.location) as stream:
+                    digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
+                same = digest.hexdigest() == self.sha256
+                message = "differs from the shard in its index"
         except OSError as error:
-            return f"{self.location}: cannot be read: {error}"
-        same = digest.hexdigest() == self.sha256
-        return None if same else f"{self.location}: differs from the shard in its index"
+            same, message = False, f"cannot be read: {error}"
+        return None if same else Issue("shards", self.location, message, skippable=False)
 
     def read(self, start: int = 0) -> Iterator[bytes]:
         """The images from `start` on; URLs and commands that fail are tried again."""
@@ -153,9 +157,13 @@ class TarShard(Shard):
         """The shard's location, and in a local file the sample's name."""
         if self.sequential:
             return f"{self.location}: sample {position}"
+        return f"{self.location}: {self._names[int(self.rows['offset'][position])]}"
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """The name of each file by its offset."""
         with tarfile.open(self.location) as tar:
-            offset = self.rows["offset"][position]
-            return next(f"{self.location}: {m.name}" for m in tar if m.offset_data == offset)
+            return {member.offset_data: member.name for member in tar}
 
 
 def index_tar(location: str, file: str) -> tuple[TarShard, list[str]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,11 +20,9 @@ from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
 from mobilevit.utils.random import seeded
 
-ClassificationSamples: TypeAlias = LabelSamples
-
 
 @contextmanager
-def _naming_sample(samples: ClassificationSamples, index: int, source: object) -> Iterator[None]:
+def _naming_sample(samples: LabelSamples, index: int, source: object) -> Iterator[None]:
     # A file of its own is named in the error already; a part of a shard is not.
     try:
         yield
@@ -43,7 +40,7 @@ class TrainingSet:
     its keys and `seed`.
     """
 
-    samples: ClassificationSamples
+    samples: LabelSamples
     transform: TrainTransform
     mix: BatchMix
     _: KW_ONLY
@@ -86,7 +83,7 @@ class TrainingSet:
 class EvaluationSet:
     """Preprocessed images `[B, 3, crop, crop]` with their labels and indices `[B]`."""
 
-    samples: ClassificationSamples
+    samples: LabelSamples
     preprocessing: Preprocessing
 
     @property

@@ -15,8 +15,8 @@ from rich.markup import escape
 from torch import Tensor
 from torch.nn import functional as F
 
+from mobilevit.data.splits import LabelSamples
 from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
-from mobilevit.tasks.classification.dataset import ClassificationSamples
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.tables import percent, table
 
@@ -137,7 +137,7 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
 
     def __init__(
         self,
-        samples: ClassificationSamples,
+        samples: LabelSamples,
         options: InferenceOptions = InferenceOptions(),
         *,
         device: torch.device | str = "cpu",

@@ -7,8 +7,8 @@ import math
 from PIL import Image
 
 from mobilevit.data.preprocessing import frame_image
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig
-from mobilevit.tasks.classification.dataset import ClassificationSamples
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.report import (
     Block,
@@ -37,7 +37,7 @@ THUMBNAIL = 192
 def make_report(
     metrics: ClassificationMetrics,
     train_metrics: ClassificationMetrics,
-    samples: ClassificationSamples,
+    samples: LabelSamples,
     config: ModelConfig,
 ) -> TaskReport:
     """Tiles, confusion matrix, classes and the worst mistakes."""
@@ -105,7 +105,7 @@ def _confusion(metrics: ClassificationMetrics) -> list[Block]:
 
 
 def _mistakes(
-    metrics: ClassificationMetrics, samples: ClassificationSamples, config: ModelConfig
+    metrics: ClassificationMetrics, samples: LabelSamples, config: ModelConfig
 ) -> list[Block]:
     if not metrics.mistakes:
         return ["There are none."]

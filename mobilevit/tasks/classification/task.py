@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from torch import Tensor
 
-from mobilevit.data.errors import DataError
 from mobilevit.data.loader import BatchSource
-from mobilevit.data.options import DataOptions
-from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
-from mobilevit.data.splits import LabelSamples, Splits
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import InferenceOptions, Task
-from mobilevit.tasks.classification.dataset import ClassificationSamples, EvaluationSet, TrainingSet
+from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.distill import load_teacher
 from mobilevit.tasks.classification.export import EXPORT
 from mobilevit.tasks.classification.metrics import ClassificationMetric
@@ -48,30 +45,9 @@ class Classification(Task):
     metric, report = ClassificationMetric, staticmethod(make_report)
     prediction_type, predictions_type = ClassificationPrediction, ClassificationPredictions
 
-    def open(self, data: DataOptions, *, seed: int) -> Splits[Any]:
-        if not _sharded(data):
-            return super().open(data, seed=seed)
-        if data.on_bad != "error":
-            raise DataError(
-                f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
-                "--on_bad skip`; data.on_bad is for folders of images"
-            )
-        return shard_splits(data.root, index=data.index, val_fraction=data.val_fraction, seed=seed)
-
-    def evaluation_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Any:
-        if not _sharded(data):
-            return super().evaluation_samples(data, classes)
-        return shard_evaluation(data.root, classes, index=data.index)
-
-    def training_samples(self, data: DataOptions, classes: tuple[str, ...]) -> Any:
-        if not _sharded(data):
-            return super().training_samples(data, classes)
-        splits = shard_splits(data.root, index=data.index, val_fraction=data.val_fraction)
-        return splits.train.relabel(classes)
-
     def training_dataset(
         self,
-        samples: ClassificationSamples,
+        samples: LabelSamples,
         preprocessing: Preprocessing,
         options: ClassificationOptions,
         **loading: Any,
@@ -87,7 +63,7 @@ class Classification(Task):
     def training_task(
         self,
         options: ClassificationOptions,
-        val: ClassificationSamples,
+        val: LabelSamples,
         config: ModelConfig,
         *,
         sizes: Sequence[int],
@@ -119,10 +95,6 @@ class Classification(Task):
             ("classes", pyarrow.list_(pyarrow.string())),
             ("probabilities", pyarrow.list_(pyarrow.float32())),
         ]
-
-
-def _sharded(data: DataOptions) -> bool:
-    return data.name is None and is_sharded(data.root, data.index)
 
 
 TASK = Classification()
