@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,20 +60,23 @@ def write_shards(
     """
     require_scale("webdataset")
     splits = {"train": data.train, "val": data.val}
-    sizes = {
-        name: [os.stat(split.name(index)).st_size for index in range(len(split))]
-        for name, split in splits.items()
-    }
-    samples_per_shard = len(data.train) / shards if shards else None
+    digest = hashlib.sha256(repr((seed, size, shards)).encode())
     plans: dict[str, list[_Plan]] = {}
     for number, (name, split) in enumerate(splits.items()):
-        exact = len(split) / samples_per_shard if samples_per_shard else sum(sizes[name]) / size
+        total = 0
+        for sample, label in enumerate(split.labels):
+            path = Path(split.name(sample))
+            length = path.stat().st_size
+            total += length
+            entry = f"{path.relative_to(split.root)}\0{label}\0{length}\0"
+            digest.update(entry.encode(errors="replace"))
+        exact = len(split) * shards / len(data.train) if shards else total / size
         order = np.random.default_rng((seed, 5, number)).permutation(len(split))
         parts = np.array_split(order, min(max(round(exact), 1), len(split)))
         plans[name] = [
             _Plan(out / f"{name}-{place:06d}.tar", split, part) for place, part in enumerate(parts)
         ]
-    identity = _identity(splits, sizes, plans, seed)
+    identity = digest.hexdigest()
     _claim(out, identity)
     tars = _map(_write, [*plans["train"], *plans["val"]], workers, progress)
     index = _index(tars, plans, data.train.classes, data.note, identity)
@@ -146,23 +148,6 @@ def _index(
     remaining = iter(tars)
     indexed = {name: [next(remaining)[0] for _ in shards] for name, shards in splits.items()}
     return ShardIndex(tuple(classes), indexed, note, identity)
-
-
-def _identity(
-    splits: dict[str, LabelSamples],
-    sizes: dict[str, list[int]],
-    plans: dict[str, list[_Plan]],
-    seed: int,
-) -> str:
-    """A digest of the files, their sizes and classes, and how they are divided into shards."""
-    digest = hashlib.sha256(repr((seed, [len(plan) for plan in plans.values()])).encode())
-    for name, split in splits.items():
-        for index, (label, size) in enumerate(zip(split.labels, sizes[name], strict=True)):
-            path = Path(split.name(index))
-            digest.update(
-                f"{path.relative_to(split.root)}\0{label}\0{size}\0".encode(errors="replace")
-            )
-    return digest.hexdigest()
 
 
 def _claim(out: Path, identity: str) -> None:
