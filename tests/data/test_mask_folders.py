@@ -13,7 +13,7 @@ from mobilevit.data.class_names import ADE20K_CLASSES
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree
-from mobilevit.data.formats.masks import scenes
+from mobilevit.data.formats.masks import datasets
 from mobilevit.data.formats.masks.folders import Matches, find_images_and_masks, match_masks
 from mobilevit.data.formats.registry import parse
 from mobilevit.data.images import ImageError
@@ -279,7 +279,7 @@ def test_ade20k_counts_from_one(tmp_path: Path) -> None:
         image(root / "images" / part / "1.jpg", (8, 6))
         mask(root / "annotations" / part / "1.png", 0, 1, 150)
     for found in (tmp_path, root):
-        assert scenes.ADE20K.matches(FileTree(found), "masks")
+        assert datasets.ADE20K.matches(FileTree(found), "masks")
     dataset = read_as(root, "ade20k")
     val = MaskSamples.from_dataset(dataset, dataset.splits["validation"])
     assert len(val.classes) == len(ADE20K_CLASSES) == len(set(ADE20K_CLASSES)) == 150
@@ -289,9 +289,9 @@ def test_ade20k_counts_from_one(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"no class has the value 151; classes are 1 to 150"):
         val.mask(0)
     moved = root.rename(tmp_path / "scenes")
-    assert not scenes.ADE20K.matches(FileTree(moved), "masks")
+    assert not datasets.ADE20K.matches(FileTree(moved), "masks")
     write(moved, "objectInfo150.txt")
-    assert scenes.ADE20K.matches(FileTree(moved), "masks")
+    assert datasets.ADE20K.matches(FileTree(moved), "masks")
 
 
 def test_cityscapes_has_19_classes(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def labelled(root: Path, counts: list[int]) -> LabelSamples:
         root=root,
         format="folders",
         display_name="class folders",
-        images=Paths(files, root=root),
+        images=Paths(files),
         classes=tuple(f"c{label}" for label in range(len(counts))),
         classes_by_use=True,
         labels=np.repeat(np.arange(len(counts)), counts),

@@ -13,8 +13,8 @@ from PIL import Image
 from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import ParsedDataset, ReadOptions
+from mobilevit.data.formats.masks.datasets import find_voc
 from mobilevit.data.formats.masks.values import voc_palette
-from mobilevit.data.formats.masks.voc import find_mask_folder
 from mobilevit.data.formats.objects.voc import looks_like_voc
 from mobilevit.data.formats.registry import parse
 from mobilevit.tasks.detection.dataset import BoxSamples
@@ -387,7 +387,7 @@ def voc(tmp_path: Path) -> Path:
 
 def test_voc_has_21_classes_of_palette_indices(voc: Path) -> None:
     for root in (voc, voc / "VOCdevkit", voc / "VOCdevkit" / "VOC2012"):
-        assert find_mask_folder(root) == voc / "VOCdevkit" / "VOC2012"
+        assert find_voc(root) == voc / "VOCdevkit" / "VOC2012"
     base = voc / "VOCdevkit" / "VOC2012"
     train, val = masks(base, "train"), masks(base, "val")
     assert [train.source(0).stem, val.source(0).stem] == ["a", "b"]
@@ -428,4 +428,4 @@ def test_voc_without_images_or_lists(voc: Path) -> None:
     with pytest.raises(DataError, match=r"val\.txt: none of its 1 images exists with its mask"):
         opened(read_masks(voc), "val", samples_type=MaskSamples)
     (base / "ImageSets" / "Segmentation" / "val.txt").unlink()
-    assert find_mask_folder(voc) is None
+    assert find_voc(voc) is None

@@ -174,7 +174,7 @@ class DatasetBuilder:
         # Labels were numbered as their names appeared.
         order = np.array([names.index(name) for name in self._names], np.int64)
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
-        images = Paths(self.files, root=self.root)
+        images = Paths(self.files)
         if masks is None and self.content == "masks" and self.files:
             masks = DrawnMasks.of(
                 names,

@@ -36,39 +36,26 @@ _JUNK = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"})
 
 
 class Paths:
-    """File paths in one text buffer; a `Path` is created on access.
+    """File paths in one array of bytes; a `Path` is created on access.
 
     A million `Path` objects take hundreds of megabytes, and each worker process copies them,
     because counting references writes to every object.
 
-    >>> paths = Paths(["photos/cat/1.jpg", "photos/dog/2.jpg"], root="photos")
-    >>> paths[1].name
+    >>> Paths(["photos/cat/1.jpg", "photos/dog/2.jpg"])[1].name
     '2.jpg'
     """
 
-    def __init__(self, paths: Iterable[str | Path], *, root: str | Path = "") -> None:
-        self._root = os.path.join(root, "") if os.fspath(root) else ""
-        text, ends = bytearray(), []
-        prefix = os.fsencode(self._root)
-        for path in paths:
-            name = os.fsencode(path)
-            # A null byte, which no path can contain, stands for the root.
-            text += b"\0" + name[len(prefix) :] if name.startswith(prefix) else name
-            ends.append(len(text))
-        self._text = bytes(text)
-        self._ends = np.array(ends, dtype=np.int64)
+    def __init__(self, paths: Iterable[str | Path]) -> None:
+        self._names = np.array([os.fsencode(path) for path in paths], np.bytes_)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> Path:
         return Path(self.name(index))
 
     def name(self, index: int) -> str:
-        index = range(len(self))[index]
-        begin = self._ends[index - 1] if index else 0
-        name = self._text[begin : self._ends[index]]
-        return self._root + os.fsdecode(name[1:]) if name[:1] == b"\0" else os.fsdecode(name)
+        return os.fsdecode(self._names[index])
 
 
 class FileTree:

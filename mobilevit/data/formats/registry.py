@@ -9,16 +9,15 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import IGNORE, Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree
 from mobilevit.data.formats.labels import folders as class_folders
+from mobilevit.data.formats.masks import datasets, panoptic
 from mobilevit.data.formats.masks import folders as mask_folders
-from mobilevit.data.formats.masks import panoptic, scenes
-from mobilevit.data.formats.masks import voc as voc_masks
 from mobilevit.data.formats.objects import coco, voc, yolo
 
 FORMATS: tuple[Format, ...] = (
-    scenes.CITYSCAPES,
+    datasets.CITYSCAPES,
     voc.FORMAT,
-    voc_masks.FORMAT,
-    scenes.ADE20K,
+    datasets.VOC,
+    datasets.ADE20K,
     mask_folders.FORMAT,
     coco.FORMAT,
     panoptic.FORMAT,

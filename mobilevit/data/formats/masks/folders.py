@@ -151,7 +151,7 @@ def build_masks(
         masks=MaskFiles(
             values=classes.values,
             ignore=ignore,
-            files=Paths(matches.masks, root=builder.root),
+            files=Paths(matches.masks),
             colours=colours,
         ),
         classes_from_options=classes_from_options,

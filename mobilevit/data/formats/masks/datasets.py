@@ -1,15 +1,20 @@
-"""Masks of Pascal VOC: palette PNGs, listed in text files."""
+"""Masks of ADE20K, Cityscapes and Pascal VOC, whose layouts and classes are known."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from mobilevit.data.class_names import VOC_CLASSES
-from mobilevit.data.formats.base import IGNORE, Format, ParsedDataset, ReadOptions
+from mobilevit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
+from mobilevit.data.formats.base import IGNORE, Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import FileTree, Paths, read_lines
-from mobilevit.data.formats.masks.folders import UNMATCHED_FILES
+from mobilevit.data.formats.masks.folders import (
+    UNMATCHED_FILES,
+    build_masks,
+    find_images_and_masks,
+    match_masks,
+)
 from mobilevit.data.formats.masks.values import (
     MaskFiles,
     class_values,
@@ -17,10 +22,33 @@ from mobilevit.data.formats.masks.values import (
     voc_palette,
 )
 
-_LISTS = {"train": ("train_aug", "trainaug", "train"), "val": ("val",)}
+_ADE20K_FOLDER = "ADEChallengeData2016"
+_VOC_LISTS = {"train": ("train_aug", "trainaug", "train"), "val": ("val",)}
 
 
-def find_mask_folder(root: Path) -> Path | None:
+def read_ade20k(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
+    """Read 150 classes, stored as 1 to 150; 0 is ignored."""
+    matches = match_masks(tree.root, *find_images_and_masks(tree))
+    classes = class_values(dict(enumerate(ADE20K_CLASSES, start=1)), {0})
+    builder = DatasetBuilder(tree.root, "ade20k", "ADE20K", content="masks")
+    return [build_masks(builder, matches, classes, ignore=0)]
+
+
+def read_cityscapes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
+    """Read the 19 classes of the benchmark; other fine labels are ignored."""
+    from torchvision.datasets import Cityscapes
+
+    images, masks = find_images_and_masks(tree)
+    images = [path for path in images if "train_extra" not in Path(path).parts]  # without masks
+    masks = [path for path in masks if path.endswith("_labelIds.png")]
+    names = {c.id: c.name for c in Cityscapes.classes if not c.ignore_in_eval}
+    ignored = {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0} | {IGNORE}
+    builder = DatasetBuilder(tree.root, "cityscapes", "Cityscapes", content="masks")
+    matches = match_masks(tree.root, images, masks)
+    return [build_masks(builder, matches, class_values(names, ignored))]
+
+
+def find_voc(root: Path) -> Path | None:
     """The folder, `root` or one in it, with VOC's layout and a list of validation images."""
     for base in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (base / "JPEGImages").is_dir() and _list_file(base, "val"):
@@ -28,7 +56,7 @@ def find_mask_folder(root: Path) -> Path | None:
     return None
 
 
-def read_masks(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
+def read_voc(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     """Read palette PNGs, listed in ImageSets/Segmentation or `list`; 255 is ignored.
 
     Training images are listed in `train_aug.txt` or `trainaug.txt` (VOC and SBD), else in
@@ -36,10 +64,10 @@ def read_masks(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     SegmentationClassAug; RGB masks are read by VOC's colours. Classes are VOC's unless a class file
     in the folder names others.
     """
-    base = find_mask_folder(tree.root) or tree.root
+    base = find_voc(tree.root) or tree.root
     builder = DatasetBuilder(base, "voc", "Pascal VOC", content="masks")
     masks: list[Path] = []
-    for split in _LISTS:
+    for split in _VOC_LISTS:
         if (file := _list_file(base, split)) is None:
             continue
         builder.splits[split], builder.origins[split] = [], str(file)
@@ -64,7 +92,7 @@ def read_masks(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     source = MaskFiles(
         values=classes.values,
         ignore=IGNORE,
-        files=Paths(masks, root=base),
+        files=Paths(masks),
         colours=colours,
     )
     return [builder.build(classes.classes, masks=source)]
@@ -83,7 +111,7 @@ def _listed_pairs(base: Path, file: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _list_file(base: Path, split: str) -> Path | None:
-    for name in _LISTS[split]:
+    for name in _VOC_LISTS[split]:
         for folder in (base / "ImageSets" / "Segmentation", base / "list"):
             if (file := folder / f"{name}.txt").is_file():
                 return file
@@ -95,11 +123,38 @@ def _first_file(paths: list[Path]) -> Path:
     return next((path for path in paths if path.is_file()), paths[0])
 
 
-FORMAT = Format(
+def _is_ade20k(tree: FileTree, content: Content) -> bool:
+    # Any folders of images and masks may look the same; the name or a file of the set decides.
+    named = tree.root.name == _ADE20K_FOLDER or (tree.root / _ADE20K_FOLDER).is_dir()
+    listed = (path.name == "objectInfo150.txt" for path in tree.with_extension(".txt"))
+    return (named or any(listed)) and bool(find_images_and_masks(tree)[0])
+
+
+def _is_cityscapes(tree: FileTree, content: Content) -> bool:
+    return all((tree.root / name).is_dir() for name in ("leftImg8bit", "gtFine"))
+
+
+ADE20K = Format(
+    name="ade20k",
+    display_name="ADE20K",
+    contents=frozenset(["masks"]),
+    looks_for="ADE20K (images/validation, annotations/validation)",
+    matches=_is_ade20k,
+    read=read_ade20k,
+)
+CITYSCAPES = Format(
+    name="cityscapes",
+    display_name="Cityscapes",
+    contents=frozenset(["masks"]),
+    looks_for="Cityscapes (leftImg8bit, gtFine)",
+    matches=_is_cityscapes,
+    read=read_cityscapes,
+)
+VOC = Format(
     name="voc",
     display_name="Pascal VOC",
     contents=frozenset(["masks"]),
     looks_for="Pascal VOC (JPEGImages and ImageSets/Segmentation/val.txt)",
-    matches=lambda tree, content: find_mask_folder(tree.root) is not None,
-    read=read_masks,
+    matches=lambda tree, content: find_voc(tree.root) is not None,
+    read=read_voc,
 )
