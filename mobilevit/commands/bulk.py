@@ -131,9 +131,8 @@ def predict_in_bulk(
     folder = Path(options.out).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     record = {
-        "model": _identity(opened),
-        "images": len(sources),
-        "list": hashlib.sha256("\n".join(map(ascii, sources)).encode()).hexdigest(),
+        "model, classes or preprocessing": _identity(opened),
+        "images": hashlib.sha256("\n".join(map(ascii, sources)).encode()).hexdigest(),
     }
     for option in get_task(opened.network.config.task).inference_options:
         record[option] = getattr(options.outputs, option)
@@ -225,19 +224,11 @@ def _claim(folder: Path, record: dict[str, Any], part_size: int) -> int:
             )
         write_file(path, json.dumps({**record, "part_size": part_size}, indent=2) + "\n")
     before = json.loads(path.read_text())
-    labels = {
-        "model": "the model, its classes or its preprocessing",
-        "list": "the list of images",
-    }
-    differences = [
-        labels.get(key, f"{key} ({before.get(key)}, now {value})")
-        for key, value in record.items()
-        if before.get(key) != value
-    ]
+    differences = [key for key, value in record.items() if before.get(key) != value]
     if differences:
         raise BulkError(
-            f"{folder} is of another bulk prediction: {', '.join(differences)} differ. Repeat that "
-            "call to continue it, or choose a new folder"
+            f"{folder} is of another bulk prediction, which differs in: {', '.join(differences)}. "
+            "Repeat that call to continue it, or choose a new folder"
         )
     return int(before["part_size"])
 

@@ -275,16 +275,16 @@ class Axis:
     """One option of the space, and the values that it takes."""
 
     name: str
+    type: Any
+    """Of the option."""
     distribution: BaseDistribution
     """Optuna's; choices are there as they are written, since Optuna stores no tuples."""
     points: list[Any]
     """All choices, or the points that a grid takes of a range, with both ends; as Optuna's."""
-    choices: Mapping[str, Any]
-    """As written -> value; empty for a range."""
 
     def value(self, drawn: Any) -> Any:
         """The option's value for one that Optuna drew."""
-        return self.choices[drawn] if self.choices else drawn
+        return _parse(self.name, self.type, str(drawn))
 
 
 def read_space(text: str, types: Mapping[str, Any]) -> list[Axis]:
@@ -325,12 +325,11 @@ def _read_axis(part: str, types: Mapping[str, Any]) -> Axis:
         raise ValueError(
             f"{name}: a range is 0..1, log:1e-4..0.5 or log:1e-4..0.5:6, not {values!r}"
         )
-    words = [word.strip() for word in re.split(r",(?![^\[]*\])", values)]  # not within brackets
-    choices = {word: _parse(name, types[name], word) for word in words}
-    if len(choices) < 2:
+    choices = [word.strip() for word in re.split(r",(?![^\[]*\])", values)]  # not within brackets
+    if len(set(choices)) < 2:
         raise ValueError(f"{name} has one value only, {values}: give it as --{name} instead")
-    distribution = CategoricalDistribution(list(choices))
-    return Axis(name=name, distribution=distribution, points=list(choices), choices=choices)
+    distribution = CategoricalDistribution(choices)
+    return Axis(name=name, type=types[name], distribution=distribution, points=choices)
 
 
 def _read_range(name: str, hint: Any, found: re.Match[str]) -> Axis:
@@ -350,7 +349,7 @@ def _read_range(name: str, hint: Any, found: re.Match[str]) -> Axis:
     points[0], points[-1] = low, high  # exactly
     if inner[0] is int:
         points = list(dict.fromkeys(map(round, points)))
-    return Axis(name=name, distribution=distribution, points=points, choices={})
+    return Axis(name=name, type=hint, distribution=distribution, points=points)
 
 
 def _parse(name: str, hint: Any, text: str) -> Any:

@@ -23,6 +23,7 @@ from typing import (
 
 import torch
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from torch import Tensor
 
 from mobilevit.data.decode import Decode
@@ -32,10 +33,10 @@ from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import Samples, Splits
 from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
 from mobilevit.tasks.export import TaskExport
-from mobilevit.tasks.report import TaskReport
+from mobilevit.tasks.report import TaskReport, column_head
 from mobilevit.tasks.visualize import class_colour
 from mobilevit.utils.options import Count, Interval, Options
-from mobilevit.utils.tables import json_value
+from mobilevit.utils.tables import json_value, percent, table
 
 if TYPE_CHECKING:
     # torchmetrics takes seconds to import, and prediction needs none of it.
@@ -97,9 +98,17 @@ class Metrics(ABC):
     def row(self) -> dict[str, str]:
         """The main metrics as a row of a table: headers -> cells."""
 
-    @abstractmethod
     def details(self) -> list[RenderableType]:
-        """Tables and text about classes and errors."""
+        """Tables and text about classes and errors; here the table of classes."""
+        classes = table(*map(column_head, self.per_class[0]._fields))
+        for name, *values in self.per_class:
+            cells = (self.cell(v) if isinstance(v, float) else str(v) for v in values)
+            classes.add_row(escape(name), *cells)
+        return [classes]
+
+    def cell(self, value: float) -> str:
+        """A class's metric as text."""
+        return percent(value)
 
     @property
     @abstractmethod

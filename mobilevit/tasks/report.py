@@ -20,8 +20,6 @@ from mobilevit.data.images import ImageError, open_image
 TRAINING, VALIDATION = "#d97706", "#3b82f6"
 FREQUENT = 30
 """Pairs of confused classes to list."""
-HEADS = {"name": "Class", "iou": "IoU", "ap": "AP", "ap50": "AP50"}
-"""Heads of columns that are not the field's name."""
 
 
 class Name(str):
@@ -193,12 +191,18 @@ def image_tiles(images: int, about: str, metric: str, training: str) -> list[Til
     ]
 
 
+def column_head(field: str) -> str:
+    """The head of a column for a field of `Metrics.per_class`."""
+    heads = {"name": "class", "f1": "F1", "iou": "IoU", "ap": "AP", "ap50": "AP50"}
+    return heads.get(field, field)
+
+
 def class_table(rows: Sequence[Any], by: str, bar: Callable[[float], Bar]) -> Table:
     """A table of `Metrics.per_class`, lowest `by` first; `bar` makes cells of fractions."""
     ranked = sorted(rows, key=lambda row: (math.isnan(getattr(row, by)), getattr(row, by)))
     return Table(
         title="Classes, worst first",
-        columns=[HEADS.get(name, name.capitalize()) for name in ranked[0]._fields],
+        columns=[head[0].upper() + head[1:] for head in map(column_head, ranked[0]._fields)],
         rows=[
             [
                 Name(row.name),

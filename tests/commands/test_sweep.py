@@ -119,6 +119,6 @@ def test_a_space_is_read_by_the_options_types():
         "classification.augment.rand_augment=0..2:3; sampler.mode=standard,multiscale",
         TrainOptions.flag_types(),
     )
-    assert list(axes[0].choices.values()) == [(0.08, 1.0), (0.35, 1.0)]
+    assert [axes[0].value(point) for point in axes[0].points] == [(0.08, 1.0), (0.35, 1.0)]
     assert axes[1].points == [0, 1, 2]
     assert axes[2].points == ["standard", "multiscale"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,13 +21,11 @@ from mobilevit.utils.random import seeded
 
 
 @contextmanager
-def _naming_sample(samples: LabelSamples, index: int, source: object) -> Iterator[None]:
-    # A file of its own is named in the error already; a part of a shard is not.
+def _naming_sample(samples: LabelSamples, index: int) -> Iterator[None]:
+    # The bytes of a part of a shard have no name of their own.
     try:
         yield
     except ImageError as error:
-        if isinstance(source, Path):
-            raise
         raise ImageError(samples.name(index), error.reason) from error
 
 
@@ -65,7 +62,7 @@ class TrainingSet:
         for position, (index, height, width, epoch) in enumerate(keys):
             source = self.samples.source(index)
             with (
-                _naming_sample(self.samples, index, source),
+                _naming_sample(self.samples, index),
                 open_decodable(source, decode=self.decode) as image,
                 seeded(self.seed, epoch, index),
             ):
@@ -100,7 +97,7 @@ class EvaluationSet:
         images = []
         for index in indices:
             source = self.samples.source(index)
-            with _naming_sample(self.samples, index, source):
+            with _naming_sample(self.samples, index):
                 images.append(preprocess(open_image(source), self.preprocessing))
         labels = [int(self.samples.labels[index]) for index in indices]
         return torch.stack(images), torch.tensor(labels), torch.tensor(indices)

@@ -84,7 +84,7 @@ class Teacher:
         student: Preprocessing,
         columns: Sequence[int] | None = None,
     ) -> None:
-        """`columns`: the student's classes among the teacher's; None: they are the same."""
+        """`columns`: the student's classes among the teacher's; None: all, in the same order."""
         self.network = network.eval().requires_grad_(False)
         self.preprocessing, self.student, self.columns = preprocessing, student, columns
 
@@ -194,26 +194,22 @@ def _of_torchvision(name: str, num_classes: int) -> Classifier:
 
 def _outputs(name: str, network: nn.Module, sizes: Sequence[int]) -> int:
     """The number of logits; runs the network once at each size, to see that it can."""
-    outputs = 0
-    for size in sizes:
-        try:
-            with torch.no_grad():
+    size = outputs = 0
+    try:
+        with torch.no_grad():
+            for size in sizes:
                 outputs = network(torch.zeros(1, 3, size, size)).shape[1]
-        except (AssertionError, RuntimeError, ValueError) as error:  # of torchvision, torch, ours
-            raise TeacherError(
-                f"the teacher {name} cannot take images of {size} px ({error}), as the student "
-                "does: try another size, sampler.mode standard or another teacher"
-            ) from error
+    except (AssertionError, RuntimeError, ValueError) as error:  # of torchvision, torch, ours
+        raise TeacherError(
+            f"the teacher {name} cannot take images of {size} px ({error}), as the student does: "
+            "try another size, sampler.mode standard or another teacher"
+        ) from error
     return outputs
 
 
-def class_columns(
-    name: str, theirs: tuple[str, ...], ours: tuple[str, ...]
-) -> tuple[int, ...] | None:
-    """The indices of the student's classes among the teacher's; None: they are the same."""
+def class_columns(name: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> list[int]:
+    """The indices of the student's classes among the teacher's."""
     theirs, wanted = _usual_names(theirs), _usual_names(ours)
-    if theirs == wanted:
-        return None
     column = {known: index for index, known in enumerate(theirs)}
     missing = [own for own, usual in zip(ours, wanted, strict=True) if usual not in column]
     if missing:
@@ -222,7 +218,7 @@ def class_columns(
             f"{shorten(missing, 5)}. It has {shorten(list(theirs), 5)}; the names of the images' "
             "folders must be among them"
         )
-    return tuple(column[usual] for usual in wanted)
+    return [column[usual] for usual in wanted]
 
 
 def _usual_names(classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mobilevit.data.splits import LabelSamples
 from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
 from mobilevit.utils.distributed import gather_items
-from mobilevit.utils.tables import percent, table
+from mobilevit.utils.tables import table
 
 if TYPE_CHECKING:
     from torchmetrics import MetricCollection
@@ -78,18 +78,13 @@ class ClassificationMetrics(Metrics):
         }
 
     def details(self) -> list[RenderableType]:
-        classes = table("class", "images", "correct", "recall", "precision", "F1")
-        for row in self.per_class:
-            shares = (percent(value, 1) for value in (row.recall, row.precision, row.f1))
-            classes.add_row(escape(row.name), str(row.images), str(row.correct), *shares)
         if len(self.classes) > MAX_CONFUSION:
-            return [classes]
+            return super().details()
         confusion = table("label / prediction", *map(str, range(len(self.classes))))
-        for number, (name, counts) in enumerate(
-            zip(self.classes, self.confusion.tolist(), strict=True)
-        ):
+        rows = zip(self.classes, self.confusion.tolist(), strict=True)
+        for number, (name, counts) in enumerate(rows):
             confusion.add_row(f"{number} {escape(name)}", *(str(count or "·") for count in counts))
-        return [classes, confusion]
+        return [*super().details(), confusion]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -150,12 +145,15 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
 
         self.classes, self.worst = samples.classes, worst
         count = len(self.classes)
-        self.rates = accuracies(count).to(device)
-        self.confusion = MulticlassConfusionMatrix(count, validate_args=False).to(device)
+        self.counts = accuracies(count)
+        self.counts.add_metrics(
+            {"confusion": MulticlassConfusionMatrix(count, validate_args=False)}
+        )
+        self.counts.to(device)
         self.calibration = MulticlassCalibrationError(
             count, CALIBRATION_BINS, validate_args=False
         ).to(device)
-        self.images, self.loss = 0, 0.0
+        self.loss = 0.0
         self.mistakes: list[Mistake] = []
 
     def parts(self, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[EvaluationPart]:
@@ -167,29 +165,27 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
         logits, (labels, indices) = predictions, targets
         on_device = labels.to(logits.device)
         losses = F.cross_entropy(logits, on_device, reduction="none")
-        probabilities = logits.softmax(-1)
-        top, predicted = probabilities.max(-1)
-        self.rates.update(probabilities, on_device)
-        self.confusion.update(predicted, on_device)
+        probabilities, predicted = logits.softmax(-1), logits.argmax(-1)
+        self.counts.update(logits, on_device)
         self.calibration.update(probabilities, on_device)
-        self.images += len(labels)
         self.loss += losses.double().sum().item()
+        top = probabilities.amax(-1)
         wrong = (predicted != on_device).cpu()
         columns = (part.cpu()[wrong].tolist() for part in (indices, labels, predicted, top, losses))
         mistakes = [Mistake(*row) for row in zip(*columns, strict=True)]
         self.mistakes = _worst(self.mistakes + mistakes, self.worst)
 
     def compute(self, timing: Timing) -> ClassificationMetrics:
-        images, loss = sum(gather_items([self.images])), math.fsum(gather_items([self.loss]))
-        rates = self.rates.compute()
+        counts = self.counts.compute()
+        images = int(counts["confusion"].sum())
         return ClassificationMetrics(
             classes=self.classes,
             images=images,
-            top1=float(rates["top1"]),
-            top5=float(rates["top5"]),
-            loss=loss / images,
+            top1=float(counts["top1"]),
+            top5=float(counts["top5"]),
+            loss=math.fsum(gather_items([self.loss])) / images,
             calibration_error=float(self.calibration.compute()),
-            confusion=self.confusion.compute().cpu(),
+            confusion=counts["confusion"].cpu(),
             mistakes=tuple(_worst(gather_items(self.mistakes), self.worst)),
         )
 

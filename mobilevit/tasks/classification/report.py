@@ -28,8 +28,6 @@ from mobilevit.tasks.report import (
     sample_card,
 )
 
-COUNTED = 20
-"""For more classes, the frequent confusions are listed too."""
 THUMBNAIL = 192
 """Long side in pixels."""
 
@@ -99,8 +97,6 @@ def _confusion(metrics: ClassificationMetrics) -> list[Block]:
         "larger the share of its row (its square root, so that rare ones show)."
     )
     matrix = ConfusionMatrix(classes=metrics.classes, counts=metrics.confusion.numpy())
-    if len(metrics.classes) <= COUNTED:
-        return [about, matrix]
     return [about, matrix, frequent_confusions(metrics.classes, metrics.confusion, "Images")]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from pycocotools import mask
 from rich.console import RenderableType
-from rich.markup import escape
 from torch import Tensor
 from torchvision.ops import box_convert
 
@@ -112,11 +111,9 @@ class DetectionMetrics(Metrics):
     def details(self) -> list[RenderableType]:
         numbers = table("COCO's twelve numbers", "")
         for name, value in self.figures().items():
-            numbers.add_row(name, number(value, 4))
-        classes = table("class", "boxes", "AP", "AP50")
-        for name, boxes, *values in self.per_class:
-            classes.add_row(escape(name), str(boxes), *(number(value, 4) for value in values))
-        return [numbers, classes, f"At a score of {self.threshold:.2f} {self.balance}"]
+            numbers.add_row(name, self.cell(value))
+        balance = f"At a score of {self.threshold:.2f} {self.balance}"
+        return [numbers, *super().details(), balance]
 
     def summary(self, train: Self) -> str:
         return (
@@ -132,6 +129,9 @@ class DetectionMetrics(Metrics):
             f"precision and recall balance best (IoU 0.5): {percent(self.precision, 1)} of "
             f"predicted boxes are correct, and {percent(self.recall, 1)} of true ones are found."
         )
+
+    def cell(self, value: float) -> str:
+        return number(value, 4)
 
     @property
     def per_class(self) -> tuple[ClassAP, ...]:

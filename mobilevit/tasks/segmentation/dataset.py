@@ -65,9 +65,7 @@ class MaskSamples(Samples):
             stored = np.array(upright(Image.fromarray(stored), orientation))
         places = self._lookup[stored]
         if places.min() < 0:
-            unknown = [
-                value for value in np.unique(stored).tolist() if value not in self.masks.values
-            ]
+            unknown = np.unique(stored[places < 0]).tolist()
             raise ImageError(self.mask_name(index), self._why_unknown(unknown))
         largest = max(self.ignore, len(self.classes) - 1)
         return places.astype(np.uint8 if largest < 256 else np.int32)
@@ -129,27 +127,19 @@ class MaskSamples(Samples):
                 if file is not None and not is_complete(file, image_facts(file).format):
                     self.masks.read(image)
                 return Examination(issues)
-            counts, unknown = self._count(self.masks.read(image))
-            if unknown:
-                message = self._why_unknown(unknown)
-                issues.append(Issue(UNKNOWN_VALUES, name, message, image=image))
-            return Examination(issues, counts)
-        except MaskSizeError as error:
-            return Examination([Issue(WRONG_SIZES, name, error.reason, image=image)])
+            pixels = np.bincount(self.masks.read(image).ravel())
         except (ImageError, DataError) as error:
-            reason = error.reason if isinstance(error, ImageError) else str(error)
-            return Examination([Issue(UNREADABLE_MASKS, name, reason, image=image)])
-
-    def _count(self, stored: np.ndarray) -> tuple[dict[int | str, int], list[int]]:
-        """Pixels of each class, and values without a class."""
-        pixels = np.bincount(stored.ravel())
+            category = WRONG_SIZES if isinstance(error, MaskSizeError) else UNREADABLE_MASKS
+            reason = getattr(error, "reason", str(error))
+            return Examination([Issue(category, name, reason, image=image)])
+        values = np.flatnonzero(pixels)
+        places = self._lookup[values]
+        if unknown := values[places < 0].tolist():
+            message = self._why_unknown(unknown)
+            issues.append(Issue(UNKNOWN_VALUES, name, message, image=image))
         counts: dict[int | str, int] = {}
-        unknown = []
-        for value in np.flatnonzero(pixels).tolist():
-            place = int(self._lookup[value])
-            if place < 0:
-                unknown.append(value)
-            else:
-                key = "ignored" if self.masks.values[value] == IGNORED else place
-                counts[key] = counts.get(key, 0) + int(pixels[value])
-        return counts, unknown
+        for place, number in zip(places.tolist(), pixels[values].tolist(), strict=True):
+            if place >= 0:
+                key = "ignored" if place == self.ignore else place
+                counts[key] = counts.get(key, 0) + number
+        return Examination(issues, counts)

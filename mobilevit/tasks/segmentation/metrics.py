@@ -5,13 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from rich.console import RenderableType
-from rich.markup import escape
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,10 +17,7 @@ from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metri
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.transforms import by_shape
 from mobilevit.utils.distributed import gather_items
-from mobilevit.utils.tables import percent, table
-
-if TYPE_CHECKING:
-    from torchmetrics.classification import MulticlassConfusionMatrix
+from mobilevit.utils.tables import percent
 
 
 class ClassIoU(NamedTuple):
@@ -79,13 +74,6 @@ class SegmentationMetrics(Metrics):
             "postprocessing": f"{self.postprocess_ms:.0f} ms",
         }
 
-    def details(self) -> list[RenderableType]:
-        classes = table("class", "share of pixels", "IoU", "correct pixels")
-        for row in self.per_class:
-            share = row.pixels / max(1, self.pixels)
-            classes.add_row(escape(row.name), *map(percent, (share, row.iou, row.accuracy)))
-        return [classes]
-
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "confusion": self.confusion.tolist()}
 
@@ -115,14 +103,6 @@ def mean_iou(confusion: Tensor) -> float:
     return float(class_figures(confusion)[0].nanmean())
 
 
-def confusion_of(num_classes: int, ignore: int) -> MulticlassConfusionMatrix:
-    """A streaming confusion matrix, whose memory does not grow with images."""
-    # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
-    from torchmetrics.classification import MulticlassConfusionMatrix
-
-    return MulticlassConfusionMatrix(num_classes, ignore_index=ignore, validate_args=False)
-
-
 def near_boundaries(mask: Tensor, width: int) -> Tensor:
     """Pixels of a mask `[H, W]` that have another value within `width` pixels, bool."""
     x = mask[None, None].float()
@@ -146,13 +126,12 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
     ) -> None:
         self.samples, self.boundary = samples, options.boundary
         self.worst, self.shown = worst, shown
-        self.confusion, self.at_boundaries = self._confusion(device), self._confusion(device)
+        shape = len(samples.classes), len(samples.classes)
+        self.confusion = torch.zeros(shape, dtype=torch.long, device=device)
+        self.at_boundaries = self.confusion.clone()
         self.lowest: list[SegmentedImage] = []
         self.spaced: list[SegmentedImage] = []
         self.images, self.step = 0, max(1, len(samples) // shown)
-
-    def _confusion(self, device: torch.device | str) -> MulticlassConfusionMatrix:
-        return confusion_of(len(self.samples.classes), self.samples.ignore).to(device)
 
     def parts(self, batch: Sequence[tuple[Tensor, Tensor, int]]) -> Iterator[EvaluationPart]:
         """Images of one shape: a batch lists (image `[3, h, w]`, mask `[H, W]`, index)."""
@@ -161,16 +140,22 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
             yield EvaluationPart(images, sizes, list(zip(masks, indices, strict=True)))
 
     def update(self, predictions: Sequence[Tensor], targets: list[tuple[Tensor, int]]) -> None:
+        # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+        count = partial(
+            multiclass_confusion_matrix,
+            num_classes=len(self.samples.classes),
+            ignore_index=self.samples.ignore,
+            validate_args=False,
+        )
         for predicted, (mask, index) in zip(predictions, targets, strict=True):
-            true = mask.to(predicted.device).long()
-            own = self._confusion(predicted.device)
-            own.sync_on_compute = False  # of this image alone
-            own.update(predicted.long(), true)
-            counts = own.compute()
-            self.confusion.confmat += counts
+            labels, true = predicted.long(), mask.to(predicted.device).long()
+            counts = count(labels, true)
+            self.confusion += counts
             if self.boundary:
                 near = near_boundaries(true, self.boundary)
-                self.at_boundaries.update(predicted.long()[near], true[near])
+                self.at_boundaries += count(labels[near], true[near])
             image = SegmentedImage(index, predicted.cpu().numpy(), mean_iou(counts))
             if index % self.step == 0 and len(self.spaced) < self.shown:
                 self.spaced.append(image)
@@ -181,7 +166,7 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
 
     def compute(self, timing: Timing) -> SegmentationMetrics:
         counts, at_edges = (
-            torch.stack(gather_items([one.confmat.cpu()])).sum(0)
+            torch.stack(gather_items([one.cpu()])).sum(0)
             for one in (self.confusion, self.at_boundaries)
         )
         worst = sorted(gather_items(self.lowest), key=_worst_first)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from mobilevit.models.registry import Network
 from mobilevit.models.segmentation import Segmenter
@@ -16,7 +17,7 @@ from mobilevit.tasks.segmentation.loss_and_postprocess import (
     segmentation_loss,
     stretch_mode,
 )
-from mobilevit.tasks.segmentation.metrics import confusion_of, mean_iou
+from mobilevit.tasks.segmentation.metrics import mean_iou
 from mobilevit.tasks.segmentation.transforms import by_shape
 from mobilevit.tasks.training_task import TrainingTask
 
@@ -27,7 +28,9 @@ class SegmentationTraining(TrainingTask):
     def __init__(self, val: MaskSamples) -> None:
         super().__init__()
         self.ignore = val.ignore
-        self.confusion = confusion_of(len(val.classes), val.ignore)
+        self.confusion = MulticlassConfusionMatrix(
+            len(val.classes), ignore_index=val.ignore, validate_args=False
+        )
 
     def training_loss(self, model: Network, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, masks = batch
