@@ -97,7 +97,10 @@ class Options:
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """Check a value against the intervals and literals of its annotation; None always passes."""
+    """Check a value against the intervals and literals of its annotation; None always passes.
+
+    The two values of a pair are a smaller and a larger one.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if value is None:
         return
@@ -117,6 +120,8 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     elif origin is tuple:
         for one, inner in zip(value, arguments, strict=False):
             check_value(name, one, inner)
+        if len(arguments) == 2 and ... not in arguments and value[0] > value[1]:
+            raise ValueError(f"{name} takes a smaller and a larger value, not {value}")
 
 
 def flag_types(hints: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from PIL import Image
 
 from mobilevit.data.preprocessing import frame_image
@@ -58,7 +56,9 @@ def make_report(
 
 
 def _tiles(m: ClassificationMetrics, train: ClassificationMetrics, side: int) -> list[Tile]:
-    low, high = _interval(m.top1, m.images)
+    from scipy.stats import binomtest  # here, because it takes a second
+
+    low, high = binomtest(round(m.top1 * m.images), m.images).proportion_ci(method="wilson")
     majority = int(m.confusion.sum(1).max()) / m.images
     tiles = [
         Tile(
@@ -80,15 +80,6 @@ def _tiles(m: ClassificationMetrics, train: ClassificationMetrics, side: int) ->
         del tiles[1]
     about = f"in {len(m.classes)} classes, at {side} × {side} pixels"
     return [*tiles, *image_tiles(m.images, about, "top-1", percent(train.top1))]
-
-
-def _interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share of `count` images."""
-    z = 1.96
-    centre = share + z * z / (2 * count)
-    margin = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
 
 
 def _confusion(metrics: ClassificationMetrics) -> list[Block]:

@@ -45,15 +45,6 @@ class AugmentOptions(Options, name="classification.augment"):
     mix_probability: Share = 0.5
     """Share of the batches that are mixed, by MixUp or CutMix at random."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("scale", "ratio"):
-            low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(
-                    f"{self.prefix}{name} takes a smaller and a larger value, not {low}, {high}"
-                )
-
 
 class TrainTransform:
     """Random resized crop, flip and RandAugment of one image's pixels.

@@ -51,13 +51,6 @@ class SegmentationAugment(Options, name="segmentation.augment"):
     """Largest share of a crop's labelled pixels that one class should have (the authors' later
     recipe: 0.75); if ten crops have more, the last is taken."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(
-                f"segmentation.augment.scale takes a smaller and a larger share, not {self.scale}"
-            )
-
 
 class SegmentationTransform:
     """Random size, rotation, crop, flip and colours of an image and its mask.
