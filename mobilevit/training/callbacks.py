@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,7 +22,6 @@ from rich.progress import (
 from mobilevit.checkpoints.folder import save
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.module import TrainingModule
-from mobilevit.training.optim import averaged
 from mobilevit.training.quantize_aware import without_fake_quantization
 from mobilevit.utils.files import replace_file
 
@@ -34,28 +31,19 @@ LOADER_BOUND = 0.2
 """Share of waiting time above which the loader is called the bottleneck."""
 
 
-def moving_average(decay: float) -> WeightAveraging:
-    """Lightning's weight averaging by an exponential moving average, which validation evaluates."""
-    return WeightAveraging(multi_avg_fn=averaged(decay))
-
-
 class Throughput(Callback):
     """Images per second in an epoch, and the share of its time spent waiting for the loader."""
 
     def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self.images, self.waited, self.computed = 0, 0.0, 0.0
-        self._mark = time.perf_counter()
+        self.load_state_dict({"images": 0, "waited": 0.0, "computed": 0.0})
 
     def state_dict(self) -> dict[str, Any]:
         return {"images": self.images, "waited": self.waited, "computed": self.computed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.start()
         self.images = state_dict["images"]
         self.waited, self.computed = state_dict["waited"], state_dict["computed"]
+        self._mark = time.perf_counter()
 
     def _lap(self) -> float:
         now = time.perf_counter()
@@ -63,7 +51,7 @@ class Throughput(Callback):
         return lap
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start()
+        self.load_state_dict({"images": 0, "waited": 0.0, "computed": 0.0})
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -228,8 +216,7 @@ class ProgressBar(Callback):
 
     def __init__(self, throughput: Throughput, *, batches: int, console: Console) -> None:
         """`batches`: of the entire run."""
-        self.throughput, self.batches, self.console = throughput, batches, console
-        self.done = 0
+        self.throughput, self.console = throughput, console
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -241,31 +228,23 @@ class ProgressBar(Callback):
             console=console,
             disable=not console.is_terminal,
         )
-        self.task: TaskID | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bar.start()
-        self.task = self.bar.add_task(
-            "training", total=self.batches, completed=self.done, figures=""
-        )
+        self.task = self.bar.add_task("training", total=batches, figures="")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.done += 1
-        if self.task is None or self.bar.disable:
+        if self.bar.disable:
             return
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
         self.bar.update(
             self.task,
-            completed=self.done,
+            completed=trainer.fit_loop.total_batch_idx + 1,
             description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
             figures=f"loss {loss:.3f}  {self.throughput}",
         )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.task is not None:
-            self.bar.update(self.task, figures="validating")
+        self.bar.update(self.task, figures="validating")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TrainingModule)
@@ -277,18 +256,3 @@ class ProgressBar(Callback):
             highlight=False,
             soft_wrap=True,
         )
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.bar.stop()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning does not call `teardown` after an exception.
-        self.teardown(trainer, pl_module, "fit")
-
-    def state_dict(self) -> dict[str, int]:
-        return {"done": self.done}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self.done = state_dict["done"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from mobilevit.data.options import DataOptions
@@ -221,11 +222,13 @@ class TrainOptions(Options):
 
     def as_recipe(self) -> dict[str, Any]:
         """The options as in a recipe's YAML, without `out`."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        del values["out"], values["task_options"]
+        values = asdict(self)
+        del values["out"]
+        task_options = values.pop("task_options")
         if (task := self.task_of_options) is not None:
-            values[task] = self.task_options
-        return {name: _plain(value) for name, value in values.items()}
+            values[task] = task_options
+        plain: dict[str, Any] = json.loads(json.dumps(values))  # YAML has no tuples
+        return plain
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741
@@ -236,12 +239,3 @@ def _replace(options: O, name: str, value: Any) -> O:
     if rest:
         value = _replace(getattr(options, name), rest, value)
     return replace(options, **{name: value})
-
-
-def _plain(value: Any) -> Any:
-    # YAML has no classes and no tuples.
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return list(value) if isinstance(value, tuple) else value

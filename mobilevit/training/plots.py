@@ -1,16 +1,14 @@
-"""The images of a report: curves as inline SVG, heat maps as PNG."""
+"""The plots of a report: curves as inline SVG."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from io import BytesIO, StringIO
+from io import StringIO
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from mobilevit.tasks.report import TRAINING, VALIDATION, Curve
+from mobilevit.tasks.report import Curve, Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,18 +19,10 @@ MARKED = 40
 """Curves of up to so many points have marks; a single point would not show without."""
 
 
-def svg(
-    curves: Sequence[Curve],
-    *,
-    x: str,
-    y: str,
-    name: str,
-    percent: bool = False,
-    mark: float | None = None,
-) -> str:
+def svg(plot: Plot) -> str:
     """Draw curves as an `<svg>` that takes font and text colour from the page around it.
 
-    For the arguments see `Plot`; identifiers in the SVG start with `name`.
+    Identifiers in the SVG start with the plot's name.
     """
     # Here, because matplotlib takes long to import.
     from matplotlib import style
@@ -40,7 +30,7 @@ def svg(
 
     look = {
         "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": name,  # or identifiers would be random
+        "svg.hashsalt": plot.name,  # or identifiers would be random
         "text.color": INK,
         "axes.labelcolor": INK,
         "axes.edgecolor": INK,
@@ -52,23 +42,23 @@ def svg(
     with style.context(["default", look]):
         figure = Figure(figsize=(4.8, 3.0), layout="constrained")
         axes = figure.subplots()
-        for curve in curves:
+        for curve in plot.curves:
             _draw(axes, curve)
-        if mark is not None:
-            axes.axvline(mark, color=INK, linestyle=":", linewidth=1, alpha=0.6)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        _scale(axes, percent=percent)
-        if len(curves) > 1:
-            handles = axes.get_lines()[: len(curves)]
+        if plot.mark is not None:
+            axes.axvline(plot.mark, color=INK, linestyle=":", linewidth=1, alpha=0.6)
+        axes.set_xlabel(plot.x)
+        axes.set_ylabel(plot.y)
+        _scale(axes, percent=plot.percent)
+        if len(plot.curves) > 1:
+            handles = axes.get_lines()[: len(plot.curves)]
             # Names as they are: no formulas between dollars, none left out for its first letter.
-            legend = axes.legend(handles, [curve.name for curve in curves if len(curve.y)])
+            legend = axes.legend(handles, [curve.name for curve in plot.curves if len(curve.y)])
             for written in legend.get_texts():
                 written.set_parse_math(False)
         text = StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return _inline(text.getvalue(), name)
+    return _inline(text.getvalue(), plot.name)
 
 
 def _draw(axes: Axes, curve: Curve) -> None:
@@ -90,19 +80,13 @@ def _draw(axes: Axes, curve: Curve) -> None:
 
 
 def _scale(axes: Axes, *, percent: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    def number(value: float, _: float) -> str:
-        return f"{value:g}"
-
-    def share(value: float, _: float) -> str:
-        return f"{100 * value:g} %"
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     # min_n_ticks, or a single epoch would stand among fractions of epochs.
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(number)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_formatter(share if percent else number)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %") if percent else "{x:g}")
     axes.grid(color=INK, alpha=0.12, linewidth=0.8)
     axes.set_axisbelow(True)
     if percent:
@@ -119,33 +103,3 @@ def _inline(text: str, name: str) -> str:
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r"(\bid=\"|href=\"#|url\(#)", rf"\1{name}-", text)
     return text.replace(INK, "currentColor")
-
-
-def shares(confusion: np.ndarray) -> np.ndarray:
-    """Counts `[K, K]` -> share of each cell in its row; 0 in an empty row."""
-    counts = confusion.astype(float)
-    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
-
-
-def strength(share: np.ndarray) -> np.ndarray:
-    """How strongly a share of a row is coloured, in [0, 1]: its root, so that small ones show."""
-    return np.sqrt(share)
-
-
-def heat_map(confusion: np.ndarray) -> bytes:
-    """Counts `[K, K]` -> a PNG of K x K pixels: one colour for correct predictions, one for wrong.
-
-    The weaker a cell, the more of the page shows through.
-    """
-    count = len(confusion)
-    pixels = np.empty((count, count, 4), np.uint8)
-    pixels[..., :3] = _rgb(TRAINING)
-    pixels[np.arange(count), np.arange(count), :3] = _rgb(VALIDATION)
-    pixels[..., 3] = np.rint(255 * strength(shares(confusion)))
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour[1:]))

@@ -7,8 +7,7 @@ formats can be saved from it.
 
 from __future__ import annotations
 
-import copy
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +15,13 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
+from mobilevit.models.registry import Network, build
 from mobilevit.utils.quantization import fake_quantize, fake_quantize_weight
 
 MOMENTUM = 0.01
 """Weight of a batch in the moving averages of the ranges."""
 SILU_DEPTH = 3.0
 """Where exports equalize channels, a channel's range before SiLU goes at most so far below 0."""
-
-N = TypeVar("N", bound=nn.Module)
 
 
 class FakeQuantize(nn.Module):
@@ -101,26 +99,24 @@ def add_fake_quantization(model: nn.Module) -> None:
         parametrize.register_parametrization(layer, "weight", FakeQuantizeWeight())
 
 
-def without_fake_quantization(model: N) -> N:
-    """A float copy of a network with the same weights; the network itself if it is float."""
+def without_fake_quantization(model: Network) -> Network:
+    """A float network with the same tensors; the network itself if it is float."""
     if not any(isinstance(module, FakeQuantize) for module in model.modules()):
         return model
-    model = copy.deepcopy(model)
-    for layer in list(model.modules()):
-        if parametrize.is_parametrized(layer):
-            # Not `remove_parametrizations`, which changes the class that copies share.
-            (weight,) = layer.get_submodule("parametrizations.weight").parameters()
-            layer.__class__ = parametrize.type_before_parametrizations(layer)
-            del layer.parametrizations
-            layer.weight = weight
-        for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
-            for key, hook in list(hooks.items()):
-                if hook in (_round_input, _round_output):
-                    del hooks[key]
-        for name in ("quantize_input", "quantize_output"):
-            if hasattr(layer, name):
-                delattr(layer, name)
-    return model
+    with torch.device("meta"):
+        plain: Any = build(model.name, num_classes=model.config.num_classes, **model.config.options)
+    plain.load_state_dict(float_tensors(model), assign=True)
+    plain.config = model.config
+    return cast(Network, plain.train(model.training))
+
+
+def float_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a network with fake quantization under the names that it has without."""
+    return {
+        key.replace("parametrizations.weight.original", "weight"): value
+        for key, value in model.state_dict().items()
+        if ".quantize_" not in key
+    }
 
 
 def _quantize_input(layer: nn.Module, quantizer: FakeQuantize) -> None:

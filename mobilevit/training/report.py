@@ -29,7 +29,7 @@ from mobilevit.tasks.report import (
     Tile,
     percent,
 )
-from mobilevit.training.plots import heat_map, shares, strength, svg
+from mobilevit.training.plots import svg
 from mobilevit.utils.files import write_file
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mobilevit.training.callbacks import History
 
 MATRIX_CLASSES = 60
-"""For more classes, the confusion matrix is a heat map without names."""
+"""For more classes there is no confusion matrix."""
 
 
 def write_report(path: Path, report: TaskReport, history: History, *, config: ModelConfig) -> None:
@@ -49,7 +49,6 @@ def write_report(path: Path, report: TaskReport, history: History, *, config: Mo
     best = config.metrics.get("epoch")
     environment = Environment(loader=PackageLoader("mobilevit.training"), autoescape=True)
     environment.filters |= {
-        "heat_map": lambda counts: _data_uri(heat_map(counts), "png"),
         "is_name": lambda value: isinstance(value, Name),
         "jpeg": _jpeg,
         "matrix_cells": _matrix_cells,
@@ -161,13 +160,12 @@ def _matrix_cells(matrix: ConfusionMatrix) -> list[list[dict[str, Any] | None]] 
     """Cells of a confusion matrix, None where they are 0; None if there are too many classes."""
     if len(matrix.classes) > MATRIX_CLASSES:
         return None
-    share = shares(matrix.counts)
-    strong = strength(share)
+    share = matrix.counts / np.maximum(matrix.counts.sum(1, keepdims=True), 1)
     return [
         [
             {
                 "count": count,
-                "strength": f"{strong[row, column]:.2f}",
+                "strength": f"{share[row, column] ** 0.5:.2f}",  # its root, so that small ones show
                 "style": "hit" if row == column else "miss",
                 "title": f"{label} → {predicted}: {count} ({percent(share[row, column])})",
             }
@@ -180,18 +178,11 @@ def _matrix_cells(matrix: ConfusionMatrix) -> list[list[dict[str, Any] | None]] 
 
 
 def _inline_svg(plot: Plot) -> Markup:
-    image = svg(
-        plot.curves, x=plot.x, y=plot.y, name=plot.name, percent=plot.percent, mark=plot.mark
-    )
     label = f'<svg role="img" aria-label="{escape(plot.alt)}"'
-    return Markup(image.replace("<svg", label, 1))  # matplotlib has escaped its texts
+    return Markup(svg(plot).replace("<svg", label, 1))  # matplotlib has escaped its texts
 
 
 def _jpeg(image: Image.Image) -> str:
     file = BytesIO()
     image.save(file, "JPEG", quality=80)
-    return _data_uri(file.getvalue(), "jpeg")
-
-
-def _data_uri(content: bytes, format: str) -> str:
-    return f"data:image/{format};base64,{base64.b64encode(content).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

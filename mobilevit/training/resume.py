@@ -1,23 +1,15 @@
-"""Resuming: the run folder, its options, and the checkpoint from which training continues."""
+"""Resuming: the run folder, and whether its options are those of the run in it."""
 
 from __future__ import annotations
 
-import signal
-import threading
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
-from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.module import TrainingModule
-from mobilevit.utils.distributed import gather_items
-from mobilevit.utils.files import replace_file, write_file
+from mobilevit.training.errors import TrainingError
+from mobilevit.utils.files import write_file
 
 CONFIG = "config.yaml"
 FREE_TO_CHANGE = (
@@ -44,7 +36,8 @@ def check_same_options(
 
     The run's position counts batches of a schedule that any other option might change.
     """
-    old, new = _flatten(yaml.safe_load((folder / CONFIG).read_text())), _flatten(recipe)
+    old = dict(_flatten(yaml.safe_load((folder / CONFIG).read_text())))
+    new = dict(_flatten(recipe))
     changed = [
         f"{name} {old.get(name)!r} -> {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
@@ -57,139 +50,14 @@ def check_same_options(
         )
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            yield prefix + name, value
 
 
 def write_config(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Write options as a recipe that repeats the run."""
     write_file(folder / CONFIG, yaml.safe_dump(dict(recipe), sort_keys=False))
-
-
-def warn_of_other_length(
-    run: Path, checkpoint: Path, epochs: int, rate: Callable[[int], float], console: Console
-) -> None:
-    """Warn if a resumed run has another length, which changes its learning rates."""
-    planned = yaml.safe_load((run / CONFIG).read_text())["epochs"]
-    if planned == epochs:
-        return
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    step = state["global_step"]
-    console.print(
-        f"warning: the run was planned for {planned} epochs and now has {epochs}, so its learning "
-        f"rate follows another curve: it goes on at {rate(step):.3g} (step {step})",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-class Checkpoints(Callback):
-    """Save a checkpoint after each epoch, every few minutes, and on Ctrl-C or SIGTERM.
-
-    A signal lets the batch, or the validation, finish; a second Ctrl-C does not wait. With several
-    processes it is enough that one of them gets the signal.
-    """
-
-    def __init__(self, path: Path, *, minutes: float) -> None:
-        self.path, self.seconds = path, 60 * minutes
-        self._saved = time.monotonic()
-        self._signal = 0
-        """The signal that was received; 0: none."""
-        self._previous: dict[int, Any] = {}
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self._signal:
-            raise Interrupted(self.path, number)
-        self._signal = number
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may install handlers
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._on_signal)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Again: Lightning has installed its own handlers, which end the process silently.
-        for number in self._previous:
-            signal.signal(number, self._on_signal)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        # Lightning does not call `teardown` after an exception.
-        self.teardown(trainer, pl_module, "fit")
-
-    def _agree(self, trainer: Trainer, due: bool) -> tuple[int, bool]:
-        """The signal that any process has received, and whether the main process finds saving due.
-
-        All processes must save at the same step, and none knows of the others' signals.
-        """
-        if trainer.world_size == 1:
-            return self._signal, due
-        votes = torch.tensor([self._signal, due and trainer.is_global_zero])
-        votes = trainer.strategy.reduce(votes.to(trainer.strategy.root_device), reduce_op="max")
-        return int(votes[0]), bool(votes[1])
-
-    def _save(self, trainer: Trainer, number: int) -> None:
-        if trainer.is_global_zero:
-            with replace_file(self.path) as fresh:  # Lightning's own writing is not atomic
-                trainer.save_checkpoint(fresh)
-        else:
-            trainer.save_checkpoint(self.path)  # takes part; the first process writes
-        self._saved = time.monotonic()
-        if number:
-            raise Interrupted(self.path, number)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # The end of the epoch saves anyway.
-        last = batch_idx + 1 >= trainer.num_training_batches
-        # Within an accumulated step the gradients would be lost.
-        between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if last or not between:
-            return
-        number, due = self._agree(trainer, time.monotonic() - self._saved > self.seconds)
-        if number or due:
-            self._save(trainer, number)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        number, _ = self._agree(trainer, False)
-        self._save(trainer, number)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        # What differs by process: its generators, its share of the figures.
-        assert isinstance(pl_module, TrainingModule)
-        mine = {"generator": torch.get_rng_state(), "task": pl_module.task.state_dict()}
-        if pl_module.device.type == "cuda":
-            mine["cuda_generator"] = torch.cuda.get_rng_state(pl_module.device)
-        checkpoint["processes"] = gather_items([mine])
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        assert isinstance(pl_module, TrainingModule)
-        states = checkpoint["processes"]
-        if len(states) != trainer.world_size:
-            raise TrainingError(
-                f"the run was begun with {len(states)} processes and is resumed with "
-                f"{trainer.world_size}: its position counts batches of its own number. Resume it "
-                "with that, or begin a run from its weights"
-            )
-        mine = states[trainer.global_rank]
-        torch.set_rng_state(mine["generator"].cpu())
-        if "cuda_generator" in mine and pl_module.device.type == "cuda":
-            torch.cuda.set_rng_state(mine["cuda_generator"].cpu(), pl_module.device)
-        pl_module.task.load_state_dict(mine["task"])

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import Any, Generic
 
 import torch
 from rich.console import Console
 
-from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.loader import EvaluationLoader
 from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.data.splits import Splits
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import M, Task
 from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.utils.distributed import Processes
-
-# Not in `train`, whose imports for types the command line makes too: Lightning takes seconds.
-if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
-
-    from mobilevit.training.callbacks import History
-    from mobilevit.training.module import TrainingModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +26,6 @@ class Run:
     """With `batch_size` and `task_options` filled in."""
     model: str
     task: Task
-    task_options: Any
     resume: bool
     folder: Path
     checkpoint: Path
@@ -65,15 +57,17 @@ class Setup:
     """With `lr` and `head_lr` filled in."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The objects with which Lightning trains."""
-
-    loader: EpochLoader
-    val: EvaluationLoader
-    module: TrainingModule
-    history: History
-    trainer: Trainer
+def evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader:
+    """Batches of samples for evaluation."""
+    batch_size = run.options.batch_size
+    assert batch_size is not None
+    return EvaluationLoader(
+        run.task.evaluation_dataset(samples, setup.network.config.preprocessing),
+        batch_size=min(batch_size, run.task.max_eval_batch_size or batch_size),
+        workers=run.workers,
+        rank=run.processes.rank,
+        world_size=run.processes.world_size,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

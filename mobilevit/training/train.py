@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import math
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import yaml
 from rich.console import Console
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.read import read
-from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.data.splits import Splits
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import HEADS, Network, split_name, task_of
 from mobilevit.tasks import check_data_options, get_task
 from mobilevit.tasks.base import Task
 from mobilevit.tasks.evaluate import evaluate_batches
-from mobilevit.training.compiling import full_batch_shapes
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import TrainOptions
 from mobilevit.training.report import write_report
-from mobilevit.training.run import Parts, Run, Setup, TrainingResult
+from mobilevit.training.resume import (
+    CONFIG,
+    check_same_options,
+    claim_folder,
+    write_config,
+)
+from mobilevit.training.run import Run, Setup, TrainingResult, evaluation_loader
 from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
 from mobilevit.utils.distributed import Processes
+
+if TYPE_CHECKING:
+    from mobilevit.training.callbacks import History
 
 GAP_SAMPLES = 1000
 """At most so many training images are evaluated, to see the gap to validation."""
@@ -58,22 +65,17 @@ def train(
         WorkerError: a process that reads images has died.
         ValueError: an option does not fit the others, the machine or the task.
     """
-    from mobilevit.training.trainer import quiet_lightning
+    from mobilevit.training.trainer import fit  # Lightning takes seconds to import
 
     options = TrainOptions(**fields) if options is None else replace(options, **fields)
     run = validate(options, resume=resume)
     setup = set_up(run)
-    with use_threads(run.threads), quiet_lightning():
-        parts = build(run, setup)
-        with closing(parts.loader):
-            fit(run, parts)
-            return finish(run, setup, parts)
+    with use_threads(run.threads):
+        return finish(run, setup, fit(run, setup))
 
 
 def validate(options: TrainOptions, *, resume: bool) -> Run:
     """Check options against each other, the run folder and the machine, before any work."""
-    from mobilevit.training.resume import check_same_options, claim_folder
-
     processes, folder = Processes.from_environment(), Path(options.out)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if processes.is_main:
@@ -99,7 +101,6 @@ def validate(options: TrainOptions, *, resume: bool) -> Run:
         options=options,
         model=model,
         task=task,
-        task_options=options.task_options,
         resume=resume,
         folder=folder,
         checkpoint=checkpoint,
@@ -137,8 +138,6 @@ def choose_model(options: TrainOptions) -> tuple[str, Task]:
 
 def set_up(run: Run) -> Setup:
     """Find the data, create the network, plan the schedule; write `config.yaml`."""
-    from mobilevit.training.resume import warn_of_other_length, write_config
-
     options, task, processes = run.options, run.task, run.processes
     threads, workers = run.threads, run.workers
     run.print(
@@ -171,14 +170,7 @@ def set_up(run: Run) -> Setup:
         f"{shapes}; peak learning rate {lr:g}"
     )
     if run.resume:
-        factor = rate_factor(steps, optim)
-        warn_of_other_length(
-            run.folder,
-            run.checkpoint,
-            options.epochs,
-            rate=lambda step: lr * factor(step),
-            console=run.console,
-        )
+        _warn_of_other_length(run, lr, rate_factor(steps, optim))
     if processes.is_main:
         run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         write_config(run.folder, options.as_recipe())
@@ -191,6 +183,22 @@ def set_up(run: Run) -> Setup:
         steps=steps,
         optim=optim,
     )
+
+
+def _warn_of_other_length(run: Run, lr: float, factor: Callable[[int], float]) -> None:
+    """Warn if a resumed run has another length, which changes its learning rates."""
+    epochs, planned = (
+        run.options.epochs,
+        yaml.safe_load((run.folder / CONFIG).read_text())["epochs"],
+    )
+    if planned != epochs:
+        state = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        step = state["global_step"]
+        run.print(
+            f"warning: the run was planned for {planned} epochs and now has {epochs}, so its "
+            f"learning rate follows another curve: it goes on at {lr * factor(step):.3g} "
+            f"(step {step})"
+        )
 
 
 def _create_network(run: Run, splits: Splits[Any]) -> Network:
@@ -206,7 +214,7 @@ def _create_network(run: Run, splits: Splits[Any]) -> Network:
     if run.processes.rank:
         torch.manual_seed(options.seed + 1_000_003 * run.processes.rank)  # dropout differs
     source = f"trained on {options.data.name or options.data.root} from {network.config.source}"
-    source += run.task.source_note(run.task_options)
+    source += run.task.source_note(run.options.task_options)
     if options.quantize_aware:
         source += ", quantization-aware"
     network.config = replace(
@@ -220,104 +228,9 @@ def _create_network(run: Run, splits: Splits[Any]) -> Network:
     return network
 
 
-def build(run: Run, setup: Setup) -> Parts:
-    """Create loaders, module and trainer."""
-    from mobilevit.training.callbacks import History, Throughput
-    from mobilevit.training.module import TrainingModule
-    from mobilevit.training.trainer import create_trainer
-
-    options, network, splits = run.options, setup.network, setup.splits
-    dataset = run.task.training_dataset(
-        splits.train,
-        network.config.preprocessing,
-        run.task_options,
-        seed=options.seed,
-        decode=options.data.decode,
-    )
-    module = TrainingModule(
-        network,
-        run.task.training_task(
-            run.task_options,
-            splits.val,
-            network.config,
-            sizes=setup.schedule.sizes,
-            console=run.console,
-        ),
-        optim=setup.optim,
-        steps=setup.steps,
-        freeze_backbone=options.freeze_backbone,
-        quantize_aware=options.quantize_aware,
-        compiled=full_batch_shapes(setup.schedule) if options.compile else (),
-    )
-    throughput = Throughput()
-    history = History(run.folder, throughput, steps=setup.steps)
-    return Parts(
-        loader=EpochLoader(
-            dataset, MultiScaleBatchSampler(setup.order, setup.schedule), workers=run.workers
-        ),
-        val=_evaluation_loader(run, setup, splits.val),
-        module=module,
-        history=history,
-        trainer=create_trainer(
-            run.folder,
-            options,
-            run.processes,
-            device=run.device,
-            callbacks=_callbacks(run, setup, throughput=throughput, history=history),
-        ),
-    )
-
-
-def _evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader:
-    batch_size = run.options.batch_size
-    assert batch_size is not None
-    return EvaluationLoader(
-        run.task.evaluation_dataset(samples, setup.network.config.preprocessing),
-        batch_size=min(batch_size, run.task.max_eval_batch_size or batch_size),
-        workers=run.workers,
-        rank=run.processes.rank,
-        world_size=run.processes.world_size,
-    )
-
-
-def _callbacks(run: Run, setup: Setup, *, throughput: Any, history: Any) -> list[Any]:
-    from lightning.pytorch.callbacks import EarlyStopping
-
-    from mobilevit.training.callbacks import ModelFolders, ProgressBar, moving_average
-    from mobilevit.training.resume import Checkpoints
-
-    options, metric = run.options, run.task.metric_key
-    # In this order: see `ModelFolders`; checkpoints come last, when all others have their state.
-    return [
-        throughput,
-        ModelFolders(run.folder, metric),
-        *([moving_average(options.ema)] if options.ema else []),
-        ProgressBar(throughput, batches=setup.batches, console=run.console),
-        history,
-        *(
-            [EarlyStopping(f"val_{metric}", mode="max", patience=options.patience)]
-            if options.patience
-            else []
-        ),
-        Checkpoints(run.checkpoint, minutes=options.checkpoint_minutes),
-    ]
-
-
-def fit(run: Run, parts: Parts) -> None:
-    """Train, from the checkpoint if the run is resumed."""
-    from mobilevit.training.module import Batches
-
-    parts.trainer.fit(
-        parts.module,
-        datamodule=Batches(parts.loader, parts.val),
-        ckpt_path=run.checkpoint if run.resume else None,
-        weights_only=True,
-    )
-
-
-def finish(run: Run, setup: Setup, parts: Parts) -> TrainingResult[Any]:
+def finish(run: Run, setup: Setup, history: History) -> TrainingResult[Any]:
     """Evaluate the best weights, and write the report."""
-    task, splits, device = run.task, setup.splits, parts.trainer.strategy.root_device
+    task, splits, device = run.task, setup.splits, run.device
     best = load(run.folder / "model")
     if run.options.quantize_aware:
         figure = best.config.metrics[task.metric_key]
@@ -331,18 +244,15 @@ def finish(run: Run, setup: Setup, parts: Parts) -> TrainingResult[Any]:
         evaluate_batches(
             task,
             network,
-            batches,
+            evaluation_loader(run, setup, samples),
             task.metric(samples, device=device),
             device=device,
         )
-        for samples, batches in (
-            (splits.val, parts.val),
-            (sample, _evaluation_loader(run, setup, sample)),
-        )
+        for samples in (splits.val, sample)
     )
     result = TrainingResult(folder=run.folder, metrics=metrics, train_metrics=train_metrics)
     report = task.report(metrics, train_metrics, splits.val, network.config)
-    write_report(run.folder / "report.html", report, parts.history, config=network.config)
+    write_report(run.folder / "report.html", report, history, config=network.config)
     return result
 
 

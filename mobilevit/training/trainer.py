@@ -1,52 +1,27 @@
-"""Lightning's trainer with the settings of this package."""
+"""Training by Lightning, with the settings of this package."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
-import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mobilevit.training.options import TrainOptions
-from mobilevit.utils.distributed import Processes
+from mobilevit.data.loader import EpochLoader
+from mobilevit.data.sampler import MultiScaleBatchSampler
+from mobilevit.training.callbacks import History, ModelFolders, ProgressBar, Throughput
+from mobilevit.training.checkpoints import Checkpoints
+from mobilevit.training.compiling import full_batch_shapes
+from mobilevit.training.module import Batches, TrainingModule
+from mobilevit.training.optim import averaged
+from mobilevit.training.run import Run, Setup, evaluation_loader
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-
-
-def create_trainer(
-    folder: Path,
-    options: TrainOptions,
-    processes: Processes,
-    *,
-    device: torch.device,
-    callbacks: Sequence[Callback],
-) -> Trainer:
-    """The trainer of a run, without Lightning's own checkpoints, progress bar and samplers."""
-    return Trainer(
-        accelerator=device.type,
-        devices=processes.local_size,
-        num_nodes=processes.nodes,
-        strategy="auto" if processes.world_size == 1 else "ddp",
-        sync_batchnorm=options.sync_batch_norm,
-        precision=PRECISION[options.precision],
-        max_epochs=options.epochs,
-        accumulate_grad_batches=options.optim.accumulate,
-        gradient_clip_val=options.optim.clip,
-        callbacks=list(callbacks),
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1,
-    )
 
 
 @contextmanager
@@ -67,3 +42,82 @@ def quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+@quiet_lightning()
+def fit(run: Run, setup: Setup) -> History:
+    """Train, from the checkpoint if the run is resumed."""
+    options = run.options
+    throughput = Throughput()
+    history = History(run.folder, throughput, steps=setup.steps)
+    progress = ProgressBar(throughput, batches=setup.batches, console=run.console)
+    metric, patience = run.task.metric_key, options.patience
+    # In this order: see `ModelFolders`; checkpoints come last, when all others have their state.
+    callbacks = [
+        throughput,
+        ModelFolders(run.folder, metric),
+        *([WeightAveraging(multi_avg_fn=averaged(options.ema))] if options.ema else []),
+        progress,
+        history,
+        *([EarlyStopping(f"val_{metric}", mode="max", patience=patience)] if patience else []),
+        Checkpoints(run.checkpoint, minutes=options.checkpoint_minutes),
+    ]
+    trainer = Trainer(
+        accelerator=run.device.type,
+        devices=run.processes.local_size,
+        num_nodes=run.processes.nodes,
+        strategy="auto" if run.processes.world_size == 1 else "ddp",
+        sync_batchnorm=options.sync_batch_norm,
+        precision=PRECISION[options.precision],
+        max_epochs=options.epochs,
+        accumulate_grad_batches=options.optim.accumulate,
+        gradient_clip_val=options.optim.clip,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(run.folder, name="", version="tensorboard"),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1,
+    )
+    with closing(_training_loader(run, setup)) as loader, progress.bar:
+        trainer.fit(
+            _training_module(run, setup),
+            datamodule=Batches(loader, evaluation_loader(run, setup, setup.splits.val)),
+            ckpt_path=run.checkpoint if run.resume else None,
+            weights_only=True,
+        )
+    return history
+
+
+def _training_loader(run: Run, setup: Setup) -> EpochLoader:
+    dataset = run.task.training_dataset(
+        setup.splits.train,
+        setup.network.config.preprocessing,
+        run.options.task_options,
+        seed=run.options.seed,
+        decode=run.options.data.decode,
+    )
+    sampler = MultiScaleBatchSampler(setup.order, setup.schedule)
+    return EpochLoader(dataset, sampler, workers=run.workers)
+
+
+def _training_module(run: Run, setup: Setup) -> TrainingModule:
+    options, network = run.options, setup.network
+    task = run.task.training_task(
+        run.options.task_options,
+        setup.splits.val,
+        network.config,
+        sizes=setup.schedule.sizes,
+        console=run.console,
+    )
+    return TrainingModule(
+        network,
+        task,
+        optim=setup.optim,
+        steps=setup.steps,
+        freeze_backbone=options.freeze_backbone,
+        quantize_aware=options.quantize_aware,
+        compiled=full_batch_shapes(setup.schedule) if options.compile else (),
+    )

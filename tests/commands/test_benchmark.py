@@ -134,7 +134,7 @@ def test_what_can_not_be_is_a_row_with_the_reason(report: tuple[Benchmark, Path]
 def test_what_a_process_does_not_survive_is_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = {"do": "run", "threads": 1, "timed": True, "label": "nothing", "runtime": "torch"}
+    task = {"threads": 1, "timed": True, "label": "nothing", "runtime": "torch"}
     (found,) = measure([task], tmp_path, warmup=1, runs=1)
     assert found == {"why": "KeyError: 'output'"}
     killed = tmp_path / "killed.sh"

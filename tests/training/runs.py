@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from mobilevit.data.options import DataOptions
-from mobilevit.training import resume as resuming
 from mobilevit.training.errors import Interrupted
 from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOptions
 from mobilevit.training.train import train
@@ -60,7 +59,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 @contextmanager
 def interrupted_at(step: int) -> Iterator[None]:
     """Ctrl-C at a step; the run must end by it."""
-    finished = resuming.Checkpoints.on_train_batch_end
+    from mobilevit.training.checkpoints import Checkpoints
+
+    finished = Checkpoints.on_train_batch_end
 
     def press(self: Any, trainer: Any, *arguments: Any, **options: Any) -> None:
         if trainer.global_step == step:
@@ -68,6 +69,6 @@ def interrupted_at(step: int) -> Iterator[None]:
         finished(self, trainer, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resuming.Checkpoints, "on_train_batch_end", press)
+        patch.setattr(Checkpoints, "on_train_batch_end", press)
         with pytest.raises(Interrupted, match="--resume"):
             yield

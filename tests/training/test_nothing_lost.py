@@ -52,7 +52,7 @@ sys.path[:0] = {path!r}
 import torch
 torch.set_num_threads(1)
 import lightning.pytorch, mobilevit.training.report
-import mobilevit.training.callbacks, mobilevit.training.resume
+import mobilevit.training.trainer
 from mobilevit.data.options import DataOptions
 from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOptions
 from mobilevit.training.train import train

@@ -21,6 +21,7 @@ from mobilevit.training.options import OptimOptions
 from mobilevit.training.quantize_aware import (
     FakeQuantize,
     add_fake_quantization,
+    float_tensors,
     without_fake_quantization,
 )
 from tests.training.runs import STANDARD, colour_images, interrupted_at, small
@@ -140,7 +141,9 @@ def test_a_network_that_rounding_destroys_recovers():
             optimizer.zero_grad()
             F.mse_loss(model(x), target).backward()
             optimizer.step()
-        return error(without_fake_quantization(model))
+        plain = copy.deepcopy(trained)
+        plain.load_state_dict(float_tensors(model))
+        return error(plain)
 
     before, plain, aware = error(trained), tuned(aware=False), tuned(aware=True)
     assert before > 0.1

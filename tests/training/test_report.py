@@ -12,7 +12,7 @@ from PIL import Image
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks import get_task
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
-from mobilevit.tasks.report import Curve
+from mobilevit.tasks.report import Curve, Plot
 from mobilevit.training.plots import svg
 from mobilevit.training.report import write_report
 from tests.data.factories import labelled_images
@@ -136,15 +136,19 @@ def test_a_file_name_need_not_be_text(tmp_path, samples):
     assert "caf\\udce9.png" in report(tmp_path, samples, ["ant", "bee"])
 
 
+def plot(*curves):
+    return Plot(curves=curves, x="epoch", y="value", name="plot", alt="", caption="")
+
+
 def test_figures_that_are_not_finite_leave_gaps():
     values = [2.0, float("nan"), float("inf"), 1.0]
-    drawn = svg([Curve("loss", [1, 2, 3, 4], values)], x="epoch", y="loss", name="loss")
+    drawn = svg(plot(Curve("loss", [1, 2, 3, 4], values)))
     assert "nan" not in drawn and "inf" not in drawn
     assert drawn.count("<use") >= 2
 
 
 def test_a_single_epoch_stands_at_a_whole_number():
-    drawn = svg([Curve("top-1", [1], [0.5])], x="epoch", y="top-1", name="top1")
+    drawn = svg(plot(Curve("top-1", [1], [0.5])))
     across = drawn[drawn.index("axis_1") : drawn.index("axis_2")]
     assert re.findall(r">([\d.]+)</text>", across) == ["1"]
 
@@ -164,6 +168,6 @@ def test_the_same_run_gives_the_same_file(tmp_path, samples):
 
 def test_names_in_a_legend_are_no_formulas():
     lines = [Curve(name, [0.0, 1.0], [0.0, 1.0]) for name in ("$x_$", "_hidden", r"$\frac$")]
-    text = svg(lines, x="x", y="y", name="odd")
+    text = svg(plot(*lines))
     for curve in lines:
         assert curve.name in text

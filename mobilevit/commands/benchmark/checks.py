@@ -5,7 +5,7 @@ Each function returns fields of `Row`.
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mobilevit.commands.benchmark.models import Subject
+from mobilevit.commands.benchmark.report import Row
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.spec import Precision
@@ -45,24 +46,10 @@ def input_images(subject: Subject, images: Sequence[Image.Image], batch: int) ->
 
 
 def measure_agreement(
-    reference: Subject,
-    images: np.ndarray,
-    outputs: Sequence[np.ndarray],
-    *,
-    raw: bool,
-    precision: Precision,
-    quantize: str | None,
+    row: Row, reference: Subject, images: np.ndarray, outputs: Sequence[np.ndarray]
 ) -> dict[str, Any]:
-    """Compare a runtime's outputs with the network's.
-
-    Args:
-        reference: the network.
-        images: see `input_images`.
-        outputs: for all of them.
-        raw: whether they are logits rather than predictions.
-        precision: selects the bound.
-        quantize: if not None, the share of equal classes is compared instead.
-    """
+    """Compare a row's outputs for all of `input_images` with those of the network."""
+    precision, quantize = row.precision, row.quantize
     network: Any = reference.network
     task = get_task(reference.config.task).export
     rule = reference.config.preprocessing
@@ -74,7 +61,7 @@ def measure_agreement(
     found = [torch.from_numpy(part) for part in outputs]
     deviation = None
     with torch.inference_mode():
-        if not raw:
+        if row.end_to_end:
             compared = task.compare(network, tensors, found, TOLERANCES[precision])
         else:
             compared = task.compare_raw(network, tensors, found)
@@ -127,12 +114,7 @@ def measure_around(subject: Subject, image: Image.Image, runs: int) -> dict[str,
 
 
 def _median_ms(step: Callable[[], object], count: int) -> float:
-    times = []
-    for _ in range(count + 1):
-        begun = time.perf_counter()
-        step()
-        times.append(1e3 * (time.perf_counter() - begun))
-    return median(times[1:])
+    return 1e3 * median(timeit.repeat(step, number=1, repeat=count + 1)[1:])
 
 
 def find_accuracy(

@@ -6,7 +6,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -213,15 +213,11 @@ def _list_cases(
         for threads in options.threads:
             one = replace(row, threads=threads)
             task = {
-                "do": "run",
+                **asdict(one),
                 "label": str(one),
-                "model": str(folder / "model"),
-                "runtime": runtime,
-                "precision": precision,
+                "folder": str(folder / "model"),
                 "file": str(path),
                 "input": str(inputs),
-                "batch": batch,
-                "threads": threads,
                 "timed": runtime in TIMED,
                 "output": str(folder / f"output{number}_{threads}.npz"),
             }
@@ -256,19 +252,13 @@ def _provide_file(
 
 def _write_file(row: Row, folder: Path, path: Path, images: Sequence[Image.Image]) -> None:
     log.info("writing %s", row)
-    files = [folder / f"image{index}.png" for index in range(len(images))]
-    if row.quantize:
-        for image, file in zip(images, files, strict=True):
-            image.save(file)
+    calibration = list(enumerate(images)) if row.quantize else []
+    for index, image in calibration:
+        image.save(folder / f"image{index}.png")
     task = {
-        "do": "write",
-        "model": str(folder / "model"),
-        "format": row.runtime,
-        "precision": row.precision,
-        "quantize": row.quantize,
-        "images": list(map(str, files)),
-        "batch": row.batch,
-        "threads": 1,
+        **asdict(row),
+        "folder": str(folder / "model"),
+        "images": [str(folder / f"image{index}.png") for index, _ in calibration],
         "out": str(path),
     }
     worker = Worker(task, path.parent)
@@ -292,14 +282,7 @@ def _agreement(case: Case, subjects: Sequence[Subject]) -> dict[str, Any]:
         return {}
     with np.load(output) as arrays:
         outputs = [arrays[name] for name in arrays.files]
-    return measure_agreement(
-        reference,
-        np.load(case.task["input"]),
-        outputs,
-        raw=not subject.end_to_end,
-        precision=row.precision,
-        quantize=row.quantize,
-    )
+    return measure_agreement(row, reference, np.load(case.task["input"]), outputs)
 
 
 def _notes(subjects: Sequence[Subject], image: Image.Image) -> Iterator[str]:

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     sys.excepthook = report
     task: dict[str, Any] = json.loads(Path(arguments[0]).read_text())
     torch.set_num_threads(task["threads"])
-    if task["do"] == "write":
+    if "out" in task:
         reply(write_file(task))
     else:
         run_network(task, reply)
@@ -76,8 +76,8 @@ def main(arguments: list[str]) -> None:
 
 def write_file(task: dict[str, Any]) -> dict[str, Any]:
     """Export the network of a model folder: prepared tensors in, logits out, one batch size."""
-    backend = BACKENDS[task["format"]]
-    model = load(task["model"])
+    backend = BACKENDS[task["runtime"]]
+    model = load(task["folder"])
     spec = ExportSpec(
         raw=True,
         precision=task["precision"],
@@ -117,7 +117,7 @@ def run_network(task: dict[str, Any], reply: Reply) -> None:
         call: Run = opened
         version = opened.runtime
     else:
-        call = _torch_run(task["model"], task["precision"], compiled=runtime == "torch-compile")
+        call = _torch_run(task["folder"], task["precision"], compiled=runtime == "torch-compile")
         version = f"torch {torch.__version__}"
     gc.collect()
     opened_at = time.perf_counter()
