@@ -31,6 +31,11 @@ def assert_probabilities_close(found: Any, expected: Any, tolerance: float = 1e-
     np.testing.assert_allclose(_array(found), _array(expected), rtol=0, atol=tolerance)
 
 
+def tensors_of(output: Any) -> tuple[torch.Tensor, ...]:
+    """The tensors in the output of a network with any head."""
+    return (output,) if isinstance(output, torch.Tensor) else tuple(output)
+
+
 def _array(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mobilevit.models.layers import ConvNormAct
+from mobilevit.models.layers import ConvNormAct, FeedForward
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -18,7 +18,8 @@ def fuse(model: Network) -> Network:
     """Copy a network for inference, with batch norm folded into the convolutions.
 
     The copy is faster, in evaluation mode, and cannot be trained further. Its outputs are those of
-    `model.eval()` within float rounding.
+    `model.eval()` within float rounding. Its activations work in place: what forward hooks see is
+    overwritten later.
 
     >>> from mobilevit import create_model
     >>> fuse(create_model("mobilevit_xxs")).training
@@ -26,6 +27,8 @@ def fuse(model: Network) -> Network:
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in model.modules():
+        if isinstance(module, ConvNormAct | FeedForward):
+            module.inplace = True
         if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm).requires_grad_(False)
             module.norm = nn.Identity().eval()

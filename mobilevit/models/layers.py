@@ -12,7 +12,11 @@ Activation = Callable[..., Tensor]
 
 
 class ConvNormAct(nn.Module):
-    """Convolution, batch norm and activation; stride 2 maps a side of n to ceil(n / 2)."""
+    """Convolution, batch norm and activation; stride 2 maps a side of n to ceil(n / 2).
+
+    `inplace`, which `fuse` sets, lets the activation overwrite its input: faster, but forward hooks
+    then see values that are overwritten later.
+    """
 
     def __init__(
         self,
@@ -38,12 +42,13 @@ class ConvNormAct(nn.Module):
         )
         self.norm: nn.Module = nn.BatchNorm2d(out_channels)
         self.act = act
+        self.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C_in, H, W]` -> `[B, C_out, H', W']`."""
         x = self.norm(self.conv(x))
-        # In place only without a graph: autograd needs the value that SiLU would overwrite.
-        return x if self.act is None else self.act(x, inplace=not x.requires_grad)
+        # Never over a value that autograd needs.
+        return x if self.act is None else self.act(x, inplace=self.inplace and not x.requires_grad)
 
 
 class InvertedResidual(nn.Module):
@@ -133,11 +138,12 @@ class FeedForward(nn.Module):
         self.expand = linear(dim, hidden)
         self.dropout = nn.Dropout(dropout)
         self.project = linear(hidden, dim)
+        self.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., d]` -> `[..., d]`."""
         x = self.expand(x)
-        return self.project(self.dropout(F.silu(x, inplace=not x.requires_grad)))
+        return self.project(self.dropout(F.silu(x, inplace=self.inplace and not x.requires_grad)))
 
 
 class SampleNorm(nn.GroupNorm):

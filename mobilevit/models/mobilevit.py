@@ -314,7 +314,7 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"images must be [B, {self.in_channels}, H, W], not {list(images.shape)}"
             )
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        x = self.stem(images)  # channels-last from here on, as the weights are
         maps = []
         for index, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
             x = stage(x)

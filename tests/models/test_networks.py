@@ -27,7 +27,7 @@ from mobilevit.models.registry import (
 )
 from mobilevit.models.segmentation import SegmentationLogits
 from mobilevit.models.ssdlite import RawDetections, decode
-from tests.numerics import assert_close
+from tests.numerics import assert_close, tensors_of
 
 ONE_OF_EACH = [
     prefix + variant for prefix in HEADS for variant in ("mobilevit_xxs", "mobilevitv2_050")
@@ -81,10 +81,6 @@ MILLIONS = {  # with ADE20K's 150 classes and without the auxiliary head, as the
 
 def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def tensors_of(output: Any) -> tuple[Tensor, ...]:
-    return (output,) if isinstance(output, Tensor) else tuple(output)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -158,7 +154,7 @@ def computed(model: nn.Module, key: str, image: Callable[..., Tensor], batch: in
 def test_outputs_are_the_authors(name: str, fused: bool, reference, tmp_path) -> None:
     """Every stored output, relative to its standard deviation."""
     theirs = reference(name)
-    _, layout, tensors = recognise(theirs.tensors, tmp_path)
+    _, layout, _, tensors, _ = recognise(theirs.tensors, tmp_path)
     head = HEADS[layout.head]
     ours = layout.to_ours(tensors)
     back = layout.from_ours(ours)
@@ -236,7 +232,9 @@ def test_memory_layout_copies_export_and_fusing_keep_the_outputs(
     with torch.inference_mode():
         expected = tensors_of(model(images))
         contiguous = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-        exported = torch.export.export(model, (images,)).module()
+        exported = torch.export.export(
+            model, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        ).module()
         for other, inputs in (
             (pickle.loads(pickle.dumps(model)), images),
             (contiguous, images),
@@ -247,6 +245,58 @@ def test_memory_layout_copies_export_and_fusing_keep_the_outputs(
         ):
             for found, value in zip(tensors_of(other(inputs)), expected, strict=True):
                 assert_close(found, value, 5e-5)
+        for found, value in zip(tensors_of(exported(images[:1])), expected, strict=True):
+            assert_close(found, value[:1], 5e-5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no rule for attention
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize(
+    "name", [name for name in list_models() if name in ONE_OF_EACH or name in VARIANTS]
+)
+def test_tools_for_modules_work(name: str, busy: Callable[..., nn.Module]) -> None:
+    """Tracing with gradients, hooks with and without them, and vmap over single images."""
+    model = busy(name, num_classes=5)
+    images = torch.rand(2, 3, 64, 96)
+    seen: dict[bool, list[Tensor]] = {}
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors = (*inputs, *tensors_of(output))
+        seen[torch.is_grad_enabled()] += [x for x in tensors if isinstance(x, Tensor)]
+
+    handles = [module.register_forward_hook(hook) for module in model.modules()]
+    for grad in (False, True):
+        seen[grad] = []
+        with torch.set_grad_enabled(grad):
+            expected = tensors_of(model(images))
+    for handle in handles:
+        handle.remove()
+    assert len(seen[True]) > 2 * len(list(model.children()))
+    for without, value in zip(seen[False], seen[True], strict=True):
+        assert torch.equal(without, value.detach())
+
+    traced = torch.jit.trace(model, images)
+    batched = torch.func.vmap(lambda image: model(image[None]))(images)
+    for found, single, value in zip(
+        tensors_of(traced(images)), tensors_of(batched), expected, strict=True
+    ):
+        assert_close(found, value)
+        assert_close(single[:, 0], value, 5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
+def test_export_leaves_batch_and_sides_open(name: str, busy: Callable[..., nn.Module]) -> None:
+    model, dynamic = busy(name, num_classes=5), torch.export.Dim.DYNAMIC
+    exported = torch.export.export(
+        model, (torch.rand(2, 3, 96, 160),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
+    ).module()
+    with torch.inference_mode():
+        for size in ((1, 3, 224, 250), (3, 3, 160, 96)):
+            images = torch.rand(*size)
+            found, expected = (tensors_of(network(images)) for network in (exported, model))
+            for a, b in zip(found, expected, strict=True):
+                assert_close(a, b, 5e-5)
 
 
 @pytest.mark.parametrize(
