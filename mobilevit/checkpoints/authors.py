@@ -1,8 +1,9 @@
 """The authors' checkpoints: flat state dicts of the networks of both papers.
 
 The 2021 weights of v1 expect blue-green-red pixels, because that code read images with OpenCV. The
-code behind v2's weights and v1's later ones read red-green-blue, but no file states it. It is
-assumed for v2; of v1's later weights, only those with RangeAugment's scalars can be recognised.
+code behind v2's weights and v1's later ones read red-green-blue. No file states it: blue-green-red
+is assumed for v1, except for files with RangeAugment's scalars, which are later, and red-green-blue
+for v2. The published checkpoints of v1 are known by their names.
 
 DeepLabv3 on v1 has two generations, which differ in a tensor's name. The 2021 code resized logits
 without aligned corners and images to a square of 512 px; later code aligned corners and kept an
@@ -43,7 +44,7 @@ _FFN = "layer_{s}.1.global_rep.{t}.pre_norm_ffn"
 V1 = Layout(
     name="authors'",
     block=MobileViTBlock,
-    preprocessing=Preprocessing(channel_order="bgr"),
+    preprocessing=Preprocessing(channel_order="bgr", assumed=("channel_order",)),
     conv=".block.conv",
     norm=".block.norm",
     rows=(
@@ -154,14 +155,13 @@ DEEPLAB_V1, DEEPLAB_V2, PSP_V1, PSP_V2 = (
         ignored=(_RANGE_AUGMENT,),
         align_corners=True,
         output_stride=output_stride,
-        preprocessing=replace(layout.preprocessing, channel_order="rgb", **_SHORT_512),
+        preprocessing=preprocessing,
         rows=(*_encoder(layout), *rows, *_SEGMENTER_ROWS),
     )
-    for layout, head, rows, output_stride in (
-        (V1, "deeplabv3_", _ASPP_ROWS, 8),
-        (V2, "deeplabv3_", _ASPP_ROWS, 16),
-        (V1, "pspnet_", _PSP_ROWS, 16),
-        (V2, "pspnet_", _PSP_ROWS, 16),
+    for head, rows, stride in (("deeplabv3_", _ASPP_ROWS, 8), ("pspnet_", _PSP_ROWS, 16))
+    for layout, output_stride, preprocessing in (
+        (V1, stride, Preprocessing(**_SHORT_512)),
+        (V2, 16, replace(V2.preprocessing, **_SHORT_512)),
     )
 )
 # Files that differ from those of 2021 by their RangeAugment scalars alone.
@@ -169,7 +169,7 @@ V1_LATER, SSD_V1_LATER, DEEPLAB_V1_2021_LATER = (
     replace(
         layout,
         ignored=(_RANGE_AUGMENT,),
-        preprocessing=replace(layout.preprocessing, channel_order="rgb"),
+        preprocessing=layout.preprocessing.with_fields({"channel_order": "rgb"}),
     )
     for layout in (V1, SSD_V1, DEEPLAB_V1_2021)
 )

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mobilevit.checkpoints.keymap import CheckpointError, shorten
 from mobilevit.checkpoints.read import Weights, read
 from mobilevit.data.class_names import class_names, coco_classes
-from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.config import ModelConfig
 from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import HEAD_OPTIONS, Network, build, default_config, split_name
 
 log = logging.getLogger(__name__)
 
 _BACKBONE = "backbone."
+_STEM = "backbone.stem.conv.weight"
 _FRAME = ("resize_mode", "resize", "crop")
 """Fields of `Preprocessing` that depend on the task rather than on the weights."""
 _NAMES_SHOWN = 12
@@ -67,21 +69,25 @@ def create_model(
     """
     file, found, config = str(weights), None, default_config(name)
     if weights is not None:
-        found = read(weights)
+        found = read(weights, preprocessing=preprocessing)
         config = _config_for(name, found.config, file=file)
     if classes is not None or num_classes not in (None, config.num_classes):
         has_head = found is not None and found.config.model == name
         config = _with_classes(config, num_classes, classes, head_of=file if has_head else None)
+    random_state = torch.get_rng_state()
     model = build(
         name,
         num_classes=config.num_classes,
         features_only=features_only,
         **{**config.options, **options},
     )
-    config = replace(config, options=model.config.options)
-    model.config = _with_preprocessing(config, preprocessing)
-    if found is not None:
-        _copy_weights(model, found, file=file, new_head=new_head)
+    model.config = replace(
+        config,
+        options=model.config.options,
+        preprocessing=config.preprocessing.with_fields(preprocessing or {}),
+    )
+    if found is not None and not _copy_weights(model, found, file=file, new_head=new_head):
+        torch.set_rng_state(random_state)
     return model
 
 
@@ -145,7 +151,7 @@ def load(
         CheckpointError: it cannot be read, has no head, or lacks tensors; the message says which.
         ValueError: another number of names than of logits.
     """
-    found = read(source)
+    found = read(source, preprocessing=preprocessing)
     config = found.config
     if split_name(config.model)[0].count_classes(found.tensors) is None:
         raise CheckpointError(
@@ -154,10 +160,11 @@ def load(
         )
     if classes is not None:
         config = replace(config, classes=tuple(classes))
-    config = _with_preprocessing(_with_coco_ids(config), preprocessing)
+    random_state = torch.get_rng_state()
     model = build(config.model, num_classes=config.num_classes, **config.options)
+    torch.set_rng_state(random_state)
     assert not isinstance(model, Backbone)
-    model.config = config
+    model.config = _with_coco_ids(config)
     _copy_weights(model, found, file=str(source), new_head=False)
     return model.eval()
 
@@ -168,17 +175,6 @@ def _with_coco_ids(config: ModelConfig) -> ModelConfig:
         return config
     names, numbers = coco_classes()
     return replace(config, category_ids=numbers) if config.classes == names else config
-
-
-def _with_preprocessing(config: ModelConfig, changes: Mapping[str, Any] | None) -> ModelConfig:
-    if not changes:
-        return config
-    known = {field.name for field in fields(Preprocessing)} - {"assumed"}
-    if unknown := sorted(changes.keys() - known):
-        raise ValueError(
-            f"preprocessing has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
-        )
-    return replace(config, preprocessing=config.preprocessing.with_fields(changes))
 
 
 def open_model(
@@ -211,12 +207,13 @@ def require_classes(config: ModelConfig, name: str) -> tuple[str, ...]:
 
 def _copy_weights(
     model: Network | Backbone, weights: Weights, *, file: str, new_head: bool
-) -> None:
-    """Copy weights into a network.
+) -> list[str]:
+    """Copy weights into a network, and return the names of its tensors that stay new.
 
     These may be new: everything but the backbone, if the file is of another task or a backbone
     alone; an auxiliary head that the file lacks; the tensors that count classes, if the classes
-    differ. An auxiliary head that the network lacks is left out.
+    differ. An auxiliary head that the network lacks is left out, and the first convolution is
+    adapted to another number of channels.
     """
     own = model.state_dict()
     backbone = {key: x for key, x in weights.tensors.items() if key.startswith(_BACKBONE)}
@@ -227,7 +224,17 @@ def _copy_weights(
         tensors = backbone
     else:
         tensors = _with_same_classes(model, weights, file=file, new_head=new_head)
-    missing = [key for key in own if key not in tensors]
+    for key in own.keys() & {_STEM, _STEM.removeprefix(_BACKBONE)} & tensors.keys():
+        theirs, ours = tensors[key].shape[1], own[key].shape[1]
+        if theirs != ours:
+            tensors[key] = adapt_channels(tensors[key], ours)
+            log.warning(
+                "%s is for images of %d channels: its first convolution is adapted to %d",
+                *(file, theirs, ours),
+            )
+    missing = [
+        key for key in own if key not in tensors and not key.endswith(".num_batches_tracked")
+    ]
     required = [key for key in missing if not new_head or key.startswith(_BACKBONE)]
     wrong = [
         f"{key} {list(tensors[key].shape)} where the model has {list(own[key].shape)}"
@@ -246,6 +253,20 @@ def _copy_weights(
         modules = sorted({key.partition(".")[0] for key in missing})
         shown = missing if len(missing) <= _NAMES_SHOWN else [f"all of {', '.join(modules)}"]
         log.warning("new tensors, not from %s: %s", file, ", ".join(shown))
+    return missing
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """Adapt a convolution's weights `[out, in, k, k]` to images of another number of channels.
+
+    A grey image gives the same outputs: fewer channels have equal shares of the sum over all, more
+    repeat them in turn, scaled down by how often each is repeated.
+    """
+    given = weight.shape[1]
+    if channels < given:
+        return (weight.sum(1, keepdim=True) / channels).repeat(1, channels, 1, 1)
+    source = torch.arange(channels) % given
+    return weight[:, source] / source.bincount()[source].view(-1, 1, 1)
 
 
 def _with_same_classes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 
 from mobilevit.checkpoints.adapter import JSON_FILES
+from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.utils.files import file_sha256, lock_file, replace_file
 
 log = logging.getLogger(__name__)
@@ -89,15 +91,28 @@ def from_hub(repository: str, *, revision: str | None = None) -> Path:
     for name in JSON_FILES:
         _hub_file(repository, name, revision)
     for name in WEIGHT_FILES:
-        if path := _hub_file(repository, name, revision):
+        parts = [_hub_file(repository, name, revision)]
+        if parts == [None] and (index := _hub_file(repository, f"{name}.index.json", revision)):
+            parts = [_hub_file(repository, part.name, revision) for part in shards(index)]
+        for path in filter(None, parts):
             blob = path.resolve()  # named by its SHA-256, which the Hub's client does not check
             if len(blob.name) == 64 and (found := file_sha256(blob)) != blob.name:
                 blob.unlink()
                 raise DownloadError(
                     f"{path} was damaged (its SHA-256 is {found}) and deleted; try again"
                 )
-            return path.parent
+        if parts[0] is not None:
+            return parts[0].parent
     raise DownloadError(f"the Hub's {repository} has neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index of weights lists, in the format of transformers, next to it."""
+    try:
+        names = {Path(name) for name in json.loads(index.read_text())["weight_map"].values()}
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is no index of files of weights") from error
+    return sorted(index.with_name(name.name) for name in names)
 
 
 def _hub_file(repository: str, name: str, revision: str | None) -> Path | None:

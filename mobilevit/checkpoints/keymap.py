@@ -13,9 +13,9 @@ determines the names and shapes of its tensors:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -119,33 +119,41 @@ class Layout:
                 result[f"{name}.{leaf}"] = part[:, :, None, None] if is_linear else part
         return result
 
-    def count_known(self, keys: Collection[str]) -> int:
-        """How many of these tensor names the layout has; 0 without any of an attention layer."""
-        names = [self._by_theirs.get(key.rpartition(".")[0]) for key in keys]
-        if not any(found and found.ours.endswith(".attention.qkv") for found in names):
-            return 0
-        skipped = [key for key in keys if key.startswith(self.ignored)]
-        return len(names) - names.count(None) + len(skipped)
+    def find(self, keys: Collection[str]) -> Iterator[tuple[int, str, dict[str, str]]]:
+        """Find networks of this layout among tensor names.
+
+        Yields how many of its names are known, the prefix that they have, and for each name below
+        one of the layout's modules the name without it.
+        """
+        rows = (row for row in self.rows if row.ours.endswith(".attention.qkv"))
+        modules = (names for row in rows for names in _expand(row, self.conv, self.norm))
+        anchor = next(f"{names.theirs[0]}.weight" for names in modules if names.ours == _ANCHOR)
+        for lacking in dict.fromkeys(("", self.prefix)):
+            end = anchor.removeprefix(lacking)
+            for prefix in [key.removesuffix(end) for key in keys if f".{key}".endswith(f".{end}")]:
+                names = {
+                    key: name
+                    for key in keys
+                    if key.startswith(prefix)
+                    if self._root(name := lacking + key.removeprefix(prefix)) in self._roots
+                }
+                known = sum(
+                    name.rpartition(".")[0] in self._by_theirs or name.startswith(self.ignored)
+                    for name in names.values()
+                )
+                yield known, prefix, names
+
+    def _root(self, name: str) -> str:
+        return name.removeprefix(self.prefix).partition(".")[0]
+
+    @cached_property
+    def _roots(self) -> set[str]:
+        return {self._root(name) for name in (*self._by_theirs, *self.ignored)}
 
     @cached_property
     def _names(self) -> list[_Names]:
-        """The rows with all numbers in their slots."""
-        result = []
-        for module, *templates in self.rows:
-            slots = sorted({*_SLOT.findall("".join(templates))})
-            for numbers in product(NUMBERS, repeat=len(slots)):
-                values = dict(zip(slots, numbers, strict=True))
-                values |= {f"{slot}-1": number - 1 for slot, number in values.items()}
-                ours, theirs = (template.format(**values) for template in templates)
-                if module == "conv_norm":
-                    result.append(_Names(f"{ours}.conv", (theirs + self.conv,), False))
-                    result.append(_Names(f"{ours}.norm", (theirs + self.norm,), False))
-                elif module == "query_key_value":
-                    parts = tuple(f"{theirs}.{part}" for part in PARTS)
-                    result.append(_Names(ours, parts, False))
-                else:
-                    result.append(_Names(ours, (theirs,), module == "pointwise"))
-        return result[::-1]
+        """The rows with all numbers in their slots, the last row first."""
+        return [x for row in self.rows[::-1] for x in _expand(row, self.conv, self.norm)]
 
     @cached_property
     def _by_ours(self) -> dict[str, _Names]:
@@ -156,7 +164,28 @@ class Layout:
         return {name: names for names in self._names for name in names.theirs}
 
 
+_ANCHOR = "backbone.stage3.1.transformer.0.attention.qkv"
+"""A module that all networks have, and that tells the layouts apart."""
 _SLOT = re.compile(r"\{([a-z])")
+
+
+@cache
+def _expand(row: Row, conv: str, norm: str) -> list[_Names]:
+    """A row with all numbers in its slots; `conv` and `norm` as in `Layout`."""
+    result = []
+    slots = sorted({*_SLOT.findall(row.ours + row.theirs)})
+    for numbers in product(NUMBERS, repeat=len(slots)):
+        values = dict(zip(slots, numbers, strict=True))
+        values |= {f"{slot}-1": number - 1 for slot, number in values.items()}
+        ours, theirs = row.ours.format(**values), row.theirs.format(**values)
+        if row.module == "conv_norm":
+            result.append(_Names(f"{ours}.conv", (theirs + conv,), False))
+            result.append(_Names(f"{ours}.norm", (theirs + norm,), False))
+        elif row.module == "query_key_value":
+            result.append(_Names(ours, tuple(f"{theirs}.{part}" for part in PARTS), False))
+        else:
+            result.append(_Names(ours, (theirs,), row.module == "pointwise"))
+    return result
 
 
 def shorten(names: list[str], limit: int = 8) -> str:

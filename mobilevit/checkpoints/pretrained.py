@@ -15,7 +15,7 @@ from urllib.parse import urldefrag
 
 from mobilevit.checkpoints import authors
 from mobilevit.checkpoints.download import fetch, from_hub
-from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.data.class_names import class_names, coco_classes
 from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import changed_options, list_models
@@ -71,9 +71,11 @@ class Published:
     def preprocessing(self) -> Preprocessing | None:
         if self.layout is None:
             return None
-        of_layout: Preprocessing = getattr(authors, self.layout).preprocessing
-        sizes = {"resize": self.resize, "crop": self.crop} if self.crop else {}
-        return of_layout.with_fields(sizes)
+        layout: Layout = getattr(authors, self.layout)
+        known: dict[str, Any] = {"resize": self.resize, "crop": self.crop} if self.crop else {}
+        if layout.block is authors.V1.block:  # when it was published is known
+            known["channel_order"] = layout.preprocessing.channel_order
+        return layout.preprocessing.with_fields(known)
 
     def complete(self, config: ModelConfig) -> ModelConfig:
         """Add what is known of this file to what its tensors show."""
@@ -131,6 +133,8 @@ def find_weights(source: str | Path) -> tuple[Path, Published | None]:
     if hub and path.suffix not in _FILES and not path.parent.is_dir():
         return from_hub(hub[1], revision=hub[2]), None
     near = difflib.get_close_matches(name, PUBLISHED, n=3)
+    if name.partition(".")[0] in list_models() and "." in name and path.suffix not in _FILES:
+        near.insert(0, f"timm/{name}")
     raise FileNotFoundError(
         f"there is no file or folder {name}"
         + (f"; of the published weights, did you mean {' or '.join(near)}?" if near else "")

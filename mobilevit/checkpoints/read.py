@@ -13,6 +13,8 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import fields, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.checkpoints import authors, timm, transformers
-from mobilevit.checkpoints.adapter import CONFIG, JSON_FILES, Adapter, FolderConfig, JsonFiles
-from mobilevit.checkpoints.download import WEIGHT_FILES
+from mobilevit.checkpoints.adapter import CONFIG, JSON_FILES, Adapter, FolderConfig
+from mobilevit.checkpoints.download import WEIGHT_FILES, shards
 from mobilevit.checkpoints.folder import WEIGHTS, config_of, read_safetensors
-from mobilevit.checkpoints.keymap import CheckpointError, Layout, shorten
+from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row, shorten
 from mobilevit.checkpoints.pretrained import find_weights
 from mobilevit.data.class_names import ADE20K_CLASSES
-from mobilevit.models.config import ModelConfig
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.registry import HEADS, VARIANTS, build
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,32 @@ log = logging.getLogger(__name__)
 ADAPTERS: dict[str, Adapter] = {
     adapter.name: adapter for adapter in (authors.ADAPTER, timm.ADAPTER, transformers.ADAPTER)
 }
+
+OWN = Adapter(
+    name="this library",
+    layouts=tuple(
+        Layout(
+            name="this library's",
+            block=nn.Module,  # v1 has all of v2's names
+            head=layout.head,
+            prefix="backbone.",
+            preprocessing=replace(
+                HEADS[layout.head].preprocessing,
+                assumed=tuple(x.name for x in fields(Preprocessing) if x.name != "assumed"),
+            ),
+            conv=".conv",
+            norm=".norm",
+            rows=tuple(
+                Row("conv_norm" if row.module == "conv_norm" else "same", row.ours, row.ours)
+                for row in layout.rows
+            ),
+        )
+        for layout in (authors.V1, authors.SSD_V1, authors.DEEPLAB_V1, authors.PSP_V1)
+    ),
+)
+"""State dicts of this library's networks, without the configuration of a model folder."""
+_SHOWN = ("stem", "stage3.1.local_conv", "stage5.0.project")
+"""Convolutions whose shapes show channels of images, kernel size and variant."""
 
 WRAPPERS = (
     "ema_state_dict",  # the authors' training checkpoints
@@ -46,9 +74,6 @@ WRAPPERS = (
     "model",
 )
 """Entries that hold the weights; averaged weights come first, since those are evaluated."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and training modules prepend to every name."""
 
 # Simple values that training checkpoints hold next to the weights: arguments and figures. An object
 # dtype is the one way to smuggle a pickle through numpy's scalar, and numpy refuses it.
@@ -76,62 +101,106 @@ class Contents(NamedTuple):
     tensors: dict[str, Tensor]
     """Under their own names, on the CPU."""
     unwrapped: tuple[str, ...]
-    """The wrappers and prefixes that were removed, in words."""
+    """The wrappers that were removed, in words."""
     metadata: Mapping[str, str]
     """Of a `.safetensors` file."""
 
 
-def read(source: str | Path) -> Weights:
-    """Read weights of any known layout; `source` and errors are those of `load`."""
+def read(source: str | Path, *, preprocessing: Mapping[str, Any] | None = None) -> Weights:
+    """Read weights of any known layout; the arguments and errors are those of `load`."""
+    overrides = preprocessing or {}
     path, published = find_weights(source)
-    files: JsonFiles = {}
-    if path.is_dir():
+    folder, files = path, {}
+    if folder.is_dir():
         files = {name: _read_json(path / name) for name in JSON_FILES if (path / name).is_file()}
-        path = _weights_in(path)
-    tensors, unwrapped, metadata = read_tensors(path)
+        path, contents = _read_folder(folder)
+    else:
+        contents = read_tensors(path)
+    tensors, metadata = contents.tensors, contents.metadata
     if "config" in metadata or "format" in files.get(CONFIG, {}):  # a model folder's
-        return Weights(config_of(tensors, metadata, path, in_folder=CONFIG in files), tensors)
+        config = config_of(tensors, metadata, path, in_folder=CONFIG in files)
+        known = config.preprocessing.with_fields(overrides)
+        return Weights(replace(config, preprocessing=known), tensors)
+    match, unwrapped = recognise(contents.tensors, path), contents.unwrapped
+    if match.prefix:
+        unwrapped = (*unwrapped, f"without the prefix {match.prefix}")
     if unwrapped:
         log.info("%s: read %s", path, ", ".join(unwrapped))
-    adapter, layout, tensors = recognise(tensors, path)
-    tensors = layout.to_ours(tensors)
-    where, stated = path, FolderConfig()
-    if CONFIG in files and adapter.read_config:
-        where = path.parent
-        stated = adapter.read_config(files, layout, str(where))
+    if match.left_out:
+        log.warning(
+            "%s: left out %d tensors that belong to no MobileViT network: %s",
+            *(path, len(match.left_out), shorten(match.left_out)),
+        )
+    stated = FolderConfig()
+    if CONFIG in files and match.adapter.read_config:
+        stated = match.adapter.read_config(files, match.layout, str(folder))
     try:
-        preprocessing = layout.preprocessing.with_fields(stated.preprocessing)
+        fields_ = {**stated.preprocessing, **overrides}
+        config, tensors = _configure(match, replace(stated, preprocessing=fields_), folder)
+    except CheckpointError:
+        raise
     except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from error
-    head = HEADS[layout.head]
-    count = head.count_classes(tensors)
-    name = layout.head + _variant(tensors, layout.block, path)
-    options = {**implied_options(layout, tensors), **stated.options}
-    if head.task == "segmentation" and "output_stride" not in stated.options and not published:
+        raise CheckpointError(
+            f"{folder}: {error}; preprocessing={{...}} (--preprocessing.crop and others) replaces "
+            "what the files state"
+        ) from error
+    source = ", ".join([folder.name, f"{match.layout.name} layout", *unwrapped])
+    config = replace(config, source=source)
+    if published:
+        config = published.complete(config)
+        config = replace(config, preprocessing=config.preprocessing.with_fields(overrides))
+    elif config.task == "segmentation" and "output_stride" not in stated.options:
         log.info(
             "%s does not state its output stride: %d is assumed, as in the authors' recipes; "
             "create_model(%r, weights=..., output_stride=...) takes another",
-            *(where, options["output_stride"], name),
+            *(folder, config.options.get("output_stride", 16), config.model),
         )
+    return Weights(config, tensors)
+
+
+def _configure(match: Match, stated: FolderConfig, file: Path) -> Weights:
+    """Complete what a folder states by what tensors show and what their layout implies."""
+    layout, tensors = match.layout, match.layout.to_ours(match.tensors)
+    head = HEADS[layout.head]
+    count = head.count_classes(tensors)
+    try:
+        stem, local, last = (tensors[f"backbone.{name}.conv.weight"].shape for name in _SHOWN)
+    except KeyError as error:
+        raise CheckpointError(f"{file} lacks {error}") from error
+    variants = [
+        name
+        for name, arch in VARIANTS.items()
+        if issubclass(arch.block, layout.block) and arch.channels[-1] == last[0]
+    ]
+    if not variants:
+        raise CheckpointError(f"{file} has MobileViT blocks of a width that no variant has")
+    options = {**implied_options(layout, tensors), "in_channels": stem[1], "kernel_size": local[-1]}
+    if "fusion" not in VARIANTS[variants[0]].block.unsupported:
+        options["fusion"] = "backbone.stage3.1.fusion.conv.weight" in tensors
+    options |= stated.options
     with torch.device("meta"):  # refuses options that are out of range, and drops the defaults
-        model = build(name, num_classes=count or 1, **options)
+        model = build(layout.head + variants[0], num_classes=count or 1, **options)
     config = ModelConfig(
-        model=name,
+        model=model.name,
         num_classes=count or head.num_classes,
         task=head.task,
         options=model.config.options,
         classes=stated.classes if stated.classes and len(stated.classes) == count else None,
-        preprocessing=preprocessing,
-        source=", ".join([where.name, f"{layout.name} layout", *unwrapped]),
+        preprocessing=layout.preprocessing.with_fields(stated.preprocessing),
     )
-    return Weights(published.complete(config) if published else config, tensors)
+    return Weights(config, tensors)
 
 
-def _weights_in(folder: Path) -> Path:
-    """The file of weights in a folder."""
+def _read_folder(folder: Path) -> tuple[Path, Contents]:
+    """The weights in a folder, which may be split into several files, and their (first) file."""
     for name in WEIGHT_FILES:
+        index = folder / f"{name}.index.json"
         if (folder / name).is_file():
-            return folder / name
+            return folder / name, read_tensors(folder / name)
+        if index.is_file():
+            parts = [read_tensors(path) for path in shards(index)]
+            tensors = {key: x for part in parts for key, x in part.tensors.items()}
+            return index, Contents(tensors, (), {})
     hint = f"; did you mean {folder / 'model'}?" if (folder / "model" / WEIGHTS).is_file() else ""
     raise CheckpointError(
         f"{folder} is not a model folder: it has no {' or '.join(WEIGHT_FILES)}{hint}"
@@ -169,40 +238,50 @@ def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, 
     return options
 
 
-def recognise(tensors: dict[str, Tensor], path: Path) -> tuple[Adapter, Layout, dict[str, Tensor]]:
-    """The source and layout of these tensors, and the tensors with that layout's prefix."""
-    candidates = [
-        (adapter, layout, {prefix + key: value for key, value in tensors.items()})
-        for adapter in ADAPTERS.values()
+class Match(NamedTuple):
+    """The layout of a file, and what it has for it."""
+
+    adapter: Adapter
+    layout: Layout
+    prefix: str
+    """What preceded the layout's names."""
+    tensors: dict[str, Tensor]
+    """Under that layout's names."""
+    left_out: list[str]
+    """Names of tensors that belong to no such network."""
+
+
+def recognise(tensors: Mapping[str, Tensor], path: Path) -> Match:
+    """Find the layout that knows most of these tensors, with the shortest prefix."""
+    found = [
+        (known, -len(prefix), prefix, names, adapter, layout)
+        for adapter in (*ADAPTERS.values(), OWN)
         for layout in adapter.layouts
-        for prefix in ({"", layout.prefix})
+        for known, prefix, names in layout.find(tensors)
     ]
-    best = max(candidates, key=lambda candidate: candidate[1].count_known(candidate[2]))
-    if best[1].count_known(best[2]):
-        return best
-    hint = ""
-    if any(key.startswith("backbone.stage") for key in tensors):
-        hint = "; they are this library's own: give the model folder that they belong to"
-    raise CheckpointError(
-        f"{path} is of no known layout (MobileViT networks of {', '.join(ADAPTERS)}); its tensors "
-        f"are named {shorten(sorted(tensors), 3)}{hint}"
-    )
-
-
-def _variant(tensors: Mapping[str, Tensor], block: type[nn.Module], path: Path) -> str:
-    """The variant with this block and last width; no two share both."""
-    last = tensors.get("backbone.stage5.0.project.conv.weight")
-    width = None if last is None else len(last)
-    for name, arch in VARIANTS.items():
-        if (arch.block, arch.channels[-1]) == (block, width):
-            return name
-    raise CheckpointError(f"{path} has {block.__name__}s of a width that no variant has")
+    if not found:
+        raise CheckpointError(
+            f"{path} is of no known layout (MobileViT networks of {', '.join(ADAPTERS)}); its "
+            f"tensors are named {shorten(sorted(tensors), 3)}"
+        )
+    *_, prefix, names, adapter, layout = max(found, key=itemgetter(0, 1))
+    networks = {prefix}
+    for other in sorted({other for _, _, other, *_ in found}, key=len):
+        if not any(other.startswith(one) or one.startswith(other) for one in networks):
+            networks.add(other)
+    if len(networks) > 1:
+        raise CheckpointError(
+            f"{path} holds several networks, below {' and '.join(sorted(networks))}: save the "
+            "tensors of one of them alone"
+        )
+    own = {name: tensors[key] for key, name in names.items()}
+    return Match(adapter, layout, prefix, own, [key for key in tensors if key not in names])
 
 
 def read_tensors(path: Path) -> Contents:
     """Read a `.safetensors` file, or a file that `torch.save` wrote, without running code from it.
 
-    Entries of `WRAPPERS` are opened, and `PREFIXES` that all names have are removed.
+    Entries of `WRAPPERS` are opened.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file of weights at {path}")
@@ -210,7 +289,7 @@ def read_tensors(path: Path) -> Contents:
         start = file.read(9)
     if path.suffix == ".safetensors" or start[8:] == b"{":  # JSON after its length
         tensors, metadata = read_safetensors(path)
-        return Contents(*_without_prefixes(tensors, ()), metadata)
+        return Contents(tensors, (), metadata)
     if not start.startswith((b"PK", b"\x80")):
         raise CheckpointError(f"{path} is not a PyTorch file: it is neither a zip nor a pickle")
     content, unwrapped = _unpickle(path), []
@@ -226,7 +305,7 @@ def read_tensors(path: Path) -> Contents:
         isinstance(value, Tensor) for value in content.values()
     ):
         raise CheckpointError(f"{path} is not a dictionary of tensors")
-    return Contents(*_without_prefixes(content, tuple(unwrapped)), {})
+    return Contents(dict(content), tuple(unwrapped), {})
 
 
 def _unpickle(path: Path) -> Any:
@@ -245,14 +324,8 @@ def _unpickle(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a readable PyTorch file: {error}") from error
 
 
-def _without_prefixes(
-    tensors: Mapping[str, Tensor], unwrapped: tuple[str, ...]
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    renamed = dict(tensors)
-    while renamed:
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in renamed)), None)
-        if prefix is None:
-            break
-        renamed = {key.removeprefix(prefix): value for key, value in renamed.items()}
-        unwrapped = (*unwrapped, f"without the prefix {prefix}")
-    return renamed, unwrapped
+def without_prefix(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
+    """Remove what precedes the name of a network's `first` tensor from all names that begin so."""
+    prefixes = [key.removesuffix(first) for key in tensors if f".{key}".endswith(f".{first}")]
+    prefix = min(prefixes, key=len, default="")
+    return {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from mobilevit.utils.options import Options
@@ -69,10 +69,15 @@ class Preprocessing(Options):
                 f"{SIZE_MULTIPLE}, not {self.resize} and {self.crop}"
             )
 
-    def with_fields(self, fields: Mapping[str, Any]) -> Preprocessing:
-        """Replace these fields, which then no longer count as assumed."""
-        assumed = tuple(name for name in self.assumed if name not in fields)
-        return replace(self, **fields, assumed=assumed)
+    def with_fields(self, changes: Mapping[str, Any]) -> Preprocessing:
+        """Change fields, which then no longer count as assumed."""
+        known = {item.name for item in fields(self)} - {"assumed"}
+        if unknown := sorted(changes.keys() - known):
+            raise ValueError(
+                f"preprocessing has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            )
+        assumed = tuple(name for name in self.assumed if name not in changes)
+        return replace(self, **changes, assumed=assumed)
 
     def at(self, size: int) -> Preprocessing:
         """Change the input size; the margin around the crop keeps its proportion."""

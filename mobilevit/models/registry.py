@@ -250,6 +250,10 @@ def split_name(name: str) -> tuple[Head, str]:
     for prefix, head in HEADS.items():
         if (variant := name.removeprefix(prefix)) in VARIANTS and name == prefix + variant:
             return head, variant
+    model, _, tag = name.rpartition("/")[2].partition(".")
+    if tag and model in list_models():
+        weights = name if "/" in name or tag.startswith("apple") else f"timm/{name}"
+        raise ValueError(f"{name!r} is no model but weights: {model!r} with weights={weights!r}")
     near = difflib.get_close_matches(name, list_models(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(VARIANTS)}"
     raise ValueError(f"there is no model named {name!r}; {hint}")
@@ -298,6 +302,21 @@ def changed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: x for key, x in given.items() if x is not None and x != own[key]}
 
 
+_ELSEWHERE = {
+    "pretrained": "weights=NAME, as `mobilevit models --pretrained` lists them, or a file",
+    "checkpoint_path": "weights",
+    "in_chans": "in_channels",
+    "num_channels": "in_channels",
+    "num_labels": "num_classes",
+    "drop_rate": "classifier_dropout",
+    "attn_drop_rate": "attention_dropout",
+    "proj_drop_rate": "dropout",
+    "patch_size": "patch_sizes",
+    "num_heads": "heads",
+}
+"""Options of networks in other libraries -> ours."""
+
+
 def build(
     name: str,
     *,
@@ -312,7 +331,13 @@ def build(
     The arguments are those of `create_model`, which can also load weights.
     """
     head, variant = split_name(name)
-    arch = VARIANTS[variant]
+    arch, known = VARIANTS[variant], [field.name for field in fields(NetworkOptions)]
+    if unknown := [key for key in options if key not in known]:
+        near = _ELSEWHERE.get(unknown[0]) or " or ".join(
+            difflib.get_close_matches(unknown[0], known)
+        )
+        hint = f"did you mean {near}?" if near else f"it has {', '.join(known)}"
+        raise TypeError(f"create_model has no option {', '.join(unknown)}; {hint}")
     given = {k: v for k, v in asdict(NetworkOptions(**options)).items() if v is not None}
     own = _own_options(name, given.get("output_stride"))
     foreign = [

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mobilevit.checkpoints import authors, timm, transformers
@@ -25,7 +26,7 @@ from mobilevit.models.config import Preprocessing
 from mobilevit.models.mobilevit import MobileViTBlock
 from mobilevit.models.registry import build
 from tests.checkpoints.networks import edit, equal, randomized
-from tests.numerics import assert_close
+from tests.numerics import assert_close, tensors_of
 
 LAYOUTS = [layout for adapter in ADAPTERS.values() for layout in adapter.layouts]
 LATER = {"output_stride": 8, "channels": 512, "aux": True, "align_corners": True}
@@ -68,15 +69,15 @@ def theirs(layout: Layout) -> dict[str, Tensor]:
 @pytest.mark.parametrize("layout", LAYOUTS, ids=layout_id)
 def test_every_layout_is_recognised_and_knows_its_names(layout: Layout) -> None:
     tensors = theirs(layout)
-    assert recognise(tensors, Path("w.pt"))[1] is layout
+    assert recognise(tensors, Path("w.pt")).layout is layout
     if layout.prefix and not layout.head:  # a backbone alone has no prefix
         bare = {
             key.removeprefix(layout.prefix): value
             for key, value in tensors.items()
             if key.startswith(layout.prefix)
         }
-        _, found, renamed = recognise(bare, Path("w.pt"))
-        assert found is layout and renamed.keys() == tensors.keys() - {
+        found = recognise(bare, Path("w.pt"))
+        assert found.layout is layout and found.tensors.keys() == tensors.keys() - {
             "classifier.weight",
             "classifier.bias",
         }
@@ -98,6 +99,36 @@ def test_authors_keys_and_shapes(name: str, layout: Layout, shared: Path) -> Non
     with torch.device("meta"):
         tensors = layout.from_ours(build(name).state_dict())
     assert sorted([key, list(tensor.shape)] for key, tensor in tensors.items()) == sorted(expected)
+
+
+@pytest.fixture(params=["safetensors", "bin"])
+def sharded(request, tmp_path: Path) -> Path:
+    """A folder of transformers whose weights are in several files."""
+    write(create_model("mobilevit_xxs", num_classes=3), tmp_path, to="transformers")
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    stem = "model" if request.param == "safetensors" else "pytorch_model"
+    names = [f"{stem}-{number:05d}-of-00003.{request.param}" for number in (1, 2, 3)]
+    weight_map = {key: names[index % 3] for index, key in enumerate(tensors)}
+    for name in names:
+        part = {key: x for key, x in tensors.items() if weight_map[key] == name}
+        (save_file if request.param == "safetensors" else torch.save)(part, tmp_path / name)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (tmp_path / f"{stem}.{request.param}.index.json").write_text(json.dumps(index))
+    return tmp_path
+
+
+def test_weights_in_several_files_are_read(sharded: Path) -> None:
+    config = load(sharded).config
+    assert (config.model, config.num_classes) == ("mobilevit_xxs", 3)
+    assert config.preprocessing.assumed == ()
+    next(sharded.glob("*-00002-of-00003.*")).unlink()
+    with pytest.raises(FileNotFoundError, match=r"-00002-of-00003"):
+        load(sharded)
+    index = next(sharded.glob("*.index.json"))
+    index.write_text("[]")
+    with pytest.raises(CheckpointError, match=r"is no index of files"):
+        load(sharded)
 
 
 def test_a_part_without_its_others_is_an_error() -> None:
@@ -177,13 +208,10 @@ def test_writing_and_reading_back_is_exact(model, tmp_path, to, out, order):
     images = torch.rand(1, 3, 64, 96)
     inputs = images.flip(1) if reversed_ else images
     with torch.inference_mode():
-        for value, expected in zip(outputs(again, inputs), outputs(model, images), strict=True):
+        for value, expected in zip(
+            tensors_of(again(inputs)), tensors_of(model(images)), strict=True
+        ):
             assert_close(value, expected)
-
-
-def outputs(model, images: Tensor) -> tuple[Tensor, ...]:
-    output = model(images)
-    return (output,) if isinstance(output, Tensor) else tuple(output)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +346,9 @@ def file(shared: Path, tmp_path: Path) -> Callable[[str], tuple[Path, dict[str, 
         (
             "deeplabv3_mobilevit_xxs_2021",
             {},
-            replace(SHORT_512, channel_order="bgr", resize_mode="stretch"),
+            replace(
+                SHORT_512, channel_order="bgr", resize_mode="stretch", assumed=("channel_order",)
+            ),
         ),
         ("deeplabv3_mobilevit_xxs", LATER, SHORT_512),
         ("deeplabv3_mobilevit_s", LATER, SHORT_512),
@@ -464,6 +494,27 @@ def test_older_and_silent_folders_are_read(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     loaded = create_model("mobilevit_xxs", weights=tmp_path, features_only=True)
     assert torch.equal(loaded.stem.conv.weight, model.backbone.stem.conv.weight)
+
+
+@pytest.mark.parametrize("to", ["transformers", "timm"])
+def test_stated_preprocessing_replaces_what_would_be_refused(tmp_path, to):
+    """As the sizes of transformers' default processor, whose crop is larger than the image."""
+    write(create_model("mobilevit_xxs", num_classes=2), tmp_path, to=to)
+    if to == "transformers":
+        edit(tmp_path, PROCESSOR, size={"shortest_edge": 224}, crop_size=256)
+    else:
+        edit(tmp_path, pretrained_cfg={"input_size": [3, 256, 256], "crop_pct": 1.2})
+    with pytest.raises(CheckpointError, match=r"crop must lie in 1\.\.resize"):
+        load(tmp_path)
+    for model in (
+        load(tmp_path, preprocessing={"resize": 288}),
+        create_model("mobilevit_xxs", weights=tmp_path, preprocessing={"resize": 288}),
+    ):
+        found = model.config.preprocessing
+        assert (found.resize, found.crop) == (288, 256)
+        assert "resize" not in found.assumed
+    with pytest.raises(ValueError, match="no chanel_order"):
+        load(tmp_path, preprocessing={"chanel_order": "bgr"})
 
 
 def test_duplicate_names_get_numbers(tmp_path):

@@ -1,16 +1,20 @@
 """Networks with weights of model folders and of other layouts."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
-from mobilevit.checkpoints import authors, timm
+from mobilevit.checkpoints import authors, timm, transformers
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
 from mobilevit.checkpoints.keymap import CheckpointError
+from mobilevit.checkpoints.write import write
 from mobilevit.data.class_names import VOC_CLASSES
 from mobilevit.models.registry import build
+from tests.checkpoints.networks import equal
+from tests.numerics import assert_close, tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def authors_file(xxs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "layout", "order", "assumed"),
     [
-        ("mobilevit_xxs", authors.V1, "bgr", ()),
+        ("mobilevit_xxs", authors.V1, "bgr", ("channel_order",)),
         ("mobilevit_s", timm.V1, "rgb", ("resize", "crop", "interpolation")),
         ("mobilevitv2_050", authors.V2, "rgb", ("channel_order",)),
         ("mobilevitv2_075", timm.V2, "rgb", ("channel_order", "resize", "crop", "interpolation")),
@@ -135,11 +139,11 @@ def test_options_of_a_model_folder_hold_unless_overridden(tmp_path):
 def test_errors_name_the_tensors(authors_file, xxs, tmp_path):
     with pytest.raises(CheckpointError, match="holds mobilevit_xxs, not mobilevit_xs"):
         create_model("mobilevit_xs", weights=authors_file)
-    with pytest.raises(CheckpointError, match=r"stem\.conv\.weight \[16, 3, 3, 3\] where .* 1, 3"):
-        create_model("mobilevit_xxs", weights=authors_file, in_channels=1)
+    with pytest.raises(CheckpointError, match=r"local_conv\.conv\.weight .* 3, 3\] where .* 5, 5"):
+        create_model("mobilevit_xxs", weights=authors_file, kernel_size=5)
     theirs = timm.V1.from_ours(xxs)
-    torch.save({**theirs, "extra.weight": torch.ones(1)}, tmp_path / "more.pt")
-    with pytest.raises(CheckpointError, match=r"no place .*extra\.weight"):
+    torch.save({**theirs, "stages.1.0.se.weight": torch.ones(1)}, tmp_path / "more.pt")
+    with pytest.raises(CheckpointError, match=r"no place .*stages\.1\.0\.se\.weight"):
         load(tmp_path / "more.pt")
     del theirs["stages.3.1.norm.bias"]
     torch.save(theirs, tmp_path / "less.pt")
@@ -218,3 +222,148 @@ def test_an_auxiliary_head_can_be_left_out_and_added(tmp_path, caplog):
     added = create_model("deeplabv3_mobilevitv2_050", weights=tmp_path / "without", aux=True)
     assert "aux.conv.conv.weight" in caplog.text and "predict.weight" in caplog.text
     assert torch.equal(added.predict.weight, model.predict.weight)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "student._orig_mod."])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mobilevit_xxs", {"fusion": False, "kernel_size": 5, "in_channels": 4}),
+        ("mobilevitv2_050", {}),
+        ("ssdlite_mobilevitv2_050", {}),
+        ("deeplabv3_mobilevit_xxs", {"channels": 64, "aux": True}),
+        ("pspnet_mobilevitv2_050", {"aux": False}),
+    ],
+)
+def test_a_saved_state_dict_is_read_back(name, options, prefix, tmp_path, caplog):
+    model = create_model(name, num_classes=3, **options)
+    state = {f"{prefix}{key}": tensor for key, tensor in model.state_dict().items()}
+    torch.save({**state, "loss.centre": torch.zeros(2)}, tmp_path / "w.pt")
+    again = create_model(name, weights=tmp_path / "w.pt")
+    assert again.config.options == model.config.options
+    assert "left out 1 tensors" in caplog.text and "loss.centre" in caplog.text
+    assert "new tensors" not in caplog.text
+    assert equal(again.state_dict(), model.state_dict())
+    loaded = load(tmp_path / "w.pt")
+    assert equal(loaded.state_dict(), model.state_dict())
+    assert loaded.config.preprocessing == replace(
+        model.config.preprocessing, assumed=loaded.config.preprocessing.assumed
+    )
+    assert {"channel_order", "resize", "mean"} <= {*loaded.config.preprocessing.assumed}
+    assert (f"without the prefix {prefix}" in loaded.config.source) == bool(prefix)
+
+
+def test_a_backbones_state_dict_is_read_back(tmp_path):
+    backbone = create_model("mobilevitv2_050", features_only=True)
+    torch.save(backbone.state_dict(), tmp_path / "w.pt")
+    again = create_model("mobilevitv2_050", weights=tmp_path / "w.pt", features_only=True)
+    assert equal(again.state_dict(), backbone.state_dict())
+    with pytest.raises(CheckpointError, match="a backbone without a head"):
+        load(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("layout", [authors.V1, timm.V1, transformers.V1])
+def test_any_prefix_before_a_layout_is_removed(layout, xxs, tmp_path, caplog):
+    theirs = {f"net.student.{key}": tensor for key, tensor in layout.from_ours(xxs).items()}
+    torch.save({**theirs, "net.queue": torch.ones(2)}, tmp_path / "w.pt")
+    assert equal(load(tmp_path / "w.pt").state_dict(), xxs)
+    assert "net.queue" in caplog.text
+    teacher = {key.replace("student", "teacher"): tensor for key, tensor in theirs.items()}
+    torch.save(theirs | teacher, tmp_path / "two.pt")
+    with pytest.raises(CheckpointError, match=r"below net\.student\. and net\.teacher\.: save"):
+        load(tmp_path / "two.pt")
+
+
+@pytest.mark.parametrize("layout", [authors.V1, timm.V1, transformers.V1])
+def test_counters_of_batches_may_be_missing(layout, xxs, tmp_path, caplog):
+    theirs = layout.from_ours(xxs)
+    kept = {key: tensor for key, tensor in theirs.items() if "num_batches_tracked" not in key}
+    assert len(kept) < len(theirs)
+    torch.save(kept, tmp_path / "w.pt")
+    for model in (
+        load(tmp_path / "w.pt"),
+        create_model("mobilevit_xxs", weights=tmp_path / "w.pt"),
+    ):
+        assert equal(model.state_dict(), xxs)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "ssdlite_mobilevitv2_050"])
+@pytest.mark.parametrize(("given", "wanted"), [(3, 1), (3, 2), (3, 4), (3, 7), (1, 3), (4, 3)])
+def test_the_stem_is_adapted_to_other_channels(name, given, wanted, tmp_path, caplog):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=4, in_channels=given).eval()
+    save(model, tmp_path)
+    other = create_model(name, weights=tmp_path, in_channels=wanted).eval()
+    assert f"for images of {given} channels" in caplog.text and f"to {wanted}" in caplog.text
+    assert other.config.options == ({} if wanted == 3 else {"in_channels": wanted})
+    grey = torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        outputs = [
+            network(grey.expand(-1, n, -1, -1)) for network, n in ((model, given), (other, wanted))
+        ]
+    for a, b in zip(*map(tensors_of, outputs), strict=True):
+        assert_close(a, b, 1e-5)
+    features = create_model(name, weights=tmp_path, in_channels=wanted, features_only=True)
+    assert torch.equal(features.stem.conv.weight, other.backbone.stem.conv.weight)
+
+
+def test_files_for_other_channels_load_as_they_are(tmp_path):
+    model = create_model("mobilevit_xxs", num_classes=3, in_channels=1)
+    torch.save(timm.V1.from_ours(model.state_dict()), tmp_path / "w.pt")
+    assert load(tmp_path / "w.pt").config.options == {"in_channels": 1}
+
+
+@pytest.mark.parametrize(("order", "tag"), [("bgr", None), ("rgb", "neural_augmentor.noise._low")])
+@pytest.mark.parametrize(
+    "name", ["mobilevit_xxs", "ssdlite_mobilevit_xxs", "deeplabv3_mobilevit_xxs"]
+)
+def test_the_channel_order_of_the_authors_v1_is_assumed(name, order, tag, tmp_path):
+    write(create_model(name, num_classes=3), tmp_path / "w.pt", to="authors")
+    tensors = torch.load(tmp_path / "w.pt", weights_only=True)
+    torch.save(tensors | ({tag: torch.zeros(())} if tag else {}), tmp_path / "w.pt")
+    preprocessing = load(tmp_path / "w.pt").config.preprocessing
+    assert preprocessing.channel_order == order
+    assert preprocessing.assumed == (() if tag else ("channel_order",))
+    stated = load(tmp_path / "w.pt", preprocessing={"channel_order": order})
+    assert stated.config.preprocessing.assumed == ()
+
+
+def test_weights_leave_the_random_numbers_as_they_are(authors_file, tmp_path):
+    save(create_model("mobilevit_xxs", num_classes=10), tmp_path)
+    state = torch.get_rng_state()
+    for weights in (authors_file, tmp_path):
+        load(weights)
+        create_model("mobilevit_xxs", weights=weights)
+        create_model("mobilevit_xxs", weights=weights, features_only=True)
+        assert torch.equal(torch.get_rng_state(), state)
+    create_model("mobilevit_xxs", weights=tmp_path, num_classes=3)  # draws a new head
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ({"pretrained": True}, "pretrained; did you mean weights="),
+        ({"in_chans": 1}, "in_chans; did you mean in_channels"),
+        ({"drop_rate": 0.1}, "drop_rate; did you mean classifier_dropout"),
+        ({"kernel_sizes": 5}, "kernel_sizes; did you mean kernel_size"),
+        ({"colour": "red"}, "colour; it has patch_sizes, heads"),
+    ],
+)
+def test_options_of_other_libraries_are_named_as_ours(option, hint):
+    with pytest.raises(TypeError, match=f"create_model has no option {hint}"):
+        create_model("mobilevit_xxs", **option)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("mobilevit_s.cvnets_in1k", "timm/mobilevit_s.cvnets_in1k"),
+        ("timm/mobilevitv2_050.cvnets_in1k", "timm/mobilevitv2_050.cvnets_in1k"),
+        ("ssdlite_mobilevit_s.apple_coco", "ssdlite_mobilevit_s.apple_coco"),
+    ],
+)
+def test_names_of_weights_are_no_models(name, weights):
+    with pytest.raises(ValueError, match=f"is no model but weights: .* with weights='{weights}'"):
+        create_model(name)

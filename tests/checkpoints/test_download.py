@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants, file_download
+from safetensors.torch import load_file, save
 
 from mobilevit.checkpoints import pretrained, transformers
 from mobilevit.checkpoints.create import create_model, load
@@ -209,6 +211,23 @@ def test_an_older_hub_model_without_a_processor_is_read(hub, tmp_path):
     assert len(hub.requests) == requests
 
 
+def test_hub_weights_in_several_files_are_downloaded(hub, tmp_path):
+    base = "/someone/flowers/resolve/main"
+    tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    keys, weight_map = sorted(tensors), {}
+    for name, part in (("a.safetensors", keys[:100]), ("b.safetensors", keys[100:])):
+        weight_map |= dict.fromkeys(part, name)
+        hub.files[f"{base}/{name}"] = save({key: tensors[key] for key in part})
+    del hub.files[f"{base}/model.safetensors"]
+    hub.files[f"{base}/model.safetensors.index.json"] = json.dumps(
+        {"weight_map": weight_map}
+    ).encode()
+    expected = load(tmp_path / "theirs").state_dict()
+    assert all(
+        torch.equal(x, expected[key]) for key, x in load("someone/flowers").state_dict().items()
+    )
+
+
 def test_a_damaged_hub_file_is_deleted(hub):
     path = from_hub("someone/flowers") / "model.safetensors"
     blob = path.resolve()
@@ -235,8 +254,10 @@ def test_likely_typos_do_not_go_to_the_hub(tmp_path, monkeypatch):
             find_weights(name)
     with pytest.raises(FileNotFoundError):
         find_weights(Path("someone/flowers"))
-    with pytest.raises(FileNotFoundError, match=r"did you mean mobilevit_s\.apple_in1k"):
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*mobilevit_s\.apple_in1k"):
         find_weights("mobilevit_s.aple_in1k")
+    with pytest.raises(FileNotFoundError, match=r"did you mean timm/mobilevit_s\.cvnets_in1k"):
+        find_weights("mobilevit_s.cvnets_in1k")
 
 
 def test_published_networks_that_this_library_lacks_are_an_error():

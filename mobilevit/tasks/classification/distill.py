@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mobilevit.checkpoints.create import load
 from mobilevit.checkpoints.keymap import shorten
-from mobilevit.checkpoints.read import read_tensors
+from mobilevit.checkpoints.read import read_tensors, without_prefix
 from mobilevit.data.class_names import imagenet_classes
 from mobilevit.data.preprocessing import normalize
 from mobilevit.models.config import ModelConfig, Preprocessing
@@ -183,7 +183,8 @@ def _of_torchvision(name: str, num_classes: int) -> Classifier:
         )
     network = models.get_model(model, weights=None, num_classes=num_classes)
     try:
-        network.load_state_dict(read_tensors(Path(file)).tensors)
+        tensors = read_tensors(Path(file)).tensors
+        network.load_state_dict(without_prefix(tensors, next(iter(network.state_dict()))))
     except RuntimeError as error:
         raise TeacherError(
             f"{file} does not fit {model} of torchvision with {num_classes} classes, those of the "
