@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import ssl
 import tempfile
@@ -190,7 +189,7 @@ def _hints(server: PageServer) -> str:
     """The address, and how other machines reach it."""
     lines = [f"{server.address}  (Ctrl-C ends it)"]
     host, port = server.server_address[:2]
-    if not _is_loopback(str(host)):
+    if host not in ("127.0.0.1", "::1"):
         lines.append(f"  other machines: use this machine's address, port {port}")
         if server.scheme == "http":
             lines.append(
@@ -198,10 +197,3 @@ def _hints(server: PageServer) -> str:
                 "--certificate, or forward the port to the phone (docs/web.md)"
             )
     return "\n".join(lines)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -55,7 +55,8 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
         raise ExportError(f"a Core ML package's name ends in .mlpackage, unlike {path.name}")
     require_quantizers(prepared)
     quantize = prepared.spec.quantize
-    with quiet(), _silent():
+    # No option turns coremltools' progress bars off.
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
         if quantize == "int8":
             prepared = quantize_int8(prepared)
         program = translate(prepared.program())
@@ -249,13 +250,6 @@ def _describe_outputs(program: ExportedProgram, prepared: PreparedModel) -> Iter
 def _dtype(output: str) -> str:
     """The type of an output: the only integers of Core ML's outputs are int32."""
     return "int32" if output in ("labels", "mask") else "float32"
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Hide coremltools' progress bars, which no option turns off."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _reset_permissions(path: Path) -> None:

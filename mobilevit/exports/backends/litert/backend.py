@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mobilevit.exports.backends.base import Backend, FileSummary
 from mobilevit.exports.backends.litert.flatbuffer import Graph, append_metadata, read_metadata
-from mobilevit.exports.backends.litert.quantize import belongs_to, quantize_int8
+from mobilevit.exports.backends.litert.quantize import belongs_to, quantize
 from mobilevit.exports.backends.litert.rewrite import litert_graph
 from mobilevit.exports.quantize import layers_to_quantize, quantizable_layers
 from mobilevit.exports.spec import ExportError, FileMetadata
@@ -30,22 +30,22 @@ MIN_WEIGHTS = 1024
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as one LiteRT file."""
-    spec, mode = prepared.spec, prepared.spec.quantize
-    if spec.precision == "fp16" and mode is not None:
+    spec = prepared.spec
+    mode = spec.quantize or spec.precision
+    if spec.precision == "fp16" and mode != "fp16":
         raise ExportError("quantize cannot be combined with precision fp16")
     with _silent(), capture_stderr():
         require("litert_torch", "ai_edge_litert.interpreter", "ai_edge_quantizer", extra="litert")
         graph = Graph(_convert(prepared))
     graph.set_names([prepared.input_name], prepared.output_names)
     graph.dequantize_input()
-    if mode == "int8":
-        kept = graph.layer_outputs(_float_weights(prepared))
-        images = prepared.calibration()
-        graph = Graph(quantize_int8(graph.packed(), prepared.input_name, images, kept))
-    elif mode == "int8-weights":
-        graph.quantize_weights(_float_weights(prepared), min_size=MIN_WEIGHTS)
-    elif spec.precision == "fp16":
-        graph.halve_weights()
+    if mode != "fp32":
+        float_weights = _float_weights(prepared) if spec.quantize else set()
+        min_size = MIN_WEIGHTS if mode == "int8-weights" else 0
+        images = prepared.calibration() if mode == "int8" else []
+        samples = [{prepared.input_name: image.numpy()} for image in images]
+        kept = graph.layer_outputs(float_weights, min_size)
+        graph = Graph(quantize(graph.packed(), mode, kept, samples))
     config = prepared.metadata.config
     graph.model.description = f"{config.model}, {config.task}, by MobileViT".encode()
     strings = prepared.metadata.to_strings()

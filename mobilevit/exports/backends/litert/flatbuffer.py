@@ -1,4 +1,4 @@
-"""LiteRT files by the format's schema: names, types, weights, metadata.
+"""LiteRT files by the format's schema: names, types, metadata.
 
 A file is a flatbuffer followed by a zip archive, in which TensorFlow Lite's metadata libraries keep
 the files that belong to a model.
@@ -12,15 +12,11 @@ import json
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from mobilevit.exports.spec import ExportError
-from mobilevit.utils.quantization import quantize_weight
 
 METADATA, LABELS = "mobilevit.json", "labels.txt"
 """Files of the archive: metadata as JSON, and class names, one a line."""
@@ -35,37 +31,23 @@ class Graph:
     """The content of a LiteRT file, which can be changed."""
 
     def __init__(self, content: bytes) -> None:
-        self.schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
-        self.model = self.schema.ModelT.InitFromObj(self.schema.Model.GetRootAs(content, 0))
-        for buffer in self.model.buffers:
-            if buffer.size:  # stored behind the flatbuffer
-                end = buffer.offset + buffer.size
-                buffer.data = np.frombuffer(content[buffer.offset : end], np.uint8)
-                buffer.offset = buffer.size = 0
-        if len(self.model.subgraphs) != 1:
-            raise ExportError("the file has several subgraphs, which is not supported")
+        self.tools: Any = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
+        self.model = self.tools.read_model_from_bytearray(content)
         (self.graph,) = self.model.subgraphs
-        self._codes = _names(self.schema.BuiltinOperator)
-        self._types = _names(self.schema.TensorType)
 
     def packed(self) -> bytes:
-        flatbuffers: Any = importlib.import_module("flatbuffers")
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(self.model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
+        return bytes(self.tools.convert_object_to_bytearray(self.model))
 
     def op_name(self, operator: Any) -> str:
-        code = self.model.operatorCodes[operator.opcodeIndex]
-        # The first 127 operators have a field of their own.
-        return self._codes[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        return str(self.tools.opcode_to_name(self.model, operator.opcodeIndex))
 
     def dtype(self, tensor: Any) -> str:
-        return self._types[tensor.type].lower()
+        return str(self.tools.type_to_name(tensor.type)).lower()
 
-    def values(self, tensor: Any) -> np.ndarray | None:
+    def values(self, tensor: Any) -> bytes | None:
         """The bytes of a constant tensor; None for one that is computed."""
-        data: np.ndarray | None = self.model.buffers[tensor.buffer].data
-        return None if data is None or not len(data) else np.asarray(data)
+        data = self.model.buffers[tensor.buffer].data
+        return None if data is None else bytes(data)
 
     def describe(self, tensors: Sequence[int]) -> tuple[str, ...]:
         """Tensors in words: `image: uint8 [1, 256, 256, 3]`."""
@@ -86,23 +68,15 @@ class Graph:
                 counted[self.dtype((computed or inputs)[0])] += 1
         return dict(counted.most_common())
 
-    def weights(self) -> Iterator[tuple[Any, Any, np.ndarray]]:
-        """Operators with float32 weights, the weights' tensors, and their values."""
+    def layer_outputs(self, weights: Collection[bytes], min_size: int = 0) -> list[str]:
+        """Names of the outputs of the layers with these float32 weights, or with fewer."""
+        found = []
         for operator in self.graph.operators:
-            if self.op_name(operator) not in WEIGHTED:
-                continue
-            tensor = self.graph.tensors[operator.inputs[1]]
-            data = self.values(tensor)
-            if data is not None and self.dtype(tensor) == "float32":
-                yield operator, tensor, data.view(np.float32).reshape(tensor.shape)
-
-    def layer_outputs(self, weights: Collection[bytes]) -> list[str]:
-        """Names of the outputs of the layers whose float32 weights are these bytes."""
-        return [
-            self.graph.tensors[operator.outputs[0]].name.decode()
-            for operator, _, values in self.weights()
-            if values.tobytes() in weights
-        ]
+            if self.op_name(operator) in WEIGHTED:
+                values = self.values(self.graph.tensors[operator.inputs[1]])
+                if values is not None and (values in weights or len(values) < 4 * min_size):
+                    found.append(self.graph.tensors[operator.outputs[0]].name.decode())
+        return found
 
     def set_names(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Name the inputs and outputs; other tensors get the name of their layer."""
@@ -119,80 +93,20 @@ class Graph:
 
         XNNPACK and GPU delegates take DEQUANTIZE, but leave CAST to a slower kernel.
         """
-        schema = self.schema
+        schema: Any = importlib.import_module("ai_edge_litert.schema_py_generated")
         for operator in self.graph.operators:
             first = operator.inputs[0]
             if self.op_name(operator) == "CAST" and first in self.graph.inputs:
-                self._set_dequantize(operator)
+                code = schema.OperatorCodeT()
+                code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+                code.version = 2  # of int8 and uint8
+                operator.opcodeIndex = len(self.model.operatorCodes)
+                self.model.operatorCodes.append(code)
+                operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+                operator.builtinOptions = schema.DequantizeOptionsT()
                 scale = schema.QuantizationParametersT()
                 scale.scale, scale.zeroPoint = [1.0], [0]
                 self.graph.tensors[first].quantization = scale
-
-    def halve_weights(self) -> None:
-        """Store weights in float16; they are dequantized to float32 when a file is loaded."""
-        for operator, tensor, values in list(self.weights()):
-            self._compress(operator, tensor, values.astype(np.float16), None)
-
-    def quantize_weights(self, float_weights: Collection[bytes], *, min_size: int) -> None:
-        """Store weights in int8, with a symmetric range per output channel.
-
-        Those in `float_weights`, as bytes, and those of fewer than `min_size` values stay in
-        float32.
-        """
-        for operator, tensor, values in list(self.weights()):
-            if values.size < min_size or values.tobytes() in float_weights:
-                continue
-            axis = 3 if self.op_name(operator) == "DEPTHWISE_CONV_2D" else 0
-            rounded, scale = quantize_weight(torch.from_numpy(values.copy()), axis)
-            ranges = self.schema.QuantizationParametersT()
-            ranges.scale = scale.numpy()
-            ranges.zeroPoint = np.zeros(len(scale), np.int64)
-            ranges.quantizedDimension = axis
-            self._compress(operator, tensor, rounded.numpy(), ranges)
-
-    def _compress(self, operator: Any, tensor: Any, values: np.ndarray, ranges: Any) -> None:
-        """Replace a weight by smaller values and an operation that restores it."""
-        schema, graph = self.schema, self.graph
-        buffer = schema.BufferT()
-        buffer.data = values.reshape(-1).view(np.uint8)
-        self.model.buffers.append(buffer)
-        small = schema.TensorT()
-        small.shape, small.buffer = tensor.shape, len(self.model.buffers) - 1
-        small.type = getattr(schema.TensorType, values.dtype.name.upper())
-        small.name = tensor.name + b":" + values.dtype.name.encode()
-        small.quantization = ranges
-        back = schema.TensorT()
-        back.shape, back.type, back.buffer = tensor.shape, tensor.type, 0
-        back.name = tensor.name + b":float32"
-        graph.tensors += [small, back]
-        restore = schema.OperatorT()
-        restore.inputs, restore.outputs = [len(graph.tensors) - 2], [len(graph.tensors) - 1]
-        self._set_dequantize(restore)
-        graph.operators.insert(graph.operators.index(operator), restore)
-        # The old values are removed unless another operator reads them.
-        inputs = list(operator.inputs)  # a copy: arrays of the flatbuffer are read-only
-        old, inputs[1] = inputs[1], len(graph.tensors) - 1
-        operator.inputs = inputs
-        if not any(old in other.inputs for other in graph.operators):
-            self.model.buffers[tensor.buffer].data = None
-
-    def _set_dequantize(self, operator: Any) -> None:
-        schema, codes = self.schema, self.model.operatorCodes
-        kind = schema.BuiltinOperator.DEQUANTIZE
-        index = next((i for i, one in enumerate(codes) if one.builtinCode == kind), len(codes))
-        if index == len(codes):
-            code = schema.OperatorCodeT()
-            code.builtinCode = code.deprecatedBuiltinCode = kind
-            codes.append(code)
-        # Version 3 added float16, version 5 a range per channel.
-        codes[index].version = max(codes[index].version, 5)
-        operator.opcodeIndex = index
-        operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
-        operator.builtinOptions = schema.DequantizeOptionsT()
-
-
-def _names(kinds: Any) -> dict[int, str]:
-    return {value: name for name, value in vars(kinds).items() if isinstance(value, int)}
 
 
 def _layer_of(name: str) -> str:

@@ -1,7 +1,8 @@
-"""Int8 LiteRT files, by ai-edge-quantizer.
+"""Smaller LiteRT files, by ai-edge-quantizer.
 
-Convolutions and linear layers compute in int8: weights with a symmetric range per output channel,
-inputs and outputs with one range each, measured on calibration images. The rest stays in float32.
+In int8, convolutions and linear layers compute in 8 bits: weights with a symmetric range per output
+channel, inputs and outputs with one range each, measured on calibration images. The rest stays in
+float32, as does everything but the stored weights in the other modes.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ import contextlib
 import importlib
 import io
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from mobilevit.exports.toolchain import capture_stderr
 
@@ -25,26 +24,38 @@ def belongs_to(name: str, layers: Collection[str]) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in layers)
 
 
-def quantize_int8(
-    content: bytes, input_name: str, images: Sequence[Tensor], float_tensors: Collection[str]
+def quantize(
+    content: bytes, mode: str, float_tensors: Collection[str], samples: Sequence[Mapping[str, Any]]
 ) -> bytes:
     """Quantize the layers of a float32 file except those whose outputs are `float_tensors`.
 
-    `images`, for calibration, are as the file takes them. The result has the same input and
-    outputs.
+    Args:
+        content: the file.
+        mode: `int8`, `int8-weights` or `fp16`; the last two store weights in fewer bits.
+        float_tensors: names of tensors.
+        samples: inputs by name, for calibration in int8.
     """
     quantizers: Any = importlib.import_module("ai_edge_quantizer.quantizer")
-    litert: Any = importlib.import_module("ai_edge_litert.interpreter")
-    names: Any = importlib.import_module("ai_edge_quantizer.qtyping").TFLOperationName
+    types: Any = importlib.import_module("ai_edge_quantizer.qtyping")
     algorithms: Any = importlib.import_module("ai_edge_quantizer.algorithm_manager").AlgorithmName
-    layers = (names.CONV_2D, names.DEPTHWISE_CONV_2D, names.FULLY_CONNECTED)
+    operations = types.TFLOperationName
+    layers = (operations.CONV_2D, operations.DEPTHWISE_CONV_2D, operations.FULLY_CONNECTED)
+    half = types.OpQuantizationConfig(
+        weight_tensor_config=types.TensorQuantizationConfig(
+            num_bits=16, dtype=types.TensorDataType.FLOAT
+        ),
+        explicit_dequantize=True,
+    )
     # The quantizer prints its progress.
     with capture_stderr(), contextlib.redirect_stdout(io.StringIO()):
         quantizer = quantizers.Quantizer(bytearray(content))
         for layer in layers:
-            quantizer.add_static_config(
-                regex=".*", operation_name=layer, activation_num_bits=8, weight_num_bits=8
-            )
+            if mode == "int8":
+                quantizer.add_static_config(".*", layer, activation_num_bits=8, weight_num_bits=8)
+            elif mode == "int8-weights":
+                quantizer.add_weight_only_config(".*", layer, num_bits=8)
+            else:
+                quantizer.update_quantization_recipe(".*", layer, half, algorithms.FLOAT_CASTING)
         for tensor in float_tensors:  # the last configuration that matches an operator is used
             for layer in layers:
                 quantizer.update_quantization_recipe(
@@ -52,8 +63,10 @@ def quantize_int8(
                     operation_name=layer,
                     algorithm_key=algorithms.NO_QUANTIZE,
                 )
-        (signature,) = litert.Interpreter(model_content=content).get_signature_list()
-        samples = [{input_name: image.numpy()} for image in images]
-        ranges = quantizer.calibrate({signature: samples}, num_threads=1)
+        ranges = None
+        if mode == "int8":
+            litert: Any = importlib.import_module("ai_edge_litert.interpreter")
+            (signature,) = litert.Interpreter(model_content=content).get_signature_list()
+            ranges = quantizer.calibrate({signature: samples}, num_threads=1)
         result = quantizer.quantize(ranges, enable_progress_report=False)
     return bytes(result.quantized_model)

@@ -68,6 +68,7 @@ def provide(tarball: str | Path | None = None) -> Path:
 
     Raises:
         ExportError: it cannot be fetched, or is not the expected file.
+        OSError: `tarball` cannot be read.
     """
     target = cached()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +82,7 @@ def provide(tarball: str | Path | None = None) -> Path:
             if tarball is None:
                 _by_npm(fresh)
             else:
-                _copy(Path(tarball), fresh)
+                shutil.copyfile(tarball, fresh)
             if (found := _integrity(fresh)) != INTEGRITY:
                 raise ExportError(
                     f"{tarball or PACKAGE} is not the expected file: its hash is {found}, not "
@@ -89,13 +90,6 @@ def provide(tarball: str | Path | None = None) -> Path:
                 )
             fresh.replace(target)
     return target
-
-
-def _copy(tarball: Path, to: Path) -> None:
-    try:
-        shutil.copyfile(tarball, to)
-    except OSError as error:
-        raise ExportError(f"the runtime's tarball {tarball} cannot be read: {error}") from error
 
 
 def _by_npm(to: Path) -> None:
@@ -137,10 +131,7 @@ def unpack(tarball: Path, folder: Path) -> None:
     with tarfile.open(tarball) as archive:
         for build in BUILDS.values():
             for name, origin in build.files().items():
-                try:
-                    member = archive.extractfile(f"package/dist/{origin}")
-                except KeyError as error:
-                    raise ExportError(f"{tarball} does not contain {origin}") from error
+                member = archive.extractfile(f"package/dist/{origin}")
                 assert member is not None
                 content = member.read()
                 if name.endswith(".gz"):
