@@ -53,6 +53,8 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "TGA": (".tga", ".icb", ".vda", ".vst"),
 }
 
+_SIGNED = tuple(name for name in FORMATS if name not in ("IM", "PCD", "TGA"))
+
 IMAGE_EXTENSIONS: frozenset[str] = frozenset(ext for exts in FORMATS.values() for ext in exts)
 """Extensions of these formats: lower case, with the dot."""
 
@@ -171,6 +173,26 @@ def explain_unreadable(head: bytes) -> str:
         if head.startswith(signature, offset):
             return f"damaged or truncated header of a {name} file"
     return "not an image that can be read: unknown or damaged format"
+
+
+def recognise(file: Path) -> str | None:
+    """Look into a file that is not named like an image.
+
+    Returns:
+        An empty string for an image, a reason for one that cannot be read, None for anything else.
+        Formats without a signature count as anything else.
+    """
+    if not file.is_file():
+        return None
+    try:
+        with file.open("rb") as opened:
+            reason = explain_unreadable(opened.read(4096))
+        with pillow(str(file)), Image.open(file, formats=_SIGNED):
+            return ""
+    except ImageError:
+        return reason if _CONVERT in reason or reason.startswith("damaged") else None
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
 
 
 def _is_text(head: bytes) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -14,11 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.files import list_images
-from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, open_image
+from mobilevit.data.formats.files import has_image_extension, list_files
+from mobilevit.data.image_formats import recognise
+from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import preprocess
 from mobilevit.models.config import Preprocessing
 from mobilevit.utils.urls import is_url, read_url, url_path
+
+log = logging.getLogger(__name__)
 
 ImageInput: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
 MAX_DOWNLOAD = 200 * 2**20
@@ -96,21 +101,42 @@ def expand_inputs(inputs: Sequence[ImageInput]) -> list[ImageInput | MissingImag
     return sources
 
 
-def _expand(entry: ImageInput) -> Sequence[ImageInput]:
+def _expand(entry: ImageInput) -> Sequence[ImageInput | MissingImage]:
     if not isinstance(entry, str | Path) or is_url(entry):
         return [entry]
     path = Path(entry)
     if path.is_dir():
-        if not (images := list_images(path)):
+        images, others = list_files(path)
+        if not (found := _select_images(entry, map(Path, sorted(images + others)))):
             raise DataError(f"{path}: there are no images in this folder")
-        return images
+        return found
     if path.exists():
         return [path]
     matches = map(Path, sorted(glob.glob(str(entry), recursive=True)))
-    images = [m for m in matches if m.suffix.lower() in IMAGE_EXTENSIONS and not m.is_dir()]
-    if not images:
+    found = _select_images(entry, (match for match in matches if not match.is_dir()))
+    if not found:
         raise DataError(f"{entry}: no such file or folder, and no pattern that matches an image")
-    return images
+    return found
+
+
+def _select_images(entry: ImageInput, files: Iterable[Path]) -> list[ImageInput | MissingImage]:
+    """The images among the files of a folder or pattern, by their names or else their content.
+
+    Images in formats that are not read are reported in their place, other files by their endings.
+    """
+    found: list[ImageInput | MissingImage] = []
+    others: Counter[str] = Counter()
+    for file in files:
+        named = has_image_extension(file.name) and (file.is_file() or file.is_symlink())
+        reason = "" if named else recognise(file)
+        if reason is None:
+            others[file.suffix.lower() or "without an ending"] += 1
+        else:
+            found.append(MissingImage(str(file), reason) if reason else file)
+    if others:
+        endings = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+        log.warning("%s: %d files are no images: %s", entry, others.total(), endings)
+    return found
 
 
 def display_name(source: ImageInput | MissingImage) -> str:

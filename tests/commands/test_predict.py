@@ -4,7 +4,9 @@ import csv
 import http.server
 import io
 import json
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +135,30 @@ def test_folders_and_patterns_give_images_alone(colours, images):
     (folder / "album.png").mkdir()
     for name in (folder, folder / "*"):
         assert [item.source for item in predict(colours, str(name))] == expected
+
+
+def test_every_file_of_a_folder_is_read_refused_or_counted(colours, images, tmp_path, caplog):
+    content = (images / "red" / "0.png").read_bytes()
+    folder = tmp_path / "wild"
+    folder.mkdir()
+    for name in ("a.png", "without", "odd.image"):
+        (folder / name).write_bytes(content)
+    (folder / "phone.heic").write_bytes(b"\x00\x00\x00\x18ftypheic" + bytes(32))
+    (folder / "cut").write_bytes(content[:20])
+    (folder / "notes.txt").write_text("no image")
+    (folder / "README").write_text("no image")
+    os.mkfifo(folder / "pipe.png")
+    for given in (folder, folder / "*"):
+        caplog.clear()
+        found = {Path(item.source).name: item.error for item in predict(colours, str(given))}
+        assert [name for name, error in found.items() if error is None] == [
+            *("a.png", "odd.image", "without")
+        ]
+        assert "HEIC is not read" in found.pop("phone.heic")
+        assert "damaged" in found.pop("cut")
+        assert len(found) == 3
+        assert "3 files are no images" in caplog.text
+        assert all(f"1 {ending}" in caplog.text for ending in (".txt", ".png", "without an ending"))
 
 
 def test_all_classes_stay_at_hand(colours, images):

@@ -19,8 +19,7 @@ import mobilevit
 from mobilevit.data.images import open_image
 from mobilevit.data.preprocessing import frame_image
 from mobilevit.exports.backends.registry import open_exported
-from mobilevit.exports.backends.web.backend import MODEL
-from mobilevit.exports.backends.web.self_test import expected_prediction
+from mobilevit.exports.backends.web.backend import MODEL, expected_prediction
 from mobilevit.models.config import Preprocessing
 from tests.exports.web import GIVEN, load, opened, served
 from tests.numerics import assert_probabilities_close

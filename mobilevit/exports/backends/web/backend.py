@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from dataclasses import asdict, replace
 from importlib.resources import as_file, files
@@ -10,16 +11,18 @@ from shutil import copytree
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from mobilevit.data.preprocessing import frame_image
+from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.backends.base import Backend, FileSummary, Runner
 from mobilevit.exports.backends.onnx import BACKEND as ONNX
 from mobilevit.exports.backends.web.onnxruntime_web import BUILDS, NAME, VERSION, provide, unpack
-from mobilevit.exports.backends.web.self_test import expected_prediction
 from mobilevit.exports.spec import ExportError, ExportSpec, FileMetadata
+from mobilevit.exports.verify import TOLERANCES
 from mobilevit.exports.wrap import PreparedModel
-from mobilevit.models.config import MAX_ASPECT_RATIO, SIZE_MULTIPLE, ModelConfig
+from mobilevit.models.config import MAX_ASPECT_RATIO, SIZE_MULTIPLE
+from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 
@@ -84,6 +87,26 @@ def add_self_test(folder: Path, model: Network, image: Image.Image) -> None:
     _write_json(folder / PAGE, page | {"test": {**paths, "bytes": size}}, indent=1)
 
 
+def expected_prediction(run: Runner, model: Network, frame: Image.Image) -> dict[str, Any]:
+    """The prediction that a page should make: a quantized file's own, otherwise PyTorch's.
+
+    `frame` is an RGB image of the file's size. `Expected` in the page's `types.js` describes the
+    fields.
+    """
+    metadata, config = run.metadata, run.metadata.config
+    task = get_task(config.task).export
+    if metadata.quantize is not None:
+        outputs = [torch.from_numpy(part) for part in run(np.asarray(frame)[None])]
+        prediction = task.reference_of_file(outputs, config.num_classes)
+        return {"by": run.runtime, "tolerance": None, **prediction}
+    tolerance = TOLERANCES[metadata.precision]
+    with torch.inference_mode():
+        images = image_to_tensor(frame, config.preprocessing)[None]
+        prediction = task.reference(fuse(model), images, tolerance)
+    version = importlib.metadata.version("torch")
+    return {"by": f"PyTorch {version}", "tolerance": tolerance, **prediction}
+
+
 def _write_json(file: Path, content: object, indent: int | None = None) -> None:
     separators = None if indent else (",", ":")
     text = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators)
@@ -100,14 +123,17 @@ def _description(metadata: FileMetadata, folder: Path) -> dict[str, Any]:
             "bytes": sum((folder / one).stat().st_size for one in paths),
         }
         for name, build in BUILDS.items()
-        for paths in [[f"{RUNTIME}/{file}" for file in build.files()]]
+        for paths in [[f"{RUNTIME}/{file}" for file in build]]
     }
     classes = config.classes or tuple(f"class {label}" for label in range(config.num_classes))
     return {
         "model": config.model,
         "task": config.task,
         "classes": classes,
-        "colours": _colours(config),
+        "colours": [
+            f"#{red:02x}{green:02x}{blue:02x}"
+            for red, green, blue in get_task(config.task).palette(config.num_classes)
+        ],
         "preprocessing": {
             field: preprocessing[field]
             for field in ("resize_mode", "resize", "crop", "interpolation")
@@ -137,12 +163,6 @@ def _resizes_vertically_first() -> bool:
     image, bilinear = Image.fromarray(noise), Image.Resampling.BILINEAR
     vertical_first = image.resize((65, 64), bilinear).resize((64, 64), bilinear)
     return vertical_first.tobytes() == image.resize((64, 64), bilinear).tobytes()
-
-
-def _colours(config: ModelConfig) -> list[str]:
-    """The classes' colours in CSS, as `predict` draws them."""
-    colours = get_task(config.task).palette(config.num_classes)
-    return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours]
 
 
 BACKEND = Backend(

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,28 +30,19 @@ NPM_TIMEOUT = 900
 """Seconds; the tarball has 33 MB."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Build:
-    """A build of the runtime: the files of the package that a page needs."""
-
-    script: str
-    """The JavaScript module, which also loads the WebAssembly and starts threads."""
-    binary: str
-
-    def files(self) -> dict[str, str]:
-        """The file of the package for each file of a page's runtime folder."""
-        # Browsers run JavaScript only, and not every server knows that .mjs is JavaScript.
-        script = self.script.replace(".bundle.min.mjs", ".js")
-        return {script: self.script, f"{self.binary}.gz": self.binary}
-
-
 BUILDS = {
-    "wasm": Build(script="ort.wasm.bundle.min.mjs", binary="ort-wasm-simd-threaded.wasm"),
-    "webgpu": Build(
-        script="ort.webgpu.bundle.min.mjs", binary="ort-wasm-simd-threaded.asyncify.wasm"
-    ),
+    # Browsers run JavaScript only, and not every server knows that .mjs is JavaScript.
+    "wasm": {
+        "ort.wasm.js": "ort.wasm.bundle.min.mjs",
+        "ort-wasm-simd-threaded.wasm.gz": "ort-wasm-simd-threaded.wasm",
+    },
+    "webgpu": {
+        "ort.webgpu.js": "ort.webgpu.bundle.min.mjs",
+        "ort-wasm-simd-threaded.asyncify.wasm.gz": "ort-wasm-simd-threaded.asyncify.wasm",
+    },
 }
-"""By execution provider; that of WebGPU includes WebAssembly as a fallback."""
+"""By execution provider (WebGPU's falls back to WebAssembly): a page's module and WebAssembly ->
+the files of the package."""
 
 
 def cached() -> Path:
@@ -130,7 +120,7 @@ def unpack(tarball: Path, folder: Path) -> None:
     """
     with tarfile.open(tarball) as archive:
         for build in BUILDS.values():
-            for name, origin in build.files().items():
+            for name, origin in build.items():
                 member = archive.extractfile(f"package/dist/{origin}")
                 assert member is not None
                 content = member.read()
