@@ -6,7 +6,9 @@ the fields of a parameter `options`. `--config FILE` reads options from YAML; fl
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import difflib
 import importlib
 import inspect
 import logging
@@ -74,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"mobilevit {command}: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
+    except argparse.ArgumentError as error:
+        usage = f"'mobilevit {command} --help' lists its options"
+        print(f"mobilevit {command}: {error}\n{usage}", file=sys.stderr)
+        return 2
     if result is not None and os.environ.get("RANK", "0") == "0":  # one of torchrun's processes
         print(result)
     return int(getattr(result, "exit_code", 0))
@@ -95,7 +101,7 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)  # a field's is its help
     text = inspect.cleandoc(function.__doc__ or "").split("\n\nArgs:")[0]
-    parser = ArgumentParser(prog=f"mobilevit {command}", description=text)
+    parser = ArgumentParser(prog=f"mobilevit {command}", description=text, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file of options; flags win over it")
     hints = typing.get_type_hints(function)
     hint = hints.get("options")  # a class, or it and None
@@ -118,7 +124,7 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
         for name, group in options.flag_groups().items():
             parser.add_class_arguments(group, name)
         flags |= options.flag_types()
-    values = parser.instantiate(parser.parse_args(_spelled_out(words, flags))).as_dict()
+    values = parser.instantiate(parser.parse_args(_spelled_out(words, flags, positional))).as_dict()
     del values["config"]
     given = {name: values.pop(name) for name in parameters if name in values}
     if options is not None:
@@ -152,16 +158,45 @@ def _is_list(hint: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Sequence)
 
 
-def _spelled_out(words: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+def _check_known(flag: str, flags: Mapping[str, Any]) -> None:
+    """Refuse a flag that does not exist, and name the nearest that does."""
+    name = flag.removeprefix("--").rstrip("+")
+    groups = {flag[:dot] for flag in flags for dot in range(len(flag)) if flag[dot] == "."}
+    if name in {*flags, *groups, "help", "print_config"}:
+        return
+    group, _, last = name.rpartition(".")
+    initials = "".join(word[:1] for word in last.split("_"))
+
+    def likeness(known: str) -> tuple[bool, float]:
+        end = known.rpartition(".")[2]
+        same = end in (last, initials) and known.startswith(group)
+        return same, difflib.SequenceMatcher(None, name, known).ratio()
+
+    raise argparse.ArgumentError(
+        None, f"there is no option {flag}; the nearest is --{max(flags, key=likeness)}"
+    )
+
+
+def _spelled_out(
+    words: Sequence[str], flags: Mapping[str, Any], positional: Mapping[str, bool]
+) -> list[str]:
     """Rewrite the command line for jsonargparse.
 
-    `--sizes 192,256` becomes `--sizes=[192,256]`; `--resume` becomes `--resume=true` and adds the
-    recipe in the run folder. Recipes come first, so that flags override them.
+    `--sizes 192,256` becomes `--sizes=[192,256]`, and `--batch-size` `--batch_size`; `--resume`
+    becomes `--resume=true` and adds the recipe in the run folder. `--data FOLDER` and a folder
+    after the positional arguments stand for `--data.root`. Recipes come first, so that flags
+    override them.
     """
     rest, spelled = list(words), []
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
+        if flag.startswith("--"):
+            flag = "--" + flag[2:].replace("-", "_")
+            if flag == "--data" and not (value or "".join(rest[:1])).endswith((".yaml", ".yml")):
+                flag = "--data.root"
+            _check_known(flag, flags)
+            word = flag + equals + value
         hint = flags.get(flag.removeprefix("--")) if flag.startswith("--") else None
         if hint is not None:
             if not equals:
@@ -174,6 +209,9 @@ def _spelled_out(words: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
                 value = f"[{value}]"
             word = f"{flag}={value}"
         spelled.append(word)
+    bare = [index for index, word in enumerate(spelled) if not word.startswith("-")]
+    if "data.root" in flags and len(bare) == len(positional) + 1:
+        spelled[bare[-1]] = f"--data.root={spelled[bare[-1]]}"
     if "--resume=true" in spelled:
         outs = [word.removeprefix("--out=") for word in spelled if word.startswith("--out=")]
         if outs and (recipe := Path(outs[-1], "config.yaml")).is_file():

@@ -40,7 +40,7 @@ def convert(
     Args:
         source: a model folder; a checkpoint or folder of the authors, timm or transformers; a
             published name, a Hub id or a URL.
-        out: a folder; for `authors` a file (`.pt`), for `timm` either.
+        out: a folder, new or empty; for `authors` a file (`.pt`), for `timm` either.
         to: `folder` (a model folder of this library), `authors`, `timm` or `transformers`.
         classes: names of the classes in the order of the logits, or a file of them, one a line, or
             `imagenet1k`; where the source has none.
@@ -48,8 +48,10 @@ def convert(
 
     Raises:
         FileNotFoundError: there is no source.
-        ValueError: it cannot be read, or the layout cannot hold it.
+        ValueError: it cannot be read, the layout cannot hold it, or `out` is a folder with files.
     """
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise ValueError(f"{out} is not empty; remove it, or choose another folder")
     model, _ = open_model(source, classes=classes, preprocessing=preprocessing)
     notes = write(model, out, to=to)
     return Conversion(

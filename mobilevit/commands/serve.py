@@ -162,6 +162,15 @@ class PageHandler(SimpleHTTPRequestHandler):
         "": "application/octet-stream",
     }
 
+    def send_head(self) -> Any:
+        """Refuse files that symbolic links lead to outside the folder."""
+        path = Path(self.translate_path(self.path))
+        served = Path(self.directory).resolve()
+        if not (path / "index.html" if path.is_dir() else path).resolve().is_relative_to(served):
+            self.send_error(404, "File not found")
+            return None
+        return super().send_head()
+
     def end_headers(self) -> None:
         for name, value in HEADERS.items():
             self.send_header(name, value)

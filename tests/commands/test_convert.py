@@ -38,6 +38,18 @@ def test_from_layout_to_layout_and_back(folder, tmp_path, capsys):
     assert "timm layout" in after.config.source
 
 
+@pytest.mark.parametrize("to", ["folder", "timm", "transformers"])
+def test_a_folder_that_is_not_empty_is_left_alone(folder, tmp_path, capsys, to):
+    out = tmp_path / "mine"
+    out.mkdir()
+    mobilevit.convert(folder, out, to=to)  # into an empty one
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    for source in (folder, "nothing"):  # ahead of all work
+        assert main(["convert", str(source), str(out), "--to", to]) == 1
+        assert "mine is not empty" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
 def test_channel_order_can_be_stated(folder, tmp_path):
     out = tmp_path / "w.pt"
     conversion = mobilevit.convert(

@@ -1,5 +1,6 @@
 """The command line."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -131,6 +132,79 @@ def test_fields_of_options_are_flags(run, tmp_path):
     assert "Size in pixels." in out
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rates(Options, name="optim"):
+    lr: float = 0.5
+    head_lr: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Options, name="data"):
+    root: str
+    index: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both(Options):
+    data: Data
+    optim: Rates = Rates()
+    batch_size: Count = 1
+
+
+def on_data(options: Both) -> Result:
+    """Do something with data."""
+    return Result(repr((options.data.root, options.batch_size)))
+
+
+def model_on_data(model: str, options: Both) -> Result:
+    """Do something with a model and data."""
+    return Result(repr((model, options.data.root, options.batch_size)))
+
+
+@pytest.fixture
+def with_data(monkeypatch, run):
+    for function in (on_data, model_on_data):
+        entry = (f"{__name__}:{function.__name__}", "try it")
+        monkeypatch.setitem(cli.COMMANDS, function.__name__, entry)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["--lr", "0.1"], "--optim.lr"),
+        (["--optim.learning_rate", "0.1"], "--optim.lr"),
+        (["--optim.head-rate=1"], "--optim.head_lr"),
+        (["--batch-sise", "8"], "--batch_size"),
+        (["--root", "photos"], "--data.root"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest_in_two_lines(with_data, words, nearest):
+    code, out, err = with_data("photos", *words, command="on_data")
+    assert (code, out) == (2, "")
+    problem, usage = err.splitlines()
+    assert problem.startswith("mobilevit on_data: there is no option --")
+    assert problem.endswith(f"the nearest is {nearest}")
+    assert "mobilevit on_data --help" in usage
+
+
+@pytest.mark.parametrize("size", [["--batch-size", "8"], ["--batch_size=8"], ["--batch-size=8"]])
+@pytest.mark.parametrize("root", [["photos"], ["--data", "photos"], ["--data.root=photos"]])
+def test_words_of_options_and_the_data_folder_have_several_spellings(with_data, root, size):
+    assert with_data(*size, *root, command="on_data")[:2] == (0, repr(("photos", 8)))
+    code, out, _ = with_data("m", *root, *size, command="model_on_data")
+    assert (code, out) == (0, repr(("m", "photos", 8)))
+
+
+def test_wrong_usage_is_told_in_a_few_lines(with_data, tmp_path):
+    recipe = tmp_path / "data.yaml"
+    recipe.write_text("root: there\n")
+    assert with_data("--data", str(recipe), command="on_data")[1] == repr(("there", 1))
+    for words in ([], ["a", "b"], ["a", "--batch_size", "many"], ["a", "--optim.lr"]):
+        code, _, err = with_data(*words, command="on_data")
+        assert code == 2 and "usage:" not in err and len(err.splitlines()) <= 6, words
+
+
 def test_a_switch_may_stand_ahead_of_the_arguments(run):
     _, out, _ = run("--resume", "m", "a")
     assert out == repr(("m", ("a",), Inner(), None, None, True, None))
@@ -182,7 +256,11 @@ def test_every_command_explains_itself(name, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([name, "--help"])
     assert stop.value.code == 0
-    assert f"usage: mobilevit {name}" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f"usage: mobilevit {name}" in text
+    for block in re.findall(r"^  --\S[^\n]*(?:\n {4,}[^\n]*)*", text, re.MULTILINE):
+        sentence = re.split(r"\s{2,}|\n", block.strip(), maxsplit=1)[1]
+        assert not sentence.strip().startswith("("), block  # its type and default alone
 
 
 def test_public_names_are_what_they_say():

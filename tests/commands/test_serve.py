@@ -75,6 +75,30 @@ def test_this_machine_alone_gets_the_folder_alone(folder: Path) -> None:
             assert status == 404 and b"not of the page" not in content, path
 
 
+def test_links_out_of_the_folder_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "index.html").write_text("not of the page")
+    for name, target in (
+        ("file.txt", tmp_path / "secret.txt"),
+        ("relative.txt", Path("../secret.txt")),
+        ("folder", tmp_path / "outside"),
+        ("app/index.html", tmp_path / "outside" / "index.html"),
+        ("inside.js", folder / "app" / "main.js"),
+    ):
+        (folder / name).symlink_to(target)
+    (tmp_path / "linked").symlink_to(folder)
+    for served in (folder, tmp_path / "linked"):  # the folder itself may be a link
+        with running(serving(served)) as server:
+            for path, status in (
+                *(("/file.txt", 404), ("/relative.txt", 404), ("/app/", 404)),
+                *(("/folder/", 404), ("/folder/index.html", 404)),
+                *(("/inside.js", 200), ("/", 200)),
+            ):
+                connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+                found, _, content = answer(connection, path)
+                assert found == status and b"not of the page" not in content, path
+
+
 def test_https(folder: Path, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl makes the certificate, and is not here")

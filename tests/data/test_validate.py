@@ -110,6 +110,41 @@ def test_check_has_errors_where_training_refuses(
             assert f"error: {issue}" in str(report)
 
 
+@pytest.mark.parametrize(
+    ("task", "format"), [key for key in WRITERS if key != ("classification", "folders")]
+)
+def test_quick_reads_headers_and_file_ends_only(tmp_path: Path, task: Any, format: str) -> None:
+    WRITERS[task, format](tmp_path)
+    for file in tmp_path.rglob("*.png"):  # header and end stay, what lies between is lost
+        content = file.read_bytes()
+        start, end = content.index(b"IDAT") + 4, len(content) - 16
+        file.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    options = {}
+    if (task, format) == ("segmentation", "folders"):  # else they are found in the masks
+        options["classes"] = "a,b,c"
+    quick, full = (
+        check(tmp_path, task=task, quick=quick, progress=False, **options)
+        for quick in (True, False)
+    )
+    assert (quick.depth, full.depth) == ("headers", "decode")
+    assert quick.ok and len(quick.issues) < len(full.issues)
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("classification", {"classes": "a,b"}),
+        ("classification", {"ignore": 7}),
+        ("classification", {"format": "coco"}),
+        ("detection", {"classes": "a,b"}),
+        ("detection", {"ignore": 7}),
+    ],
+)
+def test_options_of_other_tasks_are_refused(tmp_path: Path, task: Any, options: Any) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is for .*, not for {task}"):
+        check(write_class_folders(tmp_path), task=task, progress=False, **options)
+
+
 # Labelled images
 
 
