@@ -161,8 +161,7 @@ def _is_list(hint: Any) -> bool:
 def _check_known(flag: str, flags: Mapping[str, Any]) -> None:
     """Refuse a flag that does not exist, and name the nearest that does."""
     name = flag.removeprefix("--").rstrip("+")
-    groups = {flag[:dot] for flag in flags for dot in range(len(flag)) if flag[dot] == "."}
-    if name in {*flags, *groups, "help", "print_config"}:
+    if name in ("help", "print_config") or any(f"{name}.".startswith(f"{one}.") for one in flags):
         return
     group, _, last = name.rpartition(".")
     initials = "".join(word[:1] for word in last.split("_"))
@@ -187,7 +186,9 @@ def _spelled_out(
     after the positional arguments stand for `--data.root`. Recipes come first, so that flags
     override them.
     """
-    rest, spelled = list(words), []
+    # A group's flag takes a file of its options.
+    groups = {flag[:dot]: str for flag in flags for dot in range(len(flag)) if flag[dot] == "."}
+    flags, rest, spelled = {**groups, **flags}, list(words), []
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
@@ -210,7 +211,8 @@ def _spelled_out(
             word = f"{flag}={value}"
         spelled.append(word)
     bare = [index for index, word in enumerate(spelled) if not word.startswith("-")]
-    if "data.root" in flags and len(bare) == len(positional) + 1:
+    stated = any(word.startswith("--data.root=") for word in spelled)
+    if "data.root" in flags and not stated and len(bare) == len(positional) + 1:
         spelled[bare[-1]] = f"--data.root={spelled[bare[-1]]}"
     if "--resume=true" in spelled:
         outs = [word.removeprefix("--out=") for word in spelled if word.startswith("--out=")]

@@ -6,13 +6,14 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mobilevit.exports.backends.web.backend import MODEL
 from tests.exports.web import GIVEN, load, opened, served
@@ -55,6 +56,57 @@ def test_camera(chromium: Any, made_page: Any, screenshots: Path) -> None:
             page.click("#camera")
             page.wait_for_timeout(150)
             assert page.is_hidden("#error"), page.inner_text("#error")
+
+
+@pytest.mark.parametrize("task", ["classification", "detection", "segmentation"])
+def test_a_phone_shows_image_and_prediction_together(
+    chromium: Any, made_page: Any, tmp_path: Path, task: str
+) -> None:
+    tall = tmp_path / "tall.png"
+    Image.new("RGB", (300, 600), "teal").save(tall)
+    together = """() => {
+        const [image, rows] = ["#canvas", "#results"].map((id) => document.querySelector(id));
+        const first = rows.firstElementChild.firstElementChild ?? rows.firstElementChild;
+        const [upper, lower] = [image, first].map((part) => part.getBoundingClientRect());
+        return upper.top >= 0 && upper.height > 100 && lower.bottom <= window.innerHeight; }"""
+    with (
+        served(made_page(task).folder) as address,
+        opened(chromium, address, *CAMERA, permissions=["camera"]) as page,
+    ):
+        load(page)
+        page.wait_for_selector("#timing:has-text('model')")
+        assert page.evaluate(together)
+        page.set_input_files("#file", tall)
+        page.wait_for_selector("#canvas[aria-label^='tall.png: ']")
+        assert page.evaluate(together)
+        page.evaluate("window.scrollTo(0, 0)")
+        page.click("#camera")
+        page.wait_for_selector("#canvas[aria-label^='the camera: ']")
+        assert page.evaluate(together)
+
+
+def test_a_page_stays_without_network(chromium: Any, made_page: Any) -> None:
+    kept = """async () => {
+        const needed = ["/", "/page.json", "/app/main.js", "/style.css", "/%s"];
+        for (;;) {
+          const found = await Promise.all(needed.map((path) => caches.match(path)));
+          if (found.every(Boolean)) return;
+          await new Promise((done) => setTimeout(done, 50));
+        } }"""
+    with ExitStack() as network:
+        address = network.enter_context(served(made_page("classification").folder))
+        with opened(chromium, address) as page:
+            page.evaluate("async () => { await navigator.serviceWorker.ready; }")
+            load(page)
+            page.evaluate(kept % MODEL)
+            page.goto(address + "icon.svg")
+            network.close()
+            page.go_back()
+            for _ in range(2):
+                page.wait_for_selector("main:not([hidden])")
+                load(page)
+                page.wait_for_selector("#results li")
+                page.reload()
 
 
 def test_a_camera_that_opens_too_late_is_turned_off(chromium: Any, made_page: Any) -> None:
@@ -102,6 +154,12 @@ def test_bad_files_get_a_message(chromium: Any, made_page: Any, tmp_path: Path) 
             (tmp_path / name).write_bytes(content)
             page.set_input_files("#file", tmp_path / name)
             page.wait_for_selector(f"#error:has-text('{name}')")
+            # The prediction of the image before it is gone.
+            assert page.inner_text("#results") == "No prediction yet."
+            assert page.inner_text("#timing") == page.text_content("#spoken") == ""
+            assert page.get_attribute("#canvas", "aria-label") == "No prediction yet"
+            page.click("#sample")
+            page.wait_for_selector("#results li")
         assert page.get_attribute("#error", "role") == "alert"
         page.evaluate("document.querySelector('#url').closest('details').open = true")
         for path, message in (("nothing.jpg", "404"), ("page.json", "is not an image")):

@@ -22,7 +22,8 @@ const MIN_WIDTH = 320;
  */
 export function draw(canvas, image, overlay) {
   const available = canvas.parentElement?.clientWidth || MIN_WIDTH;
-  const tall = 0.7 * window.innerHeight;
+  // On a narrow screen the prediction, below it, is to be seen too.
+  const tall = (matchMedia("(min-width: 50rem)").matches ? 0.7 : 0.4) * window.innerHeight;
   const shown = Math.min(Math.max(image.width, MIN_WIDTH), available, (tall * image.width) / image.height);
   const density = window.devicePixelRatio || 1;
   const scale = Math.max(1, Math.round(shown * density)) / image.width;

@@ -7,7 +7,7 @@ import { runSelfTest, loadTestImage } from "./check.js";
 import { byId } from "./dom.js";
 import { draw } from "./drawing.js";
 import { frameImage } from "./framing.js";
-import { isolate, missingFeatures } from "./isolation.js";
+import { isolate, keep, missingFeatures } from "./isolation.js";
 import { LoadView } from "./load-view.js";
 import { decodeImage, fetchImage, release, transferred } from "./images.js";
 import { PredictionView } from "./prediction-view.js";
@@ -143,14 +143,35 @@ export class Page {
    */
   async open(loading) {
     const turn = ++this.requests;
-    const image = await loading;
+    let image;
+    try {
+      image = await loading;
+    } catch (error) {
+      // No answer to an older image may stand for this one.
+      if (turn === this.requests && !this.camera) this.#replace(null);
+      throw error;
+    }
     if (turn !== this.requests) return release(image); // another was opened meanwhile
     this.stopCamera();
+    this.#replace(image);
+    await this.predict(image);
+  }
+
+  /** @param {Image | null} image Shown in place of the current one, without a prediction yet. */
+  #replace(image) {
     release(this.image);
     this.image = image;
     this.result = null;
-    this.redraw();
-    await this.predict(image);
+    this.predictions.clear();
+    if (image) return this.redraw();
+    [this.canvas.width, this.canvas.height] = [16, 9];
+    this.canvas.style.width = "";
+  }
+
+  /** On a narrow screen, scroll to the image and its prediction, which fit on it together. */
+  #reveal() {
+    const beside = matchMedia("(min-width: 50rem)").matches;
+    if (!beside) byId("image", HTMLElement).scrollIntoView({ block: "start" });
   }
 
   /** @param {Image} image */
@@ -167,6 +188,7 @@ export class Page {
     this.result = { frame, prediction: predictionOf(this.info, outputs) };
     this.predictions.show(this.result.prediction, { name: image.name, time, framing });
     this.redraw();
+    this.#reveal();
   }
 
   /** Draw the image, with its prediction if there is one. */
@@ -220,7 +242,7 @@ export class Page {
   /** @param {Camera} camera */
   async #watch(camera) {
     let [shown, announced] = [performance.now(), -SPEECH];
-    let throughput = 0;
+    let [throughput, first] = [0, true];
     this.requests++;
     while (camera.on && this.engine) {
       const image = await camera.next();
@@ -248,6 +270,8 @@ export class Page {
         quiet: !announce,
       });
       this.redraw();
+      if (first) this.#reveal();
+      first = false;
     }
   }
 
@@ -282,6 +306,7 @@ async function startPage() {
   const page = new Page(info);
   await page.load.start(missingFeatures());
   await page.start();
+  keep();
   return page;
 }
 

@@ -75,6 +75,14 @@ export class PredictionView {
     byId("canvas", HTMLElement).setAttribute("aria-label", `${name}: ${text}`);
   }
 
+  /** Show no prediction, since there is another image or none. */
+  clear() {
+    this.prediction = null;
+    for (const id of ["timing", "spoken"]) byId(id, HTMLElement).textContent = "";
+    byId("canvas", HTMLElement).setAttribute("aria-label", "No prediction yet");
+    byId("results", HTMLElement).replaceChildren(element("p", { class: "soft" }, "No prediction yet."));
+  }
+
   #list() {
     if (!this.prediction) return;
     const list = predictionList(this.prediction, this.info, this.settings);
