@@ -192,13 +192,15 @@ def _spelled_out(
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
+        hint = None
         if flag.startswith("--"):
             flag = "--" + flag[2:].replace("-", "_")
             if flag == "--data" and not (value or "".join(rest[:1])).endswith((".yaml", ".yml")):
                 flag = "--data.root"
             _check_known(flag, flags)
             word = flag + equals + value
-        hint = flags.get(flag.removeprefix("--")) if flag.startswith("--") else None
+            if flag not in ("--help", "--print_config"):
+                hint = flags.get(flag[2:], str)  # str: of a key of a dict
         if hint is not None:
             if not equals:
                 switch = hint is bool and rest[:1] not in (["true"], ["false"])
