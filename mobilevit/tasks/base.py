@@ -252,9 +252,9 @@ class Task(ABC):
         """Why a file with postprocessing inside cannot follow these options; None: it can."""
         return None
 
-    def palette(self, classes: int) -> list[Colour]:
-        """The colours in which classes 0, 1, ... are drawn."""
-        return [class_colour(label) for label in range(classes)]
+    def palette(self, classes: Sequence[str]) -> list[Colour]:
+        """The colours in which classes are drawn."""
+        return [class_colour(label) for label in range(len(classes))]
 
     prediction_type: ClassVar[type[Any]]
     predictions_type: ClassVar[type[Any]]

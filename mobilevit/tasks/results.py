@@ -103,7 +103,7 @@ class Predictions(Sequence[P], ABC, Generic[P]):
 
     def palette(self) -> list[Colour]:
         """The colours in which classes are drawn, if they are."""
-        return get_task(self.task).palette(len(self.classes))
+        return get_task(self.task).palette(self.classes)
 
     def files(self) -> dict[str, str]:
         """Files to write next to drawn images: names -> text."""

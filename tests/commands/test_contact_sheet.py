@@ -19,7 +19,6 @@ from torchvision import tv_tensors
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.contact_sheet import write_contact_sheet
-from mobilevit.data.formats.masks.values import voc_palette
 from mobilevit.data.sources import ImageInputs
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.results import (
@@ -32,6 +31,7 @@ from mobilevit.tasks.segmentation.results import (
     SegmentationPrediction,
     SegmentationPredictions,
     encode_mask,
+    palette_of,
 )
 from mobilevit.tasks.visualize import OPACITY
 
@@ -125,7 +125,7 @@ def test_boxes_and_masks_are_drawn(tmp_path: Path) -> None:
     assert data["task"] == "segmentation" and data["items"][0]["scores"] == [[0, 0.75], [2, 0.25]]
     small = np.asarray(Image.open(tmp_path / "masks_files" / "1.jpg")).astype(float)
     for columns, label in ((slice(10, 180), 0), (slice(205, 250), 2)):
-        colour = np.array(voc_palette()[label])
+        colour = np.array(palette_of(CLASSES)[label])
         expected = (1 - OPACITY) * 128 + OPACITY * colour
         np.testing.assert_allclose(small[:, columns].mean((0, 1)), expected, atol=4)
 

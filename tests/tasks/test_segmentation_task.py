@@ -19,6 +19,7 @@ from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.tasks.segmentation.loss_and_postprocess import full_size, segmentation_loss
 from mobilevit.tasks.segmentation.metrics import SegmentationMetric, mean_iou, near_boundaries
+from mobilevit.tasks.segmentation.results import palette_of
 from mobilevit.tasks.visualize import draw_mask
 
 
@@ -218,6 +219,26 @@ def test_memory_does_not_grow_with_images():  # A33
     )
     # kilobytes; the masks of 34 images alone would be 36 MB, their logits 3 GB
     assert many - few < 25_000
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_only_a_background_is_black(count):
+    rest = [f"c{label}" for label in range(1, count)]
+    for first in ("background", "__background__", "Unlabeled", "void", "other"):
+        colours = palette_of((first, *rest))
+        assert colours[0] == (0, 0, 0) != colours[1]
+    for first in ("sky", "leaf", "class 0"):
+        classes = (first, *rest)
+        colours = palette_of(classes)[:count]
+        assert (0, 0, 0) not in colours[:256] and len(set(colours[:200])) == min(count, 200)
+        task = get_task("segmentation")
+        assert task.palette(classes) == colours
+        result = task.prediction(
+            "a", classes, torch.zeros(2, 3, dtype=torch.uint8), InferenceOptions()
+        )
+        drawn = result.draw_thumbnail(Image.new("RGB", (3, 2), "black"))
+        assert np.asarray(drawn).any()
+        assert np.asarray(result.images()[".png"].convert("RGB")).any()
 
 
 def test_more_classes_than_a_palette_has_are_drawn():

@@ -81,7 +81,7 @@ def _tiles(m: SegmentationMetrics, train: SegmentationMetrics) -> list[Tile]:
 
 
 def _gallery(about: str, images: Sequence[SegmentedImage], samples: MaskSamples) -> list[Block]:
-    palette = palette_of(len(samples.classes))
+    palette = palette_of(tuple(samples.classes))
 
     def card(one: SegmentedImage) -> Card:
         def draw(image: Image.Image) -> list[tuple[Image.Image, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,18 +16,22 @@ from mobilevit.tasks.base import Colour
 from mobilevit.tasks.results import Prediction, Predictions
 from mobilevit.tasks.visualize import OPACITY, colour_mask, draw_mask
 
+BACKGROUND = re.compile(r".*(background|void|unlabel+ed|unknown).*|other|none", re.IGNORECASE)
+"""Names of a first class that is drawn in black."""
+
 
 @cache
-def palette_of(classes: int) -> list[Colour]:
-    """Colours for the values of a mask: at least 256."""
-    return voc_palette(max(256, classes))
+def palette_of(classes: tuple[str, ...]) -> list[Colour]:
+    """Colours for the values of a mask, at least 256: VOC's, without black for a real class 0."""
+    first = 0 if not classes or BACKGROUND.fullmatch(classes[0]) else 1
+    return voc_palette(max(256, len(classes)) + first)[first:]
 
 
-def encode_mask(mask: np.ndarray) -> bytes:
+def encode_mask(mask: np.ndarray, classes: tuple[str, ...] = ()) -> bytes:
     """A mask `[H, W]` as a PNG of class indices: with a palette, or of 16 bits unless uint8."""
     if mask.dtype == np.uint8:
         image = Image.fromarray(mask).convert("P")
-        image.putpalette([value for colour in palette_of(256) for value in colour])
+        image.putpalette([value for colour in palette_of(classes)[:256] for value in colour])
     else:
         image = Image.fromarray(mask.astype(np.uint16))
     png = io.BytesIO()
@@ -100,16 +105,16 @@ class SegmentationPrediction(Prediction):
         return self.shares
 
     def draw(self, image: Image.Image) -> Image.Image:
-        return draw_mask(image, self.mask, self.classes, palette_of(len(self.classes)))
+        return draw_mask(image, self.mask, self.classes, palette_of(self.classes))
 
     def draw_thumbnail(self, image: Image.Image) -> Image.Image:
         small = Image.fromarray(self.mask).resize(image.size, Image.Resampling.NEAREST)
-        colours = colour_mask(np.asarray(small), palette_of(len(self.classes)))
+        colours = colour_mask(np.asarray(small), palette_of(self.classes))
         return Image.blend(image, Image.fromarray(colours), OPACITY)
 
     def images(self) -> dict[str, Image.Image]:
         """The mask as class numbers, and in colours."""
-        colours = colour_mask(self.mask, palette_of(len(self.classes)))
+        colours = colour_mask(self.mask, palette_of(self.classes))
         return {".png": self.index_image(), "-mask.png": Image.fromarray(colours)}
 
 

@@ -79,13 +79,13 @@ class Segmentation(Task):
             for output, size in zip(outputs, sizes, strict=True)
         ]
 
-    def palette(self, classes: int) -> list[Colour]:
-        return palette_of(classes)[:classes]
+    def palette(self, classes: Sequence[str]) -> list[Colour]:
+        return palette_of(tuple(classes))[: len(classes)]
 
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Tensor, options: InferenceOptions
     ) -> SegmentationPrediction:
-        png = encode_mask(result.cpu().numpy())
+        png = encode_mask(result.cpu().numpy(), classes)
         return SegmentationPrediction(source=source, classes=classes, png=png)
 
     def parquet_columns(self, pyarrow: Any) -> list[tuple[str, Any]]:

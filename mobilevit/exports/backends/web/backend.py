@@ -132,7 +132,7 @@ def _description(metadata: FileMetadata, folder: Path) -> dict[str, Any]:
         "classes": classes,
         "colours": [
             f"#{red:02x}{green:02x}{blue:02x}"
-            for red, green, blue in get_task(config.task).palette(config.num_classes)
+            for red, green, blue in get_task(config.task).palette(classes)
         ],
         "preprocessing": {
             field: preprocessing[field]
