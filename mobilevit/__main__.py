@@ -16,12 +16,14 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from mobilevit.training.errors import Interrupted
 from mobilevit.utils.options import Options, flag_types
+from mobilevit.utils.placeholders import placeholders
 
 COMMANDS = {
     "train": ("mobilevit.training.train:train", "train or fine-tune on a folder of images"),
@@ -66,8 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("mobilevit").setLevel(logging.INFO)
     module, function = COMMANDS[command][0].split(":")
+    # Help needs signatures only, which do not take the seconds that torch takes.
+    asks_for_help = "--help" in words or words[:1] == ["-h"]
     try:
-        result = call(command, getattr(importlib.import_module(module), function), words)
+        with placeholders() if asks_for_help else nullcontext():
+            result = call(command, getattr(importlib.import_module(module), function), words)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -158,10 +163,13 @@ def _is_list(hint: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Sequence)
 
 
-def _check_known(flag: str, flags: Mapping[str, Any]) -> None:
+def _check_known(flag: str, flags: Mapping[str, Any], groups: Collection[str]) -> None:
     """Refuse a flag that does not exist, and name the nearest that does."""
     name = flag.removeprefix("--").rstrip("+")
-    if name in ("help", "print_config") or any(f"{name}.".startswith(f"{one}.") for one in flags):
+    # A dot and a key may follow the flag of a dict.
+    if name in {*groups, "help", "print_config"} or any(
+        f"{name}.".startswith(f"{known}.") for known in flags
+    ):
         return
     group, _, last = name.rpartition(".")
     initials = "".join(word[:1] for word in last.split("_"))
@@ -186,9 +194,9 @@ def _spelled_out(
     after the positional arguments stand for `--data.root`. Recipes come first, so that flags
     override them.
     """
-    # A group's flag takes a file of its options.
-    groups = {flag[:dot]: str for flag in flags for dot in range(len(flag)) if flag[dot] == "."}
-    flags, rest, spelled = {**groups, **flags}, list(words), []
+    # Their flags take a file of options.
+    groups = {flag[:dot] for flag in flags for dot in range(len(flag)) if flag[dot] == "."}
+    rest, spelled = list(words), []
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
@@ -197,10 +205,10 @@ def _spelled_out(
             flag = "--" + flag[2:].replace("-", "_")
             if flag == "--data" and not (value or "".join(rest[:1])).endswith((".yaml", ".yml")):
                 flag = "--data.root"
-            _check_known(flag, flags)
+            _check_known(flag, flags, groups)
             word = flag + equals + value
             if flag not in ("--help", "--print_config"):
-                hint = flags.get(flag[2:], str)  # str: of a key of a dict
+                hint = flags.get(flag[2:], str)  # str: of a group, or a key of a dict
         if hint is not None:
             if not equals:
                 switch = hint is bool and rest[:1] not in (["true"], ["false"])

@@ -263,6 +263,29 @@ def test_every_command_explains_itself(name, capsys):
         assert not sentence.strip().startswith("("), block  # its type and default alone
 
 
+def test_help_is_the_same_without_the_import_of_torch(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    code = """
+import sys
+from mobilevit.__main__ import COMMANDS, main
+for name in COMMANDS:
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        print("the end of", name)
+assert "torch" not in sys.modules
+import mobilevit
+mobilevit.create_model("mobilevit_xxs")  # the placeholders are gone
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        print("the end of", name)
+    assert done.stdout == capsys.readouterr().out
+
+
 def test_public_names_are_what_they_say():
     assert set(mobilevit.__all__) <= set(dir(mobilevit))
     for name in mobilevit.__all__:
