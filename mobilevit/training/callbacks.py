@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,6 +23,7 @@ from rich.progress import (
 from mobilevit.checkpoints.folder import save
 from mobilevit.training.errors import DivergedError
 from mobilevit.training.module import TrainingModule
+from mobilevit.training.optim import averaged
 from mobilevit.training.quantize_aware import without_fake_quantization
 from mobilevit.utils.files import replace_file
 
@@ -29,6 +31,23 @@ STEP_ROWS = 2000
 """Steps of a run that the history holds, approximately."""
 LOADER_BOUND = 0.2
 """Share of waiting time above which the loader is called the bottleneck."""
+
+
+class MovingAverage(WeightAveraging):
+    """Lightning's weight averaging by an exponential moving average, which validation evaluates.
+
+    A step that is skipped, since its gradient is not finite, moves neither averages nor counter.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=averaged(decay))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        if not pl_module.consecutive_skipped:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class Throughput(Callback):

@@ -58,7 +58,7 @@ class TrainingModule(LightningModule):
         self.compiler = Compiler(model, compiled) if compiled else None
         self.optim, self.steps = optim, steps
         self.freeze_backbone = freeze_backbone
-        self.skipped, self._consecutive_skipped = 0, 0
+        self.skipped, self.consecutive_skipped = 0, 0
         """Steps whose gradient was not finite; none of them has changed anything."""
         self._buffers_before: list[Tensor] = []
         if freeze_backbone:
@@ -112,7 +112,7 @@ class TrainingModule(LightningModule):
         gradients = [value.grad for value in parameters if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if torch.isfinite(norm):
-            self._consecutive_skipped = 0
+            self.consecutive_skipped = 0
             if gradient_clip_val is not None:
                 nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
             return
@@ -121,10 +121,10 @@ class TrainingModule(LightningModule):
         for buffer, before in zip(self.model.buffers(), self._buffers_before, strict=True):
             buffer.copy_(before)
         self.skipped += 1
-        self._consecutive_skipped += 1
+        self.consecutive_skipped += 1
         step = self.trainer.global_step
         log.warning("step %d is skipped: its gradient is not finite (norm %s)", step, float(norm))
-        if self._consecutive_skipped == MAX_SKIPPED:
+        if self.consecutive_skipped == MAX_SKIPPED:
             raise DivergedError(
                 f"{MAX_SKIPPED} consecutive steps had no finite gradient, up to step {step}: "
                 "training has diverged. Try a smaller optim.lr, optim.clip 1, or precision bf16 or "
@@ -132,10 +132,10 @@ class TrainingModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped"] = (self.skipped, self._consecutive_skipped)
+        checkpoint["skipped"] = (self.skipped, self.consecutive_skipped)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.skipped, self._consecutive_skipped = checkpoint["skipped"]
+        self.skipped, self.consecutive_skipped = checkpoint["skipped"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         with self._compiling(None):

@@ -9,16 +9,21 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler
-from mobilevit.training.callbacks import History, ModelFolders, ProgressBar, Throughput
+from mobilevit.training.callbacks import (
+    History,
+    ModelFolders,
+    MovingAverage,
+    ProgressBar,
+    Throughput,
+)
 from mobilevit.training.checkpoints import Checkpoints
 from mobilevit.training.compiling import full_batch_shapes
 from mobilevit.training.module import Batches, TrainingModule
-from mobilevit.training.optim import averaged
 from mobilevit.training.run import Run, Setup, evaluation_loader
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -56,7 +61,7 @@ def fit(run: Run, setup: Setup) -> History:
     callbacks = [
         throughput,
         ModelFolders(run.folder, metric),
-        *([WeightAveraging(multi_avg_fn=averaged(options.ema))] if options.ema else []),
+        *([MovingAverage(options.ema)] if options.ema else []),
         progress,
         history,
         *([EarlyStopping(f"val_{metric}", mode="max", patience=patience)] if patience else []),

@@ -152,11 +152,13 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     from mobilevit.tasks.classification.training import ClassificationTraining
+    from mobilevit.training.callbacks import MovingAverage
     from mobilevit.training.module import TrainingModule
 
     taught = ClassificationTraining.training_loss
     ended = TrainingModule.configure_gradient_clipping
-    calls, states = [0], []
+    averaged = MovingAverage.on_train_batch_end
+    calls, states, averages = [0], [], []
 
     def poisoned(self: Any, model: Any, batch: Any) -> Any:
         calls[0] += 1
@@ -172,10 +174,19 @@ def test_a_step_without_a_finite_gradient_changes_nothing(
             assert all(p.grad is None for p in self.model.parameters())
             states.append({k: v.clone() for k, v in self.model.state_dict().items()})
 
+    def averaging(self: Any, *arguments: Any) -> None:
+        averaged(self, *arguments)
+        averages.append({k: v.clone() for k, v in self._average_model.state_dict().items()})
+
     monkeypatch.setattr(ClassificationTraining, "training_loss", poisoned)
+    monkeypatch.setattr(MovingAverage, "on_train_batch_end", averaging)
     monkeypatch.setattr(TrainingModule, "configure_gradient_clipping", clipping)
     small(images, tmp_path / "run", epochs=1, optim=OptimOptions(lr=0.005))
     assert_same(states[1], states[0], "state")
+    moved = {key: value for key, value in averages[4].items() if ".task." not in key}
+    assert_same(moved, {key: averages[3][key] for key in moved}, "averages")  # and their counter
+    counts = [int(average["n_averaged"]) for average in averages]
+    assert counts[3:6] == [4, 4, 5]
     assert "step 4 is skipped" in caplog.text
     (epoch,) = rows(tmp_path / "run" / "metrics.csv")
     assert epoch["skipped"] == "1" and np.isfinite(float(epoch["train_loss"]))
