@@ -276,12 +276,24 @@ def write_coco_masks(root: Path) -> Path:
     return root
 
 
+def write_roboflow_masks(root: Path) -> Path:
+    """Six images to train on and two to validate on, of three classes."""
+    for split, count in (("train", 6), ("valid", 2)):
+        for number in range(count):
+            name = f"{split}/{number}_jpg.rf.{number}a"
+            image(root / f"{name}.jpg", (8, 6))
+            mask(root / f"{name}_mask.png", 0, 1, 2)
+        write(root, f"{split}/_classes.csv", "Pixel Value, Class\n0, background\n1, leaf\n2, rot\n")
+    return root
+
+
 MASK_WRITERS: dict[str, Callable[..., Path]] = {
     "folders": write_mask_folders,
     "voc": write_voc_masks,
     "ade20k": write_ade20k,
     "cityscapes": write_cityscapes,
     "coco": write_coco_masks,
+    "roboflow": write_roboflow_masks,
 }
 
 

@@ -328,6 +328,7 @@ def test_paths_with_steps_back_are_understood(tmp_path: Path) -> None:
         ("ade20k", 150, {255, 0, 149}),
         ("cityscapes", 19, {255, 0, 13, 18}),
         ("coco", 3, {0, 2}),
+        ("roboflow", 3, {0, 1, 2}),
     ],
 )
 def test_masks_come_from_every_format(

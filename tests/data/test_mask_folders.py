@@ -20,7 +20,14 @@ from mobilevit.data.images import ImageError
 from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.tasks.segmentation.dataset import MaskSamples
-from tests.data.factories import image, mask, touch, write, write_cityscapes
+from tests.data.factories import (
+    image,
+    mask,
+    touch,
+    write,
+    write_cityscapes,
+    write_roboflow_masks,
+)
 
 
 def opened(
@@ -185,9 +192,6 @@ def test_classes_without_names_are_numbered(tmp_path: Path, masks: Path) -> None
     samples, how = opened(tmp_path, None, 255)
     assert samples.classes == ("0", "1", "2", "3") and samples.ignore == 255
     assert "3 is the largest value in 3 of 3 masks" in how
-    samples, _ = opened(tmp_path, None, 3)
-    assert samples.classes[2:4] == ("2", "4") and len(samples.classes) == 255  # 255 is a class
-    assert samples.ignore == 255  # the place of none
     mask(masks / "1.png", 3, 0)
     samples, _ = opened(tmp_path, None, 0)
     assert samples.classes == ("1", "2", "3")
@@ -221,10 +225,27 @@ def test_masks_of_one_class_are_refused(
     assert set(np.unique(samples.mask(0))) == {int(value == 255) for value in values}
 
 
-def test_huge_values_are_not_numbered(tmp_path: Path, masks: Path) -> None:
-    Image.fromarray(np.full((6, 8), 5000, np.uint16)).save(masks / "0.png")
-    with pytest.raises(DataError, match="values up to 5000, too many"):
-        opened(tmp_path, None, 255)
+@pytest.mark.parametrize(
+    ("values", "ignore", "listed"),
+    [
+        ((0, 38, 75, 113), 255, "0, 38, 75, 113"),
+        ((0, 1, 5000), 255, "0 to 1, 5000"),
+        ((0, 1, 255), 3, "0 to 1, 255"),
+        (tuple(range(1200)), 1300, "0 to 1199"),
+    ],
+)
+def test_values_far_from_counting_are_listed_and_not_numbered(
+    tmp_path: Path, values: tuple[int, ...], ignore: int, listed: str
+) -> None:
+    """They are refused until a file or the option states what they stand for."""
+    image(tmp_path / "images" / "1.jpg", (40, 30))
+    (tmp_path / "masks").mkdir()
+    stored = np.resize(np.array(values, np.uint16), (30, 40))
+    Image.fromarray(stored).save(tmp_path / "masks" / "1.png")
+    with pytest.raises(DataError, match=f"have the values {listed}, too many or too far"):
+        opened(tmp_path, None, ignore)
+    samples, _ = opened(tmp_path, [str(value) for value in values], ignore)
+    assert len(samples.classes) == len(values) and samples.mask(0).max() == len(values) - 1
 
 
 def test_names_come_from_a_file_or_are_given(tmp_path: Path, masks: Path) -> None:
@@ -263,6 +284,40 @@ def test_rgb_masks_are_read_by_stated_colours(tmp_path: Path) -> None:
     (tmp_path / "labelmap.txt").write_text("background:0,0,0::\nroad:128,64,0::")
     samples, _ = opened(tmp_path, None, 255)
     assert samples.mask(0).tolist() == [[0] * 8] * 2 + [[1] * 8] * 4
+
+
+# Roboflow
+
+
+def test_masks_next_to_images_are_those_of_roboflow(tmp_path: Path) -> None:
+    data = open_splits(MaskSamples, DataOptions(root=str(write_roboflow_masks(tmp_path))))
+    assert (len(data.train), len(data.val)) == (6, 2) and "Roboflow" in data.note
+    assert data.train.classes == ("background", "leaf", "rot")
+    assert np.unique(data.val.mask(1)).tolist() == [0, 1, 2]
+    assert Path(data.val.name(1)).stem + "_mask" == Path(data.val.mask_name(1)).stem
+
+
+def test_a_folder_of_roboflow_without_splits_is_divided(tmp_path: Path) -> None:
+    root = write_roboflow_masks(tmp_path / "all") / "train"
+    data = open_splits(MaskSamples, DataOptions(root=str(root)))
+    assert len(data.train) + len(data.val) == 6 and data.val.classes[2] == "rot"
+
+
+def test_what_is_wrong_with_an_export_of_roboflow_is_named(tmp_path: Path) -> None:
+    root = write_roboflow_masks(tmp_path)
+    (root / "train" / "0_jpg.rf.0a_mask.png").unlink()
+    with pytest.raises(DataError, match=r"0_jpg\.rf\.0a\.jpg: no mask has its name"):
+        open_splits(MaskSamples, DataOptions(root=str(root)))
+    write(root, "valid/_classes.csv", "Pixel Value, Class\n0, background\n1, rot\n")
+    with pytest.raises(DataError, match="state different classes"):
+        open_splits(MaskSamples, DataOptions(root=str(root)))
+    write(root, "valid/_classes.csv", "Pixel Value, Class\nleaf, 1\n")
+    with pytest.raises(DataError, match=r"valid/_classes\.csv: is no table of values and names"):
+        open_splits(MaskSamples, DataOptions(root=str(root)))
+    for split in ("train", "valid"):  # the table of an export of labels
+        write(root, f"{split}/_classes.csv", "filename, leaf, rot\n0.jpg, 0, 1\n")
+    with pytest.raises(DataError, match="no data set with masks recognised"):
+        open_splits(MaskSamples, DataOptions(root=str(root)))
 
 
 # ADE20K and Cityscapes

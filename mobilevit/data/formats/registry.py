@@ -9,7 +9,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import IGNORE, Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree
 from mobilevit.data.formats.labels import folders as class_folders
-from mobilevit.data.formats.masks import datasets, panoptic
+from mobilevit.data.formats.masks import datasets, panoptic, roboflow
 from mobilevit.data.formats.masks import folders as mask_folders
 from mobilevit.data.formats.objects import coco, voc, yolo
 
@@ -18,6 +18,7 @@ FORMATS: tuple[Format, ...] = (
     voc.FORMAT,
     datasets.VOC,
     datasets.ADE20K,
+    roboflow.FORMAT,
     mask_folders.FORMAT,
     coco.FORMAT,
     panoptic.FORMAT,

@@ -30,6 +30,7 @@ from mobilevit.data.formats.masks.values import (
     Colours,
     MaskFiles,
     class_values,
+    format_ranges,
     names_by_value,
     read_class_file,
     read_mask,
@@ -203,11 +204,13 @@ def number_classes(masks: Sequence[str], ignore: int) -> tuple[dict[int, str], s
             f"and {ignore} is ignored. If it is a class, state it in classes.json, such as "
             f'{{"background": 0, "object": {ignore}}}, and set data.ignore to another value'
         )
-    largest = max(found - {ignore})
-    if largest >= MAX_NUMBERED:
+    values = sorted(found - {ignore})
+    largest = values[-1]
+    if largest >= min(MAX_NUMBERED, 2 * len(values)):
         raise DataError(
-            f"{folder}: its masks have values up to {largest}, too many to be numbered as "
-            'classes; state the values of classes in classes.json, {"name": value, ...}'
+            f"{folder}: its masks have the values {format_ranges(values)}, too many or too far "
+            f"from 0 to {len(values) - 1} to be numbered as classes; state what they stand for in "
+            'classes.json, {"name": value, ...}'
         )
     how = (
         f"number, as there is no {' or '.join(CLASS_FILES[:2])}: {largest} is the largest value "
