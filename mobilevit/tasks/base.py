@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     # torchmetrics takes seconds to import, and prediction needs none of it.
     from mobilevit.tasks.training_task import TrainingTask
 
+CAUSES = "its weights are damaged, or its precision is too low for them"
+"""Why a model's outputs may not be finite."""
 Postprocessing = Literal["later", "2021"]
 Colour = tuple[int, int, int]
 
@@ -85,6 +87,22 @@ class EvaluationPart(NamedTuple):
     """(height, width) of the original images, where the task needs them."""
     targets: Any
     """What the metric compares predictions with."""
+    indices: list[int]
+    """The images' indices in the samples."""
+
+
+def not_finite(outputs: Tensor | Sequence[Tensor]) -> list[int]:
+    """Which of B images have NaN or infinity in a model's outputs, tensors `[B, ...]`.
+
+    Minus infinity is none: a class of probability 0. Nor are masks, which are integers.
+    """
+    tensors = [outputs] if isinstance(outputs, Tensor) else outputs
+    wrong: set[int] = set()
+    for values in tensors:
+        if values.is_floating_point():
+            finite = (values < torch.inf).flatten(1).all(1)
+            wrong.update((~finite).nonzero()[:, 0].tolist())
+    return sorted(wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +153,9 @@ M = TypeVar("M", bound=Metrics)
 
 class Metric(ABC, Generic[M]):
     """Counts predictions batch by batch; in several processes, `compute` covers all of them."""
+
+    samples: Any
+    """Those to evaluate on; messages use their `name(index)`."""
 
     @abstractmethod
     def __init__(

@@ -11,7 +11,15 @@ import torch
 from mobilevit.data.loader import EvaluationLoader
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks import get_task
-from mobilevit.tasks.base import InferenceModel, InferenceOptions, Metric, Task, Timing
+from mobilevit.tasks.base import (
+    CAUSES,
+    InferenceModel,
+    InferenceOptions,
+    Metric,
+    Task,
+    Timing,
+    not_finite,
+)
 from mobilevit.utils.clock import now
 from mobilevit.utils.distributed import Processes, gather_items
 
@@ -64,11 +72,16 @@ def evaluate_batches(
     times: list[tuple[float, float]] = []
     with torch.inference_mode():
         for batch in batches:
-            for images, sizes, targets in metric.parts(batch):
+            for images, sizes, targets, indices in metric.parts(batch):
                 on_device = images.to(device)
                 start = now(device)
                 outputs = model(on_device)
                 computed = now(device)
+                if wrong := not_finite(outputs):
+                    names = [metric.samples.name(indices[row]) for row in wrong]
+                    raise ValueError(
+                        f"the model's outputs are NaN or infinite for {', '.join(names)}: {CAUSES}"
+                    )
                 height, width = images.shape[-2:]
                 predictions = task.postprocess(
                     model, outputs, input_size=(height, width), sizes=sizes, options=options

@@ -9,7 +9,7 @@ import torch
 
 from mobilevit.data.sources import PreparedImage
 from mobilevit.tasks import get_task
-from mobilevit.tasks.base import InferenceModel, InferenceOptions
+from mobilevit.tasks.base import CAUSES, InferenceModel, InferenceOptions, not_finite
 from mobilevit.tasks.results import Prediction
 
 
@@ -45,13 +45,18 @@ def predict_batch(
         for first in range(0, len(items), step):
             part = items[first : first + step]
             images = torch.stack([item.tensor for _, item in part]).to(device)
+            outputs = model(images)
             results: Sequence[Any] = task.postprocess(
                 model,
-                model(images),
+                outputs,
                 input_size=(shape[-2], shape[-1]),
                 sizes=[item.size for _, item in part],
                 options=options,
             )
             for (index, _), result in zip(part, results, strict=True):
                 found[index] = task.prediction(sources[index], classes, result, options)
+            for row in not_finite(outputs):
+                error = f"the model's outputs for it are NaN or infinite: {CAUSES}"
+                index, _ = part[row]
+                found[index] = task.prediction_type(source=sources[index], error=error)
     return [found[index] for index in range(len(batch))]

@@ -138,7 +138,9 @@ def answers(count: int) -> ClassificationPredictions:
         shares = np.full(3, (1 - share) / 2, np.float32)
         shares[place % 3] = share
         items.append(
-            ClassificationPrediction(source=f"p/{place}.jpg", classes=CLASSES, probabilities=shares)
+            ClassificationPrediction(
+                source=f"p/{place}.jpg", classes=CLASSES, logits=np.log(shares)
+            )
         )
     return ClassificationPredictions(
         items=(*items, ClassificationPrediction(source="p/bad.jpg", error="not an image"))
@@ -259,7 +261,7 @@ def test_names_are_texts(chromium: Any, tmp_path: Path) -> None:
     classes = ("<b>{data}</b>", "</script><script>alert(1)</script>")
     shares = np.array([0.75, 0.25], np.float32)
     item = ClassificationPrediction(
-        source="<img src=x>{script}.jpg", classes=classes, probabilities=shares
+        source="<img src=x>{script}.jpg", classes=classes, logits=np.log(shares)
     )
     file = tmp_path / "50 % #1?.html"
     image = Image.new("RGB", (40, 30))

@@ -9,7 +9,9 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_score, recall_score
 
 from mobilevit.tasks import get_task
+from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.classification.metrics import ClassificationMetric
+from mobilevit.tasks.classification.training import ClassificationTraining
 from mobilevit.tasks.evaluate import evaluate_batches
 
 CLASSES = tuple("abcdefg")
@@ -87,6 +89,22 @@ def test_the_worst_mistakes_come_first(case):
     first = metrics.mistakes[0]
     assert first.label == labels[expected[0]] and first.predicted == logits[expected[0]].argmax()
     assert first.probability == pytest.approx(logits[expected[0]].softmax(0).max().item())
+
+
+def test_logits_rank_classes_where_probabilities_are_0():
+    """Float32 probabilities of logits 110 and 150 below the highest are both 0."""
+    task, classes = get_task("classification"), tuple("abcdefghijklmnopqrst")
+    logits = torch.zeros(1, 20)
+    logits[0, 3], logits[0, 17] = 150, 40
+    label = torch.tensor([17])
+    metrics = evaluate(logits, label, classes=classes)
+    assert (metrics.top1, metrics.top5) == (0, 1) and metrics.row()["top-5"] == "100.00%"
+    training = ClassificationTraining(20, task.options())
+    training.validate(lambda images: images, (logits, label, label))
+    assert training.figures("val")["val_top5"] == 1
+    prediction = task.prediction("a.jpg", classes, logits[0], InferenceOptions())
+    assert [name for name, _ in prediction.top(2)] == ["d", "r"]
+    assert "r" in prediction.csv_rows()[0].values() and "r" in prediction.parquet_row()["classes"]
 
 
 def test_nothing_to_evaluate_is_an_error():

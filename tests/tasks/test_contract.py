@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -191,6 +192,23 @@ def test_a_report_is_one_page_that_loads_nothing(
         assert f"<strong>{tile.value}</strong>" in text
     write_report(tmp_path / "again.html", report, history, config=model.config)
     assert (tmp_path / "again.html").read_bytes() == path.read_bytes()
+
+
+def test_outputs_that_are_not_numbers_count_for_no_class(
+    task: Any, model: Any, roots: Path, tmp_path: Path
+) -> None:
+    """Evaluation stops at them, naming the images; in predictions they are the image's error."""
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        *_, last = damaged.parameters()
+        last.fill_(torch.nan)
+    data = DataOptions(root=str(roots / task.name), workers=0)
+    first, second, *_ = images_of(roots, task)
+    with pytest.raises(ValueError, match=f"NaN or infinite for {re.escape(str(first))}: "):
+        mobilevit.evaluate(damaged, data=data, batch_size=1)
+    predictions = mobilevit.predict(damaged, first, second)
+    assert predictions.exit_code == 1
+    assert all("outputs for it are NaN" in item.error for item in predictions)
 
 
 def test_options_of_other_tasks_are_refused(task: Any) -> None:

@@ -143,8 +143,8 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
             MulticlassConfusionMatrix,
         )
 
-        self.classes, self.worst = samples.classes, worst
-        count = len(self.classes)
+        self.samples, self.worst = samples, worst
+        count = len(samples.classes)
         self.counts = accuracies(count)
         self.counts.add_metrics(
             {"confusion": MulticlassConfusionMatrix(count, validate_args=False)}
@@ -158,7 +158,7 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
 
     def parts(self, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[EvaluationPart]:
         images, labels, indices = batch
-        yield EvaluationPart(images, [], (labels, indices))
+        yield EvaluationPart(images, [], (labels, indices), indices.tolist())
 
     def update(self, predictions: Any, targets: tuple[Tensor, Tensor]) -> None:
         """Count logits `[B, K]`; targets are labels `[B]` and the samples' indices `[B]`."""
@@ -179,7 +179,7 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
         counts = self.counts.compute()
         images = int(counts["confusion"].sum())
         return ClassificationMetrics(
-            classes=self.classes,
+            classes=self.samples.classes,
             images=images,
             top1=float(counts["top1"]),
             top5=float(counts["top5"]),

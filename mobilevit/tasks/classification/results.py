@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mobilevit.tasks.base import Colour
@@ -29,20 +30,24 @@ class ClassProbability(NamedTuple):
 class ClassificationPrediction(Prediction):
     """The classes of one image."""
 
-    probabilities: np.ndarray | None = None
-    """Of each class, float32 `[K]`; None where the image could not be read."""
+    logits: np.ndarray | None = None
+    """Float32 `[K]`; None where the image could not be read."""
     listed: int = 5
     """Classes that texts and files list."""
 
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of each class, float32 `[K]`; ImageError if the image could not be read."""
+        self.check()
+        return torch.as_tensor(self.logits).softmax(-1).numpy()
+
     def top(self, count: int) -> list[ClassProbability]:
         """The most probable classes, in order; ImageError if the image could not be read."""
-        self.check()
-        assert self.probabilities is not None
-        order = np.argsort(-self.probabilities, kind="stable")[:count]
-        return [
-            ClassProbability(self.classes[index], float(self.probabilities[index]))
-            for index in order
-        ]
+        probabilities = self.probabilities
+        assert self.logits is not None
+        # By logits: where they differ by 100 or more, float32 probabilities are 0 alike.
+        order = np.argsort(-self.logits, kind="stable")[:count]
+        return [ClassProbability(self.classes[k], float(probabilities[k])) for k in order]
 
     def to_json(self) -> dict[str, Any]:
         return {

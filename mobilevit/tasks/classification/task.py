@@ -84,7 +84,7 @@ class Classification(Task):
         return ClassificationPrediction(
             source=source,
             classes=classes,
-            probabilities=result.softmax(-1).cpu().numpy(),
+            logits=result.cpu().numpy(),
             listed=options.top,
         )
 

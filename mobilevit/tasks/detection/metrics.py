@@ -201,8 +201,9 @@ class DetectionMetric(Metric[DetectionMetrics]):
 
     def parts(self, batch: tuple[Tensor, Any, Tensor, Tensor]) -> Iterator[EvaluationPart]:
         """A batch is images, their boxes (not used), indices, (height, width)."""
-        images, _, indices, sizes = batch
-        yield EvaluationPart(images, [(int(h), int(w)) for h, w in sizes], indices.tolist())
+        images, _, rows, sizes = batch
+        indices = rows.tolist()
+        yield EvaluationPart(images, [(int(h), int(w)) for h, w in sizes], indices, indices)
 
     def update(self, predictions: Sequence[Detections], targets: list[int]) -> None:
         for index, found in zip(targets, predictions, strict=True):

@@ -137,7 +137,8 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
         """Images of one shape: a batch lists (image `[3, h, w]`, mask `[H, W]`, index)."""
         for images, masks, indices in by_shape(batch):
             sizes = [(mask.shape[0], mask.shape[1]) for mask in masks]
-            yield EvaluationPart(images, sizes, list(zip(masks, indices, strict=True)))
+            targets = list(zip(masks, indices, strict=True))
+            yield EvaluationPart(images, sizes, targets, indices)
 
     def update(self, predictions: Sequence[Tensor], targets: list[tuple[Tensor, int]]) -> None:
         # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
