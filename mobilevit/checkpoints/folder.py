@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mobilevit.checkpoints.adapter import CONFIG
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.fuse import is_fused
 from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import Network
 from mobilevit.utils.files import replace_file, write_file
@@ -84,7 +85,7 @@ def save(model: Network, folder: str | Path) -> Path:
     """
     if isinstance(model, Backbone):
         raise ValueError("a backbone alone has no model folder; save the network that it is in")
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    if is_fused(model):
         raise ValueError("a fused network cannot be saved; save the one that it was made of")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from mobilevit.exports.verify import MIN_AGREEMENT, DisagreementError, verify
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import Network
 from mobilevit.utils.files import replace_file, replace_folder
+from mobilevit.utils.random import restored_globals
 
 if TYPE_CHECKING:
     # Imports torchmetrics, which takes seconds.
@@ -35,6 +36,7 @@ MIN_TO_SPLIT = 8
 """From this many images on, calibration and comparison use different ones."""
 
 
+@restored_globals()
 def export(
     model: str | Path | Network, options: ExportOptions | None = None, **fields: Any
 ) -> ExportResult:

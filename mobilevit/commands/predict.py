@@ -144,6 +144,7 @@ def predict_inputs(
         num_workers=workers,
         collate_fn=as_is,
         worker_init_fn=init_worker,
+        generator=torch.Generator(),  # the global one stays as it is
     )
     sources: Sequence[str] = [display_name(source) for source in images.sources]
     items: list[Prediction] = []

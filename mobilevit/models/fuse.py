@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mobilevit.models.layers import ConvNormAct, FeedForward
@@ -29,7 +30,12 @@ def fuse(model: Network) -> Network:
     for module in model.modules():
         if isinstance(module, ConvNormAct | FeedForward):
             module.inplace = True
-        if isinstance(module, ConvNormAct) and isinstance(module.norm, nn.BatchNorm2d):
+        if isinstance(module, ConvNormAct) and isinstance(module.norm, _BatchNorm):
             module.conv = fuse_conv_bn_eval(module.conv, module.norm).requires_grad_(False)
             module.norm = nn.Identity().eval()
     return model.to(memory_format=torch.channels_last)
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether a network has no batch norm of any class, as after `fuse`."""
+    return not any(isinstance(module, _BatchNorm) for module in model.modules())

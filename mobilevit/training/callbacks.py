@@ -132,7 +132,7 @@ class History(Callback):
         self.seen[height, width] = (batches + 1, num_images + everywhere)
         if trainer.global_step == self._step or trainer.global_step % self.every:
             return
-        loss = trainer.strategy.reduce(outputs["loss"].detach(), reduce_op="mean")
+        loss = trainer.strategy.reduce(outputs["unweighted"], reduce_op="mean")
         row = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,
@@ -140,7 +140,7 @@ class History(Callback):
             "width": width,
             "batch": everywhere,
             "lr": self._lr,
-            "loss": float(loss) * trainer.accumulate_grad_batches,
+            "loss": float(loss),
         }
         self.steps.append(row)
         for logger in trainer.loggers:
@@ -254,7 +254,7 @@ class ProgressBar(Callback):
     ) -> None:
         if self.bar.disable:
             return
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+        loss = float(outputs["unweighted"])
         self.bar.update(
             self.task,
             completed=trainer.fit_loop.total_batch_idx + 1,

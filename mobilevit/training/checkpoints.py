@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.module import TrainingModule
+from mobilevit.training.resume import checkpoints_of
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.files import replace_file
 
@@ -24,8 +26,9 @@ class Checkpoints(Callback):
     processes it is enough that one of them gets the signal.
     """
 
-    def __init__(self, path: Path, *, minutes: float) -> None:
-        self.path, self.seconds = path, 60 * minutes
+    def __init__(self, run: Path, *, minutes: float) -> None:
+        self.path, self.previous = checkpoints_of(run)
+        self.seconds = 60 * minutes
         self._saved = time.monotonic()
         self._signal = 0
         """The signal that was received; 0: none."""
@@ -72,6 +75,8 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             with replace_file(self.path) as fresh:  # Lightning's own writing is not atomic
                 trainer.save_checkpoint(fresh)
+                if self.path.exists():
+                    os.replace(self.path, self.previous)
         else:
             trainer.save_checkpoint(self.path)  # takes part; the first process writes
         self._saved = time.monotonic()

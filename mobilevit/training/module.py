@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.models.registry import Network
 from mobilevit.tasks.training_task import TrainingTask
 from mobilevit.training.compiling import Compiler, Shape
 from mobilevit.training.errors import DivergedError
-from mobilevit.training.optim import optimizer_of, rate_factor
+from mobilevit.training.optim import accumulation_weights, optimizer_of, rate_factor
 from mobilevit.training.options import OptimOptions
+from mobilevit.training.probe import check_memory
 from mobilevit.training.quantize_aware import FakeQuantize, add_fake_quantization
 
 MAX_SKIPPED = 20
@@ -38,6 +40,8 @@ class TrainingModule(LightningModule):
         freeze_backbone: train only the layers after the backbone.
         quantize_aware: compute with the rounding of int8 files.
         compiled: shapes of batches for which the network is compiled.
+        schedule: of the training batches. Without it, batches that are accumulated weigh the same,
+            and memory is not checked.
     """
 
     def __init__(
@@ -50,17 +54,19 @@ class TrainingModule(LightningModule):
         freeze_backbone: bool,
         quantize_aware: bool = False,
         compiled: Collection[Shape] = (),
+        schedule: MultiScaleSchedule | None = None,
     ) -> None:
         super().__init__()
         self.model, self.task = model, task
         if quantize_aware:
             add_fake_quantization(model)
         self.compiler = Compiler(model, compiled) if compiled else None
-        self.optim, self.steps = optim, steps
+        self.optim, self.steps, self.schedule = optim, steps, schedule
         self.freeze_backbone = freeze_backbone
         self.skipped, self.consecutive_skipped = 0, 0
         """Steps whose gradient was not finite; none of them has changed anything."""
         self._buffers_before: list[Tensor] = []
+        self._weights: list[float] = []
         if freeze_backbone:
             model.backbone.requires_grad_(False)
         self.train()  # Lightning keeps the modes it finds
@@ -87,13 +93,22 @@ class TrainingModule(LightningModule):
     def _compiling(self, images: Tensor | None) -> AbstractContextManager[None]:
         return nullcontext() if self.compiler is None else self.compiler.around(images)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         with self._compiling(batch[0]):
-            return self.task.training_loss(self.model, batch)
+            loss = self.task.training_loss(self.model, batch)
+        # Lightning divides by this number, also in a last step of fewer batches.
+        count = self.trainer.accumulate_grad_batches
+        weight = count * self._weights[batch_idx] if self._weights else 1.0
+        return {"loss": weight * loss, "unweighted": loss.detach()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        count = self.trainer.accumulate_grad_batches
+        begins = batch_idx == 0 or not self._weights  # or a run is resumed within an epoch
+        if self.schedule is not None and count > 1 and begins:
+            images = [step.batch_size for step in self.schedule.epoch(self.current_epoch)]
+            self._weights = accumulation_weights(images, count)
         # Batch norm's statistics and int8 ranges, to restore them if the step is skipped.
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+        if batch_idx % count == 0:
             self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]
 
     def configure_gradient_clipping(
@@ -144,6 +159,13 @@ class TrainingModule(LightningModule):
     def figures(self, stage: str) -> dict[str, float]:
         """Loss and figures of the epoch so far; `stage` is `train` or `val`."""
         return self.task.figures(stage)
+
+    def on_train_start(self) -> None:
+        if self.schedule is not None and len(self.schedule.sizes) > 1:
+            # Of a single size the first step is the largest.
+            precision = self.trainer.precision_plugin.forward_context()
+            with self._compiling(None):
+                check_memory(self.model, self.schedule, precision)
 
     def on_train_epoch_start(self) -> None:
         self.task.reset("train")

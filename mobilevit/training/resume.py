@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from mobilevit.training.errors import TrainingError
 from mobilevit.utils.files import write_file
 
 CONFIG = "config.yaml"
+LOCK = ".lock"
+"""The file in a run folder that a training process holds locked."""
 FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
     *("data.root", "data.index", "data.workers", "data.check"),
@@ -19,14 +25,56 @@ FREE_TO_CHANGE = (
 """Options that a resumed run may change; they do not affect what its state means."""
 
 
-def claim_folder(run: Path, checkpoint: Path, *, resume: bool) -> None:
-    """Raise TrainingError unless the run folder is free or, with `resume`, holds a run."""
-    if resume and not checkpoint.is_file():
-        raise TrainingError(f"{run} holds no run to resume: there is no {checkpoint}")
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run folder; a killed process keeps none."""
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run / LOCK, blocking=False):
+            yield
+    except Timeout as error:
+        raise TrainingError(
+            f"another process is training in {run}: wait for it, or choose another out"
+        ) from error
+
+
+def claim_folder(run: Path, *states: Path, resume: bool) -> None:
+    """Raise TrainingError unless the run folder is free or, with `resume`, has one of `states`."""
+    begun = any(path.is_file() for path in states)
+    if resume and not begun:
+        raise TrainingError(f"{run} holds no run to resume: there is no {states[0]}")
     # A run that failed before its first checkpoint has left nothing worth keeping.
-    failed = (run / CONFIG).is_file() and not checkpoint.is_file()
-    if not resume and run.exists() and any(run.iterdir()) and not failed:
+    failed = (run / CONFIG).is_file() and not begun
+    others = run.exists() and any(path.name != LOCK for path in run.iterdir())
+    if not resume and others and not failed:
         raise TrainingError(f"{run} is not empty; resume the run in it, or choose another out")
+
+
+def checkpoints_of(run: Path) -> tuple[Path, Path]:
+    """The files of a run's last checkpoint and of the one before."""
+    return run / "checkpoints" / "last.ckpt", run / "checkpoints" / "previous.ckpt"
+
+
+def whole_checkpoint(run: Path) -> tuple[Path, int, list[str]]:
+    """The last checkpoint that can be read, its step, and what is wrong with a later one.
+
+    Raises:
+        TrainingError: none can be read.
+    """
+    problems: list[str] = []
+    for path in checkpoints_of(run):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return path, int(state["global_step"]), problems
+        except FileNotFoundError:
+            problems.append(f"there is no {path}")
+        except (RuntimeError, EOFError, UnpicklingError, KeyError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            problems.append(f"{path} is damaged ({path.stat().st_size:,} bytes; {reason})")
+    raise TrainingError(
+        f"{run} cannot be resumed: {' and '.join(problems)}. Begin a new run in another out, from "
+        f"the weights in {run / 'model_last'} if there are any"
+    )
 
 
 def check_same_options(

@@ -26,9 +26,11 @@ class Run:
     """With `batch_size` and `task_options` filled in."""
     model: str
     task: Task
-    resume: bool
     folder: Path
-    checkpoint: Path
+    checkpoint: Path | None
+    """From which the run is resumed; None for a new run."""
+    step: int
+    """Optimizer steps at that checkpoint."""
     device: torch.device
     threads: int
     workers: int

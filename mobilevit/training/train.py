@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +25,21 @@ from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import TrainOptions
+from mobilevit.training.probe import check_batch_norms
 from mobilevit.training.report import write_report
 from mobilevit.training.resume import (
     CONFIG,
     check_same_options,
+    checkpoints_of,
     claim_folder,
+    locked,
+    whole_checkpoint,
     write_config,
 )
 from mobilevit.training.run import Run, Setup, TrainingResult, evaluation_loader
 from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
 from mobilevit.utils.distributed import Processes
+from mobilevit.utils.random import restored_globals
 
 if TYPE_CHECKING:
     from mobilevit.training.callbacks import History
@@ -65,21 +71,24 @@ def train(
         WorkerError: a process that reads images has died.
         ValueError: an option does not fit the others, the machine or the task.
     """
-    from mobilevit.training.trainer import fit  # Lightning takes seconds to import
-
     options = TrainOptions(**fields) if options is None else replace(options, **fields)
-    run = validate(options, resume=resume)
-    setup = set_up(run)
-    with use_threads(run.threads):
-        return finish(run, setup, fit(run, setup))
+    is_main = Processes.from_environment().is_main
+    lock = locked(Path(options.out)) if is_main else nullcontext()
+    with lock, restored_globals(compute_device(options.device)):
+        from mobilevit.training.trainer import fit  # Lightning takes seconds to import
+
+        run = validate(options, resume=resume)
+        setup = set_up(run)
+        with use_threads(run.threads):
+            return finish(run, setup, fit(run, setup))
 
 
 def validate(options: TrainOptions, *, resume: bool) -> Run:
     """Check options against each other, the run folder and the machine, before any work."""
     processes, folder = Processes.from_environment(), Path(options.out)
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    console = Console(quiet=not processes.is_main)
     if processes.is_main:
-        claim_folder(folder, checkpoint, resume=resume)
+        claim_folder(folder, *checkpoints_of(folder), resume=resume)
     device = compute_device(options.device)
     if options.quantize_aware and device.type == "mps":
         raise TrainingError("torch has no quantization-aware training on mps: use device cpu")
@@ -96,20 +105,24 @@ def validate(options: TrainOptions, *, resume: bool) -> Run:
     )
     if processes.is_main and resume:
         check_same_options(folder, options.as_recipe())
+    checkpoint, step, problems = whole_checkpoint(folder) if resume else (None, 0, [])
     threads, workers = split_cores(available_cores(), on_gpu=device.type != "cpu")
-    return Run(
+    run = Run(
         options=options,
         model=model,
         task=task,
-        resume=resume,
         folder=folder,
         checkpoint=checkpoint,
+        step=step,
         device=device,
         threads=threads if options.threads is None else options.threads,
         workers=workers if options.data.workers is None else options.data.workers,
         processes=processes,
-        console=Console(quiet=not processes.is_main),
+        console=console,
     )
+    if problems:
+        run.print(f"warning: {problems[0]}: going back to {checkpoint} (step {step})")
+    return run
 
 
 def choose_model(options: TrainOptions) -> tuple[str, Task]:
@@ -158,6 +171,10 @@ def set_up(run: Run) -> Setup:
     schedule = options.sampler.schedule(
         samples=len(order), size=size, batch_size=batch_size, seed=options.seed
     )
+    if not options.sync_batch_norm:
+        check_batch_norms(
+            network, schedule, epochs=options.epochs, freeze_backbone=options.freeze_backbone
+        )
     lengths = [len(schedule.epoch(epoch)) for epoch in range(options.epochs)]
     steps = sum(math.ceil(length / options.optim.accumulate) for length in lengths)
     lr = options.optim.lr or (task.lr_finetune if options.weights else task.lr_scratch)
@@ -169,10 +186,10 @@ def set_up(run: Run) -> Setup:
         f"{run.model}: {len(splits.train)} images, {options.epochs} epochs, {steps} steps of "
         f"{shapes}; peak learning rate {lr:g}"
     )
-    if run.resume:
+    if run.checkpoint is not None:
         _warn_of_other_length(run, lr, rate_factor(steps, optim))
     if processes.is_main:
-        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints_of(run.folder)[0].parent.mkdir(parents=True, exist_ok=True)
         write_config(run.folder, options.as_recipe())
     return Setup(
         splits=splits,
@@ -187,17 +204,12 @@ def set_up(run: Run) -> Setup:
 
 def _warn_of_other_length(run: Run, lr: float, factor: Callable[[int], float]) -> None:
     """Warn if a resumed run has another length, which changes its learning rates."""
-    epochs, planned = (
-        run.options.epochs,
-        yaml.safe_load((run.folder / CONFIG).read_text())["epochs"],
-    )
-    if planned != epochs:
-        state = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        step = state["global_step"]
+    planned = yaml.safe_load((run.folder / CONFIG).read_text())["epochs"]
+    if planned != run.options.epochs:
         run.print(
-            f"warning: the run was planned for {planned} epochs and now has {epochs}, so its "
-            f"learning rate follows another curve: it goes on at {lr * factor(step):.3g} "
-            f"(step {step})"
+            f"warning: the run was planned for {planned} epochs and now has {run.options.epochs}, "
+            f"so its learning rate follows another curve: it goes on at "
+            f"{lr * factor(run.step):.3g} (step {run.step})"
         )
 
 

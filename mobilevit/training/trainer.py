@@ -65,7 +65,7 @@ def fit(run: Run, setup: Setup) -> History:
         progress,
         history,
         *([EarlyStopping(f"val_{metric}", mode="max", patience=patience)] if patience else []),
-        Checkpoints(run.checkpoint, minutes=options.checkpoint_minutes),
+        Checkpoints(run.folder, minutes=options.checkpoint_minutes),
     ]
     trainer = Trainer(
         accelerator=run.device.type,
@@ -90,7 +90,7 @@ def fit(run: Run, setup: Setup) -> History:
         trainer.fit(
             _training_module(run, setup),
             datamodule=Batches(loader, evaluation_loader(run, setup, setup.splits.val)),
-            ckpt_path=run.checkpoint if run.resume else None,
+            ckpt_path=run.checkpoint,
             weights_only=True,
         )
     return history
@@ -125,4 +125,5 @@ def _training_module(run: Run, setup: Setup) -> TrainingModule:
         freeze_backbone=options.freeze_backbone,
         quantize_aware=options.quantize_aware,
         compiled=full_batch_shapes(setup.schedule) if options.compile else (),
+        schedule=setup.schedule,
     )

@@ -1,7 +1,9 @@
-"""Random numbers that depend on nothing but their seed."""
+"""Random numbers that depend on nothing but their seed, and global state left as it was."""
 
 from __future__ import annotations
 
+import os
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,3 +28,26 @@ def seeded(*parts: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
+
+
+@contextmanager
+def restored_globals(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Restore torch's generators, the environment and the warning filters at the end.
+
+    `device`: besides the CPU's, its generator is restored.
+
+    >>> state = torch.get_rng_state()
+    >>> with restored_globals():
+    ...     _ = torch.manual_seed(7)
+    >>> torch.equal(state, torch.get_rng_state())
+    True
+    """
+    device, environment = torch.device(device), dict(os.environ)
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=cuda), warnings.catch_warnings():
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)

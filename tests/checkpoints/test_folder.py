@@ -16,7 +16,7 @@ from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.checkpoints.write import write
 from mobilevit.data.class_names import VOC_CLASSES, class_names
 from mobilevit.models.config import ModelConfig, Preprocessing
-from mobilevit.models.fuse import fuse
+from mobilevit.models.fuse import fuse, is_fused
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +209,20 @@ def test_detectors_with_cocos_classes_get_its_numbers(tmp_path):
     config = load(tmp_path / "w.pt", classes=class_names("coco")).config
     assert config.category_ids[0] == 1
     assert config.category_ids[-1] == 90
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilevit_xxs", "ssdlite_mobilevitv2_050", "pspnet_mobilevit_xxs"]
+)
+def test_batch_norms_of_several_processes_are_saved_and_fused(name, tmp_path):
+    """As DistributedDataParallel trains them: SyncBatchNorm is no BatchNorm2d."""
+    model = create_model(name, num_classes=3).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(images)
+        converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        assert not any(isinstance(one, torch.nn.BatchNorm2d) for one in converted.modules())
+        loaded, fused = load(save(converted, tmp_path)), fuse(converted)
+        assert is_fused(fused) and not is_fused(converted)
+        for ours in (loaded(images), fused(images)):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)

@@ -2,12 +2,17 @@
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 
+from mobilevit.data.sampler import MultiScaleSchedule, Step
 from mobilevit.models.registry import build
+from mobilevit.training.module import TrainingModule
 from mobilevit.training.optim import averaged, optimizer_of, parameter_groups, rate_factor
 from mobilevit.training.options import OptimOptions
+from mobilevit.training.trainer import quiet_lightning
 
 
 def test_warm_up_then_cosine_per_step():
@@ -125,3 +130,79 @@ def test_the_average_follows_its_decay():
         value = float(step % 7)
         expected = value if expected is None else decay * expected + (1 - decay) * value
         assert float(ema.module.weight.detach()) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+class Weight(nn.Module):
+    """One number, whose gradient is that of the mean of a batch."""
+
+    head_modules = ()
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+
+class MeanLoss(nn.Module):
+    def training_loss(self, model, batch):
+        return model.weight * batch[0].mean()
+
+    def reset(self, stage):
+        pass
+
+    def figures(self, stage):
+        return {}
+
+
+class Lists(LightningDataModule):
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+
+    def train_dataloader(self):
+        return DataLoader([(batch,) for batch in self.batches], batch_size=None)
+
+
+@pytest.mark.filterwarnings("ignore:.*no `val_dataloader`")
+@pytest.mark.parametrize(
+    ("values", "accumulate", "weights"),
+    [
+        ([[1, 1], [1, 1], [1, 1]], 2, [0, -1, -2]),
+        ([[1, 1], [1, 1], [1, 1]], 1, [0, -1, -2, -3]),
+        ([[3, 3, 3], [7], [2, 2]], 2, [0, -4, -6]),  # (3 + 3 + 3 + 7) / 4, then 2
+        ([[3, 3], [7, 7], [2]], 3, [0, -22 / 5]),
+    ],
+)
+def test_accumulated_batches_weigh_by_their_images(
+    tmp_path, monkeypatch, values, accumulate, weights
+):
+    """Also in the last step of an epoch, which may have fewer batches."""
+    batches = [torch.tensor(one, dtype=torch.float32) for one in values]
+    steps = [(32, 32, len(batch)) for batch in batches]
+    schedule = MultiScaleSchedule(samples=sum(map(len, batches)), sizes=(32,))
+    monkeypatch.setattr(
+        MultiScaleSchedule, "epoch", lambda self, epoch: [Step(*step) for step in steps]
+    )
+    model, seen = Weight(), [0.0]
+    module = TrainingModule(
+        model,
+        MeanLoss(),
+        optim=OptimOptions(name="sgd", lr=1, momentum=0, final_lr=1, warmup=0, weight_decay=0),
+        steps=len(weights),
+        freeze_backbone=False,
+        schedule=schedule,
+    )
+    monkeypatch.setattr(module, "on_train_batch_end", lambda *_: seen.append(model.weight.item()))
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        accumulate_grad_batches=accumulate,
+        logger=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    with quiet_lightning():
+        trainer.fit(module, datamodule=Lists(batches))
+    assert [seen[0], *(value for value in seen[1:] if value)] == pytest.approx(weights)

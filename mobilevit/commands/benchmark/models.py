@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest
@@ -196,7 +197,7 @@ def set_batch_norms(network: nn.Module, size: int = NOISE_SIZE) -> None:
     Otherwise activations fade or explode from layer to layer and the outputs are the same for all
     images: neither speed nor agreement would be those of a trained network.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean of all batches

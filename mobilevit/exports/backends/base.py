@@ -23,6 +23,7 @@ from mobilevit.exports.spec import (
     file_preprocessing,
 )
 from mobilevit.exports.wrap import EndToEndModel, PreparedModel, RawModel
+from mobilevit.models.fuse import is_fused
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 
@@ -146,7 +147,7 @@ class Backend:
         return equalize_channels(prepared) if equalize else prepared
 
     def _check(self, model: Network, spec: ExportSpec) -> None:
-        if not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
+        if is_fused(model):
             raise ExportError("a fused network cannot be exported; export the one it was made from")
         if model.fixed_size and spec.dynamic == "size":
             raise ExportError(

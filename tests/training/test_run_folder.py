@@ -1,0 +1,105 @@
+"""A run folder: one training at a time, and checkpoints that survive damage."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobilevit.checkpoints.create import load
+from mobilevit.checkpoints.folder import digest
+from mobilevit.training.errors import TrainingError
+from mobilevit.training.resume import checkpoints_of, locked
+from tests.training.runs import STANDARD, colour_images, rows, small
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from mobilevit.training.resume import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return colour_images(tmp_path_factory.mktemp("images"), count=4)
+
+
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    small(images, out, epochs=2, sampler=STANDARD)
+    return out
+
+
+def test_a_second_training_is_refused_until_the_first_is_gone(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        for resume in (False, True):
+            with pytest.raises(TrainingError, match=r"another process is training in .*run"):
+                small(images, out, resume=resume)
+    finally:
+        holder.kill()  # as a scheduler or the kernel does, without a chance to clean up
+        holder.wait()
+        holder.stdout.close()
+    with locked(out):
+        pass
+    small(images, out, epochs=1, sampler=STANDARD)
+
+
+def test_an_error_gives_the_folder_back(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no run to resume"):
+        small(images, tmp_path / "run", resume=True)
+    with locked(tmp_path / "run"):
+        pass
+
+
+def weights(run: Path) -> str:
+    return digest(load(run / "model_last").state_dict())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "gone"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    images: Path,
+    finished: Path,
+    tmp_path: Path,
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The last epoch is trained again, to the same end."""
+    out = shutil.copytree(finished, tmp_path / "run")
+    last, previous = checkpoints_of(out)
+    content = last.read_bytes()
+    last.unlink()
+    if damage != "gone":
+        last.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    small(images, out, epochs=2, sampler=STANDARD, resume=True)
+    printed = capsys.readouterr().out.replace("\n", " ")
+    reason = "there is no" if damage == "gone" else "last.ckpt is damaged"
+    assert reason in printed and f"going back to {previous}" in printed
+    assert weights(out) == weights(finished)
+    assert len(rows(out / "metrics.csv")) == 2
+    assert last.stat().st_size > 0.9 * len(content)
+
+
+def test_without_a_checkpoint_that_can_be_read_the_run_is_refused(
+    images: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
+    for path in checkpoints_of(out):
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(
+        TrainingError,
+        match=r"last.ckpt is damaged \(1,000 bytes; .*previous.ckpt is damaged .*model_last",
+    ):
+        small(images, out, epochs=2, sampler=STANDARD, resume=True)
