@@ -122,8 +122,7 @@ def read(source: str | Path, *, preprocessing: Mapping[str, Any] | None = None) 
         known = config.preprocessing.with_fields(overrides)
         return Weights(replace(config, preprocessing=known), tensors)
     match, unwrapped = recognise(contents.tensors, path), contents.unwrapped
-    if match.prefix:
-        unwrapped = (*unwrapped, f"without the prefix {match.prefix}")
+    unwrapped += (f"without the prefix {match.prefix}",) if match.prefix else ()
     if unwrapped:
         log.info("%s: read %s", path, ", ".join(unwrapped))
     if match.left_out:
@@ -135,15 +134,13 @@ def read(source: str | Path, *, preprocessing: Mapping[str, Any] | None = None) 
     if CONFIG in files and match.adapter.read_config:
         stated = match.adapter.read_config(files, match.layout, str(folder))
     try:
-        fields_ = {**stated.preprocessing, **overrides}
-        config, tensors = _configure(match, replace(stated, preprocessing=fields_), folder)
-    except CheckpointError:
-        raise
+        known = match.layout.preprocessing.with_fields({**stated.preprocessing, **overrides})
     except ValueError as error:
         raise CheckpointError(
             f"{folder}: {error}; preprocessing={{...}} (--preprocessing.crop and others) replaces "
             "what the files state"
         ) from error
+    config, tensors = _configure(match, stated, known, folder)
     source = ", ".join([folder.name, f"{match.layout.name} layout", *unwrapped])
     config = replace(config, source=source)
     if published:
@@ -158,7 +155,9 @@ def read(source: str | Path, *, preprocessing: Mapping[str, Any] | None = None) 
     return Weights(config, tensors)
 
 
-def _configure(match: Match, stated: FolderConfig, file: Path) -> Weights:
+def _configure(
+    match: Match, stated: FolderConfig, preprocessing: Preprocessing, file: Path
+) -> Weights:
     """Complete what a folder states by what tensors show and what their layout implies."""
     layout, tensors = match.layout, match.layout.to_ours(match.tensors)
     head = HEADS[layout.head]
@@ -174,10 +173,10 @@ def _configure(match: Match, stated: FolderConfig, file: Path) -> Weights:
     ]
     if not variants:
         raise CheckpointError(f"{file} has MobileViT blocks of a width that no variant has")
-    options = {**implied_options(layout, tensors), "in_channels": stem[1], "kernel_size": local[-1]}
+    options = {**implied_options(layout, tensors), **stated.options}
+    options |= {"in_channels": stem[1], "kernel_size": local[-1]}
     if "fusion" not in VARIANTS[variants[0]].block.unsupported:
         options["fusion"] = "backbone.stage3.1.fusion.conv.weight" in tensors
-    options |= stated.options
     with torch.device("meta"):  # refuses options that are out of range, and drops the defaults
         model = build(layout.head + variants[0], num_classes=count or 1, **options)
     config = ModelConfig(
@@ -186,7 +185,7 @@ def _configure(match: Match, stated: FolderConfig, file: Path) -> Weights:
         task=head.task,
         options=model.config.options,
         classes=stated.classes if stated.classes and len(stated.classes) == count else None,
-        preprocessing=layout.preprocessing.with_fields(stated.preprocessing),
+        preprocessing=preprocessing,
     )
     return Weights(config, tensors)
 

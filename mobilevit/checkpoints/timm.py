@@ -80,12 +80,13 @@ _IMAGENET = re.compile(r"_in1k(_\d+)?$")
 def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
     """Read what `config.json` states; see `Adapter`."""
     config = files[CONFIG]
-    arguments = config.get("model_args") or {}
     if unknown := [
-        key for key in arguments if key not in ("in_chans", "num_classes") and "drop" not in key
+        key
+        for key in config.get("model_args") or {}
+        if key not in ("in_chans", "num_classes") and "drop" not in key
     ]:
         raise CheckpointError(f"{file}: model_args {', '.join(unknown)} are not supported")
-    values = {**config, **(config.get("pretrained_cfg") or {})}
+    values = {**(config.get("pretrained_cfg") or {}), **config}
     if values.get("crop_mode", "center") != "center":
         raise CheckpointError(f"{file}: crop_mode {values['crop_mode']} is not supported")
     stated = {
@@ -93,18 +94,14 @@ def read_config(files: JsonFiles, layout: Layout, file: str) -> FolderConfig:
         for key in ("interpolation", "mean", "std")
         if values.get(key) is not None
     }
-    channels, height, width = values.get("input_size") or (3, None, None)
+    _, height, width = values.get("input_size") or (3, None, None)
     if height != width:
         raise CheckpointError(f"{file}: input_size {height} x {width} is not square")
     if width is not None:
         share = values.get("crop_pct")
         resize = math.floor(width / share) if share else layout.preprocessing.at(width).resize
         stated |= {"crop": width, "resize": resize}  # rounded as timm does
-    return FolderConfig(
-        options={"in_channels": arguments.get("in_chans", channels)},
-        classes=_class_names(values),
-        preprocessing=stated,
-    )
+    return FolderConfig(classes=_class_names(values), preprocessing=stated)
 
 
 def _class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -312,6 +312,8 @@ def test_files_for_other_channels_load_as_they_are(tmp_path):
     model = create_model("mobilevit_xxs", num_classes=3, in_channels=1)
     torch.save(timm.V1.from_ours(model.state_dict()), tmp_path / "w.pt")
     assert load(tmp_path / "w.pt").config.options == {"in_channels": 1}
+    write(model, tmp_path / "out", to="transformers")
+    assert load(tmp_path / "out").config.options == {"in_channels": 1}
 
 
 @pytest.mark.parametrize(("order", "tag"), [("bgr", None), ("rgb", "neural_augmentor.noise._low")])
