@@ -232,23 +232,18 @@ def _copy_weights(
                 "%s is for images of %d channels: its first convolution is adapted to %d",
                 *(file, theirs, ours),
             )
-    missing = [
-        key for key in own if key not in tensors and not key.endswith(".num_batches_tracked")
-    ]
+    try:
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # other shapes, a line each
+        _, *shapes = map(str.strip, str(error).splitlines())
+        raise CheckpointError(f"{file} cannot be used: {shorten(shapes)}") from error
     required = [key for key in missing if not new_head or key.startswith(_BACKBONE)]
-    wrong = [
-        f"{key} {list(tensors[key].shape)} where the model has {list(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
     for problem, keys in (
         (f"{file} lacks", required),
-        ("the model has no place for", [key for key in tensors if key not in own]),
-        (f"{file} has", wrong),
+        ("the model has no place for", unexpected),
     ):
         if keys:
             raise CheckpointError(f"{file} cannot be used: {problem} {shorten(keys)}")
-    model.load_state_dict(tensors, strict=False)
     if missing:
         modules = sorted({key.partition(".")[0] for key in missing})
         shown = missing if len(missing) <= _NAMES_SHOWN else [f"all of {', '.join(modules)}"]
