@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -106,6 +107,7 @@ class EvaluationLoader:
         if shards is None or not shards.sequential:
             share = range(rank, len(dataset), world_size)
             self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=share)
+            self._length = math.ceil(len(dataset) / world_size / batch_size)
             return
         if world_size > 1:
             raise DataError(
@@ -117,9 +119,14 @@ class EvaluationLoader:
         sizes = [min(batch_size, len(order) - done) for done in range(0, len(order), batch_size)]
         batches = list(order.deal(sizes))
         self._loader = _loader(dataset, order.workers(workers), batch_sampler=batches)
+        self._length = len(batches)
 
     def __len__(self) -> int:
-        return len(self._loader)
+        """The batches of the first process; others may have fewer, or none.
+
+        Lightning leaves validation out where there are none, and the others would wait.
+        """
+        return self._length
 
     def __iter__(self) -> Iterator[Any]:
         return _delivered(self._loader)

@@ -137,6 +137,7 @@ class Metrics(ABC):
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             **{k: json_value(v) for k, v in values.items() if isinstance(v, int | float)},
+            "classes": self.classes,
             "per_class": [
                 {key: json_value(value) for key, value in row._asdict().items()}
                 for row in self.per_class

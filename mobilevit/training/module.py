@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
@@ -172,11 +172,24 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.task.reset("val")
+        # DDP sends the first process's buffers ahead of each batch, of which processes may have
+        # different numbers, or none: so it is done once here.
+        if isinstance(self._parallel, nn.parallel.DistributedDataParallel):
+            for buffer in self.model.buffers():
+                distributed.broadcast(buffer, 0)
+            self._parallel.broadcast_buffers = False
 
     def on_validation_epoch_end(self) -> None:
+        if isinstance(self._parallel, nn.parallel.DistributedDataParallel):
+            self._parallel.broadcast_buffers = True
         # For loggers and early stopping.
         if not self.trainer.sanity_checking:
             self.log_dict(self.figures("val"))
+
+    @property
+    def _parallel(self) -> nn.Module | None:
+        """What the strategy has around this module, if there are several processes."""
+        return self.trainer.strategy.model
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.figures("train"))

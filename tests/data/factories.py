@@ -212,8 +212,20 @@ def write_coco(root: Path, splits: Mapping[str, list[Annotated]] = BOXES) -> Pat
     return root
 
 
+def write_csv(root: Path, splits: Mapping[str, list[Annotated]] = BOXES) -> Path:
+    for split, images in splits.items():
+        lines = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+        for one in images:
+            image(root / split / f"{one.name}.png")
+            rows = [f"{name},{','.join(map(str, box))}" for box, name in one.boxes.items()]
+            lines += [f"{one.name}.png,100,80,{row}" for row in rows or [",,,,"]]
+        write(root, f"{split}/_annotations.csv", "\n".join(lines))
+    return root
+
+
 BOX_WRITERS: dict[str, Callable[..., Path]] = {
     "coco": write_coco,
+    "csv": write_csv,
     "voc": write_voc,
     "yolo": write_yolo,
 }

@@ -113,11 +113,13 @@ def test_damage_is_named_by_file_and_item(tmp_path: Path, format: str) -> None:
     BOX_WRITERS[format](tmp_path)
     file = {
         "coco": tmp_path / "annotations/instances_train.json",
+        "csv": tmp_path / "train/_annotations.csv",
         "voc": tmp_path / "train/a.xml",
         "yolo": tmp_path / "train/labels/a.txt",
     }[format]
     change = {
         "coco": ('"category_id": 1,', '"category_id": 77,', "annotation 1: no category"),
+        "csv": ("cat,10,20", "cat,left,20", "corners are not numbers: left, 20"),
         "voc": ("<xmin>11</xmin>", "<xmin>left</xmin>", "xmin is not a number"),
         "yolo": ("0 0.25", "0 x", "not numbers"),
     }[format]
@@ -268,20 +270,20 @@ def test_two_formats_ask_for_a_choice(tmp_path: Path) -> None:
         boxes(tmp_path)
     for format, count in (("coco", 3), ("voc", 4)):
         assert len(evaluated_boxes(tmp_path, format=format)) == count
-    with pytest.raises(ValueError, match="format must be one of auto, voc, coco, yolo, not 'csv'"):
-        boxes(tmp_path, format="csv")
+    with pytest.raises(ValueError, match="one of auto, voc, coco, yolo, csv, not 'txt'"):
+        boxes(tmp_path, format="txt")
 
 
 def test_nothing_recognised_says_what_was_looked_for_and_is_there(tmp_path: Path) -> None:
     image(tmp_path / "photos" / "1.png")
-    write(tmp_path, "boxes.csv", "1.png,1,2,3,4,cat")
+    write(tmp_path, "boxes.txt", "1.png,1,2,3,4,cat")
     with pytest.raises(DataError) as caught:
         boxes(tmp_path)
-    for words in ("COCO", "VOC", "data.yaml", "it has boxes.csv, photos/"):
+    for words in ("COCO", "VOC", "data.yaml", "it has boxes.txt, photos/"):
         assert words in str(caught.value)
     with pytest.raises(DataError) as caught:
         masks(tmp_path)
-    for words in (str(tmp_path), "images", "masks", "annotations", "it has boxes.csv"):
+    for words in (str(tmp_path), "images", "masks", "annotations", "it has boxes.txt"):
         assert words in str(caught.value)
     with pytest.raises(DataError, match=r"looked for Pascal VOC .*; it has boxes"):
         boxes(tmp_path, format="voc")
@@ -291,8 +293,8 @@ def test_nothing_recognised_says_what_was_looked_for_and_is_there(tmp_path: Path
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError, match="it has nothing"):
             open_(tmp_path / "empty")
-        with pytest.raises(DataError, match=r"boxes\.csv: is a file"):
-            open_(tmp_path / "boxes.csv")
+        with pytest.raises(DataError, match=r"boxes\.txt: is a file"):
+            open_(tmp_path / "boxes.txt")
 
 
 def test_a_stated_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:

@@ -165,6 +165,59 @@ def test_an_evaluation_as_text_and_json(task: Any, evaluation: Any) -> None:
     assert "64 px" in text and "96 px" in text and all(name in text for name in CLASSES)
 
 
+def write_numbered(root: Path, task: str, names: tuple[str, ...]) -> None:
+    """Two images of the second class and one of the first, which formats order in their ways."""
+    labels = (1, 0, 1)
+    for number, label in enumerate(labels):
+        folder = {"classification": f"{names[label]}/"}.get(task, "images/")
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (80 * number, 90, 90)).save(root / folder / f"{number}.png")
+        if task == "detection":
+            (root / "labels").mkdir(exist_ok=True)
+            (root / "labels" / f"{number}.txt").write_text(f"{label} 0.5 0.5 0.6 0.7\n")
+        elif task == "segmentation":
+            (root / "masks").mkdir(exist_ok=True)
+            mask = Image.fromarray(np.full((64, 64), label, np.uint8))
+            mask.save(root / "masks" / f"{number}.png")
+    (root / "data.yaml").write_text(f"val: images\nnames: {json.dumps(names)}\n")
+    (root / "classes.txt").write_text("\n".join(names))
+
+
+def test_figures_follow_the_names_of_classes(task: Any, tmp_path: Path) -> None:
+    """Whatever their order in the data, and if it lacks one; here the network finds 10 alone."""
+    # In classes.txt numbers would be the masks' values.
+    one, two, ten = ("a1", "a2", "a10") if task.name == "segmentation" else ("1", "2", "10")
+    write_numbered(tmp_path, task.name, (ten, one))
+    name = task.default_model.replace("_xs", "_xxs")
+    network = mobilevit.create_model(name, classes=(one, two, ten)).eval()
+    network.config = replace(network.config, preprocessing=network.config.preprocessing.at(64))
+
+    def only_10(module: Any, images: Any, outputs: Any) -> Any:
+        if task.name == "detection":
+            logits = torch.full_like(outputs.logits, -9.0)
+            logits[..., 3] = 9  # after the background
+            return outputs._replace(logits=logits)
+        return torch.zeros_like(outputs).index_fill_(1, torch.tensor([2]), 9.0)
+
+    network.register_forward_hook(only_10)
+    data = DataOptions(root=str(tmp_path), workers=0)
+    evaluation = mobilevit.evaluate(network, data=data)
+    (values,) = json.loads(json.dumps(evaluation.to_json()))["sizes"].values()
+    assert values["classes"] == [one, two, ten]
+    rows = {row["name"]: [*row.values()][1:] for row in values["per_class"]}
+    counts = [row[0] for row in rows.values()]
+    assert list(rows) == values["classes"] and counts == [2 * counts[2], 0, counts[2]] != [0, 0, 0]
+    metric = {"classification": "recall", "detection": "ap", "segmentation": "accuracy"}[task.name]
+    found = {row["name"]: row[metric] for row in values["per_class"]}
+    assert found[one] == 0 and found[two] is None and found[ten] >= 0
+    if task.name != "detection":
+        assert found[ten] == 1
+        assert values["confusion"] == [[0, 0, counts[0]], [0, 0, 0], [0, 0, counts[2]]]
+    lines = [line.split() for line in str(evaluation).splitlines()]
+    for name, count in zip(values["classes"], counts, strict=True):
+        assert any(line[:2] == [name, str(count)] for line in lines)
+
+
 def test_a_report_is_one_page_that_loads_nothing(
     task: Any, model: Any, evaluation: Any, roots: Path, tmp_path: Path
 ) -> None:

@@ -19,10 +19,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.checkpoints.create import load
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import EpochOrder, MultiScaleBatchSampler, MultiScaleSchedule
+from mobilevit.models.registry import task_of
+from mobilevit.tasks import get_task
 from mobilevit.training.module import TrainingModule
+from tests.data.factories import write_class_folders, write_mask_folders, write_yolo
 from tests.training.runs import COLOURS, rows
 
 pytestmark = pytest.mark.slow
@@ -222,6 +227,34 @@ def test_two_processes_have_a_teacher_each(
     ours, theirs = (rows(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     for figure in ("train_loss", "train_label_loss", "train_teacher_loss"):
         assert float(ours[0][figure]) == pytest.approx(float(theirs[0][figure]), rel=LOSS)
+
+
+@pytest.mark.parametrize(
+    "model", ["mobilevit_xxs", "ssdlite_mobilevit_xxs", "pspnet_mobilevit_xxs"]
+)
+def test_a_process_without_a_validation_image_takes_part(model: str, tmp_path: Path) -> None:
+    """Of two processes one has the only image; figures are those of the image alone."""
+    task = get_task(task_of(model))
+    write = {
+        "classification": write_class_folders,
+        "detection": write_yolo,
+        "segmentation": write_mask_folders,
+    }[task.name]
+    root, out = write(tmp_path / "data"), tmp_path / "run"
+    first, *others = sorted(path for path in (root / "val").rglob("*.*"))
+    for extra in others:
+        if extra.stem != first.stem:
+            extra.unlink()
+    words = ["--model", model, "--epochs", "1", "--batch_size", "2", "--sampler.mode", "standard"]
+    text = run(torchrun(2, *training(root, out, *words, "--size", "64")))
+    assert "1 validation images" in text
+    found = mobilevit.evaluate(out / "model", data=DataOptions(root=str(root), workers=0)).metrics
+    assert found.images == 1
+    (figures,) = rows(out / "metrics.csv")
+    expected = getattr(found, task.metric_key)
+    assert float(figures[f"val_{task.metric_key}"]) == pytest.approx(
+        expected, abs=1e-6, nan_ok=True
+    )
 
 
 @pytest.fixture

@@ -161,6 +161,13 @@ def find_split(name: str) -> str | None:
     return _SPLIT_NAMES.get(word)
 
 
+def find_split_of(file: Path, root: Path) -> str | None:
+    """The split in an annotation file's name, else that of its innermost folder named after one."""
+    words = re.split(r"[-_.]", file.stem)
+    splits = map(find_split, [*words, *reversed(file.relative_to(root).parent.parts)])
+    return next((split for split in splits if split is not None), None)
+
+
 def find_split_in_path(path: str | Path, root: Path) -> str | None:
     """The split that the first such folder of a file below `root` is named after."""
     return _split_of_folder(os.path.dirname(path), root)

@@ -11,7 +11,7 @@ from mobilevit.data.formats.files import FileTree
 from mobilevit.data.formats.labels import folders as class_folders
 from mobilevit.data.formats.masks import datasets, panoptic, roboflow
 from mobilevit.data.formats.masks import folders as mask_folders
-from mobilevit.data.formats.objects import coco, voc, yolo
+from mobilevit.data.formats.objects import coco, tables, voc, yolo
 
 FORMATS: tuple[Format, ...] = (
     datasets.CITYSCAPES,
@@ -24,6 +24,7 @@ FORMATS: tuple[Format, ...] = (
     panoptic.FORMAT,
     panoptic.WITH_VOC_CLASSES,
     yolo.FORMAT,
+    tables.FORMAT,
     class_folders.FORMAT,
 )
 """Mask formats are tried in this order: what one matches, later ones may match as well."""
@@ -35,7 +36,7 @@ def formats_with(content: Content) -> dict[str, Format]:
     """The formats that have labels, boxes or masks, by name.
 
     >>> sorted(formats_with("boxes"))
-    ['coco', 'voc', 'yolo']
+    ['coco', 'csv', 'voc', 'yolo']
     """
     return {format.name: format for format in FORMATS if content in format.contents}
 

@@ -89,7 +89,6 @@ class ClassificationMetrics(Metrics):
     def to_json(self) -> dict[str, Any]:
         return {
             **super().to_json(),
-            "classes": self.classes,
             "confusion": self.confusion.tolist(),
             "mistakes": self.mistakes,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from mobilevit.tasks.detection.postprocess import Detections
 from mobilevit.tasks.report import number
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.tables import percent, table
-
-if TYPE_CHECKING:
-    from torchmetrics.detection import MeanAveragePrecision
 
 FIGURES = {
     "ap": "map", "ap50": "map_50", "ap75": "map_75",
@@ -141,8 +138,10 @@ class DetectionMetrics(Metrics):
         return {name: getattr(self, name) for name in FIGURES}
 
 
-def average_precision(*, details: bool = False) -> MeanAveragePrecision:
-    """COCO's metric, by pycocotools; `details` adds classes and curves."""
+def average_precision(
+    found: Sequence[Detections], truth: Sequence[Annotation], *, details: bool = False
+) -> dict[str, Tensor]:
+    """COCO's metric of all images, by pycocotools; `details` adds classes and curves."""
     # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
     from torchmetrics.detection import MeanAveragePrecision
 
@@ -153,28 +152,26 @@ def average_precision(*, details: bool = False) -> MeanAveragePrecision:
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
         rec_thresholds=np.linspace(0, 1, 101).tolist(),
         extended_summary=details,
+        sync_on_compute=False,  # it cannot if processes have different numbers of images
     )
     metric.warn_on_many_detections = False  # COCO counts at most 100
-    return metric
-
-
-def as_prediction(found: Detections) -> dict[str, Tensor]:
-    """Detections as `MeanAveragePrecision` takes them."""
-    return {
-        "boxes": found.boxes.as_subclass(Tensor).cpu(),
-        "scores": found.scores.cpu(),
-        "labels": found.labels.cpu(),
-    }
-
-
-def as_target(annotation: Annotation) -> dict[str, Tensor]:
-    """True boxes as `MeanAveragePrecision` takes them; crowds are ignored in COCO's way."""
-    return {
-        "boxes": annotation.boxes,
-        "labels": annotation.labels,
-        "iscrowd": annotation.crowd.long(),
-        "area": annotation.area,
-    }
+    metric.update(
+        [
+            {"boxes": one.boxes.as_subclass(Tensor), "scores": one.scores, "labels": one.labels}
+            for one in found
+        ],
+        [
+            {
+                "boxes": one.boxes,
+                "labels": one.labels,
+                "iscrowd": one.crowd.long(),
+                "area": one.area,
+            }
+            for one in truth
+        ],
+    )
+    values: dict[str, Tensor] = metric.compute()
+    return values
 
 
 def coco_figures(values: dict[str, Tensor]) -> dict[str, float]:
@@ -209,13 +206,14 @@ class DetectionMetric(Metric[DetectionMetrics]):
         for index, found in zip(targets, predictions, strict=True):
             self.results.append((index, Detections(*(part.cpu() for part in found))))
 
-    def compute(self, timing: Timing) -> DetectionMetrics:
-        metric = average_precision(details=True)
-        metric.sync_on_compute = False  # each process has all results by then
+    def gather(self) -> tuple[list[tuple[int, Detections]], list[Annotation]]:
+        """The results of all processes by sample, and the true boxes."""
         results = sorted(gather_items(self.results), key=lambda result: result[0])
-        truth = [self.samples.annotation(index) for index, _ in results]
-        metric.update([as_prediction(found) for _, found in results], list(map(as_target, truth)))
-        values = metric.compute()
+        return results, [self.samples.annotation(index) for index, _ in results]
+
+    def compute(self, timing: Timing) -> DetectionMetrics:
+        results, truth = self.gather()
+        values = average_precision([found for _, found in results], truth, details=True)
         ap_by_class, curves = _by_class(values, self.samples.classes, truth)
         threshold, precision, recall, images = _errors(results, truth)
         ranked = heapq.nlargest(self.worst, images, key=lambda image: image.errors)

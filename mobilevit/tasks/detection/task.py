@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Detection(Task):
-    """Images with boxes: COCO, Pascal VOC or YOLO."""
+    """Images with boxes: COCO, Pascal VOC, YOLO or CSV tables."""
 
     name = "detection"
     metric_key, metric_name = "ap", "AP"

@@ -11,8 +11,7 @@ from mobilevit.models.ssdlite import RawDetections, SSDLite
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.loss import DetectionLossOptions, Targets, detection_loss
 from mobilevit.tasks.detection.metrics import (
-    as_prediction,
-    as_target,
+    DetectionMetric,
     average_precision,
     coco_figures,
 )
@@ -27,7 +26,9 @@ class DetectionTraining(TrainingTask):
         super().__init__()
         self.val, self.options = val, options
         self.train_classes, self.train_location = FiniteMean(), FiniteMean()
-        self.precision = average_precision()
+        self.evaluation = DetectionMetric(val)
+        self.coco: dict[str, float] | None = None
+        """COCO's figures of the epoch, once they have been computed."""
 
     def _loss(
         self, model: Network, images: Tensor, targets: Targets
@@ -52,15 +53,16 @@ class DetectionTraining(TrainingTask):
         losses, raw, anchors = self._loss(model, images, targets)
         self.val_loss.update(losses["loss"], len(images))
         found = detections(raw, anchors, [(int(h), int(w)) for h, w in sizes])
-        truth = [as_target(self.val.annotation(index)) for index in indices.tolist()]
-        self.precision.update([as_prediction(one) for one in found], truth)
+        self.evaluation.update(found, indices.tolist())
 
     def figures(self, stage: str) -> dict[str, float]:
         if stage == "train":
             names = ("train_loss", "train_classes", "train_location")
             return {name: float(getattr(self, name).compute()) for name in names}
-        figures = coco_figures(self.precision.compute())
-        values = {"loss": float(self.val_loss.compute()), **figures}
+        if self.coco is None:
+            results, truth = self.evaluation.gather()
+            self.coco = coco_figures(average_precision([found for _, found in results], truth))
+        values = {"loss": float(self.val_loss.compute()), **self.coco}
         return {f"val_{name}": value for name, value in values.items()}
 
     def summary(self, figures: Mapping[str, float]) -> str:
@@ -75,4 +77,4 @@ class DetectionTraining(TrainingTask):
             self.train_classes.reset()
             self.train_location.reset()
         else:
-            self.precision.reset()
+            self.evaluation, self.coco = DetectionMetric(self.val), None

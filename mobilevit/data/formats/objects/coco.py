@@ -6,7 +6,6 @@ import json
 import math
 import mmap
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -28,7 +27,7 @@ from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import (
     FileTree,
     find_files,
-    find_split,
+    find_split_of,
     join_names,
     list_files,
     normalize_name,
@@ -214,7 +213,7 @@ class CocoFile:
                 valid.append(entry)
         root = self.builder.root
         names = [entry["file_name"] for entry in valid]
-        bases, split = [self.file.parent, root], _split_of(self.file, root)
+        bases, split = [self.file.parent, root], find_split_of(self.file, root)
         paths = find_files(names, list_files(root)[0], bases, root=root, split=split)
         for entry, path in zip(valid, paths, strict=True):
             image = self.builder.add_image(
@@ -307,7 +306,7 @@ def find_jsons(tree: FileTree, *, panoptic: bool = False) -> dict[str, Path]:
     by_split: dict[str, list[Path]] = {}
     for path in jsons:
         if looks_like_coco(path, panoptic=panoptic):
-            by_split.setdefault(_split_of(path, tree.folder) or EVERYTHING, []).append(path)
+            by_split.setdefault(find_split_of(path, tree.folder) or EVERYTHING, []).append(path)
     if len(by_split) > 1:  # next to files of splits, others are something else
         by_split.pop(EVERYTHING, None)
     found = {}
@@ -318,13 +317,6 @@ def find_jsons(tree: FileTree, *, panoptic: bool = False) -> dict[str, Path]:
             raise DataError(f"{tree.root}: has several JSON files, {names}; give the one to read")
         found[split] = instances[0]
     return found
-
-
-def _split_of(file: Path, root: Path) -> str | None:
-    """The split in the name of a JSON, or else of the innermost folder that is named after one."""
-    words = re.split(r"[-_.]", file.stem)
-    splits = map(find_split, [*words, *reversed(file.relative_to(root).parent.parts)])
-    return next((split for split in splits if split is not None), None)
 
 
 def _matches(tree: FileTree, content: Content) -> bool:
