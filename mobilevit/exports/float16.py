@@ -38,5 +38,5 @@ def halve(graph: nn.Module) -> None:
                 stage[index] = CastTo(part, torch.float16)
                 before_transformers = False
             elif not before_transformers:
-                part.expand.half()
+                part.register_module("expand", CastTo(part.expand, torch.float16))
                 part.register_module("depthwise", CastTo(part.depthwise, torch.float32))

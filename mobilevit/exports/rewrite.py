@@ -23,7 +23,6 @@ from mobilevit.exports.spec import ExportError
 from mobilevit.models.classifier import Classifier as Classifier
 from mobilevit.models.fuse import fuse
 from mobilevit.models.layers import (
-    ConvNormAct,
     FeedForward,
     InvertedResidual,
     SampleNorm,
@@ -338,13 +337,6 @@ REWRITES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     SeparableSelfAttention: SeparableAttention,
 }
 """Fused heads and blocks of `mobilevit.models`, and what replaces them in the graph."""
-
-
-def stem_conv(graph: nn.Module) -> nn.Conv2d:
-    """The convolution that takes the image."""
-    stem = graph.get_submodule("backbone.stem")
-    assert isinstance(stem, ConvNormAct)
-    return stem.conv
 
 
 @torch.no_grad()

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
-from mobilevit.exports.rewrite import stem_conv
 from mobilevit.exports.spec import ExportError, ExportSpec, FileMetadata
 from mobilevit.exports.toolchain import quiet
 from mobilevit.models.config import Preprocessing
@@ -34,7 +33,8 @@ def fold_normalization(graph: nn.Module, preprocessing: Preprocessing) -> Tensor
     Channel order and the division by 255 and the standard deviation go into the first convolution's
     weights. The mean, returned as `[1, 3, 1, 1]`, cannot, since that convolution pads with zeros.
     """
-    stem = stem_conv(graph)
+    stem = graph.get_submodule("backbone.stem.conv")
+    assert isinstance(stem, nn.Conv2d)
     if stem.in_channels != 3:
         raise ExportError(
             f"the network takes {stem.in_channels} channels, an image has 3: export it with raw"

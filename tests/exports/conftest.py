@@ -58,13 +58,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def distinctive(name: str, size: int = 64, *, shallow: bool = False, **preprocessing: Any) -> Any:
     """A network whose predictions differ from image to image.
 
-    `shallow`: one transformer layer a block, since converters take time for each operation. Such a
-    network cannot be loaded again.
+    `shallow`: two blocks with one transformer layer each, since converters take time for each
+    operation. Such a network cannot be loaded again.
     """
     torch.manual_seed(0)
     frame = {"crop": size, "resize": size, **preprocessing}
     model = mobilevit.create_model(name, classes=ANTS, preprocessing=frame).eval()
     model.config = replace(model.config, source="a test")
+    if shallow:
+        del model.backbone.stage2[1:], model.backbone.stage4[1]
     for stage in model.backbone.stages if shallow else ():
         layers = getattr(stage[-1], "transformer", ())
         for index in reversed(range(1, len(layers))):

@@ -215,7 +215,7 @@ def test_int8(exported: Exported, images: list[Image.Image], backend: str) -> No
     made = exported(backend, variant="int8")
     assert len(made.bytes()) < 0.5 * whole
     types = made.summary.types
-    assert types["int8"] > 30
+    assert types["int8"] > 20
     run = made.open()
     assert run.metadata.quantize == "int8"
     # A new network's predictions are nearly ties; trained ones are tested on photographs.
@@ -291,7 +291,7 @@ def test_float_layers_stay_in_float(exported: Exported) -> None:
     producers = {output: node for node in graph.node for output in node.output}
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
-    assert len(layers) > 40
+    assert len(layers) > 20
     for node in layers:
         sources = [producers[name] for name in node.input if name in producers]
         quantized = {one.op_type for one in sources} == {"DequantizeLinear"}

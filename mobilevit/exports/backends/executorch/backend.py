@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx.passes.infra.pass_base import PassResult
 
 from mobilevit.exports.backends.base import Backend, FileSummary
-from mobilevit.exports.backends.executorch.delegation import Delegation, name_of
+from mobilevit.exports.backends.executorch.delegation import count_operations, name_of
 from mobilevit.exports.backends.executorch.runner import DELEGATES, Delegate, ExecutorchRunner
 from mobilevit.exports.backends.executorch.xnnpack import DECOMPOSITIONS, xnnpack_graph
 from mobilevit.exports.backends.litert.quantize import belongs_to
@@ -65,18 +65,16 @@ def lower(prepared: PreparedModel, path: Path, delegate: Delegate) -> FileSummar
                 "delegate": delegate,
             },
         )
-        delegation = Delegation.of(manager.exported_program(), name)
-        if not delegation.parts:
-            raise ExportError(f"{name} takes nothing of {prepared.metadata.config.model}")
+        types, placement = count_operations(manager.exported_program(), name)
         path.write_bytes(manager.to_executorch().buffer)
     inputs, outputs = prepared.describe(f" <= {limit}")
     return FileSummary(
         path=path,
         inputs=inputs,
         outputs=outputs,
-        operations=delegation.operations,
-        types=delegation.types,
-        placement=str(delegation),
+        operations=sum(types.values()),
+        types=types,
+        placement=placement,
     )
 
 

@@ -4,55 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from mobilevit.exports.spec import ExportError
+
 NOT_COMPUTED = ("getitem", "executorch_call", "quantize_", "dequantize_")
 """Nodes that compute nothing, or only change how numbers are stored."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delegation:
-    """How a program is divided."""
+def count_operations(program: ExportedProgram, delegate: str) -> tuple[dict[str, int], str]:
+    """Count the operations of an edge program after lowering.
 
-    delegate: str
-    parts: int
-    taken: int
-    left: dict[str, int]
-    """Operations outside the parts, by name."""
-    types: dict[str, int]
-    """All operations, by the type that they compute in."""
+    Returns:
+        The number of operations by the type that they compute in, and how they are divided.
 
-    @classmethod
-    def of(cls, program: ExportedProgram, delegate: str) -> Delegation:
-        """Count the operations of an edge program after lowering."""
-        modules = (module for _, module in program.graph_module.named_children())
-        lowered = [getattr(module, "original_module", None) for module in modules]
-        graphs = [one.graph for one in lowered if isinstance(one, ExportedProgram)]
-        taken = [node for graph in graphs for node in _operations(graph)]
-        left = list(_operations(program.graph))
-        return cls(
-            delegate=delegate,
-            parts=len(graphs),
-            taken=len(taken),
-            left=dict(Counter(map(name_of, left))),
-            types=dict(Counter(map(_type, (*taken, *left))).most_common()),
-        )
-
-    @property
-    def operations(self) -> int:
-        return sum(self.types.values())
-
-    def __str__(self) -> str:
-        left = ", ".join(f"{number} {name}" for name, number in sorted(self.left.items()))
-        return (
-            f"{self.delegate} takes {self.taken / max(1, self.operations):.1%} of the operations, "
-            f"in {self.parts} part{'' if self.parts == 1 else 's'}; portable kernels take "
-            f"{left or 'nothing'}"
-        )
+    Raises:
+        ExportError: the delegate takes none.
+    """
+    modules = (module for _, module in program.graph_module.named_children())
+    lowered = [getattr(module, "original_module", None) for module in modules]
+    parts = [one.graph for one in lowered if isinstance(one, ExportedProgram)]
+    if not parts:
+        raise ExportError(f"{delegate} takes no operation of the network")
+    taken = [node for graph in parts for node in _operations(graph)]
+    left = list(_operations(program.graph))
+    types = Counter(map(_type, (*taken, *left)))
+    names = ", ".join(f"{n} {name}" for name, n in sorted(Counter(map(name_of, left)).items()))
+    return dict(types.most_common()), (
+        f"{delegate} takes {len(taken) / types.total():.1%} of the operations, in {len(parts)} "
+        f"part{'' if len(parts) == 1 else 's'}; portable kernels take {names or 'nothing'}"
+    )
 
 
 def name_of(node: fx.Node) -> str:
