@@ -20,7 +20,12 @@ from mobilevit.exports.options import ExportOptions
 from mobilevit.exports.result import Accuracy, Candidate, ExportResult
 from mobilevit.exports.runtime_model import is_file
 from mobilevit.exports.spec import ExportError, ExportSpec
-from mobilevit.exports.verify import MIN_AGREEMENT, DisagreementError, verify
+from mobilevit.exports.verify import (
+    MAX_MEAN_DIFFERENCE,
+    MIN_AGREEMENT,
+    DisagreementError,
+    verify,
+)
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import Network
 from mobilevit.utils.files import replace_file, replace_folder
@@ -81,10 +86,13 @@ def export(
         candidate = _write_candidate(network, options, spec, evaluator, fresh)
         seconds = time.perf_counter() - start
         run = open_exported(fresh, backend)
-        least = options.least_agreement
-        if least is None and evaluator is None:
-            least = MIN_AGREEMENT
-        verification = verify(run, network, compared, name=path, min_agreement=least)
+        least, most = options.least_agreement, options.max_mean_difference
+        if evaluator is None:
+            least = MIN_AGREEMENT if least is None else least
+            most = MAX_MEAN_DIFFERENCE if most is None else most
+        verification = verify(
+            run, network, compared, name=path, min_agreement=least, max_mean_difference=most
+        )
         if evaluator is not None and candidate.accuracy is None:
             candidate = replace(candidate, accuracy=evaluator.accuracy(fresh, backend))
         if spec.quantize is not None and candidate.accuracy is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mobilevit.exports.rewrite import SeparableAttention
 from mobilevit.models.layers import InvertedResidual
 
 
@@ -25,7 +26,7 @@ def halve(graph: nn.Module) -> None:
     The stem and the inverted residuals ahead of the first transformer stay in float32, and so do
     the depthwise and the last convolution of the later ones. Their channels are nearly constant,
     and large biases cancel the sum of those constants: float16 rounds both, and the difference
-    remains. That is most of the error of an all-float16 network.
+    remains. That is most of the error of an all-float16 network. v2's attention computes in float32.
     """
     for name, part in graph.named_children():
         if name != "backbone":
@@ -40,3 +41,6 @@ def halve(graph: nn.Module) -> None:
             elif not before_transformers:
                 part.register_module("expand", CastTo(part.expand, torch.float16))
                 part.register_module("depthwise", CastTo(part.depthwise, torch.float32))
+    for part in graph.modules():
+        if isinstance(part, SeparableAttention):
+            part.out.float()

@@ -49,6 +49,9 @@ class ExportOptions(Options):
     least_agreement: Share | None = None
     """Share of predictions of a quantized file that must be PyTorch's; by default 0.9, or any with
     `data`."""
+    max_mean_difference: Share | None = None
+    """Mean difference in probability from PyTorch's that a quantized file can have, over the images
+    that it is not calibrated on; by default 0.1, or any with `data`."""
     images: Sequence[str] | None = None
     """Files, folders, patterns or URLs of images for comparison and calibration; by default images
     of `data` (for calibration, of its training part), or two that scikit-learn provides."""
@@ -78,7 +81,7 @@ class ExportOptions(Options):
                 if getattr(self, option) is not None:
                     raise ExportError(f"{option} needs labelled images: give them by data.root")
         if self.quantize is None:
-            for option in ("max_drop", "least_agreement"):
+            for option in ("max_drop", "least_agreement", "max_mean_difference"):
                 if getattr(self, option) is not None:
                     raise ExportError(f"{option} is for quantized files: give quantize too")
         if self.runtime_tarball is not None and backend.runtime_tarball is None:

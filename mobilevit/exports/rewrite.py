@@ -106,11 +106,12 @@ class SeparableAttention(nn.Module):
 
     def forward(self, x: Tensor, tokens: int) -> Tensor:
         """`[G * N, d]` -> `[G * N, d]`, N = `tokens`."""
-        query, key, value = self.qkv(x).split([1, self.dim, self.dim], dim=1)
+        # In float32, as `halve` leaves the last layer: products with the context overflow float16.
+        query, key, value = self.qkv(x).float().split([1, self.dim, self.dim], dim=1)
         scores = query.reshape(-1, 1, tokens).softmax(dim=-1)  # [G, 1, N]
         context = scores @ key.reshape(-1, tokens, self.dim)  # [G, 1, d]
         y = F.relu(value).reshape(-1, tokens, self.dim) * context
-        return self.out(y.reshape(-1, self.dim))
+        return self.out(y.reshape(-1, self.dim)).to(x.dtype)
 
 
 class TokenNorm(nn.Module):

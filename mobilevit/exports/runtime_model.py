@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,18 +16,12 @@ from mobilevit.data.class_names import class_names
 from mobilevit.exports.backends.base import Runner
 from mobilevit.exports.backends.registry import backend_of, open_exported
 from mobilevit.exports.spec import ExportError
-from mobilevit.models.config import ModelConfig, Preprocessing
+from mobilevit.models.config import ModelConfig
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network, build
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
 from mobilevit.utils.devices import compute_device
-
-
-class PixelPreprocessing(Preprocessing):
-    """Resizes and crops an image, and leaves its values to the file."""
-
-    as_pixels: ClassVar[bool] = True
 
 
 class FileNetwork:
@@ -42,9 +36,6 @@ class FileNetwork:
     def __init__(self, runner: Runner) -> None:
         self.runner, self.metadata = runner, runner.metadata
         self.config = config = runner.metadata.config
-        if not self.metadata.raw:
-            pixels = PixelPreprocessing(**asdict(config.preprocessing))
-            self.config = replace(config, preprocessing=pixels)
         self._task = get_task(config.task).export
         if self._task.model_attributes:
             # From the network without weights: they are functions of its architecture.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
@@ -68,13 +68,22 @@ class ExportSpec(FileFormat):
             )
 
 
+FRAMING = ("resize_mode", "resize", "crop", "interpolation")
+"""Fields of `Preprocessing` about the size of an image, not about its values."""
+
+
+class PixelPreprocessing(Preprocessing):
+    """Resizes and crops an image, and leaves its values to the file."""
+
+    as_pixels: ClassVar[bool] = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileMetadata(FileFormat):
     """All that is needed to feed a file and to read its outputs; stored inside it."""
 
     config: ModelConfig
-    """Of the network. Its preprocessing resizes and crops images outside the file; pixel values are
-    normalized inside, unless the file is raw."""
+    """Of the network. The preprocessing of a file, unless it is raw, is a `PixelPreprocessing`."""
     weights: str
     """Digest of the network's weights; see `mobilevit.checkpoints.folder.digest`."""
 
@@ -92,20 +101,23 @@ class FileMetadata(FileFormat):
         """Strings by key, as every format stores them; structured values are JSON.
 
         Only `config` and `format` are read back; the others are for people and other programs.
+        Preprocessing is what is left to do outside the file.
         """
-        config = self.config
+        config, steps = self.config, asdict(self.config.preprocessing)
+        steps = {name: steps[name] for name in steps if self.raw or name in FRAMING}
+        stored = json.loads(config_to_json(config, weights=self.weights))
         return {
             "model": config.model,
             "task": config.task,
             "classes": json.dumps(config.classes, ensure_ascii=False),
-            "preprocessing": json.dumps(asdict(config.preprocessing)),
+            "preprocessing": json.dumps(steps),
             "values": self.values,
             "format": json.dumps(self.format_fields()),
             "source": config.source,
             "weights_sha256": self.weights,
             "licence": LICENCE.format(source=config.source),
             "mobilevit_version": importlib.metadata.version("mobilevit"),
-            "config": config_to_json(config, weights=self.weights),
+            "config": json.dumps({**stored, "preprocessing": steps}, indent=2),
         }
 
     @classmethod
@@ -113,7 +125,11 @@ class FileMetadata(FileFormat):
         """The inverse of `to_strings`; ExportError if the file was not written by this library."""
         try:
             config, weights = config_from_json(strings["config"], file=str(file))
-            return cls(config=config, weights=weights, **json.loads(strings["format"]))
+            format_fields = json.loads(strings["format"])
+            if not format_fields["raw"]:
+                pixels = PixelPreprocessing(**asdict(config.preprocessing))
+                config = replace(config, preprocessing=pixels)
+            return cls(config=config, weights=weights, **format_fields)
         except (KeyError, TypeError, ValueError, CheckpointError) as error:
             raise ExportError(
                 f"{file} was not written by `mobilevit export`: its metadata is missing or invalid "

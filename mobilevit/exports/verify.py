@@ -16,12 +16,16 @@ from mobilevit.exports.spec import ExportError, FileMetadata, Precision
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
+from mobilevit.tasks.export import Comparison
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2}
 """On differences in probability, and in corners of boxes as shares of the image's sides."""
 
 MIN_AGREEMENT = 0.9
 """Default for quantized files: share of images (pixels, anchors) with PyTorch's prediction."""
+
+MAX_MEAN_DIFFERENCE = 0.1
+"""Default for quantized files: mean difference in probability over images (pixels, boxes)."""
 
 SIZES = ((256, 256), (224, 224), (192, 320))
 """(height, width) at which a file of dynamic size is run."""
@@ -44,23 +48,29 @@ class Verification:
     images: int
     """Each size and each mirrored image counts."""
     difference: float
-    """The largest in probability. Of a mask: how much less probable PyTorch holds the file's class
-    of a pixel than its own. Of boxes: the largest in score and corners (shares of the image's
-    sides), or the score of a missing box."""
+    """The largest in probability, of an image. Of a mask: how much less probable PyTorch holds the
+    file's class of a pixel than its own. Of boxes: the largest in score and corners (shares of the
+    image's sides), or the score of a missing box."""
+    mean_difference: float
+    """The mean over all images (pixels, boxes, in raw detection anchors)."""
     agreement: float
     """Share of images with the same most probable class (or class of the most probable box); in
     segmentation the share of pixels, in raw detection that of anchors."""
     tolerance: float | None
-    """On the difference; None for a quantized file, which is checked by its agreement."""
-    min_agreement: float | None = None
+    """On the difference; None for a quantized file."""
+    max_mean_difference: float | None = None
     """Of a quantized file; None if it is evaluated on labelled images instead."""
+    min_agreement: float | None = None
+    """As `max_mean_difference`."""
 
     def __str__(self) -> str:
         tolerance = "" if self.tolerance is None else f" (tolerance {self.tolerance:g})"
+        bound = self.max_mean_difference
+        most = "" if bound is None else f" (maximum {bound:g})"
         least = "" if self.min_agreement is None else f" (minimum {self.min_agreement:.0%})"
         return (
-            f"{self.images} images: largest difference {self.difference:.2g}{tolerance}, same "
-            f"prediction in {self.agreement:.2%}{least}"
+            f"{self.images} images: largest difference {self.difference:.2g}{tolerance}, mean "
+            f"{self.mean_difference:.2g}{most}, same prediction in {self.agreement:.2%}{least}"
         )
 
 
@@ -71,6 +81,7 @@ def verify(
     *,
     name: str | Path,
     min_agreement: float | None = MIN_AGREEMENT,
+    max_mean_difference: float | None = MAX_MEAN_DIFFERENCE,
 ) -> Verification:
     """Compare an exported file with the network that it was made from.
 
@@ -83,22 +94,23 @@ def verify(
         images: RGB images of any size.
         name: of the file, for messages.
         min_agreement: least share of equal predictions of a quantized file; None for any.
+        max_mean_difference: largest mean difference of a quantized file; None for any.
 
     Raises:
-        DisagreementError: the difference is above 1e-3 (fp32) or 1e-2 (fp16), or the agreement of a
-            quantized file is below `min_agreement`.
+        DisagreementError: the difference is above 1e-3 (fp32) or 1e-2 (fp16), or a quantized file
+            is not within `min_agreement` and `max_mean_difference`.
         ExportError: no images.
     """
     if not images:
         raise ExportError("a file cannot be verified without images")
-    metadata, preprocessing = run.metadata, run.metadata.config.preprocessing
+    metadata = run.metadata
     task, fused = get_task(metadata.config.task).export, fuse(model)
     tolerance = TOLERANCES[metadata.precision]
-    comparisons, counts = [], []
+    comparisons, count = [], 0
     with torch.inference_mode():
         for frames in _batches(images, metadata):
-            tensors = torch.stack([image_to_tensor(frame, preprocessing) for frame in frames])
-            raw = metadata.raw
+            values = [image_to_tensor(frame, model.config.preprocessing) for frame in frames]
+            tensors, raw = torch.stack(values), metadata.raw
             batch = tensors.numpy() if raw else np.stack([np.asarray(frame) for frame in frames])
             outputs = [torch.from_numpy(part) for part in run(batch)]
             comparisons.append(
@@ -106,19 +118,20 @@ def verify(
                 if raw
                 else task.compare(fused, tensors, outputs, tolerance)
             )
-            counts.append(len(frames))
-    agreements = torch.stack([one.agreement for one in comparisons])
-    quantized = metadata.quantize is not None
+            count += len(frames)
+    compared, quantized = Comparison.join(comparisons), metadata.quantize is not None
     result = Verification(
-        images=sum(counts),
-        # torch's maximum propagates NaN, Python's does not.
-        difference=float(torch.stack([one.difference for one in comparisons]).max()),
-        agreement=float((agreements * torch.tensor(counts)).sum() / sum(counts)),
+        images=count,
+        difference=compared.largest,
+        mean_difference=compared.mean,
+        agreement=compared.agreement,
         tolerance=None if quantized else tolerance,
+        max_mean_difference=max_mean_difference if quantized else None,
         min_agreement=min_agreement if quantized else None,
     )
     if quantized:
-        agrees = min_agreement is None or result.agreement >= min_agreement
+        agrees = result.agreement >= (min_agreement or 0)
+        agrees &= max_mean_difference is None or result.mean_difference <= max_mean_difference
     else:
         agrees = result.difference <= tolerance
     if not agrees:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,6 +87,12 @@ class PointwiseConv(nn.Linear):
     convolutions, and other layouts store them with two more axes.
     """
 
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d]` -> `[..., d']`; float32 input is not rounded to float16 weights."""
+        if x.dtype == torch.float32 and self.weight.dtype == torch.float16:
+            return F.linear(x, self.weight.float(), self.bias.float())
+        return super().forward(x)
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention over N tokens, cost O(N^2 d), with dropout on the weights."""
@@ -123,6 +130,13 @@ class SeparableSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, P, N, d]` -> `[B, P, N, d]`; attention runs along N."""
         query, key, value = self.qkv(x).split([1, self.dim, self.dim], dim=-1)
+        if value.dtype != torch.float16:
+            return self._attend(query, key, value)
+        # The products of values and context overflow float16.
+        with torch.autocast(x.device.type, enabled=False):
+            return self._attend(query.float(), key.float(), value.float()).to(x.dtype)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scores = F.dropout(query.softmax(dim=2), self.dropout, self.training)  # [B, P, N, 1]
         context = scores.transpose(2, 3) @ key  # [B, P, 1, d]
         return self.out(F.relu(value) * context)

@@ -12,12 +12,31 @@ from torchvision.ops import nms
 
 
 class Comparison(NamedTuple):
-    """A file's outputs for one batch compared with PyTorch's."""
+    """A file's predictions compared with PyTorch's: of images, pixels, boxes or anchors."""
 
-    difference: Tensor
-    """Largest difference in probability, `[]`; see `mobilevit.exports.verify.Verification`."""
-    agreement: Tensor
-    """Share of equal predictions, `[]`."""
+    differences: Tensor
+    """In probability, of any shape; see `mobilevit.exports.verify.Verification`."""
+    equal: Tensor
+    """Whether predictions are equal, of any shape."""
+
+    @property
+    def largest(self) -> float:
+        # torch's maximum propagates NaN, Python's does not.
+        return float(self.differences.max()) if self.differences.numel() else 0.0
+
+    @property
+    def mean(self) -> float:
+        return float(self.differences.mean()) if self.differences.numel() else 0.0
+
+    @property
+    def agreement(self) -> float:
+        return float(self.equal.float().mean())
+
+    @classmethod
+    def join(cls, comparisons: Sequence[Comparison]) -> Comparison:
+        """Of several batches or images."""
+        parts = zip(*comparisons, strict=True)
+        return cls(*(torch.cat([part.flatten() for part in one]) for one in parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +68,8 @@ class TaskExport:
 
 def compare_logits(expected: Tensor, outputs: Tensor, *, axis: int) -> Comparison:
     """Compare logits by their probabilities along an axis."""
-    difference = (expected.softmax(axis) - outputs.softmax(axis)).abs().max()
-    return Comparison(difference, (expected.argmax(axis) == outputs.argmax(axis)).float().mean())
+    differences = (expected.softmax(axis) - outputs.softmax(axis)).abs().amax(axis)
+    return Comparison(differences, expected.argmax(axis) == outputs.argmax(axis))
 
 
 @torch.library.custom_op("mobilevit::suppress", mutates_args=())

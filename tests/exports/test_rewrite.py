@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from mobilevit.exports.backends.executorch.xnnpack import DECOMPOSITIONS, xnnpack_graph
 from mobilevit.exports.backends.litert.rewrite import GatedConv, RootMeanSquare, litert_graph
+from mobilevit.exports.float16 import halve
 from mobilevit.exports.quantize import EqualizedConv
 from mobilevit.exports.rewrite import TokenNorm, inference_graph
 from mobilevit.exports.spec import ExportError
 from mobilevit.models.fuse import fuse
-from mobilevit.models.layers import ConvNormAct
+from mobilevit.models.layers import ConvNormAct, SeparableSelfAttention
 from mobilevit.models.mobilevit import MobileViTv2Block
-from mobilevit.models.registry import build
+from mobilevit.models.registry import build, list_models
 from tests.numerics import assert_close
 
 
@@ -147,3 +148,51 @@ def test_gates_have_the_scales() -> None:
     x = torch.randn(2, 3, 6, 7)
     with torch.inference_mode():
         assert_close(changed(x), holder(x))
+
+
+@pytest.mark.parametrize("rewrite", [lambda graph: graph, xnnpack_graph, litert_graph])
+def test_separable_attention_does_not_overflow_in_half_precision(
+    rewrite: Callable[..., nn.Module],
+) -> None:
+    """Products of values and context, 1e6 here, are beyond float16."""
+    graph = inference_graph(loud("mobilevitv2_050"))
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = rewrite(graph)(x)
+        halve(graph)
+        found = rewrite(graph)(x)
+    assert_close(found, expected, tolerance=0.01)
+
+
+def loud(name: str) -> nn.Module:
+    """A network in which keys and values of attention are around 1e3, but not its outputs."""
+    model = busy(name)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, SeparableSelfAttention):
+                module.qkv.weight[1:] *= 500
+                module.out.weight *= 1e-6
+    return model
+
+
+QUICK = ("mobilevit_xxs", "mobilevitv2_050")
+"""Variants of both papers; others differ in width only."""
+NAMES = [
+    pytest.param(name, marks=() if name.endswith(QUICK) else pytest.mark.slow)
+    for name in list_models()
+    if name.endswith(QUICK) or name.startswith("mobilevit")
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_are_exported_for_any_batch_and_size(name: str) -> None:
+    """By `torch.export`; the sides of other images need not be multiples of a patch."""
+    model = build(name, num_classes=3).eval()
+    dynamic = torch.export.Dim.DYNAMIC
+    sides = {} if model.fixed_size else {2: dynamic, 3: dynamic}
+    with torch.no_grad():
+        example = torch.rand(2, 3, 96, 160)  # no side of a map of patches is 1
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: dynamic, **sides},))
+        for shape in ((3, 3, 96, 160), (1, 3, 130, 95) if sides else (1, 3, 96, 160)):
+            x = torch.rand(shape)
+            assert_close(joined(program.module()(x)), joined(model(x)))

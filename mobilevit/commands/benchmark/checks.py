@@ -72,7 +72,7 @@ def measure_agreement(
                 for one, other in zip(expected, found, strict=True)
             ]
             deviation = float(torch.stack(deviations).max())
-    difference, same = float(compared.difference), float(compared.agreement)
+    difference, same = compared.largest, compared.agreement
     if reference.is_new and deviation is not None:
         agrees = deviation <= (1 if quantize else DEVIATIONS[precision])
     elif quantize:

@@ -24,9 +24,7 @@ def compare(
 ) -> Comparison:
     """Compare probabilities."""
     expected, found = model(images).softmax(dim=1), outputs[0]
-    return Comparison(
-        (expected - found).abs().max(), (expected.argmax(1) == found.argmax(1)).float().mean()
-    )
+    return Comparison((expected - found).abs().amax(1), expected.argmax(1) == found.argmax(1))
 
 
 def network_outputs(outputs: Sequence[Tensor], raw: bool) -> Tensor:

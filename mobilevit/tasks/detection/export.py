@@ -113,8 +113,7 @@ def compare(
         _compare_boxes(RawDetections(*(part[None] for part in expected)), anchors, boxes, tolerance)
         for *expected, boxes in zip(*model(images), zip(*outputs, strict=True), strict=True)
     ]
-    differences, agreements = zip(*found, strict=True)
-    return Comparison(torch.stack(differences).max(), torch.stack(agreements).mean())
+    return Comparison.join(found)
 
 
 def compare_raw(model: SSDLite, images: Tensor, outputs: Sequence[Tensor]) -> Comparison:
@@ -122,7 +121,7 @@ def compare_raw(model: SSDLite, images: Tensor, outputs: Sequence[Tensor]) -> Co
     expected, anchors = model(images), model.anchors(*images.shape[-2:])
     corners = decode(expected.offsets, anchors) - decode(outputs[1], anchors)
     logits = compare_logits(expected.logits, outputs[0], axis=2)
-    return Comparison(torch.maximum(logits.difference, corners.abs().max()), logits.agreement)
+    return Comparison(torch.maximum(logits.differences, corners.abs().amax(-1)), logits.equal)
 
 
 def _compare_boxes(
@@ -158,7 +157,7 @@ def _compare_boxes(
     missing = truth.scores[~covered & (truth.scores > floor[truth.labels] + tolerance)]
 
     same = truth.labels[:1].equal(labels[:1])
-    return Comparison(torch.cat((wrong, missing, torch.zeros(1))).max(), torch.tensor(float(same)))
+    return Comparison(torch.cat((wrong, missing)), torch.tensor([same]))
 
 
 def _floors(probabilities: Tensor) -> Tensor:

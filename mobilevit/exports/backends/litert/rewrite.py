@@ -85,11 +85,11 @@ class SeparableAttention(nn.Module):
 
     def forward(self, x: Tensor, tokens: int) -> Tensor:
         """`[G * N, d]` -> `[G * N, d]`, N = `tokens`."""
-        scores = self.qkv["query"](x).reshape(-1, 1, tokens).softmax(dim=-1)  # [G, 1, N]
-        mean = torch.bmm(scores, x.reshape(-1, tokens, self.dim))  # [G, 1, d]
-        context = self.qkv["key"](mean.reshape(-1, self.dim))  # [G, d]
-        y = F.relu(self.qkv["value"](x)).reshape(-1, tokens, self.dim) * context[:, None]
-        return self.out(y.reshape(-1, self.dim))
+        scores = self.qkv["query"](x).float().reshape(-1, 1, tokens).softmax(dim=-1)  # [G, 1, N]
+        mean = torch.bmm(scores, x.float().reshape(-1, tokens, self.dim)).to(x.dtype)  # [G, 1, d]
+        context = self.qkv["key"](mean.reshape(-1, self.dim)).float()  # [G, d]
+        y = F.relu(self.qkv["value"](x).float()).reshape(-1, tokens, self.dim) * context[:, None]
+        return self.out(y.reshape(-1, self.dim)).to(x.dtype)
 
 
 class GatedConv(nn.Module):

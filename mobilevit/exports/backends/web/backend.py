@@ -101,7 +101,7 @@ def expected_prediction(run: Runner, model: Network, frame: Image.Image) -> dict
         return {"by": run.runtime, "tolerance": None, **prediction}
     tolerance = TOLERANCES[metadata.precision]
     with torch.inference_mode():
-        images = image_to_tensor(frame, config.preprocessing)[None]
+        images = image_to_tensor(frame, model.config.preprocessing)[None]
         prediction = task.reference(fuse(model), images, tolerance)
     version = importlib.metadata.version("torch")
     return {"by": f"PyTorch {version}", "tolerance": tolerance, **prediction}
