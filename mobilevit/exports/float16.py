@@ -26,7 +26,8 @@ def halve(graph: nn.Module) -> None:
     The stem and the inverted residuals ahead of the first transformer stay in float32, and so do
     the depthwise and the last convolution of the later ones. Their channels are nearly constant,
     and large biases cancel the sum of those constants: float16 rounds both, and the difference
-    remains. That is most of the error of an all-float16 network. v2's attention computes in float32.
+    remains. That is most of the error of an all-float16 network. The products in v2's attention are
+    in float32, since they overflow.
     """
     for name, part in graph.named_children():
         if name != "backbone":

@@ -7,14 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mobilevit
 from mobilevit.__main__ import main
 from mobilevit.commands.export import export
 from mobilevit.data.options import DataOptions
+from mobilevit.exports.backends.registry import BACKENDS
 from mobilevit.exports.options import ExportOptions
-from mobilevit.exports.verify import DisagreementError
+from mobilevit.exports.spec import ExportSpec
+from mobilevit.exports.verify import DisagreementError, verify
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -90,3 +93,40 @@ def test_without_data_answers_must_agree(model: Path, data: DataOptions, tmp_pat
         export(model, ExportOptions(out=str(out), **options))
     assert str(caught.value).startswith(f"{out} does not agree with PyTorch")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_data_probabilities_must_be_close(
+    model: Path, data: DataOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ants.onnx"
+    words = ["export", str(model), "--out", str(out), "--quantize", "int8", "--images", data.root]
+    words += ["--least_agreement", "0"]
+    assert main([*words, "--max_mean_difference", "0.0001"]) == 1
+    error = capsys.readouterr().err
+    assert "30 images: largest difference" in error and "(maximum 0.0001)" in error
+    assert list(tmp_path.iterdir()) == []
+    assert main(words) == 0
+    assert "(maximum 0.1)" in capsys.readouterr().out
+
+
+def test_a_file_of_the_same_classes_but_other_probabilities_is_refused(model: Path) -> None:
+    """Of int8 files, by default, at a mean difference of more than 0.1."""
+    network = mobilevit.load(model).eval()
+    images = [Image.effect_noise((64, 64), sigma).convert("RGB") for sigma in (20, 90)]
+    spec = ExportSpec(quantize="int8", calibration=tuple(images))
+    prepared = BACKENDS["onnx"].prepare(network, spec)
+
+    class Milder:
+        metadata, runtime = prepared.metadata, "none"
+
+        def __init__(self, share: float) -> None:
+            self.share = share
+
+        def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+            with torch.inference_mode():
+                found = prepared.module(torch.from_numpy(pixels)).numpy()
+            return (found * (1 - self.share) + self.share / found.shape[1],)
+
+    assert verify(Milder(0.02), network, images, name="ants").agreement == 1
+    with pytest.raises(DisagreementError, match=r"ants .* mean 0\.\d+ \(maximum 0\.1\)"):
+        verify(Milder(0.9), network, images, name="ants")

@@ -39,7 +39,7 @@ def test_onnx_is_one_file_of_opset_18(exported: Exported) -> None:
     assert not operations & {"Resize", "BatchNormalization", "Gather", "If"}
     metadata = made.open().session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == list(ANTS)
-    assert json.loads(metadata["preprocessing"])["channel_order"] == "bgr"
+    assert json.loads(metadata["preprocessing"])["crop"] == 64
     assert metadata["source"] == "a test" and "a test" in metadata["licence"]
     assert exported("onnx", variant="size").summary.inputs == (
         "tensor: float32 [1, 3, height, width]",
@@ -185,7 +185,7 @@ def test_executorch_metadata_is_readable_on_phones(exported: Exported) -> None:
         if name != "forward"
     }
     assert json.loads(strings["classes"]) == list(ANTS)
-    assert json.loads(strings["preprocessing"])["channel_order"] == "bgr"
+    assert json.loads(strings["preprocessing"])["crop"] == 64
     assert json.loads(strings["inputs"]) == ["image"]
     assert json.loads(strings["outputs"]) == ["probabilities"]
 

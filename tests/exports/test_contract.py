@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -22,12 +23,12 @@ from mobilevit.data.preprocessing import preprocess
 from mobilevit.exports import wrap
 from mobilevit.exports.backends.registry import BACKENDS, backend_of, open_exported
 from mobilevit.exports.options import ExportOptions
-from mobilevit.exports.spec import ExportError, ExportSpec, MissingExtraError
+from mobilevit.exports.spec import ExportError, ExportSpec, FileMetadata, MissingExtraError
 from mobilevit.exports.verify import DisagreementError, verify
 from mobilevit.exports.wrap import fold_normalization
 from mobilevit.models.fuse import fuse
 from mobilevit.tasks import TASKS, get_task
-from tests.exports.conftest import ANTS, FLOAT_LAYER, PACKAGES
+from tests.exports.conftest import ANTS, FLOAT_LAYER, PACKAGES, UNUSUAL
 from tests.numerics import assert_close, assert_probabilities_close
 
 FORMATS = tuple(PACKAGES)
@@ -67,15 +68,55 @@ def test_files_agree_with_pytorch(
 @every_task
 def test_files_describe_themselves(exported: Exported, backend: str, task: str) -> None:
     made = exported(backend, task)
-    metadata, config = made.open().metadata, made.network.config
+    metadata = made.open().metadata
     assert metadata.config.classes == ANTS
-    assert metadata.config.preprocessing.channel_order == config.preprocessing.channel_order
-    assert metadata.config.preprocessing.mean == config.preprocessing.mean
     assert metadata.weights == digest(made.network.state_dict())
     assert (metadata.raw, metadata.dynamic, metadata.precision) == (False, None, "fp32")
     content = made.bytes()
     for place in (Path(mobilevit.__file__).parent, Path(sys.prefix)):
         assert str(place).encode() not in content
+
+
+def left_to_do(metadata: FileMetadata) -> dict[str, Any]:
+    """The preprocessing that a file's metadata state, in all places alike."""
+    strings = metadata.to_strings()
+    steps: dict[str, Any] = json.loads(strings["preprocessing"])
+    assert json.loads(strings["config"])["preprocessing"] == steps
+    return steps
+
+
+@every_format
+def test_metadata_state_only_what_is_left_to_do(
+    exported: Exported, images: list[Image.Image], backend: str
+) -> None:
+    """Channel order, mean and standard deviation are inside the file, unless it is raw."""
+    made = exported(backend)
+    run, own = made.open(), made.network.config.preprocessing
+    assert own.channel_order == "bgr" and any(own.mean)
+    assert left_to_do(run.metadata) == {
+        "resize_mode": own.resize_mode,
+        "resize": own.resize,
+        "crop": own.crop,
+        "interpolation": own.interpolation,
+    }
+    assert run.metadata.values == "v in 0 to 255: red, green, blue"
+    assert b"channel_order" not in made.bytes()
+    x = torch.stack([preprocess(image, own) for image in images])
+    with torch.inference_mode():
+        expected = fuse(made.network)(x).softmax(-1).numpy()
+    found = np.concatenate([run(row[None])[0] for row in made.pixels(images)])
+    assert_probabilities_close(found, expected)
+
+
+@every_format
+def test_metadata_of_raw_files_state_all(network: Any, backend: str) -> None:
+    model = network("mobilevit_xxs", shallow=True, **UNUSUAL)
+    metadata = BACKENDS[backend].prepare(model, ExportSpec(raw=True)).metadata
+    steps = left_to_do(metadata)
+    assert steps["channel_order"] == "bgr" and steps["mean"] == list(UNUSUAL["mean"])
+    assert metadata.values.endswith("blue, green, red")
+    again = FileMetadata.from_strings(metadata.to_strings(), file="ants")
+    assert again.config.preprocessing == model.config.preprocessing
 
 
 @every_format
@@ -219,7 +260,11 @@ def test_int8(exported: Exported, images: list[Image.Image], backend: str) -> No
     run = made.open()
     assert run.metadata.quantize == "int8"
     # A new network's predictions are nearly ties; trained ones are tested on photographs.
-    assert verify(run, made.network, images, name="ants", min_agreement=0.5).difference < 0.5
+    verification = verify(run, made.network, images, name="ants", min_agreement=0.5)
+    assert 0 < verification.mean_difference <= verification.difference < 0.5
+    assert verification.mean_difference <= 0.1 and "(maximum 0.1)" in str(verification)
+    with pytest.raises(DisagreementError, match=r"mean .* \(maximum 1e-06\)"):
+        verify(run, made.network, images, name="ants", min_agreement=0.5, max_mean_difference=1e-6)
 
 
 @every_format

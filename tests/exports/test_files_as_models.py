@@ -204,8 +204,8 @@ def test_pixels_of_any_program(ants: Path, images: Path) -> None:
         assert np.argsort(-found[0])[:5].tolist() == np.argsort(-expected)[:5].tolist()
         texts = runner.session.get_modelmeta().custom_metadata_map
         rule = json.loads(texts["preprocessing"])
-        assert rule["channel_order"] == "bgr" and rule["crop"] == 64 and rule["resize"] == 72
-        assert rule["mean"] == [0.1, 0.0, 0.05] and "0 to 255" in texts["values"]
+        assert rule["crop"] == 64 and rule["resize"] == 72 and "mean" not in rule
+        assert texts["values"] == "v in 0 to 255: red, green, blue"
         assert json.loads(texts["classes"]) == [f"ant {number}" for number in range(5)]
         assert texts["weights_sha256"] == digest(model.state_dict())
 

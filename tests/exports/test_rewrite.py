@@ -171,7 +171,7 @@ def loud(name: str) -> nn.Module:
         for module in model.modules():
             if isinstance(module, SeparableSelfAttention):
                 module.qkv.weight[1:] *= 500
-                module.out.weight *= 1e-6
+                module.out.weight *= 1e-3
     return model
 
 

@@ -16,6 +16,7 @@ from mobilevit.models.layers import (
     SeparableSelfAttention,
     make_divisible,
 )
+from tests.numerics import assert_close
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
@@ -87,3 +88,21 @@ def test_make_divisible(value: float, divisor: int) -> None:
     assert result >= max(divisor, 0.9 * value)
     assert result <= max(divisor, value + divisor)
     assert make_divisible(value, divisor, 64) >= 64
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_separable_attention_does_not_overflow_in_half_precision(autocast: bool) -> None:
+    """Products of values and context, 1e6 here, are beyond float16."""
+    torch.manual_seed(0)
+    attention = SeparableSelfAttention(16).eval().requires_grad_(False)
+    attention.qkv.weight *= 1000
+    attention.out.weight *= 1e-3
+    x = torch.randn(2, 4, 9, 16)
+    expected = attention(x)
+    if autocast:
+        with torch.autocast("cpu", torch.float16):
+            found = attention(x)
+    else:
+        found = attention.half()(x.half())
+        assert found.dtype == torch.float16
+    assert_close(found, expected, tolerance=0.01)
