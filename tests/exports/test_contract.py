@@ -260,11 +260,12 @@ def test_int8(exported: Exported, images: list[Image.Image], backend: str) -> No
     run = made.open()
     assert run.metadata.quantize == "int8"
     # A new network's predictions are nearly ties; trained ones are tested on photographs.
-    verification = verify(run, made.network, images, name="ants", min_agreement=0.5)
-    assert 0 < verification.mean_difference <= verification.difference < 0.5
-    assert verification.mean_difference <= 0.1 and "(maximum 0.1)" in str(verification)
-    with pytest.raises(DisagreementError, match=r"mean .* \(maximum 1e-06\)"):
-        verify(run, made.network, images, name="ants", min_agreement=0.5, max_mean_difference=1e-6)
+    bounds: dict[str, Any] = {"min_agreement": 0.3, "max_mean_difference": 0.4}
+    verification = verify(run, made.network, images, name="ants", **bounds)
+    assert 0 < verification.mean_difference <= verification.difference
+    bounds["max_mean_difference"] = verification.mean_difference / 2
+    with pytest.raises(DisagreementError, match=r"mean \S+ \(maximum "):
+        verify(run, made.network, images, name="ants", **bounds)
 
 
 @every_format
