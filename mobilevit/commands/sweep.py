@@ -24,7 +24,7 @@ import numpy as np
 from mobilevit.tasks.base import Task
 from mobilevit.training.errors import DivergedError, TrainingError
 from mobilevit.training.options import TrainOptions
-from mobilevit.training.resume import CONFIG, check_same_options, claim_folder, write_config
+from mobilevit.training.resume import CONFIG, check_same_options, claim_folder, locked, write_config
 from mobilevit.training.train import choose_model, train
 from mobilevit.utils.files import write_file
 from mobilevit.utils.tables import render, table
@@ -149,22 +149,25 @@ def sweep(
     trials = len(grid) or trials
     out = Path(options.out)
     recipe = {"space": space, "method": method, "trials": trials, **options.as_recipe()}
-    study = _open_study(out, recipe, resume=resume)
-    for point in grid:
-        values = {axis.name: value for axis, value in zip(axes, point, strict=True)}
-        study.enqueue_trial(values, skip_if_exists=True)
+    with locked(out):
+        study = _open_study(out, recipe, resume=resume)
+        for point in grid:
+            values = {axis.name: value for axis, value in zip(axes, point, strict=True)}
+            study.enqueue_trial(values, skip_if_exists=True)
 
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of an interrupted sweep
-        _run(study, trial.number, trial.params, axes, options, task)
-    ended = (TrialState.COMPLETE, TrialState.FAIL)
-    while (number := len(study.get_trials(deepcopy=False, states=ended))) < trials:
-        # A seed for each trial: a resumed sweep draws what an uninterrupted one would.
-        seed = options.seed + 7919 * number
-        tpe = method == "tpe"  # the points of a grid are waiting in the study
-        study.sampler = TPESampler(seed=seed, n_startup_trials=5) if tpe else RandomSampler(seed)
-        drawn = study.ask({axis.name: axis.distribution for axis in axes})
-        logger.info("trial %d of %d: %s", drawn.number + 1, trials, drawn.params)
-        _run(study, drawn.number, drawn.params, axes, options, task)
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of an interrupted sweep
+            _run(study, trial.number, trial.params, axes, options, task)
+        ended = (TrialState.COMPLETE, TrialState.FAIL)
+        while (number := len(study.get_trials(deepcopy=False, states=ended))) < trials:
+            # A seed for each trial: a resumed sweep draws what an uninterrupted one would.
+            seed = options.seed + 7919 * number
+            tpe = method == "tpe"  # the points of a grid are waiting in the study
+            study.sampler = (
+                TPESampler(seed=seed, n_startup_trials=5) if tpe else RandomSampler(seed)
+            )
+            drawn = study.ask({axis.name: axis.distribution for axis in axes})
+            logger.info("trial %d of %d: %s", drawn.number + 1, trials, drawn.params)
+            _run(study, drawn.number, drawn.params, axes, options, task)
     done = tuple(
         Trial(
             number=trial.number,

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import mobilevit
 from mobilevit.checkpoints.create import load
 from mobilevit.checkpoints.folder import digest
+from mobilevit.data.options import DataOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.resume import checkpoints_of, locked
 from tests.training.runs import STANDARD, colour_images, rows, small
@@ -55,6 +57,13 @@ def test_a_second_training_is_refused_until_the_first_is_gone(images: Path, tmp_
     with locked(out):
         pass
     small(images, out, epochs=1, sampler=STANDARD)
+
+
+def test_a_second_sweep_is_refused(images: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    data = DataOptions(root=str(images))
+    with locked(tmp_path / "sweep"), pytest.raises(TrainingError, match="another process"):
+        mobilevit.sweep(space="optim.lr=0.1,0.2", data=data, out=str(tmp_path / "sweep"))
 
 
 def test_an_error_gives_the_folder_back(images: Path, tmp_path: Path) -> None:
