@@ -64,6 +64,7 @@ def open_splits(
     used = used or division.splits
     report = validate(data.root, used, issues=division.issues, depth=_depth(data), warnings=False)
     left = select_usable(report, used, data.on_bad)
+    _log_unused(data, used)
     assert division.train is not None and division.val is not None  # else there were issues
     lost = sum(map(len, used.values())) - sum(map(len, left.values()))
     note = f"{division.note}; {lost} images left out" if lost else division.note
@@ -138,6 +139,8 @@ def _open_shards(data: DataOptions, classes: Sequence[str] | None, seed: int) ->
             "--on_bad skip`; data.on_bad is for folders of images"
         )
     splits = shard_splits(data.root, index=data.index, val_fraction=data.val_fraction, seed=seed)
+    for issue in splits.train.check_classes():
+        raise DataError(str(issue))
     if classes is None:
         return splits
     return replace(splits, train=splits.train.relabel(classes), val=splits.val.relabel(classes))
@@ -154,6 +157,7 @@ def _check_shards(data: DataOptions, *, quick: bool, workers: int | None, progre
         progress=progress,
     )
     issues = [issue for issue in problems if issue is not None]
+    issues += splits["train"].check_classes() if "train" in splits else []
     return validate(
         data.root,
         splits,
@@ -247,6 +251,18 @@ def select_usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dic
         if gone := [one for one in samples.used_classes() if one not in remaining]:
             log.warning("%s: no image is left of: %s", report.root, ", ".join(gone))
     return left
+
+
+def _log_unused(data: DataOptions, splits: Mapping[str, Samples]) -> None:
+    """Name what readers left out of these splits, such as files of other formats."""
+    issues = dict.fromkeys(
+        issue
+        for samples in splits.values()
+        for issue in samples.dataset.issues
+        if issue.severity == "warning" and issue.split in (None, *splits)
+    )
+    if issues:
+        log.warning("%s: not all of it is used:\n%s", data.root, _listing(list(issues)))
 
 
 def _listing(issues: Sequence[Issue]) -> str:

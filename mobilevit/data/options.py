@@ -16,14 +16,15 @@ class DataOptions(Options, name="data"):
     """Where the images are."""
 
     root: str
-    """Classification: a folder with train/ and val/, or with one folder per class; with `name`,
-    where that data set is or is downloaded to; or shards, tables or a data set of the Hub, see
-    docs/scale.md. Detection: a folder of COCO, Pascal VOC or YOLO, a COCO file or a data.yaml.
-    Segmentation: folders of images and masks, or a known data set."""
+    """Classification: class folders, with or without train/ and val/, or images with a table of
+    labels; with `name`, where that data set is or is downloaded to; or shards, Parquet or a data
+    set of the Hub, see docs/scale.md. Detection: a folder of COCO, Pascal VOC or YOLO, a COCO file
+    or a data.yaml. Segmentation: folders of images and masks, COCO, or a known data set."""
     name: str | None = None
     """A data set of torchvision: imagenette, cifar10, flowers102, pets, ..."""
     format: str = "auto"
-    """Detection and segmentation: coco, voc, ..., where a folder could be read in several ways."""
+    """Format of the annotations: coco, voc, folders, table, ..., where a folder could be read in
+    several ways."""
     classes: str | None = None
     """Segmentation: names of the masks' values, comma-separated or in a file with one per line."""
     ignore: Annotated[int, Interval(0, 65535, "[]")] = 255

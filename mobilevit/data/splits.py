@@ -124,6 +124,10 @@ class Samples:
             return []
         return [Issue(SPLITS, str(self.root), f"no images in {split}", skippable=False)]
 
+    def check_classes(self) -> list[Issue]:
+        """Issues of the classes that keep the samples from being trained on."""
+        return []
+
     def where_class(self, name: str) -> str:
         return str(self.root)
 
@@ -155,6 +159,13 @@ class LabelSamples(Samples):
 
     def agree(self, first: int, second: int) -> bool:
         return bool(self.labels[first] == self.labels[second])
+
+    def check_classes(self) -> list[Issue]:
+        classes = self.used_classes()
+        if len(classes) != 1:
+            return []
+        message = f"all {len(self)} images are of one class, {classes[0]}; training needs two"
+        return [Issue(SPLITS, str(self.root), message, skippable=False)]
 
     def where_class(self, name: str) -> str:
         label = self.classes.index(name)
@@ -236,7 +247,7 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
         unknown = set(parts[split].used_classes()).difference(train.classes)
         splits[split] = parts[split] if unknown else parts[split].relabel(train.classes)
     val = splits[val_name]
-    issues = [*train.check_split(name), *val.check_split(val_name)]
+    issues = [*train.check_split(name), *train.check_classes(), *val.check_split(val_name)]
     if unknown := set(val.used_classes()).difference(train.classes):
         names = sorted(unknown)
         message = (
@@ -255,7 +266,7 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
 
 
 def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Division[S]:
-    issues = samples.check_split(name or "the data set")
+    issues = samples.check_split(name or "the data set") + samples.check_classes()
     try:
         train, val = hold_out(samples, val_fraction, seed)
     except DataError as error:

@@ -121,7 +121,10 @@ def test_crowds_areas_and_images_without_boxes(
         ({"categories": [{"id": 1, "name": "a"}] * 2}, r"two categories have the id 1"),
         ({"categories": [{"name": "a"}]}, r"category without id or name: \{'name': 'a'\}"),
         (
-            {"categories": [{"id": n, "name": name} for n, name in ((1, "a"), (4, "a"), (2, "b"))]},
+            {
+                "categories": [{"id": n, "name": name} for n, name in ((1, "a"), (4, "a"))],
+                "annotations": [box(1), box(2, category=4)],
+            },
             r'class "a" stated more than once, by the ids \[1, 4\]',
         ),
     ],
@@ -133,6 +136,43 @@ def test_what_is_wrong_with_a_file_is_named(
     with pytest.raises(DataError, match=reason) as caught:
         opened(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("categories", "left"),
+    [
+        ({0: ("cat", "none"), 1: ("cat", "cat")}, ("cat",)),  # the root category of an export
+        ({0: ("pets", "none"), 1: ("cat", "pets")}, ("cat",)),
+        ({1: ("cat", "pets"), 7: ("cat", "pets")}, ("cat",)),
+        ({1: ("cat", "dog"), 2: ("dog", "none")}, ("cat", "dog")),  # only without objects
+    ],
+)
+def test_categories_that_only_head_or_repeat_others_are_left_out_and_named(
+    tmp_path: Path, categories: dict[int, tuple[str, str]], left: tuple[str, ...]
+) -> None:
+    entries = [{"id": n, "name": a, "supercategory": b} for n, (a, b) in categories.items()]
+    outline = [[10, 20, 40, 20, 40, 60]]
+    file = put(tmp_path / "x.json", categories=entries, annotations=[box(1, segmentation=outline)])
+    for content, kind in (("boxes", BoxSamples), ("masks", MaskSamples)):
+        dataset = read_objects(file, content=content)  # type: ignore[arg-type]
+        assert opened_dataset(dataset, samples_type=kind).classes[-len(left) :] == left
+        assert len(dataset.notes) == len(categories) - len(left)
+        assert all("is not used, and left out" in note for note in dataset.notes)
+
+
+def test_the_box_of_an_outline_is_used_where_none_is_stated(tmp_path: Path) -> None:
+    mask = np.zeros((80, 100), np.uint8)
+    mask[20:60, 10:40] = 1
+    columns = np.flatnonzero(np.diff(mask.ravel(order="F"))) + 1
+    runs = np.diff([0, *columns, mask.size]).tolist()
+    annotations = [
+        box(1, bbox=None, segmentation=[[10, 20, 40, 20, 40, 60], [12, 30, 20, 40, 15, 50]]),
+        box(2, bbox=[], segmentation={"size": [80, 100], "counts": runs}),
+        box(3, bbox=None, segmentation=[[1, 2]]),
+    ]
+    del annotations[0]["bbox"]
+    samples = opened(put(tmp_path / "x.json", annotations=annotations))
+    assert samples.annotation(0).boxes.tolist() == [[10, 20, 40, 60]] * 2
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_folders_for_train_and_val_are_used(tmp_path: Path, val: str) -> None:
 
 
 def test_the_first_of_several_held_out_folders_is_used(tmp_path: Path) -> None:
-    touch(tmp_path, "train/cat/1.jpg", "test/cat/2.jpg", "valid/cat/3.jpg")
+    touch(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg", "test/cat/2.jpg", "valid/cat/3.jpg")
     found = open_splits(LabelSamples, DataOptions(root=str(tmp_path), check=False))
     assert found.val.name(0) == str(tmp_path / "valid/cat/3.jpg")
 

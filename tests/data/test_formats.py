@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,12 +183,28 @@ def test_a_share_is_held_out_where_no_split_is_named(
             evaluated_boxes(tmp_path, split="val")
 
 
-@pytest.mark.parametrize("format", ["voc", "coco"])
+@pytest.mark.parametrize("format", sorted(BOX_WRITERS.keys() - {"yolo"}))  # of one list of classes
 def test_a_class_only_in_val_is_named(tmp_path: Path, format: str) -> None:
     BOX_WRITERS[format](tmp_path, {"val": [Annotated("w", {(1, 1, 9, 9): "wolf"})]})
     BOX_WRITERS[format](tmp_path, {"train": BOXES["train"]})
     with pytest.raises(DataError, match='class "wolf" in val but not in train'):
         boxes(tmp_path)
+    for quick in (True, False):
+        report = check(tmp_path, task="detection", progress=False, quick=quick)
+        assert 'class "wolf" in val' in report.select_issues("blocking")[0].message
+
+
+@pytest.mark.parametrize("format", sorted(BOX_WRITERS.keys() - {"yolo"}))
+def test_boxes_of_relative_coordinates_are_refused(tmp_path: Path, format: str) -> None:
+    relative: Any = {(0.1, 0.1, 0.4, 0.5): "cat"}  # of formats that state pixels
+    images = {split: [Annotated("a", relative)] for split in ("train", "val")}
+    BOX_WRITERS[format](tmp_path, images)
+    for path in tmp_path.rglob("*.xml"):  # VOC counts from 1, these from 0
+        path.write_text(re.sub(r"<(.m(?:in))>1\.1<", r"<\1>0.1<", path.read_text()))
+    with pytest.raises(DataError, match=r"all boxes lie within one pixel.* look relative"):
+        boxes(tmp_path)
+    report = check(tmp_path, task="detection", progress=False)
+    assert "all boxes lie within one pixel" in str(report) and report.exit_code == 1
 
 
 @pytest.mark.parametrize("format", BOX_WRITERS)

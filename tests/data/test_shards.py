@@ -441,11 +441,11 @@ def test_shards_of_others_are_indexed(images: Path, tmp_path: Path) -> None:
 def test_a_broken_image_is_named_by_its_shard(tmp_path: Path, images: Path) -> None:
     root = tmp_path / "images"
     for split, number in itertools.product(("train", "val"), range(2)):
-        file = root / split / "a" / f"{number}.jpg"
+        file = root / split / "ab"[number] / f"{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"no image")
     write_shards(open_folder(root), tmp_path / "out", size=1e6)
     samples = shard_splits(str(tmp_path / "out")).train
     batches = EvaluationLoader(EvaluationSet(samples, PREPROCESSING), batch_size=1, workers=0)
-    with pytest.raises(ImageError, match=r"train-000000.tar: a/\d.jpg: "):
+    with pytest.raises(ImageError, match=r"train-000000.tar: [ab]/\d.jpg: "):
         list(batches)

@@ -198,6 +198,18 @@ def test_cut_files_are_found_in_every_format(
     assert blocked(check(folders, quick=quick)) == ([] if harmless else [str(path)])
 
 
+def test_an_error_of_the_system_does_not_end_the_check(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    report = check(folders)
+    assert len(report.select_issues("blocking")) == 24
+    assert "Input/output error" in report.issues[0].message
+
+
 @pytest.mark.parametrize("extension", FORMATS)
 def test_bytes_after_the_end_are_no_reason_to_refuse(folders: Path, extension: str) -> None:
     content = image_bytes(99, FORMATS[extension]) + b"ftypmp42" * 99
@@ -260,10 +272,10 @@ def test_a_class_only_in_val_is_an_error(folders: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_readable_is_still_a_report(tmp_path: Path) -> None:
-    write(tmp_path, "cat/1.jpg", b"")
-    write(tmp_path, "cat/2.jpg", b"")
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/4.jpg"):
+        write(tmp_path, name, b"")
     report = check(tmp_path)
-    assert len(report.select_issues("blocking")) == 2
+    assert len(report.select_issues("blocking")) == 4
     assert report.details == ()
 
 
@@ -655,7 +667,7 @@ def test_real_masks(shared: Path) -> None:
 
 def test_a_class_that_is_written_twice_in_coco_is_an_error(tmp_path: Path) -> None:
     write_coco(tmp_path)
-    file = tmp_path / "annotations/instances_val.json"
+    file = tmp_path / "annotations/instances_train.json"
     file.write_text(file.read_text().replace('"name": "cat"', '"name": "dog"'))
     report = check_boxes(tmp_path)
     assert 'class "dog" stated more than once' in report.select_issues("blocking")[0].message

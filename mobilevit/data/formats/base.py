@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from mobilevit.data.formats.files import FileTree
-from mobilevit.data.images import image_facts
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -98,21 +96,6 @@ class Boxes:
         return slice(int(self.first[image]), int(self.first[image + 1]))
 
 
-class ImageHeaders:
-    """(height, width, orientation) of image files, read on first use and remembered."""
-
-    def __init__(self, images: ImageList) -> None:
-        self._images = images
-        self._known = np.zeros((len(images), 3), np.int32)
-
-    def __getitem__(self, image: int) -> tuple[int, int, int]:
-        if self._known[image, 0] == 0:
-            facts = image_facts(self._images.name(image))
-            self._known[image] = facts.height, facts.width, facts.orientation
-        height, width, orientation = self._known[image].tolist()
-        return height, width, orientation
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ParsedDataset:
     """What a reader found: all annotated images, whether their files exist or not."""
@@ -142,10 +125,6 @@ class ParsedDataset:
     issues: tuple[Issue, ...] = ()
     notes: tuple[str, ...] = ()
     """What the reader decided, for messages."""
-
-    @cached_property
-    def headers(self) -> ImageHeaders:
-        return ImageHeaders(self.images)
 
     @property
     def parts(self) -> Mapping[str, Sequence[int]]:

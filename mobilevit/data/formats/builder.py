@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from mobilevit.data.formats.base import (
     ParsedDataset,
     Severity,
 )
-from mobilevit.data.formats.files import Paths, find_split_in_path
-from mobilevit.data.formats.masks.drawn import DrawnMasks, Outline, Shape
+from mobilevit.data.formats.files import Paths, find_splits
+from mobilevit.data.formats.masks.drawn import DrawnMasks, Outline, Shape, bounds
 from mobilevit.data.formats.masks.values import MaskSource
 
 _NAN = float("nan")
@@ -71,6 +72,7 @@ class DatasetBuilder:
         self._image_labels: list[int] = []
         self._names: dict[str, int] = {}
         self._boxes, self._has_ids = bytearray(), False
+        self._extent = 0.0
         self._shapes: dict[int, list[Shape]] = {}
 
     def add_image(
@@ -100,7 +102,7 @@ class DatasetBuilder:
     def add_box(
         self,
         image: int,
-        corners: Sequence[float],
+        corners: Sequence[float] | None,
         label: int,
         *,
         outline: Outline = (),
@@ -109,10 +111,13 @@ class DatasetBuilder:
         box_id: int | None = None,
         line: int = 0,
     ) -> None:
-        """Add an object with corners x1, y1, x2, y2, which may be any numbers, and its outline.
+        """Add an object with corners x1, y1, x2, y2, which may be any numbers, or an outline.
 
-        On masks, an object without an outline is somewhere in its box, which is ignored.
+        Without corners, they are those of the outline. On masks, an object without an outline is
+        somewhere in its box, which is ignored.
         """
+        corners = bounds(outline) if corners is None else corners
+        self._extent = max(self._extent, *map(abs, filter(isfinite, corners)), 0.0)
         if self.content == "masks":
             self._shapes.setdefault(image, []).append(Shape.of(label, corners, outline, crowd))
         else:
@@ -148,9 +153,11 @@ class DatasetBuilder:
     def split_by_folders(self) -> None:
         """Where nothing states splits, those that folders are named after; report other images."""
         if not self.splits:
-            for index, paths in enumerate(zip(self._annotation_files, self.files, strict=True)):
-                splits = (find_split_in_path(path, self.root) for path in filter(None, paths))
-                if (split := next(filter(None, splits), None)) is not None:
+            both = zip(self._annotation_files, self.files, strict=True)
+            splits = find_splits([annotation or file for annotation, file in both], self.root)
+            splits = splits if any(splits) else find_splits(self.files, self.root)
+            for index, split in enumerate(splits):
+                if split is not None:
                     self.splits.setdefault(split, []).append(index)
         listed = {index for indices in self.splits.values() for index in indices}
         for index, file in enumerate(self.files if self.splits else ()):
@@ -170,6 +177,13 @@ class DatasetBuilder:
         classes_from_options: bool = False,
     ) -> ParsedDataset:
         """Build the data set; by default its classes are the sorted names of `label`."""
+        if 0 < self._extent <= 1 and not self.relative:
+            message = (
+                f"all boxes lie within one pixel, none beyond {self._extent:g}: they look relative "
+                f"to the image's size, but {self.display_name} states pixels; multiply x by the "
+                "width and y by the height"
+            )
+            self.add_issue(self._annotation_files[0] or self.root, message, skippable=False)
         names = tuple(sorted(self._names) if classes is None else classes)
         # Labels were numbered as their names appeared.
         order = np.array([names.index(name) for name in self._names], np.int64)

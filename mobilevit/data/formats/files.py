@@ -24,7 +24,7 @@ MASK_FOLDERS = frozenset([
 """Lower-case names of folders that may hold masks and name no split."""
 _ANNOTATION_FOLDERS = MASK_FOLDERS | {"anns", "ann", "xml", "xmls", "txt", "bboxes"}
 
-VAL_SPLITS = ("val", "valid", "validation", "test")
+VAL_SPLITS = ("val", "valid", "validation", "test", "holdout")
 """Splits to evaluate on; the first one found is used."""
 _SPLIT_NAMES = {
     **{name: name for name in ("train", "trainval", *VAL_SPLITS)},
@@ -153,30 +153,48 @@ def has_image_extension(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def find_split(name: str) -> str | None:
-    """The split that a folder or list is named after: `train`, `Train2017`, `valid`."""
-    word = re.sub(r"\d+$", "", name.casefold())
-    if match := re.fullmatch(r"obj_(\w+)_data", word):  # darknet's tools
-        word = match[1]
-    return _SPLIT_NAMES.get(word)
+def find_split(name: str, *, within: bool = False) -> str | None:
+    """The split that a folder or list is named after: `train`, `Train2017`, `valid`.
+
+    With `within`, the name may have other words before and behind it: `seg_train`, `TestImages`.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    words = re.findall(r"[^\W\d_]+", spaced.casefold())
+    found = {_SPLIT_NAMES[word] for word in words if word in _SPLIT_NAMES}
+    alone = len(words) == 1 or name.casefold().startswith("obj_")  # obj_train_data: darknet's tools
+    return found.pop() if len(found) == 1 and (within or alone) else None
 
 
 def find_split_of(file: Path, root: Path) -> str | None:
     """The split in an annotation file's name, else that of its innermost folder named after one."""
-    words = re.split(r"[-_.]", file.stem)
-    splits = map(find_split, [*words, *reversed(file.relative_to(root).parent.parts)])
+    names = [file.stem, *reversed(file.relative_to(root).parent.parts)]
+    splits = (find_split(name, within=True) for name in names)
     return next((split for split in splits if split is not None), None)
 
 
-def find_split_in_path(path: str | Path, root: Path) -> str | None:
+def find_split_in_path(path: str | Path, root: Path, *, within: bool = False) -> str | None:
     """The split that the first such folder of a file below `root` is named after."""
-    return _split_of_folder(os.path.dirname(path), root)
+    return _split_of_folder(os.path.dirname(path), root, within)
 
 
 @lru_cache
-def _split_of_folder(folder: str, root: Path) -> str | None:
+def _split_of_folder(folder: str, root: Path, within: bool) -> str | None:
     below = os.path.relpath(folder, root).split(os.sep)
-    return next((split for split in map(find_split, below) if split is not None), None)
+    splits = (find_split(name, within=within) for name in below)
+    return next((split for split in splits if split is not None), None)
+
+
+def find_splits(paths: Sequence[str], root: Path) -> list[str | None]:
+    """The split of each path below `root`, by folders named after splits.
+
+    Names with further words count only where no other folder names a split, and one of them names
+    `train`: a folder `test_tubes` alone is not a split.
+    """
+    splits = [find_split_in_path(path, root) for path in paths]
+    if any(splits):
+        return splits
+    splits = [find_split_in_path(path, root, within=True) for path in paths]
+    return splits if "train" in splits else [None] * len(paths)
 
 
 def normalize_name(text: str) -> str:

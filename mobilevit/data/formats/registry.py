@@ -9,9 +9,11 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import IGNORE, Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.files import FileTree
 from mobilevit.data.formats.labels import folders as class_folders
+from mobilevit.data.formats.labels import tables as label_tables
 from mobilevit.data.formats.masks import datasets, panoptic, roboflow
 from mobilevit.data.formats.masks import folders as mask_folders
 from mobilevit.data.formats.objects import coco, tables, voc, yolo
+from mobilevit.data.formats.unread import explain_unread
 
 FORMATS: tuple[Format, ...] = (
     datasets.CITYSCAPES,
@@ -25,6 +27,7 @@ FORMATS: tuple[Format, ...] = (
     panoptic.WITH_VOC_CLASSES,
     yolo.FORMAT,
     tables.FORMAT,
+    label_tables.FORMAT,
     class_folders.FORMAT,
 )
 """Mask formats are tried in this order: what one matches, later ones may match as well."""
@@ -75,6 +78,8 @@ def _recognize(tree: FileTree, content: Content, candidates: Sequence[Format]) -
     matching = (format for format in candidates if format.matches(tree, content))
     first = next(matching, None)
     if first is None:
+        if (explanation := explain_unread(tree)) is not None:
+            raise DataError(explanation)
         looked = "; ".join(format.looks_for for format in candidates)
         if tree.root.is_file():
             raise DataError(f"{tree.root}: is a file that is not recognised; looked for {looked}")

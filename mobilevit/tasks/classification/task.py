@@ -38,7 +38,7 @@ class Classification(Task):
     lr_scratch, lr_finetune = 0.002, 0.001
     batch_size = 64
     samples_type = LabelSamples
-    data_options = frozenset({"name", "index", "pool", "check"})
+    data_options = frozenset({"name", "index", "pool", "check", "format"})
     inference_options = ("top",)
     options = ClassificationOptions
     evaluation_dataset = EvaluationSet

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mobilevit.data.formats.base import Boxes, Issue
-from mobilevit.data.images import ImageFacts, upright_boxes
+from mobilevit.data.images import ImageFacts, image_facts, upright_boxes
 from mobilevit.data.splits import SPLITS, Examination, Samples
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -121,7 +121,8 @@ class BoxSamples(Samples):
         if rows.start == rows.stop:
             boxes, usable = np.zeros((0, 4), np.float32), np.zeros(0, bool)
         else:
-            placed = self._place(index, self.dataset.headers[int(self.indices[index])])
+            facts = image_facts(self.name(index))
+            placed = self._place(index, (facts.height, facts.width, facts.orientation))
             boxes, usable = placed.clipped[placed.usable], placed.usable
         area = _areas(boxes, self.boxes.areas[rows][usable])
         return Annotation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mobilevit.data.errors import DataError
@@ -26,33 +27,84 @@ _NAME = "class folders"
 def read_labels(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     """Read class folders, in the root itself or in its folders named after splits.
 
-    Images lie at any depth in their class folder.
+    Folders that hold nothing but another folder are passed through. Images lie at any depth in
+    their class folder.
     """
-    return [
-        _read_class_folders(tree, folder, split) for split, folder in _split_folders(tree).items()
-    ]
+    top = _enter(tree, tree.root)
+    splits, others = _split_folders(tree, top)
+    if not splits:
+        return [_read_class_folders(tree, top, None)]
+    splits = {split: splits[split] for split in sorted(splits, key="train".__ne__)}
+    datasets: list[ParsedDataset] = []
+    for split, folder in splits.items():
+        classes, unused = (datasets[0].classes, []) if datasets else ((), others)
+        inner = _enter(tree, folder, classes)
+        datasets.append(_read_class_folders(tree, inner, split, unused))
+    return datasets
 
 
-def _split_folders(tree: FileTree) -> dict[str | None, Path]:
-    """Split -> its folder, if folders of class folders are named so; else None -> the root."""
+def _image_folders(tree: FileTree, folder: Path) -> tuple[set[str], set[str]]:
+    """The folders in a folder that hold images directly, and those that hold folders of images.
+
+    "" stands for the folder itself.
+    """
     flat: set[str] = set()
     nested: set[str] = set()
-    for _, below in relative_paths(tree.images, tree.root):
-        folder, *deeper = below.split("/")[:-1] or [""]
-        (nested if deeper else flat).add(folder)
-    splits: dict[str | None, Path] = {
-        split: tree.root / name for name in sorted(nested) if (split := find_split(name))
-    }
-    others = (nested | flat) - {"", *(folder.name for folder in splits.values())}
-    # Alone, `train` could be a class (of vehicles). If it holds folders and no images it is not:
-    # all classes in it would silently become one.
-    if "train" in splits and (len(splits) > 1 or not (others or splits["train"].name in flat)):
-        return splits
-    return {None: tree.root}
+    for _, below in relative_paths(tree.images, folder):
+        name, *deeper = below.split("/")[:-1] or [""]
+        (nested if deeper else flat).add(name)
+    return flat, nested
 
 
-def _read_class_folders(tree: FileTree, folder: Path, split: str | None) -> ParsedDataset:
+def _enter(tree: FileTree, folder: Path, classes: Collection[str] = ()) -> Path:
+    """The first folder that holds more than one folder of images, or one of known `classes`."""
+    while True:
+        flat, nested = _image_folders(tree, folder)
+        if flat or len(nested) != 1 or not nested.isdisjoint(classes):
+            return folder
+        if folder == tree.root and find_split(*nested, within=True):
+            return folder
+        folder = folder / nested.pop()
+
+
+def _split_folders(tree: FileTree, top: Path) -> tuple[dict[str, Path], list[str]]:
+    """Split -> its folder of class folders, and other folders next to these.
+
+    Raises:
+        DataError: only some folders are named after splits, or they hold no class folders.
+    """
+    flat, nested = _image_folders(tree, top)
+    names = sorted((flat | nested) - {""})
+    splits: dict[str, Path] = {}
+    for name in names:
+        if (split := find_split(name, within=True)) is None or name not in nested:
+            continue
+        if split in splits:
+            raise DataError(f"{top}: {splits[split].name} and {name} are both named after {split}")
+        splits[split] = top / name
+    others = [name for name in names if top / name not in splits.values()]
+    if len(splits) == 1 and others:
+        (folder,) = splits.values()
+        raise DataError(
+            f"{top}: {folder.name} is named after a split and holds folders, but next to it are "
+            f"{', '.join(others[:5])}. Give {folder} if classes are there, or else rename it"
+        )
+    if names and not splits and all(find_split(name, within=True) for name in names):
+        raise DataError(
+            f"{top}: {', '.join(names)} are named after splits, but hold images directly; images "
+            "must lie in one folder per class, such as train/cat/1.jpg"
+        )
+    return splits, others
+
+
+def _read_class_folders(
+    tree: FileTree, folder: Path, split: str | None, unused: Sequence[str] = ()
+) -> ParsedDataset:
     builder = DatasetBuilder(folder, "folders", _NAME, content="labels")
+    for name in unused:
+        builder.add_unused(tree.root / name, "is no split, as folders next to it are")
+    if split is None and folder != tree.root:
+        builder.notes.append(f"classes are the folders in {folder}")
     images: dict[str, list[str]] = {}
     others = [path for path, _ in relative_paths(tree.others, folder)]
     loose_images = 0

@@ -94,6 +94,22 @@ class DrawnMasks(MaskSource):
         return columns.reshape(width, height).T.copy()
 
 
+def bounds(outline: Outline) -> tuple[float, float, float, float]:
+    """The corners x1, y1, x2, y2 of an outline; NaN where it has none."""
+    if isinstance(outline, Mapping):
+        height, width = outline["size"]
+        runs = run_lengths(outline, height, width)
+        inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height)
+        corners = np.argwhere(inside)
+        points = np.concatenate([corners, corners + 1])
+    else:
+        points = np.concatenate([*outline, np.zeros(0)]).reshape(-1, 2)
+    if not len(points):
+        return (float("nan"),) * 4
+    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return x1, y1, x2, y2
+
+
 def run_lengths(outline: Outline, height: int, width: int) -> list[int]:
     """Lengths of runs outside and inside an object, alternating, down one column after another."""
     encoded = outline

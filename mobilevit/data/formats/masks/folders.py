@@ -19,7 +19,7 @@ from mobilevit.data.formats.files import (
     MASK_FOLDERS,
     FileTree,
     Paths,
-    find_split_in_path,
+    find_splits,
     join_names,
     match_files,
     normalize_name,
@@ -136,10 +136,12 @@ def build_masks(
         ignore: the stored value without a class.
         colours: what the colours of RGB masks stand for.
     """
+    paths = [*matches.images, *(path for path, _ in matches.unmatched)]
+    splits = dict(zip(paths, find_splits(paths, builder.root), strict=True))
     for image in matches.images:
-        builder.add_image(image, split=find_split_in_path(image, builder.root))
+        builder.add_image(image, split=splits[image])
     for path, why in matches.unmatched:
-        split = find_split_in_path(path, builder.root)
+        split = splits[path]
         if split is None and builder.splits:
             builder.add_unused(path, "in no split")
             continue

@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mobilevit.data.formats.files import (
     list_files,
     normalize_name,
 )
+from mobilevit.data.formats.masks.drawn import bounds
 
 JSON_DEPTH = 3
 """How many levels below the data set's folder JSON files are searched for."""
@@ -71,7 +72,6 @@ def read_objects(
     if voc_classes:
         labels, classes = {number: VOC_PLACES.get(number) for number in labels}, VOC_CLASSES
     with_objects = set()
-    outlines: Any = ()
     for running, image, where, entry in source.annotations():
         if (category := source.category_of(entry, where, image)) is None:
             continue
@@ -79,20 +79,21 @@ def read_objects(
             continue
         with_objects.add(image)
         corners = to_corners(entry.get("bbox"))
-        if content == "masks":
-            try:
-                outlines = to_outline(entry.get("segmentation"))
-                if not outlines and not all(map(math.isfinite, corners)):
-                    raise ValueError("neither segmentation nor bbox")
-            except (TypeError, ValueError) as error:
-                message = f"an object cannot be drawn: {error!r}"
-                builder.add_issue(where, message, image=image)
-                continue
+        try:
+            outline = to_outline(entry.get("segmentation"))
+            if not entry.get("bbox"):
+                corners = bounds(outline)
+            if content == "masks" and not outline and not all(map(math.isfinite, corners)):
+                raise ValueError("neither segmentation nor bbox")
+        except (TypeError, LookupError, ValueError) as error:
+            message = f"an object cannot be drawn: {error!r}"
+            builder.add_issue(where, message, image=image)
+            continue
         builder.add_box(
             image,
             corners,
             label,
-            outline=outlines,
+            outline=outline,
             crowd=to_integer(entry.get("iscrowd")) not in (None, 0),
             area=_number(entry.get("area")),
             box_id=to_integer(entry.get("id"), default=running),
@@ -164,7 +165,7 @@ class CocoFile:
     def _load(self, *, keep_outlines: bool) -> dict[str, list[Any]]:
         """The lists of the file; empty ones where it has them not."""
         try:
-            # Outlines are most of the file; without masks they need not stay in memory.
+            # Outlines are most of the file; next to boxes they need not stay in memory.
             hook = None if keep_outlines else _without_outline
             data = json.loads(self.file.read_bytes(), object_hook=hook)
             if not isinstance(data, dict):
@@ -192,6 +193,9 @@ class CocoFile:
                 self._fatal(f"two categories have the id {number}")
             else:
                 names[number] = str(name).strip()
+        for number in self._unused_categories(entries, names):
+            message = f'category {number} "{names.pop(number)}" is not used, and left out'
+            self.builder.notes.append(message)
         repeated = [name for name, times in Counter(names.values()).items() if times > 1]
         if repeated:
             numbers = [number for number, name in names.items() if name in repeated]
@@ -199,6 +203,23 @@ class CocoFile:
                 f"{join_names('class', repeated)} stated more than once, by the ids {numbers}"
             )
         self.categories = dict(sorted(names.items()))
+
+    def _unused_categories(self, entries: list[Any], names: Mapping[int, str]) -> set[int]:
+        """Categories that only head others, or repeat a name, as exports of some tools have them.
+
+        These are the category 0, if it is the supercategory of others, and all but the last of
+        several with one name, unless they are used.
+        """
+        parts = [p for one in self._annotations for p in _get(one, "segments_info") or [one]]
+        used = {to_integer(_get(part, "category_id")) for part in parts}
+        heads = {str(_get(entry, "supercategory")).strip() for entry in entries}
+        last = {name: number for number, name in sorted(names.items())}
+        last |= {name: number for number, name in sorted(names.items()) if number in used}
+        return {
+            number
+            for number, name in names.items()
+            if number not in used and (last[name] != number or (number == 0 and name in heads))
+        }
 
     def _read_images(self, entries: list[Any]) -> None:
         valid: list[dict[str, Any]] = []
@@ -261,7 +282,8 @@ def _has_outline(entry: Any) -> bool:
 
 
 def _without_outline(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)
+    if entry.get("bbox"):
+        entry.pop("segmentation", None)
     return entry
 
 
