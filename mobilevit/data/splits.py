@@ -243,9 +243,11 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
     if val_name is None:
         return _divide_one(train, name, val_fraction=val_fraction, seed=seed)
     splits = {name: train}
+    repeated = len(set(train.classes)) < len(train.classes)  # which readers report
     for split in others:
         unknown = set(parts[split].used_classes()).difference(train.classes)
-        splits[split] = parts[split] if unknown else parts[split].relabel(train.classes)
+        fits = not unknown and not repeated
+        splits[split] = parts[split].relabel(train.classes) if fits else parts[split]
     val = splits[val_name]
     issues = [*train.check_split(name), *train.check_classes(), *val.check_split(val_name)]
     if unknown := set(val.used_classes()).difference(train.classes):
