@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -223,11 +224,131 @@ def write_csv(root: Path, splits: Mapping[str, list[Annotated]] = BOXES) -> Path
     return root
 
 
+def _outline(box: tuple[int, int, int, int]) -> list[list[int]]:
+    x1, y1, x2, y2 = box
+    return [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
+
+
+def write_labelme(
+    root: Path, splits: Mapping[str, list[Annotated]] = BOXES, *, polygons: bool = False
+) -> Path:
+    for split, images in splits.items():
+        for one in images:
+            image(root / split / f"{one.name}.png")
+            shapes = [
+                {
+                    "label": name,
+                    "points": _outline(box) if polygons else [box[:2], box[2:]],
+                    "group_id": None,
+                    "description": "",
+                    "shape_type": "polygon" if polygons else "rectangle",
+                    "flags": {},
+                    "mask": None,
+                }
+                for box, name in one.boxes.items()
+            ]
+            content = {
+                "version": "5.5.0",
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": f"{one.name}.png",
+                "imageData": None,
+                "imageHeight": 80,
+                "imageWidth": 100,
+            }
+            write(root, f"{split}/{one.name}.json", json.dumps(content))
+    return root
+
+
+def write_cvat(
+    root: Path, splits: Mapping[str, list[Annotated]] = BOXES, *, polygons: bool = False
+) -> Path:
+    entries = []
+    for split, images in splits.items():
+        for one in images:
+            name = f"{split}-{one.name}.png"
+            image(root / "images" / name)
+            subset = "" if split == "all" else f' subset="{split}"'
+            entries.append(
+                f'<image id="{len(entries)}" name="{name}"{subset} width="100" height="80">'
+            )
+            for box, label in one.boxes.items():
+                if polygons:
+                    shape = "polygon"
+                    points = ";".join(f"{x:.2f},{y:.2f}" for x, y in _outline(box))
+                    place = f'points="{points}"'
+                else:
+                    shape = "box"
+                    sides = zip(("xtl", "ytl", "xbr", "ybr"), box, strict=True)
+                    place = " ".join(f'{side}="{value:.2f}"' for side, value in sides)
+                entries.append(
+                    f'<{shape} label="{label}" source="manual" occluded="0" {place} z_order="0">'
+                    f"</{shape}>"
+                )
+            entries.append("</image>")
+    labels = "".join(f"<label><name>{name}</name></label>" for name in ("cat", "dog"))
+    meta = f"<meta><job><labels>{labels}</labels></job></meta>"
+    text = "\n".join(["<annotations><version>1.1</version>", meta, *entries, "</annotations>"])
+    write(root, "annotations.xml", f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
+    return root
+
+
+def studio_result(kind: str, labels: Sequence[str], **value: Any) -> dict[str, Any]:
+    """One region, or choice, of an image of 100 x 80 as Label Studio exports it."""
+    return {
+        "original_width": 100,
+        "original_height": 80,
+        "image_rotation": 0,
+        "value": {**value, kind: list(labels)},
+        "id": "Xy3",
+        "from_name": "label",
+        "to_name": "image",
+        "type": kind,
+        "origin": "manual",
+    }
+
+
+def studio_task(number: int, image: str, *annotations: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": number,
+        "annotations": [{"id": 7, "was_cancelled": False, **one} for one in annotations],
+        "file_upload": Path(image).name,
+        "data": {"image": image},
+        "meta": {},
+    }
+
+
+def write_label_studio(
+    root: Path, splits: Mapping[str, list[Annotated]] = BOXES, *, polygons: bool = False
+) -> Path:
+    for split, images in splits.items():
+        tasks = []
+        for number, one in enumerate(images):
+            image(root / "images" / f"{split}-{one.name}.png")
+            results = []
+            for (x1, y1, x2, y2), name in one.boxes.items():
+                if polygons:
+                    points = [[x, y / 0.8] for x, y in _outline((x1, y1, x2, y2))]
+                    results.append(
+                        studio_result("polygonlabels", [name], points=points, closed=True)
+                    )
+                else:
+                    place = {"x": x1, "y": y1 / 0.8, "width": x2 - x1, "height": (y2 - y1) / 0.8}
+                    results.append(studio_result("rectanglelabels", [name], **place, rotation=0))
+            uploaded = f"/data/upload/3/0a1b2c3d-{split}-{one.name}.png"
+            tasks.append(studio_task(number, uploaded, {"result": results}))
+        write(root, f"{split}.json", json.dumps(tasks))
+    return root
+
+
 BOX_WRITERS: dict[str, Callable[..., Path]] = {
     "coco": write_coco,
     "csv": write_csv,
     "voc": write_voc,
     "yolo": write_yolo,
+    "labelme": write_labelme,
+    "cvat": write_cvat,
+    "label_studio": write_label_studio,
 }
 
 
@@ -306,6 +427,9 @@ MASK_WRITERS: dict[str, Callable[..., Path]] = {
     "cityscapes": write_cityscapes,
     "coco": write_coco_masks,
     "roboflow": write_roboflow_masks,
+    "labelme": partial(write_labelme, polygons=True),
+    "cvat": partial(write_cvat, polygons=True),
+    "label_studio": partial(write_label_studio, polygons=True),
 }
 
 

@@ -118,12 +118,18 @@ def test_damage_is_named_by_file_and_item(tmp_path: Path, format: str) -> None:
         "csv": tmp_path / "train/_annotations.csv",
         "voc": tmp_path / "train/a.xml",
         "yolo": tmp_path / "train/labels/a.txt",
+        "labelme": tmp_path / "train/a.json",
+        "cvat": tmp_path / "annotations.xml",
+        "label_studio": tmp_path / "train.json",
     }[format]
     change = {
         "coco": ('"category_id": 1,', '"category_id": 77,', "annotation 1: no category"),
         "csv": ("cat,10,20", "cat,left,20", "corners are not numbers: left, 20"),
         "voc": ("<xmin>11</xmin>", "<xmin>left</xmin>", "xmin is not a number"),
         "yolo": ("0 0.25", "0 x", "not numbers"),
+        "labelme": ("[[10, 20],", '[["x", 20],', "shape 1: cannot be read: .*'x'"),
+        "cvat": ('xtl="10.00"', 'xtl="left"', "xml:5: box cannot be read: .*'left'"),
+        "label_studio": ('"width": 30', '"width": "x"', "task 0: region Xy3 cannot be read"),
     }[format]
     text = file.read_text()
     assert change[0] in text
@@ -288,7 +294,7 @@ def test_two_formats_ask_for_a_choice(tmp_path: Path) -> None:
         boxes(tmp_path)
     for format, count in (("coco", 3), ("voc", 4)):
         assert len(evaluated_boxes(tmp_path, format=format)) == count
-    with pytest.raises(ValueError, match="one of auto, voc, coco, yolo, csv, not 'txt'"):
+    with pytest.raises(ValueError, match=r"one of auto, voc, coco, yolo, csv, .*, not 'txt'"):
         boxes(tmp_path, format="txt")
 
 
@@ -349,6 +355,9 @@ def test_paths_with_steps_back_are_understood(tmp_path: Path) -> None:
         ("cityscapes", 19, {255, 0, 13, 18}),
         ("coco", 3, {0, 2}),
         ("roboflow", 3, {0, 1, 2}),
+        ("labelme", 3, {0, 2}),
+        ("cvat", 3, {0, 2}),
+        ("label_studio", 3, {0, 2}),
     ],
 )
 def test_masks_come_from_every_format(
@@ -368,7 +377,18 @@ def test_masks_come_from_every_format(
 @pytest.mark.parametrize("format", MASK_WRITERS)
 def test_damaged_masks_are_named(tmp_path: Path, format: str) -> None:
     MASK_WRITERS[format](tmp_path)
-    if format == "coco":
+    drawn = {
+        "labelme": ("val/c.json", "[30, 40]", '["x", 40]'),
+        "cvat": ("annotations.xml", "30.00,40.00;60.00", "30.00,40.00;x"),
+        "label_studio": ("val.json", "[[30, 50.0]", '[["x", 50.0]'),
+    }
+    if format in drawn:
+        name, before, after = drawn[format]
+        text = (tmp_path / name).read_text()
+        assert before in text
+        (tmp_path / name).write_text(text.replace(before, after))
+        reason = "cannot be read"
+    elif format == "coco":
         file = tmp_path / "annotations/instances_val2017.json"
         content = json.loads(file.read_text())
         content["annotations"][0]["segmentation"] = [["x"] * 6]

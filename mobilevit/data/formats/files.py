@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import unicodedata
@@ -319,6 +320,41 @@ def _place(path: str, *, extension: bool = False) -> list[str]:
         name = os.path.splitext(name)[0].removesuffix("_leftimg8bit")
     typed = IMAGE_FOLDERS | _ANNOTATION_FOLDERS | {".", ""}
     return [part for part in folder.split("/") if part not in typed] + [name]
+
+
+def find_images(
+    files: Sequence[str], names: Sequence[str], images: Sequence[str]
+) -> list[str | None]:
+    """The image of each annotation file: of the same name, else the one that the file names."""
+    stated = [
+        os.path.join(os.path.dirname(file), os.path.basename(name.replace("\\", "/")))
+        for file, name in zip(files, names, strict=True)
+    ]
+    found: list[str | None] = []
+    pairs = zip(match_files(files, images), match_files(stated, images), stated, strict=True)
+    for by_stem, by_name, name in pairs:
+        matches = by_stem or by_name
+        # Of 1.jpg and 1.png, prefer the stated one.
+        exact = (match for match in matches if _base(match) == _base(name))
+        found.append(next(exact, matches[0] if matches else None))
+    return found
+
+
+def _base(path: str) -> str:
+    return normalize_name(os.path.basename(path))
+
+
+def json_has(file: Path, start: bytes, *keys: str) -> bool:
+    """Whether a JSON file starts so and contains all these words in quotes; it is not parsed."""
+    try:
+        with file.open("rb") as opened:
+            if not os.fstat(opened.fileno()).st_size:
+                return False
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                starts = text[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start)
+                return starts and all(text.find(b'"%s"' % key.encode()) >= 0 for key in keys)
+    except OSError:
+        return False
 
 
 def read_text(path: Path) -> str:

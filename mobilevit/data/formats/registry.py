@@ -12,7 +12,15 @@ from mobilevit.data.formats.labels import folders as class_folders
 from mobilevit.data.formats.labels import tables as label_tables
 from mobilevit.data.formats.masks import datasets, panoptic, roboflow
 from mobilevit.data.formats.masks import folders as mask_folders
-from mobilevit.data.formats.objects import coco, tables, voc, yolo
+from mobilevit.data.formats.objects import (
+    coco,
+    cvat,
+    label_studio,
+    labelme,
+    tables,
+    voc,
+    yolo,
+)
 from mobilevit.data.formats.unread import explain_unread
 
 FORMATS: tuple[Format, ...] = (
@@ -27,6 +35,9 @@ FORMATS: tuple[Format, ...] = (
     panoptic.WITH_VOC_CLASSES,
     yolo.FORMAT,
     tables.FORMAT,
+    cvat.FORMAT,
+    labelme.FORMAT,
+    label_studio.FORMAT,
     label_tables.FORMAT,
     class_folders.FORMAT,
 )
@@ -39,7 +50,7 @@ def formats_with(content: Content) -> dict[str, Format]:
     """The formats that have labels, boxes or masks, by name.
 
     >>> sorted(formats_with("boxes"))
-    ['coco', 'csv', 'voc', 'yolo']
+    ['coco', 'csv', 'cvat', 'label_studio', 'labelme', 'voc', 'yolo']
     """
     return {format.name: format for format in FORMATS if content in format.contents}
 

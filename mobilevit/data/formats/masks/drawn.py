@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -30,8 +31,43 @@ class Shape(NamedTuple):
     def of(cls, label: int, corners: Sequence[float], outline: Outline, crowd: bool) -> Self:
         if outline:
             return cls(IGNORED if crowd else label, outline)
-        x1, y1, x2, y2 = corners  # the object is somewhere in its box, so all of it is ignored
-        return cls(IGNORED, [np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64)])
+        return cls(IGNORED, rectangle(corners))  # somewhere in its box, so all of it is ignored
+
+
+def rectangle(corners: Sequence[float]) -> list[np.ndarray]:
+    """The outline of a box with corners x1, y1, x2, y2."""
+    x1, y1, x2, y2 = corners
+    return [np.array([x1, y1, x2, y1, x2, y2, x1, y2], np.float64)]
+
+
+def polygon_corners(points: np.ndarray) -> tuple[float, float, float, float]:
+    """The box x1, y1, x2, y2 around points `[N, 2]`."""
+    (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+    return x1, y1, x2, y2
+
+
+def unit_circle() -> np.ndarray:
+    """Points on a circle of radius 1 around 0: float64 [32, 2]."""
+    angles = np.linspace(0, 2 * math.pi, 32, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def rotated(points: np.ndarray, degrees: float, middle: np.ndarray) -> np.ndarray:
+    """Points `[N, 2]`, turned clockwise on the screen."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return (points - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
+
+
+def encode_mask(inside: np.ndarray, left: int, top: int, size: tuple[int, int]) -> Outline:
+    """Encode bool `[h, w]`, which lies at `left` and `top` in an image of (height, width)."""
+    height, width = size
+    full = np.zeros((height, width), bool)
+    y, x = max(top, 0), max(left, 0)
+    part = full[y : top + inside.shape[0], x : left + inside.shape[1]]
+    part[:] = inside[y - top :, x - left :][: part.shape[0], : part.shape[1]]
+    columns = np.concatenate([[False], full.T.reshape(-1)])
+    ends = np.flatnonzero(np.diff(columns))
+    return {"counts": np.diff(ends, prepend=0, append=full.size).tolist()}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -29,6 +27,7 @@ from mobilevit.data.formats.files import (
     find_files,
     find_split_of,
     join_names,
+    json_has,
     list_files,
     normalize_name,
 )
@@ -249,17 +248,7 @@ class CocoFile:
 
 def looks_like_coco(file: Path, *, panoptic: bool = False) -> bool:
     """Whether a file contains COCO's keys, and `segments_info` or not; it is not parsed."""
-    try:
-        with file.open("rb") as opened:
-            if not os.fstat(opened.fileno()).st_size:
-                return False
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
-                keys = (b'"%s"' % key.encode() for key in _REQUIRED)
-                starts = text[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-                complete = starts and all(text.find(key) >= 0 for key in keys)
-                return complete and (text.find(b'"segments_info"') >= 0) == panoptic
-    except OSError:
-        return False
+    return json_has(file, b"{", *_REQUIRED) and json_has(file, b"{", "segments_info") == panoptic
 
 
 def to_corners(bbox: Any) -> tuple[float, float, float, float]:
@@ -343,7 +332,8 @@ def find_jsons(tree: FileTree, *, panoptic: bool = False) -> dict[str, Path]:
 
 def _matches(tree: FileTree, content: Content) -> bool:
     if tree.root.is_file():
-        return tree.root.suffix.lower() == ".json"
+        # A list is one of Label Studio's tasks; anything else may be a damaged file of COCO.
+        return tree.root.suffix.lower() == ".json" and not json_has(tree.root, b"[", "result")
     return any(map(looks_like_coco, tree.with_extension(".json", depth=JSON_DEPTH)))
 
 

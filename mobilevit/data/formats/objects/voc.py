@@ -23,10 +23,9 @@ from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import (
     FileTree,
     find_files,
+    find_images,
     find_split,
     has_image_extension,
-    match_files,
-    normalize_name,
     read_lines,
 )
 from mobilevit.data.formats.xml import line_of, parse_xml, root_element, text_of
@@ -62,7 +61,8 @@ def read_boxes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
             builder.add_error(error, image=len(xmls))
             annotations.append(Element("annotation"))
         xmls.append(str(file))
-    images = _find_images(xmls, annotations, tree.images)
+    names = [text_of(one, "filename") for one in annotations]
+    images = find_images(xmls, names, tree.images)
     for path, annotation, image in zip(xmls, annotations, images, strict=True):
         expected = os.path.splitext(path)[0] + ".jpg"
         size = _stated_size(annotation)
@@ -120,28 +120,6 @@ def _stated_size(annotation: Element) -> tuple[int, int] | None:
         return int(height), int(width)
     except (ValueError, OverflowError):
         return None
-
-
-def _find_images(
-    xmls: Sequence[str], annotations: Sequence[Element], images: Sequence[str]
-) -> list[str | None]:
-    names = [text_of(one, "filename").replace("\\", "/") for one in annotations]
-    stated = [
-        os.path.join(os.path.dirname(path), os.path.basename(name))
-        for path, name in zip(xmls, names, strict=True)
-    ]
-    found: list[str | None] = []
-    pairs = zip(match_files(xmls, images), match_files(stated, images), stated, strict=True)
-    for by_stem, by_filename, name in pairs:
-        matches = by_stem or by_filename
-        # Of 1.jpg and 1.png, prefer the stated one.
-        exact = (match for match in matches if _base(match) == _base(name))
-        found.append(next(exact, matches[0] if matches else None))
-    return found
-
-
-def _base(path: str) -> str:
-    return normalize_name(os.path.basename(path))
 
 
 def _split_by_lists(tree: FileTree, xmls: Sequence[str], builder: DatasetBuilder) -> None:
