@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from mobilevit.checkpoints.adapter import CONFIG
@@ -21,7 +21,7 @@ from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.fuse import is_fused
 from mobilevit.models.mobilevit import Backbone
 from mobilevit.models.registry import Network
-from mobilevit.utils.files import replace_file, write_file
+from mobilevit.utils.files import write_file
 
 WEIGHTS = "model.safetensors"
 FORMAT = 1
@@ -91,11 +91,7 @@ def save(model: Network, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     text = config_to_json(model.config, weights=digest(tensors))
-    with replace_file(folder / WEIGHTS) as fresh:
-        try:
-            save_file(tensors, fresh, metadata={"format": "pt", "config": text})
-        except SafetensorError as error:  # a full disk, for one
-            raise OSError(f"{folder / WEIGHTS} cannot be written: {error}") from error
+    write_file(folder / WEIGHTS, to_bytes(tensors, metadata={"format": "pt", "config": text}))
     write_file(folder / CONFIG, text)
     return folder
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from mobilevit.checkpoints.adapter import WEIGHT_SUFFIXES, Adapter, JsonFiles
@@ -17,7 +18,7 @@ from mobilevit.checkpoints.keymap import CheckpointError, Layout
 from mobilevit.checkpoints.read import ADAPTERS, implied_options
 from mobilevit.models.config import ModelConfig
 from mobilevit.models.registry import VARIANTS, Network, changed_options, split_name
-from mobilevit.utils.files import replace_file, write_file
+from mobilevit.utils.files import write_file
 
 Target = Literal["folder", "authors", "timm", "transformers"]
 
@@ -70,11 +71,12 @@ def write(model: Network, out: str | Path, *, to: Target) -> list[str]:
     elif adapter.write_config:
         files, out = adapter.write_config(config), out / WEIGHTS
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(out) as fresh:
-        if out.suffix == ".safetensors":
-            save_file(tensors, fresh, metadata={"format": "pt"})
-        else:
-            torch.save(tensors, fresh)
+    weights = BytesIO()
+    if out.suffix == ".safetensors":
+        weights.write(to_bytes(tensors, metadata={"format": "pt"}))
+    else:
+        torch.save(tensors, weights)
+    write_file(out, weights.getvalue())
     for name, content in files.items():
         write_file(out.with_name(name), json.dumps(content, indent=2) + "\n")
     return notes

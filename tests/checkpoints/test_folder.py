@@ -3,13 +3,13 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobilevit.checkpoints import folder as model_folder
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import config_to_json, digest, save
 from mobilevit.checkpoints.keymap import CheckpointError
@@ -82,11 +82,12 @@ def test_a_save_that_is_killed_leaves_the_old_model_or_the_new_one(
     monkeypatch.setattr(os, "replace", dying)
     if moment == "within":
 
-        def torn(tensors, path, metadata):
-            path.write_bytes(b"half of it")
+        def torn(path, content):
+            with path.open("wb") as file:
+                file.write(content[: len(content) // 2])
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(model_folder, "save_file", torn)
+        monkeypatch.setattr(Path, "write_bytes", torn)
     with pytest.raises(KeyboardInterrupt):
         save(other, tmp_path)
     monkeypatch.undo()
