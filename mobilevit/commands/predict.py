@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mobilevit.commands.contact_sheet import check_contact_sheet, write_contact_sheet
 from mobilevit.commands.inference import ModelOptions, OpenModel, open_model
-from mobilevit.data.loader import as_is
+from mobilevit.data.loader import as_is, delivered
 from mobilevit.data.sources import ImageInput, ImageInputs, display_name, expand_inputs, file_stem
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
@@ -153,7 +153,7 @@ def predict_inputs(
         torch.inference_mode(),
         progress_bar("predicting", len(sources), show=not few) as advance,
     ):
-        for batch in loader:
+        for batch in delivered(loader, option="--workers"):
             items += predict_batch(
                 opened.network,
                 batch,

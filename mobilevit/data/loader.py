@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -68,8 +70,21 @@ class WorkerError(ChildProcessError):
     """A worker process has died."""
 
 
-def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
+def delivered(
+    batches: Iterable[T | ImageError | DataError], *, option: str = "--data.workers"
+) -> Iterator[T]:
+    """The batches of a loader; errors that workers return are raised.
+
+    Raises:
+        WorkerError: a worker has died; `option` sets their number.
+    """
+    # torch's handler would raise wherever this process is, as within a step of the optimizer.
+    # Without it, a worker's death is noticed here, while waiting for a batch.
+    main = threading.current_thread() is threading.main_thread()
+    previous = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
     source = iter(batches)
+    if previous is not None:
+        signal.signal(signal.SIGCHLD, previous)
     while True:
         try:
             batch = next(source)
@@ -80,7 +95,7 @@ def _delivered(batches: Iterable[T | ImageError | DataError]) -> Iterator[T]:
                 raise
             raise WorkerError(
                 f"a worker that reads images has died ({error}). The machine may be short of "
-                "memory (fewer --data.workers need less), or its /dev/shm may be full"
+                f"memory (fewer {option} need less), or its /dev/shm may be full"
             ) from error
         if isinstance(batch, ImageError | DataError):
             try:
@@ -129,7 +144,7 @@ class EvaluationLoader:
         return self._length
 
     def __iter__(self) -> Iterator[Any]:
-        return _delivered(self._loader)
+        return delivered(self._loader)
 
 
 class EpochLoader:
@@ -163,23 +178,17 @@ class EpochLoader:
         if self._position["epoch"] != epoch:
             self._position = {"epoch": epoch, "taken": 0}
         self.batches.skip = self._position["taken"]
-        for batch in _delivered(self._loader):
+        for batch in delivered(self._loader):
             self._position["taken"] += 1
             yield batch
         self._position = {"epoch": epoch, "taken": 0}
 
     def state_dict(self) -> dict[str, Any]:
-        """The position (an epoch and the number of batches taken of it), and what the data is."""
-        return {**self._position, "data": self.sampler.identity}
+        """The position: an epoch and the number of batches taken of it."""
+        return dict(self._position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at a saved position in the same data, if the next iteration is of its epoch."""
-        if (data := state.get("data", self.sampler.identity)) != self.sampler.identity:
-            raise DataError(
-                f"the data has changed since the run was interrupted: it was {data}, and is now "
-                f"{self.sampler.identity}; resume with the same files, or start a new run from the "
-                "weights"
-            )
+        """Continue at a saved position, if the next iteration is of its epoch."""
         self._position = {"epoch": state["epoch"], "taken": state["taken"]}
 
     def close(self) -> None:

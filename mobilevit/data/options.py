@@ -41,6 +41,9 @@ class DataOptions(Options, name="data"):
     shards."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do about files that cannot be read: stop and name them, or leave them out."""
+    on_change: Literal["error", "continue"] = "error"
+    """Resuming: what to do if files or annotations have changed since the run began: stop and name
+    them, or continue with what there is now."""
     check: bool = True
     """Whether to look at the files before training."""
     decode: Decode = "fast"

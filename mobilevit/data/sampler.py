@@ -126,11 +126,6 @@ class Order(Sampler[int], ABC):
         """Samples of one rank."""
         return -(-self.samples // self.world_size)
 
-    @property
-    def identity(self) -> str:
-        """A description of the data; equal if orders are."""
-        return f"{self.samples} samples"
-
     @abstractmethod
     def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
         """All samples of the epoch in batches of these sizes, without the first `skip` batches."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +90,21 @@ class Samples:
             raise DataError(f"{self.root}: unknown {names}; known are: {known}")
         moved = np.array([*(index.get(name, -1) for name in self.classes), -1], np.int64)
         return replace(self, classes=tuple(classes), class_map=moved[self.class_map])
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """Each sample's path below the root, and its class, digest of boxes, or size of mask."""
+        dataset = self.dataset
+        for index, image in enumerate(self.indices.tolist()):
+            annotation = ""
+            if dataset.labels is not None:
+                annotation = dataset.classes[int(dataset.labels[image])]
+            elif dataset.boxes is not None:
+                rows = dataset.boxes.rows(image)
+                boxes = np.column_stack([dataset.boxes.corners[rows], dataset.boxes.labels[rows]])
+                annotation = f"{len(boxes)} boxes, {zlib.crc32(boxes.tobytes()):08x}"
+            elif dataset.masks is not None and (file := dataset.masks.file(image)):
+                annotation = f"{file.stat().st_size} bytes" if file.is_file() else "no mask"
+            yield _path_below(self, index), annotation
 
     def order(self, *, seed: int, pool: int = 0, rank: int = 0, world_size: int = 1) -> Order:
         """The order in which training sees the samples; `pool` is that of `ShardOrder`."""
@@ -340,11 +356,16 @@ def hold_out(samples: S, fraction: float, seed: int) -> tuple[S, S]:
 
 
 def _hash_rank(samples: Samples, index: int, seed: int) -> bytes:
+    name = _path_below(samples, index)
+    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+
+
+def _path_below(samples: Samples, index: int) -> str:
+    """A sample's path below the root, the same on any system."""
     path = Path(samples.name(index))
     inside = path.is_relative_to(samples.root)
     name = path.relative_to(samples.root if inside else path.anchor).as_posix()
-    name = unicodedata.normalize("NFC", name)
-    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+    return unicodedata.normalize("NFC", name)
 
 
 def _join_notes(samples: Samples, *notes: str) -> str:

@@ -6,17 +6,29 @@ import os
 import signal
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mobilevit.data.loader import WorkerError
 from mobilevit.training.errors import Interrupted, TrainingError
 from mobilevit.training.module import TrainingModule
 from mobilevit.training.resume import checkpoints_of
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.files import replace_file
+
+
+class DirectCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints where they belong; Lightning does it in the system's temporary folder."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 class Checkpoints(Callback):
@@ -59,6 +71,14 @@ class Checkpoints(Callback):
     ) -> None:
         # Lightning does not call `teardown` after an exception.
         self.teardown(trainer, pl_module, "fit")
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        # Within an accumulated step the gradients would be lost, and others do not take part.
+        possible = trainer.training and trainer.world_size == 1
+        if isinstance(exception, WorkerError):
+            if possible and done and done % trainer.accumulate_grad_batches == 0:
+                self._save(trainer, 0)
+            if self.path.is_file():
+                exception.args = (f"{exception}. --resume continues from {self.path}",)
 
     def _agree(self, trainer: Trainer, due: bool) -> tuple[int, bool]:
         """The signal that any process has received, and whether the main process finds saving due.

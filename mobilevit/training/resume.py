@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +14,17 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
+from mobilevit.data.splits import Splits
 from mobilevit.training.errors import TrainingError
-from mobilevit.utils.files import write_file
+from mobilevit.utils.files import remove_leftovers, write_file
 
 CONFIG = "config.yaml"
 LOCK = ".lock"
 """The file in a run folder that a training process holds locked."""
+DATA = "data.json.gz"
 FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
-    *("data.root", "data.index", "data.workers", "data.check"),
+    *("data.root", "data.index", "data.workers", "data.check", "data.on_change"),
 )
 """Options that a resumed run may change; they do not affect what its state means."""
 
@@ -48,6 +52,8 @@ def claim_folder(run: Path, *states: Path, resume: bool) -> None:
     others = run.exists() and any(path.name != LOCK for path in run.iterdir())
     if not resume and others and not failed:
         raise TrainingError(f"{run} is not empty; resume the run in it, or choose another out")
+    for folder in (run, *run.glob("*/")):
+        remove_leftovers(folder)
 
 
 def checkpoints_of(run: Path) -> tuple[Path, Path]:
@@ -104,6 +110,54 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def record_data(folder: Path, splits: Splits[Any], *, resume: bool, on_change: str) -> str:
+    """Write down the classes, files and annotations of a run, to compare them when it is resumed.
+
+    Returns:
+        What has changed since the run began; empty if nothing has, or with `on_change` "continue".
+
+    Raises:
+        TrainingError: something has changed, and `on_change` is "error"; or the classes have.
+    """
+    parts = {"train": splits.train, "val": splits.val}
+    now = {
+        f"{name} {path}": annotation
+        for name, samples in parts.items()
+        for path, annotation in samples.contents()
+    }
+    content = {"classes": list(splits.train.classes), "samples": now}
+    file, changes = folder / DATA, ""
+    if resume and file.is_file():
+        before = json.loads(gzip.decompress(file.read_bytes()))
+        changes = _changes(before["samples"], now)
+        if before["classes"] != content["classes"]:
+            raise TrainingError(
+                f"{folder} was begun with the classes {', '.join(before['classes'])}, and the data "
+                f"now has {', '.join(content['classes'])}; begin a new run from its weights"
+            )
+        if changes and on_change == "error":
+            raise TrainingError(
+                f"{folder}: the data has changed since the run began: {changes}. Resume it with "
+                "the same files, or give --data.on_change continue to go on with these"
+            )
+    write_file(file, gzip.compress(json.dumps(content).encode(), mtime=0))
+    return changes
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str], limit: int = 5) -> str:
+    """The first few samples that are gone, new, or annotated in another way."""
+    differences = {
+        "removed": [name for name in before if name not in now],
+        "added": [name for name in now if name not in before],
+        "annotated in another way": [n for n in now if n in before and now[n] != before[n]],
+    }
+    return "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:limit])}{', ...' if names[limit:] else ''})"
+        for what, names in differences.items()
+        if names
+    )
 
 
 def write_config(folder: Path, recipe: Mapping[str, Any]) -> None:

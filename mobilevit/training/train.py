@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from mobilevit.training.resume import (
     checkpoints_of,
     claim_folder,
     locked,
+    record_data,
     whole_checkpoint,
     write_config,
 )
@@ -190,6 +191,10 @@ def set_up(run: Run) -> Setup:
         _warn_of_other_length(run, lr, rate_factor(steps, optim))
     if processes.is_main:
         checkpoints_of(run.folder)[0].parent.mkdir(parents=True, exist_ok=True)
+        resume, on_change = run.checkpoint is not None, options.data.on_change
+        if changes := record_data(run.folder, splits, resume=resume, on_change=on_change):
+            run.print(f"warning: the data has changed since the run began: {changes}")
+            _check_position(run, lengths)
         write_config(run.folder, options.as_recipe())
     return Setup(
         splits=splits,
@@ -200,6 +205,20 @@ def set_up(run: Run) -> Setup:
         steps=steps,
         optim=optim,
     )
+
+
+def _check_position(run: Run, lengths: Sequence[int]) -> None:
+    """Raise TrainingError if a run on changed data is beyond the end of its epoch."""
+    assert run.checkpoint is not None
+    state = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    taken = progress["current"]["ready"]
+    batches = lengths[min(state["epoch"], len(lengths) - 1)]
+    if not progress["is_last_batch"] and taken >= batches:
+        raise TrainingError(
+            f"{run.folder} was interrupted after {taken} batches of an epoch, which has {batches} "
+            "with the data as it is now; begin a new run from its weights"
+        )
 
 
 def _warn_of_other_length(run: Run, lr: float, factor: Callable[[int], float]) -> None:

@@ -21,7 +21,7 @@ from mobilevit.training.callbacks import (
     ProgressBar,
     Throughput,
 )
-from mobilevit.training.checkpoints import Checkpoints
+from mobilevit.training.checkpoints import Checkpoints, DirectCheckpoints
 from mobilevit.training.compiling import full_batch_shapes
 from mobilevit.training.module import Batches, TrainingModule
 from mobilevit.training.run import Run, Setup, evaluation_loader
@@ -84,6 +84,7 @@ def fit(run: Run, setup: Setup) -> History:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        plugins=[DirectCheckpoints()],
         reload_dataloaders_every_n_epochs=1,
     )
     with closing(_training_loader(run, setup)) as loader, progress.bar:

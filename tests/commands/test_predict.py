@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mobilevit.commands.predict import predict
 from mobilevit.data.errors import DataError
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.preprocessing import preprocess
+from mobilevit.data.sources import ImageInputs
 
 
 def by_hand(model, file):
@@ -213,3 +215,12 @@ def test_addresses_are_fetched(colours, images, server, tmp_path):
     assert found[0].top(1)[0].name == by_hand(load(colours), images / "red" / "0.png")[0][0]
     assert "404" in found[1].error
     assert (tmp_path / "o" / "1-0.jpg").exists()
+
+
+def test_a_dying_worker_is_a_message(colours, images, monkeypatch, capsys):
+    def die(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ImageInputs, "__getitem__", die)
+    assert main(["predict", str(colours), str(images), "--workers", "1"]) == 1
+    assert "short of memory (fewer --workers need less)" in capsys.readouterr().err

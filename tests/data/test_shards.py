@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import re
 import resource
 import subprocess
 import threading
@@ -13,14 +14,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub import constants
 from PIL import Image
 
+from mobilevit.__main__ import main
 from mobilevit.data.errors import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
@@ -31,6 +37,7 @@ from mobilevit.data.shards import tar as shards_tar
 from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.shards.samples import Shard, ShardSamples
+from mobilevit.data.shards.tables import TableShard
 from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.models.config import Preprocessing
@@ -149,7 +156,7 @@ def test_interrupted_writing_continues(images: Path, shards: Path, tmp_path: Pat
     (out / UNFINISHED).write_text(json.dumps({"identity": identity}))
     (out / INDEX).unlink()
     (out / "train-000002.tar").unlink()
-    (out / ".train-000002.tar.1a2b3c4d").write_bytes(b"partial")
+    (out / ".train-000002.tar.999999999-1a2b3c4d").write_bytes(b"partial")
     assert is_sharded(str(out))
     with pytest.raises(DataError, match="not all of its shards are written"):
         shard_splits(str(out))
@@ -230,6 +237,7 @@ class CountedShard(Shard):
     """A sequential shard that counts how often it was read from its beginning."""
 
     labels = np.zeros(10, np.int32)
+    identity = "counted"
 
     def __init__(self, number: int) -> None:
         self.number, self.opened, self.length = number, 0, 10
@@ -393,11 +401,11 @@ def test_a_wrong_index_is_refused(shards: Path, tmp_path: Path, change: Any, mes
         shard_splits(str(copy))
 
 
-def test_a_run_is_not_resumed_with_other_data(shards: Path) -> None:
-    state = loader(shard_splits(str(shards)).train).state_dict()
-    other = loader(shard_splits(f"{shards}/train-{{000000..000006}}.tar").train)
-    with pytest.raises(DataError, match=r"was 46 samples in 7 shards .*, and is now"):
-        other.load_state_dict(state)
+def test_shards_are_the_same_wherever_they_are(shards: Path) -> None:
+    contents = dict(shard_splits(str(shards)).train.contents())
+    assert dict(shard_splits(pipes(shards), index=str(shards)).train.contents()) == contents
+    other = shard_splits(f"{shards}/train-{{000000..000006}}.tar").train.contents()
+    assert dict(other).keys() < contents.keys() and len(contents) == 7
 
 
 def test_shards_of_others_are_indexed(images: Path, tmp_path: Path) -> None:
@@ -449,3 +457,77 @@ def test_a_broken_image_is_named_by_its_shard(tmp_path: Path, images: Path) -> N
     batches = EvaluationLoader(EvaluationSet(samples, PREPROCESSING), batch_size=1, workers=0)
     with pytest.raises(ImageError, match=r"train-000000.tar: [ab]/\d.jpg: "):
         list(batches)
+
+
+class ClientError(Exception):
+    """As those of HTTP and cloud clients, no `OSError`."""
+
+
+class Unreachable(MemoryFileSystem):
+    """A store whose client cannot open files, or loses the connection while it reads them."""
+
+    protocol = "unreachable"
+
+    def _open(self, path: str, *arguments: Any, **options: Any) -> Any:
+        if "refused" in path:
+            raise ClientError("no route to host")
+        if "unknown" in path:
+            raise FileNotFoundError(path) from ClientError("name not known")
+        file = BytesIO(b"{}")
+        file.read = lambda *_: (_ for _ in ()).throw(ClientError("connection lost"))  # type: ignore
+        return file
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("unreachable://refused", "refused/index.json: cannot be read: ClientError: no route"),
+        ("unreachable://unknown", "unknown/index.json: cannot be read: ClientError: name not"),
+        ("unreachable://lost", "lost/index.json: cannot be read: ClientError: connection lost"),
+        ("unreachable://lost/{0..3}.tar", "connection lost.*--data.index gives its path"),
+        ("hf://datasets/owner/name", "hf://.*/index.json: cannot be read: .*offline"),
+        ("hf:owner/name", "owner/name: cannot be opened as a data set"),
+        ("elsewhere://bucket", "elsewhere://bucket/index.json: Protocol not known"),
+    ],
+)
+def test_what_cannot_be_reached_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: str, message: str
+) -> None:
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for command in ("check", "train"):
+        option = ["--data.root", root, "--out", "nowhere"] if command == "train" else [root]
+        assert main([command, *option]) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_table_that_cannot_be_read_further_is_named() -> None:
+    def rows() -> Iterator[Any]:
+        yield {"image": {"bytes": b"1", "path": None}}
+        raise ClientError("connection lost")
+
+    class Table:
+        num_shards = 1
+
+        def shard(self, *_: int) -> Any:
+            return self
+
+        def skip(self, count: int) -> Any:
+            return itertools.islice(rows(), count, None)
+
+    shard = TableShard("owner/name/train", Table(), "image", 0, np.zeros(2, np.int32))
+    images = shard.read()
+    assert next(images) == b"1"
+    with pytest.raises(DataError, match="owner/name/train: cannot be read: ClientError"):
+        next(images)
+
+
+def test_long_names_of_images_are_reported_in_full(tmp_path: Path) -> None:
+    name = f"{'long' * 40}.jpg"
+    for split in ("train", "val"):
+        file = tmp_path / "images" / split / "a" / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"no image")
+    write_shards(open_folder(tmp_path / "images"), tmp_path / "out", size=1e6)
+    samples = shard_splits(str(tmp_path / "out")).train
+    assert samples.name(0) == f"{tmp_path}/out/train-000000.tar: a/{name}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -237,19 +239,45 @@ def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
     assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-def test_a_dying_worker_is_reported(
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_dying_worker_is_reported_and_nothing_lost(
+    begun: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Killed while a batch is trained on; the state is saved unless gradients would be lost."""
+    from mobilevit.training.checkpoints import Checkpoints
+
+    copy, out = begun
+    options = {"epochs": 2, "optim": OptimOptions(lr=0.005, accumulate=accumulate)}
+    small(copy, out := tmp_path / "cut", **{**options, "epochs": 1})
+    shutil.copytree(out, uninterrupted := tmp_path / "uninterrupted")
+    small(copy, uninterrupted, **options, resume=True)
+    before = (out / "checkpoints" / "last.ckpt").read_bytes()
+
+    def kill(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        if index == 0:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid or 0, signal.SIGKILL)
+                worker.join()
+
+    monkeypatch.setattr(Checkpoints, "on_train_batch_end", kill)
+    message = r"has died.*memory \(fewer --data.workers.*--resume continues from .*last.ckpt"
+    with pytest.raises(WorkerError, match=message):
+        small(copy, out, workers=1, **options, resume=True)
+    changed = (out / "checkpoints" / "last.ckpt").read_bytes() != before
+    assert changed or accumulate == 2
+    assert not list((out / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    small(copy, out, **options, resume=True)
+    assert (out / "steps.csv").read_text() == (uninterrupted / "steps.csv").read_text()
+
+
+def test_nothing_is_written_to_the_systems_temporary_folder(
     begun: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor does what a killed run has left stay."""
     copy, out = begun
-    before = (out / "checkpoints" / "last.ckpt").read_bytes()
-    from mobilevit.tasks.classification.dataset import TrainingSet
-
-    def die(self: Any, keys: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(TrainingSet, "__getitems__", die)
-    with pytest.raises(WorkerError, match=r"has died.*memory"):
-        small(copy, out, workers=1, epochs=2, resume=True)
-    assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
-    monkeypatch.undo()
+    for name in (".config.yaml.999999999-0a1b2c3d", "checkpoints/.last.ckpt.999999999-0a1b2c3d"):
+        (out / name).write_bytes(b"half")
+    monkeypatch.setattr(tempfile, "tempdir", str(out / "none"))
     small(copy, out, epochs=2, resume=True)
+    assert [path.name for path in out.rglob(".*")] in ([], [".lock"])

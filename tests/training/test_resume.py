@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,16 @@ import torch
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import save
+from mobilevit.data.open import open_splits
+from mobilevit.data.options import DataOptions
 from mobilevit.tasks.classification.distill import DistillOptions
 from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.detection.dataset import BoxSamples
+from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions
+from mobilevit.training.resume import record_data
+from tests.data.factories import BOX_WRITERS, MASK_WRITERS
 from tests.training.runs import colour_images, interrupted_at, rows, small
 
 pytestmark = pytest.mark.slow
@@ -80,3 +89,81 @@ def test_a_run_resumes_bit_by_bit(
             )
         with pytest.raises(TrainingError, match=r"options: classification\.distill\.teacher"):
             small(images, whole, task_options=taught_by(teachers[1]), resume=True)
+
+
+CHANGES = {
+    "removed": (
+        lambda root: (root / "blue" / "03.png").unlink(),
+        r"1 removed \(train blue/03.png\)",
+    ),
+    "renamed": (
+        lambda root: (root / "blue" / "03.png").rename(root / "blue" / "new.png"),
+        r"1 removed \(train blue/03.png\); 1 added \((train|val) blue/new.png\)",
+    ),
+    "added": (
+        lambda root: shutil.copy(root / "blue" / "03.png", root / "blue" / "more.png"),
+        r"1 added \((train|val) blue/more.png\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_is_not_resumed_on_changed_data_unless_it_shall(
+    images: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = shutil.copytree(images, tmp_path / "images"), tmp_path / "run"
+    with interrupted_at(3):
+        small(root, out)
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    act, message = CHANGES[change]
+    act(root)
+    with pytest.raises(TrainingError, match=rf"{message}.*--data.on_change continue"):
+        small(root, out, resume=True)
+    assert {path: path.read_bytes() for path in before} == before
+    data = DataOptions(root=str(root), workers=0, on_change="continue")
+    result = small(root, out, data=data, resume=True)
+    assert re.search(f"warning: the data has changed .*{message}", capsys.readouterr().out)
+    assert len(rows(out / "metrics.csv")) == 2 and result.metrics.images > 0
+    small(root, out, epochs=3, resume=True)  # now these are the run's
+
+
+def test_an_epoch_may_not_end_before_its_position(images: Path, tmp_path: Path) -> None:
+    root, out = shutil.copytree(images, tmp_path / "images"), tmp_path / "run"
+    with interrupted_at(4):
+        small(root, out)
+    for number in range(8, 16):
+        (root / "blue" / f"{number:02}.png").unlink()
+        (root / "green" / f"{number:02}.png").unlink()
+    data = DataOptions(root=str(root), workers=0, on_change="continue")
+    with pytest.raises(TrainingError, match="after 4 batches of an epoch, which has 4 with"):
+        small(root, out, data=data, epochs=3, resume=True)
+
+
+def test_other_classes_are_never_resumed(images: Path, tmp_path: Path) -> None:
+    root, out = shutil.copytree(images, tmp_path / "images"), tmp_path / "run"
+    small(root, out, epochs=1)
+    shutil.copytree(root / "blue", root / "red")
+    data = DataOptions(root=str(root), workers=0, on_change="continue")
+    with pytest.raises(TrainingError, match="begun with the classes blue, green, and the data now"):
+        small(root, out, data=data, epochs=2, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "format"),
+    [("boxes", name) for name in BOX_WRITERS] + [("masks", name) for name in MASK_WRITERS],
+)
+def test_files_of_every_format_are_compared(tmp_path: Path, task: str, format: str) -> None:
+    writers = BOX_WRITERS if task == "boxes" else MASK_WRITERS
+    kind: Any = BoxSamples if task == "boxes" else MaskSamples
+    root = writers[format](tmp_path / "data")
+
+    def opened() -> Any:
+        return open_splits(kind, DataOptions(root=str(root)))
+
+    def record(splits: Any) -> str:
+        return record_data(tmp_path, splits, resume=True, on_change="error")
+
+    assert record(opened()) == record(opened()) == ""
+    fewer = replace(opened(), train=opened().train.subset([]))
+    with pytest.raises(TrainingError, match=r"[1-4] removed \(train [^/ ]"):
+        record(fewer)

@@ -15,14 +15,14 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.files import VAL_SPLITS
 from mobilevit.data.shards.index import FORMAT, INDEX, UNFINISHED, read_index, require_scale
 from mobilevit.data.shards.samples import Shard, ShardSamples
-from mobilevit.data.shards.tables import HUB, holds_tables, open_tables
+from mobilevit.data.shards.tables import holds_tables, is_hub_name, open_tables
 from mobilevit.data.shards.tar import TarShard, is_remote
 from mobilevit.data.splits import Splits, select_evaluation_split
 
 
 def is_sharded(root: str, index: str | None = None) -> bool:
     """Whether a location holds shards or tables rather than a folder of images."""
-    if root.startswith(HUB) or _has_index(root, index):
+    if is_hub_name(root) or _has_index(root, index):
         return True
     return Path(root).is_dir() and holds_tables(root)
 
@@ -96,7 +96,7 @@ def shard_evaluation(
 
 def open_shards(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
     """All splits of a location by name, without checking that their files exist."""
-    if root.startswith(HUB) or not _has_index(root, index):
+    if is_hub_name(root) or not _has_index(root, index):
         return open_tables(root)
     if is_pattern(root):
         classes, splits = _match_pattern(root, index)

@@ -11,7 +11,6 @@ the number of workers, and a position in it is the number of batches before it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 
@@ -65,11 +64,6 @@ class ShardOrder(Order):
         per_rank = max(1, len(counts) // world_size)
         self.streams = next(streams for streams in STREAMS if streams <= per_rank)
         self.pool = pool // self.streams if shuffle else 0
-
-    @property
-    def identity(self) -> str:
-        digest = hashlib.sha256(repr(list(self.counts)).encode()).hexdigest()[:16]
-        return f"{self.samples} samples in {len(self.counts)} shards ({digest})"
 
     def workers(self, requested: int) -> int:
         """How many of the requested workers can have streams of their own; for local files, all."""

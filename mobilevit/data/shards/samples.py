@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 import weakref
+import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,11 @@ class Shard(ABC):
 
     labels: np.ndarray
     """int [samples]: indices of classes."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Its name, wherever it is stored."""
 
     @property
     def sequential(self) -> bool:
@@ -161,6 +167,11 @@ class ShardSamples(LabelSamples):
         """All images in the shards, whether they are among the samples or not."""
         assert isinstance(self.dataset.images, ShardImages)
         return self.dataset.images
+
+    def contents(self) -> Iterator[tuple[str, str]]:
+        """The identity of each shard, and a digest of its labels."""
+        for shard in self.images.shards:
+            yield shard.identity, f"{zlib.crc32(shard.labels.astype(np.int64).tobytes()):08x}"
 
     def subset(self, indices: Iterable[int]) -> Self:
         """The samples at `indices`; in sequential shards, as many consecutive ones.

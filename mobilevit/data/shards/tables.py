@@ -36,9 +36,13 @@ class TableShard(Shard):
     number: int
     labels: np.ndarray
 
+    @property
+    def identity(self) -> str:
+        return f"shard {self.number}"
+
     def read(self, start: int = 0) -> Iterator[bytes]:
         rows = self.dataset.shard(self.dataset.num_shards, self.number)
-        for position, row in enumerate(rows.skip(start), start):
+        for position, row in enumerate(_streamed(self.split, rows.skip(start)), start):
             image = row[self.column]
             if image is not None and image["bytes"] is not None:
                 yield image["bytes"]
@@ -49,6 +53,15 @@ class TableShard(Shard):
 
     def name(self, position: int) -> str:
         return f"{self.split}, shard {self.number}, row {position}"
+
+
+def is_hub_name(root: str) -> bool:
+    """Whether this is `hf:` and a name; `hf://` begins the URL of a file.
+
+    >>> is_hub_name("hf:owner/name"), is_hub_name("hf://datasets/owner/name/train-0.tar")
+    (True, False)
+    """
+    return root.startswith(HUB) and not root.startswith(f"{HUB}//")
 
 
 def holds_tables(root: str) -> bool:
@@ -76,7 +89,6 @@ def open_tables(root: str) -> dict[str, ShardSamples]:
 def _load(location: str, **options: Any) -> Any:
     """The `IterableDataset` of each split."""
     import datasets
-    from huggingface_hub.errors import HfHubHTTPError
 
     folder = Path(location)
     try:
@@ -88,8 +100,22 @@ def _load(location: str, **options: Any) -> Any:
                 for name, split in splits.items()
             }
         return datasets.load_dataset(location, streaming=True, **options)
-    except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
+    except Exception as error:  # of the Hub's client, the network's, pyarrow, ...
         raise DataError(f"{location}: cannot be opened as a data set: {error}") from error
+
+
+def _streamed(name: str, rows: Any) -> Iterator[Any]:
+    """The rows; what the Hub's client or a reader of tables raises is a `DataError`."""
+    iterator = iter(rows)
+    while True:
+        try:
+            row = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{name}: cannot be read: {reason}") from error
+        yield row
 
 
 def _samples(location: str, split: str, dataset: Any) -> ShardSamples:
@@ -127,5 +153,6 @@ def _read_labels(location: str, split: str, dataset: Any, label: str) -> Iterato
     elif not Path(location).exists():
         log.warning("%s: not Parquet, so all of it is read once to count its samples", location)
     for number in range(column.num_shards):
-        values = (row[label] for row in column.shard(column.num_shards, number))
+        rows = _streamed(f"{location}/{split}", column.shard(column.num_shards, number))
+        values = (row[label] for row in rows)
         yield np.array([-1 if value is None else value for value in values], np.int32)

@@ -56,19 +56,56 @@ def open_location(location: str) -> Iterator[IO[bytes]]:
             if not process.stdout.read(1) and process.wait():
                 raise OSError(f"exit status {process.returncode}")
     elif is_remote(location):
+        with io.BufferedReader(_RemoteFile(location)) as stream:
+            yield stream
+    else:
+        with open(location, "rb") as stream:
+            yield stream
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file that fsspec opens, whose errors are `OSError` for each of its clients."""
+
+    def __init__(self, location: str) -> None:
         import fsspec
 
         # HTTP in one response: not every server supports ranges, and each range is a request.
         options = {"block_size": 0} if re.match(r"https?://", location) else {}
         try:
-            file: Any = fsspec.open(location, "rb", **options).open()
+            with network_errors():
+                self._file = fsspec.open(location, "rb", **options).open()
         except (ImportError, ValueError) as error:
             raise DataError(f"{location}: {error}") from error
-        with io.BufferedReader(file) as stream:  # which reads as much as is requested
-            yield stream
-    else:
-        with open(location, "rb") as stream:
-            yield stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with network_errors():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@contextmanager
+def network_errors() -> Iterator[None]:
+    """Turn whatever a client of a network raises into `OSError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, FileNotFoundError):
+            raise
+        raise OSError(f"{type(cause).__name__}: {cause}") from error  # fsspec's for refused ones
+    except (OSError, ImportError, ValueError):
+        raise
+    except Exception as error:  # of httpx, aiohttp, botocore, ...: they share no base
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +125,10 @@ class TarShard(Shard):
     @property
     def labels(self) -> np.ndarray:  # type: ignore[override]  # read-only
         return self.rows["label"]
+
+    @property
+    def identity(self) -> str:
+        return f"{self.file} {self.sha256}"
 
     @property
     def sequential(self) -> bool:

@@ -174,8 +174,6 @@ def _write(plan: _Plan) -> LabelledTar:
 
     labels = [str(plan.split.labels[sample]) for sample in plan.samples.tolist()]
     if not plan.path.exists():
-        for partial in plan.path.parent.glob(f".{plan.path.name}.*"):  # of a run that was killed
-            partial.unlink()
         with replace_file(plan.path) as fresh, fresh.open("wb") as file:
             writer = TarWriter(file, encoder=False, mtime=0, user="", group="", format="PAX_FORMAT")
             used: set[str] = set()
