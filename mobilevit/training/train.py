@@ -26,7 +26,7 @@ from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import TrainOptions
 from mobilevit.training.probe import check_batch_norms
-from mobilevit.training.report import write_report
+from mobilevit.training.report.page import write_report
 from mobilevit.training.resume import (
     CONFIG,
     check_same_options,

@@ -21,7 +21,7 @@ import mobilevit
 from mobilevit.data.images import ImageError
 from mobilevit.data.options import DataOptions
 from mobilevit.tasks import TASKS, check_data_options, get_task
-from mobilevit.training.report import write_report
+from mobilevit.training.report.page import write_report
 from tests.pages import Page
 
 CLASSES = ("ant", "bee", "<cat>")

@@ -53,7 +53,7 @@ from pathlib import Path
 sys.path[:0] = {path!r}
 import torch
 torch.set_num_threads(1)
-import lightning.pytorch, mobilevit.training.report
+import lightning.pytorch, mobilevit.training.report.page
 import mobilevit.training.trainer
 from mobilevit.data.options import DataOptions
 from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOptions

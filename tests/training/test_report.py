@@ -13,8 +13,8 @@ from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks import get_task
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.report import Curve, Plot
-from mobilevit.training.plots import svg
-from mobilevit.training.report import write_report
+from mobilevit.training.report.page import write_report
+from mobilevit.training.report.plots import svg
 from tests.data.factories import labelled_images
 from tests.pages import Page
 

@@ -29,7 +29,7 @@ from mobilevit.tasks.report import (
     Tile,
     percent,
 )
-from mobilevit.training.plots import svg
+from mobilevit.training.report.plots import svg
 from mobilevit.utils.files import write_file
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write_report(path: Path, report: TaskReport, history: History, *, config: Mo
     name, source and best epoch; `history` may be empty.
     """
     best = config.metrics.get("epoch")
-    environment = Environment(loader=PackageLoader("mobilevit.training"), autoescape=True)
+    environment = Environment(loader=PackageLoader("mobilevit.training.report"), autoescape=True)
     environment.filters |= {
         "is_name": lambda value: isinstance(value, Name),
         "jpeg": _jpeg,
