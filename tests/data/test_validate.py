@@ -135,7 +135,6 @@ def test_quick_reads_headers_and_file_ends_only(tmp_path: Path, task: Any, forma
     [
         ("classification", {"classes": "a,b"}),
         ("classification", {"ignore": 7}),
-        ("classification", {"format": "coco"}),
         ("detection", {"classes": "a,b"}),
         ("detection", {"ignore": 7}),
     ],
@@ -143,6 +142,11 @@ def test_quick_reads_headers_and_file_ends_only(tmp_path: Path, task: Any, forma
 def test_options_of_other_tasks_are_refused(tmp_path: Path, task: Any, options: Any) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(options))} is for .*, not for {task}"):
         check(write_class_folders(tmp_path), task=task, progress=False, **options)
+
+
+def test_a_format_of_another_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"format must be one of auto, .*, not .coco"):
+        check(write_class_folders(tmp_path), format="coco", progress=False)
 
 
 # Labelled images
