@@ -18,6 +18,7 @@ import torch
 from mobilevit.checkpoints.adapter import JSON_FILES
 from mobilevit.checkpoints.keymap import CheckpointError
 from mobilevit.utils.files import file_sha256, lock_file, replace_file
+from mobilevit.utils.urls import network_errors
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ def _download(address: str, fresh: Path, target: Path) -> None:
     from huggingface_hub.file_download import http_get  # takes up broken connections again
 
     try:
-        with fresh.open("wb") as file:
+        with fresh.open("wb") as file, network_errors():
             http_get(address, file, displayed_filename=target.name)
-    except Exception as error:  # whatever the HTTP client raises
+    except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise
         code = getattr(getattr(error, "response", None), "status_code", None)

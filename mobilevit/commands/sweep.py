@@ -154,7 +154,6 @@ def sweep(
         for point in grid:
             values = {axis.name: value for axis, value in zip(axes, point, strict=True)}
             study.enqueue_trial(values, skip_if_exists=True)
-
         for trial in study.get_trials(states=(TrialState.RUNNING,)):  # of an interrupted sweep
             _run(study, trial.number, trial.params, axes, options, task)
         ended = (TrialState.COMPLETE, TrialState.FAIL)

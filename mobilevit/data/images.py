@@ -22,6 +22,7 @@ from PIL.ImageFile import ImageFile
 
 from mobilevit.data.image_formats import (
     FORMATS,
+    PILLOW_ERRORS,
     explain_unreadable,
     extensions_of,
 )
@@ -193,7 +194,7 @@ def orientation_of(
     try:
         exif = image.getexif() if getexif is None else getexif(image)
         value = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # whatever Pillow raises on damaged files
+    except PILLOW_ERRORS:
         return 1
     return int(value) if value in range(1, 9) else 1
 
@@ -230,7 +231,7 @@ def _frame_count(image: ImageFile) -> int:
     """Images in a file; 1 where those after the first, which are not read, are damaged."""
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # whatever Pillow raises on damaged files
+    except PILLOW_ERRORS:
         return 1
 
 

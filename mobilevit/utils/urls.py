@@ -6,6 +6,8 @@ import http.client
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as cut."""
@@ -39,3 +41,23 @@ def read_url(url: str, *, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise OSError(f"larger than {max_bytes // 2**20} MiB")
     return content
+
+
+@contextmanager
+def network_errors() -> Iterator[None]:
+    """Turn what the client of a network raises in a `with` block into OSError.
+
+    The block should hold nothing but calls of the client: those of HTTP, the Hub and cloud stores
+    share no base of their errors, so only mistakes in calling (`ImportError`, `ValueError`) pass.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, FileNotFoundError):
+            raise
+        raise OSError(f"{type(cause).__name__}: {cause}") from error  # fsspec's for refused ones
+    except (OSError, ImportError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error

@@ -14,6 +14,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.files import VAL_SPLITS
 from mobilevit.data.shards.index import require_scale
 from mobilevit.data.shards.samples import Shard, ShardSamples
+from mobilevit.utils.urls import network_errors
 
 log = logging.getLogger(__name__)
 
@@ -99,22 +100,23 @@ def _load(location: str, **options: Any) -> Any:
                 name: split.to_iterable_dataset(num_shards=min(_SAVED_SHARDS, len(split)))
                 for name, split in splits.items()
             }
-        return datasets.load_dataset(location, streaming=True, **options)
-    except Exception as error:  # of the Hub's client, the network's, pyarrow, ...
+        with network_errors():
+            return datasets.load_dataset(location, streaming=True, **options)
+    except (OSError, ValueError) as error:
         raise DataError(f"{location}: cannot be opened as a data set: {error}") from error
 
 
 def _streamed(name: str, rows: Any) -> Iterator[Any]:
     """The rows; what the Hub's client or a reader of tables raises is a `DataError`."""
-    iterator = iter(rows)
+    iterator, end = iter(rows), object()
     while True:
         try:
-            row = next(iterator)
-        except StopIteration:
+            with network_errors():
+                row = next(iterator, end)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{name}: cannot be read: {error}") from error
+        if row is end:
             return
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{name}: cannot be read: {reason}") from error
         yield row
 
 

@@ -24,6 +24,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import Issue
 from mobilevit.data.formats.files import has_image_extension
 from mobilevit.data.shards.samples import Shard
+from mobilevit.utils.urls import network_errors
 
 log = logging.getLogger(__name__)
 
@@ -90,22 +91,6 @@ class _RemoteFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
-
-
-@contextmanager
-def network_errors() -> Iterator[None]:
-    """Turn whatever a client of a network raises into `OSError`."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        cause = error.__cause__
-        if cause is None or isinstance(cause, FileNotFoundError):
-            raise
-        raise OSError(f"{type(cause).__name__}: {cause}") from error  # fsspec's for refused ones
-    except (OSError, ImportError, ValueError):
-        raise
-    except Exception as error:  # of httpx, aiohttp, botocore, ...: they share no base
-        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,15 @@ class Classification(Task):
         teacher = None if name is None else load_teacher(name, config, sizes=sizes, console=console)
         return ClassificationTraining(len(val.classes), options, teacher)
 
-    def postprocess(self, model: Any, outputs: Tensor, **_: Any) -> Any:
+    def postprocess(
+        self,
+        model: Any,
+        outputs: Tensor,
+        *,
+        input_size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
+        options: InferenceOptions,
+    ) -> Any:
         return outputs.float()
 
     def prediction(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mobilevit.data.loader import BatchSource
-from mobilevit.models.config import Preprocessing
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.ssdlite import RawDetections
 from mobilevit.tasks.base import InferenceOptions, Task
 from mobilevit.tasks.detection.dataset import BoxSamples
@@ -29,6 +29,8 @@ from mobilevit.tasks.detection.results import (
 from mobilevit.tasks.detection.transforms import BoxTransform, DetectionEvaluationSet, DetectionSet
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mobilevit.tasks.training_task import TrainingTask
 
 
@@ -59,7 +61,13 @@ class Detection(Task):
         return DetectionSet(samples, BoxTransform(options.augment, preprocessing), **loading)
 
     def training_task(
-        self, options: DetectionOptions, val: BoxSamples, config: Any, **_: Any
+        self,
+        options: DetectionOptions,
+        val: BoxSamples,
+        config: ModelConfig,
+        *,
+        sizes: Sequence[int],
+        console: Console,
     ) -> TrainingTask:
         from mobilevit.tasks.detection.training import DetectionTraining
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mobilevit.data.loader import BatchSource
-from mobilevit.models.config import Preprocessing
+from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Task
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.export import EXPORT
@@ -33,6 +33,8 @@ from mobilevit.tasks.segmentation.transforms import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mobilevit.tasks.training_task import TrainingTask
 
 
@@ -64,14 +66,26 @@ class Segmentation(Task):
         return SegmentationSet(samples, transform, **loading)
 
     def training_task(
-        self, options: SegmentationOptions, val: MaskSamples, config: Any, **_: Any
+        self,
+        options: SegmentationOptions,
+        val: MaskSamples,
+        config: ModelConfig,
+        *,
+        sizes: Sequence[int],
+        console: Console,
     ) -> TrainingTask:
         from mobilevit.tasks.segmentation.training import SegmentationTraining
 
         return SegmentationTraining(val)
 
     def postprocess(
-        self, model: Any, outputs: Tensor, *, sizes: Sequence[tuple[int, int]], **_: Any
+        self,
+        model: Any,
+        outputs: Tensor,
+        *,
+        input_size: tuple[int, int],
+        sizes: Sequence[tuple[int, int]],
+        options: InferenceOptions,
     ) -> list[Tensor]:
         align = stretch_mode(model)
         return [
