@@ -284,10 +284,10 @@ def _run(
     threads, workers = options.threads or 1, options.workers
     with _cluster(threads) as ray:
         data = _require("ray.data")
-        room = int(ray.cluster_resources().get("CPU", 0)) // threads
-        if (workers or 1) > room:
+        capacity = int(ray.cluster_resources().get("CPU", 0)) // threads
+        if (workers or 1) > capacity:
             raise BulkError(
-                f"the cluster has room for {room} workers of {threads} threads, not {workers or 1}"
+                f"the cluster has room for {capacity} workers of {threads} threads, not {workers or 1}"
             )
         data.DataContext.get_current().enable_progress_bars = False  # ours is shown instead
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -297,7 +297,7 @@ def _run(
             Predictor,
             fn_constructor_args=(ray.put(model), opened.classes, options, os.getcwd()),
             num_cpus=threads,
-            compute=data.ActorPoolStrategy(size=min(workers or room, len(rows))),
+            compute=data.ActorPoolStrategy(size=min(workers or capacity, len(rows))),
         )
         try:
             with progress_bar("predicting", sum(map(len, parts.values()))) as advance:

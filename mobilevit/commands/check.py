@@ -42,7 +42,7 @@ def check(
         seed: of that choice.
 
     Raises:
-        DataError: there is no data set of this kind.
+        DataError: there is no data set for this task.
         ValueError: an option is out of range.
 
     >>> from pathlib import Path
@@ -63,8 +63,8 @@ def check(
         ignore=ignore,
         val_fraction=val_fraction,
     )
-    chosen = get_task(task)
-    check_data_options(data, chosen)
+    selected = get_task(task)
+    check_data_options(data, selected)
     return check_dataset(
-        chosen.samples_type, data, seed=seed, quick=quick, workers=workers, progress=progress
+        selected.samples_type, data, seed=seed, quick=quick, workers=workers, progress=progress
     )

@@ -37,12 +37,12 @@ def input_images(subject: Subject, images: Sequence[Image.Image], batch: int) ->
 
     Float32 `[N, 3, H, W]`, or uint8 `[N, H, W, 3]` for an end-to-end file.
     """
-    rule = subject.config.preprocessing  # to squares: all of one shape
+    preprocessing = subject.config.preprocessing  # to squares: all of one shape
     count = -(-min(len(images), COMPARED) // batch) * batch
-    frames = [frame_image(images[index % len(images)], rule) for index in range(count)]
+    frames = [frame_image(images[index % len(images)], preprocessing) for index in range(count)]
     if subject.end_to_end:
         return np.stack([np.asarray(frame) for frame in frames])
-    return torch.stack([image_to_tensor(frame, rule) for frame in frames]).numpy()
+    return torch.stack([image_to_tensor(frame, preprocessing) for frame in frames]).numpy()
 
 
 def measure_agreement(
@@ -52,11 +52,11 @@ def measure_agreement(
     precision, quantize = row.precision, row.quantize
     network: Any = reference.network
     task = get_task(reference.config.task).export
-    rule = reference.config.preprocessing
+    preprocessing = reference.config.preprocessing
     tensors = (
         torch.from_numpy(images)
         if images.dtype == np.float32
-        else torch.stack([image_to_tensor(Image.fromarray(one), rule) for one in images])
+        else torch.stack([image_to_tensor(Image.fromarray(one), preprocessing) for one in images])
     )
     found = [torch.from_numpy(part) for part in outputs]
     deviation = None
@@ -89,12 +89,12 @@ def measure_agreement(
 
 def measure_around(subject: Subject, image: Image.Image, runs: int) -> dict[str, Any]:
     """Time the steps around a network, on torch's number of threads."""
-    rule = subject.config.preprocessing
-    frame = frame_image(image, rule)
-    tensor, count = image_to_tensor(frame, rule), min(runs, REPEATS)
-    times = {"resize_ms": _median_ms(lambda: frame_image(image, rule), count)}
+    preprocessing = subject.config.preprocessing
+    frame = frame_image(image, preprocessing)
+    tensor, count = image_to_tensor(frame, preprocessing), min(runs, REPEATS)
+    times = {"resize_ms": _median_ms(lambda: frame_image(image, preprocessing), count)}
     if not subject.end_to_end:
-        times["normalize_ms"] = _median_ms(lambda: image_to_tensor(frame, rule), count)
+        times["normalize_ms"] = _median_ms(lambda: image_to_tensor(frame, preprocessing), count)
     # New weights find more boxes than any trained detector would: their time means nothing.
     if subject.network and not (subject.is_new and subject.config.task == "detection"):
         task, network = get_task(subject.config.task), subject.network

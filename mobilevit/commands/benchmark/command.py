@@ -164,7 +164,7 @@ class Case(NamedTuple):
     subject: Subject
     row: Row
     task: dict[str, Any]
-    """What the process that runs it is told."""
+    """What the process that runs it is given."""
 
 
 def _list_cases(

@@ -137,8 +137,8 @@ def find_subjects(
             config, weights = file.config, file.weights
         own = config.preprocessing.crop
         for size in wanted or [own]:
-            rule = file_preprocessing(config.preprocessing.at(size), None)
-            at_size = replace(config, preprocessing=rule)
+            prepared = file_preprocessing(config.preprocessing.at(size), None)
+            at_size = replace(config, preprocessing=prepared)
             found.append(
                 Subject(
                     name=name,

@@ -57,12 +57,12 @@ def main(arguments: list[str]) -> None:
         replies.flush()
 
     def report(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+        error_type: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        sys.__excepthook__(kind, error, trace)
+        sys.__excepthook__(error_type, error, trace)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         for_users = isinstance(error, ValueError | OSError)
-        message = " ".join(lines) if for_users else f"{kind.__name__}: {' '.join(lines[:1])}"
+        message = " ".join(lines) if for_users else f"{error_type.__name__}: {' '.join(lines[:1])}"
         reply({"failed": message})
 
     sys.excepthook = report

@@ -19,6 +19,7 @@ from mobilevit.data.formats.masks.drawn import (
     rotated,
     unit_circle,
 )
+from mobilevit.data.formats.objects.coco import to_integer
 from mobilevit.data.formats.xml import line_of, parse_xml, root_element
 
 _WITHOUT_AREA = ("polyline", "points", "skeleton", "cuboid")
@@ -53,7 +54,7 @@ def read_images(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
 def _add_image(
     builder: DatasetBuilder, file: Path, image: Element, path: str, missing: bool
 ) -> None:
-    height, width = (int(image.get(side, "0")) for side in ("height", "width"))
+    height, width = (to_integer(image.get(side)) or 0 for side in ("height", "width"))
     split = find_split(image.get("subset", ""))
     index = builder.add_image(path, annotation_file=file, size=(height, width), split=split)
     if missing:

@@ -92,42 +92,42 @@ def _add_choice(
     ]
     if len(choices) == 1:
         return builder.add_image(path, split=split, label=str(choices[0]))
-    chosen = ", ".join(map(str, choices)) or "none"
-    message = f"one class for each image is needed; it has {chosen}; it is left out"
+    stated = ", ".join(map(str, choices)) or "none"
+    message = f"one class for each image is needed; it has {stated}; it is left out"
     builder.add_issue(where, message, severity="error")
     return None
 
 
 def _add_object(builder: DatasetBuilder, where: str, image: int, result: dict[str, Any]) -> None:
-    kind = result.get("type", "")
-    if kind in ("brushlabels", "brush", "magicwand"):
+    shape_type = result.get("type", "")
+    if shape_type in ("brushlabels", "brush", "magicwand"):
         message = "a brush stroke has no outline; export masks as PNG, or draw polygons"
         builder.add_issue(f"{where}, region {result.get('id')}", message, image=image)
-    if kind not in _TYPES["boxes"]:
+    if shape_type not in _TYPES["boxes"]:
         return  # choices, relations, the labels' shapes without their names
     try:
         value = result["value"]
-        labels = value.get(kind)
+        labels = value.get(shape_type)
         if not labels:
             raise ValueError("it has no label")
         scale = np.array([result["original_width"], result["original_height"]]) / 100
-        points = _points(kind, value, scale)
+        points = _points(shape_type, value, scale)
         corners = polygon_corners(points)
     except (KeyError, TypeError, ValueError) as error:
         message = f"region {result.get('id')} cannot be read: {error!r}"
         builder.add_issue(where, message, image=image)
         return
     # A rectangle is no outline: in masks, its object is somewhere in it.
-    outline: Outline = () if kind == "rectanglelabels" else [points.reshape(-1)]
+    outline: Outline = () if shape_type == "rectanglelabels" else [points.reshape(-1)]
     builder.add_box(image, corners, builder.label(str(labels[0])), outline=outline)
 
 
-def _points(kind: str, value: dict[str, Any], scale: np.ndarray) -> np.ndarray:
+def _points(shape_type: str, value: dict[str, Any], scale: np.ndarray) -> np.ndarray:
     """The outline of a shape in pixels: float64 [points, 2]; the file has them in per cent."""
-    if kind == "polygonlabels":
+    if shape_type == "polygonlabels":
         return np.array(value["points"], np.float64).reshape(-1, 2) * scale
     first = np.array([value["x"], value["y"]], np.float64) * scale  # a corner, or the centre
-    if kind == "rectanglelabels":
+    if shape_type == "rectanglelabels":
         unit = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float64)
         sides = np.array([value["width"], value["height"]]) * scale
     else:
@@ -165,8 +165,8 @@ def _find_jsons(tree: FileTree) -> list[Path]:
 
 
 def _matches(tree: FileTree, content: Content) -> bool:
-    kinds = _TYPES[content]
-    return any(json_has(file, b"[", kind) for file in _find_jsons(tree) for kind in kinds)
+    types = _TYPES[content]
+    return any(json_has(file, b"[", name) for file in _find_jsons(tree) for name in types)
 
 
 _NAME = "Label Studio"
