@@ -287,7 +287,8 @@ def _run(
         capacity = int(ray.cluster_resources().get("CPU", 0)) // threads
         if (workers or 1) > capacity:
             raise BulkError(
-                f"the cluster has room for {capacity} workers of {threads} threads, not {workers or 1}"
+                f"the cluster has room for {capacity} workers of {threads} threads, not "
+                f"{workers or 1}"
             )
         data.DataContext.get_current().enable_progress_bars = False  # ours is shown instead
         logging.getLogger("ray.data").setLevel(logging.ERROR)
