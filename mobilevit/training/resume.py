@@ -44,6 +44,8 @@ def locked(run: Path) -> Iterator[None]:
 
 def claim_folder(run: Path, *states: Path, resume: bool) -> None:
     """Raise TrainingError unless the run folder is free or, with `resume`, has one of `states`."""
+    for folder in (run, *run.glob("*/")):
+        remove_leftovers(folder)
     begun = any(path.is_file() for path in states)
     if resume and not begun:
         raise TrainingError(f"{run} holds no run to resume: there is no {states[0]}")
@@ -52,8 +54,6 @@ def claim_folder(run: Path, *states: Path, resume: bool) -> None:
     others = run.exists() and any(path.name != LOCK for path in run.iterdir())
     if not resume and others and not failed:
         raise TrainingError(f"{run} is not empty; resume the run in it, or choose another out")
-    for folder in (run, *run.glob("*/")):
-        remove_leftovers(folder)
 
 
 def checkpoints_of(run: Path) -> tuple[Path, Path]:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,10 @@ from filelock import FileLock
 
 _WRITING: set[Path] = set()
 """Temporary files and folders that this process is writing."""
+_CLEARED: set[Path] = set()
+"""Folders in which this process has looked for leftovers."""
+HOST = re.sub(r"[^\w-]", "_", socket.gethostname())
+"""This machine, in the names of temporary files."""
 _OLD = "old"
 
 
@@ -23,8 +28,8 @@ _OLD = "old"
 def replace_file(path: Path, *, size: int | None = None) -> Iterator[Path]:
     """Yield an empty file to write, which replaces `path` in one step unless writing fails.
 
-    It lies next to `path`; what killed processes have left there is removed. `size` is how many
-    bytes will be written, if that is known, for the error of a full disk.
+    It lies next to `path`. The first call in a folder removes what killed processes have left
+    there. `size` is how many bytes will be written, if that is known, for the error of a full disk.
     """
     with _temporary(path, size) as fresh:
         fresh.touch(exist_ok=False)
@@ -58,8 +63,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def _temporary(path: Path, size: int | None = None) -> Iterator[Path]:
     """The path of a temporary file or folder next to `path`, which names this process."""
-    remove_leftovers(path.parent)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    if path.parent not in _CLEARED:  # once: listing a large folder for each of its files is slow
+        remove_leftovers(path.parent)
+        _CLEARED.add(path.parent)
+    fresh = path.with_name(f".{path.name}.{HOST}.{os.getpid()}-{secrets.token_hex(4)}")
     _WRITING.add(fresh)
     try:
         yield fresh
@@ -77,9 +84,12 @@ def _temporary(path: Path, size: int | None = None) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files and folders that killed processes have left in a folder."""
+    """Remove temporary files and folders that killed processes have left in a folder.
+
+    Those of other machines, which may share the folder and still write them, stay.
+    """
     for left in folder.glob(".*"):
-        match = re.fullmatch(r"\.(.+)\.(\d+)-[0-9a-f]{8}", left.name)
+        match = re.fullmatch(rf"\.(.+)\.{re.escape(HOST)}\.(\d+)-[0-9a-f]{{8}}", left.name)
         # A process may have the number of a killed one, as in a container that is started again.
         own = match and int(match[2]) == os.getpid() and left not in _WRITING
         if match and (own or not _is_running(int(match[2]))):

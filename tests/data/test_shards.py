@@ -43,6 +43,7 @@ from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
 from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.utils.files import HOST
 
 CLASSES = ("a.b", "ödland")
 PREPROCESSING = Preprocessing(crop=16, resize=16)
@@ -156,7 +157,7 @@ def test_interrupted_writing_continues(images: Path, shards: Path, tmp_path: Pat
     (out / UNFINISHED).write_text(json.dumps({"identity": identity}))
     (out / INDEX).unlink()
     (out / "train-000002.tar").unlink()
-    (out / ".train-000002.tar.999999999-1a2b3c4d").write_bytes(b"partial")
+    (out / f".train-000002.tar.{HOST}.999999999-1a2b3c4d").write_bytes(b"partial")
     assert is_sharded(str(out))
     with pytest.raises(DataError, match="not all of its shards are written"):
         shard_splits(str(out))

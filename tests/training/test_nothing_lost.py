@@ -22,6 +22,7 @@ from mobilevit.data.images import ImageError
 from mobilevit.data.loader import WorkerError
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions, SamplerOptions
+from mobilevit.utils.files import HOST
 from tests.training import runs
 from tests.training.runs import colour_images, rows
 
@@ -276,8 +277,8 @@ def test_nothing_is_written_to_the_systems_temporary_folder(
 ) -> None:
     """Nor does what a killed run has left stay."""
     copy, out = begun
-    for name in (".config.yaml.999999999-0a1b2c3d", "checkpoints/.last.ckpt.999999999-0a1b2c3d"):
-        (out / name).write_bytes(b"half")
+    for name in (".config.yaml", "checkpoints/.last.ckpt"):
+        (out / f"{name}.{HOST}.999999999-0a1b2c3d").write_bytes(b"half")
     monkeypatch.setattr(tempfile, "tempdir", str(out / "none"))
     small(copy, out, epochs=2, resume=True)
     assert [path.name for path in out.rglob(".*")] in ([], [".lock"])

@@ -14,7 +14,8 @@ from mobilevit.checkpoints.create import load
 from mobilevit.checkpoints.folder import digest
 from mobilevit.data.options import DataOptions
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.resume import checkpoints_of, locked
+from mobilevit.training.resume import checkpoints_of, claim_folder, locked
+from mobilevit.utils.files import HOST
 from tests.training.runs import STANDARD, colour_images, rows, small
 
 HOLD = """
@@ -64,6 +65,12 @@ def test_a_second_sweep_is_refused(images: Path, tmp_path: Path) -> None:
     data = DataOptions(root=str(images))
     with locked(tmp_path / "sweep"), pytest.raises(TrainingError, match="another process"):
         mobilevit.sweep(space="optim.lr=0.1,0.2", data=data, out=str(tmp_path / "sweep"))
+
+
+def test_what_a_killed_start_has_left_does_not_keep_the_folder(tmp_path: Path) -> None:
+    (tmp_path / f".config.yaml.{HOST}.999999999-0a1b2c3d").touch()
+    claim_folder(tmp_path, tmp_path / "last.ckpt", resume=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_gives_the_folder_back(images: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mobilevit.utils.files import remove_leftovers, replace_file, replace_folder, write_file
+from mobilevit.utils.files import HOST, remove_leftovers, replace_file, replace_folder, write_file
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
@@ -77,6 +77,15 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path, how):
     assert sorted(os.listdir(tmp_path)) == expected
     if how == "replace_folder":
         assert (target / "content").read_text() == "new"
+
+
+def test_what_another_machine_writes_stays(tmp_path):
+    # Its processes, of a cluster that shares the folder, are unknown here.
+    names = [f".target.{host}.999999999-0a1b2c3d" for host in (HOST, f"not-{HOST}")]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == names[1:]
 
 
 def test_a_full_disk_is_reported_with_file_and_size(tmp_path):

@@ -18,7 +18,7 @@ from mobilevit.data.shards.index import INDEX, UNFINISHED, ShardIndex, require_s
 from mobilevit.data.shards.open import tar_name
 from mobilevit.data.shards.tar import TarShard, index_tar
 from mobilevit.data.splits import LabelSamples, Splits
-from mobilevit.utils.files import replace_file, write_file
+from mobilevit.utils.files import remove_leftovers, replace_file, write_file
 from mobilevit.utils.progress import progress_bar
 
 T = TypeVar("T")
@@ -153,6 +153,8 @@ def _index(
 def _claim(out: Path, identity: str) -> None:
     """Check that the folder is free, or holds unfinished shards of the same images."""
     note = out / UNFINISHED
+    out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     if (out / INDEX).exists():
         raise DataError(f"{out}: holds shards already; choose another folder")
     if note.exists():
@@ -162,7 +164,6 @@ def _claim(out: Path, identity: str) -> None:
                 "another folder, or remove it"
             )
         return
-    out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise DataError(f"{out}: is not empty; choose another folder")
     write_file(note, json.dumps({"identity": identity}))
