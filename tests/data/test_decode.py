@@ -300,7 +300,7 @@ def test_boxes_shrink_with_their_image(orientation: int) -> None:
     file = encode(photo(2560, 1708), orientation=orientation, quality=95)
     boxes = torch.tensor([[200.0, 300.0, 900.0, 1200.0], [1000.0, 1000.0, 1600.0, 1500.0]])
     none = torch.zeros(2)
-    annotation = Annotation(boxes, torch.tensor([0, 1]), none.bool(), none, (1, 2))
+    annotation = Annotation(boxes, torch.tensor([0, 1]), none.bool(), none)
     samples = SimpleNamespace(source=lambda _: file, annotation=lambda _: annotation)
     transform = BoxTransform(
         BoxAugmentOptions(crop=0.0, photometric=0.0),
