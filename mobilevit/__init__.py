@@ -1,7 +1,5 @@
 """MobileViT, light-weight vision transformers; public names are imported at their first use."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 from pathlib import Path

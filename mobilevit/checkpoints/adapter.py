@@ -1,7 +1,5 @@
 """The interface of a source of checkpoints: the authors, timm or transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias

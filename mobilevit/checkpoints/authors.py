@@ -10,8 +10,6 @@ without aligned corners and images to a square of 512 px; later code aligned cor
 image's aspect ratio. No file states its output stride.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Networks with weights: `create_model` and `load`."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

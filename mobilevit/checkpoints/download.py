@@ -4,8 +4,6 @@ Files from URLs go to the folder of `torch.hub` (`TORCH_HOME` moves it), Hub rep
 Hub's own cache (`HF_HOME`; `HF_ENDPOINT` names a mirror, `HF_HUB_OFFLINE` forbids the network).
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Model folders: a network's weights and its configuration."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -10,8 +10,6 @@ determines the names and shapes of its tensors:
 * `query_key_value`: as `same`, but our layer's rows are those of their `query`, `key`, `value`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The checkpoints that the authors published, and how `load` finds weights by name."""
 
-from __future__ import annotations
-
 import csv
 import difflib
 import logging

@@ -5,8 +5,6 @@ so all of its weights take red-green-blue pixels in [0, 1] without mean or std. 
 Hub, states in `config.json` how images are resized; for a file alone, the paper's way is assumed.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

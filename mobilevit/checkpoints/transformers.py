@@ -9,8 +9,6 @@ them to the image's size. Below an output stride of 32 its v2 omits the dilation
 convolutions that the authors' code has, so its logits differ; v1 has no such dilation.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

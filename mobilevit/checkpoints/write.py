@@ -1,7 +1,5 @@
 """Write networks in the layouts of the authors, timm and transformers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from io import BytesIO

@@ -9,8 +9,6 @@ that a killed run leaves partial ones, and it divides or joins blocks by their s
 does not belong to one part of the list.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import json

@@ -1,7 +1,5 @@
 """`mobilevit check`: look at a data set before training on it."""
 
-from __future__ import annotations
-
 import os
 
 from mobilevit.data.open import check_dataset

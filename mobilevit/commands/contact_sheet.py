@@ -1,7 +1,5 @@
 """Predictions as a contact sheet: one HTML file, and a folder of thumbnails next to it."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The command `mobilevit convert`: the same network in another layout."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`mobilevit demo`: train, evaluate and predict in minutes, on images of a dependency."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

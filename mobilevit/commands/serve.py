@@ -1,7 +1,5 @@
 """The command `mobilevit serve`: a model's page in the browser of this machine, or of a phone."""
 
-from __future__ import annotations
-
 import logging
 import ssl
 import tempfile

@@ -1,7 +1,5 @@
 """Class names of the usual data sets, and those that users give."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

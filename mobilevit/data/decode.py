@@ -6,8 +6,6 @@ size (which libjpeg does while decoding) as long as the crop keeps enough pixels
 decoded at full size. `docs/input.md` states how much the pixels differ from exact decoding.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os

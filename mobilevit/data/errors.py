@@ -1,7 +1,5 @@
 """Errors about data sets."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Left out on purpose: formats that run another program (EPS, PDF, WMF), hold meas
 colours (FITS, SPIDER, MCIDAS, HDF5, GRIB, BUFR) or match almost any text (IMT).
 """
 
-from __future__ import annotations
-
 import codecs
 import os
 import struct

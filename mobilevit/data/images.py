@@ -5,8 +5,6 @@ orientation, transparency and bit depth. An image is read correctly or refused: 
 guessed or replaced by a blank image.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

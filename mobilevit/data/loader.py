@@ -1,7 +1,5 @@
 """Loaders: worker processes read batches ahead."""
 
-from __future__ import annotations
-
 import math
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Opening a data set of any format, for any task, to train on and to evaluate on."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """From an upright RGB image to the tensor that a model's weights expect."""
 
-from __future__ import annotations
-
 import torch
 from PIL import Image
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Images as inputs of commands: files, folders, patterns, URLs, arrays."""
 
-from __future__ import annotations
-
 import glob
 import logging
 import re

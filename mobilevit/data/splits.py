@@ -1,7 +1,5 @@
 """Samples of any task, and how the splits of a data set are found or made."""
 
-from __future__ import annotations
-
 import hashlib
 import unicodedata
 import zlib

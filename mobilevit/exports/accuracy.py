@@ -1,7 +1,5 @@
 """The accuracy of a network, and of files made from it, on the same labelled images."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

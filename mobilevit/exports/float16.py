@@ -1,7 +1,5 @@
 """Conversion to half precision, except for the few parts that float16 would spoil."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -7,8 +7,6 @@ scale after the first convolution, and the depthwise weights, which have a range
 are multiplied by it.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from bisect import bisect_left

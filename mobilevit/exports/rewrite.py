@@ -10,8 +10,6 @@ The outputs are those of `fuse` within float rounding. The differences are:
 `REWRITES` maps each type of head and block to its rewrite; any other type is an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

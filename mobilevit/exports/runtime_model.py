@@ -1,7 +1,5 @@
 """Exported files in place of networks, for the commands that take either."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

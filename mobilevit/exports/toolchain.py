@@ -1,7 +1,5 @@
 """Imports of the formats' packages, and control of what they print."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os

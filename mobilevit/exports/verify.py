@@ -1,7 +1,5 @@
 """Verification of an exported file: its runtime and PyTorch run the same images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ An end-to-end file takes pixels as decoders, cameras and bitmaps give them: `ima
 `[B, 3, H, W]`, as `Preprocessing` makes it, and returns logits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Image classification: a backbone, a global mean and a linear layer."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Fold batch norm into convolutions for inference."""
 
-from __future__ import annotations
-
 import copy
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """MobileViT's layers: maps are `[B, C, H, W]`, channels-last in memory, tokens `[..., N, d]`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -3,8 +3,6 @@
 Five stages give maps at strides 2, 4, 8, 16 and 32; the last three each end in a MobileViT block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple

@@ -4,8 +4,6 @@ The two coarsest maps of a backbone and four smaller ones have anchors, boxes ar
 For each anchor the network predicts class logits and offsets to an object's box.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """One evaluation loop for all tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from statistics import median
 from typing import Any

@@ -1,7 +1,5 @@
 """Predictions for a batch of images, whatever the task."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

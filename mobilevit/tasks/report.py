@@ -3,8 +3,6 @@
 Texts are not HTML. Names of classes and files are `Name`s, which keep their own reading direction.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

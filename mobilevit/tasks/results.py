@@ -1,7 +1,5 @@
 """Predictions and evaluations of any task: as text, JSON Lines, CSV and drawings."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

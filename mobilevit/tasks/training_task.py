@@ -1,7 +1,5 @@
 """`TrainingTask`: a task's loss, and its figures over an epoch."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any

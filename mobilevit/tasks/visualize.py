@@ -1,7 +1,5 @@
 """Predictions drawn on images."""
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Sequence
 from functools import cache

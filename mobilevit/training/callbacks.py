@@ -1,7 +1,5 @@
 """Callbacks of the training loop: throughput, history, model folders, progress."""
 
-from __future__ import annotations
-
 import csv
 import math
 import time

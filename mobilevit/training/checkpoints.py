@@ -1,7 +1,5 @@
 """Checkpoints of a run: when they are saved, what of them differs by process."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

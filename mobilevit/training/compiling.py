@@ -1,7 +1,5 @@
 """Training with `torch.compile`: one graph for each size of the sampler."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Errors of training runs."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """AdamW or SGD, with the paper's learning-rate curve."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Whether a network trains at every size of a schedule, found out before the first step."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Collection

@@ -5,8 +5,6 @@ Lightning cannot switch it between training and validation, and no float model f
 formats can be saved from it.
 """
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import torch

@@ -1,7 +1,5 @@
 """Resuming: the run folder, and whether its options are those of the run in it."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Collection, Iterator, Mapping

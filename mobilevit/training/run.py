@@ -1,7 +1,5 @@
 """The state of a run between the steps of `train`, and its result."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic

@@ -1,7 +1,5 @@
 """Training by Lightning, with the settings of this package."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator

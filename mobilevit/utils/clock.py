@@ -1,7 +1,5 @@
 """Timing on devices that compute asynchronously."""
 
-from __future__ import annotations
-
 import time
 
 import torch

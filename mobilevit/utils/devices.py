@@ -1,7 +1,5 @@
 """Devices, CPU cores, and how threads and loader workers share them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """Write files so that a process killed at any instant leaves the old file or the new one."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Placeholders for packages that take seconds to import, where only signatures are read."""
 
-from __future__ import annotations
-
 import sys
 from abc import ABCMeta
 from collections.abc import Iterator

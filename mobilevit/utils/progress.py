@@ -1,7 +1,5 @@
 """Progress bars of commands, shown on standard error if that is a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -4,8 +4,6 @@ Weights are symmetric around 0, with a range for each output channel: -127 to 12
 Activations have 256 steps between two ends that include 0.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Random numbers that depend on nothing but their seed, and global state left as it was."""
 
-from __future__ import annotations
-
 import os
 import warnings
 import zlib

@@ -1,7 +1,5 @@
 """Tables and text for terminals, rendered to strings."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable, Sequence
 from io import StringIO

@@ -1,7 +1,5 @@
 """URLs as inputs, and small files read from them."""
 
-from __future__ import annotations
-
 import http.client
 import urllib.error
 import urllib.parse

@@ -3,8 +3,6 @@
 Each function returns fields of `Row`.
 """
 
-from __future__ import annotations
-
 import timeit
 from collections.abc import Callable, Sequence
 from statistics import median

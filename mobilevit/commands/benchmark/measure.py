@@ -1,7 +1,5 @@
 """Measurement for `mobilevit benchmark`: one process per network and runtime, which take turns."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

@@ -1,7 +1,5 @@
 """The results of `mobilevit benchmark`: rows, tables, and files with all figures."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

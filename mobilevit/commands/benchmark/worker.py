@@ -7,8 +7,6 @@ ends that process alone. Replies are JSON objects, one a line, on standard outpu
 of `Row`; other output of libraries goes to standard error.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib
 import json

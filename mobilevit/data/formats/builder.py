@@ -1,7 +1,5 @@
 """The builder that readers fill with images, annotations and issues."""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Files of a data set: listing, matching by name, reading text, and compact lists of paths."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import re

@@ -1,7 +1,5 @@
 """The annotation formats; a new one is a module with a `Format`, and a line in `FORMATS`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Formats that are recognised, so that a message can say how to convert them, but not read."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """XML of annotation formats."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Shards are tar files in webdataset's layout, `key.jpg` next to `key.cls`. The in
 and a table for each split, adds what tars do not state: classes, splits, offsets and digests.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import io

@@ -1,7 +1,5 @@
 """Opening shards and tables to train on and to evaluate on."""
 
-from __future__ import annotations
-
 import json
 import posixpath
 import re

@@ -9,8 +9,6 @@ The order is a pure function of (seed, epoch, sizes of the shards, batches). It 
 the number of workers, and a position in it is the number of batches before it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 

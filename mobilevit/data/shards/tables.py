@@ -1,7 +1,5 @@
 """Images in tables that Hugging Face `datasets` streams: from the Hub, Parquet or Arrow."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass

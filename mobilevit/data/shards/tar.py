@@ -1,7 +1,5 @@
 """Tar shards: finding the samples in them, and reading samples at their offsets."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import itertools

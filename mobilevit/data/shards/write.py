@@ -1,7 +1,5 @@
 """Writing images as tar shards, and an index for shards that others wrote."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import unicodedata

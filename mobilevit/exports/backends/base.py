@@ -1,7 +1,5 @@
 """The interface of a backend, and the facts about its format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 The ONNX graph has non-maximum suppression in one operation, and OpenVINO fuses attention into one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.metadata

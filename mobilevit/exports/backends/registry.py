@@ -1,7 +1,5 @@
 """The formats by name. A new one needs a module in this folder and its name in `FormatName`."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import Literal, get_args

@@ -1,7 +1,5 @@
 """Data sets of labelled images, for training and evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass

@@ -1,7 +1,5 @@
 """Exported classifiers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

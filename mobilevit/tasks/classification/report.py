@@ -1,7 +1,5 @@
 """The report of a classifier's training."""
 
-from __future__ import annotations
-
 from PIL import Image
 
 from mobilevit.data.preprocessing import frame_image

@@ -1,7 +1,5 @@
 """Predictions of classifiers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Classification in training: its loss, top-1 and top-5."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Images with boxes, in any annotation format."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass

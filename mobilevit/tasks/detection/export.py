@@ -3,8 +3,6 @@
 For runtimes without an operation for non-maximum suppression, it is written in matrix products.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

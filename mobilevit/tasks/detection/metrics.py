@@ -1,7 +1,5 @@
 """Metrics of detection: COCO's figures, and the errors behind them."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

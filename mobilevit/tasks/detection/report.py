@@ -1,7 +1,5 @@
 """The report of a detector's training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

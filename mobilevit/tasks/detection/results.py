@@ -1,7 +1,5 @@
 """Predictions of detectors."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Detection in training: SSD's loss, and COCO's metrics in validation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Images with a class for every pixel."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property

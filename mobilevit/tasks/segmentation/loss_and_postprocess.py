@@ -1,7 +1,5 @@
 """Segmentation: the loss, and masks from a network's outputs."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Metrics of segmentation: intersection over union."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

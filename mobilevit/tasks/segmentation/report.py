@@ -1,7 +1,5 @@
 """The report of a segmentation network's training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from PIL import Image

@@ -1,7 +1,5 @@
 """Predictions of segmentation networks."""
 
-from __future__ import annotations
-
 import io
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Segmentation in training: cross-entropy over pixels, mean IoU in validation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

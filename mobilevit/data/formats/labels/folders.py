@@ -1,7 +1,5 @@
 """A folder with one folder of images per class."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """Tables that state the class of each image: CSV files, and `metadata.jsonl` next to images."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """torchvision's own data sets by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Masks of ADE20K, Cityscapes and Pascal VOC, whose layouts and classes are known."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

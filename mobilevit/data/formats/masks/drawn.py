@@ -1,7 +1,5 @@
 """Masks that are drawn from the outlines of annotated objects."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

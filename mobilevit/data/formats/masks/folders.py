@@ -1,7 +1,5 @@
 """Folders of images and of their masks, matched by file name."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Collection, Sequence

@@ -1,7 +1,5 @@
 """COCO's panoptic PNGs, and the classes of Pascal VOC on COCO's masks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

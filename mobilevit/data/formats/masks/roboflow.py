@@ -1,7 +1,5 @@
 """Masks as Roboflow exports them: next to their images, with the classes in a table."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

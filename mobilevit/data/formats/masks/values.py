@@ -1,7 +1,5 @@
 """Masks: where they are stored, how they are read, and which classes their values stand for."""
 
-from __future__ import annotations
-
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence

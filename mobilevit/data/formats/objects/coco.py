@@ -1,7 +1,5 @@
 """COCO's JSON: boxes, and masks drawn from outlines."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """CVAT's XML "for images 1.1": boxes, polygons, ellipses and masks of all images in one file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from xml.etree.ElementTree import Element
 

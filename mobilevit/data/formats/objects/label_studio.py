@@ -1,7 +1,5 @@
 """Label Studio's JSON export: rectangles, ellipses, polygons, and choices as classes of images."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """LabelMe: a JSON file for each image, with boxes, polygons, circles and masks."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math

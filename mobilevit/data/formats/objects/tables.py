@@ -5,8 +5,6 @@ xmin, ymin, xmax, ymax). A table without names has those of RetinaNet: path, x1,
 A row without corners and class states an image without boxes.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import re

@@ -9,8 +9,6 @@ A box whose xmax is not above xmin has no width. By VOC's count it could be one 
 practice it is a click without a drag.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

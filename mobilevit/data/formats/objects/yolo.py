@@ -5,8 +5,6 @@ polygon, `class x1 y1 x2 y2 x3 y3 ...`, which is replaced by its bounding box. A
 is empty or missing has no boxes.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """Core ML packages (ML programs), by torch.export and coremltools, for iPhones, iPads and Macs."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

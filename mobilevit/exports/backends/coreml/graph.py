@@ -4,8 +4,6 @@ Those turn integers into floats in divisions, resize maps by a rounded factor an
 size, and lack a few operations.
 """
 
-from __future__ import annotations
-
 import importlib
 import operator
 from collections.abc import Callable, Mapping

@@ -7,8 +7,6 @@ least rounding of any device. How a device's kernels sum, and which of its units
 shows only on that device.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections import Counter
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A function's parameters are the operation's inputs by their names in coremltools
 NumPy arrays and numbers. Anything not implemented is an error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Quantized Core ML packages: weights and activations, or weights only."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from dataclasses import replace

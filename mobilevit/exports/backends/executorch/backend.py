@@ -1,7 +1,5 @@
 """ExecuTorch programs (.pte), for XNNPACK, which runs on phones' processors, or for Core ML."""
 
-from __future__ import annotations
-
 import importlib
 import json
 from collections.abc import Callable

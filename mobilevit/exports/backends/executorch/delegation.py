@@ -1,7 +1,5 @@
 """Which operations of an ExecuTorch program a delegate takes, and which run on portable kernels."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """ExecuTorch programs in ExecuTorch's runtime."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import weakref

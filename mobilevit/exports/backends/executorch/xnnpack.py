@@ -5,8 +5,6 @@ graph in two. So the graph has LiteRT's forms of norms and attention, means are 
 two of four axes, and splits become slices.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any

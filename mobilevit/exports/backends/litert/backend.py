@@ -1,7 +1,5 @@
 """LiteRT (TensorFlow Lite) files, by torch.export and litert-torch, for Android and others."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import os

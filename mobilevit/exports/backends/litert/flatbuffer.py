@@ -4,8 +4,6 @@ A file is a flatbuffer followed by a zip archive, in which TensorFlow Lite's met
 the files that belong to a model.
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 import json

@@ -5,8 +5,6 @@ channel, inputs and outputs with one range each, measured on calibration images.
 float32, as does everything but the stored weights in the other modes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

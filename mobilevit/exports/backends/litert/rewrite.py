@@ -9,8 +9,6 @@ The outputs are those of `mobilevit.exports.rewrite` within float rounding. The 
 * the last mean over a map is taken over rows of channels, LiteRT's memory layout of a map.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any

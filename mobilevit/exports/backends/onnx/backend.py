@@ -1,7 +1,5 @@
 """ONNX files, by torch.export, for ONNX Runtime on phones, servers and in browsers."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 from collections.abc import Callable, Mapping

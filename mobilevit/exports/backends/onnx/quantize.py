@@ -1,7 +1,5 @@
 """Int8 ONNX graphs: layers and the activations between them, or weights only."""
 
-from __future__ import annotations
-
 import importlib
 import tempfile
 from collections import Counter

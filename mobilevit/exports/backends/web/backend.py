@@ -1,7 +1,5 @@
 """Web pages: folders of static files that run a model in a browser, on the device itself."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """ONNX Runtime Web: one version, fetched from npm into the user's cache and checked by its hash."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
