@@ -1,5 +1,7 @@
 """Loaders: worker processes read batches ahead."""
 
+import itertools
+import logging
 import math
 import signal
 import threading
@@ -14,6 +16,8 @@ from mobilevit.data.images import ImageError
 from mobilevit.data.sampler import MultiScaleBatchSampler, Order
 from mobilevit.data.shards.order import ShardOrder
 from mobilevit.utils.devices import init_worker
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -42,26 +46,11 @@ class _Reporting(Dataset[Any]):
     def __init__(self, batches: BatchSource) -> None:
         self.batches = batches
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
     def __getitems__(self, keys: list[Any]) -> Any:
         try:
             return self.batches.__getitems__(keys)
         except (ImageError, DataError) as error:
             return error
-
-
-def _loader(batches: BatchSource, workers: int, **options: Any) -> DataLoader[Any]:
-    return DataLoader(
-        _Reporting(batches),
-        num_workers=workers,
-        collate_fn=as_is,
-        worker_init_fn=init_worker,
-        generator=torch.Generator(),  # not the global one, which draws dropout
-        pin_memory=torch.cuda.is_available(),
-        **options,
-    )
 
 
 class WorkerError(ChildProcessError):
@@ -80,30 +69,73 @@ def delivered(
     # Without it, a worker's death is noticed here, while waiting for a batch.
     main = threading.current_thread() is threading.main_thread()
     previous = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
-    source = iter(batches)
-    if previous is not None:
-        signal.signal(signal.SIGCHLD, previous)
-    while True:
+    try:
+        source = iter(batches)
+        if previous is not None:
+            signal.signal(signal.SIGCHLD, previous)
+        for batch in source:
+            if isinstance(batch, ImageError | DataError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # the error's traceback refers to this frame, and this to the workers
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerError(
+            f"a worker that reads images has died ({error}). The machine may be short of memory "
+            f"(fewer {option} need less), or its /dev/shm may be full"
+        ) from error
+
+
+class _WorkerLoader:
+    """Batches of a data set, which worker processes read ahead."""
+
+    finishes_alone = False
+    """What follows the death of a worker: a `WorkerError`; or, if true, the remaining batches are
+    read by this process, and the error is left in `failure`."""
+
+    def __init__(
+        self, dataset: BatchSource, keys: Iterable[list[Any]], workers: int, **options: Any
+    ) -> None:
+        """`keys`: those of each batch; with 0 `workers`, this process reads."""
+        self.failure: WorkerError | None = None
+        self._dataset, self._keys = dataset, keys
+        self._loader: DataLoader[Any] | None = DataLoader(
+            _Reporting(dataset),
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=as_is,
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # not the global one, which draws dropout
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        taken = 0
         try:
-            batch = next(source)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            for batch in delivered(self._loader or ()):
+                taken += 1
+                yield batch
+        except WorkerError as error:
+            if not self.finishes_alone:
                 raise
-            raise WorkerError(
-                f"a worker that reads images has died ({error}). The machine may be short of "
-                f"memory (fewer {option} need less), or its /dev/shm may be full"
-            ) from error
-        if isinstance(batch, ImageError | DataError):
-            try:
-                raise batch
-            finally:
-                del batch  # the error's traceback refers to this frame, and this to the workers
-        yield batch
+            log.warning("a worker has died: reading continues without workers, up to a checkpoint")
+            # A copy, because the traceback refers to the workers.
+            self.failure = WorkerError(*error.args)
+            self.close()
+        if self.failure:
+            for keys in itertools.islice(self._keys, taken, None):
+                yield self._dataset.__getitems__(keys)
+
+    def close(self) -> None:
+        """End the workers, which would delay the end of the process by their `GRACE`."""
+        self._loader = None
 
 
-class EvaluationLoader:
+class EvaluationLoader(_WorkerLoader):
     """All samples in order, as batches; each of several processes loads its share of them."""
 
     def __init__(
@@ -117,22 +149,23 @@ class EvaluationLoader:
     ) -> None:
         """`workers` processes read ahead; with 0, this one reads."""
         shards = getattr(dataset, "shards", None)
+        self._length = math.ceil(len(dataset) / world_size / batch_size)
         if shards is None or not shards.sequential:
-            share = range(rank, len(dataset), world_size)
-            self._loader = _loader(dataset, workers, batch_size=batch_size, sampler=share)
-            self._length = math.ceil(len(dataset) / world_size / batch_size)
-            return
-        if world_size > 1:
+            share = list(range(rank, len(dataset), world_size))
+            starts = range(0, len(share), batch_size)
+            batches = [share[start : start + batch_size] for start in starts]
+        elif world_size > 1:
             raise DataError(
                 "shards at URLs, from commands and in tables are evaluated by one process alone: "
                 "validate on a folder of images, or on local shards"
             )
-        # Interleaved, so that each worker reads shards of its own.
-        order = ShardOrder(shards.counts, shuffle=False, sequential=True)
-        sizes = [min(batch_size, len(order) - done) for done in range(0, len(order), batch_size)]
-        batches = list(order.deal(sizes))
-        self._loader = _loader(dataset, order.workers(workers), batch_sampler=batches)
-        self._length = len(batches)
+        else:
+            # Interleaved, so that each worker reads shards of its own.
+            order = ShardOrder(shards.counts, shuffle=False, sequential=True)
+            left = range(len(order), 0, -batch_size)
+            sizes = [min(batch_size, samples) for samples in left]
+            batches, workers = list(order.deal(sizes)), order.workers(workers)
+        super().__init__(dataset, batches, workers)
 
     def __len__(self) -> int:
         """The batches of the first process; others may have fewer, or none.
@@ -141,11 +174,8 @@ class EvaluationLoader:
         """
         return self._length
 
-    def __iter__(self) -> Iterator[Any]:
-        return delivered(self._loader)
 
-
-class EpochLoader:
+class EpochLoader(_WorkerLoader):
     """Training batches, with a position that can be saved.
 
     Iteration gives the sampler's epoch or, after `load_state_dict`, what is left of it.
@@ -158,9 +188,7 @@ class EpochLoader:
         self.batches = batches
         workers = batches.sampler.workers(workers)
         self._position = {"epoch": 0, "taken": 0}
-        self._loader = _loader(
-            dataset, workers, batch_sampler=batches, persistent_workers=workers > 0
-        )
+        super().__init__(dataset, batches, workers, persistent_workers=workers > 0)
 
     @property
     def sampler(self) -> Order:
@@ -176,7 +204,7 @@ class EpochLoader:
         if self._position["epoch"] != epoch:
             self._position = {"epoch": epoch, "taken": 0}
         self.batches.skip = self._position["taken"]
-        for batch in delivered(self._loader):
+        for batch in super().__iter__():
             self._position["taken"] += 1
             yield batch
         self._position = {"epoch": epoch, "taken": 0}
@@ -188,7 +216,3 @@ class EpochLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a saved position, if the next iteration is of its epoch."""
         self._position = {"epoch": state["epoch"], "taken": state["taken"]}
-
-    def close(self) -> None:
-        """End the workers, which would delay the end of the process by their `GRACE`."""
-        del self._loader

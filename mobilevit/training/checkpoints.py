@@ -14,10 +14,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mobilevit.data.loader import WorkerError
 from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.module import TrainingModule
+from mobilevit.training.module import Batches, TrainingModule
 from mobilevit.training.resume import checkpoints_of
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.files import replace_file
+
+_WORKER_DIED = 1000
+"""Why training stops: more than any signal's number."""
 
 
 class DirectCheckpoints(TorchCheckpointIO):
@@ -32,8 +35,8 @@ class DirectCheckpoints(TorchCheckpointIO):
 class Checkpoints(Callback):
     """Save a checkpoint after each epoch, every few minutes, and on Ctrl-C or SIGTERM.
 
-    A signal lets the batch, or the validation, finish; a second Ctrl-C does not wait. With several
-    processes it is enough that one of them gets the signal.
+    A signal lets the batch, or the validation, finish; a second Ctrl-C does not wait. So does the
+    death of a loader worker. With several processes it is enough that one of them is concerned.
     """
 
     def __init__(self, run: Path, *, minutes: float) -> None:
@@ -69,27 +72,20 @@ class Checkpoints(Callback):
     ) -> None:
         # Lightning does not call `teardown` after an exception.
         self.teardown(trainer, pl_module, "fit")
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        # Within an accumulated step the gradients would be lost, and others do not take part.
-        possible = trainer.training and trainer.world_size == 1
-        if isinstance(exception, WorkerError):
-            if possible and done and done % trainer.accumulate_grad_batches == 0:
-                self._save(trainer, 0)
-            if self.path.is_file():
-                exception.args = (f"{exception}. --resume continues from {self.path}",)
 
     def _agree(self, trainer: Trainer, due: bool) -> tuple[int, bool]:
-        """The signal that any process has received, and whether the main process finds saving due.
+        """Why any process must stop (a signal, a dead worker or 0), and if the main one would save.
 
-        All processes must save at the same step, and none knows of the others' signals.
+        All processes must save at the same step, and none knows of the others' reasons.
         """
+        reason = _WORKER_DIED if _failure(trainer) else self._signal
         if trainer.world_size == 1:
-            return self._signal, due
-        votes = torch.tensor([self._signal, due and trainer.is_global_zero])
+            return reason, due
+        votes = torch.tensor([reason, due and trainer.is_global_zero])
         votes = trainer.strategy.reduce(votes.to(trainer.strategy.root_device), reduce_op="max")
         return int(votes[0]), bool(votes[1])
 
-    def _save(self, trainer: Trainer, number: int) -> None:
+    def _save(self, trainer: Trainer, reason: int) -> None:
         if trainer.is_global_zero:
             with replace_file(self.path) as fresh:  # Lightning's own writing is not atomic
                 trainer.save_checkpoint(fresh)
@@ -98,8 +94,11 @@ class Checkpoints(Callback):
         else:
             trainer.save_checkpoint(self.path)  # takes part; the first process writes
         self._saved = time.monotonic()
-        if number:
-            raise Interrupted(self.path, number)
+        if reason == _WORKER_DIED:
+            failure = _failure(trainer) or "a worker of another process has died"
+            raise WorkerError(f"{failure}. --resume continues from {self.path}")
+        if reason:
+            raise Interrupted(self.path, reason)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -110,13 +109,13 @@ class Checkpoints(Callback):
         between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if last or not between:
             return
-        number, due = self._agree(trainer, time.monotonic() - self._saved > self.seconds)
-        if number or due:
-            self._save(trainer, number)
+        reason, due = self._agree(trainer, time.monotonic() - self._saved > self.seconds)
+        if reason or due:
+            self._save(trainer, reason)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        number, _ = self._agree(trainer, False)
-        self._save(trainer, number)
+        reason, _ = self._agree(trainer, False)
+        self._save(trainer, reason)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -144,3 +143,9 @@ class Checkpoints(Callback):
         if "cuda_generator" in mine and pl_module.device.type == "cuda":
             torch.cuda.set_rng_state(mine["cuda_generator"].cpu(), pl_module.device)
         pl_module.task.load_state_dict(mine["task"])
+
+
+def _failure(trainer: Trainer) -> WorkerError | None:
+    batches: Any = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(batches, Batches)
+    return batches.failure

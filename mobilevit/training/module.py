@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from mobilevit.data.loader import EpochLoader, EvaluationLoader
+from mobilevit.data.loader import EpochLoader, EvaluationLoader, WorkerError
 from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.models.registry import Network
 from mobilevit.tasks.training_task import TrainingTask
@@ -205,6 +205,12 @@ class Batches(LightningDataModule):
     def __init__(self, train: EpochLoader, val: EvaluationLoader) -> None:
         super().__init__()
         self.train, self.val = train, val
+        train.finishes_alone = val.finishes_alone = True  # up to the next checkpoint
+
+    @property
+    def failure(self) -> WorkerError | None:
+        """A worker's death, after which the run must save its state and stop."""
+        return self.train.failure or self.val.failure
 
     def train_dataloader(self) -> EpochLoader:
         # The epoch is set here, because Lightning asks for the number of batches right after.

@@ -20,7 +20,9 @@ import torch
 from mobilevit.checkpoints.create import load
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import WorkerError
+from mobilevit.data.options import DataOptions
 from mobilevit.training.errors import TrainingError
+from mobilevit.training.module import TrainingModule
 from mobilevit.training.options import OptimOptions, SamplerOptions
 from mobilevit.utils.files import HOST
 from tests.training import runs
@@ -240,36 +242,52 @@ def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
     assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    ("when", "index", "accumulate"),
+    [
+        ("training_step", 0, 1),
+        ("training_step", 0, 2),  # within a step of the optimizer
+        ("validation_step", 0, 2),
+        ("training_step", -1, 1),  # unnoticed until the next epoch begins
+    ],
+)
 def test_a_dying_worker_is_reported_and_nothing_lost(
-    begun: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    index: int,
+    accumulate: int,
 ) -> None:
-    """Killed while a batch is trained on; the state is saved unless gradients would be lost."""
-    from mobilevit.training.checkpoints import Checkpoints
+    """Whenever it dies, the state is saved, and the resumed run ends as if it had not."""
+    optim = OptimOptions(lr=0.005, accumulate=accumulate)
+    data = DataOptions(root=str(images), val_fraction=0.6, workers=1)
+    options: dict[str, Any] = {"data": data, "epochs": 3, "optim": optim}
+    small(images, whole := tmp_path / "whole", **options)
+    step = getattr(TrainingModule, when)
+    kills = []
 
-    copy, out = begun
-    options = {"epochs": 2, "optim": OptimOptions(lr=0.005, accumulate=accumulate)}
-    small(copy, out := tmp_path / "cut", **{**options, "epochs": 1})
-    shutil.copytree(out, uninterrupted := tmp_path / "uninterrupted")
-    small(copy, uninterrupted, **options, resume=True)
-    before = (out / "checkpoints" / "last.ckpt").read_bytes()
-
-    def kill(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        if index == 0:
+    def kill(self: TrainingModule, batch: Any, batch_idx: int) -> Any:
+        at = index % self.trainer.num_training_batches if index < 0 else index
+        if self.trainer.current_epoch == 1 and batch_idx == at:
+            kills.append(self.trainer.global_step)
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid or 0, signal.SIGKILL)
                 worker.join()
+        return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(Checkpoints, "on_train_batch_end", kill)
+    monkeypatch.setattr(TrainingModule, when, kill)
     message = r"has died.*memory \(fewer --data.workers.*--resume continues from .*last.ckpt"
     with pytest.raises(WorkerError, match=message):
-        small(copy, out, workers=1, **options, resume=True)
-    changed = (out / "checkpoints" / "last.ckpt").read_bytes() != before
-    assert changed or accumulate == 2
-    assert not list((out / "checkpoints").glob(".*"))
+        small(images, out := tmp_path / "cut", **options)
     monkeypatch.undo()
-    small(copy, out, **options, resume=True)
-    assert (out / "steps.csv").read_text() == (uninterrupted / "steps.csv").read_text()
+    saved = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 0 <= saved - kills[0] <= 3  # it goes on to the end of a step or the validation
+    assert not list((out / "checkpoints").glob(".*"))
+    small(images, out, **options, resume=True)
+    assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+    ours, theirs = (load(run / "model_last") for run in (out, whole))
+    assert_same(dict(ours.state_dict()), dict(theirs.state_dict()), "weights")
 
 
 def test_nothing_is_written_to_the_systems_temporary_folder(

@@ -77,6 +77,24 @@ from tests.training.test_processes import without_batch_statistics
 with without_batch_statistics():
     sys.exit(main(sys.argv[1:]))
 """
+KILLING = """
+import multiprocessing, sys
+sys.path[:0] = {path!r}
+from mobilevit.__main__ import main
+from mobilevit.training.module import TrainingModule
+
+step = TrainingModule.training_step
+
+def kill(self, batch, batch_idx):
+    if (self.global_rank, self.current_epoch, batch_idx) == (1, 1, 0):
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()
+    return step(self, batch, batch_idx)
+
+TrainingModule.training_step = kill
+sys.exit(main(sys.argv[1:]))
+"""
 DROPOUTS = ("dropout", "attention_dropout", "ffn_dropout", "classifier_dropout")
 PLAIN = [word for name in DROPOUTS for word in (f"--network.{name}", "0")]
 PLAIN += ["--sampler.mode", "standard"]
@@ -206,6 +224,29 @@ def test_a_signal_to_one_process_stops_all_and_they_resume(
     assert all(ours[name].equal(theirs[name]) for name in theirs)
     assert main(["train", "--out", str(out), "--resume"]) == 1
     assert "begun with 2 processes" in capsys.readouterr().err
+
+
+def test_a_dying_worker_of_one_process_stops_all_and_they_resume(
+    images: Path, tmp_path: Path
+) -> None:
+    options = [*("--batch_size", "2", "--epochs", "4", "--data.workers", "1")]
+    run(torchrun(2, *training(images, tmp_path / "whole", *options)))
+    out = tmp_path / "stopped"
+    script = tmp_path / "killing.py"
+    script.write_text(KILLING.format(path=sys.path))
+    done = subprocess.run(
+        torchrun(2, str(script), *training(images, out, *options)),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode != 0
+    assert "fewer --data.workers need less" in done.stderr
+    assert "a worker of another process has died. --resume continues from" in done.stderr
+    run(torchrun(2, "train", "--out", str(out), "--resume"))
+    assert (out / "steps.csv").read_text() == (tmp_path / "whole" / "steps.csv").read_text()
+    ours, theirs = (load(path / "model_last").state_dict() for path in (out, tmp_path / "whole"))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
 def test_two_processes_have_a_teacher_each(
