@@ -111,7 +111,8 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
     hints = typing.get_type_hints(function)
     hint = hints.get("options")  # a class, or it and None
     options: type[Options] | None = next(iter(typing.get_args(hint)), hint)
-    parameters = inspect.signature(function).parameters
+    signature = inspect.signature(function)
+    parameters = signature.parameters
     positional = {
         name: item.kind is item.VAR_POSITIONAL
         for name, item in parameters.items()
@@ -131,16 +132,11 @@ def call(command: str, function: Callable[..., Any], words: Sequence[str]) -> An
         flags |= options.flag_types()
     values = parser.instantiate(parser.parse_args(_spelled_out(words, flags, positional))).as_dict()
     del values["config"]
-    given = {name: values.pop(name) for name in parameters if name in values}
+    bound = signature.bind_partial()
+    bound.arguments |= {name: values.pop(name) for name in parameters if name in values}
     if options is not None:
-        given["options"] = options.from_flags(**values)
-    arguments: list[Any] = []
-    for name, item in parameters.items():
-        if item.kind is item.VAR_POSITIONAL:
-            arguments += given.pop(name)
-        elif item.kind not in (item.KEYWORD_ONLY, item.VAR_KEYWORD):
-            arguments.append(given.pop(name))
-    return function(*arguments, **given)
+        bound.arguments["options"] = options.from_flags(**values)
+    return function(*bound.args, **bound.kwargs)
 
 
 def _add_positional(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilevit.checkpoints.keymap import CheckpointError, shorten
 from mobilevit.checkpoints.read import Weights, read
@@ -158,9 +158,8 @@ def load(
         )
     if classes is not None:
         config = replace(config, classes=tuple(classes))
-    random_state = torch.get_rng_state()
-    model = build(config.model, num_classes=config.num_classes, **config.options)
-    torch.set_rng_state(random_state)
+    with torch.random.fork_rng(devices=[]):
+        model = build(config.model, num_classes=config.num_classes, **config.options)
     assert not isinstance(model, Backbone)
     model.config = _with_coco_ids(config)
     _copy_weights(model, found, file=str(source), new_head=False)
@@ -213,33 +212,27 @@ def _copy_weights(
     differ. An auxiliary head that the network lacks is left out, and the first convolution is
     adapted to another number of channels.
     """
-    own = model.state_dict()
-    backbone = {key: x for key, x in weights.tensors.items() if key.startswith(_BACKBONE)}
-    if isinstance(model, Backbone):
-        new_head = False
-        tensors = {key.removeprefix(_BACKBONE): x for key, x in backbone.items()}
-    elif model.config.model != weights.config.model:
-        tensors = backbone
-    else:
+    network: nn.Module = model
+    if not isinstance(model, Backbone) and model.config.model == weights.config.model:
         tensors = _with_same_classes(model, weights, file=file, new_head=new_head)
-    for key in own.keys() & {_STEM, _STEM.removeprefix(_BACKBONE)} & tensors.keys():
-        theirs, ours = tensors[key].shape[1], own[key].shape[1]
-        if theirs != ours:
-            tensors[key] = adapt_channels(tensors[key], ours)
-            log.warning(
-                "%s is for images of %d channels: its first convolution is adapted to %d",
-                *(file, theirs, ours),
-            )
+    else:
+        tensors = {key: x for key, x in weights.tensors.items() if key.startswith(_BACKBONE)}
+    if isinstance(model, Backbone):
+        network = nn.ModuleDict({"backbone": model})
+    theirs, ours = (x.config.options.get("in_channels", 3) for x in (weights, model))
+    if theirs != ours:
+        tensors[_STEM] = adapt_channels(tensors[_STEM], ours)
+        log.warning(
+            "%s is for images of %d channels: its first convolution is adapted to %d",
+            *(file, theirs, ours),
+        )
     try:
-        missing, unexpected = model.load_state_dict(tensors, strict=False)
+        missing, unexpected = network.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # other shapes, a line each
         _, *shapes = map(str.strip, str(error).splitlines())
         raise CheckpointError(f"{file} cannot be used: {shorten(shapes)}") from error
     required = [key for key in missing if not new_head or key.startswith(_BACKBONE)]
-    for problem, keys in (
-        (f"{file} lacks", required),
-        ("the model has no place for", unexpected),
-    ):
+    for problem, keys in ((f"{file} lacks", required), ("the model has no place for", unexpected)):
         if keys:
             raise CheckpointError(f"{file} cannot be used: {problem} {shorten(keys)}")
     if missing:

@@ -33,11 +33,8 @@ def config_to_json(config: ModelConfig, *, weights: str) -> str:
 
 def config_from_json(text: str, *, file: str) -> tuple[ModelConfig, str]:
     """Read `config.json`: the configuration, and the digest of the weights that it belongs to."""
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    if not isinstance(values, dict) or "format" not in values:
+    values = parse_json(text, file=file)
+    if "format" not in values:
         raise CheckpointError(f"{file} is not the configuration of a MobileViT model folder")
     if values.pop("format") != FORMAT:
         raise CheckpointError(f"{file} is of a format that this version does not know")
@@ -47,6 +44,17 @@ def config_from_json(text: str, *, file: str) -> tuple[ModelConfig, str]:
         return ModelConfig(preprocessing=preprocessing, **_with_tuples(values)), weights
     except (TypeError, ValueError) as error:  # TypeError names an unknown field
         raise CheckpointError(f"{file}: {error}") from error
+
+
+def parse_json(text: str, *, file: str) -> dict[str, Any]:
+    """A JSON object; `file` is the name of its file for messages."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} is not a JSON object")
+    return values
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ determines the names and shapes of its tensors:
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import product
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -123,13 +123,14 @@ class Layout:
         Yields how many of its names are known, the prefix that they have, and for each name below
         one of the layout's modules the name without it.
         """
+        # of all rows only for layouts that the file may have: that takes 10 ms each
         rows = (row for row in self.rows if row.ours.endswith(".attention.qkv"))
-        modules = (names for row in rows for names in _expand(row, self.conv, self.norm))
-        anchor = next(f"{names.theirs[0]}.weight" for names in modules if names.ours == _ANCHOR)
+        names = (one for row in rows for one in self._expand(row))
+        anchor = next(f"{one.theirs[0]}.weight" for one in names if one.ours == _ANCHOR)
         for lacking in dict.fromkeys(("", self.prefix)):
             end = anchor.removeprefix(lacking)
             for prefix in [key.removesuffix(end) for key in keys if f".{key}".endswith(f".{end}")]:
-                names = {
+                own = {
                     key: name
                     for key in keys
                     if key.startswith(prefix)
@@ -137,9 +138,9 @@ class Layout:
                 }
                 known = sum(
                     name.rpartition(".")[0] in self._by_theirs or name.startswith(self.ignored)
-                    for name in names.values()
+                    for name in own.values()
                 )
-                yield known, prefix, names
+                yield known, prefix, own
 
     def _root(self, name: str) -> str:
         return name.removeprefix(self.prefix).partition(".")[0]
@@ -149,41 +150,32 @@ class Layout:
         return {self._root(name) for name in (*self._by_theirs, *self.ignored)}
 
     @cached_property
-    def _names(self) -> list[_Names]:
-        """The rows with all numbers in their slots, the last row first."""
-        return [x for row in self.rows[::-1] for x in _expand(row, self.conv, self.norm)]
-
-    @cached_property
     def _by_ours(self) -> dict[str, _Names]:
-        return {names.ours: names for names in self._names}
+        """The rows with all numbers in their slots."""
+        return {x.ours: x for row in self.rows[::-1] for x in self._expand(row)}
 
     @cached_property
     def _by_theirs(self) -> dict[str, _Names]:
-        return {name: names for names in self._names for name in names.theirs}
+        return {name: names for names in self._by_ours.values() for name in names.theirs}
+
+    def _expand(self, row: Row) -> Iterator[_Names]:
+        slots = sorted({*_SLOT.findall(row.ours + row.theirs)})
+        for numbers in product(NUMBERS, repeat=len(slots)):
+            values = dict(zip(slots, numbers, strict=True))
+            values |= {f"{slot}-1": number - 1 for slot, number in values.items()}
+            ours, theirs = row.ours.format(**values), row.theirs.format(**values)
+            if row.module == "conv_norm":
+                yield _Names(f"{ours}.conv", (theirs + self.conv,), False)
+                yield _Names(f"{ours}.norm", (theirs + self.norm,), False)
+            elif row.module == "query_key_value":
+                yield _Names(ours, tuple(f"{theirs}.{part}" for part in PARTS), False)
+            else:
+                yield _Names(ours, (theirs,), row.module == "pointwise")
 
 
 _ANCHOR = "backbone.stage3.1.transformer.0.attention.qkv"
 """A module that all networks have, and that tells the layouts apart."""
 _SLOT = re.compile(r"\{([a-z])")
-
-
-@cache
-def _expand(row: Row, conv: str, norm: str) -> list[_Names]:
-    """A row with all numbers in its slots; `conv` and `norm` as in `Layout`."""
-    result = []
-    slots = sorted({*_SLOT.findall(row.ours + row.theirs)})
-    for numbers in product(NUMBERS, repeat=len(slots)):
-        values = dict(zip(slots, numbers, strict=True))
-        values |= {f"{slot}-1": number - 1 for slot, number in values.items()}
-        ours, theirs = row.ours.format(**values), row.theirs.format(**values)
-        if row.module == "conv_norm":
-            result.append(_Names(f"{ours}.conv", (theirs + conv,), False))
-            result.append(_Names(f"{ours}.norm", (theirs + norm,), False))
-        elif row.module == "query_key_value":
-            result.append(_Names(ours, tuple(f"{theirs}.{part}" for part in PARTS), False))
-        else:
-            result.append(_Names(ours, (theirs,), row.module == "pointwise"))
-    return result
 
 
 def shorten(names: list[str], limit: int = 8) -> str:

@@ -85,7 +85,6 @@ class Published:
             options=changed_options(config.model, {**config.options, **stride}),
             classes=class_names(self.classes) or config.classes,
             category_ids=coco_classes()[1] if self.classes == "coco" else config.category_ids,
-            preprocessing=self.preprocessing or config.preprocessing,
             source=f"{self.name}, {self.url}, {LICENCE}",
         )
 

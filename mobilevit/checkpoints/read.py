@@ -7,7 +7,6 @@ name. Nothing here runs code from a file.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import pickle
 import warnings
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from mobilevit.checkpoints import authors, timm, transformers
 from mobilevit.checkpoints.adapter import CONFIG, JSON_FILES, Adapter, FolderConfig
 from mobilevit.checkpoints.download import WEIGHT_FILES, shards
-from mobilevit.checkpoints.folder import WEIGHTS, config_of, read_safetensors
+from mobilevit.checkpoints.folder import WEIGHTS, config_of, parse_json, read_safetensors
 from mobilevit.checkpoints.keymap import CheckpointError, Layout, Row, shorten
 from mobilevit.checkpoints.pretrained import find_weights
 from mobilevit.data.class_names import ADE20K_CLASSES
@@ -109,32 +108,28 @@ class Contents(NamedTuple):
 def read(source: str | Path, *, preprocessing: Mapping[str, Any] | None = None) -> Weights:
     """Read weights of any known layout; the arguments and errors are those of `load`."""
     overrides = preprocessing or {}
-    path, published = find_weights(source)
-    folder, files = path, {}
+    folder, published = find_weights(source)
+    path, files = folder, {}
     if folder.is_dir():
-        files = {name: _read_json(path / name) for name in JSON_FILES if (path / name).is_file()}
-        path, contents = _read_folder(folder)
+        existing = [path for name in JSON_FILES if (path := folder / name).is_file()]
+        files = {path.name: parse_json(path.read_text(), file=str(path)) for path in existing}
+        path, (tensors, unwrapped, metadata) = _read_folder(folder)
     else:
-        contents = read_tensors(path)
-    tensors, metadata = contents.tensors, contents.metadata
+        tensors, unwrapped, metadata = read_tensors(path)
     if "config" in metadata or "format" in files.get(CONFIG, {}):  # a model folder's
         config = config_of(tensors, metadata, path, in_folder=CONFIG in files)
         known = config.preprocessing.with_fields(overrides)
         return Weights(replace(config, preprocessing=known), tensors)
-    match, unwrapped = recognise(contents.tensors, path), contents.unwrapped
+    match = recognise(tensors, path)
     unwrapped += (f"without the prefix {match.prefix}",) if match.prefix else ()
     if unwrapped:
         log.info("%s: read %s", path, ", ".join(unwrapped))
-    if match.left_out:
-        log.warning(
-            "%s: left out %d tensors that belong to no MobileViT network: %s",
-            *(path, len(match.left_out), shorten(match.left_out)),
-        )
     stated = FolderConfig()
     if CONFIG in files and match.adapter.read_config:
         stated = match.adapter.read_config(files, match.layout, str(folder))
+    implied = (published and published.preprocessing) or match.layout.preprocessing
     try:
-        known = match.layout.preprocessing.with_fields({**stated.preprocessing, **overrides})
+        known = implied.with_fields({**stated.preprocessing, **overrides})
     except ValueError as error:
         raise CheckpointError(
             f"{folder}: {error}; preprocessing={{...}} (--preprocessing.crop and others) replaces "
@@ -145,7 +140,6 @@ def read(source: str | Path, *, preprocessing: Mapping[str, Any] | None = None) 
     config = replace(config, source=source)
     if published:
         config = published.complete(config)
-        config = replace(config, preprocessing=config.preprocessing.with_fields(overrides))
     elif config.task == "segmentation" and "output_stride" not in stated.options:
         log.info(
             "%s does not state its output stride: %d is assumed, as in the authors' recipes; "
@@ -206,16 +200,6 @@ def _read_folder(folder: Path) -> tuple[Path, Contents]:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return values
-
-
 def implied_options(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The options of `build` that a segmentation file's tensors show without stating them.
 
@@ -246,8 +230,6 @@ class Match(NamedTuple):
     """What preceded the layout's names."""
     tensors: dict[str, Tensor]
     """Under that layout's names."""
-    left_out: list[str]
-    """Names of tensors that belong to no such network."""
 
 
 def recognise(tensors: Mapping[str, Tensor], path: Path) -> Match:
@@ -273,8 +255,12 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> Match:
             f"{path} holds several networks, below {' and '.join(sorted(networks))}: save the "
             "tensors of one of them alone"
         )
-    own = {name: tensors[key] for key, name in names.items()}
-    return Match(adapter, layout, prefix, own, [key for key in tensors if key not in names])
+    if left_out := [key for key in tensors if key not in names]:
+        log.warning(
+            "%s: left out %d tensors that belong to no MobileViT network: %s",
+            *(path, len(left_out), shorten(left_out)),
+        )
+    return Match(adapter, layout, prefix, {name: tensors[key] for key, name in names.items()})
 
 
 def read_tensors(path: Path) -> Contents:
@@ -292,19 +278,16 @@ def read_tensors(path: Path) -> Contents:
     if not start.startswith((b"PK", b"\x80")):
         raise CheckpointError(f"{path} is not a PyTorch file: it is neither a zip nor a pickle")
     content, unwrapped = _unpickle(path), []
-    while isinstance(content, Mapping):
-        name = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    while isinstance(content, dict):
+        content.pop("n_averaged", None)  # of the averages that torch keeps
+        name = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if name is None:
             break
         unwrapped.append(f"its {name}")
         content = content[name]
-    if isinstance(content, Mapping):  # of the averages that torch keeps
-        content = {key: value for key, value in content.items() if key != "n_averaged"}
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
+    if not isinstance(content, dict) or not all(isinstance(x, Tensor) for x in content.values()):
         raise CheckpointError(f"{path} is not a dictionary of tensors")
-    return Contents(dict(content), tuple(unwrapped), {})
+    return Contents(content, tuple(unwrapped), {})
 
 
 def _unpickle(path: Path) -> Any:

@@ -201,25 +201,23 @@ def _read_processor(values: Mapping[str, Any], layout: Layout, file: str) -> dic
             raise refuse(key)
     if abs(values.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
         raise refuse("rescale_factor")
-    stated: dict[str, Any] = {}
-    crops = values.get("do_center_crop") is not False
-    if layout.head and crops and "size" in values:  # in segmentation nothing may be cut off
+    crops, size = values.get("do_center_crop") is not False, values.get("size")
+    if layout.head and crops and size is not None:  # in segmentation nothing may be cut off
         log.info("%s crops images at the centre; here they are not cropped", file)
-    if (size := values.get("size")) is not None:
-        is_square = isinstance(size, Mapping) and "shortest_edge" not in size
-        if (side := _side(size)) is None or (is_square and crops and not layout.head):
-            raise refuse("size")
-        stated["resize"] = side
-        if layout.head or not crops:
-            mode = "stretch" if is_square else "shortest_edge"
-            stated |= {"resize_mode": mode, "crop": side}
-    if not layout.head and stated.get("resize_mode") != "stretch":
-        if not crops:
-            raise refuse("do_center_crop")
-        if (crop := values.get("crop_size")) is not None:
-            if (side := _side(crop)) is None:
-                raise refuse("crop_size")
-            stated["crop"] = side
+    crops = crops and not layout.head
+    is_square = isinstance(size, Mapping) and "shortest_edge" not in size
+    if crops and is_square:
+        raise refuse("size")
+    if not (crops or is_square or layout.head):
+        raise refuse("do_center_crop")
+    stated: dict[str, Any] = {}
+    for field, key in (("resize", "size"), ("crop", "crop_size" if crops else "size")):
+        if values.get(key) is not None:
+            if (side := _side(values[key])) is None:
+                raise refuse(key)
+            stated[field] = side
+    if stated and not crops:
+        stated["resize_mode"] = "stretch" if is_square else "shortest_edge"
     if (resample := values.get("resample")) is not None:
         if resample not in _RESAMPLE:
             raise refuse("resample")

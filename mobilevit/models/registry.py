@@ -169,24 +169,17 @@ def _pspnet(arch: Architecture, backbone: Backbone, **options: Any) -> Segmenter
     return Segmenter(backbone, PoolingPyramid(backbone.channels, options["channels"]), **options)
 
 
-def _segmenter_defaults(*, later: bool) -> dict[str, Any]:
-    """The defaults of the authors' `later` code, or of the paper's."""
-    return {
-        "output_stride": 16,
-        "channels": 512 if later else 256,
-        "aux": later,
-        "align_corners": later,
-        "classifier_dropout": 0.1,
-    }
+def _pspnet_defaults(arch: Architecture, output_stride: int | None) -> dict[str, Any]:
+    own = {"output_stride": 16, "channels": 512, "aux": True, "align_corners": True}
+    return own | {"classifier_dropout": 0.1}
 
 
 def _deeplabv3_defaults(arch: Architecture, output_stride: int | None) -> dict[str, Any]:
-    later = arch.block is not MobileViTBlock
-    return {
-        **_segmenter_defaults(later=later),
-        "rates": (12, 24, 36) if output_stride == 8 else (6, 12, 18),
-        "aspp_dropout": 0.0 if later else 0.1,
-    }
+    rates = (12, 24, 36) if output_stride == 8 else (6, 12, 18)
+    own = {**_pspnet_defaults(arch, output_stride), "rates": rates, "aspp_dropout": 0.0}
+    if arch.block is MobileViTBlock:  # the paper's; on v2 that of the authors' later code
+        own |= {"channels": 256, "aux": False, "align_corners": False, "aspp_dropout": 0.1}
+    return own
 
 
 _segmentation_head = partial(
@@ -227,11 +220,7 @@ HEADS: dict[str, Head] = {
             initialise=initialise_heads,
         ),
         _segmentation_head(prefix="deeplabv3_", defaults=_deeplabv3_defaults, build=_deeplabv3),
-        _segmentation_head(
-            prefix="pspnet_",
-            defaults=lambda arch, _: _segmenter_defaults(later=True),
-            build=_pspnet,
-        ),
+        _segmentation_head(prefix="pspnet_", defaults=_pspnet_defaults, build=_pspnet),
     )
 }
 
@@ -353,15 +342,14 @@ def build(
         values["out_indices"] = (3, 4) if values.get("aux") else head.stages
     of_backbone = BackboneOptions(**{f.name: values[f.name] for f in fields(BackboneOptions)})
     model: Network | Backbone = Backbone(arch, of_backbone)
-    config = default_config(name)
-    if num_classes is not None:
-        config = replace(config, num_classes=num_classes)
+    count = head.num_classes if num_classes is None else num_classes
     if features_only:
         initialise(model)
     else:
         head_values = {key: value for key, value in values.items() if key in HEAD_OPTIONS}
-        model = head.build(arch, model, num_classes=config.num_classes, **head_values)
+        model = head.build(arch, model, num_classes=count, **head_values)
         head.initialise(model)
     model.name = name
-    model.config = replace(config, options=changed_options(name, given))
+    options = changed_options(name, given)
+    model.config = replace(default_config(name), num_classes=count, options=options)
     return model.to(memory_format=torch.channels_last)

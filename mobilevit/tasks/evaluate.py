@@ -18,7 +18,7 @@ from mobilevit.tasks.base import (
     Timing,
     not_finite,
 )
-from mobilevit.utils.clock import now
+from mobilevit.utils.devices import now
 from mobilevit.utils.distributed import Processes, gather_items
 
 

@@ -1,8 +1,9 @@
-"""Devices, CPU cores, and how threads and loader workers share them."""
+"""Devices, their clock, CPU cores, and how threads and loader workers share them."""
 
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,6 +52,16 @@ def compute_device(name: str) -> torch.device:
     if name == "cuda":
         return torch.device(name, int(os.environ.get("LOCAL_RANK", "0")))  # torchrun's
     return torch.device(name)
+
+
+def now(device: torch.device | str) -> float:
+    """The time in seconds, once the device has finished its work."""
+    device_type = torch.device(device).type
+    if device_type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device_type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
 
 
 @contextmanager

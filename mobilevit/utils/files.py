@@ -116,9 +116,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def lock_file(path: Path, *, timeout: float = -1) -> FileLock:
-    """A lock `NAME.lock` for processes that write `path`; a negative `timeout` waits for ever."""
-    return FileLock(path.with_name(f"{path.name}.lock"), timeout=timeout)
+def lock_file(path: Path) -> FileLock:
+    """A lock `NAME.lock` for processes that write `path`."""
+    return FileLock(path.with_name(f"{path.name}.lock"))
 
 
 def file_sha256(path: Path) -> str:

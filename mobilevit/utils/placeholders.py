@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 SLOW = ("lightning", "matplotlib", "scipy", "sklearn", "torch", "torchmetrics", "torchvision")
@@ -30,25 +29,18 @@ class _Anything(ABCMeta):
         return arguments[0] if arguments and isinstance(arguments[0], type) else cls
 
 
-class _Package(ModuleType):
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.anything = _Anything(name.rpartition(".")[2], (), {})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.anything, name)
-
-
 class _Finder(MetaPathFinder, Loader):
+    """Finds `SLOW` packages, whose modules are placeholders too."""
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name.partition(".")[0] not in SLOW:
             return None
         return ModuleSpec(name, self, is_package=True)
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Package(spec.name)
+    def create_module(self, spec: ModuleSpec) -> Any:
+        return _Anything(spec.name, (), {})
 
-    def exec_module(self, module: ModuleType) -> None:
+    def exec_module(self, module: object) -> None:
         """Nothing runs."""
 
 
@@ -68,5 +60,5 @@ def placeholders() -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
         for name in set(sys.modules) - before:
-            if name.startswith("mobilevit.") or isinstance(sys.modules[name], _Package):
+            if name.startswith("mobilevit.") or isinstance(sys.modules[name], _Anything):
                 del sys.modules[name]

@@ -29,17 +29,15 @@ def quantize_weight(weight: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
     return (weight.detach() / scales.view(shape)).round().to(torch.int8), scales
 
 
-def fake_quantize_weight(weight: Tensor, min_scale: float = 0.0) -> Tensor:
+def fake_quantize_weight(weight: Tensor) -> Tensor:
     """Round weights `[out, ...]` to int8 and back, in float32; gradients pass unchanged.
-
-    `min_scale` is for runtimes that have one.
 
     >>> fake_quantize_weight(torch.tensor([[1.27, 0.126], [0.0, 0.0]]))
     tensor([[1.2700, 0.1300],
             [0.0000, 0.0000]])
     """
     weight = weight.float()  # mixed precision has fewer bits than the scale needs
-    scales = weight_scales(weight).clamp(min=min_scale)
+    scales = weight_scales(weight)
     zero_points = torch.zeros_like(scales, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, 0, -127, 127)
 

@@ -66,8 +66,8 @@ def test_segmentation_weights_are_completed(name, classes, stride, mode, order, 
         )
     )
     assert config.options == ({} if stride == 16 else {"output_stride": stride})
-    assert (config.preprocessing.resize_mode, config.preprocessing.channel_order) == (mode, order)
-    assert config.preprocessing.resize == config.preprocessing.crop == 512
+    assert (entry.preprocessing.resize_mode, entry.preprocessing.channel_order) == (mode, order)
+    assert entry.preprocessing.resize == entry.preprocessing.crop == 512
     assert config.classes == (VOC_CLASSES if classes == 21 else ADE20K_CLASSES)
     with torch.device("meta"):
         model = build(config.model, num_classes=classes, **config.options)

@@ -296,8 +296,10 @@ def test_public_names_are_what_they_say():
 
 
 def test_networks_and_weights_pull_in_no_heavy_part():
+    """The package itself does not even import torch."""
     code = (
         "import sys, mobilevit;"
+        "assert 'torch' not in sys.modules;"
         "mobilevit.create_model, mobilevit.load, mobilevit.save, mobilevit.list_models();"
         "heavy = {'lightning', 'matplotlib', 'sklearn', 'tensorboard', 'jsonargparse'};"
         "print(sorted(heavy & set(sys.modules)))"

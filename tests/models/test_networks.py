@@ -154,7 +154,7 @@ def computed(model: nn.Module, key: str, image: Callable[..., Tensor], batch: in
 def test_outputs_are_the_authors(name: str, fused: bool, reference, tmp_path) -> None:
     """Every stored output, relative to its standard deviation."""
     theirs = reference(name)
-    _, layout, _, tensors, _ = recognise(theirs.tensors, tmp_path)
+    _, layout, _, tensors = recognise(theirs.tensors, tmp_path)
     head = HEADS[layout.head]
     ours = layout.to_ours(tensors)
     back = layout.from_ours(ours)
