@@ -69,9 +69,18 @@ def create_model(
     if weights is not None:
         found = read(weights, preprocessing=preprocessing)
         config = _config_for(name, found.config, file=file)
-    if classes is not None or num_classes not in (None, config.num_classes):
+    if num_classes is None:
+        num_classes = len(classes) if classes else config.num_classes
+    if classes is not None or num_classes != config.num_classes:
         has_head = found is not None and found.config.model == name
-        config = _with_classes(config, num_classes, classes, head_of=file if has_head else None)
+        if has_head and classes and not config.classes and num_classes == config.num_classes:
+            log.warning(
+                "%s does not name its %d classes: the head is kept, and its outputs are taken to "
+                "be %s",
+                *(file, num_classes, shorten(list(classes), 3)),
+            )
+        names = None if classes is None else tuple(classes)
+        config = replace(config, num_classes=num_classes, classes=names, category_ids=None)
     random_state = torch.get_rng_state()
     model = build(
         name,
@@ -105,25 +114,6 @@ def _config_for(name: str, found: ModelConfig, *, file: str) -> ModelConfig:
         preprocessing=found.preprocessing.with_fields(frame),
         source=found.source,
     )
-
-
-def _with_classes(
-    config: ModelConfig,
-    num_classes: int | None,
-    classes: Sequence[str] | None,
-    *,
-    head_of: str | None,
-) -> ModelConfig:
-    """Set the classes; `head_of` is the file whose head the network has, if any."""
-    if num_classes is None:
-        num_classes = len(classes) if classes else config.num_classes
-    if head_of and classes and not config.classes and num_classes == config.num_classes:
-        log.warning(
-            "%s does not name its %d classes: the head is kept, and its outputs are taken to be %s",
-            *(head_of, num_classes, shorten(list(classes), 3)),
-        )
-    names = None if classes is None else tuple(classes)
-    return replace(config, num_classes=num_classes, classes=names, category_ids=None)
 
 
 def load(
