@@ -88,7 +88,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, tokens: int) -> Tensor:
         """`[G * N, d]` -> `[G * N, d]`, N = `tokens`."""
         qkv = self.qkv(x).reshape(-1, tokens, 3 * self.heads, self.width)
-        q, k, v = qkv.permute(0, 2, 1, 3).chunk(3, dim=1)  # [G, heads, N, d / heads]
+        q, k, v = qkv.permute(0, 2, 1, 3).split([self.heads] * 3, dim=1)  # [G, heads, N, d / heads]
         weights = (q @ k.transpose(2, 3)).softmax(dim=-1)
         y = (weights @ v).transpose(1, 2)  # [G, N, heads, d / heads]
         return self.out(y.reshape(-1, self.heads * self.width))

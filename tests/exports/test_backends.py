@@ -20,7 +20,8 @@ from mobilevit.exports.backends.coreml.backend import CoremlRunner
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
 from mobilevit.exports.spec import ExportError, ExportSpec
 from mobilevit.exports.verify import verify
-from tests.exports.conftest import ANTS, FLOAT_LAYER
+from mobilevit.models.layers import SeparableSelfAttention
+from tests.exports.conftest import ANTS, FLOAT_LAYER, distinctive
 from tests.numerics import assert_close, assert_probabilities_close
 
 Exported = Callable[..., Any]
@@ -95,6 +96,23 @@ def test_coreml_postprocesses_in_float32(exported: Exported) -> None:
     summary = exported("coreml", "detection").summary
     assert summary.outputs[2] == "labels: int32 [1, 200]"
     assert len(exported("coreml", "detection").bytes()) < 5.5e6  # no matrix of all pairs of boxes
+
+
+def test_coreml_attention_does_not_overflow_in_half_precision(
+    images: list[Image.Image], tmp_path: Path
+) -> None:
+    """Keys and values of some trained networks are around 1e3, and their products 1e6."""
+    model = distinctive("mobilevitv2_050", shallow=True)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, SeparableSelfAttention):
+                module.qkv.weight[1:] *= 500
+                module.out.weight *= 1e-3
+    summary = BACKENDS["coreml"].write(
+        model, ExportSpec(precision="fp16"), tmp_path / "loud.mlpackage"
+    )
+    verify(open_exported(summary.path), model, images, name="loud")
+    assert summary.types["float16"] > 2 * summary.types["float32"]
 
 
 def test_coreml_palettes(exported: Exported) -> None:

@@ -63,11 +63,11 @@ class Boxes(nn.Module):
         else:
             count = min(CANDIDATES, classes * anchors)
             candidates, index = scores.flatten(1).topk(count, dim=1)
-            boxes = corners.gather(1, (index % anchors)[..., None].expand(-1, -1, 4))
+            boxes = corners.gather(1, (index % anchors)[..., None].repeat(1, 1, 4))
             candidates = self.suppress_by_matrices(boxes, candidates, index // anchors)
             found, order = candidates.topk(min(limit, count), dim=1)
             index = index.gather(1, order)
-        boxes = corners.gather(1, (index % anchors)[..., None].expand(-1, -1, 4))
+        boxes = corners.gather(1, (index % anchors)[..., None].repeat(1, 1, 4))
         exists = found > 0
         labels = torch.where(exists, index // anchors, -1)
         return boxes.clamp(0, 1) * exists[..., None], found, labels.to(torch.int32)
@@ -86,7 +86,7 @@ class Boxes(nn.Module):
         A box is suppressed if a more probable box of its class overlaps it and is itself kept. This
         is iterated: n rounds are exact for boxes reached by chains of fewer than n overlaps.
         """
-        left, top, right, bottom = boxes.split(1, dim=2)  # [B, N, 1]
+        left, top, right, bottom = boxes.split([1] * 4, dim=2)  # [B, N, 1]
         width = torch.minimum(right, right.mT) - torch.maximum(left, left.mT)
         height = torch.minimum(bottom, bottom.mT) - torch.maximum(top, top.mT)
         shared = F.relu(width) * F.relu(height)  # [B, N, N]

@@ -6,7 +6,6 @@ import io
 import os
 import platform
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,17 @@ from PIL import Image
 from torch.export import ExportedProgram
 
 from mobilevit.exports.backends.base import Backend, FileSummary
-from mobilevit.exports.backends.coreml.graph import Float16Selector, translate
+from mobilevit.exports.backends.coreml.graph import computes_in_float16, translate
 from mobilevit.exports.backends.coreml.interpreter import Program
 from mobilevit.exports.backends.coreml.quantize import (
     PALETTES,
+    QUANTIZERS,
     compress_weights,
     quantize_int8,
-    require_quantizers,
 )
 from mobilevit.exports.spec import ExportError, FileMetadata
 from mobilevit.exports.toolchain import quiet, require
-from mobilevit.exports.wrap import PreparedModel
+from mobilevit.exports.wrap import IMAGE, PreparedModel
 from mobilevit.tasks import get_task
 from mobilevit.utils.devices import use_threads
 
@@ -41,23 +40,47 @@ RAW_INPUT = "input"
 """Input of a raw package: `tensor` is a reserved word in Core ML's language."""
 
 
-def input_name(prepared: PreparedModel) -> str:
+def input_name(metadata: FileMetadata) -> str:
     """Name of a package's input."""
-    return RAW_INPUT if prepared.spec.raw else prepared.input_name
+    return RAW_INPUT if metadata.raw else IMAGE
+
+
+def takes_image(metadata: FileMetadata) -> bool:
+    """Whether a package's input is one of Core ML's images, of which each is a single one."""
+    return not metadata.raw and metadata.dynamic != "batch"
+
+
+def input_ranges(metadata: FileMetadata) -> list[tuple[int, int]]:
+    """The smallest and largest of each size of a package's input, `[B, 3, H, W]`."""
+    channels = metadata.config.options.get("in_channels", 3)
+    crop = metadata.config.preprocessing.crop
+    side = (MIN_SIDE, MAX_SIDE) if metadata.dynamic == "size" else (crop, crop)
+    return [(1, MAX_BATCH if metadata.dynamic == "batch" else 1), (channels, channels), side, side]
+
+
+def describe_input(metadata: FileMetadata) -> str:
+    """`image: RGB image [256, 256]`, or `input: float32 [1..256, 3, 256, 256]`."""
+    sizes = [str(a) if a == b else f"{a}..{b}" for a, b in input_ranges(metadata)]
+    dtype, sizes = ("RGB image", sizes[2:]) if takes_image(metadata) else ("float32", sizes)
+    return f"{input_name(metadata)}: {dtype} [{', '.join(sizes)}]"
 
 
 def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as a Core ML package."""
-    require("coremltools", extra="coreml")
+    quantize, metadata = prepared.spec.quantize, prepared.metadata
+    require("coremltools", *QUANTIZERS.get(quantize, ()), extra="coreml")
     if path.suffix != ".mlpackage":
         raise ExportError(f"a Core ML package's name ends in .mlpackage, unlike {path.name}")
-    require_quantizers(prepared)
-    quantize = prepared.spec.quantize
+    _, outputs = prepared.describe()
     # No option turns coremltools' progress bars off.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         if quantize == "int8":
             prepared = quantize_int8(prepared)
-        program = translate(prepared.program())
+        # Raw logits and masks have no operations behind the network that need more digits.
+        precise = not metadata.raw and any(
+            _dtype(name) is np.float32 for name in prepared.output_names
+        )
+        program = translate(prepared.program(), float32_outputs=precise)
         model = _convert(program, prepared)
         if quantize not in (None, "int8"):
             model = compress_weights(model, prepared, program.graph_signature.inputs_to_parameters)
@@ -69,8 +92,8 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
     types |= {f"weights {dtype}": count for dtype, count in saved.compressed.items()}
     return FileSummary(
         path=path,
-        inputs=(describe_input(saved),),
-        outputs=tuple(_describe_outputs(program, prepared)),
+        inputs=(describe_input(metadata),),
+        outputs=tuple(line.replace("uint8", "int32") for line in outputs),
         operations=len(saved.steps),
         types=types,
     )
@@ -82,22 +105,14 @@ def _convert(program: ExportedProgram, prepared: PreparedModel) -> Any:
     # Indices of candidates in 16 bits would save nothing on a CPU or GPU.
     pipeline.remove_passes({"common::add_int16_cast"})
     metadata = prepared.metadata
-    precision = ct.precision.FLOAT32
-    if metadata.precision == "fp16":
-        # Raw logits and masks have no operations behind the network that need more digits.
-        precise = any(_dtype(name) == "float32" for name in prepared.output_names)
-        selector = Float16Selector() if precise and not metadata.raw else None
-        precision = ct.transform.FP16ComputePrecision(selector)
+    half = ct.transform.FP16ComputePrecision(computes_in_float16)
     try:
         return ct.convert(
             program,
-            inputs=[_input(ct, prepared)],
-            outputs=[
-                ct.TensorType(name=name, dtype=np.dtype(_dtype(name)).type)
-                for name in prepared.output_names
-            ],
+            inputs=[_input(ct, metadata)],
+            outputs=[ct.TensorType(name=one, dtype=_dtype(one)) for one in prepared.output_names],
             convert_to="mlprogram",
-            compute_precision=precision,
+            compute_precision=half if metadata.precision == "fp16" else ct.precision.FLOAT32,
             minimum_deployment_target=ct.target.iOS17,
             pass_pipeline=pipeline,
             skip_model_load=True,
@@ -108,19 +123,15 @@ def _convert(program: ExportedProgram, prepared: PreparedModel) -> Any:
         ) from error
 
 
-def _input(ct: Any, prepared: PreparedModel) -> Any:
-    """The input: an image if the batch is 1, otherwise a tensor."""
-    batch, channels, height, width = prepared.example.shape
-    dynamic, crop = prepared.spec.dynamic, prepared.metadata.config.preprocessing.crop
-    shape: list[Any] = [batch, channels, height, width]
-    if dynamic == "batch":
-        shape[0] = ct.RangeDim(1, MAX_BATCH, default=1)
-    elif dynamic == "size":
-        usual = min(max(crop, MIN_SIDE), MAX_SIDE)
-        shape[2:] = [ct.RangeDim(MIN_SIDE, MAX_SIDE, default=usual) for _ in range(2)]
-    if prepared.spec.raw or dynamic == "batch":
-        return ct.TensorType(name=input_name(prepared), shape=shape, dtype=np.float32)
-    return ct.ImageType(name=input_name(prepared), shape=shape, color_layout=ct.colorlayout.RGB)
+def _input(ct: Any, metadata: FileMetadata) -> Any:
+    name, crop = input_name(metadata), metadata.config.preprocessing.crop
+    shape = [
+        low if low == high else ct.RangeDim(low, high, default=min(max(usual, low), high))
+        for usual, (low, high) in zip((1, 3, crop, crop), input_ranges(metadata), strict=True)
+    ]
+    if takes_image(metadata):
+        return ct.ImageType(name=name, shape=shape, color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(name=name, shape=shape, dtype=np.float32)
 
 
 def _describe(model: Any, prepared: PreparedModel) -> None:
@@ -137,7 +148,7 @@ def _describe(model: Any, prepared: PreparedModel) -> None:
         text = "Pixels 0..255, red, green, blue, resized as given by `preprocessing`, [B, 3, H, W]."
     else:
         text = "An image, resized as given by `preprocessing` in the metadata."
-    model.input_description[input_name(prepared)] = text
+    model.input_description[input_name(metadata)] = text
     for name in prepared.output_names:
         model.output_description[name] = MEANINGS[name]
 
@@ -169,7 +180,7 @@ class CoremlRunner:
         if sys.platform == "darwin":
             self.model = ct.models.MLModel(str(path))
             self.runtime = f"Core ML of macOS {platform.mac_ver()[0]}"
-        (self._input,) = self.program.description.input
+        self._input = input_name(self.metadata)
         task = get_task(self.metadata.config.task).export
         self._outputs = task.raw_outputs if self.metadata.raw else task.outputs
 
@@ -179,75 +190,35 @@ class CoremlRunner:
 
     def interpret(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         with use_threads(self.threads):
-            outputs = self.program(**{self._input.name: self._nchw(images)})
+            outputs = self.program(**{self._input: self._nchw(images)})
         return tuple(outputs[name] for name in self._outputs)
 
     def predict(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         value: Any = self._nchw(images)
-        if self._input.type.WhichOneof("Type") == "imageType":
+        if takes_image(self.metadata):
             value = Image.fromarray(images[0])
-        outputs = self.model.predict({self._input.name: value})
+        outputs = self.model.predict({self._input: value})
         return tuple(np.asarray(outputs[name]) for name in self._outputs)
 
     def _nchw(self, images: np.ndarray) -> np.ndarray:
         """Float32 `[B, 3, H, W]`, as Core ML makes it from an image."""
-        raw = self.metadata.raw
-        nchw = images if raw else images.transpose(0, 3, 1, 2).astype(np.float32)
-        ranges = size_ranges(self._input)
-        fits = nchw.ndim == len(ranges) and all(
+        nchw = images
+        if not self.metadata.raw:
+            nchw = images.transpose(0, 3, 1, 2).astype(np.float32)
+        ranges = input_ranges(self.metadata)
+        if nchw.ndim != len(ranges) or not all(
             low <= size <= high for size, (low, high) in zip(nchw.shape, ranges, strict=True)
-        )
-        if not fits:
+        ):
             raise ExportError(
-                f"the package takes {describe_input(self.program)}, not {images.dtype} "
+                f"the package takes {describe_input(self.metadata)}, not {images.dtype} "
                 f"{list(images.shape)}"
             )
         return np.ascontiguousarray(nchw)
 
 
-Range = tuple[int, int]
-
-
-def size_ranges(feature: Any) -> list[Range]:
-    """The smallest and largest of each size of an input `[B, 3, H, W]`, from its description."""
-    if feature.type.WhichOneof("Type") == "imageType":
-        image = feature.type.imageType
-        sides = [(image.height, image.height), (image.width, image.width)]
-        if image.WhichOneof("SizeFlexibility") == "imageSizeRange":
-            ranges = image.imageSizeRange
-            sides = [
-                (side.lowerBound, side.upperBound)
-                for side in (ranges.heightRange, ranges.widthRange)
-            ]
-        return [(1, 1), (3, 3), *sides]
-    array = feature.type.multiArrayType
-    if array.WhichOneof("ShapeFlexibility") == "shapeRange":
-        return [(side.lowerBound, side.upperBound) for side in array.shapeRange.sizeRanges]
-    return [(size, size) for size in array.shape]
-
-
-def describe_input(program: Program) -> str:
-    """`image: RGB image [256, 256]`, or `input: float32 [1..256, 3, 256, 256]`."""
-    (feature,) = program.description.input
-    texts = [str(low) if low == high else f"{low}..{high}" for low, high in size_ranges(feature)]
-    if feature.type.WhichOneof("Type") == "imageType":
-        return f"{feature.name}: RGB image [{', '.join(texts[2:])}]"
-    return f"{feature.name}: {program.inputs[feature.name].dtype} [{', '.join(texts)}]"
-
-
-def _describe_outputs(program: ExportedProgram, prepared: PreparedModel) -> Iterator[str]:
-    """`probabilities: float32 [batch, 5]`, from torch's graph."""
-    (outputs,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
-    for name, node in zip(prepared.output_names, outputs, strict=True):
-        letters = iter(("batch",) if prepared.spec.dynamic == "batch" else ("height", "width"))
-        value = node.meta["val"]
-        sizes = (str(one) if isinstance(one, int) else next(letters) for one in value.shape)
-        yield f"{name}: {_dtype(name)} [{', '.join(sizes)}]"
-
-
-def _dtype(output: str) -> str:
+def _dtype(output: str) -> type[np.number]:
     """The type of an output: the only integers of Core ML's outputs are int32."""
-    return "int32" if output in ("labels", "mask") else "float32"
+    return np.int32 if output in ("labels", "mask") else np.float32
 
 
 def _reset_permissions(path: Path) -> None:

@@ -10,7 +10,6 @@ shows only on that device.
 import importlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +20,24 @@ from mobilevit.exports.backends.coreml.operations import OPERATIONS, MilError, t
 from mobilevit.exports.toolchain import quiet
 
 
-@dataclass(frozen=True)
-class TensorType:
-    """Type and shape of a tensor in a program."""
-
-    dtype: str
-    shape: tuple[int | None, ...]
-    """None where a size is dynamic."""
-
-    def __str__(self) -> str:
-        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
-        return f"{self.dtype} [{sizes}]"
-
-    def fits(self, value: Any) -> bool:
-        return (
-            str(value.dtype) == self.dtype
-            and value.ndim == len(self.shape)
-            and all(
-                want in (None, size) for want, size in zip(self.shape, value.shape, strict=True)
-            )
-        )
-
-
 class Program:
     """A saved ML program of one function."""
 
     def __init__(self, path: Path) -> None:
         self._mil: Any = importlib.import_module("coremltools.converters.mil.mil")
-        spec, weights = _read(path)
+        ct: Any = importlib.import_module("coremltools")
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
+        if not (path / "Manifest.json").is_file():  # or coremltools makes one
+            raise MilError(f"{path} is not a Core ML package: it has no Manifest.json")
+        weights = path / "Data" / "com.apple.CoreML" / "weights"
         try:
-            program = load(spec, spec.specificationVersion, weights)
-        except (RuntimeError, ValueError) as error:  # as the reader of weights puts it
-            raise MilError(f"{path} is damaged: {error}") from error
-        if set(program.functions) != {"main"}:
-            raise MilError(
-                f"{path} has the functions {', '.join(program.functions)}, not only main"
-            )
-        main = self._main = program.functions["main"]
+            spec = ct.utils.load_spec(str(path))
+            main = load(spec, spec.specificationVersion, str(weights)).functions["main"]
+        except Exception as error:  # its exceptions have no other base in common
+            raise MilError(f"{path} is damaged, or not a Core ML program: {error!r}") from error
+        self._main = main
         self.description = spec.description
         self.metadata = dict(spec.description.metadata.userDefined)
-        self.inputs = {name: self._type(variable) for name, variable in main.inputs.items()}
         self.compressed: Counter[str] = Counter()
         """Compressed constants by their type: `int8`, `palette of 16`."""
         self._constants: dict[Any, Any] = {}
@@ -78,22 +54,31 @@ class Program:
                 self.steps.append(step)
         self._last_use = {v: step for step in self.steps for v in _variables(step)}
 
-    def _type(self, variable: Any) -> TensorType:
-        name = np.dtype(self._mil.types.nptype_from_builtin(variable.dtype)).name
-        symbolic = self._mil.types.symbolic.is_symbolic
-        shape = (None if symbolic(size) else int(size) for size in variable.shape)
-        return TensorType(name, tuple(shape))
+    def _dtype(self, variable: Any) -> str:
+        return np.dtype(self._mil.types.nptype_from_builtin(variable.dtype)).name
+
+    def _check(self, name: str, variable: Any, value: Any) -> None:
+        """Raise MilError if a value does not have the type and shape of its variable."""
+        dtype, symbolic = self._dtype(variable), self._mil.types.symbolic.is_symbolic
+        shape = ["?" if symbolic(size) else str(size) for size in variable.shape]
+        found = [str(size) for size in value.shape]
+        fits = str(value.dtype) == dtype and len(found) == len(shape)
+        if not fits or any(
+            want not in ("?", size) for want, size in zip(shape, found, strict=True)
+        ):
+            raise MilError(
+                f"{name} is {dtype} [{', '.join(shape)}], not {value.dtype} [{', '.join(found)}]"
+            )
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Run the program on inputs by name, and return its outputs by name."""
-        if inputs.keys() != self.inputs.keys():
-            raise MilError(f"the program takes {', '.join(self.inputs)}, not {', '.join(inputs)}")
+        variables = self._main.inputs
+        if inputs.keys() != variables.keys():
+            raise MilError(f"the program takes {', '.join(variables)}, not {', '.join(inputs)}")
         values = dict(self._constants)
         for name, value in inputs.items():
-            if not self.inputs[name].fits(value):
-                found = TensorType(str(value.dtype), value.shape)
-                raise MilError(f"the program's {name} is {self.inputs[name]}, not {found}")
-            values[self._main.inputs[name]] = value
+            self._check(f"the program's {name}", variables[name], value)
+            values[variables[name]] = value
         with torch.inference_mode(), quiet():
             for step in self.steps:
                 values |= zip(step.outputs, self._run(step, values), strict=True)
@@ -123,15 +108,12 @@ class Program:
         except (IndexError, TypeError, ValueError) as error:
             raise MilError(f"{label}: {error}") from error
         for variable, result in zip(step.outputs, results, strict=True):
-            expected = self._type(variable)
             if result is None:
                 raise MilError(f"{label} is not implemented")
             value = np.asarray(result)
-            if expected.dtype == "float16" and value.dtype == np.float32:
+            if value.dtype == np.float32 and self._dtype(variable) == "float16":
                 value = tensor(value).half().numpy()  # NumPy is ten times as slow
-            if not expected.fits(value):
-                found = TensorType(str(value.dtype), value.shape)
-                raise MilError(f"{label} returns {found}, in the program {expected}")
+            self._check(f"{variable.name} of {label}", variable, value)
             yield value if value.ndim else value[()]
 
     def _results(self, operation: str, inputs: dict[str, Any]) -> list[Any]:
@@ -159,23 +141,8 @@ class Program:
             elif source is not None and source.op_type == "dequantize":
                 counts["int8"] += 1
             else:
-                counts[self._type(step.outputs[0]).dtype] += 1
+                counts[self._dtype(step.outputs[0])] += 1
         return counts
-
-
-def _read(path: Path) -> tuple[Any, str]:
-    ct: Any = importlib.import_module("coremltools")
-    folder = path / "Data" / "com.apple.CoreML"
-    if not (path / "Manifest.json").is_file() or not (folder / "model.mlmodel").is_file():
-        raise MilError(f"{path} is not a Core ML package: it has no manifest or no model.mlmodel")
-    protobuf: Any = importlib.import_module("google.protobuf.message")
-    try:
-        spec = ct.utils.load_spec(str(path))
-    except protobuf.DecodeError as error:
-        raise MilError(f"{path} is not a Core ML package that can be read: {error}") from error
-    if spec.WhichOneof("Type") != "mlProgram":
-        raise MilError(f"{path} is not an ML program but {spec.WhichOneof('Type')}")
-    return spec, str(folder / "weights")
 
 
 def _variables(step: Any) -> list[Any]:

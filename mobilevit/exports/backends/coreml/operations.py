@@ -72,12 +72,9 @@ def avg_pool(
     return F.avg_pool2d(tensor(x), kernel_sizes.tolist(), strides.tolist())
 
 
-def instance_norm(
-    x: Array, epsilon: float, gamma: Array | None = None, beta: Array | None = None
-) -> Tensor:
+def instance_norm(x: Array, epsilon: float) -> Tensor:
     """Normalize `[B, C, *D]` over the axes D."""
-    weight, bias = (None if values is None else tensor(values) for values in (gamma, beta))
-    return F.instance_norm(tensor(x), weight=weight, bias=bias, eps=float(epsilon))
+    return F.instance_norm(tensor(x), eps=float(epsilon))
 
 
 def topk(
@@ -93,34 +90,22 @@ def topk(
     if not sort or not return_indices:
         raise unsupported("topk", sort=sort, return_indices=return_indices)
     values, indices = tensor(x).sort(dim=int(axis), descending=not ascending, stable=True)
-    first = (part.narrow(int(axis), 0, int(k)) for part in (values, indices))
-    values, indices = first
+    values, indices = (part.narrow(int(axis), 0, int(k)) for part in (values, indices))
     return values, indices.to(getattr(torch, output_indices_dtype))
 
 
-def _grid(size: int, target: int, mode: str) -> Tensor:
-    """Where samples are taken along an axis, `[target]` in float64."""
-    steps = torch.arange(target, dtype=torch.float64)
-    if mode == "UNALIGN_CORNERS":
-        return ((steps + 0.5) * size / target - 0.5).clamp(0, size - 1)
-    if mode == "STRICT_ALIGN_CORNERS":
-        return steps * ((size - 1) / max(target - 1, 1))
-    raise unsupported("resize", sampling_mode=mode)
+ALIGN_CORNERS = {"UNALIGN_CORNERS": False, "STRICT_ALIGN_CORNERS": True}
+"""Modes of sampling -> the same in torch."""
 
 
 def resize_bilinear(
     x: Array, target_size_height: int, target_size_width: int, sampling_mode: str
 ) -> Tensor:
-    """`[..., H, W]` -> `[..., height, width]`, as products with matrices of two values a row."""
-    matrices = []
-    for size, target in zip(x.shape[-2:], (target_size_height, target_size_width), strict=True):
-        at = _grid(size, int(target), sampling_mode)
-        low = at.floor().long().clamp(max=size - 1)
-        high = (low + 1).clamp(max=size - 1)
-        share = (at - low)[:, None]
-        eye = torch.eye(size, dtype=torch.float64)
-        matrices.append((eye[low] * (1 - share) + eye[high] * share).float())
-    return matrices[0] @ tensor(x) @ matrices[1].mT
+    """`[B, C, H, W]` -> `[B, C, height, width]`."""
+    if x.ndim != 4 or sampling_mode not in ALIGN_CORNERS:
+        raise unsupported("resize", rank=x.ndim, sampling_mode=sampling_mode)
+    size, corners = (int(target_size_height), int(target_size_width)), ALIGN_CORNERS[sampling_mode]
+    return F.interpolate(tensor(x), size, mode="bilinear", align_corners=corners)
 
 
 def resize(

@@ -1,15 +1,13 @@
 """Quantized Core ML packages: weights and activations, or weights only."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from mobilevit.exports.quantize import layers_to_quantize
-from mobilevit.exports.spec import ExportError
-from mobilevit.exports.toolchain import require
 from mobilevit.exports.wrap import PreparedModel
 
 PALETTES = {"palette8": 8, "palette6": 6, "palette4": 4}
@@ -22,13 +20,11 @@ MIN_SCALE = 2.0**-20
 """Least scale of int8 values: float16 represents it to four digits."""
 
 
-def require_quantizers(prepared: PreparedModel) -> None:
-    """Require the packages for a mode of quantization."""
-    mode = prepared.metadata.quantize
-    if mode in PALETTES:
-        require("sklearn", extra="coreml")
-    if mode == "int8":
-        require("torchao.quantization.pt2e", extra="coreml")
+QUANTIZERS: Mapping[str | None, Sequence[str]] = {
+    "int8": ("torchao.quantization.pt2e",),
+    **dict.fromkeys(PALETTES, ("sklearn",)),
+}
+"""Packages that a mode of quantization needs."""
 
 
 def quantize_int8(prepared: PreparedModel) -> PreparedModel:
@@ -87,60 +83,35 @@ def _quantizer(prepared: PreparedModel) -> Any:
 def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[str, str]) -> Any:
     """Compress a model's weights by `prepared.spec`.
 
+    In every mode of palettes, all layers get 256 values except transformer layers and 3x3
+    convolutions: these are a tenth of a network, and some channels of an inverted residual reach a
+    hundred times as far as others, so a small palette has no values for most of them.
+
     `parameters` maps names of weights in torch's graph, which coremltools keeps, to those in the
     module.
     """
     cto: Any = importlib.import_module("coremltools.optimize.coreml")
-    mode = prepared.spec.quantize
-    assert mode is not None
-    weights = cto.get_weights_metadata(model, weight_threshold=MIN_WEIGHTS)
-    names: dict[str, Any] = dict.fromkeys(_float_weights(weights, prepared, parameters))
-    if mode == "int8-weights":
-        default = cto.OpLinearQuantizerConfig(
+    spec, weights = prepared.spec, cto.get_weights_metadata(model, weight_threshold=MIN_WEIGHTS)
+    if spec.quantize == "int8-weights":
+        compress = cto.linear_quantize_weights
+        default = fine = cto.OpLinearQuantizerConfig(
             mode="linear_symmetric",
             dtype="int8",
             granularity="per_channel",
             weight_threshold=MIN_WEIGHTS,
         )
-        config = cto.OptimizationConfig(global_config=default, op_name_configs=names)
-        return cto.linear_quantize_weights(model, config)
-    default, fine = (
-        cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=MIN_WEIGHTS)
-        for bits in (PALETTES[mode], 8)
-    )
-    names = dict.fromkeys(_outlier_weights(weights, parameters), fine) | names
-    config = cto.OptimizationConfig(global_config=default, op_name_configs=names)
-    return cto.palettize_weights(model, config)
-
-
-def _outlier_weights(weights: Mapping[str, Any], parameters: Mapping[str, str]) -> list[str]:
-    """Names of the weights that get palettes of 256 values in every mode.
-
-    These are all except those of transformer layers and 3x3 convolutions, a tenth of a network.
-    Some channels of an inverted residual reach a hundred times as far as others, so a small palette
-    has no values for most of them.
-    """
-    return [
-        name
-        for name, about in weights.items()
-        if about.val.ndim != 4 or about.val.shape[2:] == (1, 1)
-        if ".layers." not in parameters.get(name.removesuffix("_to_fp16"), "")
-    ]
-
-
-def _float_weights(
-    weights: Mapping[str, Any], prepared: PreparedModel, parameters: Mapping[str, str]
-) -> list[str]:
-    float_layers = prepared.spec.float_layers
-    sizes = {name: values.numel() for name, values in prepared.module.named_parameters()}
-    names = []
-    for name, parameter in parameters.items():
-        if parameter.rpartition(".")[0] not in float_layers:
-            continue
-        found = [one for one in (name, f"{name}_to_fp16") if one in weights]
-        if not found and sizes[parameter] > MIN_WEIGHTS:
-            raise ExportError(
-                f"float_layers: {parameter} has no weights of its own in Core ML's graph"
-            )
-        names += found
-    return names
+    else:
+        compress = cto.palettize_weights
+        default, fine = (
+            cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=MIN_WEIGHTS)
+            for bits in (PALETTES[str(spec.quantize)], 8)
+        )
+    configs: dict[str, Any] = {}
+    for name, about in weights.items():
+        parameter = parameters.get(name.removesuffix("_to_fp16"), "")
+        if parameter.rpartition(".")[0] in spec.float_layers:
+            configs[name] = None
+        elif ".layers." not in parameter and about.val.shape[2:] in ((), (1, 1)):
+            configs[name] = fine
+    config = cto.OptimizationConfig(global_config=default, op_name_configs=configs)
+    return compress(model, config)
