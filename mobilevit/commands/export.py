@@ -77,6 +77,7 @@ def export(
     evaluator = _evaluator(network, options)
     compared, calibration = _images(options, evaluator)
     spec = options.spec(calibration)
+    backend.check(network, spec)
     backend.check_output(path, spec)
     if backend.runtime_tarball is not None:
         backend.runtime_tarball(options.runtime_tarball)

@@ -13,13 +13,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevit.exports.spec import ExportError
-from mobilevit.exports.wrap import EndToEndModel, PreparedModel, RawModel
+from mobilevit.exports.wrap import PreparedModel
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
 from mobilevit.utils.quantization import fake_quantize, fake_quantize_weight
 
@@ -65,7 +66,6 @@ def quantizable_layers(module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 def layers_to_quantize(prepared: PreparedModel) -> frozenset[str]:
     """Names of all quantizable layers except `ExportSpec.float_layers`, which must exist."""
     layers = frozenset(quantizable_layers(prepared.module))
-    _refuse_float16(prepared)
     unknown = prepared.spec.float_layers - layers
     if unknown:
         raise ExportError(
@@ -75,19 +75,11 @@ def layers_to_quantize(prepared: PreparedModel) -> frozenset[str]:
     return layers - prepared.spec.float_layers
 
 
-def _refuse_float16(prepared: PreparedModel) -> None:
-    if any(parameter.dtype == torch.float16 for parameter in prepared.module.parameters()):
-        raise ExportError("quantize cannot be combined with precision fp16")
-
-
 def equalize_channels(prepared: PreparedModel) -> PreparedModel:
-    """Copy a float32 network with equalized channel ranges; an equalized one is returned as it is.
+    """Copy a float32 network with equalized channel ranges.
 
     The outputs are the same within float rounding, and layers keep their names.
     """
-    _refuse_float16(prepared)
-    if any(isinstance(module, EqualizedConv) for module in prepared.module.modules()):
-        return prepared
     module = copy.deepcopy(prepared.module)
     blocks = {
         name: block
@@ -137,7 +129,6 @@ def rank_layers(prepared: PreparedModel) -> list[str]:
     one range each, observed on the calibration images. A layer's error is the mean square of the
     change in the logits (and in a detector's offsets), as a share of their variance.
     """
-    _refuse_float16(prepared)
     images = prepared.calibration()
     module, layers = prepared.module, quantizable_layers(prepared.module)
     with torch.inference_mode():
@@ -145,22 +136,23 @@ def rank_layers(prepared: PreparedModel) -> list[str]:
         images = images[:: -(-len(images) // RANKING_IMAGES)]
         if len({image.shape for image in images}) == 1:
             images = [torch.cat(images)]
-        expected = [_logits(module, image) for image in images]
+        expected = _logits(module, images)
         errors = {}
         for name, layer in layers.items():
             with _fake_quantized(layer, *ranges[name]):
-                found = [_logits(module, image) for image in images]
-            errors[name] = _relative_error(expected, found)
+                found = _logits(module, images)
+            errors[name] = sum(
+                float((other - truth).square().mean() / truth.var().clamp(min=1e-12))
+                for truth, other in zip(expected, found, strict=True)
+            )
     return sorted(errors, key=lambda name: errors[name], reverse=True)
 
 
-def _logits(module: nn.Module, image: Tensor) -> list[Tensor]:
-    """A network's outputs ahead of its post-processing."""
-    if isinstance(module, EndToEndModel | RawModel):
-        outputs = module.logits(image)
-    else:
-        outputs = module(image)
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+def _logits(module: Any, images: Sequence[Tensor]) -> list[Tensor]:
+    """A network's outputs ahead of its post-processing: each for all images, as one vector."""
+    outputs = [module.logits(image) for image in images]
+    parts = [(one,) if isinstance(one, Tensor) else one for one in outputs]
+    return [torch.cat([part.flatten() for part in same]) for same in zip(*parts, strict=True)]
 
 
 def _observe_ranges(
@@ -178,8 +170,7 @@ def _observe_ranges(
         ranges[name] = before, after
 
     with _observed(layers, observe):
-        for image in images:
-            _logits(module, image)
+        _logits(module, images)
     for name, part in module.named_modules():
         if isinstance(part, EqualizedConv):
             low, high = map(torch.tensor, EQUALIZED_RANGE)
@@ -199,17 +190,6 @@ def _fake_quantized(layer: nn.Conv2d | nn.Linear, inputs: Range, outputs: Range)
             yield
     finally:
         layer.weight = weight
-
-
-def _relative_error(expected: Sequence[list[Tensor]], found: Sequence[list[Tensor]]) -> float:
-    """Mean square of the differences as a share of the variance, summed over the outputs."""
-    total = 0.0
-    for outputs, others in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True):
-        truth, other = (
-            torch.cat([part.flatten() for part in parts]) for parts in (outputs, others)
-        )
-        total += float((other - truth).square().mean() / truth.var().clamp(min=1e-12))
-    return total
 
 
 @dataclass(frozen=True)

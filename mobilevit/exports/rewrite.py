@@ -112,31 +112,28 @@ class SeparableAttention(nn.Module):
         return self.out(y.reshape(-1, self.dim)).to(x.dtype)
 
 
-class TokenNorm(nn.Module):
-    """`nn.LayerNorm` over rows, without scale and shift."""
+class BareNorm(nn.Module):
+    """A norm over rows `[M, d]` of `samples` images, without scale and shift."""
 
-    def __init__(self, trained: nn.LayerNorm) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.eps = trained.eps
+        self.eps = norm.eps
+
+
+class TokenNorm(BareNorm):
+    """`nn.LayerNorm` over rows."""
 
     def forward(self, x: Tensor, samples: int) -> Tensor:
-        """`[M, d]` -> `[M, d]`; `samples` is there for the signature of `BareSampleNorm`."""
         return F.layer_norm(x, x.shape[1:], eps=self.eps)
 
 
-class BareSampleNorm(nn.Module):
-    """`SampleNorm` over rows, without scale and shift."""
-
-    def __init__(self, trained: SampleNorm) -> None:
-        super().__init__()
-        self.eps = trained.eps
+class BareSampleNorm(BareNorm):
+    """`SampleNorm` over rows: over all of a sample's rows together."""
 
     def forward(self, x: Tensor, samples: int) -> Tensor:
-        """`[samples * M, d]`, normalized over all of a sample's M rows together."""
-        dim = x.shape[1]
         # In float32: a sum over so many values overflows float16.
         values = x.float().reshape(samples, 1, -1)
-        return F.instance_norm(values, eps=self.eps).reshape(-1, dim).to(x.dtype)
+        return F.instance_norm(values, eps=self.eps).reshape(-1, x.shape[1]).to(x.dtype)
 
 
 def bare_norm(trained: Any, following: Any) -> nn.Module:

@@ -60,13 +60,6 @@ class ExportSpec(FileFormat):
     """Layers that are not quantized, by their names in `PreparedModel.module.named_modules()`, such
     as `network.backbone.stages.2.1.layers.0.attention.qkv`."""
 
-    def __post_init__(self) -> None:
-        if self.dynamic not in (None, "batch", "size") or self.precision not in ("fp32", "fp16"):
-            raise ExportError(
-                "dynamic must be batch, size or None, precision fp32 or fp16, not "
-                f"{self.dynamic!r} and {self.precision!r}"
-            )
-
 
 FRAMING = ("resize_mode", "resize", "crop", "interpolation")
 """Fields of `Preprocessing` about the size of an image, not about its values."""

@@ -133,7 +133,9 @@ def verify(
     else:
         agrees = result.difference <= tolerance
     if not agrees:
-        raise DisagreementError(f"{name} does not agree with PyTorch: {result}")
+        dynamic = metadata.dynamic
+        hint = f"; without dynamic {dynamic} it may be closer" if dynamic else ""
+        raise DisagreementError(f"{name} does not agree with PyTorch: {result}{hint}")
     return result
 
 

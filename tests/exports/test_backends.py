@@ -176,7 +176,7 @@ def test_litert_files_are_reproducible(exported: Exported, tmp_path: Path) -> No
 
 def test_litert_is_not_quantized_in_half_precision(exported: Exported) -> None:
     spec = ExportSpec(precision="fp16", quantize="int8-weights")
-    with pytest.raises(ExportError, match="cannot be combined with precision fp16"):
+    with pytest.raises(ExportError, match="cannot combine quantize with precision fp16"):
         BACKENDS["litert"].write(exported("litert").network, spec, Path("never.tflite"))
 
 

@@ -288,15 +288,26 @@ def test_what_cannot_be_quantized(network: Any, tmp_path: Path, backend: str) ->
                 BACKENDS[backend].prepare(model, ExportSpec(**options))
 
 
-def test_a_detector_has_no_dynamic_size(network: Any) -> None:
-    model = network("ssdlite_mobilevit_xxs", shallow=True)
-    with pytest.raises(ExportError, match=r"anchors belong to one image size.* one file for each"):
-        BACKENDS["onnx"].prepare(model, ExportSpec(dynamic="size"))
+@pytest.mark.parametrize("name", ["ssdlite_mobilevit_xxs", "pspnet_mobilevitv2_050"])
+def test_networks_of_one_size_have_no_dynamic_size(
+    network: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Refused before anything is written, with the options of a file for each size."""
+    model = str(mobilevit.save(network(name), tmp_path / "model"))
+    out = tmp_path / "new" / "ants.onnx"
+    assert main(["export", model, "--out", str(out), "--dynamic", "size"]) == 1
+    error = capsys.readouterr().err
+    assert "for one image size" in error or "belong to one image size" in error
+    assert "--preprocessing.crop 320 --preprocessing.resize 320" in error
+    assert not out.parent.exists()
+    for backend in BACKENDS.values():
+        with pytest.raises(ExportError, match="without dynamic, such as by"):
+            backend.prepare(network(name), ExportSpec(dynamic="size", raw=True))
 
 
 def test_unknown_kinds_of_files_are_refused() -> None:
-    with pytest.raises(ExportError, match="dynamic must be batch, size or None"):
-        ExportSpec(dynamic="depth")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dynamic must be batch or size, not 'depth'"):
+        ExportOptions(out="ants.onnx", dynamic="depth")  # type: ignore[arg-type]
 
 
 @every_task

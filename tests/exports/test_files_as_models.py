@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mobilevit
@@ -17,7 +18,11 @@ from mobilevit.checkpoints.folder import digest
 from mobilevit.data.options import DataOptions
 from mobilevit.exports.accuracy import Evaluator
 from mobilevit.exports.backends.registry import BACKENDS, open_exported
+from mobilevit.exports.runtime_model import FileNetwork
 from mobilevit.exports.spec import ExportError, ExportSpec
+from mobilevit.tasks import get_task
+from mobilevit.tasks.base import InferenceOptions
+from tests.exports.conftest import ANTS
 from tests.numerics import assert_close, assert_probabilities_close
 
 pytest.importorskip("onnxruntime")
@@ -307,3 +312,29 @@ def test_a_missing_runtime_is_named(
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     assert main(["predict", str(ants / "classes.onnx"), str(files_of(images)[0])]) == 1
     assert "pip install 'mobilevit[onnx]'" in capsys.readouterr().err
+
+
+def test_raw_files_rank_logits_that_probabilities_cannot_tell_apart(network: Any) -> None:
+    """The softmax of 150, 40 and 0 is 1, 0 and 0 in float32, which is all that other files give."""
+    model, logits = network("mobilevit_xxs"), torch.tensor([[0.0, 0, 40, 150, 0]])
+
+    class Runner:
+        runtime = "none"
+
+        def __init__(self, raw: bool) -> None:
+            self.metadata = BACKENDS["onnx"].prepare(model, ExportSpec(raw=raw)).metadata
+
+        def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+            return ((logits if self.metadata.raw else logits.softmax(1)).numpy(),)
+
+    for raw, names in ((True, ("ant 3", "ant 2")), (False, ("ant 3", "ant 0"))):
+        file = FileNetwork(Runner(raw))
+        (result,) = get_task("classification").postprocess(
+            file,
+            file(torch.zeros(1, 3, 64, 64)),
+            input_size=(64, 64),
+            sizes=[(64, 64)],
+            options=InferenceOptions(),
+        )
+        found = get_task("classification").prediction("x", ANTS, result, InferenceOptions())
+        assert tuple(one.name for one in found.top(2)) == names

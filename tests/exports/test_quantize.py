@@ -59,7 +59,6 @@ def test_channels_are_equalized(prepared: PreparedModel) -> None:
     assert len(blocks) == 7 and max(float(one.scale.max()) for one in blocks) > 100
     assert_close(outputs(equalized), before)
     assert quantizable_layers(equalized.module).keys() == quantizable_layers(prepared.module).keys()
-    assert equalize_channels(equalized) is equalized
     assert torch.equal(outputs(prepared), before)  # the original is unchanged
 
 

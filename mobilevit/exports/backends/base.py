@@ -25,6 +25,8 @@ from mobilevit.models.fuse import is_fused
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 
+CHOOSE_SIZE = "such as by --preprocessing.crop 320 --preprocessing.resize 320"
+
 
 class Runner(Protocol):
     """An exported file, opened in its runtime."""
@@ -86,6 +88,8 @@ class Backend:
     """Whether files take pixels as float32 `[B, 3, H, W]`, not as uint8 `[B, H, W, 3]`."""
     native_fp16: bool = False
     """Whether the format converts a float32 graph to float16 itself."""
+    fp16_quantized: bool = False
+    """Whether what is not quantized can be float16."""
     cross_layer_equalization: bool = False
     """Whether channel ranges are equalized ahead of int8; see `mobilevit.exports.quantize`."""
     runtime_tarball: Callable[[str | None], Any] | None = None
@@ -101,7 +105,7 @@ class Backend:
         Raises:
             ExportError: the network or the format does not support this kind of file.
         """
-        self._check(model, spec)
+        self.check(model, spec)
         preprocessing = file_preprocessing(model.config.preprocessing, spec.dynamic)
         graph = inference_graph(model)
         if spec.precision == "fp16" and not self.native_fp16:
@@ -144,22 +148,26 @@ class Backend:
         equalize = spec.quantize == "int8" and self.cross_layer_equalization
         return equalize_channels(prepared) if equalize else prepared
 
-    def _check(self, model: Network, spec: ExportSpec) -> None:
+    def check(self, model: Network, spec: ExportSpec) -> None:
+        """Raise ExportError if the network or the format does not support this kind of file."""
         if is_fused(model):
             raise ExportError("a fused network cannot be exported; export the one it was made from")
         if model.fixed_size and spec.dynamic == "size":
             raise ExportError(
                 f"{model.name} cannot be exported with dynamic size: {model.fixed_size}. Export "
-                "one file for each size (preprocessing: crop and resize)"
+                f"one file for each size: without dynamic, {CHOOSE_SIZE}"
             )
         if spec.dynamic is not None and spec.dynamic not in self.dynamic:
             raise ExportError(
                 f"{self.name} files cannot have dynamic {spec.dynamic}: export one file for each "
-                "size (preprocessing: crop and resize) and run it for each image; ONNX files can "
-                "be dynamic"
+                f"size, {CHOOSE_SIZE}, and run it for each image; ONNX files can be dynamic"
             )
         if spec.quantize is not None and spec.quantize not in self.quantize_modes:
             raise self.unknown_mode(spec.quantize)
+        if spec.quantize is not None and spec.precision == "fp16" and not self.fp16_quantized:
+            raise ExportError(
+                f"{self.name} files cannot combine quantize with precision fp16: choose one of them"
+            )
 
     def write(self, model: Network, spec: ExportSpec, path: Path) -> FileSummary:
         return self.write_prepared(self.prepare(model, spec), path)

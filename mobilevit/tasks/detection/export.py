@@ -98,7 +98,9 @@ class Boxes(nn.Module):
         alive = (scores > PRESET.score).to(scores.dtype)[..., None]  # [B, N, 1]
         kept = alive
         for _ in range(ROUNDS):
-            kept = alive * F.relu(1 - rivals @ kept)  # a count of rivals: 0, or at least 1
+            kept = alive * F.relu(
+                1 - torch.bmm(rivals, kept)
+            )  # a count of rivals: 0, or at least 1
         return scores * kept[..., 0]
 
 

@@ -239,5 +239,6 @@ BACKEND = Backend(
     quantize_modes=("int8", "int8-weights", *PALETTES),
     nchw_float_input=True,
     native_fp16=True,
+    fp16_quantized=True,
     cross_layer_equalization=True,
 )

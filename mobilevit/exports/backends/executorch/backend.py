@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def lower(prepared: PreparedModel, path: Path, delegate: Delegate) -> FileSummar
             program = program.run_decompositions(dict(DECOMPOSITIONS))
         manager = exir.to_edge_transform_and_lower(
             program,
-            transform_passes=[_without_expansions, _with_inferred_sides],
+            transform_passes=[_infer_sides],
             partitioner=[_partitioner(delegate, prepared.spec.precision)],
             constant_methods={
                 **prepared.metadata.to_strings(),
@@ -118,32 +117,13 @@ def _quantize(program: ExportedProgram, prepared: PreparedModel, limit: int) -> 
     return replace(prepared, module=pt2e.convert_pt2e(observed)).program(limit)
 
 
-def _without_expansions(module: fx.GraphModule) -> PassResult:
-    """Remove expansions of a tensor to its own shape, which matrix products leave behind."""
-
-    def change(node: Any) -> None:
-        if node.meta["val"].shape == node.args[0].meta["val"].shape:
-            node.replace_all_uses_with(node.args[0])
-
-    return _rewrite(module, "expand_copy", change)
-
-
-def _with_inferred_sides(module: fx.GraphModule) -> PassResult:
+def _infer_sides(module: fx.GraphModule) -> PassResult:
     """Let views infer a dynamic side: XNNPACK takes one -1, but no symbol."""
-
-    def change(node: Any) -> None:
-        sides = [side if isinstance(side, int) else -1 for side in node.meta["val"].shape]
-        if sides.count(-1) == 1:
-            node.update_arg(1, sides)
-
-    return _rewrite(module, "view_copy", change)
-
-
-def _rewrite(module: fx.GraphModule, name: str, change: Callable[[Any], None]) -> PassResult:
-    for node in list(module.graph.nodes):
-        if node.op == "call_function" and name_of(node) == name:
-            change(node)
-    module.graph.eliminate_dead_code()
+    for node in module.graph.nodes:
+        if node.op == "call_function" and name_of(node) == "view_copy":
+            sides = [side if isinstance(side, int) else -1 for side in node.meta["val"].shape]
+            if sides.count(-1) == 1:
+                node.update_arg(1, sides)
     module.recompile()
     return PassResult(module, modified=True)
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor, fx
 from torch.export import ExportedProgram
@@ -27,10 +26,11 @@ def count_operations(program: ExportedProgram, delegate: str) -> tuple[dict[str,
     parts = [one.graph for one in lowered if isinstance(one, ExportedProgram)]
     if not parts:
         raise ExportError(f"{delegate} takes no operation of the network")
-    taken = [node for graph in parts for node in _operations(graph)]
+    taken = [one for graph in parts for one in _operations(graph)]
     left = list(_operations(program.graph))
-    types = Counter(map(_type, (*taken, *left)))
-    names = ", ".join(f"{n} {name}" for name, n in sorted(Counter(map(name_of, left)).items()))
+    types = Counter(dtype for _, dtype in (*taken, *left))
+    counts = sorted(Counter(name for name, _ in left).items())
+    names = ", ".join(f"{n} {name}" for name, n in counts)
     return dict(types.most_common()), (
         f"{delegate} takes {len(taken) / types.total():.1%} of the operations, in {len(parts)} "
         f"part{'' if len(parts) == 1 else 's'}; portable kernels take {names or 'nothing'}"
@@ -43,26 +43,17 @@ def name_of(node: fx.Node) -> str:
     return names[1] if len(names) > 2 else names[0]
 
 
-def _operations(graph: fx.Graph) -> Iterator[fx.Node]:
-    """Nodes that compute tensors."""
+def _operations(graph: fx.Graph) -> Iterator[tuple[str, str]]:
+    """Name and type of each operation that computes a tensor.
+
+    The type is that of its result, and int8 for layers whose inputs are dequantized just before.
+    """
     for node in graph.nodes:
-        computes = node.op == "call_function" and not name_of(node).startswith(NOT_COMPUTED)
-        if computes and _value(node) is not None:
-            yield node
-
-
-def _value(node: fx.Node) -> Tensor | None:
-    value = node.meta.get("val")
-    value = value[0] if isinstance(value, list | tuple) and value else value
-    return value if isinstance(value, Tensor) else None
-
-
-def _type(node: Any) -> str:
-    """The type of a node's result; int8 for layers whose inputs are dequantized just before."""
-    names = [name_of(one) for one in node.all_input_nodes if one.op == "call_function"]
-    layer = name_of(node) in ("convolution", "linear")
-    if layer and names and all(name.startswith("dequantize_") for name in names):
-        return "int8"
-    value = _value(node)
-    assert value is not None
-    return str(value.dtype).removeprefix("torch.")
+        name, value = name_of(node), node.meta.get("val")
+        value = value[0] if isinstance(value, list | tuple) and value else value
+        computes = node.op == "call_function" and not name.startswith(NOT_COMPUTED)
+        if computes and isinstance(value, Tensor):
+            sources = [name_of(one) for one in node.all_input_nodes if one.op == "call_function"]
+            rounded = sources and all(one.startswith("dequantize_") for one in sources)
+            int8 = rounded and name in ("convolution", "linear")
+            yield name, "int8" if int8 else str(value.dtype).removeprefix("torch.")

@@ -45,9 +45,7 @@ def _mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, **other: 
     return torch.ops.aten.mean.dim(maps, [2, 3], True).flatten(1)
 
 
-def _split(x: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Tensor]:
-    if isinstance(sizes, int):
-        sizes = [sizes] * (x.shape[dim] // sizes)
+def _split(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
     ends = accumulate(sizes)
     slices = torch.ops.aten.slice.Tensor
     return [slices(x, dim, end - size, end) for size, end in zip(sizes, ends, strict=True)]
@@ -56,7 +54,6 @@ def _split(x: Tensor, sizes: int | Sequence[int], dim: int = 0) -> list[Tensor]:
 DECOMPOSITIONS: Mapping[torch._ops.OpOverload, Callable[..., Any]] = {
     torch.ops.aten.mean.dim: _mean,
     torch.ops.aten.silu.default: _silu,
-    torch.ops.aten.split.Tensor: _split,
     torch.ops.aten.split_with_sizes.default: _split,
 }
 """Of a graph by `torch.export`, into operations that XNNPACK has."""

@@ -30,8 +30,6 @@ def write(prepared: PreparedModel, path: Path) -> FileSummary:
     """Write a prepared network as one LiteRT file."""
     spec = prepared.spec
     mode = spec.quantize or spec.precision
-    if spec.precision == "fp16" and mode != "fp16":
-        raise ExportError("quantize cannot be combined with precision fp16")
     with _silent(), capture_stderr():
         require("litert_torch", "ai_edge_litert.interpreter", "ai_edge_quantizer", extra="litert")
         graph = Graph(_convert(prepared))

@@ -21,29 +21,19 @@ from mobilevit.exports import rewrite as graphs
 from mobilevit.exports.quantize import EqualizedConv
 
 
-class RootMeanSquare(nn.Module):
+class RootMeanSquare(graphs.BareNorm):
     """`TokenNorm` of rows whose mean is zero."""
 
-    def __init__(self, norm: graphs.TokenNorm) -> None:
-        super().__init__()
-        self.eps = norm.eps
-
     def forward(self, x: Tensor, samples: int) -> Tensor:
-        """`[M, d]` -> `[M, d]`."""
         values = x.float()  # the squares of large values overflow float16
         scale = torch.rsqrt((values * values).mean(dim=1, keepdim=True) + self.eps)
         return (values * scale).to(x.dtype)
 
 
-class SampleNorm(nn.Module):
+class SampleNorm(graphs.BareNorm):
     """`BareSampleNorm` in the fewest operations."""
 
-    def __init__(self, norm: graphs.BareSampleNorm) -> None:
-        super().__init__()
-        self.eps = norm.eps
-
     def forward(self, x: Tensor, samples: int) -> Tensor:
-        """`[samples * M, d]`, normalized over all of a sample's M rows together."""
         values = x.float().reshape(samples, -1)
         centered = values - values.mean(dim=1, keepdim=True)
         variance = (centered * centered).mean(dim=1, keepdim=True)
