@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobilevit.exports.backends.coreml.interpreter import Program
-from mobilevit.exports.backends.coreml.operations import OPERATIONS, MilError
+from mobilevit.exports.backends.coreml.operations import OPERATIONS
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.toolchain import quiet, require
 
 pytest.importorskip("coremltools")
@@ -377,15 +378,15 @@ def test_every_operation_is_tested() -> None:
     ],
 )
 def test_unsupported_operations_are_refused(tmp_path: Path, build: Any, message: str) -> None:
-    with pytest.raises(MilError, match=message):
+    with pytest.raises(ExportError, match=message):
         saved(tmp_path / "one.mlpackage", build)(**ARRAYS)
 
 
 def test_inputs_are_those_of_the_program(tmp_path: Path) -> None:
     program = saved(tmp_path / "one.mlpackage", lambda mb, x, half, **_: (mb.relu(x=x), half))
-    with pytest.raises(MilError, match="takes x, y, half, places, size, not x"):
+    with pytest.raises(ExportError, match="takes x, y, half, places, size, not x"):
         program(x=ARRAYS["x"])
-    with pytest.raises(MilError, match=r"x is float32 \[2, 6, 4, 5\], not float32 \[6, 4, 5\]"):
+    with pytest.raises(ExportError, match=r"x is float32 \[2, 6, 4, 5\], not float32 \[6, 4, 5\]"):
         program(**ARRAYS | {"x": ARRAYS["x"][0]})
-    with pytest.raises(MilError, match=r"half is float16 \[2, 6, 4, 5\], not float32"):
+    with pytest.raises(ExportError, match=r"half is float16 \[2, 6, 4, 5\], not float32"):
         program(**ARRAYS | {"half": ARRAYS["x"]})

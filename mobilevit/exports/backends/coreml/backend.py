@@ -142,13 +142,9 @@ def _describe(model: Any, prepared: PreparedModel) -> None:
     model.license = strings["licence"]
     model.version = strings["mobilevit_version"]
     model.user_defined_metadata.update(strings)
-    if metadata.raw:
-        text = "Pixels as given by `preprocessing` in the metadata, [B, 3, H, W]."
-    elif metadata.dynamic == "batch":
-        text = "Pixels 0..255, red, green, blue, resized as given by `preprocessing`, [B, 3, H, W]."
-    else:
-        text = "An image, resized as given by `preprocessing` in the metadata."
-    model.input_description[input_name(metadata)] = text
+    model.input_description[input_name(metadata)] = (
+        f"{metadata.values}; resized as given by `preprocessing` in the metadata."
+    )
     for name in prepared.output_names:
         model.output_description[name] = MEANINGS[name]
 

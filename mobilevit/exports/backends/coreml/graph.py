@@ -50,7 +50,7 @@ def is_float32(node: fx.Node, float32_outputs: bool) -> bool:
     modules = list(node.meta.get("nn_module_stack", {}).values())
     paths = [path for path, _ in modules]
     attention = f"{SeparableAttention.__module__}.{SeparableAttention.__qualname__}"
-    in_attention = any(kind in (attention, SeparableAttention) for _, kind in modules)
+    in_attention = any(kind == attention for _, kind in modules)
     return (in_attention and not paths[-1].endswith(".qkv")) or (
         float32_outputs and any(path.split(".")[0] == "postprocess" for path in paths)
     )

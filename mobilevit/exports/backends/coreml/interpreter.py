@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mobilevit.exports.backends.coreml.operations import OPERATIONS, MilError, tensor
+from mobilevit.exports.backends.coreml.operations import OPERATIONS, tensor
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.toolchain import quiet
 
 
@@ -28,13 +29,13 @@ class Program:
         ct: Any = importlib.import_module("coremltools")
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
         if not (path / "Manifest.json").is_file():  # or coremltools makes one
-            raise MilError(f"{path} is not a Core ML package: it has no Manifest.json")
+            raise ExportError(f"{path} is not a Core ML package: it has no Manifest.json")
         weights = path / "Data" / "com.apple.CoreML" / "weights"
         try:
             spec = ct.utils.load_spec(str(path))
             main = load(spec, spec.specificationVersion, str(weights)).functions["main"]
         except Exception as error:  # its exceptions have no other base in common
-            raise MilError(f"{path} is damaged, or not a Core ML program: {error!r}") from error
+            raise ExportError(f"{path} is damaged, or not a Core ML program: {error!r}") from error
         self._main = main
         self.description = spec.description
         self.metadata = dict(spec.description.metadata.userDefined)
@@ -58,7 +59,7 @@ class Program:
         return np.dtype(self._mil.types.nptype_from_builtin(variable.dtype)).name
 
     def _check(self, name: str, variable: Any, value: Any) -> None:
-        """Raise MilError if a value does not have the type and shape of its variable."""
+        """Raise ExportError if a value does not have the type and shape of its variable."""
         dtype, symbolic = self._dtype(variable), self._mil.types.symbolic.is_symbolic
         shape = ["?" if symbolic(size) else str(size) for size in variable.shape]
         found = [str(size) for size in value.shape]
@@ -66,7 +67,7 @@ class Program:
         if not fits or any(
             want not in ("?", size) for want, size in zip(shape, found, strict=True)
         ):
-            raise MilError(
+            raise ExportError(
                 f"{name} is {dtype} [{', '.join(shape)}], not {value.dtype} [{', '.join(found)}]"
             )
 
@@ -74,7 +75,7 @@ class Program:
         """Run the program on inputs by name, and return its outputs by name."""
         variables = self._main.inputs
         if inputs.keys() != variables.keys():
-            raise MilError(f"the program takes {', '.join(variables)}, not {', '.join(inputs)}")
+            raise ExportError(f"the program takes {', '.join(variables)}, not {', '.join(inputs)}")
         values = dict(self._constants)
         for name, value in inputs.items():
             self._check(f"the program's {name}", variables[name], value)
@@ -106,10 +107,10 @@ class Program:
         try:
             results = self._results(step.op_type, inputs)
         except (IndexError, TypeError, ValueError) as error:
-            raise MilError(f"{label}: {error}") from error
+            raise ExportError(f"{label}: {error}") from error
         for variable, result in zip(step.outputs, results, strict=True):
             if result is None:
-                raise MilError(f"{label} is not implemented")
+                raise ExportError(f"{label} is not implemented")
             value = np.asarray(result)
             if value.dtype == np.float32 and self._dtype(variable) == "float16":
                 value = tensor(value).half().numpy()  # NumPy is ten times as slow

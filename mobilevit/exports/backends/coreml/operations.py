@@ -17,14 +17,10 @@ from mobilevit.exports.spec import ExportError
 Array = np.ndarray
 
 
-class MilError(ExportError):
-    """A Core ML program has something that is not implemented here."""
-
-
-def unsupported(operation: str, **inputs: object) -> MilError:
+def unsupported(operation: str, **inputs: object) -> ExportError:
     """The error for inputs of an operation that are not implemented here."""
     values = ", ".join(f"{name} {value!r}" for name, value in inputs.items())
-    return MilError(f"Core ML's operation {operation} with {values} is not implemented")
+    return ExportError(f"Core ML's operation {operation} with {values} is not implemented")
 
 
 def tensor(array: Any) -> Tensor:
