@@ -343,16 +343,9 @@ def center_tokens(graph: nn.Module) -> None:
     """
     for block in graph.modules():
         if isinstance(block, Block):
-            _subtract_mean(block.local_project)
-            for layer in block.layers:
-                assert isinstance(layer, Layer)
-                _subtract_mean(layer.attention.out)
-                _subtract_mean(layer.project)
-
-
-def _subtract_mean(layer: nn.Linear) -> None:
-    weight = layer.weight.double()
-    layer.weight.copy_(weight - weight.mean(dim=0))
-    if layer.bias is not None:
-        bias = layer.bias.double()
-        layer.bias.copy_(bias - bias.mean())
+            layers: Any = block.layers
+            writers = [part for layer in layers for part in (layer.attention.out, layer.project)]
+            for linear in (block.local_project, *writers):
+                for values in (linear.weight, linear.bias):
+                    if values is not None:
+                        values.copy_(values.double() - values.double().mean(dim=0))
