@@ -46,11 +46,11 @@ def config_from_json(text: str, *, file: str) -> tuple[ModelConfig, str]:
         raise CheckpointError(f"{file}: {error}") from error
 
 
-def parse_json(text: str, *, file: str) -> dict[str, Any]:
+def parse_json(text: str | bytes, *, file: str) -> dict[str, Any]:
     """A JSON object; `file` is the name of its file for messages."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of bytes that are no text
         raise CheckpointError(f"{file} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} is not a JSON object")

@@ -112,7 +112,7 @@ def read(source: str | Path, *, preprocessing: Mapping[str, Any] | None = None) 
     path, files = folder, {}
     if folder.is_dir():
         existing = [path for name in JSON_FILES if (path := folder / name).is_file()]
-        files = {path.name: parse_json(path.read_text(), file=str(path)) for path in existing}
+        files = {path.name: parse_json(path.read_bytes(), file=str(path)) for path in existing}
         path, (tensors, unwrapped, metadata) = _read_folder(folder)
     else:
         tensors, unwrapped, metadata = read_tensors(path)

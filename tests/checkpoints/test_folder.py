@@ -145,6 +145,15 @@ def test_an_invalid_config_is_refused(model, tmp_path, change, message):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\x80\x81", b"[1, 2]"])
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_damaged_json_file_is_named(model, tmp_path, name, content):
+    save(model, tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"/{name} is not (JSON:|a JSON object)"):
+        load(tmp_path)
+
+
 def test_class_names_one_too_many_mention_background():  # A25
     with pytest.raises(ValueError, match=r"1001 class names for 1000 outputs.*background"):
         ModelConfig(model="mobilevit_s", num_classes=1000, classes=tuple(map(str, range(1001))))
