@@ -26,11 +26,15 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import v2
 
-from mobilevit.data.formats.files import list_images
+from mobilevit.data.formats.files import list_files
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.options import ClassificationOptions
-from mobilevit.tasks.classification.transforms import ClassificationSet
+from mobilevit.tasks.classification.dataset import TrainingSet
+from mobilevit.tasks.classification.transforms import (
+    AugmentOptions,
+    BatchMix,
+    TrainTransform,
+)
 from mobilevit.utils.random import seeded
 
 SIZES = (160, 256, 320)
@@ -90,8 +94,9 @@ def baseline(files: Sequence[bytes]) -> Callable[[list[SampleKey]], Tensor]:
 
 def ours(files: Sequence[bytes], decode: str) -> Callable[[list[SampleKey]], Tensor]:
     """A batch of the training set."""
-    dataset = ClassificationSet(
-        Files(files), Preprocessing(), ClassificationOptions(), seed=0, decode=decode
+    transform = TrainTransform(AugmentOptions(), Preprocessing())
+    dataset = TrainingSet(
+        Files(files), transform, BatchMix(AugmentOptions(), 1), seed=0, decode=decode
     )
     return lambda keys: dataset.__getitems__(keys)[0]
 
@@ -139,7 +144,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.folder:
-        paths = list_images(options.folder)[:200] if options.folder.is_dir() else []
+        names = list_files(options.folder)[0][:200] if options.folder.is_dir() else []
+        paths = [Path(name) for name in names]
         if not paths:
             parser.error(f"{options.folder}: no images")
         sets = {str(options.folder): ([path.read_bytes() for path in paths], 32)}

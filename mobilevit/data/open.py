@@ -62,7 +62,8 @@ def open_splits(
     used = used or division.splits
     report = validate(data.root, used, issues=division.issues, depth=_depth(data), warnings=False)
     left = select_usable(report, used, data.on_bad)
-    _log_unused(data, used)
+    if unused := report.select_issues("warning"):
+        log.warning("%s: not all of it is used:\n%s", data.root, _listing(unused))
     assert division.train is not None and division.val is not None  # else there were issues
     lost = sum(map(len, used.values())) - sum(map(len, left.values()))
     note = f"{division.note}; {lost} images left out" if lost else division.note
@@ -249,18 +250,6 @@ def select_usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dic
         if gone := [one for one in samples.used_classes() if one not in remaining]:
             log.warning("%s: no image is left of: %s", report.root, ", ".join(gone))
     return left
-
-
-def _log_unused(data: DataOptions, splits: Mapping[str, Samples]) -> None:
-    """Name what readers left out of these splits, such as files of other formats."""
-    issues = dict.fromkeys(
-        issue
-        for samples in splits.values()
-        for issue in samples.dataset.issues
-        if issue.severity == "warning" and issue.split in (None, *splits)
-    )
-    if issues:
-        log.warning("%s: not all of it is used:\n%s", data.root, _listing(list(issues)))
 
 
 def _listing(issues: Sequence[Issue]) -> str:

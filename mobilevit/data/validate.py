@@ -6,7 +6,7 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,26 +149,19 @@ def validate(
         note: how the splits were found or made.
         depth: what to read. "headers" finds files that are not images, empty, cut off or too large;
             "decode" also finds damage within, and images of equal bytes.
-        warnings: also report what is only unusual.
+        warnings: also report what is only unusual about images and classes.
         workers: threads; by default as many as there are cores. Decoding and hashing release
             Python's lock, so processes would not be faster.
     """
     workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    found = [*_dataset_issues(splits, warnings=warnings), *issues]
+    found = [*_dataset_issues(splits), *issues]
     tallies: dict[str, _Tally] = {}
     for name, samples in splits.items():
-        tally = tallies[name] = _Tally(samples, depth)
-        missing = {i.image for i in samples.dataset.issues if i.category == MISSING_IMAGES}
-
-        def look(
-            index: int, samples: Samples = samples, missing: Set[int | None] = missing
-        ) -> _Look:
-            exists = int(samples.indices[index]) not in missing
-            return _look(samples, index, depth if exists else "annotations", count=warnings)
-
-        results = map_parallel(look, range(len(samples)), workers=workers, progress=progress)
+        tally = tallies[name] = _Tally(samples, depth, count=warnings)
+        indices = range(len(samples))
+        results = map_parallel(tally.look, indices, workers=workers, progress=progress)
         for index, result in enumerate(results):
             tally.add(index, result)
         found += tally.issues
@@ -195,13 +188,11 @@ def validate(
     )
 
 
-def _dataset_issues(splits: Mapping[str, Samples], *, warnings: bool) -> Iterator[Issue]:
+def _dataset_issues(splits: Mapping[str, Samples]) -> Iterator[Issue]:
     """What readers found about these splits and their images."""
     for samples in splits.values():
         images = set(samples.indices.tolist())
         for issue in samples.dataset.issues:
-            if issue.severity == "warning" and not warnings:
-                continue
             if (issue.image is None or issue.image in images) and issue.split in (None, *splits):
                 yield issue
 
@@ -219,40 +210,16 @@ class _Look(NamedTuple):
     counts: Mapping[int | str, int]
 
 
-def _look(samples: Samples, index: int, depth: Depth, *, count: bool) -> _Look:
-    facts = digest = None
-    issues = []
-    source = None if depth == "annotations" else samples.source(index)
-    if isinstance(source, Path | bytes):  # else an image in memory
-        try:
-            facts = image_facts(source)
-            if depth == "decode":
-                content = source.read_bytes() if isinstance(source, Path) else source
-                open_image(content)
-                digest = hashlib.blake2b(content, digest_size=16).digest()
-            elif isinstance(source, Path) and not is_complete(source, facts.format):
-                open_image(source)
-        except (ImageError, OSError) as error:
-            facts = None
-            reason = error.reason if isinstance(error, ImageError) else f"cannot be read: {error}"
-            image = int(samples.indices[index])
-            issues = [Issue(UNREADABLE_IMAGES, samples.name(index), reason, image=image)]
-    examination = samples.examine(index, facts, decode=depth == "decode", count=count)
-    if count and facts is not None and not facts.extension_matches:
-        message = f"contains {facts.format}, unlike its name; it is read"
-        issues.append(Issue(IMAGE_FILES, samples.name(index), message, "warning"))
-    return _Look(facts, digest, [*issues, *examination.issues], examination.counts)
-
-
 class _Tally:
     """What was found in one split so far, in little memory: there may be millions of samples."""
 
-    def __init__(self, samples: Samples, depth: Depth) -> None:
-        self.samples, self.depth = samples, depth
+    def __init__(self, samples: Samples, depth: Depth, *, count: bool) -> None:
+        self.samples, self.depth, self.count = samples, depth, count
         self.issues: list[Issue] = []
         blocked = blocked_images(samples.dataset)
         images = enumerate(samples.indices.tolist())
         self.unusable = {index for index, image in images if image in blocked}
+        self.missing = {i.image for i in samples.dataset.issues if i.category == MISSING_IMAGES}
         self.unreadable = 0
         self.counts: Counter[int | str] = Counter()
         self.sides = {"width": array("I"), "height": array("I")}
@@ -260,6 +227,34 @@ class _Tally:
         self.formats: Counter[str] = Counter()
         self.animated = 0
         self.digests: dict[int, bytes] = {}
+
+    def look(self, index: int) -> _Look:
+        """Examine one sample; called from several threads."""
+        samples, image = self.samples, int(self.samples.indices[index])
+        depth = "annotations" if image in self.missing else self.depth
+        facts = digest = None
+        issues = []
+        source = None if depth == "annotations" else samples.source(index)
+        if isinstance(source, Path | bytes):  # else an image in memory
+            try:
+                facts = image_facts(source)
+                if depth == "decode":
+                    content = source.read_bytes() if isinstance(source, Path) else source
+                    open_image(content)
+                    digest = hashlib.blake2b(content, digest_size=16).digest()
+                elif isinstance(source, Path) and not is_complete(source, facts.format):
+                    open_image(source)
+            except (ImageError, OSError) as error:
+                facts = None
+                reason = (
+                    error.reason if isinstance(error, ImageError) else f"cannot be read: {error}"
+                )
+                issues = [Issue(UNREADABLE_IMAGES, samples.name(index), reason, image=image)]
+        found = samples.examine(index, facts, decode=depth == "decode", count=self.count)
+        if self.count and facts is not None and not facts.extension_matches:
+            message = f"contains {facts.format}, unlike its name; it is read"
+            issues.append(Issue(IMAGE_FILES, samples.name(index), message, "warning"))
+        return _Look(facts, digest, [*issues, *found.issues], found.counts)
 
     def add(self, index: int, result: _Look) -> None:
         facts = result.facts

@@ -16,6 +16,7 @@ from PIL import Image
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import match_files
+from mobilevit.data.formats.objects import coco
 from mobilevit.data.images import ImageError, image_facts, open_image, upright_boxes
 from mobilevit.data.splits import hold_out
 from mobilevit.tasks.detection.dataset import BoxSamples, clip
@@ -34,7 +35,7 @@ def made(
     relative: bool = False,
 ) -> BoxSamples:
     """Images that are not there, each with its recorded size and its boxes."""
-    builder = DatasetBuilder(root, "coco", "COCO", relative=relative)
+    builder = DatasetBuilder(root, coco.FORMAT, "boxes", unit="shares" if relative else "pixels")
     for name, boxes in images.items():
         index = builder.add_image(root / name, size=size)
         for corners, label in boxes:
@@ -74,7 +75,7 @@ def test_boxes_are_cut_to_the_image_and_those_without_area_are_left_out(tmp_path
 
 def test_a_stated_area_goes_before_that_of_the_box(tmp_path: Path) -> None:
     image(tmp_path / "a.png", (60, 40))
-    builder = DatasetBuilder(tmp_path, "coco", "COCO")
+    builder = DatasetBuilder(tmp_path, coco.FORMAT, "boxes")
     index = builder.add_image(tmp_path / "a.png")
     for area in (12.5, 0.0, NAN):
         builder.add_box(index, (0, 0, 10, 10), 0, area=area)

@@ -38,9 +38,11 @@ def test_system_leftovers_are_passed_over_and_other_files_counted(tmp_path: Path
     touch(tmp_path, "__MACOSX/cat/1.jpg", ".git/x.jpg", ".DS_Store", "README.md", "loose.jpg")
     dataset = read_labels(tmp_path)
     assert names(dataset) == ["cat/1.jpg"]
-    (issue,) = dataset.issues
-    assert issue.severity == "warning"
-    assert issue.message == "3 other files ignored, extensions: .md 1, .txt 1, .jpg 1"
+    assert {issue.severity for issue in dataset.issues} == {"warning"}
+    assert [issue.message for issue in dataset.issues] == [
+        "2 other files ignored, extensions: .md 1, .txt 1",
+        "1 images are no part of the data set: loose.jpg",
+    ]
 
 
 def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:

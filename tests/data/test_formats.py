@@ -16,11 +16,12 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.formats import registry
 from mobilevit.data.formats.base import Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
-from mobilevit.data.formats.files import FileTree, read_text
+from mobilevit.data.formats.files import FileTree
 from mobilevit.data.formats.registry import FORMATS, formats_with, parse
+from mobilevit.data.formats.text import read_text
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
-from mobilevit.data.splits import Splits
+from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from tests.data.factories import (
@@ -35,8 +36,10 @@ from tests.data.factories import (
     mask,
     stems,
     write,
+    write_class_folders,
     write_coco,
     write_coco_masks,
+    write_label_studio,
     write_mask_folders,
     write_voc,
     write_voc_masks,
@@ -64,7 +67,7 @@ def test_every_format_has_a_writer_here() -> None:
 
 def test_a_new_format_is_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
-        builder = DatasetBuilder(tree.root, "csv", "CSV")
+        builder = DatasetBuilder(tree.root, csv)
         for number, line in enumerate(read_text(tree.root / "boxes.csv").splitlines(), start=1):
             name, *corners = line.split(",")
             index = builder.add_image(tree.root / name, annotation_file=tree.root / "boxes.csv")
@@ -202,17 +205,30 @@ def test_a_class_only_in_val_is_named(tmp_path: Path, format: str) -> None:
         assert 'class "wolf" in val' in report.select_issues("blocking")[0].message
 
 
+@pytest.mark.parametrize("reaches", [0.5, 1.02])
 @pytest.mark.parametrize("format", sorted(BOX_WRITERS.keys() - {"yolo"}))
-def test_boxes_of_relative_coordinates_are_refused(tmp_path: Path, format: str) -> None:
-    relative: Any = {(0.1, 0.1, 0.4, 0.5): "cat"}  # of formats that state pixels
+def test_boxes_of_relative_coordinates_are_refused(
+    tmp_path: Path, format: str, reaches: float
+) -> None:
+    relative: Any = {(0.1, 0.1, 0.4, reaches): "cat"}  # of formats that do not state shares
     images = {split: [Annotated("a", relative)] for split in ("train", "val")}
     BOX_WRITERS[format](tmp_path, images)
     for path in tmp_path.rglob("*.xml"):  # VOC counts from 1, these from 0
         path.write_text(re.sub(r"<(.m(?:in))>1\.1<", r"<\1>0.1<", path.read_text()))
-    with pytest.raises(DataError, match=r"all boxes lie within one pixel.* look relative"):
+    unit = "per cent; multiply by 100" if format == "label_studio" else "pixels; multiply x by"
+    with pytest.raises(DataError, match=rf"no box reaches beyond .* look relative.* states {unit}"):
         boxes(tmp_path)
     report = check(tmp_path, task="detection", progress=False)
-    assert "all boxes lie within one pixel" in str(report) and report.exit_code == 1
+    assert "look relative to the image's size" in str(report) and report.exit_code == 1
+
+
+def test_shares_in_place_of_per_cent_are_refused_whatever_the_size(tmp_path: Path) -> None:
+    relative: Any = {(0.1, 0.1, 0.9, 0.9): "cat"}
+    write_label_studio(tmp_path, {"train": [Annotated("a", relative)]})
+    file = tmp_path / "train.json"
+    file.write_text(re.sub(r'("original_\w+": \d+)', r"\g<1>00", file.read_text()))
+    with pytest.raises(DataError, match=r"no box reaches beyond 1\.125: they look relative"):
+        boxes(tmp_path)
 
 
 @pytest.mark.parametrize("format", BOX_WRITERS)
@@ -405,6 +421,18 @@ def test_damaged_masks_are_named(tmp_path: Path, format: str) -> None:
         masks(tmp_path)
 
 
+@pytest.mark.parametrize("format", ["labelme", "cvat", "label_studio"])
+def test_outlines_of_relative_coordinates_are_refused(tmp_path: Path, format: str) -> None:
+    relative: Any = {(0.1, 0.1, 0.4, 0.5): "cat"}
+    MASK_WRITERS[format](
+        tmp_path, {split: [Annotated("a", relative)] for split in ("train", "val")}
+    )
+    with pytest.raises(DataError, match=r"no box reaches beyond .* look relative"):
+        masks(tmp_path)
+    report = check(tmp_path, task="segmentation", progress=False)
+    assert "look relative to the image's size" in str(report) and report.exit_code == 1
+
+
 def test_coco_may_be_read_in_three_ways(tmp_path: Path) -> None:
     write_coco_masks(tmp_path)
     assert masks(tmp_path, format="coco").val.classes == ("background", "person", "bicycle")
@@ -515,6 +543,41 @@ def test_bad_files_may_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixt
     (tmp_path / "val/masks/4.png").write_bytes(b"")
     with pytest.raises(DataError, match="none of its 3 images can be used"):
         open_evaluation(MaskSamples, data)
+
+
+# What is left out
+
+
+@pytest.mark.parametrize(
+    ("task", "format"),
+    [
+        *(("detection", format) for format in BOX_WRITERS),
+        *(("segmentation", format) for format in MASK_WRITERS),
+        ("classification", ""),
+    ],
+)
+def test_images_that_are_left_out_are_counted_and_named_by_train_and_check(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, task: Any, format: str
+) -> None:
+    write_set, samples_type = {
+        "detection": (BOX_WRITERS.get(format), BoxSamples),
+        "segmentation": (MASK_WRITERS.get(format), MaskSamples),
+        "classification": (write_class_folders, LabelSamples),
+    }[task]
+    assert write_set is not None
+    write_set(tmp_path)
+    found: Splits[Any] = open_splits(samples_type, DataOptions(root=str(tmp_path)))
+    assert "not all of it is used" not in caplog.text
+    folder = Path(found.train.name(0)).parent
+    for number in range(3):
+        write(folder, f"left{number}.HEIC", b"\0\0\0\x18ftypheic")
+    image(tmp_path / "spare" / "lone.png", (8, 6))
+    open_splits(samples_type, DataOptions(root=str(tmp_path)))
+    report = str(check(tmp_path, task=task, progress=False, quick=True))
+    name = (folder / "left0.HEIC").relative_to(tmp_path)
+    for text in (caplog.text, report):
+        assert f"3 images are in formats that are not read; convert them: {name}" in text
+        assert "1 images are no part of the data set: spare/lone.png" in text
 
 
 # Real ones

@@ -141,7 +141,7 @@ def test_what_is_left_out_is_named_by_train(
         write(tmp_path, f"{'ab'[number % 2]}/{number}.jpg", image_bytes(number))
         write(tmp_path, f"a/{number}.heic")
     open_splits(LabelSamples, DataOptions(root=str(tmp_path)))
-    assert "4 other files ignored, extensions: .heic 4" in caplog.text
+    assert "4 images are in formats that are not read" in caplog.text and "a/0.heic" in caplog.text
     caplog.clear()
     image(tmp_path / "boxes/images/1.png")
     image(tmp_path / "boxes/images/2.png")
@@ -209,10 +209,45 @@ def test_what_is_wrong_with_a_table_is_named(
         opened(tmp_path)
     write(tmp_path, "labels.csv", "\n".join(["image,label", *rows[:2], *rows[4:]]))
     assert len(opened(tmp_path).train) == 2
-    assert "5.jpg: is not in labels.csv" in caplog.text
+    assert "2 images are no part of the data set: images/2.jpg, images/5.jpg" in caplog.text
     write(tmp_path, "more.csv", "image,label\n5.jpg,a")
     with pytest.raises(DataError, match=r"several tables of labels, labels\.csv, more\.csv"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["_classes.csv", "labels.csv"])
+def test_a_column_of_0_and_1_for_each_class_is_a_table_of_labels(tmp_path: Path, name: str) -> None:
+    for split, rows in (("train", "1.jpg, 1, 0, 0\n2.jpg, 0, 0, 1"), ("valid", "3.jpg,0,0.0,1.0")):
+        touch(tmp_path, *(f"{split}/{row[:5]}" for row in rows.split("\n")))
+        write(tmp_path, f"{split}/{name}", f"filename, Cat, old dog, Dog\n{rows}\n")
+    found = opened(tmp_path)
+    assert found.train.dataset.format == "table" and found.train.classes == ("Cat", "Dog")
+    assert labels(found.train) == {"1.jpg": "Cat", "2.jpg": "Dog"}
+    assert labels(found.val) == {"3.jpg": "Dog"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("3.jpg,1,1,0", "3.jpg is of 2 classes, a, b; multi-label classification is not supported"),
+        ("3.jpg,0,0,0", "3.jpg is of none of the classes a, b, c"),
+        ("3.jpg,0,0.5,1", "3.jpg has '0.5' for b, instead of 0 or 1"),
+    ],
+)
+def test_a_row_that_has_not_exactly_one_1_is_refused(tmp_path: Path, row: str, reason: str) -> None:
+    touch(tmp_path, "train/1.jpg", "train/2.jpg", "train/3.jpg")
+    text = f"filename,a,b,c\n1.jpg,1,0,0\n{row}\n2.jpg,0,1,0\n"
+    file = write(tmp_path, "train/_classes.csv", text)
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path)
+    assert f"{file}:3: {reason}" in str(caught.value)
+    assert check(tmp_path, progress=False, quick=True).exit_code == 1
+
+
+def test_the_table_of_roboflows_masks_is_none_of_labels(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{name}/{number}.jpg" for name in "ab" for number in range(2)))
+    write(tmp_path, "_classes.csv", "Pixel Value, Class\n0, background\n1, leaf\n")
+    assert opened(tmp_path).train.dataset.format == "folders"
 
 
 def test_a_table_next_to_class_folders_is_used_and_the_difference_named(

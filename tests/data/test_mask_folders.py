@@ -360,9 +360,12 @@ def test_cityscapes_has_19_classes(tmp_path: Path) -> None:
     assert len(train) == 2 and len(train.classes) == 19 and train.ignore == 255
     assert [train.classes[place] for place in (0, 13, 18)] == ["road", "car", "bicycle"]
     assert train.mask(0).ravel()[:5].tolist() == [255, 0, 13, 255, 18]
-    assert dataset.issues == ()
+    (issue,) = dataset.issues
+    assert issue.message.endswith(
+        "no part of the data set: leftImg8bit/train_extra/a/b_leftImg8bit.png"
+    )
     Path(train.mask_name(1)).unlink()
-    assert len(read_as(tmp_path, "cityscapes").issues) == 1
+    assert len(read_as(tmp_path, "cityscapes").issues) == 2
     (tmp_path / "gtFine" / "val").rename(tmp_path / "gtFine" / "other")
     with pytest.raises(DataError, match="no images in val"):
         open_splits(MaskSamples, DataOptions(root=str(tmp_path)))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.masks import folders
 from mobilevit.data.formats.masks.values import (
     IGNORED,
     MaskFiles,
@@ -64,7 +65,7 @@ def with_palette(path: Path, values: np.ndarray) -> Path:
 
 def samples(root: Path, image: Path, mask: Path, ignore: int = 255) -> MaskSamples:
     classes, values = class_values({0: "sky", 1: "road", 2: "car", 3: "dog"}, {ignore})
-    builder = DatasetBuilder(root, "folders", "folders")
+    builder = DatasetBuilder(root, folders.FORMAT)
     builder.add_image(image)
     masks = MaskFiles(values=values, ignore=ignore, files=(mask,))
     return MaskSamples.from_dataset(builder.build(classes, masks=masks))

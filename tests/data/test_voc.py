@@ -194,9 +194,7 @@ def test_other_xml_is_no_part_of_it(tmp_path: Path) -> None:
     write(tmp_path, "broken.xml", "<project><annotation>")
     reading = read_voc(tmp_path)
     assert stems(opened(reading)) == ["1"]
-    text = "\n".join(unused(reading))
-    for words in ("project.xml: XML of another kind (<project>)", "lone.jpg: no XML file"):
-        assert words in text
+    assert "project.xml: XML of another kind (<project>)" in "\n".join(unused(reading))
     assert looks_like_voc(tmp_path / "1.xml")
     assert looks_like_voc(write(tmp_path, "wide.xml", voc_xml().encode("utf-16")))
     assert not looks_like_voc(write(tmp_path, "b.xml", "<annotations><image/></annotations>"))

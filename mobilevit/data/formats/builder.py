@@ -1,65 +1,55 @@
 """The builder that readers fill with images, annotations and issues."""
 
 import os
-import struct
-from collections.abc import Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mobilevit.data.errors import FileError
+from mobilevit.data.errors import DataError, FileError
 from mobilevit.data.formats.base import (
     MISSING_IMAGES,
     UNUSABLE_ANNOTATIONS,
     UNUSED_FILES,
     Boxes,
     Content,
+    Format,
     Issue,
     ParsedDataset,
     Severity,
 )
-from mobilevit.data.formats.files import Paths, find_splits
-from mobilevit.data.formats.masks.drawn import DrawnMasks, Outline, Shape, bounds
-from mobilevit.data.formats.masks.values import MaskSource
+from mobilevit.data.formats.files import Paths, find_images, find_splits, join_names
+from mobilevit.data.formats.masks.drawn import DrawnMasks, Outline, Shape, bounds, rectangle
+from mobilevit.data.formats.masks.values import IGNORED, MaskSource
 
 _NAN = float("nan")
-# Boxes are packed: as Python objects, the million of a large data set would take a gigabyte.
-_BOX = struct.Struct("=q4dq?dqq")
-_BOX_TYPE = np.dtype(
-    [
-        ("image", np.int64),
-        ("corners", np.float64, 4),
-        ("label", np.int64),
-        ("crowd", np.bool_),
-        ("area", np.float64),
-        ("id", np.int64),
-        ("line", np.int64),
-    ]
-)
 
 
 class DatasetBuilder:
     """Collects images, annotations and issues, in any order, while a data set is read.
 
     Args:
-        content: what is wanted of annotated objects: their boxes, or masks on which their outlines
-            are drawn.
-        relative: whether corners are shares of the upright image's width and height.
+        content: what is wanted, where the format has several; of annotated objects their boxes, or
+            masks on which their outlines are drawn.
+        unit: of the coordinates that the format states; shares are those of the upright image's
+            width and height. Boxes are added in pixels, or as shares.
     """
 
     def __init__(
         self,
         root: Path,
-        format: str,
-        display_name: str,
+        format: Format,
+        content: Content | None = None,
         *,
-        content: Content = "boxes",
-        relative: bool = False,
+        unit: Literal["pixels", "per cent", "shares"] = "pixels",
     ) -> None:
-        self.root, self.format, self.display_name = root, format, display_name
-        self.content, self.relative = content, relative
+        self.root, self.format, self.unit = root, format, unit
+        self.content = content or min(format.contents)
         self.files: list[str] = []
         self.issues: list[Issue] = []
         self.notes: list[str] = []
@@ -69,8 +59,9 @@ class DatasetBuilder:
         self._sizes: list[tuple[int, int]] = []
         self._image_labels: list[int] = []
         self._names: dict[str, int] = {}
-        self._boxes, self._has_ids = bytearray(), False
-        self._extent = 0.0
+        # Packed: as Python objects, the million boxes of a large data set would take a gigabyte.
+        self._measures, self._numbers = array("d"), array("q")
+        self._has_ids, self._extent = False, 0.0
         self._shapes: dict[int, list[Shape]] = {}
 
     def add_image(
@@ -93,6 +84,22 @@ class DatasetBuilder:
             self._image_labels.append(self.label(label))
         return index
 
+    def add_annotated(
+        self,
+        annotation_files: Sequence[str],
+        names: Sequence[str],
+        sizes: Sequence[tuple[int, int] | None],
+        images: Sequence[str],
+    ) -> None:
+        """Add the image of each annotation file: of the same name, else the one that it names."""
+        found = find_images(annotation_files, names, images)
+        for file, name, size, image in zip(annotation_files, names, sizes, found, strict=True):
+            expected = image or os.path.splitext(file)[0] + ".jpg"
+            index = self.add_image(expected, annotation_file=file, size=size)
+            if image is None:
+                message = f"none has its name, or is {name or 'a filename'}"
+                self.add_missing(file, message, image=index)
+
     def label(self, name: str) -> int:
         """The label of a class in a format that does not list its classes."""
         return self._names.setdefault(name, len(self._names))
@@ -114,13 +121,21 @@ class DatasetBuilder:
         Without corners, they are those of the outline. On masks, an object without an outline is
         somewhere in its box, which is ignored.
         """
-        corners = bounds(outline) if corners is None else corners
-        self._extent = max(self._extent, *map(abs, filter(isfinite, corners)), 0.0)
+        x1, y1, x2, y2 = corners = bounds(outline) if corners is None else corners
+        if self.unit == "pixels":
+            self.measure(corners)
         if self.content == "masks":
-            self._shapes.setdefault(image, []).append(Shape.of(label, corners, outline, crowd))
+            drawn = IGNORED if crowd or not outline else label
+            shape = Shape(drawn, outline or rectangle(corners))
+            self._shapes.setdefault(image, []).append(shape)
         else:
             self._has_ids |= box_id is not None
-            self._boxes += _BOX.pack(image, *corners, label, crowd, area, box_id or 0, line)
+            self._measures.extend((x1, y1, x2, y2, area))
+            self._numbers.extend((image, label, crowd, box_id or 0, line))
+
+    def measure(self, coordinates: Iterable[float]) -> None:
+        """Note coordinates in the format's unit; if all are below 2, `build` refuses them."""
+        self._extent = max(self._extent, *map(abs, filter(isfinite, coordinates)), 0.0)
 
     def add_issue(
         self,
@@ -141,9 +156,25 @@ class DatasetBuilder:
         """Report an image that annotations name and that does not exist."""
         self.add_issue(where, f"image missing: {message}", category=MISSING_IMAGES, **scope)
 
-    def add_error(self, error: FileError, **scope: Any) -> None:
-        """Record an unreadable file, for an `image` or a `split`, else for the entire data set."""
-        self.add_issue(error.where, error.message, skippable=bool(scope), **scope)
+    @contextmanager
+    def record_errors(self, where: str | Path = "", what: str = "", **scope: Any) -> Iterator[None]:
+        """Record an error about a file or an annotation, instead of raising it.
+
+        Args:
+            where: file, or file and annotation; `FileError` has its own.
+            what: precedes the error's message.
+            scope: the `image` or `split` concerned; else it is the entire data set.
+        """
+        scope = {"skippable": bool(scope), **scope}
+        try:
+            yield
+        except FileError as error:
+            self.add_issue(error.where, error.message, **scope)
+        except DataError:
+            raise
+        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+            message = f"{what}: {error!r}" if what else str(error)
+            self.add_issue(where, message, **scope)
 
     def add_unused(self, file: str | Path, why: str) -> None:
         self.add_issue(file, why, category=UNUSED_FILES, severity="warning")
@@ -164,7 +195,7 @@ class DatasetBuilder:
 
     def corners(self) -> np.ndarray:
         """float64 [N, 4]: writable view of the boxes so far; none can be added while it exists."""
-        return np.frombuffer(self._boxes, _BOX_TYPE)["corners"]
+        return np.asarray(self._measures).reshape(-1, 5)[:, :4]
 
     def build(
         self,
@@ -173,16 +204,30 @@ class DatasetBuilder:
         category_ids: Sequence[int] | None = None,
         masks: MaskSource | None = None,
         classes_from_options: bool = False,
+        where: str | Path | None = None,
     ) -> ParsedDataset:
-        """Build the data set; by default its classes are the sorted names of `label`."""
-        if 0 < self._extent <= 1 and not self.relative:
+        """Build the data set.
+
+        Args:
+            classes: by default the sorted names of `label`.
+            where: the file that states classes and boxes, for messages.
+        """
+        where = where or next(filter(None, self._annotation_files), self.root)
+        if 0 < self._extent < 2:
+            how = "by 100" if self.unit == "per cent" else "x by the width and y by the height"
             message = (
-                f"all boxes lie within one pixel, none beyond {self._extent:g}: they look relative "
-                f"to the image's size, but {self.display_name} states pixels; multiply x by the "
-                "width and y by the height"
+                f"no box reaches beyond {self._extent:g}: they look relative to the image's size, "
+                f"but {self.format.display_name} states {self.unit}; multiply {how}"
             )
-            self.add_issue(self._annotation_files[0] or self.root, message, skippable=False)
+            self.add_issue(where, message, skippable=False)
         names = tuple(sorted(self._names) if classes is None else classes)
+        if not all(names):
+            self.add_issue(where, "a class without a name", skippable=False)
+        numbers = dict(zip(category_ids or (), names, strict=False))
+        if repeated := [name for name, times in Counter(numbers.values()).items() if times > 1]:
+            ids = [number for number, name in numbers.items() if name in repeated]
+            message = f"{join_names('class', repeated)} stated more than once, by the ids {ids}"
+            self.add_issue(where, message, skippable=False)
         # Labels were numbered as their names appeared.
         order = np.array([names.index(name) for name in self._names], np.int64)
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
@@ -199,8 +244,8 @@ class DatasetBuilder:
             names = masks.classes
         return ParsedDataset(
             root=self.root,
-            format=self.format,
-            display_name=self.display_name,
+            format=self.format.name,
+            display_name=self.format.display_name,
             images=images,
             classes=names,
             classes_by_use=classes is None,
@@ -217,17 +262,19 @@ class DatasetBuilder:
         )
 
     def _sorted_boxes(self, order: np.ndarray) -> Boxes:
-        rows = np.frombuffer(self._boxes, _BOX_TYPE)
-        rows = rows[np.argsort(rows["image"], kind="stable")]
-        counts = np.bincount(rows["image"], minlength=len(self.files))
+        numbers = np.array(self._numbers).reshape(-1, 5)
+        rows = np.argsort(numbers[:, 0], kind="stable")
+        image, label, crowd, ids, lines = numbers[rows].T.copy()
+        measures = np.array(self._measures).reshape(-1, 5)[rows]
+        counts = np.bincount(image, minlength=len(self.files))
         return Boxes(
-            first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            corners=rows["corners"].copy(),
-            labels=order[rows["label"]] if len(order) else rows["label"].copy(),
-            crowd=rows["crowd"].copy(),
-            areas=rows["area"].copy(),
-            ids=rows["id"].copy() if self._has_ids else None,
-            lines=rows["line"].copy(),
+            first=np.concatenate([[0], np.cumsum(counts)]),
+            corners=measures[:, :4].copy(),
+            labels=order[label] if len(order) else label,
+            crowd=crowd.astype(bool),
+            areas=measures[:, 4].copy(),
+            ids=ids if self._has_ids else None,
+            lines=lines,
             annotation_files=tuple(self._annotation_files),
-            relative=self.relative,
+            relative=self.unit == "shares",
         )

@@ -1,17 +1,16 @@
-"""Files of a data set: listing, matching by name, reading text, and compact lists of paths."""
+"""Files of a data set: listing, matching by name, and compact lists of paths."""
 
-import mmap
 import os
 import re
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from mobilevit.data.errors import DataError, FileError
+from mobilevit.data.errors import DataError
 from mobilevit.data.images import IMAGE_EXTENSIONS
 
 IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "jpegimages", "photos", "leftimg8bit"])
@@ -58,7 +57,7 @@ class Paths:
 
 
 class FileTree:
-    """A data set's folder, or its one file; the files below it are listed once, on first use."""
+    """A data set's folder, or its one file; the images below the folder, and other files."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
@@ -66,23 +65,10 @@ class FileTree:
             self.root = self.root.resolve()
         if not self.root.exists():
             raise DataError(f"{self.root}: no such file or folder")
-
-    @property
-    def folder(self) -> Path:
-        """The root, or the folder of a single file."""
-        return self.root.parent if self.root.is_file() else self.root
-
-    @cached_property
-    def _files(self) -> tuple[list[str], list[str]]:
-        return ([], [str(self.root)]) if self.root.is_file() else list_files(self.root)
-
-    @property
-    def images(self) -> list[str]:
-        return self._files[0]
-
-    @property
-    def others(self) -> list[str]:
-        return self._files[1]
+        is_file = self.root.is_file()
+        self.folder = self.root.parent if is_file else self.root
+        self.images, others = list_files(self.folder)
+        self.others = [str(self.root)] if is_file else others
 
     def with_extension(self, *extensions: str, depth: int | None = None) -> list[Path]:
         """Other files with one of these extensions, at most `depth` levels below the root."""
@@ -126,11 +112,6 @@ def list_files(folder: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     return sorted(images), sorted(others)
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """The images in a folder and its subfolders, without hidden files and system leftovers."""
-    return [Path(path) for path in list_files(folder)[0]]
-
-
 def visible_entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """The entries of a folder, sorted by name, without hidden ones and system leftovers."""
     try:
@@ -171,13 +152,9 @@ def find_split_of(file: Path, root: Path) -> str | None:
     return next((split for split in splits if split is not None), None)
 
 
-def find_split_in_path(path: str | Path, root: Path, *, within: bool = False) -> str | None:
-    """The split that the first such folder of a file below `root` is named after."""
-    return _split_of_folder(os.path.dirname(path), root, within)
-
-
 @lru_cache
-def _split_of_folder(folder: str, root: Path, within: bool) -> str | None:
+def find_split_of_folder(folder: str, root: Path, *, within: bool = False) -> str | None:
+    """The split that the first such folder of a path below `root` is named after."""
     below = os.path.relpath(folder, root).split(os.sep)
     splits = (find_split(name, within=within) for name in below)
     return next((split for split in splits if split is not None), None)
@@ -189,10 +166,11 @@ def find_splits(paths: Sequence[str], root: Path) -> list[str | None]:
     Names with further words count only where no other folder names a split, and one of them names
     `train`: a folder `test_tubes` alone is not a split.
     """
-    splits = [find_split_in_path(path, root) for path in paths]
+    folders = list(map(os.path.dirname, paths))
+    splits = [find_split_of_folder(folder, root) for folder in folders]
     if any(splits):
         return splits
-    splits = [find_split_in_path(path, root, within=True) for path in paths]
+    splits = [find_split_of_folder(folder, root, within=True) for folder in folders]
     return splits if "train" in splits else [None] * len(paths)
 
 
@@ -273,11 +251,13 @@ def find_files(
     for file in files:
         by_name.setdefault(normalize_name(os.path.basename(file)), []).append(file)
 
+    def split_of(file: str) -> str | None:
+        return find_split_of_folder(os.path.dirname(file), root)
+
     def rank(file: str) -> tuple[bool, bool, int]:
-        own_split = find_split_in_path(file, root)
         return (
             folder_names(file, root).isdisjoint(_ANNOTATION_FOLDERS),
-            own_split == split,
+            split_of(file) == split,
             len(os.path.commonpath([file, bases[0]])),
         )
 
@@ -293,7 +273,7 @@ def find_files(
         end = _place(name, extension=True)
         named = by_name.get(end[-1], [])
         named = [f for f in named if _place(f, extension=True)[-len(end) :] == end]
-        return best([f for f in named if not _other_split(find_split_in_path(f, root), split)])
+        return best([f for f in named if not _other_split(split_of(f), split)])
 
     names = [name.replace("\\", "/") for name in names]
     found = [find(name) for name in names]
@@ -333,51 +313,10 @@ def find_images(
     for by_stem, by_name, name in pairs:
         matches = by_stem or by_name
         # Of 1.jpg and 1.png, prefer the stated one.
-        exact = (match for match in matches if _base(match) == _base(name))
+        base = normalize_name(os.path.basename(name))
+        exact = (one for one in matches if normalize_name(os.path.basename(one)) == base)
         found.append(next(exact, matches[0] if matches else None))
     return found
-
-
-def _base(path: str) -> str:
-    return normalize_name(os.path.basename(path))
-
-
-def json_has(file: Path, start: bytes, *keys: str) -> bool:
-    """Whether a JSON file starts so and contains all these words in quotes; it is not parsed."""
-    try:
-        with file.open("rb") as opened:
-            if not os.fstat(opened.fileno()).st_size:
-                return False
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
-                starts = text[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(start)
-                return starts and all(text.find(b'"%s"' % key.encode()) >= 0 for key in keys)
-    except OSError:
-        return False
-
-
-def read_text(path: Path) -> str:
-    """Read text in UTF-8, or in UTF-16 with a byte order mark; raise `FileError` for others."""
-    content = read_bytes(path)
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise FileError(path, f"not a text in UTF-8 (byte {error.start})") from error
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text that are not empty, stripped, with their numbers."""
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line := line.strip():
-            yield number, line
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a file; raise `FileError` if that fails."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror}") from error
 
 
 def join_names(noun: str, names: Sequence[str]) -> str:

@@ -1,11 +1,20 @@
 """The annotation formats; a new one is a module with a `Format`, and a line in `FORMATS`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import IGNORE, Content, Format, ParsedDataset, ReadOptions
-from mobilevit.data.formats.files import FileTree
+from mobilevit.data.formats.base import (
+    IGNORE,
+    UNUSED_FILES,
+    Content,
+    Format,
+    Issue,
+    ParsedDataset,
+    ReadOptions,
+)
+from mobilevit.data.formats.files import MASK_FOLDERS, FileTree, folder_names
 from mobilevit.data.formats.labels import folders as class_folders
 from mobilevit.data.formats.labels import tables as label_tables
 from mobilevit.data.formats.masks import datasets, panoptic, roboflow
@@ -19,7 +28,7 @@ from mobilevit.data.formats.objects import (
     voc,
     yolo,
 )
-from mobilevit.data.formats.unread import explain_unread
+from mobilevit.data.formats.unread import UNREAD_IMAGES, explain_unread
 
 FORMATS: tuple[Format, ...] = (
     datasets.CITYSCAPES,
@@ -40,6 +49,9 @@ FORMATS: tuple[Format, ...] = (
     class_folders.FORMAT,
 )
 """Mask formats are tried in this order: what one matches, later ones may match as well."""
+
+MAX_NAMED = 10
+"""At most this many images that are left out are named."""
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 
@@ -80,7 +92,35 @@ def parse(
             f"{tree.root}: is read as {reader.name}, which states itself what is ignored; "
             "data.ignore is for folders of images and masks"
         )
-    return reader.read(tree, options)
+    datasets = reader.read(tree, options)
+    unused = [] if tree.root.is_file() else list(_unused_images(tree, datasets))
+    return [replace(dataset, issues=(*dataset.issues, *unused)) for dataset in datasets]
+
+
+def _unused_images(tree: FileTree, datasets: Sequence[ParsedDataset]) -> Iterator[Issue]:
+    """Images below the root that are in no data set, and files in image formats that are not read.
+
+    What lies in folders of masks counts as masks, such as those of another format.
+    One issue for all: a data set may share its folder with thousands of other images.
+    """
+    used = {issue.where for dataset in datasets for issue in dataset.issues}  # named already
+    for dataset in datasets:
+        for index in range(len(dataset.images)):
+            used.add(os.path.normpath(dataset.images.name(index)))
+            if dataset.masks is not None and (mask := dataset.masks.file(index)) is not None:
+                used.add(os.path.normpath(mask))
+    others = [path for path in tree.images if os.path.normpath(path) not in used]
+    others = [path for path in others if folder_names(path, tree.root).isdisjoint(MASK_FOLDERS)]
+    unread = [str(path) for path in tree.with_extension(*UNREAD_IMAGES)]
+    for paths, why in (
+        (others, "are no part of the data set"),
+        (unread, "are in formats that are not read; convert them"),
+    ):
+        if paths:
+            names = ", ".join(os.path.relpath(path, tree.root) for path in paths[:MAX_NAMED])
+            more = f" and {len(paths) - MAX_NAMED} more" if paths[MAX_NAMED:] else ""
+            message = f"{len(paths)} images {why}: {names}{more}"
+            yield Issue(UNUSED_FILES, str(tree.root), message, "warning")
 
 
 def _recognize(tree: FileTree, content: Content, candidates: Sequence[Format]) -> Format:

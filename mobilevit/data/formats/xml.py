@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from mobilevit.data.errors import FileError
-from mobilevit.data.formats.files import read_bytes
+from mobilevit.data.formats.text import read_bytes
 
 _HEAD_BYTES = 4096
 

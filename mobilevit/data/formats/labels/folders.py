@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from mobilevit.data.errors import DataError
@@ -16,10 +16,9 @@ from mobilevit.data.formats.files import (
     relative_paths,
     visible_entries,
 )
+from mobilevit.data.formats.unread import UNREAD_IMAGES
 
 CLASS_FOLDERS = "folders without images, which are not classes"
-
-_NAME = "class folders"
 
 
 def read_labels(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
@@ -29,15 +28,13 @@ def read_labels(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     their class folder.
     """
     top = _enter(tree, tree.root)
-    splits, others = _split_folders(tree, top)
+    splits = _split_folders(tree, top)
     if not splits:
         return [_read_class_folders(tree, top, None)]
-    splits = {split: splits[split] for split in sorted(splits, key="train".__ne__)}
     datasets: list[ParsedDataset] = []
-    for split, folder in splits.items():
-        classes, unused = (datasets[0].classes, []) if datasets else ((), others)
-        inner = _enter(tree, folder, classes)
-        datasets.append(_read_class_folders(tree, inner, split, unused))
+    for split in sorted(splits, key="train".__ne__):
+        folder = _enter(tree, splits[split], datasets[0].classes if datasets else ())
+        datasets.append(_read_class_folders(tree, folder, split))
     return datasets
 
 
@@ -65,8 +62,8 @@ def _enter(tree: FileTree, folder: Path, classes: Collection[str] = ()) -> Path:
         folder = folder / nested.pop()
 
 
-def _split_folders(tree: FileTree, top: Path) -> tuple[dict[str, Path], list[str]]:
-    """Split -> its folder of class folders, and other folders next to these.
+def _split_folders(tree: FileTree, top: Path) -> dict[str, Path]:
+    """Split -> its folder of class folders.
 
     Raises:
         DataError: only some folders are named after splits, or they hold no class folders.
@@ -92,38 +89,41 @@ def _split_folders(tree: FileTree, top: Path) -> tuple[dict[str, Path], list[str
             f"{top}: {', '.join(names)} are named after splits, but hold images directly; images "
             "must lie in one folder per class, such as train/cat/1.jpg"
         )
-    return splits, others
+    return splits
 
 
-def _read_class_folders(
-    tree: FileTree, folder: Path, split: str | None, unused: Sequence[str] = ()
-) -> ParsedDataset:
-    builder = DatasetBuilder(folder, "folders", _NAME, content="labels")
-    for name in unused:
-        builder.add_unused(tree.root / name, "is no split, as folders next to it are")
+def _read_class_folders(tree: FileTree, folder: Path, split: str | None) -> ParsedDataset:
+    builder = DatasetBuilder(folder, FORMAT)
     if split is None and folder != tree.root:
         builder.notes.append(f"classes are the folders in {folder}")
     images: dict[str, list[str]] = {}
-    others = [path for path, _ in relative_paths(tree.others, folder)]
     loose_images = 0
     for path, below in relative_paths(tree.images, folder):
         name, separator, _ = below.partition("/")
+        loose_images += not separator
         if separator:
             # A name may be stored composed or decomposed (é as one or two characters), depending
             # on the system that wrote it; it is the same class.
             images.setdefault(unicodedata.normalize("NFC", name), []).append(path)
-        else:
-            loose_images += 1
-            others.append(path)
     folders = {
         unicodedata.normalize("NFC", e.name) for e in visible_entries(folder) if is_folder(e)
     }
     empty = sorted(folders - images.keys())
+    if not images and loose_images:
+        raise DataError(
+            f"{folder}: holds {loose_images} images directly; images must lie in one folder per "
+            "class, such as cat/1.jpg and dog/2.jpg"
+        )
     if not images:
-        raise DataError(f"{folder}: {_why_no_classes(empty, loose_images)}")
+        why = (
+            f"no images in its {join_names('folder', empty)[:200]}" if empty else "no class folders"
+        )
+        raise DataError(f"{folder}: {why}; one folder of images per class is needed")
     if empty:
         names = ", ".join(empty)
         builder.add_issue(folder, names, category=CLASS_FOLDERS, severity="warning")
+    others = [path for path, _ in relative_paths(tree.others, folder)]
+    others = [path for path in others if not path.lower().endswith(UNREAD_IMAGES)]
     if others:
         endings = Counter(Path(path).suffix.lower() or "none" for path in others)
         listing = ", ".join(f"{ending} {count}" for ending, count in endings.most_common())
@@ -137,20 +137,9 @@ def _read_class_folders(
     return builder.build()
 
 
-def _why_no_classes(empty: list[str], loose_images: int) -> str:
-    if loose_images:
-        return (
-            f"holds {loose_images} images directly; images must lie in one folder per class, "
-            "such as cat/1.jpg and dog/2.jpg"
-        )
-    if empty:
-        return f"no images in its {join_names('folder', empty)[:200]}"
-    return "holds no class folders; one folder of images per class is needed"
-
-
 FORMAT = Format(
     name="folders",
-    display_name=_NAME,
+    display_name="class folders",
     contents=frozenset(["labels"]),
     looks_for="one folder of images per class",
     matches=lambda tree, content: tree.root.is_dir(),

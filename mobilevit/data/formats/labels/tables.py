@@ -1,13 +1,12 @@
 """Tables that state the class of each image: CSV files, and `metadata.jsonl` next to images."""
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mobilevit.data.errors import DataError, FileError
-from mobilevit.data.formats.base import Content, Format, ParsedDataset, ReadOptions
+from mobilevit.data.formats.base import Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import (
     FileTree,
@@ -15,9 +14,8 @@ from mobilevit.data.formats.files import (
     find_split,
     find_split_of,
     has_image_extension,
-    read_lines,
-    read_text,
 )
+from mobilevit.data.formats.text import read_cells, read_lines
 
 DEPTH = 2
 """How many levels below the data set's folder tables are searched for."""
@@ -30,33 +28,36 @@ LABEL_COLUMNS = ("label", "class", "category", "class_name", "label_name", "targ
 """Columns that may state classes, likeliest first."""
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
-_NAME = "a table of labels"
-_EXTENSIONS = (".csv", ".tsv", ".jsonl")
-# In the order in which they are tried on the first line.
-_DELIMITERS = (",", ";", "\t")
+_MARKS = {"0": False, "0.0": False, "1": True, "1.0": True}
+
+
+class Columns(NamedTuple):
+    """The names of a table's columns."""
+
+    file: str
+    label: str | None
+    """The column of classes; None where each class has a column of 0 and 1."""
+    split: str | None
+    classes: tuple[str, ...]
+    """The columns of classes, if each has one."""
 
 
 def read_labels(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     """Read a table for all images, or one for each split, named after it or in its folder.
 
-    A table has a row for each image, with a column of `FILE_COLUMNS` and one of `LABEL_COLUMNS`;
-    without a split of its own, or one of `SPLIT_COLUMNS`, the folders of images state splits.
+    A table has a row for each image, with a column of `FILE_COLUMNS` and one of `LABEL_COLUMNS`, or
+    a column for each class, of which one is 1 and the others are 0. Without a split of its own, or
+    one of `SPLIT_COLUMNS`, the folders of images state splits.
     """
-    builder = DatasetBuilder(tree.folder, "table", _NAME, content="labels")
-    images = FileTree(tree.folder).images
+    builder = DatasetBuilder(tree.folder, FORMAT)
     tables = _find_tables(tree)
     splits = {file: find_split_of(file, tree.folder) for file in tables}
-    of_splits = [file for file in tables if splits[file] is not None]
-    if len(tables) > 1 and of_splits != tables:
-        names = ", ".join(str(path.relative_to(tree.folder)) for path in tables[:5])
+    if len(tables) > 1 and None in splits.values():
+        names = ", ".join(str(path.relative_to(tree.folder)) for path in list(tables)[:5])
         raise DataError(f"{tree.root}: has several tables of labels, {names}; give the one to read")
     labels: dict[str, str] = {}
-    for file in tables:
-        _read_table(builder, file, splits[file], images, labels)
-    for path in images:
-        if path not in labels:
-            names = " and ".join(file.name for file in tables)
-            builder.add_unused(path, f"is not in {names}")
+    for file, columns in tables.items():
+        _read_table(builder, file, columns, splits[file], tree.images, labels)
     folders = {path: Path(path).parent.name for path in labels}
     others = [path for path, name in folders.items() if name != labels[path]]
     if others and not {*labels.values()}.isdisjoint(folders.values()):
@@ -73,16 +74,13 @@ def read_labels(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
 def _read_table(
     builder: DatasetBuilder,
     file: Path,
+    columns: Columns,
     split: str | None,
     images: Sequence[str],
     labels: dict[str, str],
 ) -> None:
     rows = list(_rows(file))
-    columns = _columns(rows[0][1]) if rows else None
-    if columns is None:
-        return
-    file_column, label_column, split_column = columns
-    names = [str(row.get(file_column) or "").strip() for _, row in rows]
+    names = [str(row.get(columns.file) or "").strip() for _, row in rows]
     if not any(map(has_image_extension, names)):  # numbers or names without extensions
         by_stem = {Path(path).stem: Path(path).suffix for path in images}
         names = [name + by_stem.get(name, "") for name in names]
@@ -90,75 +88,95 @@ def _read_table(
     paths = find_files(names, images, bases, root=builder.root, split=split)
     for (line, row), name, path in zip(rows, names, paths, strict=True):
         where = f"{file}:{line}"
-        value = row.get(label_column)
-        label = "" if value is None else str(value).strip()
-        if not isinstance(value, str | int | float) or not label:
-            builder.add_issue(where, f"{name or 'row'} has no single label, but {value!r:.50}")
-        elif path is None:
-            builder.add_missing(where, name or "no name", split=split)
-        elif path in labels:
-            if labels[path] != label:
+        with builder.record_errors(where, split=split):
+            label = _label(row, columns, name or "row")
+            if path is None:
+                builder.add_missing(where, name or "no name", split=split)
+            elif path not in labels:
+                labels[path] = label
+                stated = find_split(str(row.get(columns.split, ""))) if columns.split else None
+                builder.add_image(path, annotation_file=file, label=label, split=stated or split)
+            elif labels[path] != label:
                 message = f"{name} is of class {label} here and of {labels[path]} before"
                 builder.add_issue(where, message, skippable=False)
-        else:
-            labels[path] = label
-            stated = find_split(str(row.get(split_column, ""))) if split_column else None
-            builder.add_image(path, annotation_file=file, label=label, split=stated or split)
+
+
+def _label(row: Mapping[str, Any], columns: Columns, name: str) -> str:
+    """The class of a row's image; a `ValueError` if it has none, or several."""
+    if columns.label is not None:
+        value = row.get(columns.label)
+        label = str(value).strip()
+        if not isinstance(value, str | int | float) or not label:
+            raise ValueError(f"{name} has no single label, but {value!r:.50}")
+        return label
+    marks = {label: row.get(label, "") for label in columns.classes}
+    for label, mark in marks.items():
+        if mark not in _MARKS:
+            raise ValueError(f"{name} has {mark!r:.50} for {label}, instead of 0 or 1")
+    of = [label for label, mark in marks.items() if _MARKS[mark]]
+    if len(of) > 1:
+        raise ValueError(
+            f"{name} is of {len(of)} classes, {', '.join(of)}; multi-label classification is not "
+            "supported yet: one class for each image is needed"
+        )
+    if not of:
+        raise ValueError(f"{name} is of none of the classes {', '.join(columns.classes)}")
+    return of[0]
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a table with their lines; keys are in lower case."""
-    if file.suffix.lower() == ".jsonl":
-        for number, line in read_lines(file):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise FileError(f"{file}:{number}", f"not JSON: {error}") from error
-            if isinstance(row, dict):
-                yield number, {str(key).casefold(): value for key, value in row.items()}
+    """The rows of a table with their lines."""
+    if file.suffix.lower() != ".jsonl":
+        lines = read_cells(file)
+        _, names = next(lines, (0, []))
+        for number, cells in lines:
+            yield number, dict(zip(names, cells, strict=False))
         return
-    lines = read_text(file).splitlines()
-    head = lines[0] if lines else ""
-    delimiter = next((mark for mark in _DELIMITERS if mark in head), ",")
-    reader = csv.DictReader(lines, delimiter=delimiter)
-    reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or ()]
-    for row in reader:
-        yield reader.line_num, row
+    for number, line in read_lines(file):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise FileError(f"{file}:{number}", f"not JSON: {error}") from error
+        if isinstance(row, dict):
+            yield number, row
 
 
-def _columns(row: Mapping[str, Any]) -> tuple[str, str, str | None] | None:
-    """The columns of files, classes and splits; None where the first two are not there."""
-    files, labels, splits = (
-        next((name for name in known if name in row), None)
+def _columns(row: Mapping[str, Any]) -> Columns | None:
+    """The columns of a table with this row; None where it has no files or no classes."""
+    names = {name.casefold(): name for name in row}
+    file, label, split = (
+        next((names[name] for name in known if name in names), None)
         for known in (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
     )
-    if files is not None and labels is None and len(row) == 2:
-        (labels,) = row.keys() - {files}
-    return None if files is None or labels is None else (files, labels, splits)
+    others = tuple(name for name in row if name not in (file, split))
+    if file is None or not others:
+        return None
+    if label is None and len(row) == 2:
+        label = others[0]
+    if label is not None:
+        return Columns(file, label, split, ())
+    return Columns(file, None, split, others) if all(row[o] in _MARKS for o in others) else None
 
 
-def _find_tables(tree: FileTree) -> list[Path]:
-    """Tables of labels; examples of results to submit are none."""
-    tables = []
-    for file in tree.with_extension(*_EXTENSIONS, depth=DEPTH):
+def _find_tables(tree: FileTree) -> dict[Path, Columns]:
+    """Tables of labels and their columns; examples of results to submit are none."""
+    tables = {}
+    for file in tree.with_extension(".csv", ".tsv", ".jsonl", depth=DEPTH):
         try:
-            first = next(_rows(file), None)
-        except (FileError, csv.Error):
+            _, first = next(_rows(file), (0, {}))
+        except FileError:
             continue
-        if first is not None and "submission" not in file.stem.casefold() and _columns(first[1]):
-            tables.append(file)
+        columns = _columns(first)
+        if columns is not None and "submission" not in file.stem.casefold():
+            tables[file] = columns
     return tables
-
-
-def _matches(tree: FileTree, content: Content) -> bool:
-    return bool(_find_tables(tree))
 
 
 FORMAT = Format(
     name="table",
-    display_name=_NAME,
+    display_name="a table of labels",
     contents=frozenset(["labels"]),
     looks_for="a .csv or metadata.jsonl with columns for files and labels",
-    matches=_matches,
+    matches=lambda tree, content: bool(_find_tables(tree)),
     read=read_labels,
 )

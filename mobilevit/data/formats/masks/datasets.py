@@ -6,7 +6,7 @@ from pathlib import Path
 from mobilevit.data.class_names import ADE20K_CLASSES, VOC_CLASSES
 from mobilevit.data.formats.base import IGNORE, Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
-from mobilevit.data.formats.files import FileTree, Paths, read_lines
+from mobilevit.data.formats.files import FileTree, Paths
 from mobilevit.data.formats.masks.folders import (
     UNMATCHED_FILES,
     build_masks,
@@ -19,6 +19,7 @@ from mobilevit.data.formats.masks.values import (
     read_class_file,
     voc_palette,
 )
+from mobilevit.data.formats.text import read_lines
 
 _ADE20K_FOLDER = "ADEChallengeData2016"
 _VOC_LISTS = {"train": ("train_aug", "trainaug", "train"), "val": ("val",)}
@@ -28,7 +29,7 @@ def read_ade20k(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     """Read 150 classes, stored as 1 to 150; 0 is ignored."""
     matches = match_masks(tree.root, *find_images_and_masks(tree))
     classes = class_values(dict(enumerate(ADE20K_CLASSES, start=1)), {0})
-    builder = DatasetBuilder(tree.root, "ade20k", "ADE20K", content="masks")
+    builder = DatasetBuilder(tree.root, ADE20K)
     return [build_masks(builder, matches, classes, ignore=0)]
 
 
@@ -41,7 +42,7 @@ def read_cityscapes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]
     masks = [path for path in masks if path.endswith("_labelIds.png")]
     names = {c.id: c.name for c in Cityscapes.classes if not c.ignore_in_eval}
     ignored = {c.id for c in Cityscapes.classes if c.ignore_in_eval and c.id >= 0} | {IGNORE}
-    builder = DatasetBuilder(tree.root, "cityscapes", "Cityscapes", content="masks")
+    builder = DatasetBuilder(tree.root, CITYSCAPES)
     matches = match_masks(tree.root, images, masks)
     return [build_masks(builder, matches, class_values(names, ignored))]
 
@@ -63,7 +64,7 @@ def read_voc(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     in the folder names others.
     """
     base = find_voc(tree.root) or tree.root
-    builder = DatasetBuilder(base, "voc", "Pascal VOC", content="masks")
+    builder = DatasetBuilder(base, VOC)
     masks: list[Path] = []
     for split in _VOC_LISTS:
         if (file := _list_file(base, split)) is None:

@@ -25,12 +25,6 @@ class Shape(NamedTuple):
     """Its class, or `IGNORED` where its pixels are ignored."""
     outline: Outline
 
-    @classmethod
-    def of(cls, label: int, corners: Sequence[float], outline: Outline, crowd: bool) -> Self:
-        if outline:
-            return cls(IGNORED if crowd else label, outline)
-        return cls(IGNORED, rectangle(corners))  # somewhere in its box, so all of it is ignored
-
 
 def rectangle(corners: Sequence[float]) -> list[np.ndarray]:
     """The outline of a box with corners x1, y1, x2, y2."""
@@ -56,8 +50,10 @@ def rotated(points: np.ndarray, degrees: float, middle: np.ndarray) -> np.ndarra
     return (points - middle) @ np.array([[cos, sin], [-sin, cos]]) + middle
 
 
-def encode_mask(inside: np.ndarray, left: int, top: int, size: tuple[int, int]) -> Outline:
-    """Encode bool `[h, w]`, which lies at `left` and `top` in an image of (height, width)."""
+def encode_mask(
+    inside: np.ndarray, left: int, top: int, size: tuple[int, int]
+) -> tuple[tuple[float, float, float, float], Outline]:
+    """Corners and code of bool `[h, w]`, at `left` and `top` in an image of (height, width)."""
     height, width = size
     full = np.zeros((height, width), bool)
     y, x = max(top, 0), max(left, 0)
@@ -65,7 +61,8 @@ def encode_mask(inside: np.ndarray, left: int, top: int, size: tuple[int, int]) 
     part[:] = inside[y - top :, x - left :][: part.shape[0], : part.shape[1]]
     columns = np.concatenate([[False], full.T.reshape(-1)])
     ends = np.flatnonzero(np.diff(columns))
-    return {"counts": np.diff(ends, prepend=0, append=full.size).tolist()}
+    corners = float(left), float(top), float(left + inside.shape[1]), float(top + inside.shape[0])
+    return corners, {"counts": np.diff(ends, prepend=0, append=full.size).tolist()}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,10 +135,7 @@ def bounds(outline: Outline) -> tuple[float, float, float, float]:
         points = np.concatenate([corners, corners + 1])
     else:
         points = np.concatenate([*outline, np.zeros(0)]).reshape(-1, 2)
-    if not len(points):
-        return (float("nan"),) * 4
-    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
-    return x1, y1, x2, y2
+    return polygon_corners(points) if len(points) else (float("nan"),) * 4
 
 
 def run_lengths(outline: Outline, height: int, width: int) -> list[int]:

@@ -42,7 +42,6 @@ MAX_NUMBERED = 1000
 """Values from this one on are too large to be numbered as classes."""
 UNMATCHED_FILES = "images and masks that do not match"
 
-_NAME = "folders of images and masks"
 # What tools append to the names of masks.
 _MASK_SUFFIXES = (
     "_gtfine_labelids", "_labelids", "_mask", "-mask", "_masks", "_labels", "_label",
@@ -175,7 +174,7 @@ def read_masks(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     else:
         names, how = number_classes(matches.masks, ignore)
     classes = class_values(names, {ignore})
-    builder = DatasetBuilder(tree.root, "folders", _NAME, content="masks")
+    builder = DatasetBuilder(tree.root, FORMAT)
     builder.notes.append(f"{len(classes.classes)} classes by {how}")
     parsed = build_masks(
         builder,
@@ -228,7 +227,7 @@ def _values_of(mask: str) -> list[int] | ImageError:
 
 FORMAT = Format(
     name="folders",
-    display_name=_NAME,
+    display_name="folders of images and masks",
     contents=frozenset(["masks"]),
     looks_for=f"a folder of images ({', '.join(sorted(IMAGE_FOLDERS))}) and one of masks "
     f"({', '.join(sorted(MASK_FOLDERS))}), with train and val above or below or neither",

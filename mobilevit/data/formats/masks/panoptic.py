@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,8 @@ def read_panoptic(
 
     With `voc_classes`, categories are mapped to the classes of Pascal VOC; others are background.
     """
-    source = CocoFile(file, root, split, "coco_voc" if voc_classes else "coco_panoptic", "masks")
+    format = WITH_VOC_CLASSES if voc_classes else FORMAT
+    source = CocoFile(file, root, split, format, "masks")
     builder = source.builder
     if not source.categories:  # the file is damaged
         return builder.build(())
@@ -93,10 +95,9 @@ def _read(
 
 
 def _read_with_voc_classes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
-    instances = find_jsons(tree)
+    read = partial(read_objects, content="masks", format=WITH_VOC_CLASSES, voc_classes=True)
     return [
-        read_objects(file, tree.root, content="masks", split=split or None, voc_classes=True)
-        for split, file in instances.items()
+        read(file, tree.root, split=split or None) for split, file in find_jsons(tree).items()
     ] or _read(tree, options, voc_classes=True)
 
 

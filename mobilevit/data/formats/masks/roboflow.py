@@ -1,6 +1,5 @@
 """Masks as Roboflow exports them: next to their images, with the classes in a table."""
 
-import csv
 from pathlib import Path
 
 from mobilevit.data.errors import DataError
@@ -9,12 +8,11 @@ from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import FileTree
 from mobilevit.data.formats.masks.folders import build_masks, match_masks
 from mobilevit.data.formats.masks.values import class_values
+from mobilevit.data.formats.text import read_cells
 
 TABLE, HEAD = "_classes.csv", ["pixel value", "class"]
 """The table; one of another head, `filename`, is of labels."""
 SUFFIX = "_mask"
-
-_NAME = "Roboflow's masks"
 
 
 def read_roboflow(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
@@ -28,7 +26,7 @@ def read_roboflow(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     files = [path for path in tree.images if Path(path).parent in folders]
     masks = [path for path in files if Path(path).stem.endswith(SUFFIX)]
     images = sorted(set(files) - set(masks))
-    builder = DatasetBuilder(tree.root, "roboflow", _NAME, content="masks")
+    builder = DatasetBuilder(tree.root, FORMAT)
     builder.notes.append(f"{len(names)} classes by {TABLE}")
     matches, ignore = match_masks(tree.root, images, masks), options.ignore
     return [build_masks(builder, matches, class_values(names, {ignore}), ignore=ignore)]
@@ -40,8 +38,7 @@ def _tables(tree: FileTree) -> dict[Path, dict[int, str]]:
     for file in tree.with_extension(".csv"):
         if file.name != TABLE:
             continue
-        lines = file.read_text("utf-8-sig").splitlines()
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
+        rows = [cells for _, cells in read_cells(file)]
         if rows and [cell.lower() for cell in rows[0]] == HEAD:
             try:
                 tables[file] = {int(value): name for value, name in rows[1:]}
@@ -52,7 +49,7 @@ def _tables(tree: FileTree) -> dict[Path, dict[int, str]]:
 
 FORMAT = Format(
     name="roboflow",
-    display_name=_NAME,
+    display_name="Roboflow's masks",
     contents=frozenset(["masks"]),
     looks_for=f"Roboflow's masks (x.jpg, x{SUFFIX}.png, {TABLE})",
     matches=lambda tree, content: bool(_tables(tree)),

@@ -1,10 +1,7 @@
 """COCO's JSON: boxes, and masks drawn from outlines."""
 
-import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,11 @@ from mobilevit.data.formats.files import (
     find_files,
     find_split_of,
     join_names,
-    json_has,
     list_files,
     normalize_name,
 )
 from mobilevit.data.formats.masks.drawn import bounds
+from mobilevit.data.formats.text import json_has, read_json
 
 JSON_DEPTH = 3
 """How many levels below the data set's folder JSON files are searched for."""
@@ -50,6 +47,7 @@ def read_objects(
     *,
     content: Content = "boxes",
     split: str | None = None,
+    format: Format | None = None,
     voc_classes: bool = False,
 ) -> ParsedDataset:
     """Read the objects of a COCO JSON file.
@@ -62,7 +60,7 @@ def read_objects(
         split: the split that the JSON holds.
         voc_classes: map categories to the classes of Pascal VOC; others are background.
     """
-    source = CocoFile(file, root, split, "coco_voc" if voc_classes else "coco", content)
+    source = CocoFile(file, root, split, format or FORMAT, content)
     builder = source.builder
     labels: dict[int, int | None] = {n: label for label, n in enumerate(source.categories)}
     classes = tuple(source.categories.values())
@@ -75,26 +73,20 @@ def read_objects(
         if (label := labels[category]) is None:  # background
             continue
         with_objects.add(image)
-        corners = to_corners(entry.get("bbox"))
-        try:
+        with builder.record_errors(where, "an object cannot be drawn", image=image):
             outline = to_outline(entry.get("segmentation"))
-            if not entry.get("bbox"):
-                corners = bounds(outline)
+            corners = to_corners(entry["bbox"]) if entry.get("bbox") else bounds(outline)
             if content == "masks" and not outline and not all(map(math.isfinite, corners)):
                 raise ValueError("neither segmentation nor bbox")
-        except (TypeError, LookupError, ValueError) as error:
-            message = f"an object cannot be drawn: {error!r}"
-            builder.add_issue(where, message, image=image)
-            continue
-        builder.add_box(
-            image,
-            corners,
-            label,
-            outline=outline,
-            crowd=to_integer(entry.get("iscrowd")) not in (None, 0),
-            area=_number(entry.get("area")),
-            box_id=to_integer(entry.get("id"), default=running),
-        )
+            builder.add_box(
+                image,
+                corners,
+                label,
+                outline=outline,
+                crowd=to_integer(entry.get("iscrowd")) not in (None, 0),
+                area=_number(entry.get("area")),
+                box_id=to_integer(entry.get("id"), default=running),
+            )
     images = list(range(len(builder.files)))
     if content == "masks" and split == "train" and (empty := len(images) - len(with_objects)):
         images = sorted(with_objects)
@@ -113,14 +105,14 @@ class CocoFile:
     """
 
     def __init__(
-        self, file: Path, root: Path | None, split: str | None, format: str, content: Content
+        self, file: Path, root: Path | None, split: str | None, format: Format, content: Content
     ) -> None:
         if root is None:
             root = file.parent
             if normalize_name(root.name) in ("annotations", "annotation"):
                 root = root.parent
         self.file = file
-        self.builder = DatasetBuilder(root, format, _DISPLAY_NAMES[format], content=content)
+        self.builder = DatasetBuilder(root, format, content)
         if split is not None:
             self.builder.splits[split], self.builder.origins[split] = [], file.name
         self.categories: dict[int, str] = {}
@@ -161,23 +153,17 @@ class CocoFile:
 
     def _load(self, *, keep_outlines: bool) -> dict[str, list[Any]]:
         """The lists of the file; empty ones where it has them not."""
-        try:
-            # Outlines are most of the file; next to boxes they need not stay in memory.
-            hook = None if keep_outlines else _without_outline
-            data = json.loads(self.file.read_bytes(), object_hook=hook)
+        # Outlines are most of the file; next to boxes they need not stay in memory.
+        hook = None if keep_outlines else _without_outline
+        with self.builder.record_errors(self.file):
+            data = read_json(self.file, "COCO", hook)
             if not isinstance(data, dict):
-                raise ValueError(f"a {type(data).__name__} instead of an object")
-        except OSError as error:
-            self._fatal(f"cannot be read: {error.strerror}")
-        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deep
-            self._fatal(f"not JSON of COCO: {error}")
-        else:
+                raise ValueError(f"not JSON of COCO: a {type(data).__name__} instead of an object")
             if missing := [key for key in _REQUIRED if not isinstance(data.get(key), list)]:
-                self._fatal(f"not COCO's format: lacks the {join_names('list', missing)}")
-            elif keep_outlines and not any(_has_outline(one) for one in data["annotations"]):
-                self._fatal("its objects have only boxes, without outlines for masks")
-            else:
-                return data
+                raise ValueError(f"not COCO's format: lacks the {join_names('list', missing)}")
+            if keep_outlines and not any(map(_has_outline, data["annotations"])):
+                raise ValueError("its objects have only boxes, without outlines for masks")
+            return data
         return {key: [] for key in _REQUIRED}
 
     def _read_categories(self, entries: list[Any]) -> None:
@@ -193,12 +179,6 @@ class CocoFile:
         for number in self._unused_categories(entries, names):
             message = f'category {number} "{names.pop(number)}" is not used, and left out'
             self.builder.notes.append(message)
-        repeated = [name for name, times in Counter(names.values()).items() if times > 1]
-        if repeated:
-            numbers = [number for number, name in names.items() if name in repeated]
-            self._fatal(
-                f"{join_names('class', repeated)} stated more than once, by the ids {numbers}"
-            )
         self.categories = dict(sorted(names.items()))
 
     def _unused_categories(self, entries: list[Any], names: Mapping[int, str]) -> set[int]:
@@ -335,23 +315,18 @@ def _matches(tree: FileTree, content: Content) -> bool:
     return any(map(looks_like_coco, tree.with_extension(".json", depth=JSON_DEPTH)))
 
 
-def _read(
-    tree: FileTree, options: ReadOptions, *, voc_classes: bool = False
-) -> list[ParsedDataset]:
-    read = partial(read_objects, content=options.content, voc_classes=voc_classes)
+def _read(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     if tree.root.is_file():
-        return [read(tree.root)]
-    return [read(file, tree.root, split=split or None) for split, file in find_jsons(tree).items()]
+        return [read_objects(tree.root, content=options.content)]
+    return [
+        read_objects(file, tree.root, content=options.content, split=split or None)
+        for split, file in find_jsons(tree).items()
+    ]
 
 
-_DISPLAY_NAMES = {
-    "coco": "COCO",
-    "coco_panoptic": "COCO panoptic",
-    "coco_voc": "COCO with the classes of Pascal VOC",
-}
 FORMAT = Format(
     name="coco",
-    display_name=_DISPLAY_NAMES["coco"],
+    display_name="COCO",
     contents=frozenset(["boxes", "masks"]),
     looks_for="COCO (a .json with images, annotations and categories)",
     matches=_matches,

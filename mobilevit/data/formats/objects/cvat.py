@@ -5,14 +5,13 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from mobilevit.data.errors import DataError, FileError
+from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import FileTree, find_files, find_split
 from mobilevit.data.formats.masks.drawn import (
     Outline,
     encode_mask,
-    polygon_corners,
     rectangle,
     rotated,
     unit_circle,
@@ -30,13 +29,11 @@ def read_images(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     Classes are the sorted labels that occur. Splits are the images' `subset`, else folders named
     `train`, `val` and so on.
     """
-    builder = DatasetBuilder(tree.root, "cvat", _NAME, content=options.content)
+    builder = DatasetBuilder(tree.root, FORMAT, options.content)
     for file in _find_xmls(tree):
-        try:
+        annotations = Element("annotations")
+        with builder.record_errors():
             annotations = parse_xml(file)
-        except FileError as error:
-            builder.add_error(error)
-            continue
         if annotations.find("track") is not None:
             raise DataError(f'{file}: is CVAT\'s format for video; export "CVAT for images 1.1"')
         images = annotations.findall("image")
@@ -65,19 +62,16 @@ def _add_image(
             message = f"a {shape.tag} is no box and has no outline; it is left out"
             builder.add_issue(where, message, severity="error")
             continue
-        try:
-            label, corners, outline = shape.attrib["label"], *_outline(shape, (height, width))
-        except (KeyError, ValueError) as error:
-            builder.add_issue(where, f"{shape.tag} cannot be read: {error!r}", image=index)
-            continue
-        line = line_of(shape)
-        builder.add_box(index, corners, builder.label(label), outline=outline, line=line)
+        with builder.record_errors(where, f"{shape.tag} cannot be read", image=index):
+            name, (corners, outline) = shape.attrib["label"], _outline(shape, (height, width))
+            label, line = builder.label(name), line_of(shape)
+            builder.add_box(index, corners, label, outline=outline, line=line)
 
 
 def _outline(
     shape: Element, size: tuple[int, int]
-) -> tuple[tuple[float, float, float, float], Outline]:
-    """Corners and outline of a shape."""
+) -> tuple[tuple[float, float, float, float] | None, Outline]:
+    """Outline of a shape, and its corners if they are not those of the outline."""
 
     def numbers(*names: str) -> list[float]:
         return [float(shape.attrib[name]) for name in names]
@@ -86,8 +80,7 @@ def _outline(
         left, top, width, height = map(int, numbers("left", "top", "width", "height"))
         runs = [int(run) for run in shape.attrib["rle"].split(",")]  # along rows, outside first
         inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-        corners = float(left), float(top), float(left + width), float(top + height)
-        return corners, encode_mask(inside, left, top, size)
+        return encode_mask(inside, left, top, size)
     if shape.tag == "polygon":
         pairs = shape.attrib["points"].split(";")
         points = np.array([[float(side) for side in pair.split(",")] for pair in pairs])
@@ -99,18 +92,16 @@ def _outline(
     else:
         raise ValueError("unknown shape")
     middle = (points.min(0) + points.max(0)) / 2
-    points = rotated(points, float(shape.get("rotation", "0")), middle)
-    return polygon_corners(points), [points.reshape(-1)]
+    return None, [rotated(points, float(shape.get("rotation", "0")), middle).reshape(-1)]
 
 
 def _find_xmls(tree: FileTree) -> list[Path]:
     return [file for file in tree.with_extension(".xml") if root_element(file) == "annotations"]
 
 
-_NAME = "CVAT"
 FORMAT = Format(
     name="cvat",
-    display_name=_NAME,
+    display_name="CVAT",
     contents=frozenset(["boxes", "masks"]),
     looks_for="CVAT for images 1.1 (an .xml of annotations)",
     matches=lambda tree, content: bool(_find_xmls(tree)),

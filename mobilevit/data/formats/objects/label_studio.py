@@ -1,27 +1,22 @@
 """Label Studio's JSON export: rectangles, ellipses, polygons, and choices as classes of images."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from mobilevit.data.errors import FileError
 from mobilevit.data.formats.base import Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
-from mobilevit.data.formats.files import FileTree, find_files, find_split_of, json_has, read_text
+from mobilevit.data.formats.files import FileTree, find_files, find_split_of
 from mobilevit.data.formats.masks.drawn import Outline, polygon_corners, rotated, unit_circle
+from mobilevit.data.formats.text import json_has, read_json
 from mobilevit.data.images import IMAGE_EXTENSIONS
 
 _DEPTH = 3
-_TYPES: dict[Content, tuple[str, ...]] = {
-    "labels": ("choices",),
-    "boxes": ("rectanglelabels", "ellipselabels", "polygonlabels"),
-    "masks": ("polygonlabels", "ellipselabels", "rectanglelabels"),
-}
+_SHAPES = ("rectanglelabels", "ellipselabels", "polygonlabels")
 
 
 def looks_like_label_studio(file: Path) -> bool:
@@ -37,16 +32,11 @@ def read_tasks(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     last that was not skipped; tasks without one are left out. Classes are the sorted labels that
     occur. Splits are those in the names of the JSON files, else folders named `train` and so on.
     """
-    builder = DatasetBuilder(tree.root, "label_studio", _NAME, content=options.content)
+    builder = DatasetBuilder(tree.root, FORMAT, options.content, unit="per cent")
     for file in _find_jsons(tree):
-        try:
-            tasks = json.loads(read_text(file))
-        except FileError as error:
-            builder.add_error(error)
-            continue
-        except (ValueError, RecursionError) as error:
-            builder.add_issue(file, f"not JSON of Label Studio: {error}", skippable=False)
-            continue
+        tasks: list[dict[str, Any]] = []
+        with builder.record_errors():
+            tasks = read_json(file, "Label Studio")
         annotated = [(task, found) for task in tasks if (found := _results(task)) is not None]
         if left := len(tasks) - len(annotated):
             builder.notes.append(f"{left} tasks without annotations are left out")
@@ -101,23 +91,19 @@ def _add_object(builder: DatasetBuilder, where: str, image: int, result: dict[st
     if shape_type in ("brushlabels", "brush", "magicwand"):
         message = "a brush stroke has no outline; export masks as PNG, or draw polygons"
         builder.add_issue(f"{where}, region {result.get('id')}", message, image=image)
-    if shape_type not in _TYPES["boxes"]:
+    if shape_type not in _SHAPES:
         return  # choices, relations, the labels' shapes without their names
-    try:
+    with builder.record_errors(where, f"region {result.get('id')} cannot be read", image=image):
         value = result["value"]
-        labels = value.get(shape_type)
-        if not labels:
+        if not (labels := value.get(shape_type)):
             raise ValueError("it has no label")
-        scale = np.array([result["original_width"], result["original_height"]]) / 100
-        points = _points(shape_type, value, scale)
+        size = np.array([result["original_width"], result["original_height"]])
+        points = _points(shape_type, value, size / 100)
+        builder.measure((points / size * 100).ravel().tolist())
+        # A rectangle is no outline: in masks, its object is somewhere in it.
+        outline: Outline = () if shape_type == "rectanglelabels" else [points.reshape(-1)]
         corners = polygon_corners(points)
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"region {result.get('id')} cannot be read: {error!r}"
-        builder.add_issue(where, message, image=image)
-        return
-    # A rectangle is no outline: in masks, its object is somewhere in it.
-    outline: Outline = () if shape_type == "rectanglelabels" else [points.reshape(-1)]
-    builder.add_box(image, corners, builder.label(str(labels[0])), outline=outline)
+        builder.add_box(image, corners, builder.label(str(labels[0])), outline=outline)
 
 
 def _points(shape_type: str, value: dict[str, Any], scale: np.ndarray) -> np.ndarray:
@@ -145,17 +131,14 @@ def _image_name(task: dict[str, Any]) -> str:
     return str(task.get("file_upload") or f"the image of task {task.get('id')}")
 
 
-def _find_images(names: list[str], tree: FileTree, file: Path) -> Iterator[str | None]:
+def _find_images(names: list[str], tree: FileTree, file: Path) -> list[str | None]:
     bases = [file.parent, file.parent / "images"]
-    uploaded = [re.sub(r"^(?:.*/)?[0-9a-f]{8}-", "", name) for name in names]
-    for found in zip(
-        *(
-            find_files(these, tree.images, bases, root=tree.root)
-            for these in (names, [name.rpartition("/")[2] for name in names], uploaded)
-        ),
-        strict=True,
-    ):
-        yield next((path for path in found if path is not None), None)
+    files = [name.rpartition("/")[2] for name in names]
+    uploaded = [re.sub(r"^[0-9a-f]{8}-", "", name) for name in files]
+    found = [
+        find_files(these, tree.images, bases, root=tree.root) for these in (names, files, uploaded)
+    ]
+    return [as_is or by_file or by_upload for as_is, by_file, by_upload in zip(*found, strict=True)]
 
 
 def _find_jsons(tree: FileTree) -> list[Path]:
@@ -163,14 +146,13 @@ def _find_jsons(tree: FileTree) -> list[Path]:
 
 
 def _matches(tree: FileTree, content: Content) -> bool:
-    types = _TYPES[content]
+    types = ("choices",) if content == "labels" else _SHAPES
     return any(json_has(file, b"[", name) for file in _find_jsons(tree) for name in types)
 
 
-_NAME = "Label Studio"
 FORMAT = Format(
     name="label_studio",
-    display_name=_NAME,
+    display_name="Label Studio",
     contents=frozenset(["labels", "boxes", "masks"]),
     looks_for="Label Studio (a .json of tasks)",
     matches=_matches,

@@ -5,10 +5,8 @@ xmin, ymin, xmax, ymax). A table without names has those of RetinaNet: path, x1,
 A row without corners and class states an image without boxes.
 """
 
-import csv
-import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mobilevit.data.errors import FileError
@@ -19,21 +17,23 @@ from mobilevit.data.formats.files import (
     find_files,
     find_split_of,
     has_image_extension,
-    list_files,
-    read_text,
 )
+from mobilevit.data.formats.text import read_cells
 
-_NAME = "CSV of boxes"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _COLUMNS = {
     "file": ("filename", "file_name", "file", "image", "image_path", "path"),
     "class": ("class", "class_name", "label", "category"),
-    **{side: (side, f"{side[0]}_{side[1:]}") for side in _SIDES},
+    "xmin": ("xmin", "x_min", "x1"),
+    "ymin": ("ymin", "y_min", "y1"),
+    "xmax": ("xmax", "x_max", "x2"),
+    "ymax": ("ymax", "y_max", "y2"),
     "height": ("height", "image_height"),
     "width": ("width", "image_width"),
 }
 """Columns -> names that they may have."""
-_NUMBERED = {"xmin": "x1", "ymin": "y1", "xmax": "x2", "ymax": "y2"}
+_WITHOUT_HEAD = dict(zip(("file", *_SIDES, "class"), range(6), strict=True))
+_NUMBER = re.compile(r"-?\d+(\.\d*)?|")
 
 
 def read_boxes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
@@ -42,37 +42,34 @@ def read_boxes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     A table's split is named by the file (`train.csv`) or a folder. Classes are the sorted names of
     all boxes.
     """
-    builder = DatasetBuilder(tree.root, FORMAT.name, _NAME)
-    images = tree.images if tree.root.is_dir() else list_files(tree.folder)[0]
+    builder = DatasetBuilder(tree.root, FORMAT)
     for file in tree.with_extension(".csv"):
-        if _columns_of(file) is not None:
-            _read_table(builder, file, tree.folder, images)
-    if tree.root.is_dir():
-        for path in sorted({*images}.difference(builder.files)):
-            builder.add_unused(path, "in no table of boxes")
+        if (columns := _columns_of(file)) is not None:
+            split = find_split_of(file, tree.folder)
+            with builder.record_errors(split=split):
+                _read_table(builder, file, columns, split, tree.folder, tree.images)
     builder.split_by_folders()
     return [builder.build()]
 
 
-def _read_table(builder: DatasetBuilder, file: Path, root: Path, images: list[str]) -> None:
-    columns, delimiter, skipped = _columns_of(file) or ({}, ",", 0)
-    split = find_split_of(file, root)
-    try:
-        reader = csv.reader(io.StringIO(read_text(file)), delimiter=delimiter)
-        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))][skipped:]
-    except (FileError, csv.Error) as error:
-        reason = error if isinstance(error, FileError) else FileError(file, str(error))
-        builder.add_error(reason, split=split)
-        return
-    cells = [
-        {name: row[place].strip() if place < len(row) else "" for name, place in columns.items()}
-        for _, row in rows
-    ]
-    names = list(dict.fromkeys(one["file"] for one in cells))
+def _read_table(
+    builder: DatasetBuilder,
+    file: Path,
+    columns: Mapping[str, int],
+    split: str | None,
+    root: Path,
+    images: Sequence[str],
+) -> None:
+    lines = list(read_cells(file))[0 if columns is _WITHOUT_HEAD else 1 :]
+    rows = {
+        line: {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
+        for line, cells in lines
+    }
+    names = list(dict.fromkeys(row["file"] for row in rows.values()))
     paths = find_files(names, images, [file.parent, root], root=root, split=split)
     found = dict(zip(names, paths, strict=True))
     indices: dict[str, int] = {}
-    for (line, _), row in zip(rows, cells, strict=True):
+    for line, row in rows.items():
         where, name = f"{file}:{line}", row["file"]
         if not name:
             builder.add_issue(where, "row without a file name", split=split)
@@ -84,23 +81,20 @@ def _read_table(builder: DatasetBuilder, file: Path, root: Path, images: list[st
             )
             if found[name] is None:
                 builder.add_missing(where, name, image=indices[name])
-        _add_box(builder, indices[name], row, where, line)
+        with builder.record_errors(where, image=indices[name]):
+            _add_box(builder, indices[name], row, line)
 
 
-def _add_box(
-    builder: DatasetBuilder, image: int, row: Mapping[str, str], where: str, line: int
-) -> None:
+def _add_box(builder: DatasetBuilder, image: int, row: Mapping[str, str], line: int) -> None:
     stated = [row[side] for side in _SIDES]
     if not any((*stated, row["class"])):
         return  # an image without boxes
     try:
         corners = [float(cell) for cell in stated]
     except ValueError:
-        builder.add_issue(where, f"corners are not numbers: {', '.join(stated):.50}", image=image)
-        return
+        raise ValueError(f"corners are not numbers: {', '.join(stated):.50}") from None
     if not row["class"]:
-        builder.add_issue(where, "box without a class", image=image)
-        return
+        raise ValueError("box without a class")
     builder.add_box(image, corners, builder.label(row["class"]), line=line)
 
 
@@ -110,36 +104,28 @@ def _size(row: Mapping[str, str]) -> tuple[int, int] | None:
     return (int(height), int(width)) if height.isdecimal() and width.isdecimal() else None
 
 
-def _columns_of(file: Path) -> tuple[dict[str, int], str, int] | None:
-    """Places of the columns, delimiter, and lines before the first box; None for other tables."""
-    with file.open("rb") as opened:
-        start = opened.readline(1 << 16)
-    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    line = start.decode(encoding, "ignore").strip()
-    delimiter = max(",;\t", key=line.count)
-    cells = next(csv.reader([line], delimiter=delimiter), [])
-    names = [cell.strip().casefold() for cell in cells]
+def _columns_of(file: Path) -> dict[str, int] | None:
+    """The places of the columns; None where the table has no boxes."""
+    try:
+        _, cells = next(read_cells(file), (0, []))
+    except FileError:
+        return None
+    names = [cell.casefold() for cell in cells]
     places = {
         column: names.index(name)
         for column, known in _COLUMNS.items()
-        for name in (*known, _NUMBERED.get(column, ""))
+        for name in known
         if name in names
     }
     if {"file", "class", *_SIDES} <= places.keys():
-        return places, delimiter, 1
-    number = re.compile(r"-?\d+(\.\d*)?|")
-    if (
-        len(cells) == 6
-        and has_image_extension(cells[0])
-        and all(number.fullmatch(cell.strip()) for cell in cells[1:5])
-    ):
-        return dict(zip(("file", *_SIDES, "class"), range(6), strict=True)), delimiter, 0
-    return None
+        return places
+    is_box = len(cells) == 6 and has_image_extension(cells[0])
+    return _WITHOUT_HEAD if is_box and all(map(_NUMBER.fullmatch, cells[1:5])) else None
 
 
 FORMAT = Format(
     name="csv",
-    display_name=_NAME,
+    display_name="CSV of boxes",
     contents=frozenset({"boxes"}),
     looks_for="tables with the columns filename, xmin, ymin, xmax, ymax, class (csv)",
     matches=lambda tree, content: any(map(_columns_of, tree.with_extension(".csv"))),

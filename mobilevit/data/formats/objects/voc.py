@@ -15,21 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from mobilevit.data.errors import FileError
 from mobilevit.data.formats.base import Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import (
     FileTree,
     find_files,
-    find_images,
     find_split,
     has_image_extension,
-    read_lines,
 )
+from mobilevit.data.formats.text import read_lines
 from mobilevit.data.formats.xml import line_of, parse_xml, root_element, text_of
 
-_NAME = "Pascal VOC"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_FLAG = re.compile(r"\s+(-1|0|1)$")
 
 
 def looks_like_voc(file: Path) -> bool:
@@ -46,54 +44,40 @@ def read_boxes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     `val` and so on. A list's last word is dropped if it is -1, 0 or 1, VOC's flag for whether a
     class occurs.
     """
-    builder = DatasetBuilder(tree.root, "voc", _NAME)
+    builder = DatasetBuilder(tree.root, FORMAT)
     xmls: list[str] = []
     annotations: list[Element] = []
     for file in tree.with_extension(".xml"):
         if (root := root_element(file)) not in ("annotation", None):
             builder.add_unused(file, f"XML of another kind (<{root}>)")
             continue
-        try:
-            annotations.append(parse_xml(file))
-        except FileError as error:
-            builder.add_error(error, image=len(xmls))
-            annotations.append(Element("annotation"))
+        annotations.append(Element("annotation"))
+        with builder.record_errors(image=len(xmls)):
+            annotations[-1] = parse_xml(file)
         xmls.append(str(file))
-    names = [text_of(one, "filename") for one in annotations]
-    images = find_images(xmls, names, tree.images)
-    for path, annotation, image in zip(xmls, annotations, images, strict=True):
-        expected = os.path.splitext(path)[0] + ".jpg"
-        size = _stated_size(annotation)
-        index = builder.add_image(image or expected, annotation_file=path, size=size)
-        if image is None:
-            named = text_of(annotation, "filename") or "a filename"
-            builder.add_missing(path, f"none has its name, or is {named}", image=index)
+    names = [text_of(annotation, "filename") for annotation in annotations]
+    builder.add_annotated(xmls, names, list(map(_stated_size, annotations)), tree.images)
+    for index, (path, annotation) in enumerate(zip(xmls, annotations, strict=True)):
         for thing in annotation.findall("object"):
-            _add_box(builder, index, path, thing)
+            with builder.record_errors(f"{path}:{line_of(thing)}", image=index):
+                _add_box(builder, index, thing)
     _convert_corners(builder)
-    for path in sorted({*tree.images}.difference(images)):
-        builder.add_unused(path, "no XML file belongs to it")
     _split_by_lists(tree, xmls, builder)
     builder.split_by_folders()
     return [builder.build()]
 
 
-def _add_box(builder: DatasetBuilder, image: int, path: str, thing: Element) -> None:
-    where = f"{path}:{line_of(thing)}"
-    name = text_of(thing, "name")
-    if not name:
-        builder.add_issue(where, "object without a name", image=image)
-        return
+def _add_box(builder: DatasetBuilder, image: int, thing: Element) -> None:
+    if not (name := text_of(thing, "name")):
+        raise ValueError("object without a name")
     corners = []
     for side in _SIDES:
-        stated = text_of(thing, f"bndbox/{side}")
+        if not (stated := text_of(thing, f"bndbox/{side}")):
+            raise ValueError(f"object without {side} in a bndbox")
         try:
             corners.append(float(stated))
         except ValueError:
-            what = f"{side} is not a number: {stated!r:.50}"
-            message = what if stated else f"object without {side} in a bndbox"
-            builder.add_issue(where, message, image=image)
-            return
+            raise ValueError(f"{side} is not a number: {stated!r:.50}") from None
     difficult = text_of(thing, "difficult").lower() in ("1", "true", "yes")
     label = builder.label(name)
     builder.add_box(image, corners, label, crowd=difficult, line=line_of(thing))
@@ -123,42 +107,36 @@ def _stated_size(annotation: Element) -> tuple[int, int] | None:
 def _split_by_lists(tree: FileTree, xmls: Sequence[str], builder: DatasetBuilder) -> None:
     """Splits by the lists in `ImageSets/Main` or `ImageSets`."""
     indices = {path: index for index, path in enumerate(xmls)}
-
-    def find(names: list[str], base: Path) -> list[str | None]:
-        return find_files([f"{name}.xml" for name in names], xmls, [base], root=tree.root)
-
     for file in tree.with_extension(".txt"):
         folder = file.parent.parent if file.parent.name.lower() == "main" else file.parent
         split = find_split(file.stem)
         if folder.name.lower() != "imagesets" or split is None:
             continue
         members = dict.fromkeys(builder.splits.get(split, []))
-        try:
+        lines: list[tuple[int, str]] = []
+        with builder.record_errors(split=split):
             lines = list(read_lines(file))
-        except FileError as error:
-            builder.add_error(error, split=split)
-            lines = []
         # Where a folder has several years, each has its own lists, for the files next to them.
-        names = [_without_extension(line) for _, line in lines]
-        flags = re.compile(r"\s+(-1|0|1)$")
-        unflagged = [_without_extension(flags.sub("", line)) for _, line in lines]
-        both = zip(find(names, folder.parent), find(unflagged, folder.parent), strict=True)
-        for (number, line), (first, second) in zip(lines, both, strict=True):
-            if (path := first or second) is None:
+        found = [
+            find_files([_xml_name(name) for name in names], xmls, [folder.parent], root=tree.root)
+            for names in ([line for _, line in lines], [_FLAG.sub("", line) for _, line in lines])
+        ]
+        for (number, line), as_is, unflagged in zip(lines, *found, strict=True):
+            if (path := as_is or unflagged) is None:
                 builder.add_issue(f"{file}:{number}", f"no XML file for {line!r}", split=split)
             else:
                 members[indices[path]] = None
         builder.splits[split] = list(members)
 
 
-def _without_extension(name: str) -> str:
+def _xml_name(name: str) -> str:
     known = has_image_extension(name) or name.lower().endswith(".xml")
-    return os.path.splitext(name)[0] if known else name
+    return (os.path.splitext(name)[0] if known else name) + ".xml"
 
 
 FORMAT = Format(
     name="voc",
-    display_name=_NAME,
+    display_name="Pascal VOC",
     contents=frozenset(["boxes"]),
     looks_for="Pascal VOC (.xml files)",
     matches=lambda tree, content: (

@@ -7,8 +7,7 @@ is empty or missing has no boxes.
 
 import math
 import os
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,12 @@ from mobilevit.data.formats.files import (
     find_split,
     folder_names,
     has_image_extension,
-    join_names,
     list_files,
     match_files,
     normalize_name,
-    read_lines,
-    read_text,
 )
+from mobilevit.data.formats.masks.values import format_ranges
+from mobilevit.data.formats.text import read_lines, read_text
 
 YAML_DEPTH = 3
 """How many levels below the data set's folder YAML files are searched for."""
@@ -50,12 +48,10 @@ _TOLERANCE = 0.5
 def looks_like_data_yaml(file: Path) -> bool:
     """Whether a file is YAML with class names, or with training and validation folders."""
     try:
-        content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-    except (FileError, yaml.YAMLError, RecursionError):
+        content = _load_yaml(file)
+    except FileError:
         return False
-    return isinstance(content, dict) and (
-        "names" in content or ("train" in content and not content.keys().isdisjoint(VAL_SPLITS))
-    )
+    return "names" in content or ("train" in content and not content.keys().isdisjoint(VAL_SPLITS))
 
 
 def looks_like_labels(images: Sequence[str], others: Sequence[str]) -> bool:
@@ -84,33 +80,38 @@ def read_boxes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     files of these names that list images. Class names are in `classes.txt`, `obj.names` or the
     like; without any, classes are named by their numbers.
     """
-    builder = DatasetBuilder(tree.folder, "yolo", "YOLO", relative=True)
-    yamls = [tree.root] if tree.root.is_file() else _data_yamls(tree)
-    file = _only_yaml(tree.root, yamls) if yamls else None
+    builder = DatasetBuilder(tree.folder, FORMAT, unit="shares")
     content: dict[str, Any] = {}
-    if file is not None:
-        tree, content = FileTree(file.parent), _load_yaml(file, builder)
-    splits = {} if file is None else _yaml_splits(content, file, builder)
+    splits: dict[str, list[str]] = {}
     lists: dict[str, str] = {}
     images: list[str] = []
+    names: dict[int, str] | None = None
+    if (file := _find_yaml(tree)) is not None:
+        tree = FileTree(file.parent)
+        with builder.record_errors(file):
+            content = _load_yaml(file)
+            names = _yaml_names(content)
+        splits = _yaml_splits(content, file, builder)
     if not splits:
         lists = _find_lists(tree, builder)
         for path, split in lists.items():
             found = _listed_images(Path(path), [Path(path).parent, tree.root], split, builder)
             splits.setdefault(split, []).extend(found)
-        images = _images_in_folders(tree, builder)
+        # Next to a folder of images there may be one of masks, or of drawn results.
+        images = [path for path in tree.images if folder_names(path, tree.root) & IMAGE_FOLDERS]
+        images = images or tree.images
     images = list(dict.fromkeys([*images, *(path for paths in splits.values() for path in paths)]))
-    names = (file and _yaml_names(content, file, builder)) or _names_in_files(tree, builder)
-    highest = _add_images(
-        builder, images, _label_files(tree, images, lists), names, _extra_numbers(content)
-    )
+    if names is None:
+        names, file = _names_in_files(tree, builder) or (None, file)
+    labels = _label_files(tree, images, lists)
+    highest = _add_images(builder, images, labels, names, _extra_numbers(content))
     if names is None:
         names = {number: str(number) for number in range(highest + 1)}
     indices = {path: index for index, path in enumerate(images)}
     for split, paths in splits.items():
         builder.splits[split] = [indices[path] for path in dict.fromkeys(paths)]
     builder.split_by_folders()
-    return [builder.build(tuple(names.values()), category_ids=tuple(names))]
+    return [builder.build(tuple(names.values()), category_ids=tuple(names), where=file)]
 
 
 # Labels
@@ -131,22 +132,13 @@ def _add_images(
         folder = os.path.dirname(image)
         file = min(matches, key=lambda path: os.path.dirname(path) == folder, default="")
         index = builder.add_image(image, annotation_file=file)
-        if not file:
-            continue
         used.add(file)
-        try:
-            lines = list(read_lines(Path(file)))
-        except FileError as error:
-            builder.add_error(error, image=index)
-            continue
-        for number, line in lines:
-            try:
-                label, corners = parse_line(line.split(), class_indices, extra)
-            except ValueError as error:
-                builder.add_issue(f"{file}:{number}", str(error), image=index)
-            else:
-                builder.add_box(index, corners, label, line=number)
-                highest = max(highest, label)
+        with builder.record_errors(image=index):
+            for number, line in read_lines(Path(file)) if file else ():
+                with builder.record_errors(f"{file}:{number}", image=index):
+                    label, corners = parse_line(line.split(), class_indices, extra)
+                    builder.add_box(index, corners, label, line=number)
+                    highest = max(highest, label)
     for path in labels:
         if path not in used:
             builder.add_unused(path, "no image belongs to it")
@@ -190,10 +182,8 @@ def parse_line(
             raise ValueError(f"class number {int(number)}, and no file of class names")
         return int(number), corners
     if int(number) not in class_indices:
-        known = sorted(class_indices)
-        ranged = known == list(range(len(known)))
-        names = f"0 to {len(known) - 1}" if ranged else ", ".join(map(str, known))
-        raise ValueError(f"class {int(number)}, but there are names for {names}")
+        known = format_ranges(class_indices)
+        raise ValueError(f"class {int(number)}, but there are names for {known}")
     return class_indices[int(number)], corners
 
 
@@ -204,22 +194,12 @@ def _find_lists(tree: FileTree, builder: DatasetBuilder) -> dict[str, str]:
     """Text file that lists images -> the split that it is named after."""
     lists = {}
     for file in tree.with_extension(".txt"):
-        if (split := find_split(file.stem)) is None:
-            continue
-        try:
-            if has_image_extension(read_text(file).split("\n", 1)[0].strip()):
-                lists[str(file)] = split
-        except FileError as error:
-            builder.add_error(error)
+        if (split := find_split(file.stem)) is not None:
+            with builder.record_errors():
+                _, first = next(read_lines(file), (0, ""))
+                if has_image_extension(first):
+                    lists[str(file)] = split
     return lists
-
-
-def _images_in_folders(tree: FileTree, builder: DatasetBuilder) -> list[str]:
-    # Next to a folder of images there may be one of masks, or of drawn results.
-    images = [path for path in tree.images if folder_names(path, tree.root) & IMAGE_FOLDERS]
-    for path in sorted(set(tree.images).difference(images)) if images else ():
-        builder.add_unused(path, "not in a folder of images, as others are")
-    return images or tree.images
 
 
 def _label_files(tree: FileTree, images: Sequence[str], lists: Collection[str]) -> list[str]:
@@ -233,22 +213,17 @@ def _label_files(tree: FileTree, images: Sequence[str], lists: Collection[str]) 
     return [path for path in others if _is_label(path) and path not in lists]
 
 
-def _load_yaml(file: Path, builder: DatasetBuilder) -> dict[str, Any]:
-    """A YAML file's mapping; problems become issues."""
-    where, message = str(file), "not a mapping with names, train and val"
+def _load_yaml(file: Path) -> dict[str, Any]:
     try:
         # All values as text: YAML would make a boolean of a class named `no`.
         content = yaml.load(read_text(file), Loader=yaml.BaseLoader)
-        if isinstance(content, dict):
-            return content
-    except FileError as error:
-        where, message = error.where, error.message
     except (yaml.YAMLError, RecursionError) as error:
-        if (mark := getattr(error, "problem_mark", None)) is not None:
-            where = f"{file}:{mark.line + 1}"
-        message = f"not YAML: {getattr(error, 'problem', error)}"
-    builder.add_issue(where, message, skippable=False)
-    return {}
+        mark = getattr(error, "problem_mark", None)
+        where = file if mark is None else f"{file}:{mark.line + 1}"
+        raise FileError(where, f"not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict):
+        raise FileError(file, "not a mapping with names, train and val")
+    return content
 
 
 def _as_list(value: Any) -> list[str]:
@@ -264,55 +239,33 @@ def _extra_numbers(content: Mapping[str, Any]) -> int:
     return 0
 
 
-def _yaml_names(
-    content: Mapping[str, Any], file: Path, builder: DatasetBuilder
-) -> dict[int, str] | None:
+def _yaml_names(content: Mapping[str, Any]) -> dict[int, str] | None:
     """Number -> name, in order of number; None where none are stated."""
-    stated = content.get("names")
-    if stated is None:
+    if (stated := content.get("names")) is None:
         return None
     # Anything but text is refused unread: by YAML's aliases a few lines can nest without end.
     pairs = list(stated.items() if isinstance(stated, dict) else enumerate(stated))
     if not isinstance(stated, dict | list) or not all(
         str(number).isdigit() and isinstance(name, str) for number, name in pairs
     ):
-        message = "names must be a list, or a mapping from class numbers"
-        builder.add_issue(file, message, skippable=False)
-        return None
+        raise ValueError("names must be a list, or a mapping from class numbers")
     count = content.get("nc")
     if isinstance(count, str) and count != str(len(pairs)):
-        message = f"nc is {count}, but there are {len(pairs)} names"
-        builder.add_issue(file, message, skippable=False)
-    return _check_names(sorted((int(number), name) for number, name in pairs), file, builder)
+        raise ValueError(f"nc is {count}, but there are {len(pairs)} names")
+    return dict(sorted((int(number), name.strip()) for number, name in pairs))
 
 
-def _names_in_files(tree: FileTree, builder: DatasetBuilder) -> dict[int, str] | None:
-    """Number -> name, by files such as `classes.txt`; None where there is none."""
-    files: dict[tuple[str, ...], str] = {}
+def _names_in_files(tree: FileTree, builder: DatasetBuilder) -> tuple[dict[int, str], Path] | None:
+    """Number -> name, by a file such as `classes.txt`, and that file; None where there is none."""
+    files: dict[tuple[str, ...], Path] = {}
     for path in filter(_is_class_file, tree.others):
-        try:
+        with builder.record_errors():
             lines = read_text(Path(path)).rstrip().splitlines()
-            files[tuple(line.strip() for line in lines)] = path
-        except FileError as error:
-            builder.add_error(error)
+            files[tuple(line.strip() for line in lines)] = Path(path)
     if len(files) > 1:
-        message = f"class names differ: {', '.join(files.values())}; keep one"
+        message = f"class names differ: {', '.join(map(str, files.values()))}; keep one"
         builder.add_issue(tree.root, message, skippable=False)
-    for names, path in files.items():
-        return _check_names(enumerate(names), path, builder)
-    return None
-
-
-def _check_names(
-    pairs: Iterable[tuple[int, str]], file: str | Path, builder: DatasetBuilder
-) -> dict[int, str]:
-    names = {number: name.strip() for number, name in pairs}
-    if repeated := [name for name, times in Counter(names.values()).items() if times > 1]:
-        message = f"{join_names('class', repeated)} stated more than once"
-        builder.add_issue(file, message, skippable=False)
-    if not all(names.values()):
-        builder.add_issue(file, "a class without a name", skippable=False)
-    return names
+    return next(((dict(enumerate(names)), path) for names, path in files.items()), None)
 
 
 def _yaml_splits(
@@ -345,14 +298,12 @@ def _listed_images(
     file: Path, folders: Sequence[Path], split: str, builder: DatasetBuilder
 ) -> Iterator[str]:
     """The images that a text file lists, one per line."""
-    try:
+    with builder.record_errors(split=split, skippable=False):
         for number, line in read_lines(file):
             if (found := _locate(line, folders)) is not None:
                 yield str(found)
             else:
                 builder.add_missing(f"{file}:{number}", line, split=split)
-    except FileError as error:
-        builder.add_issue(error.where, error.message, split=split, skippable=False)
 
 
 def _locate(name: str, folders: Sequence[Path]) -> Path | None:
@@ -368,14 +319,17 @@ def _locate(name: str, folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def _only_yaml(root: Path, paths: list[Path]) -> Path:
-    """The only YAML file, or the one named `data`."""
-    data = [path for path in paths if path.stem.lower() == "data"]
-    candidates = data if len(data) == 1 else paths
-    if len(candidates) > 1:
-        names = ", ".join(str(path.relative_to(root)) for path in candidates[:5])
-        raise DataError(f"{root}: has several YAML files, {names}; give the one to read")
-    return candidates[0]
+def _find_yaml(tree: FileTree) -> Path | None:
+    """The stated YAML file, else the only one, else the one named `data`."""
+    if tree.root.is_file():
+        return tree.root
+    files = _data_yamls(tree)
+    if len(named := [file for file in files if file.stem.lower() == "data"]) == 1:
+        return named[0]
+    if len(files) > 1:
+        names = ", ".join(str(file.relative_to(tree.root)) for file in files[:5])
+        raise DataError(f"{tree.root}: has several YAML files, {names}; give the one to read")
+    return next(iter(files), None)
 
 
 def _stem(path: str) -> str:
