@@ -24,6 +24,7 @@ import time
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from harness import Ratio
@@ -142,7 +143,12 @@ def training_module(network: Any, optim: Any) -> Any:
         return TaskTraining(
             network, learner, optim=optim, lr=0.002, steps=10**6, freeze_backbone=False
         )
-    task = ClassificationTraining(1000, ClassificationOptions(label_smoothing=0.1))
+    options = ClassificationOptions(label_smoothing=0.1)
+    try:
+        val: Any = SimpleNamespace(classes=range(1000))
+        task = ClassificationTraining(options, val, network.config, sizes=(), console=None)
+    except TypeError:  # earlier revisions take the number of classes
+        task = ClassificationTraining(1000, options)
     return TrainingModule(network, task, optim=optim, steps=10**6, freeze_backbone=False)
 
 

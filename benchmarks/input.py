@@ -29,12 +29,8 @@ from torchvision.transforms import v2
 from mobilevit.data.formats.files import list_files
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.dataset import TrainingSet
-from mobilevit.tasks.classification.transforms import (
-    AugmentOptions,
-    BatchMix,
-    TrainTransform,
-)
+from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.transforms import ClassificationSet
 from mobilevit.utils.random import seeded
 
 SIZES = (160, 256, 320)
@@ -94,9 +90,8 @@ def baseline(files: Sequence[bytes]) -> Callable[[list[SampleKey]], Tensor]:
 
 def ours(files: Sequence[bytes], decode: str) -> Callable[[list[SampleKey]], Tensor]:
     """A batch of the training set."""
-    transform = TrainTransform(AugmentOptions(), Preprocessing())
-    dataset = TrainingSet(
-        Files(files), transform, BatchMix(AugmentOptions(), 1), seed=0, decode=decode
+    dataset = ClassificationSet(
+        Files(files), Preprocessing(), ClassificationOptions(), seed=0, decode=decode
     )
     return lambda keys: dataset.__getitems__(keys)[0]
 

@@ -30,8 +30,8 @@ from mobilevit.data.sampler import (
 from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.models.registry import build
-from mobilevit.tasks.classification.dataset import TrainingSet
-from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.transforms import ClassificationSet
 
 STANDARD = "standard"
 EPOCHS = 20
@@ -45,7 +45,7 @@ class Cost(NamedTuple):
 
 
 def time_steps(
-    dataset: TrainingSet, shapes: list[tuple[int, int]], *, classes: int, rounds: int
+    dataset: ClassificationSet, shapes: list[tuple[int, int]], *, classes: int, rounds: int
 ) -> list[dict[tuple[int, int], Cost]]:
     """For each round the cost of each step: (size, batch)."""
     network = build("mobilevit_xxs", num_classes=classes)
@@ -100,14 +100,9 @@ def main() -> None:
     torch.manual_seed(0)
 
     train = open_splits(LabelSamples, DataOptions(root=options.folder, check=False)).train
-    transform = TrainTransform(AugmentOptions(), Preprocessing())
     classes, samples = len(train.classes), options.images or len(train)
-    dataset = TrainingSet(
-        train,
-        transform,
-        BatchMix(AugmentOptions(), classes),
-        seed=0,
-        decode=options.decode,
+    dataset = ClassificationSet(
+        train, Preprocessing(), ClassificationOptions(), seed=0, decode=options.decode
     )
     several = tuple(scales(options.min, options.max, options.size))
     plans = {STANDARD: ((options.size,), "area")}

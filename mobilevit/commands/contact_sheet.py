@@ -17,6 +17,7 @@ from PIL import Image
 from mobilevit.data.decode import open_reduced
 from mobilevit.data.images import ImageError
 from mobilevit.data.sources import ImageInputs
+from mobilevit.tasks import get_task
 from mobilevit.tasks.results import Prediction, Predictions
 from mobilevit.utils.devices import available_cores
 from mobilevit.utils.files import replace_folder, write_file
@@ -80,7 +81,8 @@ def write_contact_sheet(
         | ({"small": f"{urllib.parse.quote(folder.name)}/{names[index]}"} if written[index] else {})
         for index, item in enumerate(items)
     ]
-    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in predictions.palette()]
+    palette = get_task(predictions.task).palette(predictions.classes)
+    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette]
     data = {"task": predictions.task, "classes": classes, "colours": colours, "items": rows}
     write_file(file, _page(data, title))
 

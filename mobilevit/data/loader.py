@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class BatchSource(Protocol):
-    """A data set that makes batches itself, each beginning with its images `[B, 3, H, W]`."""
+    """A data set that makes batches itself; those to train on begin with `[B, 3, H, W]`."""
 
     def __len__(self) -> int:
         """The number of samples."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import EVERYTHING, Content, Issue, ParsedDataset
@@ -63,6 +65,13 @@ class Samples:
 
     def name(self, index: int) -> str:
         return self.dataset.images.name(int(self.indices[index]))
+
+    def targets(self, indices: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Any:
+        """What predictions for samples, of images of (height, width), are compared with."""
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # frozen; the copy of a module that holds samples needs no others
 
     def names(self) -> set[str]:
         return set(map(self.name, range(len(self))))
@@ -162,6 +171,10 @@ class LabelSamples(Samples):
         """int64 [samples]: indices of classes."""
         assert self.dataset.labels is not None
         return self.class_map[self.dataset.labels[self.indices]]
+
+    def targets(self, indices: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Labels `[B]`."""
+        return torch.tensor([int(self.labels[index]) for index in indices])
 
     def used_classes(self) -> list[str]:
         return [self.classes[label] for label in np.unique(self.labels).tolist()]

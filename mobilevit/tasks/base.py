@@ -6,8 +6,8 @@ The rest of the package uses `get_task(model.config.task)`, and never checks whi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -22,24 +22,21 @@ from typing import (
 )
 
 import torch
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from torch import Tensor
 
-from mobilevit.data.decode import Decode
-from mobilevit.data.loader import BatchSource
 from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import Samples, Splits
-from mobilevit.models.config import ModelConfig, Preprocessing, TaskName
+from mobilevit.models.config import ModelConfig, TaskName
+from mobilevit.tasks.dataset import ImageBatch, TrainingSet
 from mobilevit.tasks.export import TaskExport
 from mobilevit.tasks.report import TaskReport, column_head
-from mobilevit.tasks.visualize import class_colour
 from mobilevit.utils.options import Count, Interval, Options
 from mobilevit.utils.tables import json_value, percent, table
 
 if TYPE_CHECKING:
-    # torchmetrics takes seconds to import, and prediction needs none of it.
     from mobilevit.tasks.training_task import TrainingTask
 
 CAUSES = "its weights are damaged, or its precision is too low for them"
@@ -78,19 +75,6 @@ class Timing(NamedTuple):
     postprocess_ms: float
 
 
-class EvaluationPart(NamedTuple):
-    """Images of one shape from an evaluation batch."""
-
-    images: Tensor
-    """`[B, 3, H, W]`."""
-    sizes: list[tuple[int, int]]
-    """(height, width) of the original images, where the task needs them."""
-    targets: Any
-    """What the metric compares predictions with."""
-    indices: list[int]
-    """The images' indices in the samples."""
-
-
 def not_finite(outputs: Tensor | Sequence[Tensor]) -> list[int]:
     """Which of B images have NaN or infinity in a model's outputs, tensors `[B, ...]`.
 
@@ -117,7 +101,9 @@ class Metrics(ABC):
         """The main metrics as a row of a table: headers -> cells."""
 
     def details(self) -> list[RenderableType]:
-        """Tables and text about classes and errors; here the table of classes."""
+        """Tables and text about classes and errors; here the table of classes, if there is one."""
+        if not self.per_class:
+            return []
         classes = table(*map(column_head, self.per_class[0]._fields))
         for name, *values in self.per_class:
             cells = (self.cell(v) if isinstance(v, float) else str(v) for v in values)
@@ -129,9 +115,9 @@ class Metrics(ABC):
         return percent(value)
 
     @property
-    @abstractmethod
     def per_class(self) -> Sequence[Any]:
-        """The metrics of each class, as named tuples."""
+        """The metrics of each class, as named tuples; here none."""
+        return ()
 
     def to_json(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -152,29 +138,28 @@ class Metrics(ABC):
 M = TypeVar("M", bound=Metrics)
 
 
+@dataclass(eq=False)
 class Metric(ABC, Generic[M]):
     """Counts predictions batch by batch; in several processes, `compute` covers all of them."""
 
     samples: Any
-    """Those to evaluate on; messages use their `name(index)`."""
+    """Those to evaluate on."""
+    options: InferenceOptions = InferenceOptions()
+    _: KW_ONLY
+    device: torch.device | str = "cpu"
+    """Where predictions are."""
+    worst: int = 24
+    """How many of the worst images the metrics list, at most."""
+    shown: int = 12
+    """How many other images, evenly spaced."""
 
     @abstractmethod
-    def __init__(
-        self,
-        samples: Any,
-        options: InferenceOptions = InferenceOptions(),
-        *,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Evaluate on `samples` with predictions on `device`."""
+    def update(self, predictions: Sequence[Any], batch: ImageBatch) -> None:
+        """Count the results of `Task.postprocess` for a batch."""
 
     @abstractmethod
-    def parts(self, batch: Any) -> Iterator[EvaluationPart]:
-        """Split a batch of the task's evaluation data set into images of one shape."""
-
-    @abstractmethod
-    def update(self, predictions: Sequence[Any], targets: Any) -> None:
-        """Count the results of `Task.postprocess` for one part."""
+    def figures(self) -> dict[str, float]:
+        """The figures of an epoch, which include the task's `metric_key`; gathered likewise."""
 
     @abstractmethod
     def compute(self, timing: Timing) -> M:
@@ -213,8 +198,8 @@ class Task(ABC):
 
     samples_type: ClassVar[type[Samples]]
     """Class of the samples, into which annotation formats are read."""
-    evaluation_dataset: Callable[[Any, Preprocessing], BatchSource]
-    """Batches of samples for evaluation, indexed by lists of indices."""
+    training_dataset: ClassVar[type[TrainingSet]]
+    """Augmented batches of samples."""
 
     def open(self, data: DataOptions, *, seed: int) -> Splits[Any]:
         """Find the samples to train and validate on, and check their files."""
@@ -231,52 +216,30 @@ class Task(ABC):
         """
         return open_splits(self.samples_type, replace(data, check=False), classes=classes).train
 
-    @abstractmethod
-    def training_dataset(
-        self, samples: Any, preprocessing: Preprocessing, options: Any, *, seed: int, decode: Decode
-    ) -> BatchSource:
-        """Augmented batches, indexed by lists of `SampleKey`s."""
-
     # Training
 
     def source_note(self, options: Any) -> str:
         """What the options add to `ModelConfig.source`, such as ", taught by TEACHER"."""
         return ""
 
-    @abstractmethod
-    def training_task(
-        self, options: Any, val: Any, config: ModelConfig, *, sizes: Sequence[int], console: Console
-    ) -> TrainingTask:
-        """The loss and figures of a run; ValueError if the options do not fit the network.
-
-        `val`: samples to validate on; `config`: of the network in training; `sizes`: of
-        training images, in pixels.
-        """
+    training_task: ClassVar[type[TrainingTask]]
+    """The loss and figures of a run."""
 
     # Inference
 
     @abstractmethod
     def postprocess(
-        self,
-        model: Any,
-        outputs: Any,
-        *,
-        input_size: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        options: InferenceOptions,
+        self, model: Any, outputs: Any, batch: ImageBatch, options: InferenceOptions
     ) -> Sequence[Any]:
-        """Turn a model's outputs for B images, on any device, into one result for each.
-
-        `input_size` and `sizes` are (height, width), of the model's input and the original images.
-        """
+        """Turn a model's outputs for a batch, on any device, into one result for each image."""
 
     def refused_by_files(self, options: InferenceOptions) -> str | None:
         """Why a file with postprocessing inside cannot follow these options; None: it can."""
         return None
 
     def palette(self, classes: Sequence[str]) -> list[Colour]:
-        """The colours in which classes are drawn."""
-        return [class_colour(label) for label in range(len(classes))]
+        """The colours in which classes are drawn; none if they are not."""
+        return []
 
     prediction_type: ClassVar[type[Any]]
     predictions_type: ClassVar[type[Any]]

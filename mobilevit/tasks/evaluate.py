@@ -1,6 +1,7 @@
 """One evaluation loop for all tasks."""
 
 from collections.abc import Iterable
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,7 @@ from mobilevit.tasks.base import (
     Timing,
     not_finite,
 )
+from mobilevit.tasks.dataset import EvaluationSet, ImageBatch
 from mobilevit.utils.devices import now
 from mobilevit.utils.distributed import Processes, gather_items
 
@@ -47,46 +49,37 @@ def evaluate_model(
     """
     task = get_task(model.config.task)
     loader = EvaluationLoader(
-        task.evaluation_dataset(samples, preprocessing),
+        EvaluationSet(samples, preprocessing),
         batch_size=min(batch_size, task.max_eval_batch_size or batch_size),
         workers=workers,
         rank=processes.rank,
         world_size=processes.world_size,
     )
     metric = task.metric(samples, options, device=device)
-    return evaluate_batches(task, model, loader, metric, device=device, options=options)
+    return evaluate_batches(task, model, loader, metric)
 
 
 def evaluate_batches(
-    task: Task,
-    model: Any,
-    batches: Iterable[Any],
-    metric: Metric[Any],
-    *,
-    device: torch.device | str = "cpu",
-    options: InferenceOptions = InferenceOptions(),
+    task: Task, model: Any, batches: Iterable[list[ImageBatch]], metric: Metric[Any]
 ) -> Any:
-    """Run a model on batches of the task's evaluation data set, and return the task's `Metrics`."""
+    """Run a model on batches of an `EvaluationSet`, and return the task's `Metrics`."""
     times: list[tuple[float, float]] = []
+    device = metric.device
     with torch.inference_mode():
-        for batch in batches:
-            for images, sizes, targets, indices in metric.parts(batch):
-                on_device = images.to(device)
-                start = now(device)
-                outputs = model(on_device)
-                computed = now(device)
-                if wrong := not_finite(outputs):
-                    names = [metric.samples.name(indices[row]) for row in wrong]
-                    raise ValueError(
-                        f"the model's outputs are NaN or infinite for {', '.join(names)}: {CAUSES}"
-                    )
-                height, width = images.shape[-2:]
-                predictions = task.postprocess(
-                    model, outputs, input_size=(height, width), sizes=sizes, options=options
+        for batch in chain.from_iterable(batches):
+            images = batch.images.to(device)
+            start = now(device)
+            outputs = model(images)
+            computed = now(device)
+            if wrong := not_finite(outputs):
+                names = [metric.samples.name(batch.indices[row]) for row in wrong]
+                raise ValueError(
+                    f"the model's outputs are NaN or infinite for {', '.join(names)}: {CAUSES}"
                 )
-                done = now(device)
-                times.append(((computed - start) / len(images), (done - computed) / len(images)))
-                metric.update(predictions, targets)
+            predictions = task.postprocess(model, outputs, batch, metric.options)
+            done = now(device)
+            times.append(((computed - start) / len(images), (done - computed) / len(images)))
+            metric.update(predictions, batch)
     times = gather_items(times)
     if not times:
         raise ValueError("there is nothing to evaluate: no images")

@@ -53,7 +53,9 @@ class TaskExport:
     compare: Callable[[Any, Tensor, Sequence[Tensor], float], Comparison]
     """(fused network, images `[B, 3, H, W]`, a file's outputs, tolerance) -> how they differ from
     PyTorch's, where differences up to the tolerance do not count."""
-    compare_raw: Callable[[Any, Tensor, Sequence[Tensor]], Comparison]
+    compare_raw: Callable[[Any, Tensor, Sequence[Tensor]], Comparison] = (
+        lambda model, images, outputs: compare_logits(model(images), outputs[0])
+    )
     """The same for a raw file."""
     network_outputs: Callable[[Sequence[Tensor], bool], Any]
     """A file's outputs (true: those of a raw file) as `Task.postprocess` takes them."""
@@ -66,7 +68,7 @@ class TaskExport:
     """The same from a quantized file's own outputs, for a number of classes."""
 
 
-def compare_logits(expected: Tensor, outputs: Tensor, *, axis: int) -> Comparison:
+def compare_logits(expected: Tensor, outputs: Tensor, *, axis: int = 1) -> Comparison:
     """Compare logits by their probabilities along an axis."""
     differences = (expected.softmax(axis) - outputs.softmax(axis)).abs().amax(axis)
     return Comparison(differences, expected.argmax(axis) == outputs.argmax(axis))

@@ -4,7 +4,7 @@ Texts are not HTML. Names of classes and files are `Name`s, which keep their own
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -119,15 +119,7 @@ class Gallery:
 
 
 Block: TypeAlias = str | Plot | Table | ConfusionMatrix | Gallery
-"""Part of a section; a string is a paragraph."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page under a title."""
-
-    title: str
-    blocks: Sequence[Block]
+"""A part of a section; a string is a paragraph."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +130,8 @@ class TaskReport:
     figures: Mapping[str, str]
     """Figures of epochs to plot, without `train_` or `val_` -> names; the first names the plot."""
     about_figures: str
-    sections: Sequence[Section]
+    sections: Mapping[str, Sequence[Block]]
+    """Titles -> what follows them."""
 
 
 def percent(share: float) -> str:
@@ -149,16 +142,6 @@ def percent(share: float) -> str:
 def number(value: float, digits: int = 3) -> str:
     """A number; a dash for NaN and infinity."""
     return f"{value:.{digits}f}" if math.isfinite(value) else "–"
-
-
-def percent_bar(share: float) -> Bar:
-    """A share in per cent, with its bar."""
-    return Bar(percent(share), share)
-
-
-def number_bar(value: float) -> Bar:
-    """A number in [0, 1], with its bar."""
-    return Bar(number(value), value)
 
 
 def timing_tile(network_ms: float, postprocess_ms: float, postprocessing: str) -> Tile:
@@ -195,8 +178,8 @@ def column_head(field: str) -> str:
     return heads.get(field, field)
 
 
-def class_table(rows: Sequence[Any], by: str, bar: Callable[[float], Bar]) -> Table:
-    """A table of `Metrics.per_class`, lowest `by` first; `bar` makes cells of fractions."""
+def class_table(rows: Sequence[Any], by: str, text: Callable[[float], str]) -> Table:
+    """A table of `Metrics.per_class`, lowest `by` first; `text` formats fractions."""
     ranked = sorted(rows, key=lambda row: (math.isnan(getattr(row, by)), getattr(row, by)))
     return Table(
         title="Classes, worst first",
@@ -204,27 +187,32 @@ def class_table(rows: Sequence[Any], by: str, bar: Callable[[float], Bar]) -> Ta
         rows=[
             [
                 Name(row.name),
-                *(bar(cell) if isinstance(cell, float) else f"{cell:,}" for cell in row[1:]),
+                *(Bar(text(v), v) if isinstance(v, float) else f"{v:,}" for v in row[1:]),
             ]
             for row in ranked
         ],
     )
 
 
-def sample_card(
+def gallery(
     samples: Any,
-    sample: int,
-    draw: Callable[[Image.Image], Sequence[tuple[Image.Image, str]]],
-    *lines: Line,
-) -> Card:
-    """A card of a sample with what `draw` makes of its image, or why it cannot be read."""
-    images: Sequence[tuple[Image.Image, str]] = ()
-    error = ""
-    try:
-        images = draw(open_image(samples.source(sample)))
-    except ImageError as unreadable:
-        error = unreadable.reason
-    return Card(images=images, error=error, lines=lines, file=samples.name(sample))
+    results: Iterable[Any],
+    draw: Callable[[Any, Image.Image], Sequence[tuple[Image.Image, str]]],
+    lines: Callable[[Any], Sequence[Line]],
+    *,
+    wide: bool = False,
+) -> Gallery:
+    """Cards of results, each of a `sample`: what `draw` makes of its image, and lines below."""
+    cards = []
+    for result in results:
+        images: Sequence[tuple[Image.Image, str]] = ()
+        error, file = "", samples.name(result.sample)
+        try:
+            images = draw(result, open_image(samples.source(result.sample)))
+        except ImageError as unreadable:
+            error = unreadable.reason
+        cards.append(Card(images=images, error=error, lines=lines(result), file=file))
+    return Gallery(cards=cards, wide=wide)
 
 
 def frequent_confusions(classes: Sequence[str], confusion: Tensor, unit: str) -> Table | str:
@@ -240,9 +228,8 @@ def frequent_confusions(classes: Sequence[str], confusion: Tensor, unit: str) ->
         label, predicted = divmod(place, len(classes))
         if count := int(wrong[label, predicted]):
             share = count / int(totals[label])
-            rows.append(
-                (Name(classes[label]), Name(classes[predicted]), f"{count:,}", percent_bar(share))
-            )
+            names = Name(classes[label]), Name(classes[predicted])
+            rows.append((*names, f"{count:,}", Bar(percent(share), share)))
     if not rows:
         return "Nothing is confused."
     columns = ("Label", "Predicted as", unit, "Share of the label")

@@ -12,8 +12,7 @@ from PIL import Image
 from rich.markup import escape
 
 from mobilevit.data.images import ImageError
-from mobilevit.tasks import get_task
-from mobilevit.tasks.base import Colour, M
+from mobilevit.tasks.base import M
 from mobilevit.utils.tables import render, table
 
 
@@ -49,17 +48,17 @@ class Prediction(ABC):
     def parquet_row(self) -> dict[str, Any]:
         """Row in a Parquet file, with the columns of the task's `parquet_columns`."""
 
-    @abstractmethod
     def scores(self) -> Sequence[tuple[str, float]]:
         """Classes with their values in [0, 1], by which a contact sheet filters, highest first."""
+        return ()
 
-    @abstractmethod
     def draw(self, image: Image.Image) -> Image.Image:
-        """Draw the prediction on its image."""
+        """Draw the prediction on its image; here nothing."""
+        return image
 
-    @abstractmethod
     def draw_thumbnail(self, image: Image.Image) -> Image.Image:
-        """Draw the prediction on its image reduced to a thumbnail, without text."""
+        """Draw the prediction on its image reduced to a thumbnail, without text; here nothing."""
+        return image
 
     def images(self) -> dict[str, Image.Image]:
         """Further images to write: endings of file names -> images."""
@@ -98,10 +97,6 @@ class Predictions(Sequence[P], ABC, Generic[P]):
     def exit_code(self) -> int:
         """1 if an image could not be read."""
         return 1 if self.failed else 0
-
-    def palette(self) -> list[Colour]:
-        """The colours in which classes are drawn, if they are."""
-        return get_task(self.task).palette(self.classes)
 
     def files(self) -> dict[str, str]:
         """Files to write next to drawn images: names -> text."""

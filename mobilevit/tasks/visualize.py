@@ -86,7 +86,10 @@ def draw_boxes(
     for box in reversed(boxes):
         x1, y1, x2, y2 = (round(value * factor) for value in box.corners)
         if box.dashed:
-            _dashes(draw, (x1, y1, x2, y2), box.colour, line)
+            outline = Image.new("1", canvas.size)
+            ImageDraw.Draw(outline).rectangle((x1, y1, x2, y2), outline=1, width=line)
+            dashes = np.indices((height, width)).sum(axis=0) // (5 * line) % 2 == 0
+            canvas.paste(box.colour, mask=Image.fromarray(np.asarray(outline) & dashes))
         else:
             draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=box.colour, width=line)
         if not box.text:
@@ -98,22 +101,6 @@ def draw_boxes(
         dark = sum(box.colour) > 450
         draw.text((x + 3, y + 1), box.text, (0, 0, 0) if dark else (255, 255, 255), font)
     return canvas
-
-
-def _dashes(
-    draw: ImageDraw.ImageDraw,
-    corners: tuple[int, int, int, int],
-    colour: tuple[int, int, int],
-    line: int,
-) -> None:
-    x1, y1, x2, y2 = corners
-    dash = 5 * line
-    for x in range(x1, x2, 2 * dash):
-        for y in (y1, y2):
-            draw.line((x, y, min(x + dash, x2), y), colour, line)
-    for y in range(y1, y2, 2 * dash):
-        for x in (x1, x2):
-            draw.line((x, y, x, min(y + dash, y2)), colour, line)
 
 
 def colour_mask(mask: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:

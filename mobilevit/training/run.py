@@ -12,6 +12,7 @@ from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.data.splits import Splits
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import M, Task
+from mobilevit.tasks.dataset import EvaluationSet
 from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.utils.distributed import Processes
 
@@ -62,7 +63,7 @@ def evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader:
     batch_size = run.options.batch_size
     assert batch_size is not None
     return EvaluationLoader(
-        run.task.evaluation_dataset(samples, setup.network.config.preprocessing),
+        EvaluationSet(samples, setup.network.config.preprocessing),
         batch_size=min(batch_size, run.task.max_eval_batch_size or batch_size),
         workers=run.workers,
         rank=run.processes.rank,

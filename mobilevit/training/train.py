@@ -277,7 +277,6 @@ def finish(run: Run, setup: Setup, history: History) -> TrainingResult[Any]:
             network,
             evaluation_loader(run, setup, samples),
             task.metric(samples, device=device),
-            device=device,
         )
         for samples in (splits.val, sample)
     )

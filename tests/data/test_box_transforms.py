@@ -12,14 +12,10 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.detection.dataset import Annotation
-from mobilevit.tasks.detection.transforms import (
-    BoxAugmentOptions,
-    BoxTransform,
-    DetectionEvaluationSet,
-    DetectionSet,
-    stack_boxes,
-)
+from mobilevit.tasks.dataset import EvaluationSet
+from mobilevit.tasks.detection.dataset import Annotation, BoxSamples, Targets
+from mobilevit.tasks.detection.options import DetectionOptions
+from mobilevit.tasks.detection.transforms import BoxAugmentOptions, BoxTransform, DetectionSet
 
 STRETCH = Preprocessing(resize_mode="stretch", resize=64, crop=64)
 PLAIN = BoxAugmentOptions(crop=0.0, photometric=0.0, flip=0.0)
@@ -103,12 +99,12 @@ def test_a_frame_that_would_cut_boxes_off_is_refused():
 
 
 def test_batches_are_filled_up():
-    batch = stack_boxes(
+    batch = Targets.stack(
         [torch.ones(2, 4), torch.ones(0, 4)], [torch.tensor([1, 0]), torch.tensor([])]
     )
     assert batch.boxes.shape == (2, 2, 4)
     assert batch.labels.tolist() == [[1, 0], [-1, -1]]
-    assert stack_boxes([torch.ones(0, 4)], [torch.tensor([])]).labels.tolist() == [[-1]]
+    assert Targets.stack([torch.ones(0, 4)], [torch.tensor([])]).labels.tolist() == [[-1]]
 
 
 def samples():
@@ -134,13 +130,13 @@ def samples():
         def __len__(self) -> int:
             return 2
 
-    return Some(
-        source=lambda index: (first, second)[index], annotation=lambda index: annotations[index]
-    )
+        targets = BoxSamples.targets
+
+    return Some(source=(first, second).__getitem__, annotation=annotations.__getitem__)
 
 
 def test_training_batches_leave_crowds_out_and_repeat_themselves():
-    data = DetectionSet(samples(), BoxTransform(BoxAugmentOptions(), STRETCH), seed=3)
+    data = DetectionSet(samples(), STRETCH, DetectionOptions(), seed=3)
     keys = [SampleKey(index, 96, 64, 1) for index in (0, 1)]
     images, (boxes, labels) = data.__getitems__(keys)
     assert images.shape == (2, 3, 96, 64)
@@ -152,10 +148,10 @@ def test_training_batches_leave_crowds_out_and_repeat_themselves():
 
 
 def test_evaluation_batches_know_the_images_own_size():
-    data = DetectionEvaluationSet(samples(), STRETCH)
-    images, (boxes, labels), indices, sizes = data.__getitems__([0, 1])
+    ((images, sizes, indices, targets),) = EvaluationSet(samples(), STRETCH).__getitems__([0, 1])
+    boxes, labels = targets
     assert images.shape == (2, 3, 64, 64)
     assert boxes[0, 0].tolist() == pytest.approx([20 / 160, 30 / 120, 60 / 160, 90 / 120])
     assert labels.tolist() == [[4], [-1]]
-    assert indices.tolist() == [0, 1]
-    assert sizes.tolist() == [[120, 160], [40, 50]]
+    assert indices == [0, 1]
+    assert sizes == [(120, 160), (40, 50)]

@@ -23,14 +23,15 @@ from mobilevit.data.decode import Region, open_decodable, open_reduced
 from mobilevit.data.images import ImageError, open_image
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.dataset import TrainingSet
+from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.transforms import (
     AugmentOptions,
-    BatchMix,
+    ClassificationSet,
     TrainTransform,
 )
 from mobilevit.tasks.detection.dataset import Annotation
-from mobilevit.tasks.detection.transforms import BoxAugmentOptions, BoxTransform, DetectionSet
+from mobilevit.tasks.detection.options import DetectionOptions
+from mobilevit.tasks.detection.transforms import BoxAugmentOptions, DetectionSet
 from mobilevit.utils.random import seeded
 from tests.data.factories import encode
 
@@ -218,10 +219,10 @@ class Files:
         return f"sample {index}"
 
 
-def dataset(files: list[bytes], decode: Any, **options: Any) -> TrainingSet:
-    augment = AugmentOptions(**options)
-    transform = TrainTransform(augment, Preprocessing(mean=(0.4, 0.5, 0.6), channel_order="bgr"))
-    return TrainingSet(Files(files), transform, BatchMix(augment, 1), seed=3, decode=decode)
+def dataset(files: list[bytes], decode: Any, **options: Any) -> ClassificationSet:
+    task_options = ClassificationOptions(augment=AugmentOptions(**options))
+    preprocessing = Preprocessing(mean=(0.4, 0.5, 0.6), channel_order="bgr")
+    return ClassificationSet(Files(files), preprocessing, task_options, seed=3, decode=decode)
 
 
 @pytest.mark.parametrize("options", [{}, {"rand_augment": 2}, {"erase": 1.0}])
@@ -302,16 +303,14 @@ def test_boxes_shrink_with_their_image(orientation: int) -> None:
     none = torch.zeros(2)
     annotation = Annotation(boxes, torch.tensor([0, 1]), none.bool(), none)
     samples = SimpleNamespace(source=lambda _: file, annotation=lambda _: annotation)
-    transform = BoxTransform(
-        BoxAugmentOptions(crop=0.0, photometric=0.0),
-        Preprocessing(resize_mode="stretch", resize=96, crop=96),
-    )
-    assert transform.decoded_size(96, 96) == (320, 320)
-    found = [
-        DetectionSet(samples, transform, seed=0, decode=decode)[SampleKey(0, 96, 96, 0)]
+    options = DetectionOptions(augment=BoxAugmentOptions(crop=0.0, photometric=0.0))
+    preprocessing = Preprocessing(resize_mode="stretch", resize=96, crop=96)
+    fast, exact = (
+        DetectionSet(samples, preprocessing, options, seed=0, decode=decode)
         for decode in ("fast", "exact")
-    ]
-    fast, exact = found
+    )
+    assert fast.transform.decoded_size(96, 96) == (320, 320)
+    fast, exact = (dataset[SampleKey(0, 96, 96, 0)] for dataset in (fast, exact))
     assert 255 * (fast[0] - exact[0]).abs().mean() <= REDUCED
     torch.testing.assert_close(fast[1], exact[1], atol=1e-3, rtol=0)
     assert fast[2].tolist() == exact[2].tolist() == [0, 1]

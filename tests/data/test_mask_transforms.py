@@ -23,14 +23,14 @@ from mobilevit.data.sampler import (
     MultiScaleSchedule,
     SampleKey,
 )
-from mobilevit.models.config import Preprocessing
+from mobilevit.models.config import ChannelOrder, Preprocessing
+from mobilevit.tasks.dataset import EvaluationSet
 from mobilevit.tasks.segmentation.dataset import MaskSamples
+from mobilevit.tasks.segmentation.options import SegmentationOptions
 from mobilevit.tasks.segmentation.transforms import (
     SegmentationAugment,
-    SegmentationEvaluationSet,
     SegmentationSet,
     SegmentationTransform,
-    by_shape,
 )
 from mobilevit.utils.random import seeded
 
@@ -61,8 +61,12 @@ def transform(**options: object) -> SegmentationTransform:
     return SegmentationTransform(SegmentationAugment(**options), Preprocessing())  # type: ignore[arg-type]
 
 
-def training_set(samples: MaskSamples, seed: int = 0, **options: object) -> SegmentationSet:
-    return SegmentationSet(samples, transform(**options), seed=seed)
+def training_set(
+    samples: MaskSamples, seed: int = 0, order: ChannelOrder = "rgb", **options: object
+) -> SegmentationSet:
+    augment = SegmentationAugment(**options)  # type: ignore[arg-type]
+    preprocessing = Preprocessing(channel_order=order)
+    return SegmentationSet(samples, preprocessing, SegmentationOptions(augment=augment), seed=seed)
 
 
 def keys(*indices: int, height: int = 32, width: int = 32, epoch: int = 0) -> list[SampleKey]:
@@ -225,11 +229,7 @@ def test_colours_change_in_the_image_alone(samples: MaskSamples, option: dict[st
 
 def test_values_are_those_of_the_weights(samples: MaskSamples) -> None:
     original = training_set(samples, **STILL)
-    bgr = SegmentationTransform(
-        SegmentationAugment(**STILL),  # type: ignore[arg-type]
-        Preprocessing(channel_order="bgr"),
-    )
-    other = SegmentationSet(samples, bgr, seed=0)
+    other = training_set(samples, order="bgr", **STILL)
     assert torch.equal(other[keys(1)[0]][0], original[keys(1)[0]][0].flip(0))
 
 
@@ -289,27 +289,18 @@ def test_a_loader_takes_it(samples: MaskSamples, workers: int) -> None:
         list(loader)
 
 
-def test_evaluation_keeps_masks_as_they_are(samples: MaskSamples) -> None:
-    preprocessing = Preprocessing(resize_mode="stretch", resize=32, crop=32)
-    data = SegmentationEvaluationSet(samples, preprocessing)
-    items = data.__getitems__([3, 0])
-    assert len(data) == 6 and [index for _, _, index in items] == [3, 0]
-    for image, mask, index in items:
-        assert image.shape == (3, 32, 32) and mask.dtype == torch.uint8
-        np.testing.assert_array_equal(mask.numpy(), samples.mask(index))
-    assert [tuple(mask.shape) for _, mask, _ in items] == [(40, 50), (60, 30)]
-
-
-def test_images_of_one_shape_are_stacked(samples: MaskSamples) -> None:
+def test_evaluation_stacks_images_of_one_shape_and_keeps_masks(samples: MaskSamples) -> None:
     preprocessing = Preprocessing(resize_mode="shortest_edge", resize=32, crop=32)
-    batch = SegmentationEvaluationSet(samples, preprocessing).__getitems__([5, 0, 2, 1])
-    groups = list(by_shape(batch))
-    assert [indices for _, _, indices in groups] == [[5, 1], [0, 2]]
-    assert [tuple(images.shape) for images, _, _ in groups] == [(2, 3, 32, 32), (2, 3, 64, 32)]
-    for _, masks, indices in groups:
-        for index, mask in zip(indices, masks, strict=True):
+    data = EvaluationSet(samples, preprocessing)
+    batches = data.__getitems__([5, 0, 2, 1])
+    assert len(data) == 6 and data.__getitems__([]) == []
+    assert [batch.indices for batch in batches] == [[5, 1], [0, 2]]
+    shapes = [tuple(batch.images.shape) for batch in batches]
+    assert shapes == [(2, 3, 32, 32), (2, 3, 64, 32)]
+    for batch in batches:
+        for index, size, mask in zip(batch.indices, batch.sizes, batch.targets, strict=True):
+            assert mask.dtype == torch.uint8 and mask.shape == size
             np.testing.assert_array_equal(mask.numpy(), samples.mask(index))
-    assert list(by_shape([])) == []
 
 
 def test_camvid_is_trained_on(shared: Path) -> None:
@@ -318,7 +309,7 @@ def test_camvid_is_trained_on(shared: Path) -> None:
         keys(*range(8), height=256, width=256)
     )
     assert images.shape == (8, 3, 256, 256) and set(masks.unique().tolist()) <= set(range(12))
-    image, mask, _ = SegmentationEvaluationSet(
-        data.val, Preprocessing(resize_mode="shortest_edge", resize=352, crop=352)
-    )[0]
-    assert image.shape == (3, 352, 448) and mask.shape == (360, 480)
+    preprocessing = Preprocessing(resize_mode="shortest_edge", resize=352, crop=352)
+    (batch,) = EvaluationSet(data.val, preprocessing).__getitems__([0])
+    assert batch.images.shape == (1, 3, 352, 448)
+    assert batch.sizes == [(360, 480)] and batch.targets[0].shape == (360, 480)

@@ -41,8 +41,9 @@ from mobilevit.data.shards.tables import TableShard
 from mobilevit.data.shards.write import index_shards, write_shards
 from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
-from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.transforms import ClassificationSet
+from mobilevit.tasks.dataset import EvaluationSet
 from mobilevit.utils.files import HOST
 
 CLASSES = ("a.b", "ödland")
@@ -97,8 +98,7 @@ def loader(samples: Any, workers: int = 0, pool: int = 20) -> EpochLoader:
     """Training batches of one seed."""
     count = len(samples.labels)
     schedule = MultiScaleSchedule(samples=count, sizes=(16, 32), base_size=16, base_batch=5)
-    transform = TrainTransform(AugmentOptions(), PREPROCESSING)
-    dataset = TrainingSet(samples, transform, BatchMix(AugmentOptions(), 2), seed=0)
+    dataset = ClassificationSet(samples, PREPROCESSING, ClassificationOptions(), seed=0)
     order = samples.order(seed=0, pool=pool)
     return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
 
@@ -289,10 +289,14 @@ def test_evaluation_sees_every_sample_once(images: Path, shards: Path, workers: 
         batches = EvaluationLoader(
             EvaluationSet(samples, PREPROCESSING), batch_size=4, workers=workers
         )
-        _, labels, indices = map(torch.cat, zip(*batches, strict=True))
-        assert sorted(indices.tolist()) == list(range(14))
+        seen = [
+            (index, label)
+            for (batch,) in batches
+            for index, label in zip(batch.indices, batch.targets.tolist(), strict=True)
+        ]
+        assert sorted(index for index, _ in seen) == list(range(14))
         turned = {0: 2, 1: 1}
-        for label, index_ in zip(labels.tolist(), indices.tolist(), strict=True):
+        for index_, label in seen:
             assert label == samples.labels[index_] == turned[known[samples.source(index_)]]
     with pytest.raises(DataError, match='unknown class "ödland"'):
         shard_evaluation(str(shards), ("a.b",))
@@ -310,7 +314,8 @@ def test_subsets(shards: Path) -> None:
         again = subset.relabel(("other", *CLASSES))
         assert again.labels.tolist() == (subset.labels + 1).tolist()
         evaluation = EvaluationLoader(EvaluationSet(again, PREPROCESSING), batch_size=2, workers=0)
-        assert torch.cat([labels for _, labels, _ in evaluation]).tolist() == again.labels.tolist()
+        labels = torch.cat([batch.targets for (batch,) in evaluation])
+        assert labels.tolist() == again.labels.tolist()
 
 
 def test_one_split_has_shards_held_out(shards: Path) -> None:

@@ -15,8 +15,8 @@ from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
 from mobilevit.data.shards.samples import ShardSamples
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.dataset import TrainingSet
-from mobilevit.tasks.classification.transforms import AugmentOptions, BatchMix, TrainTransform
+from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.transforms import ClassificationSet
 from tests.data.factories import image_bytes
 
 NAMES = ("red", "blue")
@@ -67,8 +67,8 @@ def numbers(split: str) -> list[int]:
 def loader(samples: ShardSamples, workers: int) -> EpochLoader:
     count = len(samples.labels)
     schedule = MultiScaleSchedule(samples=count, sizes=(16, 32), base_size=16, base_batch=3)
-    transform = TrainTransform(AugmentOptions(), Preprocessing(crop=16, resize=16))
-    dataset = TrainingSet(samples, transform, BatchMix(AugmentOptions(), 2), seed=0)
+    preprocessing = Preprocessing(crop=16, resize=16)
+    dataset = ClassificationSet(samples, preprocessing, ClassificationOptions(), seed=0)
     order = samples.order(seed=0, pool=6)
     return EpochLoader(dataset, MultiScaleBatchSampler(order, schedule), workers=workers)
 

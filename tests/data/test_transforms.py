@@ -13,12 +13,9 @@ from mobilevit.data.sampler import (
     SampleKey,
 )
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
-from mobilevit.tasks.classification.transforms import (
-    AugmentOptions,
-    BatchMix,
-    TrainTransform,
-)
+from mobilevit.tasks.classification.options import ClassificationOptions
+from mobilevit.tasks.classification.transforms import AugmentOptions, ClassificationSet
+from mobilevit.tasks.dataset import EvaluationSet
 from mobilevit.utils.random import seeded
 from tests.data.factories import labelled_images
 
@@ -34,10 +31,8 @@ def samples(tmp_path):
 
 
 def training_set(samples, seed=0, **options):
-    augment = AugmentOptions(**options)
-    return TrainingSet(
-        samples, TrainTransform(augment, Preprocessing()), BatchMix(augment, 2), seed=seed
-    )
+    task_options = ClassificationOptions(augment=AugmentOptions(**options))
+    return ClassificationSet(samples, Preprocessing(), task_options, seed=seed)
 
 
 def keys(*indices, height=32, width=32, epoch=0):
@@ -151,7 +146,8 @@ def test_evaluation_gives_every_sample_once_in_order(samples):
     loader = EvaluationLoader(
         EvaluationSet(samples, Preprocessing().at(32)), batch_size=5, workers=1
     )
-    images, labels, indices = zip(*loader, strict=True)
-    assert torch.cat(indices).tolist() == list(range(12))
-    assert torch.cat(labels).tolist() == list(samples.labels)
-    assert [len(batch) for batch in images] == [5, 5, 2] == [5] * (len(loader) - 1) + [2]
+    batches = [batch for (batch,) in loader]
+    assert [index for batch in batches for index in batch.indices] == list(range(12))
+    assert torch.cat([batch.targets for batch in batches]).tolist() == list(samples.labels)
+    counts = [len(batch.images) for batch in batches]
+    assert counts == [5, 5, 2] == [5] * (len(loader) - 1) + [2]

@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.metrics import confusion_matrix, f1_score, log_loss, precision_score, recall_score
 
+from mobilevit.models.config import ModelConfig
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.classification.metrics import ClassificationMetric
-from mobilevit.tasks.classification.training import ClassificationTraining
+from mobilevit.tasks.dataset import ImageBatch
 from mobilevit.tasks.evaluate import evaluate_batches
 
 CLASSES = tuple("abcdefg")
@@ -19,10 +21,12 @@ CLASSES = tuple("abcdefg")
 
 def evaluate(logits, labels, *, classes=CLASSES, batch=4, **options):
     """The metrics of a model that outputs these logits."""
-    rows = torch.arange(len(labels))
     batches = [
-        (logits[part], labels[part], rows[part]) for part in rows.split(batch) if len(part)
-    ]  # the "images" are the logits themselves
+        # The "images" are the logits themselves.
+        [ImageBatch(logits[part], [], part.tolist(), labels[part])]
+        for part in torch.arange(len(labels)).split(batch)
+        if len(part)
+    ]
     metric = ClassificationMetric(SimpleNamespace(classes=classes), **options)
     return evaluate_batches(get_task("classification"), lambda images: images, batches, metric)
 
@@ -99,8 +103,12 @@ def test_logits_rank_classes_where_probabilities_are_0():
     label = torch.tensor([17])
     metrics = evaluate(logits, label, classes=classes)
     assert (metrics.top1, metrics.top5) == (0, 1) and metrics.row()["top-5"] == "100.00%"
-    training = ClassificationTraining(20, task.options())
-    training.validate(lambda images: images, (logits, label, label))
+    samples, config = (
+        SimpleNamespace(classes=classes),
+        ModelConfig(model="mobilevit_xxs", num_classes=20),
+    )
+    training = task.training_task(task.options(), samples, config, sizes=(), console=Console())
+    training.validate(lambda images: images, [ImageBatch(logits, [], [0], label)])
     assert training.figures("val")["val_top5"] == 1
     prediction = task.prediction("a.jpg", classes, logits[0], InferenceOptions())
     assert [name for name, _ in prediction.top(2)] == ["d", "r"]

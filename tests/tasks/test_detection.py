@@ -16,8 +16,9 @@ from torchvision.tv_tensors import BoundingBoxes
 from mobilevit.models.registry import build
 from mobilevit.models.ssdlite import RawDetections, decode, encode
 from mobilevit.tasks import get_task
-from mobilevit.tasks.detection.dataset import Annotation
-from mobilevit.tasks.detection.loss import DetectionLossOptions, Targets, detection_loss, match
+from mobilevit.tasks.dataset import ImageBatch
+from mobilevit.tasks.detection.dataset import Annotation, Targets
+from mobilevit.tasks.detection.loss import DetectionLossOptions, detection_loss, match
 from mobilevit.tasks.detection.metrics import DetectionMetric, coco_results, match_boxes
 from mobilevit.tasks.detection.postprocess import (
     PRESETS,
@@ -218,6 +219,14 @@ class Guesser(torch.nn.Module):
         return RawDetections(logits, encode(corners, anchors))
 
 
+def batches_of(truth: Truth, size: int) -> list[list[ImageBatch]]:
+    """Images of 500 pixels, so many at a time."""
+    return [
+        [ImageBatch(torch.zeros(size, 3, 8, 8), [(500, 500)] * size, [*range(at, at + size)])]
+        for at in range(0, len(truth), size)
+    ]
+
+
 def evaluate(model, batches, truth):
     return evaluate_batches(get_task("detection"), model, batches, DetectionMetric(truth))
 
@@ -225,10 +234,7 @@ def evaluate(model, batches, truth):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_figures_are_those_of_pycocotools(tmp_path, seed):
     truth = Truth(seed)
-    batches = [
-        (torch.zeros(4, 3, 8, 8), None, torch.arange(4) + at, torch.full((4, 2), 500))
-        for at in (0, 4, 8)
-    ]
+    batches = batches_of(truth, 4)
     ours = evaluate(Guesser(truth, seed), batches, truth)
 
     annotations = []
@@ -267,10 +273,10 @@ def test_figures_are_those_of_pycocotools(tmp_path, seed):
     )
     guesser = Guesser(truth, seed)
     results = []
-    for images, _, indices, sizes in batches:
-        raw = guesser(images)
-        found = detections(raw, guesser.anchors(8, 8), [tuple(size) for size in sizes.tolist()])
-        for index, one in zip(indices.tolist(), found, strict=True):
+    for (batch,) in batches:
+        raw = guesser(batch.images)
+        found = detections(raw, guesser.anchors(8, 8), batch.sizes)
+        for index, one in zip(batch.indices, found, strict=True):
             rows = coco_results(100 + index, one, truth.category_ids)
             # the file's rounding is not at issue
             for row, box, score in zip(rows, one.boxes.tolist(), one.scores.tolist(), strict=True):
@@ -313,11 +319,15 @@ def test_single_boxes_are_right_once_and_crowds_do_not_count():
         [[0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 10], [30, 30, 40, 40], [95, 95, 99, 99]],
         [1, 1, 0, 0, 0],
     )
-    right, ignored = match_boxes(some, annotation)
-    assert right.tolist() == [True, False, False, False, False]
-    assert ignored.tolist() == [False, False, False, True, False]
+    result = match_boxes(3, some, annotation)
+    assert result.found.boxes[:, 0].tolist() == [0, 1, 0, 95]  # without the one in the crowd
+    assert result.correct.tolist() == [True, False, False, False]
+    assert (result.sample, result.missed, result.errors) == (3, 0, 3)
+    best = result.above(0.6)
+    assert (best.correct.tolist(), best.missed) == ([True, False], 0)
+    assert result.above(0.95).missed == 1
     touching = found([[0.0, 0, 25, 25]], [0])  # a corner of the crowd is not in it
-    assert match_boxes(touching, annotation)[1].tolist() == [False]
+    assert len(match_boxes(0, touching, annotation).correct) == 1
 
 
 def test_results_are_in_cocos_form():  # A34, A35
@@ -346,10 +356,7 @@ def test_the_truth_as_an_answer_is_perfect_and_shifted_classes_are_not(monkeypat
                 logits[0, place, 0], logits[0, place, 1 + (label + self.shift) % 4] = 0, 30
             return RawDetections(logits, encode(corners, self.anchors(1, 1)))
 
-    batches = [
-        (torch.zeros(1, 3, 8, 8), None, torch.tensor([at]), torch.full((1, 2), 500))
-        for at in range(len(truth))
-    ]
+    batches = batches_of(truth, 1)
     # Of one class, true boxes may overlap.
     monkeypatch.setitem(PRESETS, "later", PostProcessing(nms_threshold=1.0))
     right = evaluate(Knowing(truth, 0), batches, truth)

@@ -16,6 +16,7 @@ from mobilevit.models.config import Preprocessing
 from mobilevit.models.segmentation import SegmentationLogits
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
+from mobilevit.tasks.dataset import ImageBatch
 from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.tasks.segmentation.loss_and_postprocess import full_size, segmentation_loss
 from mobilevit.tasks.segmentation.metrics import SegmentationMetric, mean_iou, near_boundaries
@@ -100,12 +101,13 @@ class Colours(torch.nn.Module):
 
 def batch(masks: list[torch.Tensor], wrong: int = 0):
     """Images whose channels are their masks, the first `wrong` rows predicted as class 0."""
-    items = []
+    parts = []
     for index, mask in enumerate(masks):
         seen = torch.where(mask == 255, 0, mask)
         seen[:wrong] = 0
-        items.append((F.one_hot(seen, 3).permute(2, 0, 1).float(), mask, index))
-    return items
+        image = F.one_hot(seen, 3).permute(2, 0, 1)[None].float()
+        parts.append(ImageBatch(image, [(mask.shape[0], mask.shape[1])], [index], [mask]))
+    return parts
 
 
 def samples(count: int) -> SimpleNamespace:
@@ -179,6 +181,7 @@ from types import SimpleNamespace
 import torch
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks import get_task
+from mobilevit.tasks.dataset import ImageBatch
 from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.tasks.segmentation.metrics import SegmentationMetric
 
@@ -193,9 +196,12 @@ class Network(torch.nn.Module):
     def forward(self, images):
         return torch.randn(len(images), 21, 32, 48)
 
+def mask():
+    return torch.randint(21, (900, 1200), dtype=torch.uint8)
+
 samples = Some(classes=tuple(map(str, range(21))), ignore=255)
 batches = (
-    [(torch.zeros(3, 32, 48), torch.randint(21, (900, 1200), dtype=torch.uint8), index)]
+    [ImageBatch(torch.zeros(1, 3, 32, 48), [(900, 1200)], [index], [mask()])]
     for index in range(len(samples))
 )
 metric = SegmentationMetric(samples, worst=2, shown=2)

@@ -21,6 +21,7 @@ from mobilevit.exports.spec import Precision
 from mobilevit.exports.verify import MIN_AGREEMENT, TOLERANCES
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
+from mobilevit.tasks.dataset import ImageBatch
 
 COMPARED = 8
 """Most images that outputs are compared on."""
@@ -97,16 +98,10 @@ def measure_around(subject: Subject, image: Image.Image, runs: int) -> dict[str,
     if subject.network and not (subject.is_new and subject.config.task == "detection"):
         task, network = get_task(subject.config.task), subject.network
         with torch.inference_mode():
-            outputs = network(tensor[None])
+            batch = ImageBatch(tensor[None], [(image.height, image.width)], [0])
+            outputs = network(batch.images)
             times["postprocess_ms"] = _median_ms(
-                lambda: task.postprocess(
-                    network,
-                    outputs,
-                    input_size=(tensor.shape[-2], tensor.shape[-1]),
-                    sizes=[(image.height, image.width)],
-                    options=InferenceOptions(),
-                ),
-                count,
+                lambda: task.postprocess(network, outputs, batch, InferenceOptions()), count
             )
     return times
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.models.classifier import Classifier
-from mobilevit.tasks.export import Comparison, TaskExport, compare_logits
+from mobilevit.tasks.export import Comparison, TaskExport
 
 
 class Probabilities(nn.Module):
@@ -44,7 +44,6 @@ EXPORT = TaskExport(
     raw_outputs=("logits",),
     postprocess=lambda model, size, supports_nms: Probabilities(),
     compare=compare,
-    compare_raw=lambda model, images, outputs: compare_logits(model(images), outputs[0], axis=1),
     network_outputs=network_outputs,
     reference=reference,
     reference_of_file=lambda outputs, num_classes: {"probabilities": outputs[0][0].tolist()},

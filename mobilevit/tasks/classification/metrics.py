@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from rich.console import RenderableType
@@ -15,13 +14,10 @@ from rich.markup import escape
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilevit.data.splits import LabelSamples
-from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
+from mobilevit.tasks.base import Metric, Metrics, Timing
+from mobilevit.tasks.dataset import ImageBatch
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.tables import table
-
-if TYPE_CHECKING:
-    from torchmetrics import MetricCollection
 
 CALIBRATION_BINS = 15
 MAX_CONFUSION = 20
@@ -110,81 +106,59 @@ class ClassificationMetrics(Metrics):
         return [ClassMetrics(*row) for row in rows]
 
 
-def accuracies(num_classes: int) -> MetricCollection:
-    """Streaming top-1 and top-5; all samples have the same weight."""
-    # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
-    from torchmetrics import MetricCollection
-    from torchmetrics.classification import MulticlassAccuracy
-
-    return MetricCollection(
-        {
-            "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            "top5": MulticlassAccuracy(
-                num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
-            ),
-        }
-    )
-
-
+@dataclass(eq=False)
 class ClassificationMetric(Metric[ClassificationMetrics]):
     """Counts logits and labels, and keeps the `worst` mistakes."""
 
-    def __init__(
-        self,
-        samples: LabelSamples,
-        options: InferenceOptions = InferenceOptions(),
-        *,
-        device: torch.device | str = "cpu",
-        worst: int = 32,
-    ) -> None:
+    worst: int = 32
+
+    def __post_init__(self) -> None:
+        # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
         from torchmetrics.classification import (
+            MulticlassAccuracy,
             MulticlassCalibrationError,
             MulticlassConfusionMatrix,
         )
 
-        self.samples, self.worst = samples, worst
-        count = len(samples.classes)
-        self.counts = accuracies(count)
-        self.counts.add_metrics(
-            {"confusion": MulticlassConfusionMatrix(count, validate_args=False)}
-        )
-        self.counts.to(device)
-        self.calibration = MulticlassCalibrationError(
-            count, CALIBRATION_BINS, validate_args=False
-        ).to(device)
+        count = len(self.samples.classes)
+        self.confusion = MulticlassConfusionMatrix(count, validate_args=False)
+        self.top5 = MulticlassAccuracy(count, min(5, count), "micro", validate_args=False)
+        self.calibration = MulticlassCalibrationError(count, CALIBRATION_BINS, validate_args=False)
+        for metric in (self.confusion, self.top5, self.calibration):
+            metric.to(self.device)
         self.loss = 0.0
         self.mistakes: list[Mistake] = []
 
-    def parts(self, batch: tuple[Tensor, Tensor, Tensor]) -> Iterator[EvaluationPart]:
-        images, labels, indices = batch
-        yield EvaluationPart(images, [], (labels, indices), indices.tolist())
-
-    def update(self, predictions: Any, targets: tuple[Tensor, Tensor]) -> None:
-        """Count logits `[B, K]`; targets are labels `[B]` and the samples' indices `[B]`."""
-        logits, (labels, indices) = predictions, targets
-        on_device = labels.to(logits.device)
-        losses = F.cross_entropy(logits, on_device, reduction="none")
+    def update(self, predictions: Any, batch: ImageBatch) -> None:
+        """Count logits `[B, K]`; targets are labels `[B]`."""
+        logits, labels = predictions, batch.targets.to(predictions.device)
+        losses = F.cross_entropy(logits, labels, reduction="none")
         probabilities, predicted = logits.softmax(-1), logits.argmax(-1)
-        self.counts.update(logits, on_device)
-        self.calibration.update(probabilities, on_device)
+        self.confusion.update(predicted, labels)
+        self.top5.update(logits, labels)
+        self.calibration.update(probabilities, labels)
         self.loss += losses.double().sum().item()
-        top = probabilities.amax(-1)
-        wrong = (predicted != on_device).cpu()
-        columns = (part.cpu()[wrong].tolist() for part in (indices, labels, predicted, top, losses))
+        wrong = predicted != labels
+        parts = (torch.tensor(batch.indices), labels, predicted, probabilities.amax(-1), losses)
+        columns = (part[wrong.to(part.device)].tolist() for part in parts)
         mistakes = [Mistake(*row) for row in zip(*columns, strict=True)]
         self.mistakes = _worst(self.mistakes + mistakes, self.worst)
 
+    def figures(self) -> dict[str, float]:
+        confusion = self.confusion.compute()
+        correct = confusion.diag().sum() / confusion.sum()
+        return {"top1": float(correct), "top5": float(self.top5.compute())}
+
     def compute(self, timing: Timing) -> ClassificationMetrics:
-        counts = self.counts.compute()
-        images = int(counts["confusion"].sum())
+        confusion = self.confusion.compute().cpu()
+        images = int(confusion.sum())
         return ClassificationMetrics(
             classes=self.samples.classes,
             images=images,
-            top1=float(counts["top1"]),
-            top5=float(counts["top5"]),
+            **self.figures(),
             loss=math.fsum(gather_items([self.loss])) / images,
             calibration_error=float(self.calibration.compute()),
-            confusion=counts["confusion"].cpu(),
+            confusion=confusion,
             mistakes=tuple(_worst(gather_items(self.mistakes), self.worst)),
         )
 

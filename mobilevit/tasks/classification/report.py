@@ -8,20 +8,16 @@ from mobilevit.models.config import ModelConfig
 from mobilevit.tasks.classification.metrics import ClassificationMetrics, Mistake
 from mobilevit.tasks.report import (
     Block,
-    Card,
     ConfusionMatrix,
-    Gallery,
     Line,
-    Section,
     TaskReport,
     Tile,
     class_table,
     frequent_confusions,
+    gallery,
     image_tiles,
     number,
     percent,
-    percent_bar,
-    sample_card,
 )
 
 THUMBNAIL = 192
@@ -38,18 +34,18 @@ def make_report(
     classes: list[Block] = [
         "Recall: of the images of a class, the share that is predicted as it. Precision: of the "
         "images predicted as a class, the share that is of it. F1 is their harmonic mean.",
-        class_table(metrics.per_class, "recall", percent_bar),
+        class_table(metrics.per_class, "recall", percent),
     ]
     return TaskReport(
         tiles=_tiles(metrics, train_metrics, config.preprocessing.crop),
         figures={"top1": "top-1"},
         about_figures="Top-1 by epoch. Training is measured while the network learns, on augmented "
         "images, and may therefore be below validation.",
-        sections=(
-            Section(title="Confusion matrix", blocks=_confusion(metrics)),
-            Section(title="Classes", blocks=classes),
-            Section(title="Worst mistakes", blocks=_mistakes(metrics, samples, config)),
-        ),
+        sections={
+            "Confusion matrix": _confusion(metrics),
+            "Classes": classes,
+            "Worst mistakes": _mistakes(metrics, samples, config),
+        },
     )
 
 
@@ -100,21 +96,20 @@ def _mistakes(
         "show up here too."
     )
 
-    def card(mistake: Mistake) -> Card:
-        label, predicted = metrics.classes[mistake.label], metrics.classes[mistake.predicted]
+    def names(mistake: Mistake) -> tuple[str, str]:
+        return metrics.classes[mistake.label], metrics.classes[mistake.predicted]
 
-        def draw(image: Image.Image) -> list[tuple[Image.Image, str]]:
-            image = frame_image(image, config.preprocessing)
-            image.thumbnail((THUMBNAIL, THUMBNAIL))
-            return [(image, f"{label}, predicted as {predicted}")]
+    def draw(mistake: Mistake, image: Image.Image) -> list[tuple[Image.Image, str]]:
+        image = frame_image(image, config.preprocessing)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return [(image, "{}, predicted as {}".format(*names(mistake)))]
 
-        return sample_card(
-            samples,
-            mistake.sample,
-            draw,
+    def lines(mistake: Mistake) -> list[Line]:
+        label, predicted = names(mistake)
+        return [
             Line("is", label),
             Line("predicted as", predicted, f", {percent(mistake.probability)}"),
             Line(f"loss {number(mistake.loss, 2)}"),
-        )
+        ]
 
-    return [about, Gallery(cards=[card(mistake) for mistake in metrics.mistakes])]
+    return [about, gallery(samples, metrics.mistakes, draw, lines)]

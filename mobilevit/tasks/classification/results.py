@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mobilevit.tasks.base import Colour
 from mobilevit.tasks.results import Prediction, Predictions
 from mobilevit.tasks.visualize import draw_classes
 
@@ -81,9 +80,6 @@ class ClassificationPrediction(Prediction):
     def draw(self, image: Image.Image) -> Image.Image:
         return draw_classes(image, self.top(min(DRAWN, self.listed)))
 
-    def draw_thumbnail(self, image: Image.Image) -> Image.Image:
-        return image
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationPredictions(Predictions[ClassificationPrediction]):
@@ -91,9 +87,6 @@ class ClassificationPredictions(Predictions[ClassificationPrediction]):
 
     task = "classification"
     table_columns = ("image", "class", "probability", "others")
-
-    def palette(self) -> list[Colour]:
-        return []
 
     def top(self, count: int) -> list[ClassProbability]:
         """The most probable classes of the only image; ValueError if there are several."""

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console
 from torch import Tensor
 
-from mobilevit.data.loader import BatchSource
 from mobilevit.data.splits import LabelSamples
-from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import InferenceOptions, Task
-from mobilevit.tasks.classification.dataset import EvaluationSet, TrainingSet
-from mobilevit.tasks.classification.distill import load_teacher
 from mobilevit.tasks.classification.export import EXPORT
 from mobilevit.tasks.classification.metrics import ClassificationMetric
 from mobilevit.tasks.classification.options import ClassificationOptions
@@ -22,10 +16,9 @@ from mobilevit.tasks.classification.results import (
     ClassificationPrediction,
     ClassificationPredictions,
 )
-from mobilevit.tasks.classification.transforms import BatchMix, TrainTransform
-
-if TYPE_CHECKING:
-    from mobilevit.tasks.training_task import TrainingTask
+from mobilevit.tasks.classification.training import ClassificationTraining
+from mobilevit.tasks.classification.transforms import ClassificationSet
+from mobilevit.tasks.dataset import ImageBatch
 
 
 class Classification(Task):
@@ -37,52 +30,19 @@ class Classification(Task):
     default_model = "mobilevit_xs"
     lr_scratch, lr_finetune = 0.002, 0.001
     batch_size = 64
-    samples_type = LabelSamples
+    samples_type, training_dataset = LabelSamples, ClassificationSet
     data_options = frozenset({"name", "index", "pool", "check", "format"})
     inference_options = ("top",)
-    options = ClassificationOptions
-    evaluation_dataset = EvaluationSet
+    options, training_task = ClassificationOptions, ClassificationTraining
     metric, report = ClassificationMetric, staticmethod(make_report)
     prediction_type, predictions_type = ClassificationPrediction, ClassificationPredictions
-
-    def training_dataset(
-        self,
-        samples: LabelSamples,
-        preprocessing: Preprocessing,
-        options: ClassificationOptions,
-        **loading: Any,
-    ) -> BatchSource:
-        transform = TrainTransform(options.augment, preprocessing)
-        mix = BatchMix(options.augment, len(samples.classes))
-        return TrainingSet(samples, transform, mix, **loading)
 
     def source_note(self, options: ClassificationOptions) -> str:
         teacher = options.distill.teacher
         return "" if teacher is None else f", taught by {teacher}"
 
-    def training_task(
-        self,
-        options: ClassificationOptions,
-        val: LabelSamples,
-        config: ModelConfig,
-        *,
-        sizes: Sequence[int],
-        console: Console,
-    ) -> TrainingTask:
-        from mobilevit.tasks.classification.training import ClassificationTraining
-
-        name = options.distill.teacher
-        teacher = None if name is None else load_teacher(name, config, sizes=sizes, console=console)
-        return ClassificationTraining(len(val.classes), options, teacher)
-
     def postprocess(
-        self,
-        model: Any,
-        outputs: Tensor,
-        *,
-        input_size: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        options: InferenceOptions,
+        self, model: Any, outputs: Tensor, batch: ImageBatch, options: InferenceOptions
     ) -> Any:
         return outputs.float()
 

@@ -1,4 +1,4 @@
-"""Training transforms of classification: random crop, flip, RandAugment, erasing, MixUp, CutMix.
+"""Augmentation in classification: random crop, flip, RandAugment, erasing, MixUp, CutMix.
 
 Random numbers are drawn under a seed of (run, epoch, sample), so that an image's augmentation does
 not depend on which worker makes it, on how many there are, or on where a run was resumed.
@@ -15,9 +15,13 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mobilevit.data.decode import DecodableImage, Region
+from mobilevit.data.decode import DecodableImage, Region, open_decodable
+from mobilevit.data.preprocessing import normalize
+from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
+from mobilevit.tasks.dataset import TrainingSet, naming_sample
 from mobilevit.utils.options import Interval, NonNegative, Options, Positive, Share
+from mobilevit.utils.random import seeded
 
 CropShare = Annotated[float, Interval(0, 1, "(]")]
 
@@ -50,12 +54,10 @@ class TrainTransform:
     """Random resized crop, flip and RandAugment of one image's pixels.
 
     The result is then normalized in its batch, and `erase`, unless None, is applied to each image.
-    The sizes of `preprocessing` are not used.
     """
 
     def __init__(self, options: AugmentOptions, preprocessing: Preprocessing) -> None:
         self.options = options
-        self.preprocessing = preprocessing
         self.interpolation = v2.InterpolationMode(preprocessing.interpolation)
         self.crop = v2.RandomResizedCrop(1, options.scale, options.ratio)  # only draws the region
         self.rand_augment = (
@@ -78,27 +80,47 @@ class TrainTransform:
         return x
 
 
-class BatchMix:
-    """MixUp or CutMix on a share of the batches."""
+@dataclass(eq=False)
+class ClassificationSet(TrainingSet):
+    """Targets are labels `[B]`, or shares `[B, K]` if batches are mixed."""
 
-    def __init__(self, options: AugmentOptions, num_classes: int) -> None:
-        self.probability = options.mix_probability
-        self.num_classes = num_classes
-        self.mixes: list[v2.Transform] = []
-        if options.mixup:
-            self.mixes.append(v2.MixUp(alpha=options.mixup, num_classes=num_classes))
-        if options.cutmix:
-            self.mixes.append(v2.CutMix(alpha=options.cutmix, num_classes=num_classes))
+    def __post_init__(self) -> None:
+        augment, self.num_classes = self.options.augment, len(self.samples.classes)
+        self.transform = TrainTransform(augment, self.preprocessing)
+        self.mixes = [
+            mix(alpha=alpha, num_classes=self.num_classes)
+            for mix, alpha in ((v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix))
+            if alpha
+        ]
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix images `[B, 3, H, W]` and labels `[B]`, which become shares `[B, K]`.
-
-        If both MixUp and CutMix are off, images and labels are returned unchanged.
-        """
+    def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
+        images, labels = self._batch(keys)
         if not self.mixes:
             return images, labels
-        if torch.rand(()) < self.probability:
-            mix = self.mixes[int(torch.randint(len(self.mixes), ()))]
-            mixed, shares = mix(images, labels)
-            return mixed, shares
+        with seeded(self.seed, keys[0].epoch, *(key.sample for key in keys)):
+            if torch.rand(()) < self.options.augment.mix_probability:
+                mixed, shares = self.mixes[int(torch.randint(len(self.mixes), ()))](images, labels)
+                return mixed, shares
         return images, F.one_hot(labels, self.num_classes).float()
+
+    def _batch(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
+        """Augmented images `[B, 3, H, W]` and labels `[B]`, before mixing."""
+        # The layout of decoded pixels, and the one that the networks compute in.
+        images = torch.empty(
+            (len(keys), 3, keys[0].height, keys[0].width), memory_format=torch.channels_last
+        )
+        for position, (index, height, width, epoch) in enumerate(keys):
+            source = self.samples.source(index)
+            with (
+                naming_sample(self.samples, index),
+                open_decodable(source, decode=self.decode) as image,
+                seeded(self.seed, epoch, index),
+            ):
+                pixels = self.transform.pixels(image, height, width)
+            torch.div(pixels, 255, out=images[position])
+        images = normalize(images, self.preprocessing)
+        if self.transform.erase:
+            for position, key in enumerate(keys):
+                with seeded(self.seed, key.epoch, key.sample, 1):
+                    images[position] = self.transform.erase(images[position])
+        return images, torch.tensor([int(self.samples.labels[key.sample]) for key in keys])

@@ -1,16 +1,17 @@
 """Images with boxes, in any annotation format."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mobilevit.data.formats.base import Boxes, Issue
 from mobilevit.data.images import ImageFacts, image_facts, upright_boxes
@@ -38,6 +39,29 @@ class Annotation:
     right nor wrong."""
     area: Tensor
     """float32 [N]: square pixels; the object's area as COCO states it, else that of the box."""
+
+
+class Targets(NamedTuple):
+    """Boxes of a batch of images, padded to the largest number M, at least 1."""
+
+    boxes: Tensor
+    """`[B, M, 4]`: corners x1, y1, x2, y2 as shares of the image's width and height."""
+    labels: Tensor
+    """`[B, M]`: classes from 0 on; -1 for padding."""
+
+    @classmethod
+    def stack(cls, boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Self:
+        """Pad images' boxes `[N, 4]` and labels `[N]` to one length.
+
+        >>> labels = [torch.tensor([7]), torch.tensor([8, 9])]
+        >>> Targets.stack([torch.ones(1, 4), torch.ones(2, 4)], labels).labels
+        tensor([[ 7, -1],
+                [ 8,  9]])
+        """
+        # A row for each image, and one that makes the length at least 1.
+        padded = pad_sequence([*boxes, torch.zeros(1, 4)], batch_first=True)
+        marks = pad_sequence([*labels, torch.zeros(1)], batch_first=True, padding_value=-1)
+        return cls(padded[:-1], marks[:-1])
 
 
 class PlacedBoxes(NamedTuple):
@@ -129,6 +153,15 @@ class BoxSamples(Samples):
             crowd=torch.from_numpy(self.boxes.crowd[rows][usable]),
             area=torch.from_numpy(area.astype(np.float32)),
         )
+
+    def targets(self, indices: Sequence[int], sizes: Sequence[tuple[int, int]]) -> Targets:
+        """Without crowds, which no loss counts."""
+        boxes, labels = [], []
+        for index, (height, width) in zip(indices, sizes, strict=True):
+            annotation = self.annotation(index)
+            boxes.append(annotation.boxes[~annotation.crowd] / torch.tensor([width, height] * 2))
+            labels.append(annotation.labels[~annotation.crowd])
+        return Targets.stack(boxes, labels)
 
     def _place(self, index: int, header: tuple[int, int, int]) -> PlacedBoxes:
         """Place boxes in an image of upright height, width and EXIF orientation."""

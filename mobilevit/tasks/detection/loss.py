@@ -11,16 +11,8 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou
 
 from mobilevit.models.ssdlite import RawDetections, encode
+from mobilevit.tasks.detection.dataset import Targets
 from mobilevit.utils.options import Interval, NonNegative, Options, PositiveShare
-
-
-class Targets(NamedTuple):
-    """Boxes of a batch of images, padded to the largest number M, at least 1."""
-
-    boxes: Tensor
-    """`[B, M, 4]`: corners x1, y1, x2, y2 as shares of the image's width and height."""
-    labels: Tensor
-    """`[B, M]`: classes from 0 on; -1 for padding."""
 
 
 @dataclass(frozen=True, kw_only=True)

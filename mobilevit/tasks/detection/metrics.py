@@ -1,7 +1,7 @@
 """Metrics of detection: COCO's figures, and the errors behind them."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -12,8 +12,9 @@ from rich.console import RenderableType
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
-from mobilevit.tasks.detection.dataset import Annotation, BoxSamples
+from mobilevit.tasks.base import Metric, Metrics, Timing
+from mobilevit.tasks.dataset import ImageBatch
+from mobilevit.tasks.detection.dataset import Annotation
 from mobilevit.tasks.detection.postprocess import Detections
 from mobilevit.tasks.report import number
 from mobilevit.utils.distributed import gather_items
@@ -46,7 +47,7 @@ class ImageResult(NamedTuple):
     sample: int
     """Index in the samples."""
     found: Detections
-    """At or above the threshold."""
+    """Without those in crowds, which are neither correct nor wrong."""
     correct: Tensor
     """bool `[N]`: which of `found` are correct."""
     missed: int
@@ -55,6 +56,13 @@ class ImageResult(NamedTuple):
     @property
     def errors(self) -> int:
         return self.missed + int((~self.correct).sum())
+
+    def above(self, threshold: float) -> Self:
+        """With those boxes alone that have at least this score."""
+        kept = self.found.scores >= threshold
+        found = Detections(*(part[kept] for part in self.found))
+        missed = self.missed + int(self.correct[~kept].sum())
+        return self._replace(found=found, correct=self.correct[kept], missed=missed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +166,7 @@ def average_precision(
             {"boxes": one.boxes.as_subclass(Tensor), "scores": one.scores, "labels": one.labels}
             for one in found
         ],
-        [
-            {
-                "boxes": one.boxes,
-                "labels": one.labels,
-                "iscrowd": one.crowd.long(),
-                "area": one.area,
-            }
-            for one in truth
-        ],
+        [{**vars(one), "iscrowd": one.crowd.long()} for one in truth],
     )
     values: dict[str, Tensor] = metric.compute()
     return values
@@ -178,42 +178,34 @@ def coco_figures(values: dict[str, Tensor]) -> dict[str, float]:
     return {name: float("nan") if value < 0 else value for name, value in named.items()}
 
 
+@dataclass(eq=False)
 class DetectionMetric(Metric[DetectionMetrics]):
     """Collects boxes; all of them stay in memory until the end."""
 
-    def __init__(
-        self,
-        samples: BoxSamples,
-        options: InferenceOptions = InferenceOptions(),
-        *,
-        device: torch.device | str = "cpu",
-        worst: int = 24,
-        shown: int = 12,
-    ) -> None:
-        """`worst`, `shown`: how many of the worst, and of other images, are listed."""
-        self.samples, self.worst, self.shown = samples, worst, shown
+    def __post_init__(self) -> None:
         self.results: list[tuple[int, Detections]] = []
 
-    def parts(self, batch: tuple[Tensor, Any, Tensor, Tensor]) -> Iterator[EvaluationPart]:
-        """A batch is images, their boxes (not used), indices, (height, width)."""
-        images, _, rows, sizes = batch
-        indices = rows.tolist()
-        yield EvaluationPart(images, [(int(h), int(w)) for h, w in sizes], indices, indices)
-
-    def update(self, predictions: Sequence[Detections], targets: list[int]) -> None:
-        for index, found in zip(targets, predictions, strict=True):
+    def update(self, predictions: Sequence[Detections], batch: ImageBatch) -> None:
+        for index, found in zip(batch.indices, predictions, strict=True):
             self.results.append((index, Detections(*(part.cpu() for part in found))))
 
-    def gather(self) -> tuple[list[tuple[int, Detections]], list[Annotation]]:
-        """The results of all processes by sample, and the true boxes."""
+    def _gather(self) -> tuple[list[int], list[Detections], list[Annotation]]:
+        """Samples with their predicted and true boxes, from all processes."""
         results = sorted(gather_items(self.results), key=lambda result: result[0])
-        return results, [self.samples.annotation(index) for index, _ in results]
+        indices, found = (list(column) for column in zip(*results, strict=True))
+        return indices, found, [self.samples.annotation(index) for index in indices]
+
+    def figures(self) -> dict[str, float]:
+        _, found, truth = self._gather()
+        return coco_figures(average_precision(found, truth))
 
     def compute(self, timing: Timing) -> DetectionMetrics:
-        results, truth = self.gather()
-        values = average_precision([found for _, found in results], truth, details=True)
+        indices, found, truth = self._gather()
+        values = average_precision(found, truth, details=True)
         ap_by_class, curves = _by_class(values, self.samples.classes, truth)
-        threshold, precision, recall, images = _errors(results, truth)
+        images = [match_boxes(*one) for one in zip(indices, found, truth, strict=True)]
+        threshold, precision, recall = best_balance(images)
+        images = [image.above(threshold) for image in images]
         ranked = heapq.nlargest(self.worst, images, key=lambda image: image.errors)
         step = max(1, len(images) // self.shown)
         return DetectionMetrics(
@@ -228,8 +220,7 @@ class DetectionMetric(Metric[DetectionMetrics]):
             recall=recall,
             worst=tuple(image for image in ranked if image.errors),
             shown=tuple(images[::step][: self.shown]),
-            network_ms=timing.network_ms,
-            postprocess_ms=timing.postprocess_ms,
+            **timing._asdict(),
         )
 
 
@@ -247,61 +238,45 @@ def _by_class(
     return tuple(ClassAP(*row) for row in rows), precision[0].T.numpy()
 
 
-def match_boxes(found: Detections, annotation: Annotation) -> tuple[Tensor, Tensor]:
+def match_boxes(sample: int, found: Detections, annotation: Annotation) -> ImageResult:
     """Match each predicted box, most probable first, to the box of its class with the highest IoU.
 
-    Returns:
-        bool `[N]`: which are correct (IoU at least 0.5, each true box once); bool `[N]`: which are
-        neither correct nor wrong, since they lie in a crowd.
+    It is correct with an IoU of at least 0.5, and each true box is found once.
     """
     correct = torch.zeros(len(found.labels), dtype=torch.bool)
-    ignored = correct.clone()
-    if not len(found.labels) or not len(annotation.labels):
-        return correct, ignored
-    boxes, true = (_xywh(part).numpy() for part in (found.boxes, annotation.boxes))
-    # In a crowd a box is as far as it lies in the crowd, as COCO has it.
-    overlaps = torch.from_numpy(mask.iou(boxes, true, annotation.crowd.tolist()))  # [N, M]
-    overlaps *= found.labels[:, None] == annotation.labels[None, :]
+    kept = ~correct
     free = ~annotation.crowd
-    for row, mine in enumerate(overlaps):
-        best = int((mine * free).argmax())
-        if free[best] and mine[best] >= IOU_THRESHOLD:
-            correct[row], free[best] = True, False
-        else:
-            ignored[row] = (mine[annotation.crowd] >= IOU_THRESHOLD).any()
-    return correct, ignored
+    count = int(free.sum())
+    if len(found.labels) and len(annotation.labels):
+        boxes, true = (_xywh(part).numpy() for part in (found.boxes, annotation.boxes))
+        # In a crowd a box is as far as it lies in the crowd, as COCO has it.
+        overlaps = torch.from_numpy(mask.iou(boxes, true, annotation.crowd.tolist()))  # [N, M]
+        overlaps *= found.labels[:, None] == annotation.labels[None, :]
+        for row, mine in enumerate(overlaps):
+            best = int((mine * free).argmax())
+            if free[best] and mine[best] >= IOU_THRESHOLD:
+                correct[row], free[best] = True, False
+            else:
+                kept[row] = not (mine[annotation.crowd] >= IOU_THRESHOLD).any()
+    found = Detections(*(part[kept] for part in found))
+    return ImageResult(sample, found, correct[kept], count - int(correct.sum()))
 
 
 def _xywh(corners: Tensor) -> Tensor:
     return box_convert(corners.as_subclass(Tensor).double(), "xyxy", "xywh")
 
 
-def _errors(
-    results: Sequence[tuple[int, Detections]], truth: Sequence[Annotation]
-) -> tuple[float, float, float, list[ImageResult]]:
-    """Threshold of the best F1, precision and recall at it, and the images at it."""
-    pairs = list(zip(results, truth, strict=True))
-    matches = [match_boxes(found, annotation) for (_, found), annotation in pairs]
-    total = sum(int((~annotation.crowd).sum()) for annotation in truth)
-    scores = torch.cat(
-        [found.scores[~out] for (_, found), (_, out) in zip(results, matches, strict=True)]
-    )
+def best_balance(images: Sequence[ImageResult]) -> tuple[float, float, float]:
+    """The score at which F1 is best, and precision and recall at it."""
+    total = sum(image.missed + int(image.correct.sum()) for image in images)
+    scores = torch.cat([image.found.scores for image in images])
+    if not len(scores) or not total:
+        return 0.5, float("nan"), 0.0 if total else float("nan")
     order = scores.argsort(descending=True)
-    hits = torch.cat([correct[~out] for correct, out in matches])[order].cumsum(0).double()
-    number = torch.arange(1, len(order) + 1).double()
-    if not len(order) or not total:
-        threshold, precision, recall = 0.5, float("nan"), 0.0 if total else float("nan")
-    else:
-        best = int((2 * hits / (number + total)).argmax())
-        threshold = float(scores[order[best]])
-        precision, recall = float(hits[best] / number[best]), float(hits[best] / total)
-    images = []
-    for ((index, found), annotation), (correct, out) in zip(pairs, matches, strict=True):
-        shown = (found.scores >= threshold) & ~out
-        missed = int((~annotation.crowd).sum()) - int(correct[shown].sum())
-        kept = Detections(*(part[shown] for part in found))
-        images.append(ImageResult(index, kept, correct[shown], missed))
-    return threshold, precision, recall, images
+    hits = torch.cat([image.correct for image in images])[order].cumsum(0).double()
+    found = torch.arange(1, len(order) + 1).double()
+    best = int((2 * hits / (found + total)).argmax())
+    return float(scores[order[best]]), float(hits[best] / found[best]), float(hits[best] / total)
 
 
 def coco_results(

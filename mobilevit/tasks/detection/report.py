@@ -9,21 +9,19 @@ from mobilevit.models.config import ModelConfig
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.metrics import DetectionMetrics, ImageResult
 from mobilevit.tasks.report import (
+    Bar,
     Block,
-    Card,
     Curve,
     Gallery,
     Line,
     Plot,
-    Section,
     Table,
     TaskReport,
     Tile,
     class_table,
+    gallery,
     image_tiles,
     number,
-    number_bar,
-    sample_card,
     timing_tile,
 )
 from mobilevit.tasks.visualize import DrawnBox, draw_boxes
@@ -51,21 +49,17 @@ def make_report(
         f"Those with most boxes missed or wrong at a score of {metrics.threshold:.2f}, worst "
         "first. Wrong and missing annotations show up here too."
     )
-    classes = class_table(metrics.per_class, "ap", number_bar)
     return TaskReport(
         tiles=_tiles(metrics, train_metrics, config.preprocessing.crop),
         figures={"ap": "AP", "ap50": "AP50"},
         about_figures="COCO's average precision on the validation images by epoch.",
-        sections=(
-            Section(title="Precision and recall", blocks=[_curves(metrics)]),
-            Section(title="Sizes", blocks=[_sizes(metrics)]),
-            Section(title="Classes", blocks=[classes]),
-            Section(
-                title="True and predicted boxes",
-                blocks=_gallery(shown, metrics.shown, metrics, samples),
-            ),
-            Section(title="Worst images", blocks=_gallery(worst, metrics.worst, metrics, samples)),
-        ),
+        sections={
+            "Precision and recall": [_curves(metrics)],
+            "Sizes": [_sizes(metrics)],
+            "Classes": [class_table(metrics.per_class, "ap", number)],
+            "True and predicted boxes": [shown, _gallery(metrics.shown, metrics, samples)],
+            "Worst images": [worst, _gallery(metrics.worst, metrics, samples)],
+        },
     )
 
 
@@ -79,11 +73,7 @@ def _tiles(m: DetectionMetrics, train: DetectionMetrics, side: int) -> list[Tile
         ),
         Tile("AP50", number(m.ap50), "at an IoU threshold of 0.5."),
         Tile("AP75", number(m.ap75), "at an IoU threshold of 0.75."),
-        Tile(
-            "At a score of",
-            number(m.threshold, 2),
-            m.balance,
-        ),
+        Tile("At a score of", number(m.threshold, 2), m.balance),
         *image_tiles(m.images, about, "AP", number(train.ap)),
         timing_tile(m.network_ms, m.postprocess_ms, "decoding and suppression"),
     ]
@@ -132,18 +122,15 @@ def _sizes(m: DetectionMetrics) -> Table:
     return Table(
         title="AP by size",
         columns=("Size", "In the image's own pixels", "AP", "Recall, at most 100 boxes"),
-        rows=[(name, about, number_bar(ap), number_bar(ar)) for name, about, ap, ar in sizes],
+        rows=[
+            (name, about, *(Bar(number(value), value) for value in values))
+            for name, about, *values in sizes
+        ],
     )
 
 
-def _gallery(
-    about: str, images: Sequence[ImageResult], m: DetectionMetrics, samples: BoxSamples
-) -> list[Block]:
-    return [about, Gallery(cards=[_card(one, m, samples) for one in images], wide=True)]
-
-
-def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> Card:
-    def draw(image: Image.Image) -> list[tuple[Image.Image, str]]:
+def _gallery(images: Sequence[ImageResult], m: DetectionMetrics, samples: BoxSamples) -> Gallery:
+    def draw(one: ImageResult, image: Image.Image) -> list[tuple[Image.Image, str]]:
         columns = (part.tolist() for part in (*one.found, one.correct))
         boxes = [
             DrawnBox(corners, f"{m.classes[label]} {score:.0%}", CORRECT if correct else WRONG)
@@ -155,6 +142,8 @@ def _card(one: ImageResult, m: DetectionMetrics, samples: BoxSamples) -> Card:
         drawn = draw_boxes(image, boxes, longest=THUMBNAIL)
         return [(drawn, f"Boxes in {samples.name(one.sample)}")]
 
-    correct, wrong = int(one.correct.sum()), int((~one.correct).sum())
-    counts = f"{correct} correct, {one.missed} missed, {wrong} wrong"
-    return sample_card(samples, one.sample, draw, Line(counts))
+    def lines(one: ImageResult) -> list[Line]:
+        correct, wrong = int(one.correct.sum()), int((~one.correct).sum())
+        return [Line(f"{correct} correct, {one.missed} missed, {wrong} wrong")]
+
+    return gallery(samples, images, draw, lines, wide=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mobilevit.data.loader import BatchSource
-from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.models.ssdlite import RawDetections
-from mobilevit.tasks.base import InferenceOptions, Task
+from mobilevit.tasks.base import Colour, InferenceOptions, Task
+from mobilevit.tasks.dataset import ImageBatch
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.detection.export import EXPORT
 from mobilevit.tasks.detection.metrics import DetectionMetric
@@ -26,12 +25,9 @@ from mobilevit.tasks.detection.results import (
     DetectionPrediction,
     DetectionPredictions,
 )
-from mobilevit.tasks.detection.transforms import BoxTransform, DetectionEvaluationSet, DetectionSet
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mobilevit.tasks.training_task import TrainingTask
+from mobilevit.tasks.detection.training import DetectionTraining
+from mobilevit.tasks.detection.transforms import DetectionSet
+from mobilevit.tasks.visualize import class_colour
 
 
 class Detection(Task):
@@ -43,50 +39,25 @@ class Detection(Task):
     default_model = "ssdlite_mobilevit_xs"
     lr_scratch, lr_finetune = 0.001, 0.001
     batch_size = 16
-    samples_type = BoxSamples
+    samples_type, training_dataset = BoxSamples, DetectionSet
     data_options = frozenset({"format", "split", "check"})
     inference_options = ("score", "postprocessing")
-    options = DetectionOptions
-    evaluation_dataset = DetectionEvaluationSet
+    options, training_task = DetectionOptions, DetectionTraining
     metric, report = DetectionMetric, staticmethod(make_report)
     prediction_type, predictions_type = DetectionPrediction, DetectionPredictions
-
-    def training_dataset(
-        self,
-        samples: BoxSamples,
-        preprocessing: Preprocessing,
-        options: DetectionOptions,
-        **loading: Any,
-    ) -> BatchSource:
-        return DetectionSet(samples, BoxTransform(options.augment, preprocessing), **loading)
-
-    def training_task(
-        self,
-        options: DetectionOptions,
-        val: BoxSamples,
-        config: ModelConfig,
-        *,
-        sizes: Sequence[int],
-        console: Console,
-    ) -> TrainingTask:
-        from mobilevit.tasks.detection.training import DetectionTraining
-
-        return DetectionTraining(val, options.loss)
 
     def postprocess(
         self,
         model: Any,
         outputs: RawDetections | SuppressedBoxes,
-        *,
-        input_size: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
+        batch: ImageBatch,
         options: InferenceOptions,
     ) -> list[Detections]:
         preset = PRESETS[options.postprocessing]
         if options.score is not None:
             preset = replace(preset, score=options.score)
-        anchors = model.anchors(*input_size).to(outputs[0].device)
-        return detections(outputs, anchors, sizes, preset)
+        anchors = model.anchors(*batch.images.shape[-2:]).to(outputs[0].device)
+        return detections(outputs, anchors, batch.sizes, preset)
 
     def refused_by_files(self, options: InferenceOptions) -> str | None:
         # A file with non-maximum suppression inside has the preset `later`.
@@ -102,6 +73,9 @@ class Detection(Task):
                 "export it with raw for others"
             )
         return None
+
+    def palette(self, classes: Sequence[str]) -> list[Colour]:
+        return [class_colour(label) for label in range(len(classes))]
 
     def prediction(
         self, source: str, classes: tuple[str, ...], result: Detections, options: InferenceOptions

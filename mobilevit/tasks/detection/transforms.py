@@ -1,10 +1,9 @@
-"""Training transforms and data sets of images with boxes."""
+"""Training transforms and the training set of images with boxes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -13,13 +12,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 from torchvision.tv_tensors import BoundingBoxes
 
-from mobilevit.data.decode import Decode, open_reduced
-from mobilevit.data.images import open_image
-from mobilevit.data.preprocessing import image_to_tensor, preprocess
+from mobilevit.data.preprocessing import image_to_tensor
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import Preprocessing
-from mobilevit.tasks.detection.dataset import BoxSamples
-from mobilevit.tasks.detection.loss import Targets
+from mobilevit.tasks.dataset import TrainingSet
+from mobilevit.tasks.detection.dataset import Targets
 from mobilevit.utils.options import Options, Share
 from mobilevit.utils.random import seeded
 
@@ -41,26 +38,8 @@ class BoxAugmentOptions(Options, name="detection.augment"):
     """Probability of a horizontal flip."""
 
 
-def stack_boxes(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
-    """Pad images' boxes `[N, 4]` and labels `[N]` to one length.
-
-    >>> stack_boxes([torch.ones(1, 4), torch.ones(3, 4)], [torch.zeros(1), torch.zeros(3)]).labels
-    tensor([[ 0, -1, -1],
-            [ 0,  0,  0]])
-    """
-    length = max(1, *map(len, labels))
-    batch = Targets(torch.zeros(len(boxes), length, 4), torch.full((len(boxes), length), -1))
-    for row, (own_boxes, own_labels) in enumerate(zip(boxes, labels, strict=True)):
-        batch.boxes[row, : len(own_boxes)] = own_boxes
-        batch.labels[row, : len(own_labels)] = own_labels
-    return batch
-
-
 class BoxTransform:
-    """Photometric distortion, zoom-out, crop, flip and resizing of an image and its boxes.
-
-    The sizes of `preprocessing` are not used.
-    """
+    """Photometric distortion, zoom-out, crop, flip and resizing of an image and its boxes."""
 
     def __init__(self, options: BoxAugmentOptions, preprocessing: Preprocessing) -> None:
         # Any other mode crops in evaluation, and would cut off boxes.
@@ -103,29 +82,16 @@ class BoxTransform:
 
 
 @dataclass(eq=False)
-class DetectionSet:
-    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and a `Targets`.
+class DetectionSet(TrainingSet):
+    """Targets are `Targets`; crowds are left out."""
 
-    A batch is a pure function of its keys and `seed`. Crowds are left out.
-    """
-
-    samples: BoxSamples
-    transform: BoxTransform
-    _: KW_ONLY
-    seed: int
-    decode: Decode = "fast"
-
-    def __len__(self) -> int:
-        return len(self.samples)
+    def __post_init__(self) -> None:
+        self.transform = BoxTransform(self.options.augment, self.preprocessing)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor, Tensor]:
         index, height, width, epoch = key
         annotation = self.samples.annotation(index)
-        source, scale = self.samples.source(index), 1
-        if self.decode == "fast":
-            image, scale = open_reduced(source, *self.transform.decoded_size(height, width))
-        else:
-            image = open_image(source)
+        image, scale = self.read(index, *self.transform.decoded_size(height, width))
         objects = ~annotation.crowd
         boxes = BoundingBoxes(
             annotation.boxes[objects] / scale,
@@ -136,32 +102,5 @@ class DetectionSet:
             return self.transform(image, boxes, annotation.labels[objects], height, width)
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Targets]:
-        # All keys of a batch have the same size.
         images, boxes, labels = zip(*(self[key] for key in keys), strict=True)
-        return torch.stack(images), stack_boxes(boxes, labels)
-
-
-@dataclass(eq=False)
-class DetectionEvaluationSet:
-    """Images preprocessed for evaluation, with their boxes."""
-
-    samples: BoxSamples
-    preprocessing: Preprocessing
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """Image `[3, crop, crop]`, boxes as shares, labels, and (height, width)."""
-        annotation = self.samples.annotation(index)
-        image = open_image(self.samples.source(index))
-        objects = ~annotation.crowd
-        boxes = annotation.boxes[objects] / torch.tensor([image.width, image.height] * 2)
-        size = (image.height, image.width)
-        return preprocess(image, self.preprocessing), boxes, annotation.labels[objects], size
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Targets, Tensor, Tensor]:
-        """Images, boxes, indices `[B]`, and (height, width) `[B, 2]`."""
-        images, boxes, labels, sizes = zip(*(self[index] for index in indices), strict=True)
-        batch = stack_boxes(boxes, labels)
-        return torch.stack(images), batch, torch.tensor(indices), torch.tensor(sizes)
+        return torch.stack(images), Targets.stack(boxes, labels)

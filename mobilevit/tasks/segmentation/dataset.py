@@ -1,11 +1,13 @@
 """Images with a class for every pixel."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import Issue
@@ -67,6 +69,10 @@ class MaskSamples(Samples):
             raise ImageError(self.mask_name(index), self._why_unknown(unknown))
         largest = max(self.ignore, len(self.classes) - 1)
         return places.astype(np.uint8 if largest < 256 else np.int32)
+
+    def targets(self, indices: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Masks `[H, W]`, uint8 or int32."""
+        return [torch.from_numpy(self.mask(index)) for index in indices]
 
     def turn(self, index: int, facts: ImageFacts | None = None) -> tuple[int, bool]:
         """How a mask must be turned to lie on its upright image, by their sizes.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilevit.models.segmentation import Segmenter
-from mobilevit.tasks.export import Comparison, TaskExport, compare_logits
+from mobilevit.tasks.export import Comparison, TaskExport
 
 CLOSE = 3
 """A reference also lists the classes of a pixel whose probability is within so many tolerances of
@@ -68,7 +68,6 @@ EXPORT = TaskExport(
     raw_outputs=("logits",),
     postprocess=lambda model, size, supports_nms: Mask(),
     compare=compare,
-    compare_raw=lambda model, images, outputs: compare_logits(model(images), outputs[0], axis=1),
     network_outputs=lambda outputs, raw: outputs[0],
     model_attributes=("align_corners",),
     reference=reference,

@@ -1,7 +1,6 @@
 """Segmentation: the loss, and masks from a network's outputs."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +29,6 @@ def segmentation_loss(output: Tensor | SegmentationLogits, masks: Tensor, *, ign
         return main + AUX_WEIGHT * aux
     total = F.cross_entropy(output.float(), masks, ignore_index=ignore, reduction="sum")
     return total / (masks != ignore).sum().clamp(min=1)
-
-
-def stretch_mode(model: Any) -> bool | None:
-    """`align_corners` for `full_size`, by the preprocessing of a network or exported file."""
-    # A network that `create_model` did not make has no configuration.
-    stretched = model.config is not None and model.config.preprocessing.resize_mode == "stretch"
-    return None if stretched else model.align_corners
 
 
 def full_size(output: Tensor, height: int, width: int, *, align_corners: bool | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Metrics of segmentation: intersection over union."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Self
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilevit.tasks.base import EvaluationPart, InferenceOptions, Metric, Metrics, Timing
-from mobilevit.tasks.segmentation.dataset import MaskSamples
-from mobilevit.tasks.segmentation.transforms import by_shape
+from mobilevit.tasks.base import Metric, Metrics, Timing
+from mobilevit.tasks.dataset import ImageBatch
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.tables import percent
 
@@ -110,35 +109,22 @@ def near_boundaries(mask: Tensor, width: int) -> Tensor:
     return (highest != lowest)[0, 0]
 
 
+@dataclass(eq=False)
 class SegmentationMetric(Metric[SegmentationMetrics]):
     """Counts pixels at the images' own size; keeps the `worst` and `shown` other images."""
 
-    def __init__(
-        self,
-        samples: MaskSamples,
-        options: InferenceOptions = InferenceOptions(),
-        *,
-        device: torch.device | str = "cpu",
-        worst: int = 16,
-        shown: int = 8,
-    ) -> None:
-        self.samples, self.boundary = samples, options.boundary
-        self.worst, self.shown = worst, shown
-        shape = len(samples.classes), len(samples.classes)
-        self.confusion = torch.zeros(shape, dtype=torch.long, device=device)
+    worst: int = 16
+    shown: int = 8
+
+    def __post_init__(self) -> None:
+        count = len(self.samples.classes)
+        self.confusion = torch.zeros((count, count), dtype=torch.long, device=self.device)
         self.at_boundaries = self.confusion.clone()
         self.lowest: list[SegmentedImage] = []
         self.spaced: list[SegmentedImage] = []
-        self.images, self.step = 0, max(1, len(samples) // shown)
+        self.images, self.step = 0, max(1, len(self.samples) // self.shown)
 
-    def parts(self, batch: Sequence[tuple[Tensor, Tensor, int]]) -> Iterator[EvaluationPart]:
-        """Images of one shape: a batch lists (image `[3, h, w]`, mask `[H, W]`, index)."""
-        for images, masks, indices in by_shape(batch):
-            sizes = [(mask.shape[0], mask.shape[1]) for mask in masks]
-            targets = list(zip(masks, indices, strict=True))
-            yield EvaluationPart(images, sizes, targets, indices)
-
-    def update(self, predictions: Sequence[Tensor], targets: list[tuple[Tensor, int]]) -> None:
+    def update(self, predictions: Sequence[Tensor], batch: ImageBatch) -> None:
         # Here, because torchmetrics takes seconds to import, and using a network needs none of it.
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -148,12 +134,12 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
             ignore_index=self.samples.ignore,
             validate_args=False,
         )
-        for predicted, (mask, index) in zip(predictions, targets, strict=True):
+        for index, predicted, mask in zip(batch.indices, predictions, batch.targets, strict=True):
             labels, true = predicted.long(), mask.to(predicted.device).long()
             counts = count(labels, true)
             self.confusion += counts
-            if self.boundary:
-                near = near_boundaries(true, self.boundary)
+            if self.options.boundary:
+                near = near_boundaries(true, self.options.boundary)
                 self.at_boundaries += count(labels[near], true[near])
             image = SegmentedImage(index, predicted.cpu().numpy(), mean_iou(counts))
             if index % self.step == 0 and len(self.spaced) < self.shown:
@@ -163,26 +149,32 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
                 every = (*self.lowest, image)
                 self.lowest = heapq.nsmallest(self.worst, every, key=_worst_first)
 
+    def figures(self) -> dict[str, float]:
+        counts = _total(self.confusion)
+        correct = counts.diag().sum() / counts.sum()
+        return {"miou": mean_iou(counts), "pixel_accuracy": float(correct)}
+
     def compute(self, timing: Timing) -> SegmentationMetrics:
-        counts, at_edges = (
-            torch.stack(gather_items([one.cpu()])).sum(0)
-            for one in (self.confusion, self.at_boundaries)
-        )
-        worst = sorted(gather_items(self.lowest), key=_worst_first)
+        counts = _total(self.confusion)
+        at_edges = mean_iou(_total(self.at_boundaries)) if self.options.boundary else float("nan")
+        worst = heapq.nsmallest(self.worst, gather_items(self.lowest), key=_worst_first)
         shown = sorted(gather_items(self.spaced), key=lambda image: image.sample)
         return SegmentationMetrics(
             classes=self.samples.classes,
             images=sum(gather_items([self.images])),
             pixels=int(counts.sum()),
-            miou=mean_iou(counts),
-            pixel_accuracy=float(counts.diag().sum() / counts.sum()),
-            boundary_miou=mean_iou(at_edges) if self.boundary else float("nan"),
+            **self.figures(),
+            boundary_miou=at_edges,
             confusion=counts,
-            worst=tuple(worst[: self.worst]),
+            worst=tuple(worst),
             shown=tuple(shown[: self.shown]),
-            network_ms=timing.network_ms,
-            postprocess_ms=timing.postprocess_ms,
+            **timing._asdict(),
         )
+
+
+def _total(counts: Tensor) -> Tensor:
+    """Counts of all processes."""
+    return torch.stack(gather_items([counts.cpu()])).sum(0)
 
 
 def _worst_first(image: SegmentedImage) -> tuple[float, int]:

@@ -6,19 +6,15 @@ from PIL import Image
 
 from mobilevit.models.config import ModelConfig
 from mobilevit.tasks.report import (
-    Block,
-    Card,
     Gallery,
     Line,
-    Section,
     TaskReport,
     Tile,
     class_table,
     frequent_confusions,
+    gallery,
     image_tiles,
     percent,
-    percent_bar,
-    sample_card,
     timing_tile,
 )
 from mobilevit.tasks.segmentation.dataset import MaskSamples
@@ -42,18 +38,17 @@ def make_report(
         "Those with the lowest mean IoU over the classes in them, worst first. Wrong masks show up "
         "here too."
     )
-    classes = class_table(metrics.per_class, "iou", percent_bar)
     confusions = frequent_confusions(metrics.classes, metrics.confusion, "Pixels")
     return TaskReport(
         tiles=_tiles(metrics, train_metrics),
         figures={"miou": "mean IoU", "pixel_accuracy": "correct pixels"},
         about_figures="Mean IoU and the share of correct pixels on the validation images by epoch.",
-        sections=(
-            Section(title="Classes", blocks=[classes]),
-            Section(title="Confusions", blocks=[confusions]),
-            Section(title="Predictions", blocks=_gallery(shown, metrics.shown, samples)),
-            Section(title="Worst images", blocks=_gallery(worst, metrics.worst, samples)),
-        ),
+        sections={
+            "Classes": [class_table(metrics.per_class, "iou", percent)],
+            "Confusions": [confusions],
+            "Predictions": [shown, _gallery(metrics.shown, samples)],
+            "Worst images": [worst, _gallery(metrics.worst, samples)],
+        },
     )
 
 
@@ -78,20 +73,20 @@ def _tiles(m: SegmentationMetrics, train: SegmentationMetrics) -> list[Tile]:
     ]
 
 
-def _gallery(about: str, images: Sequence[SegmentedImage], samples: MaskSamples) -> list[Block]:
+def _gallery(images: Sequence[SegmentedImage], samples: MaskSamples) -> Gallery:
     palette = palette_of(tuple(samples.classes))
 
-    def card(one: SegmentedImage) -> Card:
-        def draw(image: Image.Image) -> list[tuple[Image.Image, str]]:
-            masks = {"Mask": samples.mask(one.sample), "Prediction": one.classes}
-            return [
-                (
-                    draw_mask(image, mask, samples.classes, palette, longest=THUMBNAIL),
-                    f"{what} of {samples.name(one.sample)}",
-                )
-                for what, mask in masks.items()
-            ]
+    def draw(one: SegmentedImage, image: Image.Image) -> list[tuple[Image.Image, str]]:
+        masks = {"Mask": samples.mask(one.sample), "Prediction": one.classes}
+        return [
+            (
+                draw_mask(image, mask, samples.classes, palette, longest=THUMBNAIL),
+                f"{what} of {samples.name(one.sample)}",
+            )
+            for what, mask in masks.items()
+        ]
 
-        return sample_card(samples, one.sample, draw, Line(f"mean IoU {percent(one.miou)}"))
+    def lines(one: SegmentedImage) -> list[Line]:
+        return [Line(f"mean IoU {percent(one.miou)}")]
 
-    return [about, Gallery(cards=[card(one) for one in images], wide=True)]
+    return gallery(samples, images, draw, lines, wide=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from mobilevit.data.loader import BatchSource
-from mobilevit.models.config import ModelConfig, Preprocessing
 from mobilevit.tasks.base import Colour, InferenceOptions, Task
+from mobilevit.tasks.dataset import ImageBatch
 from mobilevit.tasks.segmentation.dataset import MaskSamples
 from mobilevit.tasks.segmentation.export import EXPORT
 from mobilevit.tasks.segmentation.loss_and_postprocess import (
     MAX_BATCH,
     full_size,
-    stretch_mode,
 )
 from mobilevit.tasks.segmentation.metrics import SegmentationMetric
 from mobilevit.tasks.segmentation.options import SegmentationOptions
@@ -26,16 +24,8 @@ from mobilevit.tasks.segmentation.results import (
     encode_mask,
     palette_of,
 )
-from mobilevit.tasks.segmentation.transforms import (
-    SegmentationEvaluationSet,
-    SegmentationSet,
-    SegmentationTransform,
-)
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from mobilevit.tasks.training_task import TrainingTask
+from mobilevit.tasks.segmentation.training import SegmentationTraining
+from mobilevit.tasks.segmentation.transforms import SegmentationSet
 
 
 class Segmentation(Task):
@@ -48,49 +38,20 @@ class Segmentation(Task):
     lr_scratch, lr_finetune = 0.001, 0.0005
     head_lr = 10.0
     batch_size, max_eval_batch_size = 8, MAX_BATCH
-    samples_type = MaskSamples
+    samples_type, training_dataset = MaskSamples, SegmentationSet
     data_options = frozenset({"format", "classes", "ignore"})
-    options = SegmentationOptions
-    evaluation_dataset = SegmentationEvaluationSet
+    options, training_task = SegmentationOptions, SegmentationTraining
     metric, report = SegmentationMetric, staticmethod(make_report)
     prediction_type, predictions_type = SegmentationPrediction, SegmentationPredictions
 
-    def training_dataset(
-        self,
-        samples: MaskSamples,
-        preprocessing: Preprocessing,
-        options: SegmentationOptions,
-        **loading: Any,
-    ) -> BatchSource:
-        transform = SegmentationTransform(options.augment, preprocessing)
-        return SegmentationSet(samples, transform, **loading)
-
-    def training_task(
-        self,
-        options: SegmentationOptions,
-        val: MaskSamples,
-        config: ModelConfig,
-        *,
-        sizes: Sequence[int],
-        console: Console,
-    ) -> TrainingTask:
-        from mobilevit.tasks.segmentation.training import SegmentationTraining
-
-        return SegmentationTraining(val)
-
     def postprocess(
-        self,
-        model: Any,
-        outputs: Tensor,
-        *,
-        input_size: tuple[int, int],
-        sizes: Sequence[tuple[int, int]],
-        options: InferenceOptions,
+        self, model: Any, outputs: Tensor, batch: ImageBatch, options: InferenceOptions
     ) -> list[Tensor]:
-        align = stretch_mode(model)
+        stretched = model.config.preprocessing.resize_mode == "stretch"
+        align = None if stretched else model.align_corners
         return [
             full_size(output, *size, align_corners=align)
-            for output, size in zip(outputs, sizes, strict=True)
+            for output, size in zip(outputs, batch.sizes, strict=True)
         ]
 
     def palette(self, classes: Sequence[str]) -> list[Colour]:

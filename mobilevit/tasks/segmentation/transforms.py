@@ -1,10 +1,9 @@
-"""Training transforms and data sets of images with masks."""
+"""Training transforms and the training set of images with masks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -14,13 +13,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from mobilevit.data.decode import Decode, open_reduced
 from mobilevit.data.formats.base import IGNORE
-from mobilevit.data.images import open_image
-from mobilevit.data.preprocessing import image_to_tensor, preprocess
+from mobilevit.data.preprocessing import image_to_tensor
 from mobilevit.data.sampler import SampleKey
 from mobilevit.models.config import MAX_ASPECT_RATIO, Preprocessing
-from mobilevit.tasks.segmentation.dataset import MaskSamples
+from mobilevit.tasks.dataset import TrainingSet
 from mobilevit.utils.options import Interval, Options, Positive, Share
 from mobilevit.utils.random import seeded
 
@@ -53,10 +50,7 @@ class SegmentationAugment(Options, name="segmentation.augment"):
 
 
 class SegmentationTransform:
-    """Random size, rotation, crop, flip and colours of an image and its mask.
-
-    The sizes of `preprocessing` are not used.
-    """
+    """Random size, rotation, crop, flip and colours of an image and its mask."""
 
     def __init__(self, options: SegmentationAugment, preprocessing: Preprocessing) -> None:
         self.options, self.preprocessing = options, preprocessing
@@ -127,73 +121,22 @@ class SegmentationTransform:
 
 
 @dataclass(eq=False)
-class SegmentationSet:
-    """Augmented batches: a list of `SampleKey`s -> images `[B, 3, H, W]` and masks `[B, H, W]`.
+class SegmentationSet(TrainingSet):
+    """Targets are masks, int64 `[B, H, W]`."""
 
-    A batch is a pure function of its keys and `seed`. Masks are int64.
-    """
-
-    samples: MaskSamples
-    transform: SegmentationTransform
-    _: KW_ONLY
-    seed: int
-    decode: Decode = "fast"
-
-    def __len__(self) -> int:
-        return len(self.samples)
+    def __post_init__(self) -> None:
+        self.transform = SegmentationTransform(self.options.augment, self.preprocessing)
 
     def __getitem__(self, key: SampleKey) -> tuple[Tensor, Tensor]:
         index, height, width, epoch = key
-        source = self.samples.source(index)
-        if self.decode == "fast":
-            image, _ = open_reduced(source, *self.transform.decoded_size(height, width))
-        else:
-            image = open_image(source)
+        image, _ = self.read(index, *self.transform.decoded_size(height, width))
         mask = self.samples.mask(index)
         with seeded(self.seed, epoch, index):
             return self.transform(image, mask, height, width, ignore=self.samples.ignore)
 
     def __getitems__(self, keys: list[SampleKey]) -> tuple[Tensor, Tensor]:
-        # All keys of a batch have the same size.
         images, masks = zip(*(self[key] for key in keys), strict=True)
         return torch.stack(images), torch.stack(masks)
-
-
-@dataclass(eq=False)
-class SegmentationEvaluationSet:
-    """Images preprocessed for evaluation, with masks of the original sizes.
-
-    Sizes differ, so a batch is a list of (image `[3, h, w]`, mask `[H, W]`, index); `by_shape`
-    stacks images of the same shape.
-    """
-
-    samples: MaskSamples
-    preprocessing: Preprocessing
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        image = preprocess(open_image(self.samples.source(index)), self.preprocessing)
-        return image, torch.from_numpy(self.samples.mask(index)), index
-
-    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor, int]]:
-        return [self[index] for index in indices]
-
-
-def by_shape(
-    batch: Sequence[tuple[Tensor, Tensor, int]],
-) -> Iterator[tuple[Tensor, list[Tensor], list[int]]]:
-    """Stack images of the same shape in a batch of a `SegmentationEvaluationSet`.
-
-    Yields images `[B, 3, h, w]`, their masks, uint8 or int32 `[H, W]` each, and their indices.
-    """
-    groups: dict[torch.Size, list[tuple[Tensor, Tensor, int]]] = {}
-    for item in batch:
-        groups.setdefault(item[0].shape, []).append(item)
-    for items in groups.values():
-        images, masks, indices = zip(*items, strict=True)
-        yield torch.stack(images), list(masks), list(indices)
 
 
 def _uniform(low: float, high: float) -> float:
