@@ -81,12 +81,9 @@ def not_finite(outputs: Tensor | Sequence[Tensor]) -> list[int]:
     Minus infinity is none: a class of probability 0. Nor are masks, which are integers.
     """
     tensors = [outputs] if isinstance(outputs, Tensor) else outputs
-    wrong: set[int] = set()
-    for values in tensors:
-        if values.is_floating_point():
-            finite = (values < torch.inf).flatten(1).all(1)
-            wrong.update((~finite).nonzero()[:, 0].tolist())
-    return sorted(wrong)
+    floats = [values for values in tensors if values.is_floating_point()]
+    finite = [(values < torch.inf).flatten(1).all(1) for values in floats]
+    return (~torch.stack(finite).all(0)).nonzero()[:, 0].tolist() if finite else []
 
 
 @dataclass(frozen=True, kw_only=True)
