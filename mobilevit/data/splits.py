@@ -2,7 +2,6 @@
 
 import hashlib
 import unicodedata
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import EVERYTHING, Content, Issue, ParsedDataset
-from mobilevit.data.formats.files import VAL_SPLITS, join_names, normalize_name
+from mobilevit.data.formats.files import VAL_SPLITS, file_size, join_names, normalize_name
 from mobilevit.data.images import ImageFacts
 from mobilevit.data.sampler import EpochOrder, Order
 
@@ -99,19 +98,21 @@ class Samples:
         return replace(self, classes=tuple(classes), class_map=moved[self.class_map])
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """Each sample's path below the root, and its class, digest of boxes, or size of mask."""
+        """Each sample's path below the root; the size of its file, and its annotation in short.
+
+        Neither images nor masks are read: a change that leaves a file's size does not show.
+        """
         dataset = self.dataset
         for index, image in enumerate(self.indices.tolist()):
             annotation = ""
             if dataset.labels is not None:
                 annotation = dataset.classes[int(dataset.labels[image])]
             elif dataset.boxes is not None:
-                rows = dataset.boxes.rows(image)
-                boxes = np.column_stack([dataset.boxes.corners[rows], dataset.boxes.labels[rows]])
-                annotation = f"{len(boxes)} boxes, {zlib.crc32(boxes.tobytes()):08x}"
-            elif dataset.masks is not None and (file := dataset.masks.file(image)):
-                annotation = f"{file.stat().st_size} bytes" if file.is_file() else "no mask"
-            yield _path_below(self, index), annotation
+                annotation = dataset.boxes.digest(image)
+            elif dataset.masks is not None:
+                annotation = dataset.masks.digest(image)
+            size = file_size(self.name(index))
+            yield _path_below(self, index), f"{size:,} bytes, {annotation}"
 
     def order(self, *, seed: int, pool: int = 0, rank: int = 0, world_size: int = 1) -> Order:
         """The order in which training sees the samples; `pool` is that of `ShardOrder`."""

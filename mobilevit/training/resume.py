@@ -145,11 +145,15 @@ def record_data(folder: Path, splits: Splits[Any], *, resume: bool, on_change: s
 
 
 def _changes(before: Mapping[str, str], now: Mapping[str, str], limit: int = 5) -> str:
-    """The first few samples that are gone, new, or annotated in another way."""
+    """The first few samples that are gone, new, or of another size or annotation."""
     differences = {
         "removed": [name for name in before if name not in now],
         "added": [name for name in now if name not in before],
-        "annotated in another way": [n for n in now if n in before and now[n] != before[n]],
+        "changed": [
+            f"{name}: {before[name]} -> {content}"
+            for name, content in now.items()
+            if before.get(name, content) != content
+        ],
     }
     return "; ".join(
         f"{len(names)} {what} ({', '.join(names[:limit])}{', ...' if names[limit:] else ''})"

@@ -525,7 +525,7 @@ def test_a_table_that_cannot_be_read_further_is_named() -> None:
         def skip(self, count: int) -> Any:
             return itertools.islice(rows(), count, None)
 
-    shard = TableShard("owner/name/train", Table(), "image", 0, np.zeros(2, np.int32))
+    shard = TableShard("owner/name/train", Table(), "image", 0, np.zeros(2, np.int32), 0)
     images = shard.read()
     assert next(images) == b"1"
     with pytest.raises(DataError, match="owner/name/train: cannot be read: ClientError"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ def test_resuming_gives_the_remaining_batches(tables: Path, workers: int, taken:
     for ours, theirs in zip(batches, expected[taken:], strict=True):
         assert all(map(torch.equal, ours, theirs))
     batches.close()
+
+
+def test_other_images_of_the_same_classes_are_other_contents(tables: Path, tmp_path: Path) -> None:
+    """A run on the first is not resumed on the second, but on a copy it is."""
+    copy = shutil.copytree(tables, tmp_path / "copy")
+
+    def contents() -> list[dict[str, str]]:
+        splits = [shard_splits(str(root)) for root in (tables, copy)]
+        return [dict(found.train.contents()) for found in splits]
+
+    ours, theirs = contents()
+    assert ours == theirs
+    rows(0, COUNTS["train"][0], note="longer").to_parquet(str(next(copy.glob("train-00000*"))))
+    ours, theirs = contents()
+    assert ours.keys() == theirs.keys() and ours != theirs
 
 
 def test_a_saved_data_set_is_read(tmp_path: Path) -> None:

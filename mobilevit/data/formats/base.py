@@ -6,6 +6,7 @@ refuses the data set or leaves images out, and `mobilevit check` lists all issue
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,13 @@ class Boxes:
 
     def rows(self, image: int) -> slice:
         return slice(int(self.first[image]), int(self.first[image + 1]))
+
+    def digest(self, image: int) -> str:
+        """The number of an image's boxes, and a checksum of all that is known of them."""
+        rows = self.rows(image)
+        columns = (self.corners, self.labels, self.crowd, self.areas)
+        content = b"".join(column[rows].tobytes() for column in columns)
+        return f"{rows.stop - rows.start} boxes {zlib.crc32(content):08x}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -319,6 +319,14 @@ def find_images(
     return found
 
 
+def file_size(path: str | Path) -> int:
+    """The size of a file in bytes; 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
 def join_names(noun: str, names: Sequence[str]) -> str:
     """Join names behind their noun: `class "a"`, `classes "a", "b"`."""
     plural = noun if len(names) == 1 else noun + ("es" if noun.endswith("s") else "s")

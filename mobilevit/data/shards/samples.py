@@ -38,6 +38,9 @@ class Shard(ABC):
     def identity(self) -> str:
         """Its name, wherever it is stored."""
 
+    size: int
+    """In bytes; of tables, all of the data set's local files; 0: not known."""
+
     @property
     def sequential(self) -> bool:
         """Whether it can only be read from its beginning, as over a network."""
@@ -169,9 +172,10 @@ class ShardSamples(LabelSamples):
         return self.dataset.images
 
     def contents(self) -> Iterator[tuple[str, str]]:
-        """The identity of each shard, and a digest of its labels."""
+        """The identity of each shard, its size, and a checksum of its labels."""
         for shard in self.images.shards:
-            yield shard.identity, f"{zlib.crc32(shard.labels.astype(np.int64).tobytes()):08x}"
+            labels = zlib.crc32(shard.labels.astype(np.int64).tobytes())
+            yield shard.identity, f"{shard.size:,} bytes, labels {labels:08x}"
 
     def subset(self, indices: Iterable[int]) -> Self:
         """The samples at `indices`; in sequential shards, as many consecutive ones.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.files import VAL_SPLITS
+from mobilevit.data.formats.files import VAL_SPLITS, file_size
 from mobilevit.data.shards.index import require_scale
 from mobilevit.data.shards.samples import Shard, ShardSamples
 from mobilevit.utils.urls import network_errors
@@ -34,6 +34,7 @@ class TableShard(Shard):
     """The column of images, which are not decoded."""
     number: int
     labels: np.ndarray
+    size: int
 
     @property
     def identity(self) -> str:
@@ -130,9 +131,11 @@ def _samples(location: str, split: str, dataset: Any) -> ShardSamples:
             f"{location}: one column of images (Image) and one of classes (ClassLabel) are needed; "
             f"{split} has {columns or 'no known columns'}"
         )
+    tables = (file for pattern in _TABLES for file in Path(location).glob(pattern))
+    size = sum(map(file_size, tables))
     undecoded = dataset.cast_column(images[0], datasets.Image(decode=False))
     shards = [
-        TableShard(f"{location}/{split}", undecoded, images[0], number, labels)
+        TableShard(f"{location}/{split}", undecoded, images[0], number, labels, size)
         for number, labels in enumerate(_read_labels(location, split, dataset, classes[0]))
     ]
     if not sum(len(shard.labels) for shard in shards):

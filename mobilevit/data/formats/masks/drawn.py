@@ -105,6 +105,13 @@ class DrawnMasks(MaskSource):
         facts = image_facts(self.images[index])
         return facts.height, facts.width, True
 
+    def digest(self, index: int, annotation: object = None) -> str:
+        outlines = [
+            (label, outline if isinstance(outline, Mapping) else [one.tobytes() for one in outline])
+            for label, outline in self.shapes[index]
+        ]
+        return super().digest(index, (outlines, self.places.tolist()))
+
     def read(self, index: int) -> np.ndarray:
         height, width, _ = self.size(index)
         drawn = []

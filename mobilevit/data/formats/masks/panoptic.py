@@ -33,6 +33,9 @@ class PanopticMasks(MaskSource):
     def file(self, index: int) -> Path:
         return self.files[index]
 
+    def digest(self, index: int, annotation: object = None) -> str:
+        return super().digest(index, self.segments[index])
+
     def read(self, index: int) -> np.ndarray:
         file, segments = self.files[index], self.segments[index]
         with pillow(str(file)), Image.open(file, formats=("PNG",)) as image:

@@ -1,6 +1,7 @@
 """Masks: where they are stored, how they are read, and which classes their values stand for."""
 
 import json
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from PIL.ImageFile import ImageFile
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.formats.base import IGNORE
-from mobilevit.data.formats.files import Paths
+from mobilevit.data.formats.files import Paths, file_size
 from mobilevit.data.images import ImageError, image_facts, orientation_of, pillow, upright
 
 MAX_VALUE = 65535
@@ -52,6 +53,16 @@ class MaskSource(ABC):
         facts = image_facts(self.name(index))
         return facts.height, facts.width, facts.orientation != 1
 
+    def digest(self, index: int, annotation: object = None) -> str:
+        """The size of a mask's file, and a checksum of what its values stand for.
+
+        Args:
+            annotation: what else a mask depends on; its `repr` must be the same in every run.
+        """
+        file, known = self.file(index), repr((self.values, self.ignore, annotation))
+        size = "" if file is None else f" of {file_size(file):,} bytes"
+        return f"mask{size} {zlib.crc32(known.encode()):08x}"
+
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
         """Read the stored values: uint8 or uint16 [H, W]."""
@@ -67,6 +78,9 @@ class MaskFiles(MaskSource):
 
     def file(self, index: int) -> Path:
         return self.files[index]
+
+    def digest(self, index: int, annotation: object = None) -> str:
+        return super().digest(index, self.colours)
 
     def read(self, index: int) -> np.ndarray:
         return read_mask(self.files[index], colours=self.colours)
