@@ -143,13 +143,23 @@ def training_module(network: Any, optim: Any) -> Any:
         return TaskTraining(
             network, learner, optim=optim, lr=0.002, steps=10**6, freeze_backbone=False
         )
-    options = ClassificationOptions(label_smoothing=0.1)
+    task_options = ClassificationOptions(label_smoothing=0.1)
     try:
         val: Any = SimpleNamespace(classes=range(1000))
-        task = ClassificationTraining(options, val, network.config, sizes=(), console=None)
+        task = ClassificationTraining(task_options, val, network.config, sizes=(), console=None)
     except TypeError:  # earlier revisions take the number of classes
-        task = ClassificationTraining(1000, options)
-    return TrainingModule(network, task, optim=optim, steps=10**6, freeze_backbone=False)
+        task = ClassificationTraining(1000, task_options)
+    from mobilevit.data.options import DataOptions
+    from mobilevit.data.sampler import MultiScaleSchedule
+    from mobilevit.training.options import TrainOptions
+
+    options = TrainOptions(data=DataOptions(root="none"), out="none")
+    schedule = MultiScaleSchedule(samples=1, sizes=(256,))
+    given = {"optim": optim, "steps": 10**6}
+    try:
+        return TrainingModule(network, task, options, schedule=schedule, **given)
+    except TypeError:  # earlier revisions take no options
+        return TrainingModule(network, task, freeze_backbone=False, **given)
 
 
 class Repeat:

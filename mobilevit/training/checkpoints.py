@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mobilevit.data.loader import WorkerError
 from mobilevit.training.errors import Interrupted, TrainingError
-from mobilevit.training.module import Batches, TrainingModule
 from mobilevit.training.resume import checkpoints_of
 from mobilevit.utils.distributed import gather_items
 from mobilevit.utils.files import replace_file
@@ -23,13 +22,19 @@ _WORKER_DIED = 1000
 """Why training stops: more than any signal's number."""
 
 
-class DirectCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints where they belong; Lightning does it in the system's temporary folder."""
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Replaces a run's checkpoint in one step, and keeps the one before.
+
+    Lightning's own writing is not atomic, and uses the system's temporary folder.
+    """
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         content = BytesIO()
         torch.save(checkpoint, content)
-        Path(path).write_bytes(content.getbuffer())
+        with replace_file(path, size=content.tell()) as fresh:
+            fresh.write_bytes(content.getbuffer())
+            if path.exists():
+                os.replace(path, checkpoints_of(path.parents[1])[1])
 
 
 class Checkpoints(Callback):
@@ -40,7 +45,7 @@ class Checkpoints(Callback):
     """
 
     def __init__(self, run: Path, *, minutes: float) -> None:
-        self.path, self.previous = checkpoints_of(run)
+        self.path, _ = checkpoints_of(run)
         self.seconds = 60 * minutes
         self._saved = time.monotonic()
         self._signal = 0
@@ -52,24 +57,22 @@ class Checkpoints(Callback):
             raise Interrupted(self.path, number)
         self._signal = number
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may install handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         # Again: Lightning has installed its own handlers, which end the process silently.
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         # Lightning does not call `teardown` after an exception.
         self.teardown(trainer, pl_module, "fit")
 
@@ -86,13 +89,7 @@ class Checkpoints(Callback):
         return int(votes[0]), bool(votes[1])
 
     def _save(self, trainer: Trainer, reason: int) -> None:
-        if trainer.is_global_zero:
-            with replace_file(self.path) as fresh:  # Lightning's own writing is not atomic
-                trainer.save_checkpoint(fresh)
-                if self.path.exists():
-                    os.replace(self.path, self.previous)
-        else:
-            trainer.save_checkpoint(self.path)  # takes part; the first process writes
+        trainer.save_checkpoint(self.path)  # all take part; the first process writes
         self._saved = time.monotonic()
         if reason == _WORKER_DIED:
             failure = _failure(trainer) or "a worker of another process has died"
@@ -101,7 +98,7 @@ class Checkpoints(Callback):
             raise Interrupted(self.path, reason)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # The end of the epoch saves anyway.
         last = batch_idx + 1 >= trainer.num_training_batches
@@ -113,24 +110,18 @@ class Checkpoints(Callback):
         if reason or due:
             self._save(trainer, reason)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         reason, _ = self._agree(trainer, False)
         self._save(trainer, reason)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: Any) -> None:
         # What differs by process: its generators, its share of the figures.
-        assert isinstance(pl_module, TrainingModule)
         mine = {"generator": torch.get_rng_state(), "task": pl_module.task.state_dict()}
         if pl_module.device.type == "cuda":
             mine["cuda_generator"] = torch.cuda.get_rng_state(pl_module.device)
         checkpoint["processes"] = gather_items([mine])
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        assert isinstance(pl_module, TrainingModule)
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: Any) -> None:
         states = checkpoint["processes"]
         if len(states) != trainer.world_size:
             raise TrainingError(
@@ -145,7 +136,6 @@ class Checkpoints(Callback):
         pl_module.task.load_state_dict(mine["task"])
 
 
-def _failure(trainer: Trainer) -> WorkerError | None:
-    batches: Any = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(batches, Batches)
-    return batches.failure
+def _failure(trainer: Any) -> WorkerError | None:
+    failure: WorkerError | None = trainer.datamodule.failure
+    return failure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ from mobilevit.data.loader import EpochLoader, EvaluationLoader, WorkerError
 from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.models.registry import Network
 from mobilevit.tasks.training_task import TrainingTask
-from mobilevit.training.compiling import Compiler, Shape
+from mobilevit.training.compiling import Compiler, full_batch_shapes
 from mobilevit.training.errors import DivergedError
-from mobilevit.training.optim import accumulation_weights, optimizer_of, rate_factor
-from mobilevit.training.options import OptimOptions
+from mobilevit.training.optim import optimizer_of, rate_factor
+from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.training.probe import check_memory
 from mobilevit.training.quantize_aware import FakeQuantize, add_fake_quantization
 
@@ -35,39 +35,33 @@ class TrainingModule(LightningModule):
     Args:
         model: the network.
         task: its loss and figures.
-        optim: with a learning rate.
+        options: of the run; those of the optimizer are in `optim`, with a learning rate.
         steps: optimizer steps of the entire run, over which the learning rate falls.
-        freeze_backbone: train only the layers after the backbone.
-        quantize_aware: compute with the rounding of int8 files.
-        compiled: shapes of batches for which the network is compiled.
-        schedule: of the training batches. Without it, batches that are accumulated weigh the same,
-            and memory is not checked.
+        schedule: of the training batches.
     """
 
     def __init__(
         self,
         model: Network,
         task: TrainingTask,
+        options: TrainOptions,
         *,
         optim: OptimOptions,
         steps: int,
-        freeze_backbone: bool,
-        quantize_aware: bool = False,
-        compiled: Collection[Shape] = (),
-        schedule: MultiScaleSchedule | None = None,
+        schedule: MultiScaleSchedule,
     ) -> None:
         super().__init__()
         self.model, self.task = model, task
-        if quantize_aware:
+        if options.quantize_aware:
             add_fake_quantization(model)
-        self.compiler = Compiler(model, compiled) if compiled else None
+        self.compiler = Compiler(model, full_batch_shapes(schedule)) if options.compile else None
         self.optim, self.steps, self.schedule = optim, steps, schedule
-        self.freeze_backbone = freeze_backbone
+        self.freeze_backbone = options.freeze_backbone
         self.skipped, self.consecutive_skipped = 0, 0
         """Steps whose gradient was not finite; none of them has changed anything."""
         self._buffers_before: list[Tensor] = []
-        self._weights: list[float] = []
-        if freeze_backbone:
+        self._planned = lru_cache(maxsize=1)(schedule.epoch)  # each batch looks into it
+        if self.freeze_backbone:
             model.backbone.requires_grad_(False)
         self.train()  # Lightning keeps the modes it finds
 
@@ -96,19 +90,22 @@ class TrainingModule(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         with self._compiling(batch[0]):
             loss = self.task.training_loss(self.model, batch)
-        # Lightning divides by this number, also in a last step of fewer batches.
+        return {"loss": self._weight(batch_idx) * loss, "unweighted": loss.detach()}
+
+    def _weight(self, batch_idx: int) -> float:
+        """What makes every image of an optimizer step weigh the same."""
         count = self.trainer.accumulate_grad_batches
-        weight = count * self._weights[batch_idx] if self._weights else 1.0
-        return {"loss": weight * loss, "unweighted": loss.detach()}
+        if count == 1:
+            return 1.0
+        steps = self._planned(self.current_epoch)
+        first = batch_idx - batch_idx % count
+        images = sum(step.batch_size for step in steps[first : first + count])
+        # Lightning divides by the count, also in a last step of fewer batches.
+        return count * (steps[batch_idx].batch_size / images)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        count = self.trainer.accumulate_grad_batches
-        begins = batch_idx == 0 or not self._weights  # or a run is resumed within an epoch
-        if self.schedule is not None and count > 1 and begins:
-            images = [step.batch_size for step in self.schedule.epoch(self.current_epoch)]
-            self._weights = accumulation_weights(images, count)
         # Batch norm's statistics and int8 ranges, to restore them if the step is skipped.
-        if batch_idx % count == 0:
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]
 
     def configure_gradient_clipping(
@@ -156,12 +153,8 @@ class TrainingModule(LightningModule):
         with self._compiling(None):
             self.task.validate(self.model, batch)
 
-    def figures(self, stage: str) -> dict[str, float]:
-        """Loss and figures of the epoch so far; `stage` is `train` or `val`."""
-        return self.task.figures(stage)
-
     def on_train_start(self) -> None:
-        if self.schedule is not None and len(self.schedule.sizes) > 1:
+        if len(self.schedule.sizes) > 1:
             # Of a single size the first step is the largest.
             precision = self.trainer.precision_plugin.forward_context()
             with self._compiling(None):
@@ -182,9 +175,7 @@ class TrainingModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         if isinstance(self._parallel, nn.parallel.DistributedDataParallel):
             self._parallel.broadcast_buffers = True
-        # For loggers and early stopping.
-        if not self.trainer.sanity_checking:
-            self.log_dict(self.figures("val"))
+        self.log_dict(self.task.figures("val"))  # for loggers and early stopping
 
     @property
     def _parallel(self) -> nn.Module | None:
@@ -192,11 +183,7 @@ class TrainingModule(LightningModule):
         return self.trainer.strategy.model
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.figures("train"))
-
-    def learning_rate(self) -> float:
-        """The learning rate of the backbone, or of the head if only that trains."""
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(self.task.figures("train"))
 
 
 class Batches(LightningDataModule):

@@ -1,7 +1,7 @@
 """AdamW or SGD, with the paper's learning-rate curve."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -66,22 +66,6 @@ def optimizer_of(model: Network, options: OptimOptions, *, scaled: bool = False)
     if options.name == "sgd":
         return SGD(groups, momentum=options.momentum, fused=not scaled)
     return AdamW(groups, fused=not scaled)
-
-
-def accumulation_weights(batches: Sequence[int], accumulate: int) -> list[float]:
-    """The weight of each batch of an epoch in the optimizer step that it is accumulated for.
-
-    `batches` are the numbers of images. In a step every image weighs the same, and a last step of
-    fewer than `accumulate` batches is the mean of what it has.
-
-    >>> accumulation_weights([6, 2, 5], accumulate=2)
-    [0.75, 0.25, 1.0]
-    """
-    weights = []
-    for first in range(0, len(batches), accumulate):
-        step = batches[first : first + accumulate]
-        weights += [images / sum(step) for images in step]
-    return weights
 
 
 def averaged(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], int], None]:

@@ -43,22 +43,17 @@ def check_batch_norms(
 
 def _single_value_layer(network: Network, size: int) -> str:
     """The batch norm that fails on one image of this size; empty if none does."""
-    current = ""
-
-    def note(name: str) -> None:
-        nonlocal current
-        current = name
-
+    reached: list[str] = []
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(lambda *_, name=name: note(name))
+            module.register_forward_pre_hook(lambda *_, name=name: reached.append(name))
     try:
         with torch.no_grad():
             network(torch.empty(1, 3, size, size, device="meta"))
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        return current
+        return reached[-1]
     return ""
 
 
@@ -86,7 +81,8 @@ def check_memory(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), context:
         for size in sorted({max(schedule.sizes), area}, reverse=True):
             batch = schedule.batch_size(size)
-            fits = next(count for count in _halves(batch) if _fits(network, count, size))
+            halves = [batch >> shift for shift in range(batch.bit_length())]
+            fits = next((count for count in halves if _fits(network, count, size)), 0)
             if fits < batch:
                 base = schedule.base_batch * fits // batch
                 hint = f"batch_size {base} fits" if base else "not even one image fits"
@@ -98,17 +94,12 @@ def check_memory(
         buffer.copy_(before)
 
 
-def _halves(count: int) -> list[int]:
-    return [count >> shift for shift in range(count.bit_length())] + [0]
-
-
 def _fits(network: nn.Module, count: int, size: int) -> bool:
     parameters = [one for one in network.parameters() if one.requires_grad]
     try:
-        if count:
-            images = torch.rand(count, 3, size, size, device=parameters[0].device)
-            outputs = [one.float().square().mean() for one in tree_leaves(network(images))]
-            torch.autograd.grad(torch.stack(outputs).sum(), parameters, allow_unused=True)
+        images = torch.rand(count, 3, size, size, device=parameters[0].device)
+        outputs = [one.float().square().mean() for one in tree_leaves(network(images))]
+        torch.autograd.grad(torch.stack(outputs).sum(), parameters, allow_unused=True)
     except RuntimeError as error:
         if not any(text in str(error) for text in OUT_OF_MEMORY):
             raise

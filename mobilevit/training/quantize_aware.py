@@ -91,7 +91,8 @@ def add_fake_quantization(model: nn.Module) -> None:
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
         channels = layer.in_channels if isinstance(layer, nn.Conv2d) and layer in equalized else 0
-        _quantize_input(layer, FakeQuantize(channels))
+        layer.quantize_input = FakeQuantize(channels)
+        layer.register_forward_pre_hook(_round_input)
         if isinstance(layer, nn.Conv2d) and layer not in convolutions_with_norm:
             _quantize_output(layer, FakeQuantize())
         parametrize.register_parametrization(layer, "weight", FakeQuantizeWeight())
@@ -115,11 +116,6 @@ def float_tensors(model: nn.Module) -> dict[str, Tensor]:
         for key, value in model.state_dict().items()
         if ".quantize_" not in key
     }
-
-
-def _quantize_input(layer: nn.Module, quantizer: FakeQuantize) -> None:
-    layer.quantize_input = quantizer
-    layer.register_forward_pre_hook(_round_input)
 
 
 def _quantize_output(layer: nn.Module, quantizer: FakeQuantize) -> None:

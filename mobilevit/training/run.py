@@ -16,6 +16,9 @@ from mobilevit.tasks.dataset import EvaluationSet
 from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.utils.distributed import Processes
 
+LOADER_BOUND = 0.2
+"""Share of waiting time above which the loader is called the bottleneck."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:

@@ -270,7 +270,9 @@ def finish(run: Run, setup: Setup, history: History) -> TrainingResult[Any]:
             f"{task.metric_name} {figure:.4f}; in float:"
         )
     network = fuse(best).to(device)
-    sample = splits.train.subset(_draw(len(splits.train), seed=run.options.seed))
+    sample, generator = splits.train, np.random.default_rng((run.options.seed, 2))
+    if len(sample) > GAP_SAMPLES:
+        sample = sample.subset(generator.choice(len(sample), GAP_SAMPLES, replace=False).tolist())
     metrics, train_metrics = (
         evaluate_batches(
             task,
@@ -284,10 +286,3 @@ def finish(run: Run, setup: Setup, history: History) -> TrainingResult[Any]:
     report = task.report(metrics, train_metrics, splits.val, network.config)
     write_report(run.folder / "report.html", report, history, config=network.config)
     return result
-
-
-def _draw(count: int, *, seed: int) -> list[int]:
-    if count <= GAP_SAMPLES:
-        return list(range(count))
-    indices = np.random.default_rng((seed, 2)).choice(count, GAP_SAMPLES, replace=False)
-    return [int(index) for index in indices]

@@ -12,15 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler
-from mobilevit.training.callbacks import (
-    History,
-    ModelFolders,
-    MovingAverage,
-    ProgressBar,
-    Throughput,
-)
-from mobilevit.training.checkpoints import Checkpoints, DirectCheckpoints
-from mobilevit.training.compiling import full_batch_shapes
+from mobilevit.training.callbacks import History, ModelFolders, MovingAverage, ProgressBar
+from mobilevit.training.checkpoints import AtomicCheckpoints, Checkpoints
 from mobilevit.training.module import Batches, TrainingModule
 from mobilevit.training.run import Run, Setup, evaluation_loader
 
@@ -51,17 +44,15 @@ def quiet_lightning() -> Iterator[None]:
 def fit(run: Run, setup: Setup) -> History:
     """Train, from the checkpoint if the run is resumed."""
     options = run.options
-    throughput = Throughput()
-    history = History(run.folder, throughput, steps=setup.steps)
-    progress = ProgressBar(throughput, batches=setup.batches, console=run.console)
+    history = History(run.folder, steps=setup.steps)
+    progress = ProgressBar(history, batches=setup.batches, console=run.console)
     metric, patience = run.task.metric_key, options.patience
     # In this order: see `ModelFolders`; checkpoints come last, when all others have their state.
     callbacks = [
-        throughput,
-        ModelFolders(run.folder, metric),
+        history,
+        ModelFolders(run.folder, metric, history),
         *([MovingAverage(options.ema)] if options.ema else []),
         progress,
-        history,
         *([EarlyStopping(f"val_{metric}", mode="max", patience=patience)] if patience else []),
         Checkpoints(run.folder, minutes=options.checkpoint_minutes),
     ]
@@ -82,7 +73,7 @@ def fit(run: Run, setup: Setup) -> History:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[DirectCheckpoints()],
+        plugins=[AtomicCheckpoints()],
         reload_dataloaders_every_n_epochs=1,
     )
     with closing(_training_loader(run, setup)) as loader, progress.bar:
@@ -108,21 +99,18 @@ def _training_loader(run: Run, setup: Setup) -> EpochLoader:
 
 
 def _training_module(run: Run, setup: Setup) -> TrainingModule:
-    options, network = run.options, setup.network
     task = run.task.training_task(
         run.options.task_options,
         setup.splits.val,
-        network.config,
+        setup.network.config,
         sizes=setup.schedule.sizes,
         console=run.console,
     )
     return TrainingModule(
-        network,
+        setup.network,
         task,
+        run.options,
         optim=setup.optim,
         steps=setup.steps,
-        freeze_backbone=options.freeze_backbone,
-        quantize_aware=options.quantize_aware,
-        compiled=full_batch_shapes(setup.schedule) if options.compile else (),
         schedule=setup.schedule,
     )

@@ -7,11 +7,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleSchedule, Step
 from mobilevit.models.registry import build
 from mobilevit.training.module import TrainingModule
 from mobilevit.training.optim import averaged, optimizer_of, parameter_groups, rate_factor
-from mobilevit.training.options import OptimOptions
+from mobilevit.training.options import OptimOptions, TrainOptions
 from mobilevit.training.trainer import quiet_lightning
 
 
@@ -186,9 +187,9 @@ def test_accumulated_batches_weigh_by_their_images(
     module = TrainingModule(
         model,
         MeanLoss(),
+        TrainOptions(data=DataOptions(root="none"), out="none"),
         optim=OptimOptions(name="sgd", lr=1, momentum=0, final_lr=1, warmup=0, weight_decay=0),
         steps=len(weights),
-        freeze_backbone=False,
         schedule=schedule,
     )
     monkeypatch.setattr(module, "on_train_batch_end", lambda *_: seen.append(model.weight.item()))

@@ -100,7 +100,6 @@ HOSTILE = ["<script>alert(1)</script>", 'a"b', "猫", "قط"]
         ([f"class {number}" for number in range(30)], {"every": 7}),
         ([f"class {number}" for number in range(120)], {}),
         (["yes", "no"], {"mistakes": 0}),
-        (["yes", "no"], {"epochs": 0}),
     ],
 )
 def test_every_report_is_whole_and_needs_nothing_beside_it(tmp_path, samples, classes, options):

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from PIL import Image
 
 from mobilevit.models.config import ModelConfig
@@ -20,7 +20,6 @@ from mobilevit.tasks.report import (
     TRAINING,
     VALIDATION,
     Bar,
-    ConfusionMatrix,
     Curve,
     Name,
     Plot,
@@ -30,30 +29,28 @@ from mobilevit.tasks.report import (
     percent,
 )
 from mobilevit.training.report.plots import svg
+from mobilevit.training.run import LOADER_BOUND
 from mobilevit.utils.files import write_file
 
 if TYPE_CHECKING:
     # Lightning, which callbacks are made of, takes seconds to import.
     from mobilevit.training.callbacks import History
 
-MATRIX_CLASSES = 60
-"""For more classes there is no confusion matrix."""
-
 
 def write_report(path: Path, report: TaskReport, history: History, *, config: ModelConfig) -> None:
     """Write the report of a training run as one HTML file, atomically.
 
     The same run gives the same file, byte by byte. `config`, that of the best weights, has their
-    name, source and best epoch; `history` may be empty.
+    name, source and epoch.
     """
-    best = config.metrics.get("epoch")
+    best = config.metrics["epoch"]
     environment = Environment(loader=PackageLoader("mobilevit.training.report"), autoescape=True)
     environment.filters |= {
         "is_name": lambda value: isinstance(value, Name),
         "jpeg": _jpeg,
-        "matrix_cells": _matrix_cells,
+        "percent": percent,
         "percentage": lambda share: f"{0.0 if math.isnan(share) else 100 * share:.1f}",
-        "svg": _inline_svg,
+        "svg": lambda plot: Markup(svg(plot)),  # matplotlib has escaped its texts
     }
     page = environment.get_template("report.html.jinja").render(
         config=config,
@@ -65,11 +62,7 @@ def write_report(path: Path, report: TaskReport, history: History, *, config: Mo
     write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
-def _throughput(history: History, best: float | None) -> list[Tile]:
-    if not history.epochs:
-        return []
-    from mobilevit.training.callbacks import LOADER_BOUND
-
+def _throughput(history: History, best: float) -> list[Tile]:
     rate = median(row["images_per_second"] for row in history.epochs)
     waiting = median(row["loader_share"] for row in history.epochs)
     bottleneck = (
@@ -77,7 +70,7 @@ def _throughput(history: History, best: float | None) -> list[Tile]:
         if waiting > LOADER_BOUND
         else "The network is the bottleneck, not the loader."
     )
-    saved = "" if best is None else f"The weights of epoch {best:.0f} were the best and are saved."
+    saved = f"The weights of epoch {best:.0f} were the best and are saved."
     return [
         Tile("Epochs", str(len(history.epochs)), saved),
         Tile("Throughput", f"{rate:,.0f} images/s", "in training, in the median epoch."),
@@ -85,10 +78,8 @@ def _throughput(history: History, best: float | None) -> list[Tile]:
     ]
 
 
-def _training(history: History, best: float | None, report: TaskReport) -> list[Plot | Table]:
+def _training(history: History, best: float, report: TaskReport) -> list[Plot | Table]:
     epochs, steps = history.epochs, history.steps
-    if not epochs and not steps:
-        return []
     numbers = [row["epoch"] for row in epochs]
     first = next(iter(report.figures.values()))
     sides = (("train", "training", TRAINING, True), ("val", "validation", VALIDATION, False))
@@ -98,28 +89,26 @@ def _training(history: History, best: float | None, report: TaskReport) -> list[
         values = [row[f"{prefix}_{key}"] for row in epochs]
         return Curve(f"{name}{label}", numbers, values, colour, dashed=dashed)
 
-    losses = [curve("loss", side) for side in sides] if epochs else []
-    if epochs:
-        ends = [0.0, *(row["step"] for row in epochs)]
-        at = np.interp([row["step"] for row in steps], ends, [0.0, *numbers]).tolist()
-        losses.insert(0, Curve("step", at, [row["loss"] for row in steps], TRAINING, faint=True))
-    selected = "" if best is None else " The dotted line is the best epoch."
+    ends = [0.0, *(row["step"] for row in epochs)]
+    at = np.interp([row["step"] for row in steps], ends, [0.0, *numbers]).tolist()
+    by_step = Curve("step", at, [row["loss"] for row in steps], TRAINING, faint=True)
     return [
         Plot(
-            curves=losses,
+            curves=[by_step, *(curve("loss", side) for side in sides)],
             x="epoch",
             y="loss",
             name="loss",
             mark=best,
             alt="Loss of training and validation by epoch",
-            caption=f"Loss by epoch; the light line is that of single steps.{selected}",
+            caption="Loss by epoch; the light line is that of single steps. The dotted line is the "
+            "best epoch.",
         ),
         Plot(
             curves=[
                 curve(key, side, "" if label == first else f" {label}")
                 for key, label in report.figures.items()
                 for side in sides
-                if epochs and f"{side[0]}_{key}" in epochs[0]
+                if f"{side[0]}_{key}" in epochs[0]
             ],
             x="epoch",
             y=first,
@@ -154,32 +143,6 @@ def _sizes(seen: Mapping[tuple[int, int], tuple[int, int]]) -> Table:
         ],
         caption="Image sizes in training.",
     )
-
-
-def _matrix_cells(matrix: ConfusionMatrix) -> list[list[dict[str, Any] | None]] | None:
-    """Cells of a confusion matrix, None where they are 0; None if there are too many classes."""
-    if len(matrix.classes) > MATRIX_CLASSES:
-        return None
-    share = matrix.counts / np.maximum(matrix.counts.sum(1, keepdims=True), 1)
-    return [
-        [
-            {
-                "count": count,
-                "strength": f"{share[row, column] ** 0.5:.2f}",  # its root, so that small ones show
-                "style": "hit" if row == column else "miss",
-                "title": f"{label} → {predicted}: {count} ({percent(share[row, column])})",
-            }
-            if (count := int(matrix.counts[row, column]))
-            else None
-            for column, predicted in enumerate(matrix.classes)
-        ]
-        for row, label in enumerate(matrix.classes)
-    ]
-
-
-def _inline_svg(plot: Plot) -> Markup:
-    label = f'<svg role="img" aria-label="{escape(plot.alt)}"'
-    return Markup(svg(plot).replace("<svg", label, 1))  # matplotlib has escaped its texts
 
 
 def _jpeg(image: Image.Image) -> str:

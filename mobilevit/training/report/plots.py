@@ -7,6 +7,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import escape
 
 from mobilevit.tasks.report import Curve, Plot
 
@@ -58,7 +59,7 @@ def svg(plot: Plot) -> str:
         text = StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    return _inline(text.getvalue(), plot.name)
+    return _inline(text.getvalue(), plot)
 
 
 def _draw(axes: Axes, curve: Curve) -> None:
@@ -95,11 +96,12 @@ def _scale(axes: Axes, *, percent: bool) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _inline(text: str, name: str) -> str:
+def _inline(text: str, plot: Plot) -> str:
     """Turn an SVG file into an element of a page."""
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     # Without the width and height of its head the plot is as wide as its place.
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
-    text = re.sub(r"(\bid=\"|href=\"#|url\(#)", rf"\1{name}-", text)
+    text = re.sub(r"(\bid=\"|href=\"#|url\(#)", rf"\1{plot.name}-", text)
+    text = text.replace("<svg", f'<svg role="img" aria-label="{escape(plot.alt)}"', 1)
     return text.replace(INK, "currentColor")
