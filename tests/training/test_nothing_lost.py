@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +103,13 @@ print(kills)
 """
 
 
-def test_twenty_kills_change_nothing(images: Path, tmp_path: Path) -> None:
+def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     """SIGKILL at twenty random instants; weights, averages and figures are bit for bit the same.
 
     Multi-scale, accumulated steps, a worker, a moving average. The runs are forked from a process
     that has imported everything, or most instants would lie in imports.
     """
+    images = colour_images(tmp_path / "images", count=10, classes=2)  # few: each kill costs a start
     code = KILLER.format(
         path=[path for path in sys.path if path],
         options=OPTIONS,
@@ -205,12 +208,19 @@ def test_many_such_steps_in_a_row_stop_a_run(images: Path, tmp_path: Path) -> No
         small(images, tmp_path / "run", epochs=30, optim=OptimOptions(lr=1e30, clip=None))
 
 
+@pytest.fixture(scope="module")
+def first_epoch(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    small(images, out, epochs=1)
+    return out
+
+
 @pytest.fixture
-def begun(images: Path, tmp_path: Path) -> tuple[Path, Path]:
+def begun(images: Path, first_epoch: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Images of its own, and a run of one epoch on them."""
-    copy = shutil.copytree(images, tmp_path / "copy")
-    small(copy, tmp_path / "run", epochs=1)
-    return copy, tmp_path / "run"
+    return shutil.copytree(images, tmp_path / "copy"), shutil.copytree(
+        first_epoch, tmp_path / "run"
+    )
 
 
 @pytest.mark.parametrize("room", [200_000, 8_000_000])
@@ -233,13 +243,31 @@ def test_a_full_disk_leaves_the_last_state(begun: tuple[Path, Path], room: int) 
 def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
     copy, out = begun
     before = (out / "checkpoints" / "last.ckpt").read_bytes()
-    from mobilevit.training.callbacks import Throughput
+    from mobilevit.training.callbacks import History
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Throughput, "on_train_epoch_start", lambda *_: shutil.rmtree(copy))
+        patch.setattr(History, "on_train_epoch_start", lambda *_: shutil.rmtree(copy))
         with pytest.raises(ImageError, match=r"copy/(blue|green)/\d\d\.png"):
             small(copy, out, epochs=2, resume=True)
     assert (out / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], tuple[dict[str, Any], Path]]:
+    """Options of a run by the batches that it accumulates, and the run, with a loader worker."""
+
+    @cache
+    def trained(accumulate: int) -> tuple[dict[str, Any], Path]:
+        optim = OptimOptions(lr=0.005, accumulate=accumulate)
+        data = DataOptions(root=str(images), val_fraction=0.6, workers=1)
+        options: dict[str, Any] = {"data": data, "epochs": 3, "optim": optim}
+        out = tmp_path_factory.mktemp("undisturbed") / "run"
+        small(images, out, **options)
+        return options, out
+
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -253,6 +281,7 @@ def test_images_that_are_gone_are_named(begun: tuple[Path, Path]) -> None:
 )
 def test_a_dying_worker_is_reported_and_nothing_lost(
     images: Path,
+    undisturbed: Callable[[int], tuple[dict[str, Any], Path]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     when: str,
@@ -260,10 +289,7 @@ def test_a_dying_worker_is_reported_and_nothing_lost(
     accumulate: int,
 ) -> None:
     """Whenever it dies, the state is saved, and the resumed run ends as if it had not."""
-    optim = OptimOptions(lr=0.005, accumulate=accumulate)
-    data = DataOptions(root=str(images), val_fraction=0.6, workers=1)
-    options: dict[str, Any] = {"data": data, "epochs": 3, "optim": optim}
-    small(images, whole := tmp_path / "whole", **options)
+    options, whole = undisturbed(accumulate)
     step = getattr(TrainingModule, when)
     kills = []
 

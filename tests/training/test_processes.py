@@ -69,13 +69,20 @@ def without_batch_statistics() -> Iterator[None]:
 
 
 SCRIPT = """
-import sys
+import json, os, sys
+from contextlib import ExitStack, redirect_stdout
 sys.path[:0] = {path!r}
 from mobilevit.__main__ import main
 from tests.training.test_processes import without_batch_statistics
 
-with without_batch_statistics():
-    sys.exit(main(sys.argv[1:]))
+for name, still, words in json.loads(sys.argv[1]):
+    with ExitStack() as stack:
+        output = stack.enter_context(open(f"{{name}}.{{os.environ['RANK']}}", "w"))
+        stack.enter_context(redirect_stdout(output))
+        if still:
+            stack.enter_context(without_batch_statistics())
+        if code := main(words):
+            sys.exit(code)
 """
 KILLING = """
 import multiprocessing, sys
@@ -100,10 +107,21 @@ PLAIN = [word for name in DROPOUTS for word in (f"--network.{name}", "0")]
 PLAIN += ["--sampler.mode", "standard"]
 
 
-def torchrun(processes: int, *words: str) -> list[str]:
+STEPWISE = [
+    *("--batch_size", "4", "--sampler.min_size", "32", "--sampler.max_size", "48"),
+    *("--sampler.multiple", "16", "--optim.accumulate", "2", "--epochs", "6"),
+]
+LOADED = ["--batch_size", "2", "--epochs", "4", "--data.workers", "1"]
+MODELS = ("mobilevit_xxs", "ssdlite_mobilevit_xxs", "pspnet_mobilevit_xxs")
+LONELY = [
+    *("--epochs", "1", "--batch_size", "2", "--sampler.mode", "standard", "--size", "64"),
+]
+
+
+def torchrun(*words: str) -> list[str]:
     runner = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     what = () if words[0].endswith(".py") else ("-m", "mobilevit")
-    return [*runner, "--nproc-per-node", str(processes), *what, *words]
+    return [*runner, "--nproc-per-node", "2", *what, *words]
 
 
 def training(images: Path, out: Path, *words: str) -> list[str]:
@@ -138,23 +156,60 @@ def test_ranks_take_the_same_sizes_and_other_samples() -> None:
         assert len(seen) == 102 and set(seen) == set(range(100))  # two are seen twice
 
 
-@pytest.fixture(scope="module")
-def still(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The same training by one process with a batch of 8, and by two with one of 4 each.
+def lonely_data(root: Path, model: str) -> Path:
+    """A data set of the model's task with a single image to validate on."""
+    write = {
+        "classification": write_class_folders,
+        "detection": write_yolo,
+        "segmentation": write_mask_folders,
+    }[task_of(model)]
+    first, *others = sorted(path for path in (write(root) / "val").rglob("*.*"))
+    for extra in others:
+        if extra.stem != first.stem:
+            extra.unlink()
+    return root
 
-    Nothing is dropped; what augmentation draws belongs to a sample and an epoch.
+
+@pytest.fixture(scope="module")
+def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trainings by two processes, which are started once for all of them.
+
+    `one` and `one taught` are by this process alone, with twice the batch. In these, `two` and `two
+    taught`, nothing is dropped; what augmentation draws belongs to a sample and an epoch.
     """
-    out = tmp_path_factory.mktemp("still")
-    script = out / "still.py"
+    out = tmp_path_factory.mktemp("runs")
+    script = out / "script.py"
     script.write_text(SCRIPT.format(path=sys.path))
-    one = training(images, out / "one", "--batch_size", "8", *PLAIN)
-    with without_batch_statistics():
-        assert main(one) == 0
-    two = training(images, out / "two", "--batch_size", "4", *PLAIN)
-    text = run(torchrun(2, str(script), *two))
+    taught = ["--epochs", "1", "--classification.distill.teacher", str(out / "one" / "model")]
+    by_two = []
+    for name, options in (("", PLAIN), (" taught", [*PLAIN, *taught])):
+        with without_batch_statistics():
+            one = training(images, out / f"one{name}", "--batch_size", "8", *options)
+            assert main(one) == 0
+        two = training(images, out / f"two{name}", "--batch_size", "4", *options)
+        by_two.append((f"two{name}", True, two))
+    for name, options in (("whole", STEPWISE), ("loaded", LOADED)):
+        by_two.append((name, False, training(images, out / name, *options)))
+    for model in MODELS:
+        data = lonely_data(out / f"{model} data", model)
+        by_two.append((model, False, training(data, out / model, "--model", model, *LONELY)))
+    plan = [(str(out / f"{name}.txt"), still, words) for name, still, words in by_two]
+    run(torchrun(str(script), json.dumps(plan)))
+    return out
+
+
+def printed(runs: Path, name: str) -> str:
+    """What both processes of a training have printed."""
+    return "".join((runs / f"{name}.txt.{rank}").read_text() for rank in range(2))
+
+
+@pytest.fixture(scope="module")
+def still(runs: Path) -> tuple[Path, Path]:
+    """The same training by one process with a batch of 8, and by two with one of 4 each."""
+    text = printed(runs, "two")
     assert text.count("epoch 2/2") == 1  # one of them speaks
     assert "in each of 2 processes" in text
-    return out / "one", out / "two"
+    return runs / "one", runs / "two"
 
 
 def test_two_processes_learn_as_one_with_twice_the_batch(still: tuple[Path, Path]) -> None:
@@ -182,7 +237,7 @@ def test_evaluation_by_two_processes_is_that_by_one(
 ) -> None:  # A22
     words = ["evaluate", str(still[0] / "model"), "--data.root", str(images), "--threads", "1"]
     assert main([*words, "--out", str(tmp_path / "one.json")]) == 0
-    text = run(torchrun(2, *words, "--out", str(tmp_path / "two.json")))
+    text = run(torchrun(*words, "--out", str(tmp_path / "two.json")))
     files = (tmp_path / "one.json", tmp_path / "two.json")
     one, two = (json.loads(file.read_text())["sizes"]["32"] for file in files)
     assert one.keys() == two.keys() and one["images"] == two["images"] == 21
@@ -196,17 +251,12 @@ def test_evaluation_by_two_processes_is_that_by_one(
 
 
 def test_a_signal_to_one_process_stops_all_and_they_resume(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Multi-scale, accumulated; the end is that of a run that nothing has stopped."""
-    options = [
-        *("--batch_size", "4", "--sampler.min_size", "32", "--sampler.max_size", "48"),
-        *("--sampler.multiple", "16", "--optim.accumulate", "2", "--epochs", "6"),
-    ]
-    run(torchrun(2, *training(images, tmp_path / "whole", *options)))
-    out = tmp_path / "stopped"
+    whole, out = runs / "whole", tmp_path / "stopped"
     process = subprocess.Popen(
-        torchrun(2, *training(images, out, *options)),
+        torchrun(*training(images, out, *STEPWISE)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -218,24 +268,22 @@ def test_a_signal_to_one_process_stops_all_and_they_resume(
     os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
     _, err = process.communicate(timeout=300)
     assert process.returncode != 0 and "--resume" in err
-    run(torchrun(2, "train", "--out", str(out), "--resume"))
-    assert (out / "steps.csv").read_text() == (tmp_path / "whole" / "steps.csv").read_text()
-    ours, theirs = (load(path / "model_last").state_dict() for path in (out, tmp_path / "whole"))
+    run(torchrun("train", "--out", str(out), "--resume"))
+    assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+    ours, theirs = (load(path / "model_last").state_dict() for path in (out, whole))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
     assert main(["train", "--out", str(out), "--resume"]) == 1
     assert "begun with 2 processes" in capsys.readouterr().err
 
 
 def test_a_dying_worker_of_one_process_stops_all_and_they_resume(
-    images: Path, tmp_path: Path
+    runs: Path, images: Path, tmp_path: Path
 ) -> None:
-    options = [*("--batch_size", "2", "--epochs", "4", "--data.workers", "1")]
-    run(torchrun(2, *training(images, tmp_path / "whole", *options)))
-    out = tmp_path / "stopped"
+    whole, out = runs / "loaded", tmp_path / "stopped"
     script = tmp_path / "killing.py"
     script.write_text(KILLING.format(path=sys.path))
     done = subprocess.run(
-        torchrun(2, str(script), *training(images, out, *options)),
+        torchrun(str(script), *training(images, out, *LOADED)),
         capture_output=True,
         text=True,
         timeout=600,
@@ -243,59 +291,34 @@ def test_a_dying_worker_of_one_process_stops_all_and_they_resume(
     assert done.returncode != 0
     assert "fewer --data.workers need less" in done.stderr
     assert "a worker of another process has died. --resume continues from" in done.stderr
-    run(torchrun(2, "train", "--out", str(out), "--resume"))
-    assert (out / "steps.csv").read_text() == (tmp_path / "whole" / "steps.csv").read_text()
-    ours, theirs = (load(path / "model_last").state_dict() for path in (out, tmp_path / "whole"))
+    run(torchrun("train", "--out", str(out), "--resume"))
+    assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+    ours, theirs = (load(path / "model_last").state_dict() for path in (out, whole))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
 
 
-def test_two_processes_have_a_teacher_each(
-    still: tuple[Path, Path], images: Path, tmp_path: Path
-) -> None:
+def test_two_processes_have_a_teacher_each(runs: Path) -> None:
     """Its answers are those that one process learns, with twice the batch."""
-    script = str(still[0].parent / "still.py")
-    options = [*PLAIN, "--epochs", "1", "--classification.distill.teacher", str(still[0] / "model")]
-    one, two = (
-        training(images, tmp_path / name, "--batch_size", size, *options)
-        for name, size in (("one", "8"), ("two", "4"))
-    )
-    with without_batch_statistics():
-        assert main(one) == 0
-    assert run(torchrun(2, script, *two)).count("teacher: ") == 1
-    ours, theirs = (rows(tmp_path / name / "steps.csv") for name in ("one", "two"))
+    assert printed(runs, "two taught").count("teacher: ") == 1
+    ours, theirs = (rows(runs / f"{name} taught" / "steps.csv") for name in ("one", "two"))
     losses = [[float(row["loss"]) for row in steps] for steps in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=LOSS)
-    ours, theirs = (rows(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    ours, theirs = (rows(runs / f"{name} taught" / "metrics.csv") for name in ("one", "two"))
     for figure in ("train_loss", "train_label_loss", "train_teacher_loss"):
         assert float(ours[0][figure]) == pytest.approx(float(theirs[0][figure]), rel=LOSS)
 
 
-@pytest.mark.parametrize(
-    "model", ["mobilevit_xxs", "ssdlite_mobilevit_xxs", "pspnet_mobilevit_xxs"]
-)
-def test_a_process_without_a_validation_image_takes_part(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_a_process_without_a_validation_image_takes_part(runs: Path, model: str) -> None:
     """Of two processes one has the only image; figures are those of the image alone."""
-    task = get_task(task_of(model))
-    write = {
-        "classification": write_class_folders,
-        "detection": write_yolo,
-        "segmentation": write_mask_folders,
-    }[task.name]
-    root, out = write(tmp_path / "data"), tmp_path / "run"
-    first, *others = sorted(path for path in (root / "val").rglob("*.*"))
-    for extra in others:
-        if extra.stem != first.stem:
-            extra.unlink()
-    words = ["--model", model, "--epochs", "1", "--batch_size", "2", "--sampler.mode", "standard"]
-    text = run(torchrun(2, *training(root, out, *words, "--size", "64")))
-    assert "1 validation images" in text
-    found = mobilevit.evaluate(out / "model", data=DataOptions(root=str(root), workers=0)).metrics
+    assert "1 validation images" in printed(runs, model)
+    data = DataOptions(root=str(runs / f"{model} data"), workers=0)
+    found = mobilevit.evaluate(runs / model / "model", data=data).metrics
     assert found.images == 1
-    (figures,) = rows(out / "metrics.csv")
-    expected = getattr(found, task.metric_key)
-    assert float(figures[f"val_{task.metric_key}"]) == pytest.approx(
-        expected, abs=1e-6, nan_ok=True
-    )
+    (figures,) = rows(runs / model / "metrics.csv")
+    key = get_task(task_of(model)).metric_key
+    expected = getattr(found, key)
+    assert float(figures[f"val_{key}"]) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 @pytest.fixture
@@ -329,11 +352,11 @@ def hosts() -> Iterator[list[tuple[str, str, str]]]:
 
 
 def test_two_hosts_train_together(
-    hosts: list[tuple[str, str, str]], still: tuple[Path, Path], images: Path, tmp_path: Path
+    hosts: list[tuple[str, str, str]], runs: Path, images: Path, tmp_path: Path
 ) -> None:
     """Each has its own address; the curve is that of two processes on one host."""
-    script = still[0].parent / "still.py"
-    options = [*PLAIN, "--batch_size", "4"]
+    words = training(images, tmp_path / "run", *PLAIN, "--batch_size", "4")
+    plan = json.dumps([(str(tmp_path / "printed"), True, words)])
     started = []
     for rank, (name, device, _) in enumerate(hosts):
         # The launcher passes its environment on to the processes.
@@ -341,12 +364,12 @@ def test_two_hosts_train_together(
         launcher = [
             *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank"),
             *(str(rank), "--nproc-per-node", "1", "--master-addr", hosts[0][2]),
-            *("--master-port", "29511", str(script)),
+            *("--master-port", "29511", str(runs / "script.py"), plan),
         ]
         command = [*("ip", "netns", "exec", name), *environment, *launcher]
         started.append(
             subprocess.Popen(
-                [*command, *training(images, tmp_path / "run", *options)],
+                command,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -354,4 +377,4 @@ def test_two_hosts_train_together(
         )
     errors = [process.communicate(timeout=600)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], errors
-    assert (tmp_path / "run" / "steps.csv").read_text() == (still[1] / "steps.csv").read_text()
+    assert (tmp_path / "run" / "steps.csv").read_text() == (runs / "two" / "steps.csv").read_text()

@@ -14,9 +14,9 @@ from mobilevit.checkpoints.create import load
 from mobilevit.checkpoints.folder import digest
 from mobilevit.data.options import DataOptions
 from mobilevit.training.errors import TrainingError
-from mobilevit.training.resume import checkpoints_of, claim_folder, locked
+from mobilevit.training.resume import checkpoints_of, claim_folder, locked, whole_checkpoint
 from mobilevit.utils.files import HOST
-from tests.training.runs import STANDARD, colour_images, rows, small
+from tests.training.runs import STANDARD, colour_images, interrupted_at, rows, small
 
 HOLD = """
 import sys, time
@@ -57,7 +57,8 @@ def test_a_second_training_is_refused_until_the_first_is_gone(images: Path, tmp_
         holder.stdout.close()
     with locked(out):
         pass
-    small(images, out, epochs=1, sampler=STANDARD)
+    with interrupted_at(1):
+        small(images, out, sampler=STANDARD)
 
 
 def test_a_second_sweep_is_refused(images: Path, tmp_path: Path) -> None:
@@ -84,25 +85,34 @@ def weights(run: Path) -> str:
     return digest(load(run / "model_last").state_dict())
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "gone"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    images: Path,
-    finished: Path,
-    tmp_path: Path,
-    damage: str,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [("empty", "last.ckpt is damaged (0 bytes; "), ("gone", "there is no ")],
+)
+def test_a_checkpoint_that_cannot_be_read_is_named(
+    finished: Path, tmp_path: Path, damage: str, problem: str
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
+    last, previous = checkpoints_of(out)
+    last.unlink()
+    if damage == "empty":
+        last.touch()
+    path, step, problems = whole_checkpoint(out)
+    assert path == previous and step > 0
+    assert len(problems) == 1 and problem in problems[0]
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(
+    images: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last epoch is trained again, to the same end."""
     out = shutil.copytree(finished, tmp_path / "run")
     last, previous = checkpoints_of(out)
     content = last.read_bytes()
-    last.unlink()
-    if damage != "gone":
-        last.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
+    last.write_bytes(content[: len(content) // 2])
     small(images, out, epochs=2, sampler=STANDARD, resume=True)
     printed = capsys.readouterr().out.replace("\n", " ")
-    reason = "there is no" if damage == "gone" else "last.ckpt is damaged"
-    assert reason in printed and f"going back to {previous}" in printed
+    assert "last.ckpt is damaged" in printed and f"going back to {previous}" in printed
     assert weights(out) == weights(finished)
     assert len(rows(out / "metrics.csv")) == 2
     assert last.stat().st_size > 0.9 * len(content)
