@@ -44,17 +44,14 @@ class TrainingTask(nn.Module, ABC):
             console: for messages.
         """
         # Here, because torchmetrics takes seconds to import, and prediction needs none of it.
-        from torchmetrics import MeanMetric
+        from mobilevit.tasks.mean import Mean
 
         super().__init__()
         self.options, self.val = options, val
         names = ("loss", *self.mean_names())
-        means = {name: MeanMetric(nan_strategy="disable") for name in names}
-        for mean in means.values():
-            mean.persistent(True)  # in checkpoints, so that a resumed epoch counts in full
-        self.means: Any = nn.ModuleDict(means)
+        self.means: Any = nn.ModuleDict({name: Mean(persistent=True) for name in names})
         # In validation a loss that is not finite must show in the mean.
-        self.val_loss: Any = MeanMetric(nan_strategy="disable")
+        self.val_loss: Any = Mean()
         self._validated: dict[str, float] = {}
         self.reset("val")
 

@@ -95,6 +95,32 @@ def test_the_worst_mistakes_come_first(case):
     assert first.probability == pytest.approx(logits[expected[0]].softmax(0).max().item())
 
 
+def training_of(classes):
+    task, config = get_task("classification"), ModelConfig(model="mobilevit_xxs", num_classes=1)
+    val = SimpleNamespace(classes=classes)
+    return task.training_task(task.options(), val, config, sizes=(), console=Console())
+
+
+def test_figures_of_an_epoch_are_means_over_images(case):
+    """Whatever the lengths of batches; a step without a finite loss does not count."""
+    logits, labels = case
+    training = training_of(CLASSES)
+    for images, *values in ((1, 1.0, 1.0), (3, 5.0, 0.0), (2, math.nan, 0.0), (2, math.inf, 0.5)):
+        loss, top1 = map(torch.tensor, values)
+        training.count(images, loss=loss, top1=top1, top5=top1)
+    figures = training.figures("train")
+    assert (figures["train_loss"], figures["train_top1"]) == (4, 0.25)
+    for part in torch.arange(21).split(8):
+        batch = ImageBatch(logits[part], [], part.tolist(), labels[part])
+        training.validate(lambda images: images, [batch])
+    figures, expected = training.figures("val"), torch.nn.functional.cross_entropy(logits, labels)
+    assert figures["val_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert figures["val_top1"] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    training.reset("val")
+    training.validate(lambda images: images * math.nan, [batch])
+    assert math.isnan(training.figures("val")["val_loss"])
+
+
 def test_logits_rank_classes_where_probabilities_are_0():
     """Float32 probabilities of logits 110 and 150 below the highest are both 0."""
     task, classes = get_task("classification"), tuple("abcdefghijklmnopqrst")
@@ -103,11 +129,7 @@ def test_logits_rank_classes_where_probabilities_are_0():
     label = torch.tensor([17])
     metrics = evaluate(logits, label, classes=classes)
     assert (metrics.top1, metrics.top5) == (0, 1) and metrics.row()["top-5"] == "100.00%"
-    samples, config = (
-        SimpleNamespace(classes=classes),
-        ModelConfig(model="mobilevit_xxs", num_classes=20),
-    )
-    training = task.training_task(task.options(), samples, config, sizes=(), console=Console())
+    training = training_of(classes)
     training.validate(lambda images: images, [ImageBatch(logits, [], [0], label)])
     assert training.figures("val")["val_top5"] == 1
     prediction = task.prediction("a.jpg", classes, logits[0], InferenceOptions())

@@ -220,7 +220,7 @@ def test_a_step_changes_the_student_alone(tmp_path: Path, weight: float) -> None
     after = teacher.network.state_dict()
     assert all(before[key].equal(after[key]) for key in before)
     learner.reset("train")
-    assert not float(learner.means["teacher_loss"].weight)
+    assert not float(learner.means["teacher_loss"].images)
 
 
 @pytest.fixture(scope="module")
