@@ -10,7 +10,7 @@ import copy
 import textwrap
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevit.checkpoints.pretrained import BASE, LICENCE, MIRROR, PUBLISHED, Published
 from mobilevit.models.fuse import fuse
@@ -40,11 +39,9 @@ PEAK = (
     "operator; a runtime that splits it holds 4 x heads x P x N^2 bytes or more."
 )
 """The definition of peak activation memory."""
-STEM, HEAD = "stem, stage1", "head"
-PARTS = {
-    "stem": STEM,
-    "stage1": STEM,
-    **{name: name for name in ("stage2", "stage3", "stage4", "stage5")},
+HEAD = "head"
+PARTS = {"stem": "stem, stage1", "stage1": "stem, stage1"} | {
+    name: name for name in ("stage2", "stage3", "stage4", "stage5")
 }
 """Module of the backbone -> the row of a summary that it belongs to; all else is the head."""
 FIGURES = ("parameters", "conv", "linear", "attention", "MACs", "peak")
@@ -73,12 +70,9 @@ class Cost:
         return f"{self.parameters:,}", *map(_millions, counts)
 
     @classmethod
-    def total(cls, costs: Iterable[Cost]) -> Cost:
+    def total(cls, costs: Collection[Cost]) -> Cost:
         """The sums of several costs, and the largest of their peaks."""
-        costs = list(costs)
-        sums = {
-            field.name: sum(getattr(cost, field.name) for cost in costs) for field in fields(cls)
-        }
+        sums = {one.name: sum(getattr(cost, one.name) for cost in costs) for one in fields(cls)}
         return cls(**sums | {"peak_bytes": max(cost.peak_bytes for cost in costs)})
 
 
@@ -130,23 +124,23 @@ class ModelSummary:
 
     @property
     def cost(self) -> Cost:
-        return Cost.total(stage.cost for stage in self.stages)
+        return Cost.total([stage.cost for stage in self.stages])
 
     def __str__(self) -> str:
-        rows: list[Sequence[str]] = []
-        growth: list[Sequence[str]] = []
+        rows, growth = [], []
         for stage, double in zip(self.stages, self.doubled, strict=True):
-            tokens = ""
+            patches = ""
             if stage.tokens:
-                tokens = f"{stage.tokens.pixels} x {stage.tokens.patches}"
+                patches = f"{stage.tokens.pixels} x {stage.tokens.patches}"
                 here, there = stage.cost.attention, double.cost.attention
                 products = f"{stage.tokens} = {_millions(here)}"
                 products_there = f"{double.tokens} = {_millions(there)}"
                 growth.append((stage.name, products, products_there, f"x {there / here:.1f}"))
             shape = " x ".join(map(str, stage.shape))
-            rows.append((stage.name, shape, f"{stage.stride or ''}", tokens, *stage.cost.figures()))
+            stride = f"{stage.stride or ''}"
+            rows.append((stage.name, shape, stride, patches, *stage.cost.figures()))
         rows.append(("total", "", "", "", *self.cost.figures()))
-        double_cost = Cost.total(stage.cost for stage in self.doubled)
+        double_cost = Cost.total([stage.cost for stage in self.doubled])
         here, there = (cost.macs - cost.attention for cost in (self.cost, double_cost))
         growth.append(("all else", _millions(here), _millions(there), f"x {there / here:.1f}"))
         law = (
@@ -251,20 +245,18 @@ def describe(
     }
     if model is None:
         costs = {
-            name: Cost.total(s.cost for s in _stages(name, size, options)) for name in VARIANTS
+            name: Cost.total([one.cost for one in _stages(name, size, options)])
+            for name in VARIANTS
         }
         return ModelTable(size=size, costs=costs)
     stages, doubled = (_stages(model, side, options) for side in (size, 2 * size))
     return ModelSummary(name=model, size=size, stages=stages, doubled=doubled)
 
 
-def count_macs(network: nn.Module, size: int) -> int:
+def count_macs(network: Network, size: int) -> int:
     """Multiply-accumulates of a network for one image of `size` x `size` pixels; see `MACS`."""
-    # On the meta device attention is the two products that it is, and nothing is computed.
-    network = copy.deepcopy(network).to("meta").requires_grad_(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.empty(1, 3, size, size, device="meta"))
-    return counter.get_total_flops() // 2
+    images = torch.empty(1, 3, size, size, device="meta")
+    return Cost.total(measure(copy.deepcopy(network).to("meta"), images).values()).macs
 
 
 def _stages(name: str, size: int, options: dict[str, Any]) -> tuple[Stage, ...]:
@@ -377,10 +369,9 @@ def measure(network: Network, images: Tensor) -> dict[str, Cost]:
         part: Cost(
             parameters=parameters[part],
             peak_bytes=counter.peaks[part],
-            **{
-                field: counter.products[part, field]
-                for field in ("convolution", "linear", "attention")
-            },
+            convolution=counter.products[part, "convolution"],
+            linear=counter.products[part, "linear"],
+            attention=counter.products[part, "attention"],
         )
         for part in (*dict.fromkeys(PARTS.values()), HEAD)
     }
@@ -392,5 +383,4 @@ def _millions(count: int) -> str:
 
 def _join(*parts: str) -> str:
     """Tables unchanged and paragraphs wrapped, with empty lines between them."""
-    wrapped = (part if part.startswith("|") else textwrap.fill(part, 100) for part in parts)
-    return "\n\n".join(wrapped)
+    return "\n\n".join(part if part.startswith("|") else textwrap.fill(part, 100) for part in parts)

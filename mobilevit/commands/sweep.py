@@ -51,17 +51,6 @@ Method = Literal["tpe", "random", "grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One training of a sweep."""
-
-    number: int
-    values: dict[str, Any]
-    accuracy: float | None
-    """Share in [0, 1]; None if training diverged."""
-    folder: Path
-
-
-@dataclass(frozen=True, kw_only=True)
 class SweepResult:
     """Results of a sweep; also in its folder, as results.csv, results.json and plot.svg."""
 
@@ -70,20 +59,23 @@ class SweepResult:
     """What accuracy is: `top1`, `ap` or `miou`, of the best epoch on the validation images."""
     name: str
     """`metric` in words."""
-    trials: tuple[Trial, ...]
+    trials: tuple[dict[str, Any], ...]
+    """For each its number ("trial"), the options that vary, and the `metric`: in [0, 1], or None
+    if training diverged."""
 
     @property
-    def best(self) -> Trial | None:
+    def best(self) -> dict[str, Any] | None:
         """The most accurate trial, the first of equals; None if all failed."""
-        done = [trial for trial in self.trials if trial.accuracy is not None]
-        return max(done, key=lambda trial: trial.accuracy or 0, default=None)
+        done = [trial for trial in self.trials if trial[self.metric] is not None]
+        return max(done, key=lambda trial: trial[self.metric], default=None)
 
     def __str__(self) -> str:
-        rows = table("trial", *self.trials[0].values, self.name)
-        for trial in sorted(self.trials, key=lambda trial: -(trial.accuracy or 0)):
-            shown = "failed" if trial.accuracy is None else f"{trial.accuracy:.2%}"
-            rows.add_row(f"{trial.number:03d}", *map(_short, trial.values.values()), shown)
-        figures = [trial.accuracy for trial in self.trials if trial.accuracy is not None]
+        rows = table(*self.trials[0])
+        for trial in sorted(self.trials, key=lambda trial: -(trial[self.metric] or 0)):
+            accuracy = trial[self.metric]
+            shown = "failed" if accuracy is None else f"{accuracy:.2%}"
+            rows.add_row(*map(_short, list(trial.values())[:-1]), shown)
+        figures = [one for trial in self.trials if (one := trial[self.metric]) is not None]
         if not figures:
             return render(rows, "all trials failed")
         return render(
@@ -167,16 +159,15 @@ def sweep(
             drawn = study.ask({axis.name: axis.distribution for axis in axes})
             logger.info("trial %d of %d: %s", drawn.number + 1, trials, drawn.params)
             _run(study, drawn.number, drawn.params, axes, options, task)
-    done = tuple(
-        Trial(
-            number=trial.number,
-            values={axis.name: axis.value(trial.params[axis.name]) for axis in axes},
-            accuracy=trial.value,
-            folder=_folder(out, trial.number),
-        )
+    rows = tuple(
+        {
+            "trial": trial.number,
+            **{axis.name: axis.value(trial.params[axis.name]) for axis in axes},
+            task.metric_key: trial.value,
+        }
         for trial in study.get_trials(states=ended)
     )
-    result = SweepResult(folder=out, metric=task.metric_key, name=task.metric_name, trials=done)
+    result = SweepResult(folder=out, metric=task.metric_key, name=task.metric_name, trials=rows)
     _write(result, study)
     return result
 
@@ -231,19 +222,16 @@ def _run(
 
 def _write(result: SweepResult, study: Study) -> None:
     """Write results.csv, results.json and, if a trial succeeded, plot.svg and best.yaml."""
-    rows = [
-        {"trial": trial.number, **trial.values, result.metric: trial.accuracy}
-        for trial in result.trials
-    ]
     text = StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(result.trials[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(result.trials)
     write_file(result.folder / "results.csv", text.getvalue())
-    write_file(result.folder / "results.json", json.dumps(rows, indent=1) + "\n")
+    write_file(result.folder / "results.json", json.dumps(result.trials, indent=1) + "\n")
     if result.best is not None:
+        best = _folder(result.folder, result.best["trial"])
         write_file(result.folder / "plot.svg", _plot(study, result.name))
-        write_file(result.folder / "best.yaml", (result.best.folder / CONFIG).read_text())
+        write_file(result.folder / "best.yaml", (best / CONFIG).read_text())
 
 
 def _plot(study: Study, name: str) -> str:
@@ -297,13 +285,12 @@ def read_space(text: str, types: Mapping[str, Any]) -> list[Axis]:
     parts = [part.strip() for part in re.split(r"[;\n]", text) if part.strip()]
     if not parts:
         raise ValueError("the space is empty: give it as 'optim.weight_decay=log:1e-4..0.5'")
-    axes: dict[str, Axis] = {}
-    for part in parts:
-        axis = _read_axis(part, types)
-        if axis.name in axes:
-            raise ValueError(f"the space has {axis.name} twice")
-        axes[axis.name] = axis
-    return list(axes.values())
+    axes = [_read_axis(part, types) for part in parts]
+    names = [axis.name for axis in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the space has {name} twice")
+    return axes
 
 
 def _read_axis(part: str, types: Mapping[str, Any]) -> Axis:
@@ -337,11 +324,12 @@ def _read_axis(part: str, types: Mapping[str, Any]) -> Axis:
 def _read_range(name: str, hint: Any, found: re.Match[str]) -> Axis:
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    inner = [one for one in typing.get_args(hint) if one is not NoneType] or [hint]
-    if inner[0] not in (int, float) or len(inner) > 1:
+    inner = set(typing.get_args(hint) or (hint,)) - {NoneType}
+    if inner not in ({int}, {float}):
         raise ValueError(f"{name} is not a number, so it has no range {found[0]}: list its values")
-    low, high = (_parse(name, inner[0], word.strip()) for word in found.group(2, 3))
-    make = IntDistribution if inner[0] is int else FloatDistribution
+    (number,) = inner
+    low, high = (_parse(name, number, word.strip()) for word in found.group(2, 3))
+    make = IntDistribution if number is int else FloatDistribution
     try:
         distribution = make(low, high, log=bool(found[1]))
     except ValueError as error:
@@ -349,7 +337,7 @@ def _read_range(name: str, hint: Any, found: re.Match[str]) -> Axis:
     spaced = np.geomspace if found[1] else np.linspace
     points = spaced(low, high, int(found[4] or GRID_POINTS)).tolist()
     points[0], points[-1] = low, high  # exactly
-    if inner[0] is int:
+    if number is int:
         points = list(dict.fromkeys(map(round, points)))
     return Axis(name=name, type=hint, distribution=distribution, points=points)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +28,11 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-@pytest.fixture
-def colours(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder that tells the colours apart by luck or not, and always the same."""
     torch.manual_seed(0)
     model = create_model("mobilevit_xxs", classes=["red", "green", "blue", "grey"])
+    model.config = replace(model.config, preprocessing=model.config.preprocessing.at(32))
     torch.nn.init.normal_(model.head.weight, std=3.0)
-    model.config = torch_config(model)
-    return save(model.eval(), tmp_path / "colours")
-
-
-def torch_config(model: torch.nn.Module) -> object:
-    """The model's configuration for 32 px."""
-    from dataclasses import replace
-
-    return replace(model.config, preprocessing=model.config.preprocessing.at(32))
+    return save(model.eval(), tmp_path_factory.mktemp("models") / "colours")

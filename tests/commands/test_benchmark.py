@@ -13,7 +13,6 @@ from PIL import Image
 from torch import nn
 
 import mobilevit
-from mobilevit import __main__ as cli
 from mobilevit.commands.benchmark import measure as bench_measure
 from mobilevit.commands.benchmark.checks import input_images
 from mobilevit.commands.benchmark.command import benchmark
@@ -21,8 +20,6 @@ from mobilevit.commands.benchmark.measure import Worker, measure
 from mobilevit.commands.benchmark.models import ModelSpec, find_subjects
 from mobilevit.commands.benchmark.report import JSON, PLOT, TABLE, Benchmark, Row
 from mobilevit.commands.export import sample_images
-from mobilevit.exports.backends.registry import BACKENDS
-from mobilevit.exports.spec import ExportSpec
 
 # torch's exporter and onnxscript use what their own dependencies deprecate.
 pytestmark = [
@@ -100,12 +97,11 @@ def test_new_weights_have_their_own_bound() -> None:
     pytest.importorskip("onnxscript")
     result = benchmark("mobilevit_xxs@32", runtime=["onnx"], runs=1, warmup=1)
     (row,) = result.rows
-    assert row.why == "" and row.ratio == 1 and row.ratio_quartiles is None
+    assert row.why == "" and row.ratio == 1
     assert row.operations and row.file_bytes and row.writing_s
     assert row.placement is None and row.source == "new weights"
     assert row.agrees and row.difference is None
     assert row.deviation is not None and row.deviation < 1e-3
-    assert "predictions mean nothing: mobilevit_xxs" in str(result)
 
 
 def test_what_can_not_be_is_a_row_with_the_reason(report: tuple[Benchmark, Path]) -> None:
@@ -153,7 +149,7 @@ class Clock(Worker):
 
     def __init__(self, task: dict[str, Any], folder: Path) -> None:
         self.task, self.why, self.turns, self.facts = task, "", 0, {"version": "a clock"}
-        self.wall_ms, self.cpu_ms, self.rounds = [], [], {}
+        self.rounds = {}
 
     def ask(self, *words: object) -> dict[str, Any]:
         if self.why or words[0] != "run":
@@ -184,7 +180,7 @@ def test_networks_take_turns_in_groups_that_share_the_first(tmp_path: Path) -> N
     found = measure(tasks, tmp_path, warmup=1, runs=25)
     assert [one.get("runs") for one in found] == [50, 25, None, 25, 25, 25]
     assert [one.get("ratio") for one in found] == [1, 2, None, 4, 5, 6]
-    assert found[1]["ratio_quartiles"] == (2, 2) and found[1]["cpu_ratio"] == 2
+    assert found[1]["cpu_ratio"] == 2
     assert found[2]["version"] == "a clock" and "not timed" in found[2]["why"]
     orders = ["".join(Clock.asked[3 + 3 * i : 6 + 3 * i]) for i in range(10)]
     assert all(set(order) == set("013") for order in orders) and len(set(orders)) > 1
@@ -214,7 +210,6 @@ def test_model_specs() -> None:
     assert ModelSpec.parse("mobilevit_xs") == ("mobilevit_xs", {}, None)
     spec = ModelSpec.parse("mobilevit_xs:patch_sizes=8,4,2:fusion=false@320")
     assert spec == ("mobilevit_xs", {"patch_sizes": [8, 4, 2], "fusion": False}, 320)
-    assert spec.label == "mobilevit_xs:patch_sizes=8,4,2:fusion=False"
     assert ModelSpec.parse("owner/name@main") == ("owner/name@main", {}, None)
     assert ModelSpec.parse("https://host/a.pt") == ("https://host/a.pt", {}, None)
 
@@ -224,8 +219,9 @@ def test_model_specs() -> None:
     [
         ("mobilevit_xx", "did you mean mobilevit_xxs"),
         ("mobilevit_xxs:patch_sizes", "written like mobilevit_xs:patch_sizes=8,4,2"),
-        ("mobilevit_xxs:patches=2", "has no option patches; it has .*patch_sizes"),
-        ("mobilevit_xxs:patch_sizes=2", "patch_sizes=2: "),
+        ("mobilevit_xxs:patches=2", "no option patches; did you mean patch_sizes"),
+        ("mobilevit_xxs:patch_sizes=2", "'patch_sizes': 2"),
+        ("folder:patch_sizes=8,4,2", "known: mobilevit_xxs"),
         ("nowhere.onnx", "there is no file"),
         ("nowhere.pt", "there is no file"),
     ],
@@ -236,7 +232,7 @@ def test_unknown_names_help(name: str, message: str) -> None:
 
 
 def test_networks_take_rgb_images() -> None:
-    with pytest.raises(ValueError, match=r"takes 1 channels; the images .* have 3"):
+    with pytest.raises(ValueError, match=r"cannot run at 64 px: images must be \[B, 1, H, W\]"):
         find_subjects([mobilevit.create_model("mobilevit_xxs", in_channels=1)], [64])
 
 
@@ -255,11 +251,6 @@ def test_networks_take_rgb_images() -> None:
 def test_unknown_options_help(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         benchmark("mobilevit_xxs@32", **options)
-
-
-def test_unknown_names_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["benchmark", "mobilevit_xx"]) == 1
-    assert "did you mean mobilevit_xxs" in capsys.readouterr().err
 
 
 def test_new_weights_are_the_same_each_time_and_of_ordinary_size() -> None:
@@ -288,18 +279,15 @@ def test_a_file_of_any_size_takes_any(report: tuple[Benchmark, Path]) -> None:
     assert varying.why_not(1) == "" and "one image" in varying.why_not(2)
 
 
-def test_photos_of_any_shape_for_a_file_of_any_size(tmp_path: Path) -> None:
-    """They are squashed to the size that the row names, where `predict` keeps their shape."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+def test_photos_of_any_shape_for_a_network_of_any_size() -> None:
+    """They are resized to the size that the row names, where `predict` keeps their shape."""
     model: Any = mobilevit.create_model(
         "deeplabv3_mobilevitv2_050",
         classes=("sky", "sea"),
         preprocessing={"crop": 64, "resize": 64},
     )
     assert model.config.preprocessing.resize_mode == "shortest_edge"
-    BACKENDS["onnx"].write(model.eval(), ExportSpec(dynamic="size"), tmp_path / "sea.onnx")
-    (subject,) = find_subjects([str(tmp_path / "sea.onnx")], [96])
+    (subject,) = find_subjects([model], [96])
     temple = sample_images()[0]
     turned = [temple, temple.transpose(Image.Transpose.ROTATE_90)]
-    assert input_images(subject, turned, 1).shape == (2, 96, 96, 3)
+    assert input_images(subject, turned, 1).shape == (2, 3, 96, 96)

@@ -77,7 +77,6 @@ def test_what_was_seen_through_is_said(folder, tmp_path, capsys, caplog):
 @pytest.mark.parametrize(
     ("source", "out", "to", "message"),
     [
-        ("nothing.pt", "out", "folder", "there is no file or folder"),
         ("insects", "out", "authors", "must end in .pt"),
         ("insects", "out", "keras", "keras"),
     ],

@@ -102,9 +102,3 @@ def test_corn_leaves_get_the_published_answers(shared):
 def test_preprocessing_can_be_overridden(colours, images):
     swapped = evaluate(colours, data=data(images), preprocessing={"channel_order": "bgr"})
     assert swapped.metrics.loss != evaluate(colours, data=data(images)).metrics.loss
-
-
-def test_options_that_a_network_would_ignore_are_refused(colours, images):
-    for ignored in ({"classes": "a,b,c,d"}, {"preprocessing": {"crop": 64}}):
-        with pytest.raises(ValueError, match=r"model\.config"):
-            evaluate(load(colours), data=data(images), **ignored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from mobilevit.commands.benchmark.checks import (
 )
 from mobilevit.commands.benchmark.measure import Worker, measure
 from mobilevit.commands.benchmark.models import Subject, find_subjects
-from mobilevit.commands.benchmark.report import Benchmark, Machine, Row, load_average
+from mobilevit.commands.benchmark.report import Benchmark, Row, describe_machine, load_average
 from mobilevit.commands.benchmark.worker import RUNTIME_MODULES
 from mobilevit.commands.export import read_images, sample_images, size_of
 from mobilevit.commands.models import count_macs
@@ -136,7 +136,7 @@ def benchmark(
         )
     if options.out is not None:
         Path(options.out).mkdir(parents=True, exist_ok=True)  # fails now, not after the work
-    machine = Machine()
+    machine = describe_machine()
     with tempfile.TemporaryDirectory() as name, use_threads(1):
         cases = [
             case
@@ -144,15 +144,13 @@ def benchmark(
             for case in _list_cases(subject, Path(name) / f"subject{index}", images, options)
         ]
         able = [case for case in cases if not case.row.why]
-        folder = Path(name) / "work"
-        folder.mkdir()
         tasks = [case.task for case in able]
-        found = measure(tasks, folder, warmup=options.warmup, runs=options.runs)
+        found = measure(tasks, Path(name) / "work", warmup=options.warmup, runs=options.runs)
         for case, figures in zip(able, found, strict=True):
-            _update(case.row, {**figures, **_agreement(case, subjects)})
-    machine.load_after = load_average()
-    rows = tuple(case.row for case in cases)
-    result = Benchmark(machine=machine, rows=rows, notes=tuple(_notes(subjects, images[0])))
+            vars(case.row).update(figures)
+            vars(case.row).update(_agreement(case, subjects))
+    machine["load_after"] = load_average()
+    result = Benchmark(machine=machine, rows=tuple(case.row for case in cases))
     if options.out is not None:
         result.write(Path(options.out))
     return result
@@ -184,6 +182,8 @@ def _list_cases(
         save(network, folder / "model")
         parameters = sum(weight.numel() for weight in network.parameters())
         macs = count_macs(network, subject.size)
+    for index, image in enumerate(images if options.quantize else ()):
+        image.save(folder / f"{index:06}.png")  # to measure ranges on
     accuracy = find_accuracy(subject, options.data, (options.accuracies or {}).get(subject.name))
     around = measure_around(subject, images[0], options.runs)
     settings = product(runtimes, formats, options.batch)
@@ -205,8 +205,7 @@ def _list_cases(
             **(accuracy if file is not None or quantize is None else {}),
             **around,
         )
-        path = folder / f"file{number}" / "network"
-        path = _provide_file(row, subject, folder, path, images)
+        path = _provide_file(row, subject, folder, f"file{number}")
         inputs = folder / f"batch{batch}.npy"
         if not inputs.exists() and not row.why:
             np.save(inputs, input_images(subject, images, batch))
@@ -226,51 +225,33 @@ def _list_cases(
                 break
 
 
-def _provide_file(
-    row: Row, subject: Subject, folder: Path, path: Path, images: Sequence[Image.Image]
-) -> Path:
+def _provide_file(row: Row, subject: Subject, folder: Path, name: str) -> Path:
     """The file of a row, exported in a process of its own unless it is given; or `row.why`."""
+    backend = BACKENDS.get(row.runtime)
+    modes = () if backend is None else backend.quantize_modes
+    path = folder / "model" / WEIGHTS
     if subject.file is not None:
         path, row.why = Path(subject.name), subject.why_not(row.batch)
-    elif row.runtime in BACKENDS:
-        backend = BACKENDS[row.runtime]
-        path = path.with_suffix(backend.suffix)
-        if row.quantize not in (None, *backend.quantize_modes):
-            row.why = f"{row.runtime} has no {row.quantize}"
-        elif row.quantize and row.batch > 1:
-            row.why = "ranges are measured on one image at a time: quantized files run at batch 1"
-        else:
-            _write_file(row, folder, path, images)
-    elif row.quantize:
+    elif row.quantize not in (None, *modes):
         row.why = f"{row.runtime} has no {row.quantize}"
-    else:
-        path = folder / "model" / WEIGHTS
+    elif row.quantize and row.batch > 1:
+        row.why = "ranges are measured on one image at a time: quantized files run at batch 1"
+    elif backend is not None:
+        path = folder / name / f"network{backend.suffix}"
+        log.info("writing %s", row)
+        task = {
+            **asdict(row),
+            "folder": str(folder / "model"),
+            "images": sorted(map(str, folder.glob("*.png"))) if row.quantize else [],
+            "out": str(path),
+        }
+        worker = Worker(task, path.parent)
+        worker.close()
+        vars(row).update(worker.facts)
+        row.why = f"could not be written: {worker.why}" if worker.why else ""
     if not row.why:
         row.file_bytes = size_of(path)
     return path
-
-
-def _write_file(row: Row, folder: Path, path: Path, images: Sequence[Image.Image]) -> None:
-    log.info("writing %s", row)
-    calibration = list(enumerate(images)) if row.quantize else []
-    for index, image in calibration:
-        image.save(folder / f"image{index}.png")
-    task = {
-        **asdict(row),
-        "folder": str(folder / "model"),
-        "images": [str(folder / f"image{index}.png") for index, _ in calibration],
-        "out": str(path),
-    }
-    worker = Worker(task, path.parent)
-    worker.close()
-    _update(row, worker.facts)
-    if worker.why:
-        row.why = f"could not be written: {worker.why}"
-
-
-def _update(row: Row, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        setattr(row, name, value)
 
 
 def _agreement(case: Case, subjects: Sequence[Subject]) -> dict[str, Any]:
@@ -283,16 +264,3 @@ def _agreement(case: Case, subjects: Sequence[Subject]) -> dict[str, Any]:
     with np.load(output) as arrays:
         outputs = [arrays[name] for name in arrays.files]
     return measure_agreement(row, reference, np.load(case.task["input"]), outputs)
-
-
-def _notes(subjects: Sequence[Subject], image: Image.Image) -> Iterator[str]:
-    yield f"resized, normalized and postprocessed: an image of {image.width} x {image.height} px"
-    new = dict.fromkeys(subject.name for subject in subjects if subject.is_new)
-    files = dict.fromkeys(subject.name for subject in subjects if subject.file)
-    if new:
-        yield (
-            f"new weights, whose predictions mean nothing: {', '.join(new)}; time and memory are "
-            "those of trained ones"
-        )
-    if files:
-        yield f"compared with PyTorch if their model is benchmarked too: {', '.join(files)}"

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
@@ -34,12 +33,10 @@ class Worker:
         """Start it; its task and log go to `folder`, which is created."""
         self.why = ""
         """Why it failed, if it did."""
-        self.wall_ms: list[float] = []
-        self.cpu_ms: list[float] = []
-        """Processor time of each run, over all threads."""
-        self.rounds: dict[int, tuple[float, float]] = {}
-        """Medians of both in each round."""
-        folder.mkdir()
+        self.rounds: dict[int, np.ndarray] = {}
+        """By number: milliseconds of each run `[runs, 2]`, elapsed and of the processor, over all
+        threads."""
+        folder.mkdir(parents=True)
         file = folder / "task.json"
         file.write_text(json.dumps(task))
         threads = str(task["threads"])
@@ -75,9 +72,7 @@ class Worker:
 
     def run(self, count: int, round: int) -> None:
         if reply := self.ask("run", count):
-            self.wall_ms += reply["wall_ms"]
-            self.cpu_ms += reply["cpu_ms"]
-            self.rounds[round] = median(reply["wall_ms"]), median(reply["cpu_ms"])
+            self.rounds[round] = np.transpose([reply["wall_ms"], reply["cpu_ms"]])
 
     def finish(self) -> None:
         self.facts |= self.ask("finish")
@@ -123,7 +118,7 @@ def measure(
                 group.append(worker)
             if len(group) == TOGETHER:
                 group = _take_turns(group, runs, numbers, draw)
-        if not all(worker.wall_ms for worker in group):
+        if not all(worker.rounds for worker in group):
             group = _take_turns(group, runs, numbers, draw)
         for worker in group:
             worker.finish()
@@ -153,23 +148,25 @@ def _take_turns(
 
 def _summarize(worker: Worker, first: Worker) -> dict[str, Any]:
     """Fields of `Row`; ratios are to `first`, in the rounds that both were in."""
-    if worker.why or not worker.wall_ms:
+    if worker.why or not worker.rounds:
         version = worker.facts.get("version")
         slow = f"not timed: {version} does not run it at its real speed here"
         return {**worker.facts, "why": worker.why or slow}
-    common = [number for number in worker.rounds if number in first.rounds]
-    ratios, cpu_ratios = (
-        [worker.rounds[number][one] / first.rounds[number][one] for number in common]
-        for one in (0, 1)
-    )
+    times = np.concatenate([*worker.rounds.values()])
+    ratios = [
+        np.median(of_round, axis=0) / np.median(first.rounds[number], axis=0)
+        for number, of_round in worker.rounds.items()
+        if number in first.rounds
+    ]
+    ratio, cpu_ratio = np.median(ratios, axis=0).tolist() if ratios else (None, None)
+    median_ms, cpu_ms = np.median(times, axis=0).tolist()
     return {
         **worker.facts,
-        "runs": len(worker.wall_ms),
-        "median_ms": median(worker.wall_ms),
-        "p90_ms": float(np.quantile(worker.wall_ms, 0.9)),
-        "min_ms": min(worker.wall_ms),
-        "cpu_ms": median(worker.cpu_ms),
-        "ratio": median(ratios) if ratios else None,
-        "ratio_quartiles": tuple(quantiles(ratios, n=4)[::2]) if len(ratios) > 1 else None,
-        "cpu_ratio": median(cpu_ratios) if ratios else None,
+        "runs": len(times),
+        "median_ms": median_ms,
+        "p90_ms": float(np.quantile(times[:, 0], 0.9)),
+        "min_ms": float(times[:, 0].min()),
+        "cpu_ms": cpu_ms,
+        "ratio": ratio,
+        "cpu_ratio": cpu_ratio,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from mobilevit.checkpoints.create import create_model, load
 from mobilevit.checkpoints.folder import digest
@@ -21,7 +21,7 @@ from mobilevit.exports.backends.base import Backend
 from mobilevit.exports.backends.registry import backend_of, open_exported
 from mobilevit.exports.spec import FileMetadata, file_preprocessing
 from mobilevit.models.config import ModelConfig
-from mobilevit.models.registry import Network, NetworkOptions, list_models, split_name
+from mobilevit.models.registry import Network, list_models, split_name
 
 NOISE_SIZE, NOISE_BATCH = 128, 4
 """Side in pixels and number of the noise images on which batch norms of new weights are set."""
@@ -43,14 +43,14 @@ class ModelSpec(NamedTuple):
         >>> ModelSpec.parse("mobilevit_xs:patch_sizes=8,4,2@320")
         ModelSpec(name='mobilevit_xs', options={'patch_sizes': [8, 4, 2]}, size=320)
         """
-        if Path(text).exists():
-            return cls(text, {}, None)
-        parts = re.fullmatch(r"(.+?)(?:@(\d{2,4}))?", text)
-        assert parts is not None
-        rest, size = parts[1], None if parts[2] is None else int(parts[2])
-        if Path(rest).exists() or "/" in rest:
-            return cls(rest, {}, size)
-        name, *given = rest.split(":")
+        found = re.fullmatch(r"(.+)@(\d{2,4})", text)
+        if found is None or Path(text).exists():
+            name, size = text, None
+        else:
+            name, size = found[1], int(found[2])
+        if Path(name).exists() or "/" in name:
+            return cls(name, {}, size)
+        name, *given = name.split(":")
         options = {}
         for option in given:
             key, _, value = option.partition("=")
@@ -61,15 +61,6 @@ class ModelSpec(NamedTuple):
                 )
             options[key] = yaml.safe_load(f"[{value}]" if "," in value else value)
         return cls(name, options, size)
-
-    @property
-    def label(self) -> str:
-        """The text without the size."""
-        options = (
-            f":{key}={','.join(map(str, v)) if isinstance(v, list) else v}"
-            for key, v in self.options.items()
-        )
-        return "".join([self.name, *options])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +117,11 @@ def find_subjects(
             name, network = model.name, model
         else:
             spec = ModelSpec.parse(str(model))
-            name, wanted = spec.label, sizes if spec.size is None else [spec.size]
+            name, wanted = str(model), sizes
+            if spec.size is not None:
+                name, wanted = name.rpartition("@")[0], [spec.size]
             backend = backend_of(spec.name)
-            if backend is None:
-                network = _open_network(spec)
+            network = _open_network(spec) if backend is None else None
         if network is not None:
             config, weights = network.config, digest(network.state_dict())
         else:
@@ -157,30 +149,22 @@ def find_subjects(
 def _open_network(spec: ModelSpec) -> Network:
     """A variant with new weights, or anything that `load` reads."""
     if spec.name not in list_models():
-        # What looks like a model name or has options is treated as a misspelt model name.
-        if spec.options or re.fullmatch(r"[a-z0-9_]+", spec.name):
-            split_name(spec.name)
+        if spec.options:
+            split_name(spec.name)  # only a model name has them: raises
         return load(spec.name)
-    known = {"num_classes", *(field.name for field in fields(NetworkOptions))}
-    if unknown := sorted(spec.options.keys() - known):
-        raise ValueError(
-            f"{spec.name} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}"
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             network: Any = create_model(spec.name, **spec.options)
-        except TypeError as error:  # a value of the wrong type
-            raise ValueError(f"{spec.label}: {error}") from error
+        except TypeError as error:  # an unknown option, or a value of the wrong type
+            raise ValueError(f"{spec.name}, {spec.options}: {error}") from error
         set_batch_norms(network)
     return cast(Network, network)
 
 
 def _network_at(name: str, model: Network, config: ModelConfig) -> Network:
     """A copy of a network, for images of one size."""
-    size, channels = config.preprocessing.crop, model.backbone.in_channels
-    if channels != 3:
-        raise ValueError(f"{name} takes {channels} channels; the images to time it on have 3")
+    size = config.preprocessing.crop
     network = copy.deepcopy(model).eval()
     network.config = config
     try:
@@ -197,17 +181,11 @@ def set_batch_norms(network: nn.Module, size: int = NOISE_SIZE) -> None:
     Otherwise activations fade or explode from layer to layer and the outputs are the same for all
     images: neither speed nor agreement would be those of a trained network.
     """
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None  # the mean of all batches
     # Coarse and fine noise, as in photos.
     draws = [
         F.interpolate(torch.rand(NOISE_BATCH, 3, n, n) - 0.5, (size, size), mode="bilinear")
         for n in (*(grain for grain in NOISE_GRAINS if grain < size), size)
     ]
-    with torch.no_grad():
-        network.train()((torch.stack(draws).sum(0) / len(draws) ** 0.5 + 0.5).clamp(0, 1))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    noise = (torch.stack(draws).sum(0) / len(draws) ** 0.5 + 0.5).clamp(0, 1)
+    update_bn([noise], network)
     network.eval()

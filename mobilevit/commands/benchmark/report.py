@@ -3,12 +3,11 @@
 import json
 import os
 import platform
-import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mobilevit.commands.benchmark.plot import plot
 from mobilevit.exports.spec import Precision
@@ -23,7 +22,7 @@ JSON, TABLE, PLOT = "benchmark.json", "benchmark.md", "benchmark.svg"
 
 def load_average() -> float | None:
     """Processes that wanted a core in the last minute, on average."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def _processor() -> str:
@@ -34,27 +33,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-@dataclass(kw_only=True)
-class Machine:
-    """This machine, where it was measured."""
-
-    device: str = field(default_factory=_processor)
-    cores: int = field(default_factory=available_cores)
-    """That this process may use."""
-    os: str = field(default_factory=platform.platform)
-    python: str = field(default_factory=platform.python_version)
-    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    """In UTC."""
-    load_before: float | None = field(default_factory=load_average)
-    """Load average of the minute before; None if the system does not report it."""
-    load_after: float | None = None
-    """Load average of the last minute, to which this work adds about 1."""
-
-    def __str__(self) -> str:
-        text = f"{self.device}, {self.cores} cores, {self.os}, Python {self.python}, {self.started}"
-        if self.load_before is None or self.load_after is None:
-            return text
-        return f"{text}; load {self.load_before:.1f} before, {self.load_after:.1f} at the end"
+def describe_machine() -> dict[str, Any]:
+    """This machine, when measuring begins; `load_after` is for the end."""
+    return {
+        "device": _processor(),
+        "cores": available_cores(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_before": load_average(),
+        "load_after": None,
+    }
 
 
 @dataclass(kw_only=True)
@@ -98,7 +87,6 @@ class Row:
     """Median of the processor time, over all threads."""
     ratio: float | None = None
     """To the first row that was timed: median over the rounds."""
-    ratio_quartiles: tuple[float, float] | None = None
     cpu_ratio: float | None = None
     """Ratio of processor times, which depends less on the machine's other work."""
     opening_ms: float | None = None
@@ -158,20 +146,14 @@ class Row:
 
     def notes(self) -> list[str]:
         """What a reader of the tables should know about this row."""
-        notes = [self.why] if self.why else []
-        busy = self.cpu_ms and self.median_ms and self.cpu_ms < 0.9 * self.median_ms
-        if self.threads == 1 and busy:
+        notes = [self.why, self.placement or ""]
+        if self.threads == 1 and self.cpu_ms and self.cpu_ms < 0.9 * (self.median_ms or 0):
             notes.append("the machine was busy: other processes took part of this one's core")
         if self.agrees is False:
             notes.append("DISAGREES with PyTorch")
         if self.has_slow_kernels:
             notes.append("operations run on slow reference kernels")
-        if self.placement:
-            notes.append(self.placement)
-        if self.quantize and self.types:
-            types = ", ".join(f"{count} {name}" for name, count in self.types.items())
-            notes.append(f"operations: {types}")
-        return notes
+        return [note for note in notes if note]
 
 
 class Column(NamedTuple):
@@ -216,11 +198,11 @@ FILES = (
     Column("M parameters", "parameters", ".2f", 1e-6),
     Column("M MACs", "macs", ".0f", 1e-6),
     Column("accuracy", "accuracy", ".1%"),
-    Column("MB", "file_bytes", ".2f", 1e-6),
+    Column("MB of file", "file_bytes", ".2f", 1e-6),
     Column("operations", "operations"),
-    Column("off by", "difference", ".0e"),
-    Column("off, rms", "deviation", ".0e"),
-    Column("same", "same", ".1%"),
+    Column("difference", "difference", ".0e"),
+    Column("deviation", "deviation", ".0e"),
+    Column("same class", "same", ".1%"),
     Column("resize ms", "resize_ms", ".2f"),
     Column("normalize", "normalize_ms", ".2f"),
     Column("postprocess", "postprocess_ms", ".2f"),
@@ -231,9 +213,8 @@ FILES = (
 class Benchmark:
     """All rows; `str()` gives tables in plain text, which are valid Markdown."""
 
-    machine: Machine
+    machine: dict[str, Any]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
@@ -243,7 +224,8 @@ class Benchmark:
 
     def __str__(self) -> str:
         common = [one for one in SETTING if len(set(map(one.text, self.rows))) == 1]
-        setting = ", ".join(f"{one.head} {one.text(self.rows[0])}" for one in common)
+        setting = (f"{one.head} {one.text(self.rows[0])}" for one in common)
+        machine = (f"{key} {value}" for key, value in self.machine.items() if value is not None)
 
         def table(columns: Sequence[Column], rows: Iterable[Row]) -> str:
             shown = [column for column in columns if column not in common]
@@ -251,27 +233,14 @@ class Benchmark:
             # A file is the same for all numbers of threads.
             return markdown([one.head for one in shown], dict.fromkeys(lines), left=(0, 1))
 
-        texts = (
-            str(self.machine),
-            "Time of a batch in the network alone, or in all of an end-to-end file. "
-            f"{'All rows: ' + setting + '. ' if setting else ''}Ratio: to the first row that was "
-            "timed, median of the rounds. Cpu: processor time of all threads. MB: how much the "
-            "process grew at most, to open the network and run it once, and in the timed runs.",
+        parts = (
+            ", ".join(machine),
+            ", ".join(("All rows: median ms of a batch", *setting)),
             table(TIMES, self.rows),
-            "Accuracy: top-1, AP or mean IoU. MB: size of the file. Off by: largest difference in "
-            "probability from the network in PyTorch; off, rms: root mean square of the difference "
-            "of raw outputs, in their standard deviations. Same: images (pixels, anchors) with the "
-            "same top class. Resize, normalize, postprocess: of one image, around the network.",
             table(FILES, (row for row in self.rows if row.version)),
-            "\n".join(
-                [f"{row}: {'; '.join(row.notes())}" for row in self.rows if row.notes()]
-                + list(self.notes)
-            ),
+            "\n".join(f"{row}: {'; '.join(row.notes())}" for row in self.rows if row.notes()),
         )
-        return "\n\n".join(
-            text if text.startswith("|") or text == texts[-1] else textwrap.fill(text, 110)
-            for text in texts
-        )
+        return "\n\n".join(part for part in parts if part)
 
     def write(self, folder: Path) -> None:
         figures = json.dumps(asdict(self), indent=1)

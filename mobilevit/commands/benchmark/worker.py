@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -54,22 +53,19 @@ def main(arguments: list[str]) -> None:
         replies.write(json.dumps(values) + "\n")
         replies.flush()
 
-    def report(
-        error_type: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
-        sys.__excepthook__(error_type, error, trace)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        for_users = isinstance(error, ValueError | OSError)
-        message = " ".join(lines) if for_users else f"{error_type.__name__}: {' '.join(lines[:1])}"
-        reply({"failed": message})
-
-    sys.excepthook = report
     task: dict[str, Any] = json.loads(Path(arguments[0]).read_text())
     torch.set_num_threads(task["threads"])
-    if "out" in task:
-        reply(write_file(task))
-    else:
-        run_network(task, reply)
+    try:
+        if "out" in task:
+            reply(write_file(task))
+        else:
+            run_network(task, reply)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        for_users = isinstance(error, ValueError | OSError)
+        message = f"{type(error).__name__}: {' '.join(lines[:1])}"
+        reply({"failed": " ".join(lines) if for_users else message})
+        raise
 
 
 def write_file(task: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +101,7 @@ def run_network(task: dict[str, Any], reply: Reply) -> None:
     example, runtime = images[:batch], task["runtime"]
     if runtime in RUNTIME_MODULES:
         importlib.import_module(RUNTIME_MODULES[runtime])
+    call: Run
     gc.collect()
     _reset_peak()
     # On Linux not by getrusage, which also counts what the parent had when it forked.
@@ -112,8 +109,7 @@ def run_network(task: dict[str, Any], reply: Reply) -> None:
     begun = time.perf_counter()
     if runtime in BACKENDS:
         opened = open_exported(task["file"], BACKENDS[runtime], threads=task["threads"])
-        call: Run = opened
-        version = opened.runtime
+        call, version = opened, opened.runtime
     else:
         call = _torch_run(task["folder"], task["precision"], compiled=runtime == "torch-compile")
         version = f"torch {torch.__version__}"
@@ -125,19 +121,18 @@ def run_network(task: dict[str, Any], reply: Reply) -> None:
         figures["opening_ms"] = 1e3 * (opened_at - begun)
         figures["first_run_ms"] = 1e3 * (time.perf_counter() - opened_at)
         figures["opening_bytes"] = _growth(before)
-    peak_was_reset = _reset_peak()
+    peak_is_known = _reset_peak() and task["timed"]
     reply(figures)
     for line in sys.stdin:
         word, *numbers = line.split()
         if word == "run":
             reply(_time(call, example, int(numbers[0])))
             continue
-        known = task["timed"] and peak_was_reset
-        running_bytes = _growth(before) if known else None
+        figures = {"running_bytes": _growth(before) if peak_is_known else None}
         starts = range(0, len(images), batch)
         outputs = [call(images[start : start + batch]) for start in starts]
         np.savez(output, *(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
-        reply({"running_bytes": running_bytes})
+        reply(figures)
 
 
 def _torch_run(folder: str, precision: str, *, compiled: bool) -> Run:
