@@ -6,14 +6,12 @@ size (which libjpeg does while decoding) as long as the crop keeps enough pixels
 decoded at full size. `docs/input.md` states how much the pixels differ from exact decoding.
 """
 
-import importlib.util
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from types import ModuleType
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -34,6 +32,11 @@ from mobilevit.data.images import (
     upright,
     upright_size,
 )
+
+try:  # the optional package that calls libjpeg-turbo directly: the same pixels in less time
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 Decode: TypeAlias = Literal["fast", "exact"]
 FileSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
@@ -69,7 +72,27 @@ class DecodableImage:
             resized = TF.resized_crop(self.load(1), *region, [height, width], interpolation)
             return TF.pil_to_tensor(resized)
         scale = self.scale(region.height, region.width, height, width)
-        return _resized(self.load(scale), region, scale, height, width, interpolation)
+        image = self.load(scale)
+        # In a smaller image, regions start mid-pixel.
+        left, top = region.left / scale, region.top / scale
+        right, bottom = left + region.width / scale, top + region.height / scale
+        x, y = math.floor(left), math.floor(top)
+        # Cropped first, because resizing also reads pixels outside its box.
+        if isinstance(image, np.ndarray):
+            part = image[y : math.ceil(bottom), x : math.ceil(right)]
+        else:
+            part = np.array(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
+        if scale == 1:
+            # torch's uint8 kernel is three times as fast as Pillow, and a third faster on
+            # channels-last input without gaps.
+            pixels = torch.from_numpy(part).permute(2, 0, 1)[None]
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            return TF.resize(pixels, [height, width], interpolation)[0]
+        box = (left - x, top - y, right - x, bottom - y)
+        # Only Pillow resizes from a box with fractional edges.
+        mode = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+        resized = Image.fromarray(part).resize((width, height), mode[interpolation.value], box=box)
+        return TF.pil_to_tensor(resized)
 
     def scale(self, stored_height: int, stored_width: int, height: int, width: int) -> int:
         """The largest reduction (8, 4, 2 or 1) that keeps at least `height` x `width` pixels."""
@@ -137,54 +160,16 @@ def _decoded(file: ImageFile, name: str, scale: int) -> Image.Image | np.ndarray
     return load_rgb(file, name)
 
 
-@cache
-def _simplejpeg() -> ModuleType | None:
-    """The optional package that calls libjpeg-turbo directly: the same pixels in less time."""
-    if importlib.util.find_spec("simplejpeg") is None:
-        return None
-    return importlib.import_module("simplejpeg")
-
-
 def _simplejpeg_pixels(file: ImageFile, scale: int) -> np.ndarray | None:
     """Pixels `[H, W, 3]` of a JPEG as stored; None if Pillow must decode it."""
-    package = _simplejpeg()
-    if package is None or file.fp is None:
+    if simplejpeg is None or file.fp is None:
         return None
     height, width = -(-file.height // scale), -(-file.width // scale)
     file.fp.seek(0)
     try:
-        pixels: np.ndarray = package.decode_jpeg(file.fp.read(), min_height=height, min_width=width)
+        pixels: np.ndarray = simplejpeg.decode_jpeg(
+            file.fp.read(), min_height=height, min_width=width
+        )
     except ValueError:
         return None  # perhaps damaged: Pillow reports how, or still reads it
     return pixels if pixels.shape == (height, width, 3) else None
-
-
-def _resized(
-    image: Image.Image | np.ndarray,
-    region: Region,
-    scale: int,
-    height: int,
-    width: int,
-    interpolation: v2.InterpolationMode,
-) -> Tensor:
-    """A region of an image decoded `scale` times smaller: uint8 `[3, height, width]`."""
-    # In a smaller image, regions start mid-pixel.
-    left, top = region.left / scale, region.top / scale
-    right, bottom = left + region.width / scale, top + region.height / scale
-    x, y = math.floor(left), math.floor(top)
-    # Cropped first, because resizing also reads pixels outside its box.
-    if isinstance(image, np.ndarray):
-        part = image[y : math.ceil(bottom), x : math.ceil(right)]
-    else:
-        part = np.array(image.crop((x, y, math.ceil(right), math.ceil(bottom))))
-    if scale == 1:
-        # torch's uint8 kernel is three times as fast as Pillow, and a third faster on
-        # channels-last input without gaps.
-        pixels = torch.from_numpy(part).permute(2, 0, 1)[None]
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return TF.resize(pixels, [height, width], interpolation)[0]
-    box = (left - x, top - y, right - x, bottom - y)
-    # Only Pillow resizes from a box with fractional edges.
-    mode = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-    resized = Image.fromarray(part).resize((width, height), mode[interpolation.value], box=box)
-    return TF.pil_to_tensor(resized)

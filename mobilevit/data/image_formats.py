@@ -4,109 +4,57 @@ Left out on purpose: formats that run another program (EPS, PDF, WMF), hold meas
 colours (FITS, SPIDER, MCIDAS, HDF5, GRIB, BUFR) or match almost any text (IMT).
 """
 
-import codecs
 import os
-import struct
+import re
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
-# Pillow's name -> extensions, in the order in which a file's content is matched. TGA comes last: it
-# has no signature.
-FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "AVIF": (".avif", ".avifs"),
-    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "QOI": (".qoi",),
-    "ICO": (".ico",),
-    "CUR": (".cur",),
-    "ICNS": (".icns",),
-    "PSD": (".psd",),
-    "DDS": (".dds",),
-    "DIB": (".dib",),
-    "BLP": (".blp",),
-    "DCX": (".dcx",),
-    "FLI": (".fli", ".flc"),
-    "FTEX": (".ftc", ".ftu"),
-    "GBR": (".gbr",),
-    "IM": (".im",),
-    "MSP": (".msp",),
-    "PCD": (".pcd",),
-    "PCX": (".pcx",),
-    "PIXAR": (".pxr",),
-    "SGI": (".sgi", ".bw", ".rgb", ".rgba"),
-    "SUN": (".ras",),
-    "XBM": (".xbm",),
-    "XPM": (".xpm",),
-    "XVTHUMB": (),
-    "TGA": (".tga", ".icb", ".vda", ".vst"),
-}
-
+# Pillow's names, in the order in which a file's content is matched. TGA comes last: it has no
+# signature.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "ICO", "CUR",
+    "ICNS", "PSD", "DDS", "DIB", "BLP", "DCX", "FLI", "FTEX", "GBR", "IM", "MSP", "PCD", "PCX",
+    "PIXAR", "SGI", "SUN", "XBM", "XPM", "XVTHUMB", "TGA",
+)  # fmt: skip
 _SIGNED = tuple(name for name in FORMATS if name not in ("IM", "PCD", "TGA"))
 
-IMAGE_EXTENSIONS: frozenset[str] = frozenset(ext for exts in FORMATS.values() for ext in exts)
-"""Extensions of these formats: lower case, with the dot."""
-
 _CONVERT = "is not read: convert it to JPEG or PNG first"
+_DAMAGED = "damaged or truncated header of a"
 
-# Files that are often found among photos but are not read: (offset, signature, message).
-_NOT_READ: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"ftyphe", f"HEIC {_CONVERT}"),
-    (4, b"ftypmif1", f"HEIF {_CONVERT}"),
-    (4, b"ftypmsf1", f"HEIF {_CONVERT}"),
-    (4, b"ftyp", "a video (MP4 family), not an image"),
-    (0, b"\xff\x0a", f"JPEG XL {_CONVERT}"),
-    (4, b"JXL \r\n", f"JPEG XL {_CONVERT}"),
-    (0, b"\x00\x00\x01\xb3", "a video (MPEG), not an image"),
-    (0, b"\x00\x00\x01\xba", "a video (MPEG), not an image"),
-    (0, b"%!PS", "EPS is not read: it is a program to run, not a raster image"),
-    (0, b"\xc5\xd0\xd3\xc6", "EPS is not read: it is a program to run, not a raster image"),
-    (0, b"%PDF", "PDF is not read: it is a document, not a raster image"),
-    (0, b"PK\x03\x04", "a zip archive, not an image"),
-    (0, b"\x1f\x8b", "a gzip archive, not an image"),
+# What files that cannot be read begin with, and what to say of them.
+_REASONS = (
+    (rb".{4}ftyphe", f"HEIC {_CONVERT}"),
+    (rb".{4}ftypm[is]f1", f"HEIF {_CONVERT}"),
+    (rb".{4}ftyp", "a video (MP4 family), not an image"),
+    (rb"\xff\x0a|.{4}JXL \r\n", f"JPEG XL {_CONVERT}"),
+    (rb"\x00\x00\x01[\xb3\xba]", "a video (MPEG), not an image"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "EPS is not read: it is a program to run, not a raster image"),
+    (rb"%PDF", "PDF is not read: it is a document, not a raster image"),
+    (rb"PK\x03\x04", "a zip archive, not an image"),
+    (rb"\x1f\x8b", "a gzip archive, not an image"),
+    (rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)", "not an image: a web page (HTML)"),
+    (rb"(\xef\xbb\xbf)?\s*<(svg|\?xml)", "not a raster image: SVG or XML"),
+    (rb"\xff\xd8", f"{_DAMAGED} JPEG file"),
+    (rb"\x89PNG", f"{_DAMAGED} PNG file"),
+    (rb"GIF8", f"{_DAMAGED} GIF file"),
+    (rb"BM.{4}\x00{4}", f"{_DAMAGED} BMP file"),
+    (rb"II\*\x00|MM\x00\*", f"{_DAMAGED} TIFF file"),
+    (rb".{8}WEBP", f"{_DAMAGED} WebP file"),
+    (rb"[^\x00-\x08\x0b\x0e-\x1f]+\Z", "not an image: a text file"),
 )
 
-# Signatures of common formats, to name the format of a file with a damaged header.
-_DAMAGED: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\xff\xd8", "JPEG"),
-    (0, b"\x89PNG", "PNG"),
-    (0, b"GIF8", "GIF"),
-    (0, b"BM", "BMP"),
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (8, b"WEBP", "WebP"),
-)
-
-
-# What Pillow raises on damaged files, collected by fuzzing. Only calls into Pillow are guarded, so
-# that a mistake of our own is not reported as a broken file.
-PILLOW_ERRORS: tuple[type[Exception], ...] = (
-    OSError,  # truncated or broken data; files that no format recognises
-    SyntaxError,  # a header that contradicts itself
-    ValueError,  # impossible sizes, palettes and tiles
-    LookupError,  # IndexError, KeyError: tables that end early, unknown modes
-    TypeError,  # tags of another type than the format states
-    AttributeError,  # tags that are missing
-    EOFError,  # a header without an image
-    struct.error,
-    zlib.error,
-    ArithmeticError,  # OverflowError, ZeroDivisionError: absurd sizes
-    AssertionError,  # Pillow's own assumptions
-    RuntimeError,  # the AVIF and WebP libraries
-    MemoryError,
-    Image.DecompressionBombError,  # an image within an image: ICO, ICNS, GIF frames
-)
+_ENDS = {
+    "JPEG": b"\xff\xd9",
+    "MPO": b"\xff\xd9",
+    "PNG": b"\x00\x00\x00\x00IEND\xae\x42\x60\x82",
+    "GIF": b"\x00;",
+}
 
 
 class ImageError(ValueError):
@@ -165,33 +113,30 @@ def pillow(name: str) -> Iterator[None]:
             raise ImageError(name, f"too large: {error}") from error
         except MemoryError as error:
             raise ImageError(name, "does not fit into memory") from error
-        except PILLOW_ERRORS as error:
+        except Exception as error:  # damaged files raise almost any, as fuzzing has shown
             error_type = "" if isinstance(error, OSError) else f"{type(error).__name__} "
             raise ImageError(name, f"cannot be decoded: {error_type}{error}".rstrip()) from error
 
 
-def extensions_of(image_format: str) -> tuple[str, ...]:
-    """The extensions of one of Pillow's formats: lower case, with the dot."""
-    if image_format == "MPO":  # a JPEG with more images behind it, as phones and cameras save
-        image_format = "JPEG"
-    return FORMATS[image_format.upper()]
+@cache
+def image_extensions() -> frozenset[str]:
+    """Extensions of the formats that are read: lower case, with the dot."""
+    registered = Image.registered_extensions().items()
+    return frozenset(extension for extension, name in registered if name in (*FORMATS, "MPO"))
+
+
+def has_extension_of(path: str | os.PathLike[str], image_format: str) -> bool:
+    """Whether a file's extension is one of those of its format."""
+    named = Image.registered_extensions().get(Path(path).suffix.lower())
+    # MPO: a JPEG with more images behind it, as phones and cameras save.
+    return named == image_format or {named, image_format} == {"JPEG", "MPO"}
 
 
 def explain_unreadable(head: bytes) -> str:
     """Why a file of no known format cannot be read, from its first few kilobytes."""
-    for offset, signature, reason in _NOT_READ:
-        if head.startswith(signature, offset):
+    for start, reason in _REASONS:
+        if re.match(start, head, re.DOTALL | re.IGNORECASE):
             return reason
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "not an image: a web page (HTML)"
-    if text.startswith((b"<svg", b"<?xml")):
-        return "not a raster image: SVG or XML"
-    if _is_text(head):
-        return "not an image: a text file"
-    for offset, signature, name in _DAMAGED:
-        if head.startswith(signature, offset):
-            return f"damaged or truncated header of a {name} file"
     return "not an image that can be read: unknown or damaged format"
 
 
@@ -215,16 +160,6 @@ def recognise(file: Path) -> str | None:
         return f"cannot be opened: {error.strerror}"
 
 
-def _is_text(head: bytes) -> bool:
-    """Whether the start of a file is UTF-8 without control characters."""
-    try:
-        # Incremental, because the last character may be cut off.
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        return False
-    return bool(text) and all(character >= " " or character in "\t\n\f\r" for character in text)
-
-
 def is_complete(path: Path, image_format: str) -> bool:
     """Whether a file has the last bytes of its format, so that it has surely not been cut off.
 
@@ -236,14 +171,7 @@ def is_complete(path: Path, image_format: str) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 256, 0))
         tail = file.read()
-    match image_format:
-        case "JPEG" | "MPO":
-            return tail.rstrip(b"\x00").endswith(b"\xff\xd9")  # zeros: padding to full blocks
-        case "PNG":
-            return tail.endswith(b"\x00\x00\x00\x00IEND\xae\x42\x60\x82")
-        case "GIF":
-            return tail.endswith(b"\x00;")
-        case "WEBP":
-            return int.from_bytes(head[4:8], "little") + 8 <= size
-        case _:
-            return False
+    if image_format == "WEBP":
+        return int.from_bytes(head[4:8], "little") + 8 <= size
+    end = _ENDS.get(image_format)
+    return end is not None and tail.rstrip(b"\x00").endswith(end)  # zeros: padding to full blocks

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
 import numpy as np
@@ -18,13 +17,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from mobilevit.data.image_formats import (
-    FORMATS,
-    PILLOW_ERRORS,
-    explain_unreadable,
-    extensions_of,
-)
-from mobilevit.data.image_formats import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from mobilevit.data.image_formats import FORMATS, explain_unreadable, has_extension_of
 from mobilevit.data.image_formats import ImageError as ImageError
 from mobilevit.data.image_formats import pillow as pillow
 
@@ -143,8 +136,7 @@ def image_facts(source: str | os.PathLike[str] | bytes) -> ImageFacts:
             mode=image.mode,
             frames=frames,
             orientation=orientation,
-            extension_matches=isinstance(source, bytes)
-            or Path(source).suffix.lower() in extensions_of(image_format),
+            extension_matches=isinstance(source, bytes) or has_extension_of(source, image_format),
         )
 
 
@@ -192,7 +184,7 @@ def orientation_of(
     try:
         exif = image.getexif() if getexif is None else getexif(image)
         value = exif.get(ExifTags.Base.Orientation, 1)
-    except PILLOW_ERRORS:
+    except Exception:
         return 1
     return int(value) if value in range(1, 9) else 1
 
@@ -229,7 +221,7 @@ def _frame_count(image: ImageFile) -> int:
     """Images in a file; 1 where those after the first, which are not read, are damaged."""
     try:
         return int(getattr(image, "n_frames", 1))
-    except PILLOW_ERRORS:
+    except Exception:
         return 1
 
 

@@ -3,15 +3,15 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.formats.base import EVERYTHING, Issue, ParsedDataset, ReadOptions
+from mobilevit.data.formats.base import EVERYTHING, Issue, ReadOptions
 from mobilevit.data.formats.labels.torchvision import read_torchvision
 from mobilevit.data.formats.registry import parse
 from mobilevit.data.options import DataOptions
-from mobilevit.data.shards.open import is_sharded, open_shards, shard_evaluation, shard_splits
+from mobilevit.data.shards.open import is_sharded, open_shards
+from mobilevit.data.shards.samples import ShardSamples
 from mobilevit.data.splits import (
     Division,
     Samples,
@@ -25,10 +25,10 @@ from mobilevit.data.validate import (
     Depth,
     Report,
     blocked_images,
-    map_parallel,
     validate,
 )
 from mobilevit.utils.devices import available_cores
+from mobilevit.utils.progress import map_parallel
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,10 @@ def open_splits(
     Raises:
         DataError: nothing is recognised, or it cannot be trained or evaluated on.
     """
-    if _is_sharded(samples_type, data):
-        return _open_shards(data, classes, seed)
     division = _divide(samples_type, data, classes=classes or data.class_names, seed=seed)
     used = {split: division.splits[split] for split in (division.train, division.val) if split}
     used = used or division.splits
-    report = validate(data.root, used, issues=division.issues, depth=_depth(data), warnings=False)
+    report = _validate(data, used, division.issues)
     left = select_usable(report, used, data.on_bad)
     if unused := report.select_issues("warning"):
         log.warning("%s: not all of it is used:\n%s", data.root, _listing(unused))
@@ -80,16 +78,13 @@ def open_evaluation(
     Raises:
         DataError: as for `open_splits`; or a class is not among `classes`.
     """
-    if _is_sharded(samples_type, data):
-        samples: Any = shard_evaluation(data.root, classes, index=data.index)
-        return samples
-    parts = split_datasets(samples_type, _parse(samples_type, data, classes or data.class_names))
+    parts = _parts(samples_type, data, classes or data.class_names)
     name, samples = select_evaluation_split(parts, data.split)
     if data.split is None and name in (EVERYTHING, "train", "trainval"):
         log.info("%s: all %d images are evaluated, trained on or not", data.root, len(samples))
     samples = _without_blocked(_in_order(samples, classes or data.class_names), data)
     issues = Samples.check_split(samples, name or "the data set")
-    report = validate(data.root, {name: samples}, issues=issues, depth=_depth(data), warnings=False)
+    report = _validate(data, {name: samples}, issues)
     return select_usable(report, {name: samples}, data.on_bad)[name]
 
 
@@ -112,75 +107,54 @@ def check_dataset(
     Raises:
         DataError: nothing is recognised.
     """
-    if _is_sharded(samples_type, data):
-        return _check_shards(data, quick=quick, workers=workers, progress=progress)
     division = _divide(samples_type, data, classes=data.class_names, seed=seed)
+    issues, note = division.issues, division.note
+    depth: Depth = "headers" if quick else "decode"
+    sharded = [part for part in division.splits.values() if isinstance(part, ShardSamples)]
+    if sharded:
+        problems = map_parallel(
+            lambda shard: shard.problem(quick=False),
+            [shard for part in sharded for shard in part.images.shards],
+            "checking shards",
+            workers=workers or available_cores(),
+            progress=progress,
+        )
+        issues = [*issues, *filter(None, problems)]
+        note = f"{note}; all shards read and compared with their index"
+        depth = "annotations" if quick or issues else "decode"
     return validate(
         data.root,
         division.splits,
-        issues=division.issues,
-        note=division.note,
-        depth="headers" if quick else "decode",
-        workers=workers,
-        progress=progress,
-    )
-
-
-def _is_sharded(samples_type: type[Samples], data: DataOptions) -> bool:
-    labels = samples_type.content == "labels"
-    return labels and data.name is None and is_sharded(data.root, data.index)
-
-
-def _open_shards(data: DataOptions, classes: Sequence[str] | None, seed: int) -> Any:
-    if data.on_bad != "error":
-        raise DataError(
-            f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
-            "--on_bad skip`; data.on_bad is for folders of images"
-        )
-    splits = shard_splits(data.root, index=data.index, val_fraction=data.val_fraction, seed=seed)
-    for issue in splits.train.check_classes():
-        raise DataError(str(issue))
-    if classes is None:
-        return splits
-    return replace(splits, train=splits.train.relabel(classes), val=splits.val.relabel(classes))
-
-
-def _check_shards(data: DataOptions, *, quick: bool, workers: int | None, progress: bool) -> Report:
-    """Compare shards with their index and, if all are complete, decode the images."""
-    splits = open_shards(data.root, index=data.index)
-    shards = [shard for samples in splits.values() for shard in samples.images.shards]
-    problems = map_parallel(
-        lambda shard: shard.problem(quick=False),
-        shards,
-        workers=workers or available_cores(),
-        progress=progress,
-    )
-    issues = [issue for issue in problems if issue is not None]
-    issues += splits["train"].check_classes() if "train" in splits else []
-    return validate(
-        data.root,
-        splits,
         issues=issues,
-        note="shards, all read and compared with their index",
-        depth="annotations" if quick or issues else "decode",
+        note=note,
+        depth=depth,
         workers=workers,
         progress=progress,
     )
 
 
-def _parse(
-    samples_type: type[Samples], data: DataOptions, classes: Sequence[str] | None
-) -> list[ParsedDataset]:
+def _parts(samples_type: type[S], data: DataOptions, classes: Sequence[str] | None) -> dict[str, S]:
+    """The samples of each split, with classes of their own."""
+    labels = samples_type.content == "labels"
+    if labels and data.name is None and is_sharded(data.root, data.index):
+        if data.on_bad != "error":
+            raise DataError(
+                f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
+                "--on_bad skip`; data.on_bad is for folders of images"
+            )
+        parts: Any = open_shards(data.root, index=data.index)
+        return parts
     if data.name is not None:
-        return read_torchvision(data.name, data.root)
+        return split_datasets(samples_type, read_torchvision(data.name, data.root))
     names = None if classes is None else tuple(classes)
-    return parse(data.root, ReadOptions(samples_type.content, names, data.ignore), data.format)
+    options = ReadOptions(samples_type.content, names, data.ignore)
+    return split_datasets(samples_type, parse(data.root, options, data.format))
 
 
 def _divide(
     samples_type: type[S], data: DataOptions, *, classes: Sequence[str] | None, seed: int
 ) -> Division[S]:
-    parts = split_datasets(samples_type, _parse(samples_type, data, classes))
+    parts = _parts(samples_type, data, classes)
     # Before anything is held out: an image left out here may be the only one of a class.
     parts = {
         name: _without_blocked(_in_order(samples, classes), data) for name, samples in parts.items()
@@ -206,11 +180,14 @@ def _without_blocked(samples: S, data: DataOptions) -> S:
     return samples.subset(left)
 
 
-def _depth(data: DataOptions) -> Depth:
-    # To leave images out, all bad ones must be known first.
-    if data.on_bad == "skip":
-        return "decode"
-    return "headers" if data.check else "annotations"
+def _validate(data: DataOptions, splits: Mapping[str, S], issues: Sequence[Issue]) -> Report:
+    """What `validate` finds before training or evaluation."""
+    depth: Depth = "headers" if data.check else "annotations"
+    if data.on_bad == "skip":  # to leave images out, all bad ones must be known first
+        depth = "decode"
+    # Images in shards are examined by `mobilevit shard` and `mobilevit check`.
+    examined = {name: s for name, s in splits.items() if not isinstance(s, ShardSamples)}
+    return validate(data.root, examined, issues=issues, depth=depth, warnings=False)
 
 
 def select_usable(report: Report, splits: Mapping[str, S], on_bad: OnBad) -> dict[str, S]:

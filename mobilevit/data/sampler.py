@@ -8,7 +8,6 @@ its options, the seed and the epoch, so that all processes have the same plan.
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,7 +111,7 @@ class SampleKey(NamedTuple):
     epoch: int
 
 
-class Order(Sampler[int], ABC):
+class Order(ABC):
     """A shuffled order of one rank's samples, different in each epoch."""
 
     def __init__(self, samples: int, *, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
@@ -141,19 +140,12 @@ class EpochOrder(Order):
     It is padded with its own head to a multiple of `world_size`; only those samples are seen twice.
     """
 
-    def _indices(self) -> np.ndarray:
+    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
         order = np.random.default_rng((self.seed, self.epoch, 1)).permutation(self.samples)
         order = np.resize(order, len(self) * self.world_size)  # repeats from the head
-        return order[self.rank :: self.world_size]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._indices().tolist())
-
-    def deal(self, sizes: Sequence[int], skip: int = 0) -> Iterator[list[int]]:
-        order = self._indices()
-        ends = [0, *itertools.accumulate(sizes)]
-        for begin, end in list(itertools.pairwise(ends))[skip:]:
-            yield order[begin:end].tolist()
+        own = order[self.rank :: self.world_size]
+        for batch in np.split(own, np.cumsum(sizes)[:-1])[skip:]:
+            yield batch.tolist()
 
 
 class MultiScaleBatchSampler(Sampler[list[SampleKey]]):

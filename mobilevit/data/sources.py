@@ -87,12 +87,7 @@ def expand_inputs(inputs: Sequence[ImageInput]) -> list[ImageInput | MissingImag
     Raises:
         DataError: no input has images.
     """
-    sources: list[ImageInput | MissingImage] = []
-    for entry in inputs:
-        try:
-            sources += _expand(entry)
-        except DataError as error:
-            sources.append(MissingImage(str(entry), str(error)))
+    sources = [source for entry in inputs for source in _expand(entry)]
     missing = [source for source in sources if isinstance(source, MissingImage)]
     if len(missing) == len(sources):
         raise DataError("\n".join(source.reason for source in missing) or "no images are given")
@@ -100,21 +95,16 @@ def expand_inputs(inputs: Sequence[ImageInput]) -> list[ImageInput | MissingImag
 
 
 def _expand(entry: ImageInput) -> Sequence[ImageInput | MissingImage]:
-    if not isinstance(entry, str | Path) or is_url(entry):
+    if not isinstance(entry, str | Path) or is_url(entry) or Path(entry).is_file():
         return [entry]
-    path = Path(entry)
-    if path.is_dir():
-        images, others = list_files(path)
-        if not (found := _select_images(entry, map(Path, sorted(images + others)))):
-            raise DataError(f"{path}: there are no images in this folder")
-        return found
-    if path.exists():
-        return [path]
-    matches = map(Path, sorted(glob.glob(str(entry), recursive=True)))
-    found = _select_images(entry, (match for match in matches if not match.is_dir()))
-    if not found:
-        raise DataError(f"{entry}: no such file or folder, and no pattern that matches an image")
-    return found
+    if Path(entry).is_dir():
+        images, others = list_files(entry)
+        files, problem = images + others, "there are no images in this folder"
+    else:
+        files = [file for file in glob.glob(str(entry), recursive=True) if not Path(file).is_dir()]
+        problem = "no such file or folder, and no pattern that matches an image"
+    missing = MissingImage(str(entry), f"{entry}: {problem}")
+    return _select_images(entry, map(Path, sorted(files))) or [missing]
 
 
 def _select_images(entry: ImageInput, files: Iterable[Path]) -> list[ImageInput | MissingImage]:

@@ -126,6 +126,42 @@ class Samples:
         """Classes of the sample that training must not lose."""
         return set()
 
+    def hold_out(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        """Divide the samples into those to train on and those to evaluate on.
+
+        Of each of the `strata`, `fraction` is held out: rounded, at least one and not all. The
+        choice depends only on `seed` and the images' paths below the root, so most samples stay
+        where they are when images are added. The last sample with a class in `classes_in` stays in
+        training.
+
+        Raises:
+            DataError: none can be held out.
+        """
+        classes_in = [self.classes_in(index) for index in range(len(self))]
+        left = [0] * len(self.classes)  # training samples with each class
+        for labels in classes_in:
+            for label in labels:
+                left[label] += 1
+        held_out: set[int] = set()
+        for group in self.strata():
+            wanted = min(max(round(len(group) * fraction), 1), len(group) - 1)
+            # Ranked by a hash rather than shuffled: a shuffle moves every file when one is added.
+            for index in sorted(group, key=lambda index: _hash_rank(self, index, seed)):
+                if wanted <= 0:
+                    break
+                if all(left[label] > 1 for label in classes_in[index]):
+                    held_out.add(index)
+                    wanted -= 1
+                    for label in classes_in[index]:
+                        left[label] -= 1
+        if not held_out:
+            raise DataError(
+                f"{self.root}: {len(self)} images are too few to hold one out: each is the only "
+                "one, or the only one of its class"
+            )
+        train = [index for index in range(len(self)) if index not in held_out]
+        return self.subset(train), self.subset(sorted(held_out))
+
     def examine(
         self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
     ) -> Examination:
@@ -145,8 +181,12 @@ class Samples:
     def check_split(self, split: str) -> list[Issue]:
         """Issues that keep the samples of a split from being used at all."""
         if len(self):
-            return []
+            return self.check_files()
         return [Issue(SPLITS, str(self.root), f"no images in {split}", skippable=False)]
+
+    def check_files(self) -> list[Issue]:
+        """Issues of files that hold many samples each."""
+        return []
 
     def check_classes(self) -> list[Issue]:
         """Issues of the classes that keep the samples from being trained on."""
@@ -252,8 +292,8 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
     """Find, or make, the samples to train on and those to evaluate on.
 
     Training uses `train`, else `trainval`, and evaluation the first of `VAL_SPLITS`. Without one,
-    `val_fraction` of the images is held out; see `hold_out`. Classes are those of `train`, and
-    matched by name. What does not fit is returned as issues.
+    `val_fraction` of the images is held out; see `Samples.hold_out`. Classes are those of `train`,
+    and matched by name. What does not fit is returned as issues.
     """
     name = next((name for name in ("train", "trainval", EVERYTHING) if name in parts), None)
     if name is None:
@@ -298,7 +338,7 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
 def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Division[S]:
     issues = samples.check_split(name or "the data set") + samples.check_classes()
     try:
-        train, val = hold_out(samples, val_fraction, seed)
+        train, val = samples.hold_out(val_fraction, seed)
     except DataError as error:
         message = str(error).removeprefix(f"{samples.root}: ")
         issues = issues or [Issue(SPLITS, str(samples.root), message, skippable=False)]
@@ -329,42 +369,6 @@ def select_evaluation_split(parts: Mapping[str, S], split: str | None = None) ->
         available = f"only {', '.join(names)}" if names else "it states no splits"
         raise DataError(f"{root}: has no split {name!r}, {available}")
     return name, parts[name]
-
-
-def hold_out(samples: S, fraction: float, seed: int) -> tuple[S, S]:
-    """Divide samples into those to train on and those to evaluate on.
-
-    Of each of the `strata`, `fraction` is held out: rounded, at least one and not all. The choice
-    depends only on `seed` and the images' paths below the root, so most samples stay where they are
-    when images are added. The last sample with a class in `classes_in` stays in training.
-
-    Raises:
-        DataError: none can be held out.
-    """
-    classes_in = [samples.classes_in(index) for index in range(len(samples))]
-    left = [0] * len(samples.classes)  # training samples with each class
-    for labels in classes_in:
-        for label in labels:
-            left[label] += 1
-    held_out: set[int] = set()
-    for group in samples.strata():
-        wanted = min(max(round(len(group) * fraction), 1), len(group) - 1)
-        # Ranked by a hash rather than shuffled: a shuffle moves every file when one is added.
-        for index in sorted(group, key=lambda index: _hash_rank(samples, index, seed)):
-            if wanted <= 0:
-                break
-            if all(left[label] > 1 for label in classes_in[index]):
-                held_out.add(index)
-                wanted -= 1
-                for label in classes_in[index]:
-                    left[label] -= 1
-    if not held_out:
-        raise DataError(
-            f"{samples.root}: {len(samples)} images are too few to hold one out: each is the only "
-            "one, or the only one of its class"
-        )
-    train = [index for index in range(len(samples)) if index not in held_out]
-    return samples.subset(train), samples.subset(sorted(held_out))
 
 
 def _hash_rank(samples: Samples, index: int, seed: int) -> bytes:

@@ -6,19 +6,18 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias
 
 from mobilevit.data.formats.base import MISSING_IMAGES, Issue, ParsedDataset, Severity
 from mobilevit.data.image_formats import is_complete
 from mobilevit.data.images import ImageError, ImageFacts, image_facts, open_image
 from mobilevit.data.splits import Samples
 from mobilevit.utils.devices import available_cores
-from mobilevit.utils.progress import progress_bar
+from mobilevit.utils.progress import map_parallel
 
 Depth: TypeAlias = Literal["annotations", "headers", "decode"]
 """What is read: annotation files only; also headers and ends of images; or all of the images."""
@@ -37,7 +36,6 @@ CONFLICTING_LABELS = "images in two classes"
 CLASSES = "classes"
 IMAGE_FILES = "image files"
 
-_WAITING = 1 << 13  # items handed out at once
 _DEPTHS = {
     "annotations": "annotations read",
     "headers": "headers and file ends read",
@@ -161,7 +159,9 @@ def validate(
     for name, samples in splits.items():
         tally = tallies[name] = _Tally(samples, depth, count=warnings)
         indices = range(len(samples))
-        results = map_parallel(tally.look, indices, workers=workers, progress=progress)
+        results = map_parallel(
+            tally.look, indices, "checking images", workers=workers, progress=progress
+        )
         for index, result in enumerate(results):
             tally.add(index, result)
         found += tally.issues
@@ -346,21 +346,3 @@ def _details(tallies: Mapping[str, _Tally]) -> Iterator[str]:
 def _listed(counts: Mapping[str, int]) -> str:
     """`RGB 12, L 3`: the most frequent first."""
     return ", ".join(f"{name} {count}" for name, count in Counter(counts).most_common())
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def map_parallel(
-    work: Callable[[T], R], items: Sequence[T], *, workers: int, progress: bool = True
-) -> Iterator[R]:
-    """Apply `work` to items in threads and yield the results in order, a bounded number ahead."""
-    with (
-        progress_bar("checking images", len(items), show=progress) as advance,
-        ThreadPoolExecutor(workers) as executor,
-    ):
-        for begin in range(0, len(items), _WAITING):
-            for result in executor.map(work, items[begin : begin + _WAITING]):
-                yield result
-                advance(1)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mobilevit.data.formats.base import UNUSED_FILES, ParsedDataset, ReadOptions
 from mobilevit.data.formats.registry import parse
-from mobilevit.data.open import select_usable
+from mobilevit.data.open import open_evaluation, open_splits, select_usable
+from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import LabelSamples, Samples
 from mobilevit.data.validate import validate
 from mobilevit.tasks.detection.dataset import BoxSamples
@@ -453,3 +454,14 @@ def write_class_folders(root: Path) -> Path:
         name = "cat" if number < 12 else "dog"
         write(root, f"{split}/{name}/{number}.jpg", image_bytes(number))
     return root
+
+
+def shard_splits(root: object, *, index: str | None = None, val_fraction: float = 0.2) -> Any:
+    """Shards to train on and to evaluate on."""
+    data = DataOptions(root=str(root), index=index, val_fraction=val_fraction)
+    return open_splits(LabelSamples, data)
+
+
+def shard_evaluation(root: object, classes: Sequence[str], *, index: str | None = None) -> Any:
+    """Shards to evaluate on."""
+    return open_evaluation(LabelSamples, DataOptions(root=str(root), index=index), classes=classes)

@@ -18,7 +18,6 @@ from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import match_files
 from mobilevit.data.formats.objects import coco
 from mobilevit.data.images import ImageError, image_facts, open_image, upright_boxes
-from mobilevit.data.splits import hold_out
 from mobilevit.tasks.detection.dataset import BoxSamples, clip
 from tests.data.factories import image
 
@@ -262,21 +261,21 @@ def named(*numbers: int) -> dict[str, Boxes]:
 
 
 def test_a_share_is_held_out_and_stays_when_images_are_added(tmp_path: Path) -> None:
-    train, val = hold_out(made(tmp_path, named(*range(50))), 0.3, 0)
+    train, val = made(tmp_path, named(*range(50))).hold_out(0.3, 0)
     assert (len(train), len(val)) == (35, 15)
     assert not {*names(train)} & {*names(val)}
-    more = hold_out(made(tmp_path, named(*range(51))), 0.3, 0)[1]
+    more = made(tmp_path, named(*range(51))).hold_out(0.3, 0)[1]
     assert len({*names(val)} & {*names(more)}) >= 14
-    moved = hold_out(made(tmp_path / "moved", named(*range(50))), 0.3, 0)[1]
+    moved = made(tmp_path / "moved", named(*range(50))).hold_out(0.3, 0)[1]
     assert [Path(file).name for file in names(moved)] == [Path(file).name for file in names(val)]
-    other = hold_out(made(tmp_path, named(*range(50))), 0.3, 1)[1]
+    other = made(tmp_path, named(*range(50))).hold_out(0.3, 1)[1]
     assert names(other) != names(val)
 
 
 def test_the_only_boxes_of_a_class_are_trained_on(tmp_path: Path) -> None:
     images = named(*range(10)) | {"rare.png": [((1, 1, 9, 9), "dog")], "empty.png": []}
     for seed in range(20):
-        train, val = hold_out(made(tmp_path, images), 0.9, seed)
+        train, val = made(tmp_path, images).hold_out(0.9, seed)
         assert {0, 1} == {label for index in range(len(train)) for label in train.classes_in(index)}
         assert len(val) == 10
 
@@ -287,7 +286,7 @@ def test_images_that_are_too_few_can_not_be_divided(tmp_path: Path) -> None:
     }  # fmt: skip
     for images in (one_each, named(1)):
         with pytest.raises(DataError, match="too few to hold one out"):
-            hold_out(made(tmp_path, images), 0.5, 0)
+            made(tmp_path, images).hold_out(0.5, 0)
 
 
 def test_usable_without_a_recorded_size_asks_for_no_more_than_sides(

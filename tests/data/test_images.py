@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from mobilevit.data import images
-from mobilevit.data.images import IMAGE_EXTENSIONS, ImageError, image_facts, open_image
+from mobilevit.data.image_formats import image_extensions
+from mobilevit.data.images import ImageError, image_facts, open_image
 from tests.data.factories import ORIENTATION, encode
 
 
@@ -446,9 +447,10 @@ def test_of_an_animation_the_first_frame_is_read(name: str) -> None:
 
 
 def test_extensions_are_lower_case_with_the_dot() -> None:
-    assert {".jpg", ".jpeg", ".png", ".webp", ".tif"} <= IMAGE_EXTENSIONS
-    assert all(ext.startswith(".") and ext == ext.lower() for ext in IMAGE_EXTENSIONS)
-    assert not {".eps", ".ps", ".wmf", ".pdf"} & IMAGE_EXTENSIONS
+    extensions = image_extensions()
+    assert {".jpg", ".jpeg", ".mpo", ".png", ".webp", ".tif"} <= extensions
+    assert all(ext.startswith(".") and ext == ext.lower() for ext in extensions)
+    assert not {".eps", ".ps", ".wmf", ".pdf"} & extensions
 
 
 # Files as met in the wild

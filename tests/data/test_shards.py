@@ -18,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards import tar as shards_tar
 from mobilevit.data.shards.index import INDEX, UNFINISHED, read_index
-from mobilevit.data.shards.open import is_sharded, shard_evaluation, shard_splits
+from mobilevit.data.shards.open import is_sharded
 from mobilevit.data.shards.samples import Shard, ShardSamples
 from mobilevit.data.shards.tables import TableShard
 from mobilevit.data.shards.write import index_shards, write_shards
@@ -45,6 +46,7 @@ from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.transforms import ClassificationSet
 from mobilevit.tasks.dataset import EvaluationSet
 from mobilevit.utils.files import HOST
+from tests.data.factories import image_bytes, shard_evaluation, shard_splits
 
 CLASSES = ("a.b", "ödland")
 PREPROCESSING = Preprocessing(crop=16, resize=16)
@@ -113,7 +115,7 @@ def test_shards_hold_the_files_as_they_are(images: Path, shards: Path) -> None:
         content = (shards / shard.file).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard.size, shard.sha256)
         assert len(shard.rows) in (6, 7)
-    sharded = shard_splits(str(shards))
+    sharded = shard_splits(shards)
     for ours, split in (
         (sharded.train, open_folder(images).train),
         (sharded.val, open_folder(images).val),
@@ -131,7 +133,7 @@ def test_webdataset_reads_them(images: Path, shards: Path) -> None:
 
     urls = [str(path) for path in sorted(shards.glob("train-*.tar"))]
     theirs = list(webdataset.WebDataset(urls, shardshuffle=False))
-    ours = shard_splits(str(shards)).train
+    ours = shard_splits(shards).train
     assert len(theirs) == len(ours.labels)
     for index, sample in enumerate(theirs):
         image = sample.get("png", sample.get("jpeg"))
@@ -160,7 +162,7 @@ def test_interrupted_writing_continues(images: Path, shards: Path, tmp_path: Pat
     (out / f".train-000002.tar.{HOST}.999999999-1a2b3c4d").write_bytes(b"partial")
     assert is_sharded(str(out))
     with pytest.raises(DataError, match="not all of its shards are written"):
-        shard_splits(str(out))
+        shard_splits(out)
     with pytest.raises(DataError, match="other images, or with other options"):
         write_shards(open_folder(images), out, size=1e6, shards=7, seed=1)
     written_at = (out / "train-000001.tar").stat().st_mtime_ns
@@ -191,7 +193,7 @@ def server(shards: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def expected(shards: Path) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
     """Two epochs of batches, from files in one process."""
-    batches = loader(shard_splits(str(shards)).train)
+    batches = loader(shard_splits(shards).train)
     epochs = []
     for epoch in range(2):
         batches.sampler.set_epoch(epoch)
@@ -227,7 +229,7 @@ def test_however_shards_are_read_the_batches_are_the_same(
 
 
 def test_an_epoch_has_every_sample_once(shards: Path, expected: Any) -> None:
-    known = torch.bincount(torch.from_numpy(shard_splits(str(shards)).train.labels))
+    known = torch.bincount(torch.from_numpy(shard_splits(shards).train.labels))
     for epoch in expected:
         assert sum(len(labels) for _, labels in epoch) == 46
         assert torch.equal(torch.bincount(torch.cat([labels for _, labels in epoch])), known)
@@ -299,7 +301,7 @@ def test_evaluation_sees_every_sample_once(images: Path, shards: Path, workers: 
         for index_, label in seen:
             assert label == samples.labels[index_] == turned[known[samples.source(index_)]]
     with pytest.raises(DataError, match='unknown class "ödland"'):
-        shard_evaluation(str(shards), ("a.b",))
+        shard_evaluation(shards, ("a.b",))
 
 
 def test_subsets(shards: Path) -> None:
@@ -321,14 +323,15 @@ def test_subsets(shards: Path) -> None:
 def test_one_split_has_shards_held_out(shards: Path) -> None:
     only = f"{shards}/train-{{000000..000006}}.tar"
     found = shard_splits(only, val_fraction=0.3)
-    assert "2 of 7 shards held out with seed 0" in found.note
+    assert [len(part.images.shards) for part in (found.train, found.val)] == [5, 2]
+    assert "has only train: 30% of the images held out with seed 0 (3" in found.note
     assert len(found.train.labels) + len(found.val.labels) == 46
     sources = [
         {part.source(index) for index in range(len(part.labels))}
         for part in (found.train, found.val)
     ]
     assert len(sources[0] | sources[1]) == 46
-    with pytest.raises(DataError, match="one shard of train only"):
+    with pytest.raises(DataError, match="one shard cannot be divided"):
         shard_splits(f"{shards}/train-000003.tar")
 
 
@@ -343,10 +346,10 @@ def test_errors_name_local_shards(shards: Path, tmp_path: Path) -> None:
     (copy / "train-000001.tar").unlink()
     cut = copy / "val-000001.tar"
     cut.write_bytes(cut.read_bytes()[:-3000])
-    with pytest.raises(DataError, match=r"1 of 7 shards .*\n.*train-000001.tar: cannot be read"):
-        shard_splits(str(copy))
+    with pytest.raises(DataError, match=r"shards: 2\)(.*\n)*.*train-000001.tar: cannot be read"):
+        shard_splits(copy)
     with pytest.raises(DataError, match=r"val-000001.tar: has \d+ bytes, not \d+: it is cut off"):
-        shard_evaluation(str(copy), CLASSES)
+        shard_evaluation(copy, CLASSES)
 
 
 def test_errors_name_sequential_shards(
@@ -382,7 +385,7 @@ def test_a_stream_that_breaks_is_read_again(
     command = f"mkdir {first}-$(basename {{0}}) 2>/dev/null && head -c 4000 {{0}} || cat {{0}}"
     places = [f"pipe:{command.format(path)}" for path in sorted(shards.glob("*.tar"))]
     broken = replace(read_index(str(shards)).splits["train"][0], location=places[0])
-    intact = shard_splits(str(shards)).train
+    intact = shard_splits(shards).train
     assert list(broken.read()) == [intact.source(index) for index in range(7)]
     assert "trying again" in caplog.text
 
@@ -404,11 +407,11 @@ def test_a_wrong_index_is_refused(shards: Path, tmp_path: Path, change: Any, mes
     change(index)
     (copy / INDEX).write_text(json.dumps(index))
     with pytest.raises(DataError, match=message):
-        shard_splits(str(copy))
+        shard_splits(copy)
 
 
 def test_shards_are_the_same_wherever_they_are(shards: Path) -> None:
-    contents = dict(shard_splits(str(shards)).train.contents())
+    contents = dict(shard_splits(shards).train.contents())
     assert dict(shard_splits(pipes(shards), index=str(shards)).train.contents()) == contents
     other = shard_splits(f"{shards}/train-{{000000..000006}}.tar").train.contents()
     assert dict(other).keys() < contents.keys() and len(contents) == 7
@@ -469,6 +472,11 @@ class ClientError(Exception):
     """As those of HTTP and cloud clients, no `OSError`."""
 
 
+class LostFile(BytesIO):
+    def read(self, *_: Any) -> bytes:
+        raise ClientError("connection lost")
+
+
 class Unreachable(MemoryFileSystem):
     """A store whose client cannot open files, or loses the connection while it reads them."""
 
@@ -479,9 +487,7 @@ class Unreachable(MemoryFileSystem):
             raise ClientError("no route to host")
         if "unknown" in path:
             raise FileNotFoundError(path) from ClientError("name not known")
-        file = BytesIO(b"{}")
-        file.read = lambda *_: (_ for _ in ()).throw(ClientError("connection lost"))  # type: ignore
-        return file
+        return LostFile()
 
 
 @pytest.mark.parametrize(
@@ -542,3 +548,29 @@ def test_long_names_of_images_are_reported_in_full(tmp_path: Path) -> None:
     samples = shard_splits(str(tmp_path / "out")).train
     names = {samples.name(0), samples.name(1)}
     assert names == {f"{tmp_path}/out/train-000000.tar: {label}/{name}" for label in "ab"}
+
+
+@pytest.mark.parametrize("where", ["folder", "train alone", "table"])
+def test_a_single_class_is_refused_by_train_and_reported_by_check(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """As it is in folders of images."""
+    root = str(tmp_path / "shards")
+    if where == "table":
+        features = datasets.Features(
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))}
+        )
+        image = {"bytes": image_bytes(0), "path": None}
+        for split in ("train", "test"):
+            table = {"image": [image] * 3, "label": [1] * 3}
+            rows = datasets.Dataset.from_dict(table, features=features)
+            rows.to_parquet(f"{root}/{split}.parquet")
+    else:
+        folder = open_folder(images)
+        one = folder.train.subset(np.flatnonzero(folder.train.labels == 1))
+        write_shards(replace(folder, train=one), Path(root), size=1e6, shards=3)
+        root += "/train-{000000..000002}.tar" * (where == "train alone")
+    for words in (["train", "--out", str(tmp_path / "run"), "--data.root"], ["check"]):
+        assert main([*words, root]) == 1
+        output = "".join(capsys.readouterr())
+        assert re.search(r"all \d+ images are of one class, ödland; training needs two", output)

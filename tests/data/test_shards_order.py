@@ -105,7 +105,9 @@ def test_fewer_shards_than_processes_or_workers(caplog: pytest.LogCaptureFixture
 RANKS = """
 import sys
 import torch.distributed as dist
-from mobilevit.data.shards.open import shard_splits
+from mobilevit.data.open import open_splits
+from mobilevit.data.options import DataOptions
+from mobilevit.data.splits import LabelSamples
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 
@@ -120,7 +122,7 @@ class Numbers:
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     rank, world = dist.get_rank(), dist.get_world_size()
-    samples = shard_splits(f"file://{sys.argv[1]}").train
+    samples = open_splits(LabelSamples, DataOptions(root=f"file://{sys.argv[1]}")).train
     order = samples.order(seed=0, pool=9, rank=rank, world_size=world)
     schedule = MultiScaleSchedule(
         samples=len(order), sizes=(32, 64), base_size=32, base_batch=5

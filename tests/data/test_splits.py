@@ -17,7 +17,6 @@ from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import (
     LabelSamples,
     divide,
-    hold_out,
     select_evaluation_split,
     split_datasets,
 )
@@ -65,7 +64,7 @@ def test_every_class_is_in_both_and_no_file_is(
     counts: list[int], fraction: float, seed: int
 ) -> None:
     samples = labelled(Path("root"), counts)
-    train, val = hold_out(samples, fraction, seed)
+    train, val = samples.hold_out(fraction, seed)
     assert sorted(names(train) + names(val)) == sorted(names(samples))
     for part in (train, val):
         assert part.classes == samples.classes
@@ -86,7 +85,7 @@ def test_what_is_held_out_survives_a_move_and_new_classes(tmp_path: Path) -> Non
     after = labelled_images(touch(tmp_path / "b", *extra, *reversed(files)))
 
     def held_out(samples: LabelSamples) -> list[str]:
-        val = hold_out(samples, 0.2, 0)[1]
+        val = samples.hold_out(0.2, 0)[1]
         return [str(Path(name).relative_to(samples.root)) for name in names(val)]
 
     assert [name for name in held_out(after) if not name.startswith("ant")] == held_out(before)

@@ -14,9 +14,10 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import LabelSamples, Samples
-from mobilevit.data.validate import MAX_LISTED, Report, map_parallel
+from mobilevit.data.validate import MAX_LISTED, Report
 from mobilevit.tasks.detection.dataset import BoxSamples
 from mobilevit.tasks.segmentation.dataset import MaskSamples
+from mobilevit.utils.progress import map_parallel
 from tests.data.factories import (
     BOX_WRITERS,
     MASK_WRITERS,
@@ -302,7 +303,7 @@ def test_workers_and_progress(folders: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_results_come_in_order() -> None:
-    assert list(map_parallel(lambda at: at * at, range(50), workers=3)) == [
+    assert list(map_parallel(lambda at: at * at, range(50), "", workers=3)) == [
         at * at for at in range(50)
     ]
 

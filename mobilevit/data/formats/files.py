@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilevit.data.errors import DataError
-from mobilevit.data.images import IMAGE_EXTENSIONS
+from mobilevit.data.image_formats import image_extensions
 
 IMAGE_FOLDERS = frozenset(["images", "image", "imgs", "img", "jpegimages", "photos", "leftimg8bit"])
 """Lower-case names of folders that hold images and name no split."""
@@ -130,7 +130,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 def has_image_extension(name: str) -> bool:
     """Whether a file is named like an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+    return os.path.splitext(name)[1].lower() in image_extensions()
 
 
 def find_split(name: str, *, within: bool = False) -> str | None:

@@ -171,6 +171,36 @@ class ShardSamples(LabelSamples):
         assert isinstance(self.dataset.images, ShardImages)
         return self.dataset.images
 
+    def names(self) -> set[str]:
+        """None: shards would have to be read for them."""
+        return set()
+
+    def check_files(self) -> list[Issue]:
+        """Shards that are missing, or are not of the size in the index."""
+        return [issue for shard in self.images.shards if (issue := shard.problem(quick=True))]
+
+    def strata(self) -> list[list[int]]:
+        return [list(range(len(self)))]
+
+    def hold_out(self, fraction: float, seed: int) -> tuple[Self, Self]:
+        """Hold out a share of the shards, at random: at least one, and not all."""
+        shards = self.images.shards
+        if len(shards) < 2:
+            raise DataError(
+                f"{self.root}: one shard cannot be divided; give shards to train on and shards to "
+                "evaluate on"
+            )
+        count = min(max(round(len(shards) * fraction), 1), len(shards) - 1)
+        order = np.random.default_rng((seed, 4)).permutation(len(shards)).tolist()
+        val, train = (
+            replace(
+                self.from_shards(str(self.root), [shards[n] for n in sorted(part)], self.classes),
+                class_map=self.class_map,
+            )
+            for part in (order[:count], order[count:])
+        )
+        return train, val
+
     def contents(self) -> Iterator[tuple[str, str]]:
         """The identity of each shard, its size, and a checksum of its labels."""
         for shard in self.images.shards:

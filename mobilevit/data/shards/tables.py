@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import EVERYTHING
 from mobilevit.data.formats.files import VAL_SPLITS, file_size
 from mobilevit.data.shards.index import require_scale
 from mobilevit.data.shards.samples import Shard, ShardSamples
@@ -70,7 +71,7 @@ def holds_tables(root: str) -> bool:
 
 
 def open_tables(root: str) -> dict[str, ShardSamples]:
-    """Open the splits of a data set: `train` and the first one to evaluate on, or the only one.
+    """Open the splits of a data set: `train` and the first one to evaluate on, or what there is.
 
     Args:
         root: a folder of Parquet or Arrow files, or `hf:` and a name on the Hub or a folder.
@@ -82,7 +83,10 @@ def open_tables(root: str) -> dict[str, ShardSamples]:
     location = root.removeprefix(HUB)
     splits = _load(location)
     known = [name for name in ("train", *VAL_SPLITS) if name in splits]
-    names = known[:2] if "train" in known else (known or list(splits)[:1])
+    if not known:
+        name = next(iter(splits))
+        return {EVERYTHING: _samples(location, name, splits[name])}
+    names = known[:2] if "train" in known else known[:1]
     return {name: _samples(location, name, splits[name]) for name in names}
 
 
@@ -107,16 +111,11 @@ def _load(location: str, **options: Any) -> Any:
 
 def _streamed(name: str, rows: Any) -> Iterator[Any]:
     """The rows; what the Hub's client or a reader of tables raises is a `DataError`."""
-    iterator, end = iter(rows), object()
-    while True:
-        try:
-            with network_errors():
-                row = next(iterator, end)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{name}: cannot be read: {error}") from error
-        if row is end:
-            return
-        yield row
+    try:
+        with network_errors():
+            yield from rows
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: cannot be read: {error}") from error
 
 
 def _samples(location: str, split: str, dataset: Any) -> ShardSamples:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import tarfile
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from subprocess import PIPE, Popen
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -55,40 +56,19 @@ def open_location(location: str) -> Iterator[IO[bytes]]:
             if not process.stdout.read(1) and process.wait():
                 raise OSError(f"exit status {process.returncode}")
     elif is_remote(location):
-        with io.BufferedReader(_RemoteFile(location)) as stream:
-            yield stream
-    else:
-        with open(location, "rb") as stream:
-            yield stream
-
-
-class _RemoteFile(io.RawIOBase):
-    """A file that fsspec opens, whose errors are `OSError` for each of its clients."""
-
-    def __init__(self, location: str) -> None:
         import fsspec
 
         # HTTP in one response: not every server supports ranges, and each range is a request.
         options = {"block_size": 0} if re.match(r"https?://", location) else {}
         try:
-            with network_errors():
-                self._file = fsspec.open(location, "rb", **options).open()
+            file = fsspec.open(location, "rb", **options)
         except (ImportError, ValueError) as error:
             raise DataError(f"{location}: {error}") from error
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with network_errors():
-            data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+        with network_errors(), file as stream:
+            yield io.BufferedReader(stream)  # reads as many bytes as are asked for
+    else:
+        with open(location, "rb") as stream:
+            yield stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,19 +98,18 @@ class TarShard(Shard):
         return is_remote(self.location)
 
     def problem(self, *, quick: bool) -> Issue | None:
+        message = ""
         try:
-            if quick:
-                size = self.size if self.sequential else os.stat(self.location).st_size
-                same = size == self.size
+            if not self.sequential and (size := os.stat(self.location).st_size) != self.size:
                 message = f"has {size} bytes, not {self.size}: it is cut off, or another file"
-            else:
+            elif not quick:
                 with open_location(self.location) as stream:
                     digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]
-                same = digest.hexdigest() == self.sha256
-                message = "differs from the shard in its index"
+                if digest.hexdigest() != self.sha256:
+                    message = "differs from the shard in its index"
         except OSError as error:
-            same, message = False, f"cannot be read: {error}"
-        return None if same else Issue("shards", self.location, message, skippable=False)
+            message = f"cannot be read: {error}"
+        return Issue("shards", self.location, message, skippable=False) if message else None
 
     def read(self, start: int = 0) -> Iterator[bytes]:
         """The images from `start` on; URLs and commands that fail are tried again."""
@@ -222,15 +201,15 @@ def index_tar(location: str, file: str) -> tuple[TarShard, list[str]]:
 @contextmanager
 def _seekable(location: str) -> Iterator[IO[bytes]]:
     """A local file, or a temporary copy of what is remote."""
-    with open_location(location) as stream:
-        if not is_remote(location):
-            yield stream
-            return
-        with TemporaryFile() as copy:
-            while block := stream.read(1 << 20):
-                copy.write(block)
-            copy.seek(0)
-            yield copy
+    if not is_remote(location):
+        with open(location, "rb") as file:
+            yield file
+        return
+    with TemporaryFile() as copy:
+        with open_location(location) as stream:
+            shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+        yield copy
 
 
 def _find_samples(tar: tarfile.TarFile, location: str) -> Iterator[tuple[str, tarfile.TarInfo]]:

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,9 +16,8 @@ from mobilevit.data.shards.open import tar_name
 from mobilevit.data.shards.tar import TarShard, index_tar
 from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.utils.files import remove_leftovers, replace_file, write_file
-from mobilevit.utils.progress import progress_bar
+from mobilevit.utils.progress import map_parallel
 
-T = TypeVar("T")
 LabelledTar: TypeAlias = tuple[TarShard, list[str]]
 """A shard without labels, and the text of each sample's `cls`."""
 
@@ -76,7 +74,8 @@ def write_shards(
         ]
     identity = digest.hexdigest()
     _claim(out, identity)
-    tars = _map(_write, [*plans["train"], *plans["val"]], workers, progress)
+    both = [*plans["train"], *plans["val"]]
+    tars = list(map_parallel(_write, both, "shards", workers=workers, progress=progress))
     index = _index(tars, plans, data.train.classes, data.note, identity)
     index.write(out)
     (out / UNFINISHED).unlink()
@@ -112,7 +111,10 @@ def index_shards(
             raise DataError(f"several shards are named {name}; names must be unique")
         files.append(name)
     pairs = list(zip(locations, files, strict=True))
-    tars = _map(lambda pair: index_tar(*pair), pairs, workers, progress)
+    read = map_parallel(
+        lambda pair: index_tar(*pair), pairs, "shards", workers=workers, progress=progress
+    )
+    tars = list(read)
     labels = sorted({label for _, texts in tars for label in texts})
     if classes is None and all(map(str.isdecimal, labels)):
         raise DataError(
@@ -201,18 +203,3 @@ def _unique_key(source: Path, root: Path, used: set[str]) -> str:
         key += f"-{len(used)}"
     used.add(key)
     return key
-
-
-def _map(
-    function: Callable[[T], LabelledTar], items: Sequence[T], workers: int, progress: bool
-) -> list[LabelledTar]:
-    """Apply a function to all items in threads; the first error ends it."""
-    results = []
-    with (
-        progress_bar("shards", len(items), show=progress) as advance,
-        ThreadPoolExecutor(workers) as executor,
-    ):
-        for result in executor.map(function, items):
-            results.append(result)
-            advance(1)
-    return results

@@ -10,10 +10,9 @@ import numpy as np
 
 from mobilevit.data.formats.base import Content, Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
-from mobilevit.data.formats.files import FileTree, find_files, find_split_of
+from mobilevit.data.formats.files import FileTree, find_files, find_split_of, has_image_extension
 from mobilevit.data.formats.masks.drawn import Outline, polygon_corners, rotated, unit_circle
 from mobilevit.data.formats.text import json_has, read_json
-from mobilevit.data.images import IMAGE_EXTENSIONS
 
 _DEPTH = 3
 _SHAPES = ("rectanglelabels", "ellipselabels", "polygonlabels")
@@ -126,7 +125,7 @@ def _image_name(task: dict[str, Any]) -> str:
     for value in values:
         url = urlsplit(value)
         name = parse_qs(url.query).get("d", [unquote(url.path)])[0]  # ?d= of local files
-        if Path(name).suffix.lower() in IMAGE_EXTENSIONS:
+        if has_image_extension(name):
             return name.lstrip("/")
     return str(task.get("file_upload") or f"the image of task {task.get('id')}")
 
