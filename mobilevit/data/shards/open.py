@@ -10,7 +10,7 @@ from mobilevit.data.errors import DataError
 from mobilevit.data.shards.index import FORMAT, INDEX, UNFINISHED, read_index, require_scale
 from mobilevit.data.shards.samples import ShardSamples
 from mobilevit.data.shards.tables import holds_tables, is_hub_name, open_tables
-from mobilevit.data.shards.tar import TarShard, is_remote
+from mobilevit.data.shards.tar import TarShard, is_remote, tar_name
 
 
 def is_sharded(root: str, index: str | None = None) -> bool:
@@ -74,11 +74,6 @@ def expand_braces(pattern: str) -> list[str]:
         raise DataError(f"{pattern}: {error}") from error
 
 
-def tar_name(location: str) -> str | None:
-    """The last name ending with .tar in a path, URL or command."""
-    return next(reversed(re.findall(r"[^/\s'\"]+\.tar", location)), None)
-
-
 def _has_index(root: str, index: str | None) -> bool:
     """Whether shards are described by an index, finished or not, rather than being tables."""
     if index is not None or is_remote(root) or is_pattern(root):
@@ -111,7 +106,7 @@ def _match_pattern(
     }
     splits: dict[str, list[TarShard]] = {}
     for location in locations:
-        name, shard = by_name.get(tar_name(location) or "", (None, None))
+        name, shard = by_name.get(tar_name(location), (None, None))
         if name is None or shard is None:
             raise DataError(f"{location}: the index has no shard of this name")
         splits.setdefault(name, []).append(replace(shard, location=location))

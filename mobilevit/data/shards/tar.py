@@ -169,12 +169,18 @@ class TarShard(Shard):
             return {member.offset_data: member.name for member in tar}
 
 
-def index_tar(location: str, file: str) -> tuple[TarShard, list[str]]:
+def tar_name(location: str) -> str:
+    """The last name ending with .tar in a path, URL or command."""
+    if names := re.findall(r"[^/\s'\"]+\.tar", location):
+        return str(names[-1])
+    raise DataError(f"{location}: names no .tar file to identify it by")
+
+
+def index_tar(location: str) -> tuple[TarShard, list[str]]:
     """Find the samples in a tar: a shard, whose labels are not set, and the text of each `cls`.
 
     A sample is an image, such as `key.jpg`, and `key.cls`, one after the other. As in webdataset,
-    other members of the same key (`key.json`) and names such as `__this__` are ignored. `file` is
-    the shard's name in the index.
+    other members of the same key (`key.json`) and names such as `__this__` are ignored.
     """
     try:
         with _seekable(location) as stream:
@@ -194,7 +200,7 @@ def index_tar(location: str, file: str) -> tuple[TarShard, list[str]]:
     if not samples:
         raise DataError(f"{location}: holds no samples, such as key.jpg with key.cls")
     rows = np.array([(0, image.offset_data, image.size) for _, image in samples], ROW)
-    shard = TarShard(location, file, size, digest.hexdigest(), rows)
+    shard = TarShard(location, tar_name(location), size, digest.hexdigest(), rows)
     return shard, [label for label, _ in samples]
 
 

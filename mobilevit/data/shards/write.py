@@ -1,8 +1,10 @@
 """Writing images as tar shards, and an index for shards that others wrote."""
 
 import hashlib
+import itertools
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,7 @@ import numpy as np
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.shards.index import INDEX, UNFINISHED, ShardIndex, require_scale
-from mobilevit.data.shards.open import tar_name
-from mobilevit.data.shards.tar import TarShard, index_tar
+from mobilevit.data.shards.tar import TarShard, index_tar, tar_name
 from mobilevit.data.splits import LabelSamples, Splits
 from mobilevit.utils.files import remove_leftovers, replace_file, write_file
 from mobilevit.utils.progress import map_parallel
@@ -38,7 +39,6 @@ def write_shards(
     shards: int | None = None,
     seed: int = 0,
     workers: int = 1,
-    progress: bool = True,
 ) -> ShardIndex:
     """Write image files into shards, unchanged, and shuffled so that each shard is a fair sample.
 
@@ -74,9 +74,11 @@ def write_shards(
         ]
     identity = digest.hexdigest()
     _claim(out, identity)
-    both = [*plans["train"], *plans["val"]]
-    tars = list(map_parallel(_write, both, "shards", workers=workers, progress=progress))
-    index = _index(tars, plans, data.train.classes, data.note, identity)
+    tars = {
+        name: list(map_parallel(_write, parts, f"{name} shards", workers=workers))
+        for name, parts in plans.items()
+    }
+    index = _index(tars, data.train.classes, data.note, identity)
     index.write(out)
     (out / UNFINISHED).unlink()
     return index
@@ -88,7 +90,6 @@ def index_shards(
     *,
     classes: Sequence[str] | None,
     workers: int = 1,
-    progress: bool = True,
 ) -> ShardIndex:
     """Read shards that others wrote, once, and write an index of them.
 
@@ -103,51 +104,43 @@ def index_shards(
     if (out / INDEX).exists():
         raise DataError(f"{out}: holds an index already; choose another folder")
     locations = [location for split in splits.values() for location in split]
-    files: list[str] = []
-    for location in locations:
-        if (name := tar_name(location)) is None:
-            raise DataError(f"{location}: names no .tar file to identify it by")
-        if name in files:
-            raise DataError(f"several shards are named {name}; names must be unique")
-        files.append(name)
-    pairs = list(zip(locations, files, strict=True))
-    read = map_parallel(
-        lambda pair: index_tar(*pair), pairs, "shards", workers=workers, progress=progress
-    )
-    tars = list(read)
-    labels = sorted({label for _, texts in tars for label in texts})
+    name, count = Counter(map(tar_name, locations)).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"several shards are named {name}; names must be unique")
+    tars = {
+        name: list(map_parallel(index_tar, split, f"{name} shards", workers=workers))
+        for name, split in splits.items()
+    }
+    labels = sorted({label for split in tars.values() for _, texts in split for label in texts})
     if classes is None and all(map(str.isdecimal, labels)):
         raise DataError(
             f"the shards number their classes, {min(labels, key=int)} to {max(labels, key=int)}, "
             "and do not name them: give the names, in this order, with --classes"
         )
-    note = f"{len(locations)} shards, {locations[0]} and others"
-    index = _index(tars, splits, classes or labels, note)
+    index = _index(tars, classes or labels, f"{len(locations)} shards, {locations[0]} and others")
     out.mkdir(parents=True, exist_ok=True)
     index.write(out)
     return index
 
 
 def _index(
-    tars: Sequence[LabelledTar],
-    splits: Mapping[str, Sequence[object]],
+    tars: Mapping[str, Sequence[LabelledTar]],
     classes: Sequence[str],
     note: str,
     identity: str = "",
 ) -> ShardIndex:
-    """Set the labels of the shards, and divide these, which are ordered by split."""
+    """Set the labels of each split's shards."""
     numbers = {str(number): number for number in range(len(classes))}
     numbers = {name: number for number, name in enumerate(classes)} | numbers
-    for shard, texts in tars:
+    for shard, texts in itertools.chain(*tars.values()):
         if unknown := [position for position, text in enumerate(texts) if text not in numbers]:
             raise DataError(
                 f"{shard.file}: sample {unknown[0]} is of class {texts[unknown[0]]!r}, which is "
                 f"neither a name nor a number of the {len(classes)} classes"
             )
         shard.rows["label"] = [numbers[text] for text in texts]
-    remaining = iter(tars)
-    indexed = {name: [next(remaining)[0] for _ in shards] for name, shards in splits.items()}
-    return ShardIndex(tuple(classes), indexed, note, identity)
+    shards = {name: [shard for shard, _ in split] for name, split in tars.items()}
+    return ShardIndex(tuple(classes), shards, note, identity)
 
 
 def _claim(out: Path, identity: str) -> None:
@@ -184,7 +177,7 @@ def _write(plan: _Plan) -> LabelledTar:
                 image = {source.suffix[1:].lower(): source.read_bytes()}
                 writer.write({"__key__": key, **image, "cls": label.encode()})
             writer.close()
-    shard, written = index_tar(str(plan.path), plan.path.name)
+    shard, written = index_tar(str(plan.path))
     if written != labels:
         raise DataError(f"{plan.path}: is another shard; remove it to have it written again")
     return shard, written
