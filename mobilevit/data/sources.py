@@ -95,11 +95,14 @@ def expand_inputs(inputs: Sequence[ImageInput]) -> list[ImageInput | MissingImag
 
 
 def _expand(entry: ImageInput) -> Sequence[ImageInput | MissingImage]:
-    if not isinstance(entry, str | Path) or is_url(entry) or Path(entry).is_file():
+    if not isinstance(entry, str | Path) or is_url(entry):
         return [entry]
-    if Path(entry).is_dir():
-        images, others = list_files(entry)
+    path = Path(entry)
+    if path.is_dir():
+        images, others = list_files(path)
         files, problem = images + others, "there are no images in this folder"
+    elif path.exists():
+        return [path]
     else:
         files = [file for file in glob.glob(str(entry), recursive=True) if not Path(file).is_dir()]
         problem = "no such file or folder, and no pattern that matches an image"

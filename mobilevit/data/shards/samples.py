@@ -172,7 +172,7 @@ class ShardSamples(LabelSamples):
         return self.dataset.images
 
     def names(self) -> set[str]:
-        """None: shards would have to be read for them."""
+        """No names: shards would have to be read for them."""
         return set()
 
     def check_files(self) -> list[Issue]:
