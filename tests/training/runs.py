@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,3 +75,55 @@ def interrupted_at(step: int) -> Iterator[None]:
         patch.setattr(Checkpoints, "on_train_batch_end", press)
         with pytest.raises(Interrupted, match="--resume"):
             yield
+
+
+SERVER = """
+import json, os, sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+import lightning.pytorch, mobilevit.training.report.page, mobilevit.training.trainer
+from mobilevit.__main__ import main
+
+for line in sys.stdin:
+    words, output = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        file = os.open(output, os.O_CREAT | os.O_WRONLY)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os._exit(main(words))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class CommandServer:
+    """Runs commands in processes of their own, forked from one that has imported everything.
+
+    Each has a session of its own, and so a process group with its number.
+    """
+
+    def __init__(self) -> None:
+        code = SERVER.format(path=[path for path in sys.path if path])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, words: Sequence[str], output: Path) -> int:
+        """Start one; its number."""
+        assert self.process.stdin is not None
+        print(json.dumps([words, str(output)]), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def wait(self) -> int:
+        """The exit code of the one that was started."""
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate()

@@ -4,9 +4,8 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,14 +24,21 @@ from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.transforms import AugmentOptions
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.options import OptimOptions
-from tests.training.runs import COLOURS, colour_images, interrupted_at, rows, small
+from tests.training.runs import (
+    COLOURS,
+    CommandServer,
+    colour_images,
+    interrupted_at,
+    rows,
+    small,
+)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return colour_images(tmp_path_factory.mktemp("images"), count=30)
+    return colour_images(tmp_path_factory.mktemp("images"), count=20)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def whole_run(images, tmp_path_factory):
 
 def test_a_run_learns_and_leaves_everything_behind(whole_run):
     result, out = whole_run
-    assert result.metrics.images == 18  # six of thirty held out in each class
+    assert result.metrics.images == 12  # four of twenty held out in each class
     assert 0 <= result.train_metrics.top1 <= 1
     assert str(out / "model") in str(result)
     model = load(out / "model")
@@ -82,12 +88,12 @@ def test_config_yaml_repeats_the_run(whole_run, tmp_path):  # A47
     assert config == yaml.safe_load((out / "config.yaml").read_text())
 
 
-@pytest.mark.parametrize("stop_at", [3, 30])
-def test_an_interrupted_run_resumes_to_the_same_end(whole_run, images, tmp_path, stop_at):
+def test_an_interrupted_run_resumes_to_the_same_end(whole_run, images, tmp_path):
     """Ctrl-C in the first and in a later epoch; then the same weights as without it."""
     out = tmp_path / "run"
-    with interrupted_at(stop_at):
-        small(images, out, epochs=4)
+    for step in (3, 30):
+        with interrupted_at(step):
+            small(images, out, epochs=4, resume=step > 3)
     result = small(images, out, epochs=4, resume=True)
     expected, whole = whole_run
     assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
@@ -106,35 +112,41 @@ def test_an_interrupted_run_resumes_to_the_same_end(whole_run, images, tmp_path,
     assert seen[0] == seen[1] and len(seen[0]) == 2  # 32 and 48 px
 
 
+@pytest.fixture(scope="module")
+def server():
+    with closing(CommandServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return colour_images(tmp_path_factory.mktemp("few"), count=8)
+
+
 @pytest.mark.parametrize(
     ("number", "kill"),
     [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)],
 )
-def test_a_killed_command_resumes(images, tmp_path, number, kill, capsys):
+def test_a_killed_command_resumes(server, few, tmp_path, number, kill, capsys):
     """SIGTERM to the command alone or to its workers too, as schedulers do; Ctrl-C to both.
 
     `--out RUN --resume` says all that is needed to go on.
     """
-    out = tmp_path / "run"
+    out, output = tmp_path / "run", tmp_path / "output"
     words = [
-        *("train", "--model", "mobilevit_xxs", "--data.root", str(images), "--out", str(out)),
+        *("train", "--model", "mobilevit_xxs", "--data.root", str(few), "--out", str(out)),
         *("--epochs", "60", "--size", "32", "--batch_size", "6", "--sampler.mode", "standard"),
         *("--threads", "1", "--data.workers", "1"),
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mobilevit", *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = server.start(words, output)
     deadline = time.monotonic() + 120
     while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    kill(process.pid, number)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, err
-    assert "--resume" in err
-    assert "Traceback" not in err
+    kill(process, number)
+    code, printed = server.wait(), output.read_text()
+    assert code == 128 + number, printed
+    assert "--resume" in printed
+    assert "Traceback" not in printed
     done = len(rows(out / "metrics.csv"))
     assert main(["train", "--out", str(out), "--resume", "--epochs", str(done + 1)]) == 0
     printed = capsys.readouterr().out
@@ -149,10 +161,6 @@ def test_a_run_folder_is_not_overwritten_and_resume_needs_one(whole_run, images,
         small(images, tmp_path / "none", resume=True)
 
 
-def test_clipping_works_in_mixed_precision(images, tmp_path):
-    small(images, tmp_path / "run", epochs=1, precision="bf16", optim=OptimOptions(clip=1.0))
-
-
 def test_a_resumed_run_is_the_same_run(whole_run, images):
     before = (whole_run[1] / "config.yaml").read_text()
     with pytest.raises(TrainingError, match=r"other options: batch_size 6 -> 8; seed 0 -> 1"):
@@ -164,10 +172,11 @@ def test_a_run_that_failed_at_once_does_not_block_its_folder(images, tmp_path):
     """A loss that is no number is an error, and leaves the folder free."""
     with pytest.raises(TrainingError, match="diverged"):
         small(images, tmp_path / "run", epochs=1, optim=OptimOptions(lr=1e30))
-    small(images, tmp_path / "run", epochs=1)
+    with interrupted_at(1):
+        small(images, tmp_path / "run", epochs=1)
 
 
-def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(images, tmp_path):
+def test_fine_tuning_keeps_variant_and_preprocessing_and_can_freeze_the_backbone(images, tmp_path):
     torch.manual_seed(0)
     start = create_model("mobilevit_xxs", num_classes=9)
     start.config = replace(
@@ -177,6 +186,7 @@ def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(images, tmp
     small(
         images,
         tmp_path / "run",
+        model=None,
         epochs=1,
         weights=str(tmp_path / "start"),
         freeze_backbone=True,
@@ -184,6 +194,7 @@ def test_fine_tuning_keeps_preprocessing_and_can_freeze_the_backbone(images, tmp
         network=NetworkOptions(dropout=0.3),
     )
     trained = load(tmp_path / "run" / "model")
+    assert trained.config.model == "mobilevit_xxs"
     assert trained.config.preprocessing.channel_order == "bgr"
     assert trained.config.options == {"dropout": 0.3}
     before, after = start.state_dict(), trained.state_dict()
@@ -208,13 +219,7 @@ def test_the_recipe_of_v2_runs(images, tmp_path):
     assert math.isfinite(result.metrics.loss)
     steps = rows(tmp_path / "run" / "steps.csv")  # each of two batches
     assert [int(row["step"]) for row in steps] == [*range(1, len(steps) + 1)]
-    assert sum(int(row["batch"]) for row in steps) < 0.7 * 72
-
-
-def test_the_variant_comes_from_the_weights(images, tmp_path):
-    save(create_model("mobilevitv2_050", num_classes=3), tmp_path / "start")
-    small(images, tmp_path / "run", model=None, epochs=1, weights=str(tmp_path / "start"))
-    assert load(tmp_path / "run" / "model").config.model == "mobilevitv2_050"
+    assert sum(int(row["batch"]) for row in steps) < 0.7 * 48
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which may do all of it")
