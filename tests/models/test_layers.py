@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mobilevit.models.layers import (
     ConvNormAct,
+    Dropout,
     InvertedResidual,
     SampleNorm,
     SelfAttention,
@@ -106,3 +107,37 @@ def test_separable_attention_does_not_overflow_in_half_precision(autocast: bool)
         found = attention.half()(x.half())
         assert found.dtype == torch.float16
     assert_close(found, expected, tolerance=0.01)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_dropout_keeps_the_mean_and_masks_gradients(p: float) -> None:
+    dropout = Dropout(p)
+    x = torch.rand(64, 33, 100).add_(0.5).requires_grad_()
+    y = dropout(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(y, x * gradient)
+    assert (y == 0).float().mean().item() == pytest.approx(p, abs=4e-3)
+    torch.testing.assert_close(gradient.amax(), torch.tensor(1 / (1 - p)), rtol=1e-3, atol=0)
+    assert y.mean().item() == pytest.approx(x.mean().item(), rel=0.02)
+    assert not torch.equal(y, dropout(x))
+    torch.testing.assert_close(dropout.eval()(x), x)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_dropout_of_nothing_and_of_everything(p: float) -> None:
+    x = torch.ones(3, 5)
+    torch.testing.assert_close(Dropout(p)(x), (1 - p) * x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
+def test_dropout_draws_from_torchs_generator_and_works_under_transforms() -> None:
+    dropout, x = Dropout(0.5), torch.ones(4, 1001)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append(dropout(x))
+    assert torch.equal(*found)
+    rows = torch.vmap(dropout, randomness="different")(x)
+    assert not torch.equal(rows[0], rows[1])
+    traced = torch.jit.trace(dropout, x, check_trace=False)
+    assert 0 < (traced(x) == 0).float().mean() < 1
