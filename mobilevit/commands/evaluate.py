@@ -16,7 +16,6 @@ from mobilevit.tasks import check_data_options, get_task
 from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.evaluate import evaluate_model
 from mobilevit.tasks.results import Evaluation
-from mobilevit.utils.devices import use_threads
 from mobilevit.utils.distributed import Processes, process_group
 from mobilevit.utils.files import write_file
 from mobilevit.utils.options import Count, Interval
@@ -74,7 +73,7 @@ def evaluate(
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
     workers = options.data.workers
     processes = Processes.from_environment()
-    with process_group(processes, opened.device), use_threads(opened.threads):
+    with process_group(processes, opened.device), opened.resources():
         samples = task.evaluation_samples(options.data, opened.classes)
         by_size = {
             size: evaluate_model(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,8 @@ from mobilevit.checkpoints.create import require_classes
 from mobilevit.exports.runtime_model import AnyNetwork, FileNetwork, device_of, for_inference
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import InferenceOptions, Postprocessing
-from mobilevit.utils.devices import available_cores, split_cores
+from mobilevit.utils.devices import available_cores, split_cores, use_threads
+from mobilevit.utils.memory import keep_freed_memory
 from mobilevit.utils.options import Count, Options
 
 
@@ -32,6 +34,9 @@ class ModelOptions(Options):
     one."""
     threads: Count | None = None
     """Compute threads on a CPU; by default from the number of cores."""
+    keep_memory: bool = True
+    """On a Linux CPU, keep freed memory for the next batch: faster, and nothing is returned to the
+    system before the end."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU where there is one."""
     out: str | None = None
@@ -49,6 +54,14 @@ class OpenModel(NamedTuple):
     threads: int
     workers: int
     """Processes that decode, by default."""
+    keep_memory: bool
+
+    @contextmanager
+    def resources(self) -> Iterator[None]:
+        """Threads and memory for inference, inside a `with` block."""
+        keep = self.keep_memory and self.device.type == "cpu"
+        with use_threads(self.threads), keep_freed_memory(keep):
+            yield
 
 
 def open_model(
@@ -78,4 +91,4 @@ def open_model(
     if isinstance(network, FileNetwork):
         network.refuse_options(outputs)
     classes = require_classes(network.config, name)
-    return OpenModel(network, name, classes, device, threads, workers)
+    return OpenModel(network, name, classes, device, threads, workers, options.keep_memory)

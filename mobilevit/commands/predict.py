@@ -20,7 +20,7 @@ from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.predict import predict_batch
 from mobilevit.tasks.results import Prediction, Predictions
-from mobilevit.utils.devices import init_worker, use_threads
+from mobilevit.utils.devices import init_worker
 from mobilevit.utils.files import write_file
 from mobilevit.utils.options import Count, Interval
 from mobilevit.utils.progress import progress_bar
@@ -149,7 +149,7 @@ def predict_inputs(
     sources: Sequence[str] = [display_name(source) for source in images.sources]
     items: list[Prediction] = []
     with (
-        use_threads(opened.threads),
+        opened.resources(),
         torch.inference_mode(),
         progress_bar("predicting", len(sources), show=not few) as advance,
     ):

@@ -24,6 +24,7 @@ from mobilevit.training.optim import averaged
 from mobilevit.training.quantize_aware import without_fake_quantization
 from mobilevit.training.run import LOADER_BOUND
 from mobilevit.utils.files import replace_file
+from mobilevit.utils.memory import peak_memory
 
 STEP_ROWS = 2000
 """Steps of a run that the history holds, approximately."""
@@ -145,6 +146,7 @@ class History(Callback):
                 "seconds": time.perf_counter() - self._begun,
                 "images_per_second": self.images_per_second,
                 "loader_share": self.loader_share,
+                "peak_memory": peak_memory(),
             }
         )
         if not trainer.is_global_zero:

@@ -169,6 +169,9 @@ class TrainOptions(Options):
     """Where to train; auto takes a GPU if there is one."""
     threads: Count | None = None
     """Compute threads on a CPU; by default from the number of cores."""
+    keep_memory: bool = True
+    """On a Linux CPU, keep freed memory for the next batch: faster, and nothing is returned to the
+    system before the end."""
     seed: int = 0
     """Seed of everything random."""
     checkpoint_minutes: NonNegative = 10.0

@@ -21,7 +21,7 @@ LOCK = ".lock"
 """The file in a run folder that a training process holds locked."""
 DATA = "data.json.gz"
 FREE_TO_CHANGE = (
-    *("epochs", "patience", "threads", "device", "checkpoint_minutes"),
+    *("epochs", "patience", "threads", "device", "keep_memory", "checkpoint_minutes"),
     *("data.root", "data.index", "data.workers", "data.check", "data.on_change"),
 )
 """Options that a resumed run may change; they do not affect what its state means."""

@@ -40,6 +40,7 @@ from mobilevit.training.resume import (
 from mobilevit.training.run import Run, Setup, TrainingResult, evaluation_loader
 from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
 from mobilevit.utils.distributed import Processes
+from mobilevit.utils.memory import keep_freed_memory
 from mobilevit.utils.random import restored_globals
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def train(
 
         run = validate(options, resume=resume)
         setup = set_up(run)
-        with use_threads(run.threads):
+        keep = options.keep_memory and run.device.type == "cpu"
+        with use_threads(run.threads), keep_freed_memory(keep):
             return finish(run, setup, fit(run, setup))
 
 

@@ -228,7 +228,8 @@ def test_a_report_is_one_page_that_loads_nothing(
     figures = {
         f"{side}_{key}": 0.5 for side in ("train", "val") for key in ("loss", *report.figures)
     }
-    epoch = {"epoch": 1, "step": 10, "images_per_second": 87.4, "loader_share": 0.43, **figures}
+    pace = {"images_per_second": 87.4, "loader_share": 0.43, "peak_memory": 2 << 30}
+    epoch = {"epoch": 1, "step": 10, **pace, **figures}
     history: Any = SimpleNamespace(
         epochs=[epoch], steps=[{"step": 1, "lr": 0.1, "loss": 2.0}], seen={(64, 64): (10, 80)}
     )

@@ -38,7 +38,7 @@ def history(epochs=3, every=1):
             {
                 **{"epoch": epoch, "step": 10 * epoch, "lr": 0.001, "seconds": 3.0},
                 **{name: 0.2 * number / epoch for number, name in enumerate(names, 1)},
-                **{"images_per_second": 87.4, "loader_share": 0.43},
+                **{"images_per_second": 87.4, "loader_share": 0.43, "peak_memory": 2 << 30},
             }
             for epoch in range(1, epochs + 1)
         ],

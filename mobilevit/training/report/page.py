@@ -65,6 +65,7 @@ def write_report(path: Path, report: TaskReport, history: History, *, config: Mo
 def _throughput(history: History, best: float) -> list[Tile]:
     rate = median(row["images_per_second"] for row in history.epochs)
     waiting = median(row["loader_share"] for row in history.epochs)
+    peak = max(row["peak_memory"] for row in history.epochs)
     bottleneck = (
         "The loader is the bottleneck: more loader workers or smaller files would speed it up."
         if waiting > LOADER_BOUND
@@ -75,6 +76,7 @@ def _throughput(history: History, best: float) -> list[Tile]:
         Tile("Epochs", str(len(history.epochs)), saved),
         Tile("Throughput", f"{rate:,.0f} images/s", "in training, in the median epoch."),
         Tile("Waiting for the loader", f"{waiting:.0%}", f"of the training time. {bottleneck}"),
+        Tile("Peak memory", f"{peak / 1e9:.1f} GB", "of the process, without loader workers."),
     ]
 
 
