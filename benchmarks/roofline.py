@@ -32,6 +32,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
+from mobilevit.utils.memory import keep_freed_memory
 
 
 class Cost(NamedTuple):
@@ -244,7 +245,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rates = measure_rates()
-    calls = profile(*make_step(options), options.rounds)
+    with keep_freed_memory():  # as `mobilevit train` and `predict` do
+        calls = profile(*make_step(options), options.rounds)
     print(
         f"{options.what}, {options.variant}, {options.size} px, batch {options.batch}, "
         f"{options.precision}; one thread at {rates.operations / 1e9:.0f} GFLOP/s and "

@@ -1,11 +1,15 @@
 """Time MobileViT against timm's and transformers' networks of the same weights.
 
-    python benchmarks/speed.py [--what inference|training] [--rounds N] [--json FILE]
+    python benchmarks/speed.py [--what inference|training] [--rounds N] [--keep_memory]
+                               [--json FILE]
 
 All networks run in one process, on one thread, in float32; each round runs each of them once, in a
 new order, so that a change in the machine's speed affects all of them. The table has the median
 time, and how many times as long as ours the others took: median and quartiles of the rounds'
-ratios.
+ratios. Times are of the processor, the system's work for the process included.
+
+With `--keep_memory` all networks run as `mobilevit train` and `predict` run ours: freed memory is
+kept for the next tensors.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import copy
 import json
 import statistics
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +31,7 @@ from torch.nn import functional as F
 from mobilevit.checkpoints.timm import V1
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
+from mobilevit.utils.memory import keep_freed_memory
 
 
 class Setting(NamedTuple):
@@ -78,6 +84,8 @@ def training(setting: Setting) -> tuple[str, dict[str, Step]]:
         "ours, no dropout": build(setting.variant, dropout=0.0, classifier_dropout=0.0),
         "timm": peers.timm(setting.variant, V1.from_ours(weights)),  # it has no dropout
     }
+    channels_last = copy.deepcopy(networks["timm"]).to(memory_format=torch.channels_last)
+    networks["timm, channels-last"] = channels_last
     for name, network in networks.items():
         if name.startswith("ours"):
             network.load_state_dict(weights)
@@ -133,12 +141,19 @@ def main() -> None:
     parser.add_argument("--what", choices=["inference", "training"], help="default: both")
     parser.add_argument("--rounds", type=int, default=30, help="how often each network runs")
     parser.add_argument("--json", type=Path, help="also write the table's numbers to this file")
+    parser.add_argument("--keep_memory", action="store_true", help="do not return freed memory")
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("--rounds must be at least 2, for quartiles")
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
+    with keep_freed_memory(options.keep_memory):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, and print a table for each setting."""
     plan = {"inference": (INFERENCE, inference), "training": (TRAINING, training)}
     rows = []
     for what, (settings, prepare) in plan.items():
@@ -146,9 +161,10 @@ def main() -> None:
             continue
         for setting in settings:
             baseline, steps = prepare(setting)
+            seconds = measure(steps, options.rounds, clock=time.process_time)
             print(f"\n{what}: {setting.variant}, {setting.size} px, batch {setting.batch}")
             print(f"{'':24}{'median':>12}{'ratio':>8}  quartiles")
-            for row in compare(setting, baseline, measure(steps, options.rounds)):
+            for row in compare(setting, baseline, seconds):
                 low, high = row["ratio_quartiles"]
                 print(
                     f"{row['network']:24}{row['milliseconds']:9.1f} ms{row['ratio']:8.2f}"
