@@ -6,8 +6,10 @@ colours (FITS, SPIDER, MCIDAS, HDF5, GRIB, BUFR) or match almost any text (IMT).
 
 import os
 import re
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -47,6 +49,25 @@ _REASONS = (
     (rb"II\*\x00|MM\x00\*", f"{_DAMAGED} TIFF file"),
     (rb".{8}WEBP", f"{_DAMAGED} WebP file"),
     (rb"[^\x00-\x08\x0b\x0e-\x1f]+\Z", "not an image: a text file"),
+)
+
+# What Pillow raises on damaged files, collected by fuzzing. Only calls into Pillow are guarded, so
+# that a mistake of our own is not reported as a broken file.
+PILLOW_ERRORS: tuple[type[Exception], ...] = (
+    OSError,  # truncated or broken data; files that no format recognises
+    SyntaxError,  # a header that contradicts itself
+    ValueError,  # impossible sizes, palettes and tiles
+    LookupError,  # IndexError, KeyError: tables that end early, unknown modes
+    TypeError,  # tags of another type than the format states
+    AttributeError,  # tags that are missing
+    EOFError,  # a header without an image
+    struct.error,
+    zlib.error,
+    ArithmeticError,  # OverflowError, ZeroDivisionError: absurd sizes
+    AssertionError,  # Pillow's own assumptions
+    RuntimeError,  # the AVIF and WebP libraries
+    MemoryError,
+    Image.DecompressionBombError,  # an image within an image: ICO, ICNS, GIF frames
 )
 
 _ENDS = {
@@ -113,7 +134,7 @@ def pillow(name: str) -> Iterator[None]:
             raise ImageError(name, f"too large: {error}") from error
         except MemoryError as error:
             raise ImageError(name, "does not fit into memory") from error
-        except Exception as error:  # damaged files raise almost any, as fuzzing has shown
+        except PILLOW_ERRORS as error:
             error_type = "" if isinstance(error, OSError) else f"{type(error).__name__} "
             raise ImageError(name, f"cannot be decoded: {error_type}{error}".rstrip()) from error
 

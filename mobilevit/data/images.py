@@ -17,7 +17,12 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
-from mobilevit.data.image_formats import FORMATS, explain_unreadable, has_extension_of
+from mobilevit.data.image_formats import (
+    FORMATS,
+    PILLOW_ERRORS,
+    explain_unreadable,
+    has_extension_of,
+)
 from mobilevit.data.image_formats import ImageError as ImageError
 from mobilevit.data.image_formats import pillow as pillow
 
@@ -184,7 +189,7 @@ def orientation_of(
     try:
         exif = image.getexif() if getexif is None else getexif(image)
         value = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:
+    except PILLOW_ERRORS:
         return 1
     return int(value) if value in range(1, 9) else 1
 
@@ -221,7 +226,7 @@ def _frame_count(image: ImageFile) -> int:
     """Images in a file; 1 where those after the first, which are not read, are damaged."""
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:
+    except PILLOW_ERRORS:
         return 1
 
 

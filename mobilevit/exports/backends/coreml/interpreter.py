@@ -28,13 +28,14 @@ class Program:
         self._mil: Any = importlib.import_module("coremltools.converters.mil.mil")
         ct: Any = importlib.import_module("coremltools")
         load = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
+        decode_error = importlib.import_module("google.protobuf.message").DecodeError
         if not (path / "Manifest.json").is_file():  # or coremltools makes one
             raise ExportError(f"{path} is not a Core ML package: it has no Manifest.json")
         weights = path / "Data" / "com.apple.CoreML" / "weights"
         try:
             spec = ct.utils.load_spec(str(path))
             main = load(spec, spec.specificationVersion, str(weights)).functions["main"]
-        except Exception as error:  # its exceptions have no other base in common
+        except (RuntimeError, ValueError, LookupError, OSError, decode_error) as error:
             raise ExportError(f"{path} is damaged, or not a Core ML program: {error!r}") from error
         self._main = main
         self.description = spec.description
