@@ -124,13 +124,15 @@ def kind_of(func: Any, args: Any) -> str:
         if weight.shape[-1] == 1:
             return "1x1 convolution" + backward
         return ("depthwise" if weight.shape[1] == 1 else "3x3") + " convolution" + backward
+    if name == "ge":  # of random bits and a probability
+        return "dropout"
     for part, kind in KINDS.items():
         if part in name:
             return kind + backward
     return name
 
 
-IGNORED = ("detach", "empty", "empty_like", "_unsafe_view")
+IGNORED = ("detach", "empty", "empty_like", "new_empty", "_unsafe_view")
 """Operations that neither read nor write what is in a tensor."""
 KINDS = {
     "batch_norm": "batch norm",
@@ -140,6 +142,7 @@ KINDS = {
     "scaled_dot_product": "attention",
     "mm": "product",
     "bernoulli": "dropout",
+    "random": "dropout",
     "dropout": "dropout",
     "adam": "optimizer",
     "add": "add, multiply",
@@ -216,6 +219,15 @@ def profile(network: Any, step: Callable[[], None], rounds: int) -> list[tuple[s
     ]
 
 
+def with_others(rows: dict[str, list[Cost]], share: float = 0.005) -> dict[str, list[Cost]]:
+    """The same with all rows of less than a share of the time in one, `others`."""
+    times = {name: sum(cost.seconds for cost in costs) for name, costs in rows.items()}
+    found: dict[str, list[Cost]] = defaultdict(list)
+    for name, costs in rows.items():
+        found[name if times[name] > share * sum(times.values()) else "others"] += costs
+    return found
+
+
 def print_table(title: str, rows: dict[str, list[Cost]], rates: Rates) -> None:
     """One row a key, the longest first, then their sum."""
     every = [cost for row in rows.values() for cost in row]
@@ -256,7 +268,7 @@ def main() -> None:
         rows = defaultdict(list)
         for call in calls:
             rows[call[column]].append(call[2])
-        print_table(title, rows, rates)
+        print_table(title, with_others(rows), rates)
 
 
 if __name__ == "__main__":
