@@ -138,6 +138,21 @@ def test_what_is_wrong_with_a_file_is_named(
     assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize("format", ["coco", "coco_voc", "coco_panoptic"])
+def test_a_name_of_two_categories_is_an_error_for_masks(tmp_path: Path, format: str) -> None:
+    outline = [[10, 20, 40, 20, 40, 60]]
+    annotations = [box(n, category=n, segmentation=outline) for n in (1, 2)]
+    if format == "coco_panoptic":
+        annotations = [
+            {"image_id": 5, "segments_info": [{"id": n, "category_id": n} for n in (1, 2)]}
+        ]
+    categories = [{"id": n, "name": "cat"} for n in (1, 2)]
+    file = put(tmp_path / "x.json", categories=categories, annotations=annotations)
+    with pytest.raises(DataError) as caught:
+        parse(tmp_path, ReadOptions("masks"), format)
+    assert str(caught.value) == f'{file}: class "cat" stated more than once, by the ids [1, 2]'
+
+
 @pytest.mark.parametrize(
     ("categories", "left"),
     [

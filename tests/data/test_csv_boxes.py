@@ -53,7 +53,7 @@ def test_a_row_without_a_box_is_an_image_without_boxes(tmp_path: Path) -> None:
     dataset = read_csv(tmp_path)
     samples = opened(dataset)
     assert stems(samples) == ["a", "b"] and len(samples.annotation(1).labels) == 0
-    assert unused(dataset) == [f"{tmp_path}: 1 images are no part of the data set: c.jpg"]
+    assert unused(dataset) == [f"{tmp_path}: 1 image is not part of the data set: c.jpg"]
 
 
 def test_splits_are_named_by_files_or_folders(tmp_path: Path) -> None:

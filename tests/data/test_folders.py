@@ -35,13 +35,13 @@ def test_classes_are_folder_names_in_order(tmp_path: Path) -> None:
 
 def test_system_leftovers_are_passed_over_and_other_files_counted(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.jpg", "cat/._1.jpg", "cat/.hidden.png", "cat/Thumbs.db", "cat/notes.txt")
-    touch(tmp_path, "__MACOSX/cat/1.jpg", ".git/x.jpg", ".DS_Store", "README.md", "loose.jpg")
+    touch(tmp_path, "__MACOSX/cat/1.jpg", ".git/x.jpg", ".DS_Store", "LICENSE.pdf", "loose.jpg")
     dataset = read_labels(tmp_path)
     assert names(dataset) == ["cat/1.jpg"]
     assert {issue.severity for issue in dataset.issues} == {"warning"}
     assert [issue.message for issue in dataset.issues] == [
-        "2 other files ignored, extensions: .md 1, .txt 1",
-        "1 images are no part of the data set: loose.jpg",
+        "2 other files ignored, extensions: .pdf 1, .txt 1",
+        "1 image is not part of the data set: loose.jpg",
     ]
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -142,6 +143,31 @@ def test_damage_is_named_by_file_and_item(tmp_path: Path, format: str) -> None:
     assert str(file) in str(caught.value)
     left = boxes(tmp_path, on_bad="skip").train
     assert [stem.removeprefix("train-") for stem in stems(left)] == ["b", "empty"]
+
+
+@pytest.mark.parametrize("format", BOX_WRITERS)
+def test_a_mistake_in_a_reader_is_not_reported_as_one_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    BOX_WRITERS[format](tmp_path)
+    for mistake in (AttributeError, KeyError, TypeError):
+        monkeypatch.setattr(DatasetBuilder, "add_box", Mock(side_effect=mistake))
+        with pytest.raises(mistake):
+            parse(tmp_path, ReadOptions("boxes"))
+
+
+@pytest.mark.parametrize(
+    ("format", "field"),
+    [("labelme", "label"), ("cvat", "label"), ("cvat", "xtl"), ("label_studio", "original_width")],
+)
+def test_a_missing_field_is_named(tmp_path: Path, format: str, field: str) -> None:
+    BOX_WRITERS[format](tmp_path)
+    for file in (*tmp_path.rglob("*.json"), *tmp_path.rglob("*.xml")):
+        file.write_text(re.sub(rf'(?<=[ "]){field}(?=["=])', "other", file.read_text()))
+    (dataset,) = parse(tmp_path, ReadOptions("boxes"), format)
+    assert {i.message.partition("cannot be read: ")[2] for i in dataset.issues} == {
+        f"lacks the field '{field}'"
+    }
 
 
 @pytest.mark.parametrize("format", BOX_WRITERS)
@@ -577,7 +603,26 @@ def test_images_that_are_left_out_are_counted_and_named_by_train_and_check(
     name = (folder / "left0.HEIC").relative_to(tmp_path)
     for text in (caplog.text, report):
         assert f"3 images are in formats that are not read; convert them: {name}" in text
-        assert "1 images are no part of the data set: spare/lone.png" in text
+        assert "1 image is not part of the data set: spare/lone.png" in text
+
+
+@pytest.mark.parametrize("lists", ["path: {root}\ntrain: images", "train: {root}/list.txt", None])
+def test_images_that_absolute_paths_name_are_used_below_a_relative_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str | None
+) -> None:
+    for name in ("1", "2", "lone"):
+        image(tmp_path / f"set/{'spare' if name == 'lone' else 'images'}/{name}.png")
+        write(tmp_path, f"set/labels/{name}.txt", "0 .5 .5 .1 .1")
+    root = tmp_path / "set"
+    listing = f"{root}/images/1.png\n{root}/images/2.png"
+    write(root, "list.txt" if lists else "train.txt", listing)
+    if lists:
+        write(root, "data.yaml", f"names: [a]\n{lists.format(root=root)}")
+    monkeypatch.chdir(tmp_path)
+    (dataset,) = parse("set", ReadOptions("boxes"), "yolo")
+    assert len(dataset.images) == len(dataset.splits["train"]) == 2
+    unused = [issue.message for issue in dataset.issues if "image" in issue.message]
+    assert unused[-1] == "1 image is not part of the data set: spare/lone.png"
 
 
 # Real ones

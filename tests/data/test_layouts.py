@@ -9,7 +9,9 @@ import pytest
 
 from mobilevit.commands.check import check
 from mobilevit.data.errors import DataError
+from mobilevit.data.formats.base import ReadOptions
 from mobilevit.data.formats.files import find_split
+from mobilevit.data.formats.registry import parse
 from mobilevit.data.open import open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.splits import LabelSamples, Splits
@@ -209,8 +211,11 @@ def test_what_is_wrong_with_a_table_is_named(
         opened(tmp_path)
     write(tmp_path, "labels.csv", "\n".join(["image,label", *rows[:2], *rows[4:]]))
     assert len(opened(tmp_path).train) == 2
-    assert "2 images are no part of the data set: images/2.jpg, images/5.jpg" in caplog.text
+    assert "2 images are not part of the data set: images/2.jpg, images/5.jpg" in caplog.text
     write(tmp_path, "more.csv", "image,label\n5.jpg,a")
+    caplog.clear()
+    opened(file)  # the table, in place of its folder
+    assert "2 images are not part of the data set: images/2.jpg, images/5.jpg" in caplog.text
     with pytest.raises(DataError, match=r"several tables of labels, labels\.csv, more\.csv"):
         opened(tmp_path)
 
@@ -224,6 +229,49 @@ def test_a_column_of_0_and_1_for_each_class_is_a_table_of_labels(tmp_path: Path,
     assert found.train.dataset.format == "table" and found.train.classes == ("Cat", "Dog")
     assert labels(found.train) == {"1.jpg": "Cat", "2.jpg": "Dog"}
     assert labels(found.val) == {"3.jpg": "Dog"}
+
+
+def test_columns_of_0_and_1_may_be_numbers_of_json_next_to_those_of_rows(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{n}.jpg" for n in range(4)))
+    rows = [{"file_name": f"{n}.jpg", "id": n, "a": n % 2, "b": 1.0 - n % 2} for n in range(4)]
+    tables = {"metadata.jsonl": "\n".join(map(json.dumps, rows))}
+    tables["labels.csv"] = ",filename,index,a,b\n" + "".join(
+        f"{n},{n}.jpg,{n},{n % 2},{1 - n % 2}\n" for n in range(4)
+    )
+    for name, text in tables.items():
+        file = write(tmp_path, name, text)
+        found = opened(tmp_path, val_fraction=0.5)
+        stated = labels(found.train) | labels(found.val)
+        assert stated == {"0.jpg": "b", "1.jpg": "a", "2.jpg": "b", "3.jpg": "a"}
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("metadata.jsonl", {"objects": {"bbox": [[1, 2, 3, 4]]}, "width": 3}),
+        ("metadata.jsonl", {"objects": {"bbox": []}}),
+        ("metadata.jsonl", {"tags": [1], "blurry": 0, "night": True, "text": None}),
+        ("metadata.jsonl", {"blurry": 0, "night": 1}),
+        ("attributes.csv", {"blurry": 0, "night": 1}),
+    ],
+)
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_what_a_table_states_beside_classes_leaves_class_folders(
+    tmp_path: Path, split: str, name: str, row: dict[str, object]
+) -> None:
+    images = ("cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/4.jpg")
+    touch(tmp_path, *(split + image for image in images))
+    rows = [{"file_name": image, **row} for image in images]
+    lines = list(map(json.dumps, rows))
+    if name.endswith(".csv"):
+        lines = [",".join(map(str, cells)) for cells in (rows[0], *(r.values() for r in rows))]
+    file = write(tmp_path, split + name, "\n".join(lines))
+    found = opened(tmp_path).train
+    assert found.dataset.format == "folders" and found.classes == ("cat", "dog")
+    if row == {"blurry": 0, "night": 1}:
+        (dataset,) = parse(file, ReadOptions("labels"))
+        assert dataset.format == "table" and dataset.classes == ("night",)
 
 
 @pytest.mark.parametrize(

@@ -362,7 +362,7 @@ def test_cityscapes_has_19_classes(tmp_path: Path) -> None:
     assert train.mask(0).ravel()[:5].tolist() == [255, 0, 13, 255, 18]
     (issue,) = dataset.issues
     assert issue.message.endswith(
-        "no part of the data set: leftImg8bit/train_extra/a/b_leftImg8bit.png"
+        "not part of the data set: leftImg8bit/train_extra/a/b_leftImg8bit.png"
     )
     Path(train.mask_name(1)).unlink()
     assert len(read_as(tmp_path, "cityscapes").issues) == 2

@@ -485,7 +485,7 @@ def test_voc_issues_name_file_and_line(tmp_path: Path) -> None:
     assert "is 200 x 160 pixels, but by" in found["images of another size than stated"][0]
     assert 'classes "Cat" and "cat" differ only in case or spaces' in found["classes"][-1]
     assert found["files that are not part of the data set"] == [
-        f"{tmp_path}: 1 images are no part of the data set: train/lone.png"
+        f"{tmp_path}: 1 image is not part of the data set: train/lone.png"
     ]
 
 

@@ -178,6 +178,16 @@ def test_class_names_in_yaml(
     assert samples.annotation(0).labels.tolist() == [2]
 
 
+def test_empty_names_are_none(tmp_path: Path) -> None:
+    pair(tmp_path, "images/1.jpg", "labels/1.txt", "1 .5 .5 .1 .1")
+    for names in ("[]", "{}"):
+        file = write(tmp_path, "data.yaml", f"train: images\nnames: {names}\n")
+        names_file = write(tmp_path, "classes.txt", "cat\ndog")
+        assert opened(read_yolo(file)).classes == ("cat", "dog")
+        names_file.write_text("\n")
+        assert opened(read_yolo(file)).classes == ("0", "1")
+
+
 def test_a_class_number_without_a_name_is_an_error(tmp_path: Path) -> None:
     pair(tmp_path, "1.jpg", "1.txt", "0 .5 .5 .1 .1\n2 .5 .5 .1 .1")
     write(tmp_path, "classes.txt", "cat\ndog")
@@ -272,7 +282,7 @@ def test_images_beside_a_folder_of_images_are_something_else(tmp_path: Path) -> 
     (reading,) = parse(tmp_path, ReadOptions("boxes"))
     assert found(opened(reading)) == {"1.jpg": 1, "2.jpg": 0}
     (line,) = unused(reading)
-    assert line.endswith("1 images are no part of the data set: preview.jpg")
+    assert line.endswith("1 image is not part of the data set: preview.jpg")
 
 
 def test_images_without_labels_have_no_boxes(tmp_path: Path) -> None:

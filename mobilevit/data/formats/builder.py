@@ -3,7 +3,7 @@
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
@@ -26,6 +26,9 @@ from mobilevit.data.formats.base import (
 from mobilevit.data.formats.files import Paths, find_images, find_splits, join_names
 from mobilevit.data.formats.masks.drawn import DrawnMasks, Outline, Shape, bounds, rectangle
 from mobilevit.data.formats.masks.values import IGNORED, MaskSource
+
+MALFORMED = (AttributeError, LookupError, MemoryError, TypeError)
+"""What parsing raises where JSON has another structure or other sizes than expected."""
 
 _NAN = float("nan")
 
@@ -157,24 +160,43 @@ class DatasetBuilder:
         self.add_issue(where, f"image missing: {message}", category=MISSING_IMAGES, **scope)
 
     @contextmanager
-    def record_errors(self, where: str | Path = "", what: str = "", **scope: Any) -> Iterator[None]:
+    def record_errors(
+        self,
+        where: str | Path = "",
+        what: str = "",
+        *,
+        also: tuple[type[Exception], ...] = (),
+        **scope: Any,
+    ) -> Iterator[None]:
         """Record an error about a file or an annotation, instead of raising it.
 
         Args:
             where: file, or file and annotation; `FileError` has its own.
             what: precedes the error's message.
+            also: errors besides `ValueError` that parsing may raise, such as `MALFORMED`. Then
+                nothing but parsing should be done inside, as they hide mistakes of the code.
             scope: the `image` or `split` concerned; else it is the entire data set.
         """
         scope = {"skippable": bool(scope), **scope}
+        expected: tuple[type[Exception], ...] = (OverflowError, ValueError, *also)
         try:
             yield
         except FileError as error:
             self.add_issue(error.where, error.message, **scope)
         except DataError:
             raise
-        except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
-            message = f"{what}: {error!r}" if what else str(error)
-            self.add_issue(where, message, **scope)
+        except expected as error:
+            why = f"lacks the field {error}" if isinstance(error, KeyError) else repr(error)
+            self.add_issue(where, f"{what}: {why}" if what else str(error), **scope)
+
+    def check_names(self, names: Mapping[int, str], where: str | Path) -> None:
+        """Report names that several of the annotations' numbers of classes have."""
+        if repeated := [name for name, times in Counter(names.values()).items() if times > 1]:
+            ids = [number for number, name in names.items() if name in repeated]
+            message = f"{join_names('class', repeated)} stated more than once, by the ids {ids}"
+            if self.content == "masks":  # whose values cannot be numbered
+                raise FileError(where, message)
+            self.add_issue(where, message, skippable=False)
 
     def add_unused(self, file: str | Path, why: str) -> None:
         self.add_issue(file, why, category=UNUSED_FILES, severity="warning")
@@ -223,11 +245,6 @@ class DatasetBuilder:
         names = tuple(sorted(self._names) if classes is None else classes)
         if not all(names):
             self.add_issue(where, "a class without a name", skippable=False)
-        numbers = dict(zip(category_ids or (), names, strict=False))
-        if repeated := [name for name, times in Counter(numbers.values()).items() if times > 1]:
-            ids = [number for number, name in numbers.items() if name in repeated]
-            message = f"{join_names('class', repeated)} stated more than once, by the ids {ids}"
-            self.add_issue(where, message, skippable=False)
         # Labels were numbered as their names appeared.
         order = np.array([names.index(name) for name in self._names], np.int64)
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)

@@ -93,7 +93,11 @@ def parse(
             "data.ignore is for folders of images and masks"
         )
     datasets = reader.read(tree, options)
-    unused = [] if tree.root.is_file() else list(_unused_images(tree, datasets))
+    unused: list[Issue] = []
+    # A file of boxes may be one of several for the images of a folder.
+    if tree.root.is_dir() or reader is label_tables.FORMAT:
+        whole = tree if tree.root.is_dir() else FileTree(tree.folder)
+        unused = list(_unused_images(whole, datasets))
     return [replace(dataset, issues=(*dataset.issues, *unused)) for dataset in datasets]
 
 
@@ -103,23 +107,30 @@ def _unused_images(tree: FileTree, datasets: Sequence[ParsedDataset]) -> Iterato
     What lies in folders of masks counts as masks, such as those of another format.
     One issue for all: a data set may share its folder with thousands of other images.
     """
-    used = {issue.where for dataset in datasets for issue in dataset.issues}  # named already
+    # Absolute, as annotations may state images so below a relative root.
+    issues = (issue for dataset in datasets for issue in dataset.issues)
+    used = {os.path.abspath(issue.where) for issue in issues}  # named already
     for dataset in datasets:
         for index in range(len(dataset.images)):
-            used.add(os.path.normpath(dataset.images.name(index)))
+            used.add(os.path.abspath(dataset.images.name(index)))
             if dataset.masks is not None and (mask := dataset.masks.file(index)) is not None:
-                used.add(os.path.normpath(mask))
-    others = [path for path in tree.images if os.path.normpath(path) not in used]
+                used.add(os.path.abspath(mask))
+    others = [path for path in tree.images if os.path.abspath(path) not in used]
     others = [path for path in others if folder_names(path, tree.root).isdisjoint(MASK_FOLDERS)]
     unread = [str(path) for path in tree.with_extension(*UNREAD_IMAGES)]
-    for paths, why in (
-        (others, "are no part of the data set"),
-        (unread, "are in formats that are not read; convert them"),
+    for paths, one, several in (
+        (others, "image is not part of the data set", "images are not part of the data set"),
+        (
+            unread,
+            "image is in a format that is not read; convert it",
+            "images are in formats that are not read; convert them",
+        ),
     ):
         if paths:
             names = ", ".join(os.path.relpath(path, tree.root) for path in paths[:MAX_NAMED])
             more = f" and {len(paths) - MAX_NAMED} more" if paths[MAX_NAMED:] else ""
-            message = f"{len(paths)} images {why}: {names}{more}"
+            what = one if len(paths) == 1 else several
+            message = f"{len(paths)} {what}: {names}{more}"
             yield Issue(UNUSED_FILES, str(tree.root), message, "warning")
 
 

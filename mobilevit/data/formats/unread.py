@@ -43,10 +43,10 @@ UNREAD_FORMATS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 """Tried in this order, if no format that is read is recognised."""
 
 UNREAD_IMAGES = (
-    ".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".pdf",
+    ".heic", ".heif", ".hif", ".jxl",
     ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2",
 )  # fmt: skip
-"""Extensions of images that are not read."""
+"""Extensions of photos that are not read."""
 
 _MAX_FILES = 20
 

@@ -1,6 +1,7 @@
 """Tables that state the class of each image: CSV files, and `metadata.jsonl` next to images."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +10,13 @@ from mobilevit.data.errors import DataError, FileError
 from mobilevit.data.formats.base import Format, ParsedDataset, ReadOptions
 from mobilevit.data.formats.builder import DatasetBuilder
 from mobilevit.data.formats.files import (
+    IMAGE_FOLDERS,
     FileTree,
     find_files,
     find_split,
     find_split_of,
     has_image_extension,
+    normalize_name,
 )
 from mobilevit.data.formats.text import read_cells, read_lines
 
@@ -29,6 +32,8 @@ LABEL_COLUMNS = ("label", "class", "category", "class_name", "label_name", "targ
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 
 _MARKS = {"0": False, "0.0": False, "1": True, "1.0": True}
+_ROW_NUMBERS = ("", "id", "index", "unnamed: 0")  # lower case; "" and the last one by pandas
+_ROBOFLOW = "_classes.csv"
 
 
 class Columns(NamedTuple):
@@ -111,9 +116,9 @@ def _label(row: Mapping[str, Any], columns: Columns, name: str) -> str:
         return label
     marks = {label: row.get(label, "") for label in columns.classes}
     for label, mark in marks.items():
-        if mark not in _MARKS:
+        if _mark(mark) is None:
             raise ValueError(f"{name} has {mark!r:.50} for {label}, instead of 0 or 1")
-    of = [label for label, mark in marks.items() if _MARKS[mark]]
+    of = [label for label, mark in marks.items() if _mark(mark)]
     if len(of) > 1:
         raise ValueError(
             f"{name} is of {len(of)} classes, {', '.join(of)}; multi-label classification is not "
@@ -122,6 +127,11 @@ def _label(row: Mapping[str, Any], columns: Columns, name: str) -> str:
     if not of:
         raise ValueError(f"{name} is of none of the classes {', '.join(columns.classes)}")
     return of[0]
+
+
+def _mark(value: Any) -> bool | None:
+    """Whether a cell marks its column's class; None where it is neither 0 nor 1."""
+    return _MARKS.get(str(value)) if isinstance(value, str | int | float) else None
 
 
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -148,18 +158,24 @@ def _columns(row: Mapping[str, Any]) -> Columns | None:
         next((names[name] for name in known if name in names), None)
         for known in (FILE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
     )
-    others = tuple(name for name in row if name not in (file, split))
+    others = [name for name in row if name not in (file, split)]
     if file is None or not others:
         return None
-    if label is None and len(row) == 2:
+    if label is None and len(row) == 2 and isinstance(row[others[0]], str | int | float):
         label = others[0]
     if label is not None:
         return Columns(file, label, split, ())
-    return Columns(file, None, split, others) if all(row[o] in _MARKS for o in others) else None
+    classes = tuple(name for name in others if name.casefold() not in _ROW_NUMBERS)
+    one_hot = classes and all(_mark(row[name]) is not None for name in classes)
+    return Columns(file, None, split, classes) if one_hot else None
 
 
 def _find_tables(tree: FileTree) -> dict[Path, Columns]:
-    """Tables of labels and their columns; examples of results to submit are none."""
+    """Tables of labels and their columns; examples of results to submit are none.
+
+    Next to class folders, columns of 0 and 1 may be any attributes: they count as classes only in
+    Roboflow's tables, and where the root is the table.
+    """
     tables = {}
     for file in tree.with_extension(".csv", ".tsv", ".jsonl", depth=DEPTH):
         try:
@@ -167,9 +183,20 @@ def _find_tables(tree: FileTree) -> dict[Path, Columns]:
         except FileError:
             continue
         columns = _columns(first)
-        if columns is not None and "submission" not in file.stem.casefold():
+        if columns is None or "submission" in file.stem.casefold():
+            continue
+        stated = bool(columns.label) or file.name == _ROBOFLOW or tree.root.is_file()
+        if stated or not _has_class_folders(tree):
             tables[file] = columns
     return tables
+
+
+def _has_class_folders(tree: FileTree) -> bool:
+    """Whether images lie in several folders that are named neither after splits nor images."""
+    folders = set(map(os.path.dirname, tree.images))
+    names = {Path(folder).relative_to(tree.root).name for folder in folders} - {""}
+    others = {name for name in names if find_split(name, within=True) is None}
+    return len(set(map(normalize_name, others)) - IMAGE_FOLDERS) > 1
 
 
 FORMAT = Format(

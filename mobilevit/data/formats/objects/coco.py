@@ -16,7 +16,7 @@ from mobilevit.data.formats.base import (
     ParsedDataset,
     ReadOptions,
 )
-from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.builder import MALFORMED, DatasetBuilder
 from mobilevit.data.formats.files import (
     FileTree,
     find_files,
@@ -73,11 +73,15 @@ def read_objects(
         if (label := labels[category]) is None:  # background
             continue
         with_objects.add(image)
-        with builder.record_errors(where, "an object cannot be drawn", image=image):
+        parsed = None
+        with builder.record_errors(where, "an object cannot be drawn", also=MALFORMED, image=image):
             outline = to_outline(entry.get("segmentation"))
             corners = to_corners(entry["bbox"]) if entry.get("bbox") else bounds(outline)
             if content == "masks" and not outline and not all(map(math.isfinite, corners)):
                 raise ValueError("neither segmentation nor bbox")
+            parsed = corners, outline
+        if parsed is not None:
+            corners, outline = parsed
             builder.add_box(
                 image,
                 corners,
@@ -180,6 +184,7 @@ class CocoFile:
             message = f'category {number} "{names.pop(number)}" is not used, and left out'
             self.builder.notes.append(message)
         self.categories = dict(sorted(names.items()))
+        self.builder.check_names(self.categories, self.file)
 
     def _unused_categories(self, entries: list[Any], names: Mapping[int, str]) -> set[int]:
         """Categories that only head others, or repeat a name, as exports of some tools have them.

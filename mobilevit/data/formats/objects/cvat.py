@@ -62,8 +62,11 @@ def _add_image(
             message = f"a {shape.tag} is no box and has no outline; it is left out"
             builder.add_issue(where, message, severity="error")
             continue
-        with builder.record_errors(where, f"{shape.tag} cannot be read", image=index):
-            name, (corners, outline) = shape.attrib["label"], _outline(shape, (height, width))
+        parsed, what = None, f"{shape.tag} cannot be read"
+        with builder.record_errors(where, what, also=(KeyError, MemoryError), image=index):
+            parsed = shape.attrib["label"], *_outline(shape, (height, width))
+        if parsed is not None:
+            name, corners, outline = parsed
             label, line = builder.label(name), line_of(shape)
             builder.add_box(index, corners, label, outline=outline, line=line)
 

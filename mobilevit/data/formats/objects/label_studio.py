@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from mobilevit.data.formats.base import Content, Format, ParsedDataset, ReadOptions
-from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.builder import MALFORMED, DatasetBuilder
 from mobilevit.data.formats.files import FileTree, find_files, find_split_of, has_image_extension
 from mobilevit.data.formats.masks.drawn import Outline, polygon_corners, rotated, unit_circle
 from mobilevit.data.formats.text import json_has, read_json
@@ -92,17 +92,20 @@ def _add_object(builder: DatasetBuilder, where: str, image: int, result: dict[st
         builder.add_issue(f"{where}, region {result.get('id')}", message, image=image)
     if shape_type not in _SHAPES:
         return  # choices, relations, the labels' shapes without their names
-    with builder.record_errors(where, f"region {result.get('id')} cannot be read", image=image):
+    parsed, what = None, f"region {result.get('id')} cannot be read"
+    with builder.record_errors(where, what, also=MALFORMED, image=image):
         value = result["value"]
         if not (labels := value.get(shape_type)):
             raise ValueError("it has no label")
         size = np.array([result["original_width"], result["original_height"]])
         points = _points(shape_type, value, size / 100)
-        builder.measure((points / size * 100).ravel().tolist())
+        parsed = str(labels[0]), points, polygon_corners(points), points / size * 100
+    if parsed is not None:
+        name, points, corners, percentages = parsed
+        builder.measure(percentages.ravel().tolist())
         # A rectangle is no outline: in masks, its object is somewhere in it.
         outline: Outline = () if shape_type == "rectanglelabels" else [points.reshape(-1)]
-        corners = polygon_corners(points)
-        builder.add_box(image, corners, builder.label(str(labels[0])), outline=outline)
+        builder.add_box(image, corners, builder.label(name), outline=outline)
 
 
 def _points(shape_type: str, value: dict[str, Any], scale: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mobilevit.data.formats.base import Format, ParsedDataset, ReadOptions
-from mobilevit.data.formats.builder import DatasetBuilder
+from mobilevit.data.formats.builder import MALFORMED, DatasetBuilder
 from mobilevit.data.formats.files import FileTree
 from mobilevit.data.formats.masks.drawn import (
     Outline,
@@ -58,34 +58,43 @@ def read_shapes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
     for index, (file, content, size) in enumerate(zip(files, contents, sizes, strict=True)):
         for number, shape in enumerate(content["shapes"], start=1):
             where = f"{file}: shape {number}"
-            with builder.record_errors(where, "cannot be read", image=index):
-                _add_shape(builder, where, index, shape, size)
+            parsed = None
+            with builder.record_errors(where, "cannot be read", also=MALFORMED, image=index):
+                parsed = _parse_shape(shape, size)
+            if parsed is None:
+                continue
+            label, corners, outline = parsed
+            if outline is None:
+                message = f"a {shape['shape_type']} has no area; it is left out"
+                builder.add_issue(where, message, severity="error")
+            else:
+                builder.add_box(index, corners, builder.label(label), outline=outline)
     builder.split_by_folders()
     return [builder.build()]
 
 
-def _add_shape(
-    builder: DatasetBuilder, where: str, image: int, shape: dict[str, Any], size: tuple[int, int]
-) -> None:
+def _parse_shape(
+    shape: dict[str, Any], size: tuple[int, int]
+) -> tuple[str, Sequence[float] | None, Outline | None]:
+    """Label, corners if they are not those of the outline, and outline; None without an area."""
     label, shape_type = str(shape["label"]).strip(), shape.get("shape_type") or "polygon"
     if shape_type in _WITHOUT_AREA:
-        message = f"a {shape_type} has no area; it is left out"
-        builder.add_issue(where, message, severity="error")
-        return
+        return label, None, None
     points = np.array(shape["points"], np.float64).reshape(-1, 2)
     corners: Sequence[float] | None = None
     outline: Outline = [points.reshape(-1)]
     if shape_type == "mask" and len(points) == 2:  # a PNG for the pixels from one to the other
         left, top = points[0].astype(int).tolist()
         with pillow("mask"), Image.open(BytesIO(base64.b64decode(shape["mask"]))) as png:
-            corners, outline = encode_mask(np.array(png.convert("L")) > 0, left, top, size)
+            inside = np.array(png.convert("L")) > 0
+        corners, outline = encode_mask(inside, left, top, size)
     elif shape_type == "circle" and len(points) == 2:  # the centre, and a point of the circle
         outline = [(points[0] + math.dist(*points) * unit_circle()).reshape(-1)]
     elif shape_type == "rectangle" and len(points) >= 2:
         outline = rectangle(polygon_corners(points))
     elif shape_type != "polygon" or len(points) < 3:
         raise ValueError(f"{shape_type} of {len(points)} points")
-    builder.add_box(image, corners, builder.label(label), outline=outline)
+    return label, corners, outline
 
 
 FORMAT = Format(

@@ -100,17 +100,20 @@ def read_boxes(tree: FileTree, options: ReadOptions) -> list[ParsedDataset]:
         # Next to a folder of images there may be one of masks, or of drawn results.
         images = [path for path in tree.images if folder_names(path, tree.root) & IMAGE_FOLDERS]
         images = images or tree.images
-    images = list(dict.fromkeys([*images, *(path for paths in splits.values() for path in paths)]))
+    # By absolute paths: below a relative root, lists may name the same images so.
+    everything = [*images, *(path for paths in splits.values() for path in paths)]
+    images = list({os.path.abspath(path): path for path in everything}.values())
     if names is None:
         names, file = _names_in_files(tree, builder) or (None, file)
     labels = _label_files(tree, images, lists)
     highest = _add_images(builder, images, labels, names, _extra_numbers(content))
     if names is None:
         names = {number: str(number) for number in range(highest + 1)}
-    indices = {path: index for index, path in enumerate(images)}
+    indices = {os.path.abspath(path): index for index, path in enumerate(images)}
     for split, paths in splits.items():
-        builder.splits[split] = [indices[path] for path in dict.fromkeys(paths)]
+        builder.splits[split] = [indices[p] for p in dict.fromkeys(map(os.path.abspath, paths))]
     builder.split_by_folders()
+    builder.check_names(names, file or tree.root)
     return [builder.build(tuple(names.values()), category_ids=tuple(names), where=file)]
 
 
@@ -252,7 +255,7 @@ def _yaml_names(content: Mapping[str, Any]) -> dict[int, str] | None:
     count = content.get("nc")
     if isinstance(count, str) and count != str(len(pairs)):
         raise ValueError(f"nc is {count}, but there are {len(pairs)} names")
-    return dict(sorted((int(number), name.strip()) for number, name in pairs))
+    return dict(sorted((int(number), name.strip()) for number, name in pairs)) or None
 
 
 def _names_in_files(tree: FileTree, builder: DatasetBuilder) -> tuple[dict[int, str], Path] | None:
@@ -260,8 +263,8 @@ def _names_in_files(tree: FileTree, builder: DatasetBuilder) -> tuple[dict[int, 
     files: dict[tuple[str, ...], Path] = {}
     for path in filter(_is_class_file, tree.others):
         with builder.record_errors():
-            lines = read_text(Path(path)).rstrip().splitlines()
-            files[tuple(line.strip() for line in lines)] = Path(path)
+            if lines := read_text(Path(path)).rstrip().splitlines():
+                files[tuple(line.strip() for line in lines)] = Path(path)
     if len(files) > 1:
         message = f"class names differ: {', '.join(map(str, files.values()))}; keep one"
         builder.add_issue(tree.root, message, skippable=False)
