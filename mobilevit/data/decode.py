@@ -35,7 +35,7 @@ from mobilevit.data.images import (
 
 try:  # the optional package that calls libjpeg-turbo directly: the same pixels in less time
     import simplejpeg
-except ImportError:
+except ModuleNotFoundError:
     simplejpeg = None
 
 Decode: TypeAlias = Literal["fast", "exact"]

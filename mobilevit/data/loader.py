@@ -114,9 +114,11 @@ class _WorkerLoader:
         )
 
     def __iter__(self) -> Iterator[Any]:
+        if self._loader is None and self.failure is None:
+            raise RuntimeError("this loader has been closed")
         taken = 0
         try:
-            for batch in delivered(self._loader or ()):
+            for batch in () if self._loader is None else delivered(self._loader):
                 taken += 1
                 yield batch
         except WorkerError as error:

@@ -12,6 +12,7 @@ from mobilevit.data.formats.registry import parse
 from mobilevit.data.options import DataOptions
 from mobilevit.data.shards.open import is_sharded, open_shards
 from mobilevit.data.shards.samples import ShardSamples
+from mobilevit.data.shards.tar import TarShard
 from mobilevit.data.splits import (
     Division,
     Samples,
@@ -25,6 +26,7 @@ from mobilevit.data.validate import (
     Depth,
     Report,
     blocked_images,
+    dataset_issues,
     validate,
 )
 from mobilevit.utils.devices import available_cores
@@ -60,8 +62,9 @@ def open_splits(
     used = used or division.splits
     report = _validate(data, used, division.issues)
     left = select_usable(report, used, data.on_bad)
-    if unused := report.select_issues("warning"):
-        log.warning("%s: not all of it is used:\n%s", data.root, _listing(unused))
+    # Not the report's warnings: those are of images and masks that are used.
+    if unused := dict.fromkeys(i for i in dataset_issues(used) if i.severity == "warning"):
+        log.warning("%s: not all of it is used:\n%s", data.root, _listing(list(unused)))
     assert division.train is not None and division.val is not None  # else there were issues
     lost = sum(map(len, used.values())) - sum(map(len, left.values()))
     note = f"{division.note}; {lost} images left out" if lost else division.note
@@ -78,7 +81,7 @@ def open_evaluation(
     Raises:
         DataError: as for `open_splits`; or a class is not among `classes`.
     """
-    parts = _parts(samples_type, data, classes or data.class_names)
+    parts = _parts(samples_type, data, classes or data.class_names, split=data.split)
     name, samples = select_evaluation_split(parts, data.split)
     if data.split is None and name in (EVERYTHING, "train", "trainval"):
         log.info("%s: all %d images are evaluated, trained on or not", data.root, len(samples))
@@ -111,17 +114,19 @@ def check_dataset(
     issues, note = division.issues, division.note
     depth: Depth = "headers" if quick else "decode"
     sharded = [part for part in division.splits.values() if isinstance(part, ShardSamples)]
-    if sharded:
+    if shards := [shard for part in sharded for shard in part.images.shards]:
         problems = map_parallel(
             lambda shard: shard.problem(quick=False),
-            [shard for part in sharded for shard in part.images.shards],
+            shards,
             "checking shards",
             workers=workers or available_cores(),
             progress=progress,
         )
-        issues = [*issues, *filter(None, problems)]
-        note = f"{note}; all shards read and compared with their index"
-        depth = "annotations" if quick or issues else "decode"
+        wrong = [problem for problem in problems if problem is not None]
+        issues = [*issues, *wrong]
+        if any(isinstance(shard, TarShard) for shard in shards):  # tables have no index
+            note = f"{note}; all shards read and compared with their index"
+        depth = "annotations" if quick or wrong else "decode"
     return validate(
         data.root,
         division.splits,
@@ -133,8 +138,14 @@ def check_dataset(
     )
 
 
-def _parts(samples_type: type[S], data: DataOptions, classes: Sequence[str] | None) -> dict[str, S]:
-    """The samples of each split, with classes of their own."""
+def _parts(
+    samples_type: type[S],
+    data: DataOptions,
+    classes: Sequence[str] | None,
+    *,
+    split: str | None = None,
+) -> dict[str, S]:
+    """The samples of each split, with classes of their own; of tables, `split` alone if given."""
     labels = samples_type.content == "labels"
     if labels and data.name is None and is_sharded(data.root, data.index):
         if data.on_bad != "error":
@@ -142,7 +153,7 @@ def _parts(samples_type: type[S], data: DataOptions, classes: Sequence[str] | No
                 f"{data.root}: bad files are left out when shards are written, by `mobilevit shard "
                 "--on_bad skip`; data.on_bad is for folders of images"
             )
-        parts: Any = open_shards(data.root, index=data.index)
+        parts: Any = open_shards(data.root, index=data.index, split=split)
         return parts
     if data.name is not None:
         return split_datasets(samples_type, read_torchvision(data.name, data.root))

@@ -30,8 +30,7 @@ class DataOptions(Options, name="data"):
     ignore: Annotated[int, Interval(0, 65535, "[]")] = 255
     """Segmentation: the value of pixels without a class, which loss and metrics ignore."""
     split: str | None = None
-    """Detection, for evaluation: which split to evaluate, such as test; by default the one next
-    to train."""
+    """Evaluation: which split to evaluate, such as test; by default the one next to train."""
     index: str | None = None
     """Shards: where their index is, if it is not next to them."""
     pool: Annotated[int, Interval(0)] = POOL

@@ -87,7 +87,14 @@ def expand_inputs(inputs: Sequence[ImageInput]) -> list[ImageInput | MissingImag
     Raises:
         DataError: no input has images.
     """
-    sources = [source for entry in inputs for source in _expand(entry)]
+    sources: list[ImageInput | MissingImage] = []
+    for entry in inputs:
+        try:
+            sources += _expand(entry)
+        except (DataError, OSError) as error:  # a folder that cannot be listed, an impossible name
+            name = str(entry)
+            reason = f"{name}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            sources.append(MissingImage(name, reason))
     missing = [source for source in sources if isinstance(source, MissingImage)]
     if len(missing) == len(sources):
         raise DataError("\n".join(source.reason for source in missing) or "no images are given")

@@ -79,6 +79,11 @@ class Samples:
     def root(self) -> Path:
         return self.dataset.root
 
+    @property
+    def location(self) -> str:
+        """The root in messages."""
+        return str(self.root)
+
     def subset(self, indices: Iterable[int]) -> Self:
         return replace(self, indices=self.indices[np.array(list(indices), np.int64)])
 
@@ -93,7 +98,7 @@ class Samples:
             raise DataError(f"class names must be unique: {', '.join(classes)}")
         if unknown := [name for name in self.used_classes() if name not in index]:
             names, known = join_names("class", unknown), ", ".join(classes)
-            raise DataError(f"{self.root}: unknown {names}; known are: {known}")
+            raise DataError(f"{self.location}: unknown {names}; known are: {known}")
         moved = np.array([*(index.get(name, -1) for name in self.classes), -1], np.int64)
         return replace(self, classes=tuple(classes), class_map=moved[self.class_map])
 
@@ -156,11 +161,16 @@ class Samples:
                         left[label] -= 1
         if not held_out:
             raise DataError(
-                f"{self.root}: {len(self)} images are too few to hold one out: each is the only "
-                "one, or the only one of its class"
+                f"{self.location}: {len(self)} images are too few to hold one out: each is the "
+                "only one, or the only one of its class"
             )
         train = [index for index in range(len(self)) if index not in held_out]
         return self.subset(train), self.subset(sorted(held_out))
+
+    def describe_held_out(self, val: Self, fraction: float) -> str:
+        """What `hold_out` chose, in words."""
+        of_each = " of each class" if len(self.strata()) > 1 else ""
+        return f"{fraction:.0%} of the images{of_each}"
 
     def examine(
         self, index: int, facts: ImageFacts | None, *, decode: bool = False, count: bool = True
@@ -182,7 +192,7 @@ class Samples:
         """Issues that keep the samples of a split from being used at all."""
         if len(self):
             return self.check_files()
-        return [Issue(SPLITS, str(self.root), f"no images in {split}", skippable=False)]
+        return [Issue(SPLITS, self.location, f"no images in {split}", skippable=False)]
 
     def check_files(self) -> list[Issue]:
         """Issues of files that hold many samples each."""
@@ -193,7 +203,7 @@ class Samples:
         return []
 
     def where_class(self, name: str) -> str:
-        return str(self.root)
+        return self.location
 
     def compare(self, val: Self) -> list[str]:
         """Notes on how these samples differ from those to evaluate on."""
@@ -233,12 +243,12 @@ class LabelSamples(Samples):
         if len(classes) != 1:
             return []
         message = f"all {len(self)} images are of one class, {classes[0]}; training needs two"
-        return [Issue(SPLITS, str(self.root), message, skippable=False)]
+        return [Issue(SPLITS, self.location, message, skippable=False)]
 
     def where_class(self, name: str) -> str:
         label = self.classes.index(name)
         file = Path(self.name(int(np.flatnonzero(self.labels == label)[0])))
-        return str(next((folder for folder in file.parents if folder.name == name), self.root))
+        return str(next((folder for folder in file.parents if folder.name == name), self.location))
 
     def compare(self, val: Self) -> list[str]:
         missing = sorted({*self.used_classes()} - {*val.used_classes()})
@@ -297,7 +307,7 @@ def divide(parts: Mapping[str, S], *, val_fraction: float, seed: int) -> Divisio
     """
     name = next((name for name in ("train", "trainval", EVERYTHING) if name in parts), None)
     if name is None:
-        root = str(next(iter(parts.values())).root)
+        root = next(iter(parts.values())).location
         message = f"has {join_names('split', list(parts))} but nothing to train on"
         issue = Issue(SPLITS, root, message, skippable=False)
         return Division(dict(parts), None, None, [issue], message)
@@ -340,14 +350,13 @@ def _divide_one(samples: S, name: str, *, val_fraction: float, seed: int) -> Div
     try:
         train, val = samples.hold_out(val_fraction, seed)
     except DataError as error:
-        message = str(error).removeprefix(f"{samples.root}: ")
-        issues = issues or [Issue(SPLITS, str(samples.root), message, skippable=False)]
+        message = str(error).removeprefix(f"{samples.location}: ")
+        issues = issues or [Issue(SPLITS, samples.location, message, skippable=False)]
         return Division({name or "all": samples}, None, None, issues, _join_notes(samples, message))
     what = f"has only {name}" if name else "has no train and val splits"
-    of_each = " of each class" if len(samples.strata()) > 1 else ""
     note = (
-        f"{samples.root} {what}: {val_fraction:.0%} of the images{of_each} held out with seed "
-        f"{seed} ({len(train)} + {len(val)} images)"
+        f"{samples.location} {what}: {samples.describe_held_out(val, val_fraction)} held out with "
+        f"seed {seed} ({len(train)} + {len(val)} images)"
     )
     notes = _join_notes(samples, note, *train.compare(val))
     return Division({"train": train, "val": val}, "train", "val", issues, notes)
@@ -361,14 +370,19 @@ def select_evaluation_split(parts: Mapping[str, S], split: str | None = None) ->
     """
     if split is None:
         name = next((name for name in VAL_SPLITS if name in parts), next(iter(parts)))
-        return name, parts[name]
-    name = normalize_name(split)
-    if name not in parts:
-        root = next(iter(parts.values())).root
-        names = [name for name in parts if name != EVERYTHING]
-        available = f"only {', '.join(names)}" if names else "it states no splits"
-        raise DataError(f"{root}: has no split {name!r}, {available}")
+    else:
+        name = find_named_split(parts, split, next(iter(parts.values())).location)
     return name, parts[name]
+
+
+def find_named_split(names: Iterable[str], split: str, location: str) -> str:
+    """The one of a data set's splits that is meant by `split`; DataError if there is none."""
+    stated = [name for name in names if name != EVERYTHING]
+    for name in stated:
+        if normalize_name(name) == normalize_name(split):
+            return name
+    available = f"only {', '.join(stated)}" if stated else "it states no splits"
+    raise DataError(f"{location}: has no split {split!r}, {available}")
 
 
 def _hash_rank(samples: Samples, index: int, seed: int) -> bytes:

@@ -154,7 +154,7 @@ def validate(
     workers = available_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    found = [*_dataset_issues(splits), *issues]
+    found = [*dataset_issues(splits), *issues]
     tallies: dict[str, _Tally] = {}
     for name, samples in splits.items():
         tally = tallies[name] = _Tally(samples, depth, count=warnings)
@@ -188,7 +188,7 @@ def validate(
     )
 
 
-def _dataset_issues(splits: Mapping[str, Samples]) -> Iterator[Issue]:
+def dataset_issues(splits: Mapping[str, Samples]) -> Iterator[Issue]:
     """What readers found about these splits and their images."""
     for samples in splits.values():
         images = set(samples.indices.tolist())

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -161,6 +162,26 @@ def test_every_file_of_a_folder_is_read_refused_or_counted(colours, images, tmp_
         assert len(found) == 3
         assert "3 files are no images" in caplog.text
         assert all(f"1 {ending}" in caplog.text for ending in (".txt", ".png", "without an ending"))
+
+
+def test_an_input_that_cannot_be_looked_at_does_not_end_the_others(colours, images, tmp_path):
+    (tmp_path / "deep").mkdir()
+    here = os.open(tmp_path / "deep", os.O_RDONLY)
+    for _ in range(17):  # a path that is too long for the system
+        os.mkdir("d" * 250, dir_fd=here)
+        above, here = here, os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(above)
+    os.close(here)
+    (tmp_path / "locked").mkdir(mode=0)
+    expected = {"deep": "too long", "x" * 300: "too long"}
+    if os.geteuid():  # root reads all
+        expected["locked"] = "cannot be listed"
+    inputs = [images / "red" / "0.png", *(tmp_path / name for name in expected)]
+    good, *bad = predict(colours, *inputs)
+    assert good.error is None
+    for item, path, reason in zip(bad, inputs[1:], expected.values(), strict=True):
+        assert item.source == str(path) and reason in item.error and str(path) in item.error
+    shutil.rmtree(tmp_path / "deep")
 
 
 def test_all_classes_stay_at_hand(colours, images):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +144,25 @@ def test_simplejpeg_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "simplejpeg", None)
     for (file, size), pixels in zip(cases, with_it, strict=True):
         assert torch.equal(region_of(file, region, size), pixels)
+
+
+def test_a_broken_simplejpeg_is_not_taken_for_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)  # as if it were not installed
+    assert runpy.run_path(decoding.__file__)["simplejpeg"] is None
+    monkeypatch.delitem(sys.modules, "simplejpeg")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "simplejpeg.py").write_text("raise ImportError('libjpeg.so: cannot be loaded')")
+    with pytest.raises(ImportError, match="cannot be loaded"):
+        runpy.run_path(decoding.__file__)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_mistakes_while_an_image_is_open_are_not_errors_of_its_file(format: str) -> None:
+    file = encode(photo(), format)
+    with pytest.raises(TypeError, match="ours"), open_decodable(file, decode="fast"):
+        raise TypeError("ours")
 
 
 def test_other_formats_and_pil_images() -> None:

@@ -31,7 +31,7 @@ from mobilevit.__main__ import main
 from mobilevit.data.errors import DataError
 from mobilevit.data.images import ImageError
 from mobilevit.data.loader import EpochLoader, EvaluationLoader
-from mobilevit.data.open import open_splits
+from mobilevit.data.open import open_evaluation, open_splits
 from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards import tar as shards_tar
@@ -324,7 +324,7 @@ def test_one_split_has_shards_held_out(shards: Path) -> None:
     only = f"{shards}/train-{{000000..000006}}.tar"
     found = shard_splits(only, val_fraction=0.3)
     assert [len(part.images.shards) for part in (found.train, found.val)] == [5, 2]
-    assert "has only train: 30% of the images held out with seed 0 (3" in found.note
+    assert "has only train: 2 of 7 shards held out with seed 0 (3" in found.note
     assert len(found.train.labels) + len(found.val.labels) == 46
     sources = [
         {part.source(index) for index in range(len(part.labels))}
@@ -333,6 +333,45 @@ def test_one_split_has_shards_held_out(shards: Path) -> None:
     assert len(sources[0] | sources[1]) == 46
     with pytest.raises(DataError, match="one shard cannot be divided"):
         shard_splits(f"{shards}/train-000003.tar")
+
+
+def test_urls_are_named_as_they_were_given(shards: Path) -> None:
+    root = f"file://{shards}"
+    only = f"{root}/train-{{000000..000006}}.tar"
+    found = shard_splits(only)
+    assert f"{only} has only train" in found.note
+    for part in (found.train, found.val, found.val.relabel(("c", *CLASSES)).subset([0])):
+        single = part.subset(np.flatnonzero(part.labels == part.labels[0])[:1])
+        issues = [*single.check_classes(), *replace(part, indices=part.indices[:0]).check_split("")]
+        assert [issue.where for issue in issues] == [only] * 2
+        assert part.where_class("a.b") == only
+    one = f"{root}/val-000000.tar"
+    for place, classes, options, message in (
+        (root, None, {"split": "nope"}, "has no split 'nope', only train, val"),
+        (root, ("a.b",), {}, 'unknown class "ödland"'),
+    ):
+        with pytest.raises(DataError, match=f"^{re.escape(f'{place}: {message}')}"):
+            open_evaluation(LabelSamples, DataOptions(root=place, **options), classes=classes)
+    for place, message in (
+        (f"{root}/train-000003.tar", "one shard cannot be divided"),
+        (one, 'has split "val" but nothing to train on'),
+    ):
+        with pytest.raises(DataError, match=re.escape(f"  {place}: {message}")):
+            shard_splits(place)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["a/train-0.tar", r"C:\a\train-0.tar", "s3://b/train-0.tar?x=1", "pipe:cat 'train-0.tar'"],
+)
+def test_shards_are_identified_by_their_names(location: str) -> None:
+    assert shards_tar.tar_name(location) == "train-0.tar"
+
+
+def test_mistakes_while_a_shard_is_open_are_not_errors_of_its_client(shards: Path) -> None:
+    for location in (f"{shards}/{INDEX}", f"file://{shards}/{INDEX}", f"pipe:cat {shards}/{INDEX}"):
+        with pytest.raises(TypeError, match="ours"), shards_tar.open_location(location):
+            raise TypeError("ours")
 
 
 def test_errors_name_local_shards(shards: Path, tmp_path: Path) -> None:
@@ -574,3 +613,5 @@ def test_a_single_class_is_refused_by_train_and_reported_by_check(
         assert main([*words, root]) == 1
         output = "".join(capsys.readouterr())
         assert re.search(r"all \d+ images are of one class, ödland; training needs two", output)
+    assert "every image decoded" in output  # the shards themselves are as their index states
+    assert ("compared with their index" in output) == (where != "table")

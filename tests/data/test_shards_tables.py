@@ -12,9 +12,12 @@ import torch
 
 from mobilevit.data.errors import DataError
 from mobilevit.data.loader import EpochLoader
+from mobilevit.data.open import open_evaluation
+from mobilevit.data.options import DataOptions
 from mobilevit.data.sampler import MultiScaleBatchSampler, MultiScaleSchedule
 from mobilevit.data.shards.open import is_sharded
 from mobilevit.data.shards.samples import ShardSamples
+from mobilevit.data.splits import LabelSamples
 from mobilevit.models.config import Preprocessing
 from mobilevit.tasks.classification.options import ClassificationOptions
 from mobilevit.tasks.classification.transforms import ClassificationSet
@@ -101,6 +104,8 @@ def test_resuming_gives_the_remaining_batches(tables: Path, workers: int, taken:
     for ours, theirs in zip(batches, expected[taken:], strict=True):
         assert all(map(torch.equal, ours, theirs))
     batches.close()
+    with pytest.raises(RuntimeError, match="has been closed"):
+        next(iter(batches))
 
 
 def test_other_images_of_the_same_classes_are_other_contents(tables: Path, tmp_path: Path) -> None:
@@ -124,6 +129,20 @@ def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
     found = shard_splits(str(tmp_path))
     assert [found.train.source(index) for index in range(9)] == [image_bytes(n) for n in range(9)]
     assert found.val.source(3) == image_bytes(53)
+
+
+def test_any_split_can_be_evaluated(tmp_path: Path) -> None:
+    """Others are not read: here train has no classes."""
+    hidden = rows(0, 3).map(lambda row: {"label": -1}, remove_columns=["label"])
+    splits = {"train": hidden.cast(rows(0, 1).features), "validation": rows(10, 3)}
+    datasets.DatasetDict({**splits, "test": rows(20, 4), "Odd": rows(30, 5)}).save_to_disk(tmp_path)
+
+    def count(split: str) -> int:
+        return len(open_evaluation(LabelSamples, DataOptions(root=str(tmp_path), split=split)))
+
+    assert [count(split) for split in ("validation", "test", "odd")] == [3, 4, 5]
+    with pytest.raises(DataError, match="no split 'nope', only train, validation, test, Odd"):
+        count("nope")
 
 
 def test_data_sets_that_are_not_labelled_images_are_refused(tables: Path, tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def is_pattern(root: str) -> bool:
     return root.startswith("pipe:") or re.search(r"\.tar\}?($|\?)", root) is not None
 
 
-def open_shards(root: str, *, index: str | None = None) -> dict[str, ShardSamples]:
+def open_shards(
+    root: str, *, index: str | None = None, split: str | None = None
+) -> dict[str, ShardSamples]:
     """The splits of a location by name; whether their files exist is not checked.
 
     Args:
@@ -37,12 +39,13 @@ def open_shards(root: str, *, index: str | None = None) -> dict[str, ShardSample
             `s3://bucket/train-{000000..000127}.tar` or `pipe:cat shards/train-{0..9}.tar`; a folder
             of Parquet or Arrow files; or `hf:` and the name of a data set on the Hub.
         index: path or URL of the shards' index, unless it is next to them.
+        split: of tables, the only split to open; see `open_tables`.
 
     Raises:
         DataError: there is no index, or it is unfinished or does not have the pattern's shards.
     """
     if is_hub_name(root) or not _has_index(root, index):
-        return open_tables(root)
+        return open_tables(root, split=split)
     if is_pattern(root):
         classes, splits = _match_pattern(root, index)
     else:

@@ -62,8 +62,9 @@ class Shard(ABC):
 class ShardImages:
     """The images in shards, numbered shard after shard."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards, self.counts = shards, [len(shard.labels) for shard in shards]
+    def __init__(self, location: str, shards: Sequence[Shard]) -> None:
+        self.location, self.shards = location, shards
+        self.counts = [len(shard.labels) for shard in shards]
         self.sequential = any(shard.sequential for shard in shards)
         self._first = [0, *itertools.accumulate(self.counts)]
         self._buffers: dict[int, _ShardBuffer] = {}
@@ -159,7 +160,7 @@ class ShardSamples(LabelSamples):
                 root=Path(root),
                 format="shards",
                 display_name="shards",
-                images=ShardImages(shards),
+                images=ShardImages(root, shards),
                 classes=tuple(classes),
                 labels=np.concatenate([shard.labels for shard in shards]),
             )
@@ -170,6 +171,11 @@ class ShardSamples(LabelSamples):
         """All images in the shards, whether they are among the samples or not."""
         assert isinstance(self.dataset.images, ShardImages)
         return self.dataset.images
+
+    @property
+    def location(self) -> str:
+        """As it was given: a path would lose a slash of a URL."""
+        return self.images.location
 
     def names(self) -> set[str]:
         """No names: shards would have to be read for them."""
@@ -187,19 +193,25 @@ class ShardSamples(LabelSamples):
         shards = self.images.shards
         if len(shards) < 2:
             raise DataError(
-                f"{self.root}: one shard cannot be divided; give shards to train on and shards to "
-                "evaluate on"
+                f"{self.location}: one shard cannot be divided; give shards to train on and shards "
+                "to evaluate on"
             )
         count = min(max(round(len(shards) * fraction), 1), len(shards) - 1)
         order = np.random.default_rng((seed, 4)).permutation(len(shards)).tolist()
         val, train = (
             replace(
-                self.from_shards(str(self.root), [shards[n] for n in sorted(part)], self.classes),
+                self.from_shards(self.location, [shards[n] for n in sorted(part)], self.classes),
                 class_map=self.class_map,
             )
             for part in (order[:count], order[count:])
         )
         return train, val
+
+    def describe_held_out(self, val: Self, fraction: float) -> str:
+        return f"{len(val.images.shards)} of {len(self.images.shards)} shards"
+
+    def where_class(self, name: str) -> str:
+        return self.location
 
     def contents(self) -> Iterator[tuple[str, str]]:
         """The identity of each shard, its size, and a checksum of its labels."""

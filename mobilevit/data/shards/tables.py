@@ -13,6 +13,7 @@ from mobilevit.data.formats.base import EVERYTHING
 from mobilevit.data.formats.files import VAL_SPLITS, file_size
 from mobilevit.data.shards.index import require_scale
 from mobilevit.data.shards.samples import Shard, ShardSamples
+from mobilevit.data.splits import find_named_split
 from mobilevit.utils.urls import network_errors
 
 log = logging.getLogger(__name__)
@@ -70,18 +71,23 @@ def holds_tables(root: str) -> bool:
     return any(next(Path(root).glob(pattern), None) is not None for pattern in _TABLES)
 
 
-def open_tables(root: str) -> dict[str, ShardSamples]:
+def open_tables(root: str, *, split: str | None = None) -> dict[str, ShardSamples]:
     """Open the splits of a data set: `train` and the first one to evaluate on, or what there is.
 
     Args:
         root: a folder of Parquet or Arrow files, or `hf:` and a name on the Hub or a folder.
+        split: open this one instead: the labels of each split that is opened are read.
 
     Raises:
-        DataError: it cannot be opened, or has no single column of images or of classes.
+        DataError: it cannot be opened, has no such split, or has no single column of images or of
+            classes.
     """
     require_scale("datasets")
     location = root.removeprefix(HUB)
     splits = _load(location)
+    if split is not None:
+        name = find_named_split(splits, split, location)
+        return {name: _samples(location, name, splits[name])}
     known = [name for name in ("train", *VAL_SPLITS) if name in splits]
     if not known:
         name = next(iter(splits))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from subprocess import PIPE, Popen
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -56,19 +56,40 @@ def open_location(location: str) -> Iterator[IO[bytes]]:
             if not process.stdout.read(1) and process.wait():
                 raise OSError(f"exit status {process.returncode}")
     elif is_remote(location):
+        with io.BufferedReader(_RemoteFile(location)) as stream:
+            yield stream
+    else:
+        with open(location, "rb") as stream:
+            yield stream
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file that fsspec opens, whose errors are `OSError` whatever its client raises."""
+
+    def __init__(self, location: str) -> None:
         import fsspec
 
         # HTTP in one response: not every server supports ranges, and each range is a request.
         options = {"block_size": 0} if re.match(r"https?://", location) else {}
         try:
-            file = fsspec.open(location, "rb", **options)
+            with network_errors():
+                self._file = fsspec.open(location, "rb", **options).open()
         except (ImportError, ValueError) as error:
             raise DataError(f"{location}: {error}") from error
-        with network_errors(), file as stream:
-            yield io.BufferedReader(stream)  # reads as many bytes as are asked for
-    else:
-        with open(location, "rb") as stream:
-            yield stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with network_errors():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed and hasattr(self, "_file"):  # not where opening failed
+            self._file.close()
+        super().close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +192,7 @@ class TarShard(Shard):
 
 def tar_name(location: str) -> str:
     """The last name ending with .tar in a path, URL or command."""
-    if names := re.findall(r"[^/\s'\"]+\.tar", location):
+    if names := re.findall(r"[^/\\\s'\"]+\.tar", location):
         return str(names[-1])
     raise DataError(f"{location}: names no .tar file to identify it by")
 

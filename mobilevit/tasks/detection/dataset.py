@@ -193,7 +193,7 @@ class BoxSamples(Samples):
         if self.usable[self._rows].any():
             return []
         message = f"no boxes in {split}, {len(self)} images"
-        return [Issue(SPLITS, str(self.root), message, skippable=False)]
+        return [Issue(SPLITS, self.location, message, skippable=False)]
 
     def box_name(self, index: int, row: int) -> str:
         """Name of a box in messages: file and line, or file, annotation id and image."""
