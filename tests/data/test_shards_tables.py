@@ -83,6 +83,7 @@ def test_parquet_is_read_row_by_row(tables: Path, prefix: str) -> None:
     assert is_sharded(root)
     found = shard_splits(root)
     assert found.train.classes == NAMES
+    assert found.train.location == found.val.location == root
     assert found.train.images.counts == list(COUNTS["train"])
     assert "train: train (18 images), val: validation (7 images)" in found.note
     for split, samples in (("train", found.train), ("validation", found.val)):

@@ -83,17 +83,16 @@ def open_tables(root: str, *, split: str | None = None) -> dict[str, ShardSample
             classes.
     """
     require_scale("datasets")
-    location = root.removeprefix(HUB)
-    splits = _load(location)
+    splits = _load(root.removeprefix(HUB))
     if split is not None:
-        name = find_named_split(splits, split, location)
-        return {name: _samples(location, name, splits[name])}
+        name = find_named_split(splits, split, root)
+        return {name: _samples(root, name, splits[name])}
     known = [name for name in ("train", *VAL_SPLITS) if name in splits]
     if not known:
         name = next(iter(splits))
-        return {EVERYTHING: _samples(location, name, splits[name])}
+        return {EVERYTHING: _samples(root, name, splits[name])}
     names = known[:2] if "train" in known else known[:1]
-    return {name: _samples(location, name, splits[name]) for name in names}
+    return {name: _samples(root, name, splits[name]) for name in names}
 
 
 def _load(location: str, **options: Any) -> Any:
@@ -124,9 +123,10 @@ def _streamed(name: str, rows: Any) -> Iterator[Any]:
         raise DataError(f"{name}: cannot be read: {error}") from error
 
 
-def _samples(location: str, split: str, dataset: Any) -> ShardSamples:
+def _samples(root: str, split: str, dataset: Any) -> ShardSamples:
     import datasets
 
+    location = root.removeprefix(HUB)
     features = dataset.features or {}
     images = [name for name, type_ in features.items() if isinstance(type_, datasets.Image)]
     classes = [name for name, type_ in features.items() if isinstance(type_, datasets.ClassLabel)]
@@ -150,7 +150,7 @@ def _samples(location: str, split: str, dataset: Any) -> ShardSamples:
             f"{location}: {missing} samples of {split} have no class; a split without classes "
             "cannot be trained or evaluated on"
         )
-    return ShardSamples.from_shards(location, shards, features[classes[0]].names)
+    return ShardSamples.from_shards(root, shards, features[classes[0]].names)
 
 
 def _read_labels(location: str, split: str, dataset: Any, label: str) -> Iterator[np.ndarray]:
