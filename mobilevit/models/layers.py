@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional as F
 
 Activation = Callable[..., Tensor]
@@ -144,13 +145,13 @@ class Dropout(nn.Dropout):
     """Dropout that costs a third of torch's time on a CPU, where drawing its mask dominates.
 
     An element takes 16 random bits from torch's global generator, so p is exact to 1 / 65536; the
-    backward pass keeps one byte of each, not four.
+    backward pass keeps one byte of each, not four. Compiled or traced it is torch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; as it comes in evaluation mode."""
         drawn = self.training and 0 < self.p < 1 and x.device.type == "cpu"
-        if not drawn or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if not drawn or torch.compiler.is_compiling() or is_tracing():
             return super().forward(x)
         dropped = max(1, min(round(self.p * 2**16), 2**16 - 1))
         words = x.new_empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
