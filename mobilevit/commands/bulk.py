@@ -328,7 +328,9 @@ class Predictor:
             network, _ = for_inference(
                 network, classes=None, preprocessing=None, device=device, threads=threads
             )
-        self.opened = OpenModel(network, "", classes, device, threads, workers=0, keep_memory=True)
+        self.opened = OpenModel(
+            network, "", classes, device, threads, workers=0, keep_memory=options.keep_memory
+        )
         self.options, self.base = replace(options, workers=0), base
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:

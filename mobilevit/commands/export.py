@@ -74,11 +74,11 @@ def export(
     network, name = open_model(model, classes=options.classes, preprocessing=options.preprocessing)
     network.eval()
     path, backend = Path(options.out), options.backend
+    backend.check(network, options.spec(()))  # before images are read
+    backend.check_output(path, options.spec(()))
     evaluator = _evaluator(network, options)
     compared, calibration = _images(options, evaluator)
     spec = options.spec(calibration)
-    backend.check(network, spec)
-    backend.check_output(path, spec)
     if backend.runtime_tarball is not None:
         backend.runtime_tarball(options.runtime_tarball)
     path.parent.mkdir(parents=True, exist_ok=True)

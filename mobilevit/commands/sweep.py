@@ -324,8 +324,8 @@ def _read_axis(part: str, types: Mapping[str, Any]) -> Axis:
 def _read_range(name: str, hint: Any, found: re.Match[str]) -> Axis:
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    inner = set(typing.get_args(hint) or (hint,)) - {NoneType}
-    if inner not in ({int}, {float}):
+    inner = [one for one in typing.get_args(hint) if one is not NoneType] or [hint]
+    if inner not in ([int], [float]):  # a pair of numbers is none
         raise ValueError(f"{name} is not a number, so it has no range {found[0]}: list its values")
     (number,) = inner
     low, high = (_parse(name, number, word.strip()) for word in found.group(2, 3))

@@ -81,7 +81,8 @@ def delivered(
                     del batch  # the error's traceback refers to this frame, and this to the workers
             yield batch
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        # An error within a worker begins with "Caught RuntimeError in DataLoader worker".
+        if not str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited")):
             raise
         raise WorkerError(
             f"a worker that reads images has died ({error}). The machine may be short of memory "

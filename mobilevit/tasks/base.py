@@ -149,6 +149,8 @@ class Metric(ABC, Generic[M]):
     """How many of the worst images the metrics list, at most."""
     shown: int = 12
     """How many other images, evenly spaced."""
+    figures_only: bool = False
+    """Count only what `figures` needs; `compute` is not called then."""
 
     @abstractmethod
     def update(self, predictions: Sequence[Any], batch: ImageBatch) -> None:

@@ -102,5 +102,6 @@ class TrainingTask(nn.Module, ABC):
                 mean.reset()
             return
         self.val_loss.reset()
-        self.metric = get_task(self.task).metric(self.val, device=self.val_loss.device)
+        device = self.val_loss.device
+        self.metric = get_task(self.task).metric(self.val, device=device, figures_only=True)
         self._validated = {}

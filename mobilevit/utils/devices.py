@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from mobilevit.utils.memory import return_freed_memory
+
 GRACE = 30
 """Seconds for which a loader worker ignores SIGTERM."""
 
@@ -87,6 +89,7 @@ def init_worker(_: int) -> None:
         # torch's own check only notices a parent that dies later.
         os._exit(1)
     torch.set_num_threads(1)
+    return_freed_memory()  # the main process may keep it, but some images are much larger
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):  # not on Windows, which has no SIGTERM either
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

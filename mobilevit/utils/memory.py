@@ -24,18 +24,23 @@ def keep_freed_memory(enabled: bool = True) -> Iterator[None]:
     if not enabled or platform.libc_ver()[0] != "glibc":
         yield
         return
-    libc = ctypes.CDLL(None)
-
-    def set_options(options: dict[int, int]) -> None:
-        for name, value in options.items():
-            libc.mallopt(name, value)
-
-    set_options(KEEP)
+    _set_options(KEEP)
     try:
         yield
     finally:
-        set_options(USUAL)
-        libc.malloc_trim(0)
+        return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Return what is free to the system, now and later; in forked processes too."""
+    if platform.libc_ver()[0] == "glibc":
+        _set_options(USUAL)
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _set_options(options: dict[int, int]) -> None:
+    for name, value in options.items():
+        ctypes.CDLL(None).mallopt(name, value)
 
 
 def peak_memory() -> int:

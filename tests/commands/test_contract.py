@@ -1,4 +1,4 @@
-"""What the commands that take a model have in common: the same errors, told in the same words."""
+"""What the commands that take a model have in common: the same errors, with the same messages."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from mobilevit.exports.spec import ExportError, ExportSpec, FileMetadata, Missin
 from mobilevit.exports.verify import DisagreementError, verify
 from mobilevit.exports.wrap import fold_normalization
 from mobilevit.models.fuse import fuse
+from mobilevit.models.registry import build
 from mobilevit.tasks import TASKS, get_task
 from tests.exports.conftest import ANTS, FLOAT_LAYER, PACKAGES, UNUSUAL
 from tests.numerics import assert_close, assert_probabilities_close
@@ -308,6 +309,10 @@ def test_networks_of_one_size_have_no_dynamic_size(
 def test_unknown_kinds_of_files_are_refused() -> None:
     with pytest.raises(ValueError, match="dynamic must be batch or size, not 'depth'"):
         ExportOptions(out="ants.onnx", dynamic="depth")  # type: ignore[arg-type]
+    spec = ExportSpec(precision="bf16")  # type: ignore[arg-type]
+    for backend in BACKENDS.values():
+        with pytest.raises(ExportError, match="precision must be fp32 or fp16, not 'bf16'"):
+            backend.check(build("mobilevit_xxs"), spec)
 
 
 @every_task

@@ -22,6 +22,7 @@ from mobilevit.exports.runtime_model import FileNetwork
 from mobilevit.exports.spec import ExportError, ExportSpec
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
+from mobilevit.tasks.dataset import ImageBatch
 from tests.exports.conftest import ANTS
 from tests.numerics import assert_close, assert_probabilities_close
 
@@ -329,12 +330,9 @@ def test_raw_files_rank_logits_that_probabilities_cannot_tell_apart(network: Any
 
     for raw, names in ((True, ("ant 3", "ant 2")), (False, ("ant 3", "ant 0"))):
         file = FileNetwork(Runner(raw))
+        batch = ImageBatch(torch.zeros(1, 3, 64, 64), [(64, 64)], [0])
         (result,) = get_task("classification").postprocess(
-            file,
-            file(torch.zeros(1, 3, 64, 64)),
-            input_size=(64, 64),
-            sizes=[(64, 64)],
-            options=InferenceOptions(),
+            file, file(batch.images), batch, InferenceOptions()
         )
         found = get_task("classification").prediction("x", ANTS, result, InferenceOptions())
         assert tuple(one.name for one in found.top(2)) == names

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mobilevit.exports.spec import (
     ExportError,
     ExportSpec,
     FileMetadata,
+    Precision,
     file_preprocessing,
 )
 from mobilevit.exports.wrap import EndToEndModel, PreparedModel, RawModel
@@ -152,6 +153,8 @@ class Backend:
         """Raise ExportError if the network or the format does not support this kind of file."""
         if is_fused(model):
             raise ExportError("a fused network cannot be exported; export the one it was made from")
+        if spec.precision not in get_args(Precision):
+            raise ExportError(f"precision must be fp32 or fp16, not {spec.precision!r}")
         if model.fixed_size and spec.dynamic == "size":
             raise ExportError(
                 f"{model.name} cannot be exported with dynamic size: {model.fixed_size}. Export "

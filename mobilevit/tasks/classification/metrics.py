@@ -121,21 +121,28 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
         )
 
         count = len(self.samples.classes)
-        self.confusion = MulticlassConfusionMatrix(count, validate_args=False)
-        self.top5 = MulticlassAccuracy(count, min(5, count), "micro", validate_args=False)
-        self.calibration = MulticlassCalibrationError(count, CALIBRATION_BINS, validate_args=False)
-        for metric in (self.confusion, self.top5, self.calibration):
-            metric.to(self.device)
+        self.top1, self.top5 = (
+            MulticlassAccuracy(count, top, "micro", validate_args=False).to(self.device)
+            for top in (1, min(5, count))
+        )
+        if not self.figures_only:  # of very many classes, counts of all pairs do not fit in memory
+            self.confusion = MulticlassConfusionMatrix(count, validate_args=False).to(self.device)
+            self.calibration = MulticlassCalibrationError(
+                count, CALIBRATION_BINS, validate_args=False
+            ).to(self.device)
         self.loss = 0.0
         self.mistakes: list[Mistake] = []
 
     def update(self, predictions: Any, batch: ImageBatch) -> None:
         """Count logits `[B, K]`; targets are labels `[B]`."""
         logits, labels = predictions, batch.targets.to(predictions.device)
+        self.top1.update(logits, labels)
+        self.top5.update(logits, labels)
+        if self.figures_only:
+            return
         losses = F.cross_entropy(logits, labels, reduction="none")
         probabilities, predicted = logits.softmax(-1), logits.argmax(-1)
         self.confusion.update(predicted, labels)
-        self.top5.update(logits, labels)
         self.calibration.update(probabilities, labels)
         self.loss += losses.double().sum().item()
         wrong = predicted != labels
@@ -145,9 +152,7 @@ class ClassificationMetric(Metric[ClassificationMetrics]):
         self.mistakes = _worst(self.mistakes + mistakes, self.worst)
 
     def figures(self) -> dict[str, float]:
-        confusion = self.confusion.compute()
-        correct = confusion.diag().sum() / confusion.sum()
-        return {"top1": float(correct), "top5": float(self.top5.compute())}
+        return {"top1": float(self.top1.compute()), "top5": float(self.top5.compute())}
 
     def compute(self, timing: Timing) -> ClassificationMetrics:
         confusion = self.confusion.compute().cpu()

@@ -141,6 +141,8 @@ class SegmentationMetric(Metric[SegmentationMetrics]):
             if self.options.boundary:
                 near = near_boundaries(true, self.options.boundary)
                 self.at_boundaries += count(labels[near], true[near])
+            if self.figures_only:
+                continue
             image = SegmentedImage(index, predicted.cpu().numpy(), mean_iou(counts))
             if index % self.step == 0 and len(self.spaced) < self.shown:
                 self.spaced.append(image)

@@ -143,7 +143,7 @@ def _describe(model: Any, prepared: PreparedModel) -> None:
     model.version = strings["mobilevit_version"]
     model.user_defined_metadata.update(strings)
     model.input_description[input_name(metadata)] = (
-        f"{metadata.values}; resized as given by `preprocessing` in the metadata."
+        f"An image, resized as given by `preprocessing` in the metadata. Values: {metadata.values}."
     )
     for name in prepared.output_names:
         model.output_description[name] = MEANINGS[name]

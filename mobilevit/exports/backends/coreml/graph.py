@@ -22,7 +22,10 @@ FLOAT32 = 32
 
 
 def translate(program: ExportedProgram, *, float32_outputs: bool) -> ExportedProgram:
-    """Prepare a program for `coremltools.convert`; `float32_outputs` is of `is_float32`."""
+    """Prepare a program for `coremltools.convert`.
+
+    `float32_outputs` keeps post-processing in float32.
+    """
     registry: Any = importlib.import_module(
         "coremltools.converters.mil.frontend.torch.torch_op_registry"
     )

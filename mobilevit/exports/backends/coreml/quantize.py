@@ -83,8 +83,8 @@ def _quantizer(prepared: PreparedModel) -> Any:
 def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[str, str]) -> Any:
     """Compress a model's weights by `prepared.spec`.
 
-    In every mode of palettes, all layers get 256 values except transformer layers and 3x3
-    convolutions: these are a tenth of a network, and some channels of an inverted residual reach a
+    In every mode of palettes, transformer layers and 3x3 convolutions get the mode's number of
+    values, and all others, a tenth of a network, 256: some channels of an inverted residual reach a
     hundred times as far as others, so a small palette has no values for most of them.
 
     `parameters` maps names of weights in torch's graph, which coremltools keeps, to those in the
