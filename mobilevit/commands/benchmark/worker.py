@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
             reply(write_file(task))
         else:
             run_network(task, reply)
-    except Exception as error:
+    except Exception as error:  # reported to the parent process, and raised
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         for_users = isinstance(error, ValueError | OSError)
         message = f"{type(error).__name__}: {' '.join(lines[:1])}"
