@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mobilevit.exports.quantize import layers_to_quantize
+from mobilevit.exports.spec import ExportError
 from mobilevit.exports.wrap import PreparedModel
 
 PALETTES = {"palette8": 8, "palette6": 6, "palette4": 4}
@@ -106,9 +107,16 @@ def compress_weights(model: Any, prepared: PreparedModel, parameters: Mapping[st
             cto.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=MIN_WEIGHTS)
             for bits in (PALETTES[str(spec.quantize)], 8)
         )
+    known = {name: parameters.get(name.removesuffix("_to_fp16"), "") for name in weights}
+    for parameter, values in prepared.module.named_parameters():
+        missing = values.numel() > MIN_WEIGHTS and parameter not in known.values()
+        if missing and parameter.rpartition(".")[0] in spec.float_layers:
+            raise ExportError(
+                f"float_layers: {parameter} has no weights of its own in Core ML's graph"
+            )
     configs: dict[str, Any] = {}
     for name, about in weights.items():
-        parameter = parameters.get(name.removesuffix("_to_fp16"), "")
+        parameter = known[name]
         if parameter.rpartition(".")[0] in spec.float_layers:
             configs[name] = None
         elif ".layers." not in parameter and about.val.shape[2:] in ((), (1, 1)):
