@@ -18,8 +18,8 @@ def keep_freed_memory(enabled: bool = True) -> Iterator[None]:
     """Let freed memory serve the next tensors inside a `with` block, where malloc is glibc's.
 
     Else glibc returns a large tensor's memory to the system at once and takes it anew, page by
-    page, for the next one: half of the time of a training step on a CPU can go there. All threads
-    of the process are affected. Afterwards what is free is returned.
+    page, for the next one: a quarter of a training step on a CPU was measured to go there. All
+    threads of the process are affected. Afterwards what is free is returned.
     """
     if not enabled or platform.libc_ver()[0] != "glibc":
         yield
