@@ -98,6 +98,7 @@ def test_values_are_drawn_within_the_range_and_differ(method, words, tmp_path):
         ("optim.weight_decay=a,b", "cannot be 'a'"),
         ("optim.weight_decay", "OPTION=VALUES"),
         ("sampler.mode=0..1", "not a number"),
+        ("classification.augment.scale=0.1..0.5", "not a number"),
         ("classification.augment.erase=0..2", "in [0, 1]"),
         (
             "classification.augment.mixup=0,1;classification.augment.mixup=0,2",
