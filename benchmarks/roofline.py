@@ -18,8 +18,8 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
+from mobilevit.training.precision import FastKernels
 from mobilevit.utils.memory import keep_freed_memory
 
 
@@ -178,14 +179,22 @@ def make_step(options: argparse.Namespace) -> tuple[Any, Callable[[], None]]:
     """The network, and what is profiled: inference when fused, or a training step."""
     images = torch.rand(options.batch, 3, options.size, options.size)
     network: Any = build(options.variant)
-    autocast = (
-        torch.autocast("cpu", torch.bfloat16) if options.precision == "bf16" else nullcontext()
-    )
+
+    @contextmanager
+    def autocast() -> Iterator[None]:
+        """What `mobilevit train --precision bf16` computes in."""
+        bf16 = options.precision == "bf16"
+        with (
+            torch.autocast("cpu", torch.bfloat16, bf16),
+            FastKernels() if bf16 else nullcontext(),
+        ):
+            yield
+
     if options.what == "inference":
         network = fuse(network)
 
         def infer() -> None:
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode(), autocast():
                 network(images)
 
         return network, infer
@@ -194,7 +203,7 @@ def make_step(options: argparse.Namespace) -> tuple[Any, Callable[[], None]]:
 
     def train() -> None:
         optimizer.zero_grad()
-        with autocast:
+        with autocast():
             loss = F.cross_entropy(network(images), labels)
         loss.backward()
         optimizer.step()

@@ -158,8 +158,9 @@ class TrainOptions(Options):
     loses too much otherwise. The result is a float network, to be exported as usual."""
     patience: Count | None = None
     """Stop after this many epochs without a better top-1, AP or mean IoU."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the network's arithmetic."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the network's arithmetic; auto: bf16 if the GPU or CPU has instructions for
+    it, else fp32."""
     compile: bool = False
     """Compile the network by torch, once for each size of the sampler; takes a minute or more for
     each, and a C++ compiler on a CPU."""

@@ -14,6 +14,7 @@ from mobilevit.models.registry import Network
 from mobilevit.tasks.base import M, Task
 from mobilevit.tasks.dataset import EvaluationSet
 from mobilevit.training.options import OptimOptions, TrainOptions
+from mobilevit.training.precision import Precision
 from mobilevit.utils.distributed import Processes
 
 LOADER_BOUND = 0.2
@@ -34,6 +35,7 @@ class Run:
     step: int
     """Optimizer steps at that checkpoint."""
     device: torch.device
+    precision: Precision
     threads: int
     workers: int
     processes: Processes

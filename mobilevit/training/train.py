@@ -25,6 +25,7 @@ from mobilevit.tasks.evaluate import evaluate_batches
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import TrainOptions
+from mobilevit.training.precision import BF16_INSTRUCTIONS, choose_precision, has_bf16
 from mobilevit.training.probe import check_batch_norms
 from mobilevit.training.report.page import write_report
 from mobilevit.training.resume import (
@@ -118,14 +119,23 @@ def validate(options: TrainOptions, *, resume: bool) -> Run:
         checkpoint=checkpoint,
         step=step,
         device=device,
+        precision=choose_precision(device)[0] if options.precision == "auto" else options.precision,
         threads=threads if options.threads is None else options.threads,
         workers=workers if options.data.workers is None else options.data.workers,
         processes=processes,
         console=console,
     )
+    _report_precision(run)
     if problems:
         run.print(f"warning: {problems[0]}: going back to {checkpoint} (step {step})")
     return run
+
+
+def _report_precision(run: Run) -> None:
+    if run.options.precision == "auto":
+        run.print(f"precision {run.precision}: {choose_precision(run.device)[1]}")
+    elif run.precision == "bf16" and run.device.type == "cpu" and not has_bf16():
+        run.print(f"warning: this CPU has no {BF16_INSTRUCTIONS}: bf16 is slower than fp32 here")
 
 
 def choose_model(options: TrainOptions) -> tuple[str, Task]:

@@ -9,15 +9,29 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import MixedPrecision
 
 from mobilevit.data.loader import EpochLoader
 from mobilevit.data.sampler import MultiScaleBatchSampler
 from mobilevit.training.callbacks import History, ModelFolders, MovingAverage, ProgressBar
 from mobilevit.training.checkpoints import AtomicCheckpoints, Checkpoints
 from mobilevit.training.module import Batches, TrainingModule
+from mobilevit.training.precision import FastKernels
 from mobilevit.training.run import Run, Setup, evaluation_loader
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+class CPUBFloat16(MixedPrecision):
+    """Lightning's bf16 on a CPU, with `FastKernels`."""
+
+    def __init__(self) -> None:
+        super().__init__("bf16-mixed", "cpu")
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        with super().forward_context(), FastKernels():
+            yield
 
 
 @contextmanager
@@ -56,13 +70,16 @@ def fit(run: Run, setup: Setup) -> History:
         *([EarlyStopping(f"val_{metric}", mode="max", patience=patience)] if patience else []),
         Checkpoints(run.folder, minutes=options.checkpoint_minutes),
     ]
+    # Compiled networks have kernels of their own.
+    fast_bf16 = run.precision == "bf16" and run.device.type == "cpu" and not options.compile
+    plugins = [CPUBFloat16()] if fast_bf16 else []
     trainer = Trainer(
         accelerator=run.device.type,
         devices=run.processes.local_size,
         num_nodes=run.processes.nodes,
         strategy="auto" if run.processes.world_size == 1 else "ddp",
         sync_batchnorm=options.sync_batch_norm,
-        precision=PRECISION[options.precision],
+        precision=None if plugins else PRECISION[run.precision],
         max_epochs=options.epochs,
         accumulate_grad_batches=options.optim.accumulate,
         gradient_clip_val=options.optim.clip,
@@ -73,7 +90,7 @@ def fit(run: Run, setup: Setup) -> History:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(), *plugins],
         reload_dataloaders_every_n_epochs=1,
     )
     with closing(_training_loader(run, setup)) as loader, progress.bar:
