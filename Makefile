@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One compute thread per process: tests run side by side, and threads that wait would spin.
 export OMP_NUM_THREADS ?= 1
-# A module's tests stay in one process, so that what its fixtures train or export is made once.
-PYTEST := $(BIN)/pytest -n auto --dist loadscope
+# Groups of tests stay in one process, in the order of conftest.py.
+PYTEST := $(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-fast coverage docs lint format benchmark clean
 

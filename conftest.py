@@ -1,11 +1,38 @@
-"""Files and names that examples in docstrings (`>>>`) may use."""
+"""How tests are divided among processes; what examples in docstrings (`>>>`) may use."""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+LONGEST = (
+    *("executorch", "coreml", "training/test_processes", "litert", "openvino"),
+    *("exports/test_accuracy", "exports/test_web_predictions", "exports/test_web_controls"),
+    *("commands/test_bulk", "training/test_nothing_lost", "training/test_train"),
+    *("exports/test_files_as_models", "commands/test_benchmark", "onnx"),
+)
+"""Groups of tests that take a minute or about, longest first: a last one would run alone."""
+
+# Converters make millions of small objects that stay; looking through them takes 10% of their time.
+gc.set_threshold(50_000)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group a module's tests, or all examples, so that one process makes what its fixtures hold."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    places = {}
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        module = f"{item.path.parent.name}/{item.path.stem}"
+        name = "examples" if isinstance(item, pytest.DoctestItem) else module
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(name))
+        places[item] = order.get(mark.args[0] if mark else name, len(order))
+    items.sort(key=places.__getitem__)
 
 
 @pytest.fixture(scope="session")
