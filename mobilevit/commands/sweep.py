@@ -60,8 +60,8 @@ class SweepResult:
     name: str
     """`metric` in words."""
     trials: tuple[dict[str, Any], ...]
-    """For each its number ("trial"), the options that vary, and the `metric`: in [0, 1], or None
-    if training diverged."""
+    """For each its folder's name ("trial"), the options that vary, and the `metric`: in [0, 1], or
+    None if training diverged."""
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -157,11 +157,12 @@ def sweep(
                 TPESampler(seed=seed, n_startup_trials=5) if tpe else RandomSampler(seed)
             )
             drawn = study.ask({axis.name: axis.distribution for axis in axes})
-            logger.info("trial %d of %d: %s", drawn.number + 1, trials, drawn.params)
+            values = ", ".join(f"{name}={value}" for name, value in drawn.params.items())
+            logger.info("%s of %d: %s", _name(drawn.number), trials, values)
             _run(study, drawn.number, drawn.params, axes, options, task)
     rows = tuple(
         {
-            "trial": trial.number,
+            "trial": _name(trial.number),
             **{axis.name: axis.value(trial.params[axis.name]) for axis in axes},
             task.metric_key: trial.value,
         }
@@ -172,8 +173,8 @@ def sweep(
     return result
 
 
-def _folder(out: Path, number: int) -> Path:
-    return out / f"trial_{number:03d}"
+def _name(number: int) -> str:
+    return f"trial_{number:03d}"
 
 
 def _open_study(out: Path, recipe: dict[str, Any], *, resume: bool) -> Study:
@@ -207,14 +208,14 @@ def _run(
     """Train one trial, from its checkpoint if there is one, and report to the study."""
     from optuna.trial import TrialState
 
-    folder = _folder(Path(options.out), number)
+    folder = Path(options.out) / _name(number)
     options = replace(options, out=str(folder))
     for axis in axes:
         options = options.with_option(axis.name, axis.value(drawn[axis.name]))
     try:
         trained = train(options, resume=(folder / "checkpoints" / "last.ckpt").is_file())
     except DivergedError as error:  # a result about its options; the sweep goes on
-        logger.warning("trial %d failed: %s", number + 1, error)
+        logger.warning("%s failed: %s", _name(number), error)
         study.tell(number, state=TrialState.FAIL)
     else:
         study.tell(number, float(getattr(trained.metrics, task.metric_key)))
@@ -229,7 +230,7 @@ def _write(result: SweepResult, study: Study) -> None:
     write_file(result.folder / "results.csv", text.getvalue())
     write_file(result.folder / "results.json", json.dumps(result.trials, indent=1) + "\n")
     if result.best is not None:
-        best = _folder(result.folder, result.best["trial"])
+        best = result.folder / result.best["trial"]
         write_file(result.folder / "plot.svg", _plot(study, result.name))
         write_file(result.folder / "best.yaml", (best / CONFIG).read_text())
 

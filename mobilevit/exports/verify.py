@@ -72,6 +72,22 @@ class Verification:
         )
 
 
+def within_bounds(
+    compared: Comparison,
+    precision: Precision,
+    *,
+    quantized: bool,
+    min_agreement: float | None = MIN_AGREEMENT,
+    max_mean_difference: float | None = MAX_MEAN_DIFFERENCE,
+) -> bool:
+    """Whether a file agrees with PyTorch; the last two, None for any, are for quantized files."""
+    if not quantized:
+        return compared.largest <= TOLERANCES[precision]
+    # In this order, NaN is not within a bound.
+    close = max_mean_difference is None or compared.mean <= max_mean_difference
+    return close and compared.agreement >= (min_agreement or 0)
+
+
 def verify(
     run: Runner,
     model: Network,
@@ -127,12 +143,13 @@ def verify(
         max_mean_difference=max_mean_difference if quantized else None,
         min_agreement=min_agreement if quantized else None,
     )
-    if quantized:
-        agrees = result.agreement >= (min_agreement or 0)
-        agrees &= max_mean_difference is None or result.mean_difference <= max_mean_difference
-    else:
-        agrees = result.difference <= tolerance
-    if not agrees:
+    if not within_bounds(
+        compared,
+        metadata.precision,
+        quantized=quantized,
+        min_agreement=min_agreement,
+        max_mean_difference=max_mean_difference,
+    ):
         raise DisagreementError(f"{name} does not agree with PyTorch: {result}")
     return result
 

@@ -14,7 +14,7 @@ from torch import nn
 
 import mobilevit
 from mobilevit.commands.benchmark import measure as bench_measure
-from mobilevit.commands.benchmark.checks import input_images
+from mobilevit.commands.benchmark.checks import input_images, measure_agreement
 from mobilevit.commands.benchmark.command import benchmark
 from mobilevit.commands.benchmark.measure import Worker, measure
 from mobilevit.commands.benchmark.models import ModelSpec, find_subjects
@@ -104,6 +104,32 @@ def test_new_weights_have_their_own_bound() -> None:
     assert row.deviation is not None and row.deviation < 1e-3
 
 
+@pytest.mark.parametrize(("scale", "agrees"), [(1, True), (100, False)])
+def test_quantized_files_have_the_bounds_of_export(scale: float, agrees: bool) -> None:
+    """Logits that are too large have the same most probable class, and other probabilities."""
+    (subject,) = find_subjects(["mobilevit_xxs:num_classes=5@32"], None)
+    trained = replace(subject, config=replace(subject.config, source="a test"))
+    images = input_images(trained, sample_images(), 1)
+    with torch.inference_mode():
+        outputs = scale * trained.network(torch.from_numpy(images))  # type: ignore[misc]
+    row = Row(
+        model=trained.name,
+        task="classification",
+        source="a test",
+        end_to_end=False,
+        runtime="onnx",
+        precision="fp32",
+        quantize="int8",
+        size=32,
+        batch=1,
+        warmup=1,
+    )
+    vars(row).update(measure_agreement(row, trained, images, [outputs.numpy()]))
+    assert row.same == 1 and row.agrees == agrees
+    assert row.mean_difference is not None and (row.mean_difference > 0.1) != agrees
+    assert ("DISAGREES with PyTorch (mean difference 0." in str(row.notes())) != agrees
+
+
 def test_what_can_not_be_is_a_row_with_the_reason(report: tuple[Benchmark, Path]) -> None:
     _, folder = report
     result = benchmark(
@@ -180,6 +206,7 @@ def test_networks_take_turns_in_groups_that_share_the_first(tmp_path: Path) -> N
     found = measure(tasks, tmp_path, warmup=1, runs=25)
     assert [one.get("runs") for one in found] == [50, 25, None, 25, 25, 25]
     assert [one.get("ratio") for one in found] == [1, 2, None, 4, 5, 6]
+    assert found[1]["ratio_quartiles"] == [2, 2]
     assert found[1]["cpu_ratio"] == 2
     assert found[2]["version"] == "a clock" and "not timed" in found[2]["why"]
     orders = ["".join(Clock.asked[3 + 3 * i : 6 + 3 * i]) for i in range(10)]
@@ -220,7 +247,7 @@ def test_model_specs() -> None:
         ("mobilevit_xx", "did you mean mobilevit_xxs"),
         ("mobilevit_xxs:patch_sizes", "written like mobilevit_xs:patch_sizes=8,4,2"),
         ("mobilevit_xxs:patches=2", "no option patches; did you mean patch_sizes"),
-        ("mobilevit_xxs:patch_sizes=2", "'patch_sizes': 2"),
+        ("mobilevit_xxs:patch_sizes=2", "mobilevit_xxs with patch_sizes=2: "),
         ("folder:patch_sizes=8,4,2", "known: mobilevit_xxs"),
         ("nowhere.onnx", "there is no file"),
         ("nowhere.pt", "there is no file"),

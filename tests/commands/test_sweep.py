@@ -57,10 +57,13 @@ def test_an_interrupted_grid_goes_on_and_repeats_nothing(words, tmp_path, monkey
         *(("0.001", "0.0"), ("0.001", "0.2"), ("0.1", "0.0"), ("0.1", "0.2"))
     }
     assert "classification.augment.mixup" in (folder / "plot.svg").read_text()
+    assert [row["trial"] for row in rows] == sorted(path.name for path in folder.glob("trial_*"))
     best = max(rows, key=lambda row: float(row["top1"]))
     recipe = yaml.safe_load((folder / "best.yaml").read_text())
     assert recipe["optim"]["weight_decay"] == float(best["optim.weight_decay"])
-    assert "in 4 trials" in capsys.readouterr().out
+    assert recipe == yaml.safe_load((folder / best["trial"] / "config.yaml").read_text())
+    out = capsys.readouterr().out
+    assert "in 4 trials" in out and "trial_003" in out
 
 
 def test_a_trial_that_diverges_is_reported_and_the_sweep_goes_on(words, monkeypatch, capsys):

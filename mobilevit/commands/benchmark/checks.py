@@ -18,7 +18,7 @@ from mobilevit.commands.benchmark.report import Row
 from mobilevit.data.options import DataOptions
 from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.exports.spec import Precision
-from mobilevit.exports.verify import MIN_AGREEMENT, TOLERANCES
+from mobilevit.exports.verify import TOLERANCES, within_bounds
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
 from mobilevit.tasks.dataset import ImageBatch
@@ -71,17 +71,16 @@ def measure_agreement(
                 for one, other in zip(expected, found, strict=True)
             ]
             deviation = float(torch.stack(deviations).max())
-    difference, same = compared.largest, compared.agreement
     if reference.is_new and deviation is not None:
         agrees = deviation <= (1 if quantize else DEVIATIONS[precision])
-    elif quantize:
-        agrees = reference.is_new or same >= MIN_AGREEMENT
     else:
-        agrees = difference <= TOLERANCES[precision]
+        agrees = within_bounds(compared, precision, quantized=quantize is not None)
+    known = not reference.is_new
     return {
-        "difference": None if reference.is_new else difference,
+        "difference": compared.largest if known else None,
+        "mean_difference": compared.mean if known else None,
         "deviation": deviation,
-        "same": same,
+        "same": compared.agreement,
         "agrees": agrees,
     }
 

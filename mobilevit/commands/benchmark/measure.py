@@ -159,6 +159,7 @@ def _summarize(worker: Worker, first: Worker) -> dict[str, Any]:
         if number in first.rounds
     ]
     ratio, cpu_ratio = np.median(ratios, axis=0).tolist() if ratios else (None, None)
+    quartiles = np.quantile(ratios, [0.25, 0.75], axis=0)[:, 0].tolist() if ratios[1:] else None
     median_ms, cpu_ms = np.median(times, axis=0).tolist()
     return {
         **worker.facts,
@@ -168,5 +169,6 @@ def _summarize(worker: Worker, first: Worker) -> dict[str, Any]:
         "min_ms": float(times[:, 0].min()),
         "cpu_ms": cpu_ms,
         "ratio": ratio,
+        "ratio_quartiles": quartiles,
         "cpu_ratio": cpu_ratio,
     }

@@ -157,7 +157,8 @@ def _open_network(spec: ModelSpec) -> Network:
         try:
             network: Any = create_model(spec.name, **spec.options)
         except TypeError as error:  # an unknown option, or a value of the wrong type
-            raise ValueError(f"{spec.name}, {spec.options}: {error}") from error
+            given = ", ".join(f"{name}={value}" for name, value in spec.options.items())
+            raise ValueError(f"{spec.name} with {given}: {error}") from error
         set_batch_norms(network)
     return cast(Network, network)
 

@@ -87,6 +87,8 @@ class Row:
     """Median of the processor time, over all threads."""
     ratio: float | None = None
     """To the first row that was timed: median over the rounds."""
+    ratio_quartiles: tuple[float, float] | None = None
+    """Over the rounds; None if there was a single one."""
     cpu_ratio: float | None = None
     """Ratio of processor times, which depends less on the machine's other work."""
     opening_ms: float | None = None
@@ -113,12 +115,16 @@ class Row:
     """Largest difference in probability from the network in PyTorch, see
     `mobilevit.exports.verify.Verification`; None for new weights, whose probabilities mean
     nothing."""
+    mean_difference: float | None = None
+    """The same on average, which counts for quantized files."""
     deviation: float | None = None
     """Of raw outputs: root mean square of the difference, in standard deviations of the output."""
     same: float | None = None
-    """Fraction of images (pixels, anchors) with the same most probable class."""
+    """Fraction of images with the same most probable class; in segmentation of pixels, in detection
+    of anchors (in an end-to-end file of images, by their most probable box)."""
     agrees: bool | None = None
-    """Whether the difference, or for new weights the deviation, is within its bound."""
+    """Whether the file is within the bounds of `mobilevit export`; for new weights, whether the
+    deviation is within its own."""
 
     resize_ms: float | None = None
     """Resizing and cropping one decoded image, by Pillow, on one thread."""
@@ -150,7 +156,9 @@ class Row:
         if self.threads == 1 and self.cpu_ms and self.cpu_ms < 0.9 * (self.median_ms or 0):
             notes.append("the machine was busy: other processes took part of this one's core")
         if self.agrees is False:
-            notes.append("DISAGREES with PyTorch")
+            mean = self.mean_difference
+            by = f" (mean difference {mean:.2g})" if self.quantize and mean is not None else ""
+            notes.append(f"DISAGREES with PyTorch{by}")
         if self.has_slow_kernels:
             notes.append("operations run on slow reference kernels")
         return [note for note in notes if note]
