@@ -8,25 +8,49 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
+
 Step = Callable[[], object]
 WARMUP = 2
 """Rounds that do not count."""
 
 
 def measure(
-    steps: dict[str, Step], rounds: int, *, clock: Callable[[], float] = time.perf_counter
+    steps: dict[str, Step],
+    rounds: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    on_gpu: bool = False,
 ) -> dict[str, list[float]]:
-    """Seconds that each step takes in each round, in a new order each round."""
+    """Seconds that each step takes in each round, in a new order each round.
+
+    They are those of `clock`, or of an NVIDIA GPU's own one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     order, draw = list(steps), random.Random(0)
     for index in range(rounds + WARMUP):
         draw.shuffle(order)
         for name in order:
-            start = clock()
-            steps[name]()
+            took = _gpu_seconds(steps[name]) if on_gpu else _seconds(steps[name], clock)
             if index >= WARMUP:
-                seconds[name].append(clock() - start)
+                seconds[name].append(took)
     return seconds
+
+
+def _seconds(step: Step, clock: Callable[[], float]) -> float:
+    start = clock()
+    step()
+    return clock() - start
+
+
+def _gpu_seconds(step: Step) -> float:
+    """From the beginning of a step, with the GPU idle, to the end of its last kernel."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
 
 
 class Ratio(NamedTuple):

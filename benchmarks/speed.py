@@ -1,15 +1,20 @@
 """Time MobileViT against timm's and transformers' networks of the same weights.
 
     python benchmarks/speed.py [--what inference|training] [--rounds N] [--keep_memory]
-                               [--json FILE]
+                               [--setting VARIANT SIZE BATCH] [--json FILE]
+    python benchmarks/speed.py --device cuda [--precision bf16] [--compile] [--cuda_graphs]
 
-All networks run in one process, on one thread, in float32; each round runs each of them once, in a
-new order, so that a change in the machine's speed affects all of them. The table has the median
-time, and how many times as long as ours the others took: median and quartiles of the rounds'
-ratios. Times are of the processor, the system's work for the process included.
+All networks run in one process, on one thread; each round runs each of them once, in a new order,
+so that a change in the machine's speed affects all of them. The table has the median time, and how
+many times as long as ours the others took: median and quartiles of the rounds' ratios. Times are of
+the processor, the system's work for the process included; on a GPU, its own clock's. There the
+table also has the peak memory of a step beyond what is held between steps.
 
 With `--keep_memory` all networks run as `mobilevit train` and `predict` run ours: freed memory is
-kept for the next tensors.
+kept for the next tensors. On a GPU, float32 is multiplied in TensorFloat-32 and cuDNN searches for
+its fastest algorithms, as `train` has it, for all networks. `--precision bf16` trains by autocast
+and runs inference on weights in bf16. `--compile` and `--cuda_graphs` add the networks compiled by
+torch, and inference (of both) captured as CUDA graphs, whose memory is not counted.
 """
 
 from __future__ import annotations
@@ -28,10 +33,13 @@ from harness import Ratio, Step, measure
 from torch import nn
 from torch.nn import functional as F
 
-from mobilevit.checkpoints.timm import V1
+from mobilevit.checkpoints.timm import V1, V2
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
+from mobilevit.utils.devices import compute_device, training_precision, use_threads
 from mobilevit.utils.memory import keep_freed_memory
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Setting(NamedTuple):
@@ -41,6 +49,10 @@ class Setting(NamedTuple):
     size: int
     batch: int
 
+    @property
+    def is_v2(self) -> bool:
+        return self.variant.startswith("mobilevitv2")
+
 
 INFERENCE = [
     Setting(variant, 256, batch)
@@ -48,23 +60,36 @@ INFERENCE = [
     for batch in (1, 16)
 ]
 TRAINING = [Setting("mobilevit_xxs", 192, 32), Setting("mobilevit_s", 256, 8)]
+INFERENCE_ON_GPU = [
+    Setting(variant, 256, batch)
+    for variant in ("mobilevit_xxs", "mobilevit_s", "mobilevitv2_100")
+    for batch in (1, 128)
+]
+TRAINING_ON_GPU = [
+    Setting("mobilevit_xxs", 192, 256),
+    Setting("mobilevit_s", 256, 128),
+    Setting("mobilevitv2_100", 256, 128),
+]
 
 
-def inference(setting: Setting) -> tuple[str, dict[str, Step]]:
+def inference(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[str, Step]]:
     """The name of the baseline, and what each contestant does in one round."""
     weights = build(setting.variant).state_dict()
     ours = build(setting.variant).eval()
     ours.load_state_dict(weights)
-    timm = peers.timm(setting.variant, V1.from_ours(weights)).eval()
-    networks = {
+    timm = timm_network(setting, weights).eval()
+    networks: dict[str, nn.Module] = {
         "ours, fused": fuse(ours),
         "ours": ours,
         "timm": timm,
         "timm, channels-last": copy.deepcopy(timm).to(memory_format=torch.channels_last),
-        "transformers": peers.transformers(setting.variant, weights).eval(),
     }
+    if not setting.is_v2:
+        networks["transformers"] = peers.transformers(setting.variant, weights).eval()
     images = torch.rand(setting.batch, 3, setting.size, setting.size)
     check_equal(networks, images)
+    place = {"device": options.device, "dtype": DTYPES[options.precision]}
+    images = images.to(**place)
 
     def step(network: nn.Module) -> Step:
         def run() -> None:
@@ -73,16 +98,22 @@ def inference(setting: Setting) -> tuple[str, dict[str, Step]]:
 
         return run
 
-    return "ours, fused", {name: step(network) for name, network in networks.items()}
+    steps = {name: step(network.to(**place)) for name, network in networks.items()}
+    if options.compile:
+        compiled = {name: torch.compile(network) for name, network in networks.items()}
+        steps |= {f"{name}, compiled": step(network) for name, network in compiled.items()}
+    if options.cuda_graphs:
+        steps |= {f"{name}, graph": captured(step) for name, step in steps.items()}
+    return "ours, fused", steps
 
 
-def training(setting: Setting) -> tuple[str, dict[str, Step]]:
+def training(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[str, Step]]:
     """As `inference`: a step is forward, cross-entropy, backward and AdamW's update."""
     weights = build(setting.variant).state_dict()
-    networks = {
+    networks: dict[str, nn.Module] = {
         "ours, paper's dropouts": build(setting.variant),
         "ours, no dropout": build(setting.variant, dropout=0.0, classifier_dropout=0.0),
-        "timm": peers.timm(setting.variant, V1.from_ours(weights)),  # it has no dropout
+        "timm": timm_network(setting, weights),  # it has no dropout
     }
     channels_last = copy.deepcopy(networks["timm"]).to(memory_format=torch.channels_last)
     networks["timm, channels-last"] = channels_last
@@ -93,14 +124,22 @@ def training(setting: Setting) -> tuple[str, dict[str, Step]]:
     images = torch.rand(setting.batch, 3, setting.size, setting.size)
     labels = torch.randint(1000, (setting.batch,))
     check_equal(networks, images)
+    if options.compile:
+        for name, network in list(networks.items()):
+            networks[f"{name}, compiled"] = copy.deepcopy(network)
+            networks[f"{name}, compiled"].compile()
+    images, labels = images.to(options.device), labels.to(options.device)
+    mixed = torch.autocast(options.device.type, torch.bfloat16, options.precision == "bf16")
 
     def step(network: nn.Module) -> Step:
-        network.train()
+        network.to(options.device).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=0.01, fused=True)
 
         def run() -> None:
             optimizer.zero_grad()
-            F.cross_entropy(network(images), labels).backward()
+            with mixed:
+                loss = F.cross_entropy(network(images), labels)
+            loss.backward()
             optimizer.step()
 
         return run
@@ -109,14 +148,43 @@ def training(setting: Setting) -> tuple[str, dict[str, Step]]:
     return "ours, paper's dropouts", steps
 
 
+def timm_network(setting: Setting, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """timm's network with weights in our layout."""
+    return peers.timm(setting.variant, (V2 if setting.is_v2 else V1).from_ours(weights))
+
+
 def check_equal(networks: dict[str, nn.Module], images: torch.Tensor) -> None:
-    """Raise `AssertionError` unless all networks give the same logits."""
+    """Raise `AssertionError` unless all networks give the same logits in float32."""
     with torch.inference_mode():
-        logits = {name: network(images) for name, network in networks.items()}
+        logits = {name: network(images[:8]) for name, network in networks.items()}
     expected = logits["timm"]
     for name, found in logits.items():
         error = ((found - expected).abs().max() / expected.std()).item()
         assert error < 1e-4, f"{name} differs from timm by {error:.1e} of the logits' deviation"
+
+
+def captured(step: Step) -> Step:
+    """A CUDA graph of a step; `step` has to live as long, since its tensors are in the graph."""
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):  # what happens only in first runs is not captured
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def peak_memory(step: Step) -> int:
+    """Bytes of GPU memory that a step takes at most, beyond those that are held before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def compare(setting: Setting, baseline: str, seconds: dict[str, list[float]]) -> list[dict]:
@@ -136,42 +204,79 @@ def compare(setting: Setting, baseline: str, seconds: dict[str, list[float]]) ->
     return rows
 
 
-def main() -> None:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time MobileViT against timm and transformers.")
     parser.add_argument("--what", choices=["inference", "training"], help="default: both")
     parser.add_argument("--rounds", type=int, default=30, help="how often each network runs")
     parser.add_argument("--json", type=Path, help="also write the table's numbers to this file")
     parser.add_argument("--keep_memory", action="store_true", help="do not return freed memory")
-    options = parser.parse_args()
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="also compiled networks")
+    parser.add_argument("--cuda_graphs", action="store_true", help="also inference as CUDA graphs")
+    parser.add_argument(
+        "--setting",
+        nargs=3,
+        action="append",
+        metavar=("VARIANT", "SIZE", "BATCH"),
+        help="in place of the usual ones, such as mobilevit_s 256 1; can be repeated",
+    )
+    options = parser.parse_args(arguments)
     if options.rounds < 2:
         parser.error("--rounds must be at least 2, for quartiles")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    try:
+        options.device = compute_device(options.device)
+        settings = options.setting or []
+        options.setting = [Setting(name, int(size), int(batch)) for name, size, batch in settings]
+    except ValueError as error:
+        parser.error(str(error))
+    if options.cuda_graphs and options.device.type != "cuda":
+        parser.error("--cuda_graphs needs --device cuda")
+    return options
 
-    with keep_freed_memory(options.keep_memory):
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    torch.manual_seed(0)
+    keep = options.keep_memory
+    with use_threads(1), keep_freed_memory(keep), training_precision(options.device):
+        torch.backends.cudnn.benchmark = True
         run(options)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and print a table for each setting."""
-    plan = {"inference": (INFERENCE, inference), "training": (TRAINING, training)}
+    on_gpu = options.device.type == "cuda"
+    plan = {
+        "inference": (INFERENCE_ON_GPU if on_gpu else INFERENCE, inference),
+        "training": (TRAINING_ON_GPU if on_gpu else TRAINING, training),
+    }
     rows = []
+    if on_gpu:
+        print(torch.cuda.get_device_name(options.device))
     for what, (settings, prepare) in plan.items():
         if options.what not in (None, what):
             continue
-        for setting in settings:
-            baseline, steps = prepare(setting)
-            seconds = measure(steps, options.rounds, clock=time.process_time)
-            print(f"\n{what}: {setting.variant}, {setting.size} px, batch {setting.batch}")
-            print(f"{'':24}{'median':>12}{'ratio':>8}  quartiles")
+        for setting in options.setting or settings:
+            if options.compile:
+                torch.compiler.reset()  # torch compiles a function a limited number of times
+            baseline, steps = prepare(setting, options)
+            seconds = measure(steps, options.rounds, clock=time.process_time, on_gpu=on_gpu)
+            peaks = {name: peak_memory(step) for name, step in steps.items()} if on_gpu else {}
+            print(
+                f"\n{what}: {setting.variant}, {setting.size} px, batch {setting.batch}, "
+                f"{options.precision}"
+            )
+            print(f"{'':32}{'median':>12}{'ratio':>8}  quartiles")
             for row in compare(setting, baseline, seconds):
                 low, high = row["ratio_quartiles"]
+                peak = peaks.get(row["network"])
                 print(
-                    f"{row['network']:24}{row['milliseconds']:9.1f} ms{row['ratio']:8.2f}"
-                    f"  {low:.2f} to {high:.2f}",
+                    f"{row['network']:32}{row['milliseconds']:9.2f} ms{row['ratio']:8.2f}"
+                    f"  {low:.2f} to {high:.2f}{f'{peak / 1e6:10.1f} MB' if peak else ''}",
                     flush=True,
                 )
-                rows.append({"what": what, **row})
+                rows.append({"what": what, "precision": options.precision, **row, "peak": peak})
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

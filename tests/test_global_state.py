@@ -30,6 +30,7 @@ def snapshot() -> dict[str, Any]:
         "gradients": torch.is_grad_enabled(),
         "dtype": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": torch.backends.cudnn.benchmark,
     }
 
 

@@ -29,8 +29,6 @@ class Compiler:
 
     def __init__(self, network: nn.Module, shapes: Collection[Shape]) -> None:
         # In place, so that state keys stay; each graph is compiled on the first batch of its shape.
-        if next(network.parameters()).device.type == "cpu":
-            _check_compiler()
         self.shapes = frozenset(shapes)
         network.compile(backend=BACKEND, dynamic=False)
 
@@ -46,8 +44,8 @@ class Compiler:
             yield
 
 
-def _check_compiler() -> None:
-    # Before the first batch, and with a message that helps.
+def check_compiler() -> None:
+    """Raise TrainingError if torch finds no compiler for a CPU's graphs."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -54,7 +54,8 @@ class TrainingModule(LightningModule):
         self.model, self.task = model, task
         if options.quantize_aware:
             add_fake_quantization(model)
-        self.compiler = Compiler(model, full_batch_shapes(schedule)) if options.compile else None
+        self.full_shapes = full_batch_shapes(schedule)
+        self.compiler = Compiler(model, self.full_shapes) if options.compile else None
         self.optim, self.steps, self.schedule = optim, steps, schedule
         self.freeze_backbone = options.freeze_backbone
         self.skipped, self.consecutive_skipped = 0, 0
@@ -107,6 +108,9 @@ class TrainingModule(LightningModule):
         # Batch norm's statistics and int8 ranges, to restore them if the step is skipped.
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._buffers_before = [buffer.clone() for buffer in self.model.buffers()]
+        # On a GPU, cuDNN times its algorithms on the first batch of a shape. That takes seconds, so
+        # not for the shape of an epoch's last batch, which rarely comes again.
+        torch.backends.cudnn.benchmark = tuple(batch[0].shape) in self.full_shapes
 
     def configure_gradient_clipping(
         self,

@@ -22,6 +22,7 @@ from mobilevit.models.registry import HEADS, Network, split_name, task_of
 from mobilevit.tasks import check_data_options, get_task
 from mobilevit.tasks.base import Task
 from mobilevit.tasks.evaluate import evaluate_batches
+from mobilevit.training.compiling import check_compiler
 from mobilevit.training.errors import TrainingError
 from mobilevit.training.optim import rate_factor
 from mobilevit.training.options import TrainOptions
@@ -39,7 +40,13 @@ from mobilevit.training.resume import (
     write_config,
 )
 from mobilevit.training.run import Run, Setup, TrainingResult, evaluation_loader
-from mobilevit.utils.devices import available_cores, compute_device, split_cores, use_threads
+from mobilevit.utils.devices import (
+    available_cores,
+    compute_device,
+    split_cores,
+    training_precision,
+    use_threads,
+)
 from mobilevit.utils.distributed import Processes
 from mobilevit.utils.memory import keep_freed_memory
 from mobilevit.utils.random import restored_globals
@@ -84,7 +91,9 @@ def train(
         setup = set_up(run)
         keep = options.keep_memory and run.device.type == "cpu"
         with use_threads(run.threads), keep_freed_memory(keep):
-            return finish(run, setup, fit(run, setup))
+            with training_precision(run.device):
+                history = fit(run, setup)
+            return finish(run, setup, history)
 
 
 def validate(options: TrainOptions, *, resume: bool) -> Run:
@@ -98,6 +107,8 @@ def validate(options: TrainOptions, *, resume: bool) -> Run:
         raise TrainingError("torch has no quantization-aware training on mps: use device cpu")
     if options.precision == "fp16" and device.type == "cpu":
         raise TrainingError("fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if options.compile and device.type == "cpu":
+        check_compiler()
     if options.sync_batch_norm and device.type != "cuda":
         raise TrainingError("sync_batch_norm needs GPUs; on a CPU leave it out")
     model, task = choose_model(options)

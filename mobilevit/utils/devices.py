@@ -77,6 +77,22 @@ def use_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def training_precision(device: torch.device) -> Iterator[None]:
+    """Multiply float32 matrices in TensorFloat-32 on an NVIDIA GPU, inside a `with` block.
+
+    cuDNN computes convolutions in it by default. `cudnn.benchmark` can be set inside, too.
+    """
+    precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
+    if device.type == "cuda":  # of a CPU's products it would take bits as well
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.benchmark = benchmark
+
+
 def init_worker(_: int) -> None:
     """Initialise a loader worker: one thread, and signals are left to the main process.
 

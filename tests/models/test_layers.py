@@ -80,6 +80,7 @@ def test_sample_norm_takes_channels_and_positions_together() -> None:
     x = torch.rand(2, 4, 5, 6)
     expected = F.layer_norm(x, x.shape[1:]) * norm.weight + norm.bias
     torch.testing.assert_close(norm(x), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(norm.without_copies(x), expected, atol=1e-5, rtol=1e-5)
 
 
 @given(st.floats(1, 2000), st.sampled_from([8, 16]))

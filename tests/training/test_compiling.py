@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from mobilevit.models.registry import NetworkOptions
 from mobilevit.training import compiling
 from mobilevit.training.compiling import Compiler, full_batch_shapes
 from mobilevit.training.errors import TrainingError
+from mobilevit.training.module import TrainingModule
 from mobilevit.training.options import OptimOptions, SamplerOptions
 from tests.numerics import assert_close
 from tests.training.runs import colour_images, small
@@ -116,6 +118,14 @@ def test_a_run_gives_what_it_gives_without(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    searched = {}
+    step = TrainingModule.training_step
+
+    def recording(module: TrainingModule, batch: Any, batch_idx: int) -> Any:
+        searched[tuple(batch[0].shape)] = torch.backends.cudnn.benchmark
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(TrainingModule, "training_step", recording)
     for name in ("plain", "compiled"):
         small(
             images,
@@ -129,6 +139,9 @@ def test_a_run_gives_what_it_gives_without(
             compile=name == "compiled",
         )
     assert 0 < graphs() <= 2
+    # cuDNN looks for the fastest algorithm for the same batches.
+    assert not torch.backends.cudnn.benchmark
+    assert set(searched.values()) == {False, True} and sum(searched.values()) == graphs()
     plain, compiled = (load(tmp_path / name / "model") for name in ("plain", "compiled"))
     # Together: a value without a gradient but for rounding (a key's bias) moves as rounding has it.
     one, other = (
@@ -138,9 +151,9 @@ def test_a_run_gives_what_it_gives_without(
     assert (one - other).norm() < 1e-3 * other.norm()
 
 
-def test_without_a_compiler() -> None:
+def test_without_a_compiler(images: Path, tmp_path: Path) -> None:
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
         pytest.raises(TrainingError, match=r"needs a C\+\+ compiler"),
     ):
-        Compiler(nn.Conv2d(3, 4, 3), [(1, 3, 8, 8)])
+        small(images, tmp_path / "run", compile=True)
