@@ -157,8 +157,8 @@ def sweep(
                 TPESampler(seed=seed, n_startup_trials=5) if tpe else RandomSampler(seed)
             )
             drawn = study.ask({axis.name: axis.distribution for axis in axes})
-            values = ", ".join(f"{name}={value}" for name, value in drawn.params.items())
-            logger.info("%s of %d: %s", _name(drawn.number), trials, values)
+            text = ", ".join(f"{name}={value}" for name, value in drawn.params.items())
+            logger.info("%s of %d: %s", _name(drawn.number), trials, text)
             _run(study, drawn.number, drawn.params, axes, options, task)
     rows = tuple(
         {
