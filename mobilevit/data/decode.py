@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from mobilevit.data.cache import Decoded, ImageCache
 from mobilevit.data.images import (
     load_rgb,
     open_header,
@@ -101,17 +101,20 @@ class DecodableImage:
 
 
 @contextmanager
-def open_decodable(source: FileSource, *, decode: Decode) -> Iterator[DecodableImage]:
+def open_decodable(
+    source: FileSource, *, decode: Decode, cache: ImageCache | None = None
+) -> Iterator[DecodableImage]:
     """Open an image to read one region of it.
 
     Args:
         source: as for `open_image`, except arrays.
         decode: "exact", or "fast" for pixels that are close to the exact ones.
+        cache: where decoded files are stored; it changes no pixel.
     """
     if decode not in ("fast", "exact"):
         raise ValueError(f"decode must be fast or exact, not {decode!r}")
     if decode == "exact" or isinstance(source, Image.Image):
-        image = open_image(source)
+        image = open_cached(source, cache)
         yield DecodableImage(image.height, image.width, lambda _: image, exact=decode == "exact")
         return
     with open_header(source) as (file, name):
@@ -119,19 +122,41 @@ def open_decodable(source: FileSource, *, decode: Decode) -> Iterator[DecodableI
         if isinstance(file, JpegImageFile) and file.mode in ("RGB", "L"):
             with pillow(name):
                 size = upright_size(file, orientation_of(file))
-            yield DecodableImage(*size, partial(_decoded, file, name), reducible=True)
+
+            def load(scale: int) -> Image.Image | np.ndarray:
+                if cache is None:
+                    return _decoded(file, name, scale)
+                variant = f"1/{scale}"
+                return cache.load(source, variant, lambda: (_decoded(file, name, scale), size))[0]
+
+            yield DecodableImage(*size, load, reducible=True)
         else:
-            image = load_rgb(file, name)
+            image = load_rgb(file, name) if cache is None else open_cached(source, cache)
             yield DecodableImage(image.height, image.width, lambda _: image)
 
 
-def open_reduced(source: FileSource, height: int, width: int) -> tuple[Image.Image, int]:
+def open_cached(source: FileSource, cache: ImageCache | None) -> Image.Image:
+    """Read an image as `open_image` does, from the cache if there is one and it has it."""
+    if cache is None or isinstance(source, Image.Image):
+        return open_image(source)
+
+    def decode() -> Decoded:
+        image = open_image(source)
+        return image, (image.height, image.width)
+
+    return Image.fromarray(cache.load(source, "exact", decode)[0])
+
+
+def open_reduced(
+    source: FileSource, height: int, width: int, *, cache: ImageCache | None = None
+) -> tuple[Image.Image, int]:
     """Read an image, which may be smaller than stored: a JPEG at 1/2, 1/4 or 1/8 of its size.
 
     Args:
         source: as for `open_image`, except arrays.
         height: least height of the upright result, unless the file has less.
         width: least width, likewise.
+        cache: where decoded files are stored; it changes no pixel.
 
     Returns:
         The upright RGB image, and how many times smaller than stored it is: 1, 2, 4 or 8.
@@ -143,7 +168,7 @@ def open_reduced(source: FileSource, height: int, width: int) -> tuple[Image.Ima
     >>> image.size, scale
     ((160, 120), 4)
     """
-    with open_decodable(source, decode="fast") as opened:
+    with open_decodable(source, decode="fast", cache=cache) as opened:
         scale = opened.scale(opened.height, opened.width, height, width)
         image = opened.load(scale)
     return image if isinstance(image, Image.Image) else Image.fromarray(image), scale

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from mobilevit.data.cache import ImageCache
 from mobilevit.data.class_names import class_names
 from mobilevit.data.decode import Decode
 from mobilevit.data.shards.order import POOL
-from mobilevit.utils.options import Interval, Options
+from mobilevit.utils.options import Interval, Options, Positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,11 @@ class DataOptions(Options, name="data"):
     decode: Decode = "fast"
     """How training decodes images: JPEGs at a reduced size where a crop allows it ("fast";
     docs/input.md states how close the pixels are), or as evaluation always does ("exact")."""
+    cache: str | None = None
+    """Training: a folder to store decoded images in, so that later epochs, and other runs on the
+    same files, need not decode them again; it changes no pixel. See docs/input.md."""
+    cache_gb: Positive = 10.0
+    """Its largest size, in gigabytes; once it is full, it takes no more images."""
     workers: Annotated[int, Interval(0)] | None = None
     """Processes that decode; by default from the number of cores."""
 
@@ -60,6 +66,10 @@ class DataOptions(Options, name="data"):
                 "data.val_fraction and data.on_bad are for folders of images: a data set that "
                 "is opened by data.name has its own splits"
             )
+
+    def open_cache(self) -> ImageCache | None:
+        """The cache of decoded images, if there shall be one; DataError if it cannot be written."""
+        return None if self.cache is None else ImageCache(self.cache, int(1e9 * self.cache_gb))
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mobilevit.data.decode import Decode, open_reduced
+from mobilevit.data.cache import ImageCache
+from mobilevit.data.decode import Decode, open_cached, open_reduced
 from mobilevit.data.images import ImageError, open_image
-from mobilevit.data.preprocessing import preprocess
+from mobilevit.data.preprocessing import frame_image, image_to_tensor
 from mobilevit.data.sampler import SampleKey
 from mobilevit.data.shards.samples import ShardImages, ShardSamples
 from mobilevit.data.sources import PreparedImage
@@ -67,6 +68,7 @@ class TrainingSet(ABC):
     _: KW_ONLY
     seed: int
     decode: Decode = "fast"
+    cache: ImageCache | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -79,8 +81,8 @@ class TrainingSet(ABC):
         """Read an image as `open_reduced` does; unless `decode` is fast, as it is."""
         source = self.samples.source(index)
         if self.decode == "fast":
-            return open_reduced(source, height, width)
-        return open_image(source), 1
+            return open_reduced(source, height, width, cache=self.cache)
+        return open_cached(source, self.cache), 1
 
 
 @dataclass(eq=False)
@@ -89,6 +91,7 @@ class EvaluationSet:
 
     samples: Any
     preprocessing: Preprocessing
+    cache: ImageCache | None = None
 
     @property
     def shards(self) -> ShardImages | None:
@@ -107,7 +110,17 @@ class EvaluationSet:
         ]
 
     def _read(self, index: int) -> PreparedImage:
-        source = self.samples.source(index)
-        with naming_sample(self.samples, index):
+        source, p = self.samples.source(index), self.preprocessing
+
+        def framed() -> tuple[Image.Image, tuple[int, int]]:
             image = open_image(source)
-        return PreparedImage(preprocess(image, self.preprocessing), (image.height, image.width))
+            return frame_image(image, p), (image.height, image.width)
+
+        with naming_sample(self.samples, index):
+            if self.cache is None or isinstance(source, Image.Image):
+                image, size = framed()
+            else:
+                variant = f"{p.resize_mode} {p.resize} {p.crop} {p.interpolation}"
+                pixels, size = self.cache.load(source, variant, framed)
+                image = Image.fromarray(pixels)
+        return PreparedImage(image_to_tensor(image, p), size)

@@ -23,6 +23,7 @@ DATA = "data.json.gz"
 FREE_TO_CHANGE = (
     *("epochs", "patience", "threads", "device", "keep_memory", "checkpoint_minutes"),
     *("data.root", "data.index", "data.workers", "data.check", "data.on_change"),
+    *("data.cache", "data.cache_gb"),
 )
 """Options that a resumed run may change; they do not affect what its state means."""
 

@@ -7,6 +7,7 @@ from typing import Any, Generic
 import torch
 from rich.console import Console
 
+from mobilevit.data.cache import ImageCache
 from mobilevit.data.loader import EvaluationLoader
 from mobilevit.data.sampler import MultiScaleSchedule
 from mobilevit.data.splits import Splits
@@ -61,6 +62,7 @@ class Setup:
     steps: int
     optim: OptimOptions
     """With `lr` and `head_lr` filled in."""
+    cache: ImageCache | None
 
 
 def evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader:
@@ -68,7 +70,12 @@ def evaluation_loader(run: Run, setup: Setup, samples: Any) -> EvaluationLoader:
     batch_size = run.options.batch_size
     assert batch_size is not None
     return EvaluationLoader(
-        EvaluationSet(samples, setup.network.config.preprocessing),
+        EvaluationSet(
+            samples,
+            setup.network.config.preprocessing,
+            # Each epoch needs those of validation again, and no others.
+            setup.cache if samples is setup.splits.val else None,
+        ),
         batch_size=min(batch_size, run.task.max_eval_batch_size or batch_size),
         workers=run.workers,
         rank=run.processes.rank,

@@ -227,6 +227,7 @@ def set_up(run: Run) -> Setup:
         batches=sum(lengths),
         steps=steps,
         optim=optim,
+        cache=options.data.open_cache(),
     )
 
 

@@ -110,6 +110,7 @@ def _training_loader(run: Run, setup: Setup) -> EpochLoader:
         run.options.task_options,
         seed=run.options.seed,
         decode=run.options.data.decode,
+        cache=setup.cache,
     )
     sampler = MultiScaleBatchSampler(setup.order, setup.schedule)
     return EpochLoader(dataset, sampler, workers=run.workers)

@@ -113,7 +113,7 @@ class ClassificationSet(TrainingSet):
             source = self.samples.source(index)
             with (
                 naming_sample(self.samples, index),
-                open_decodable(source, decode=self.decode) as image,
+                open_decodable(source, decode=self.decode, cache=self.cache) as image,
                 seeded(self.seed, epoch, index),
             ):
                 pixels = self.transform.pixels(image, height, width)
