@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mobilevit.data.loader import EpochLoader, EvaluationLoader, WorkerError
 from mobilevit.data.sampler import MultiScaleSchedule
+from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
 from mobilevit.tasks.training_task import TrainingTask
 from mobilevit.training.compiling import Compiler, full_batch_shapes
@@ -57,7 +58,8 @@ class TrainingModule(LightningModule):
         self.full_shapes = full_batch_shapes(schedule)
         self.compiler = Compiler(model, self.full_shapes) if options.compile else None
         self.optim, self.steps, self.schedule = optim, steps, schedule
-        self.freeze_backbone = options.freeze_backbone
+        self.freeze_backbone, self.quantize_aware = options.freeze_backbone, options.quantize_aware
+        self._evaluated: list[Network] = []  # a list, or it would be a part of this module
         self.skipped, self.consecutive_skipped = 0, 0
         """Steps whose gradient was not finite; none of them has changed anything."""
         self._buffers_before: list[Tensor] = []
@@ -155,7 +157,7 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         with self._compiling(None):
-            self.task.validate(self.model, batch)
+            self.task.validate(self._evaluated[0], batch)
 
     def on_train_start(self) -> None:
         if len(self.schedule.sizes) > 1:
@@ -175,8 +177,11 @@ class TrainingModule(LightningModule):
             for buffer in self.model.buffers():
                 distributed.broadcast(buffer, 0)
             self._parallel.broadcast_buffers = False
+        # Faster, and as the evaluation after training; fake quantization needs the norms.
+        self._evaluated = [self.model if self.quantize_aware else fuse(self.model)]
 
     def on_validation_epoch_end(self) -> None:
+        self._evaluated.clear()
         if isinstance(self._parallel, nn.parallel.DistributedDataParallel):
             self._parallel.broadcast_buffers = True
         self.log_dict(self.task.figures("val"))  # for loggers and early stopping

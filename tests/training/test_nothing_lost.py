@@ -65,10 +65,10 @@ from mobilevit.training.options import OptimOptions, SamplerOptions, TrainOption
 from mobilevit.training.train import train
 
 options = {options!r}
-# Saved at every step, so that runs are killed in the middle of saving too.
-data = DataOptions(root={images!r}, workers=1)
 
-def child(out):
+# Saved at every step, so that runs are killed in the middle of saving too. They have a cache, which
+# is too small for all images; the one that is not killed has none.
+def child(out, cache=None):
     pid = os.fork()
     if pid:
         return pid
@@ -77,6 +77,7 @@ def child(out):
     os.dup2(output, 1)
     os.dup2(output, 2)
     resume = Path(out, "checkpoints", "last.ckpt").exists()
+    data = DataOptions(root={images!r}, workers=1, cache=cache, cache_gb=5e-5)
     train(TrainOptions(data=data, out=out, checkpoint_minutes=0, **options), resume=resume)
     os._exit(0)
 
@@ -86,7 +87,7 @@ whole = time.monotonic() - begun
 draw = random.Random(0)
 kills, ended = 0, False
 while not ended:
-    pid = child({out!r} + "/killed")
+    pid = child({out!r} + "/killed", {out!r} + "/cache")
     due = time.monotonic() + draw.uniform(0.02, 0.6) * whole if kills < 20 else float("inf")
     while not ended and time.monotonic() < due:
         ended = os.waitpid(pid, os.WNOHANG) != (0, 0)
@@ -106,8 +107,8 @@ print(kills)
 def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     """SIGKILL at twenty random instants; weights, averages and figures are bit for bit the same.
 
-    Multi-scale, accumulated steps, a worker, a moving average. The runs are forked from a process
-    that has imported everything, or most instants would lie in imports.
+    Multi-scale, accumulated steps, a worker, a moving average, a cache. The runs are forked from a
+    process that has imported everything, or most instants would lie in imports.
     """
     images = colour_images(tmp_path / "images", count=10, classes=2)  # few: each kill costs a start
     code = KILLER.format(
@@ -119,6 +120,8 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr + (tmp_path / "output").read_text()
     assert int(done.stdout.split()[-1]) == 20
+    cached = [file.stat().st_size for file in (tmp_path / "cache").iterdir()]
+    assert 40_000 < sum(cached) <= 55_000  # a killed run's worker may write one more
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert (whole / "steps.csv").read_text() == (killed / "steps.csv").read_text()
     for ours, theirs in zip(rows(killed / "metrics.csv"), rows(whole / "metrics.csv"), strict=True):

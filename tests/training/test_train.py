@@ -89,12 +89,14 @@ def test_config_yaml_repeats_the_run(whole_run, tmp_path):  # A47
 
 
 def test_an_interrupted_run_resumes_to_the_same_end(whole_run, images, tmp_path):
-    """Ctrl-C in the first and in a later epoch; then the same weights as without it."""
+    """Ctrl-C in the first and in a later epoch; then, with a cache, the same weights as without."""
     out = tmp_path / "run"
     for step in (3, 30):
         with interrupted_at(step):
             small(images, out, epochs=4, resume=step > 3)
-    result = small(images, out, epochs=4, resume=True)
+    data = DataOptions(root=str(images), workers=0, cache=str(tmp_path / "cache"))
+    result = small(images, out, epochs=4, resume=True, data=data)
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 48 + 12
     expected, whole = whole_run
     assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
     for name in ("model", "model_last"):
