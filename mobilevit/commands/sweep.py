@@ -39,7 +39,7 @@ JOURNAL = "study.journal"
 """Optuna's record of the trials, in the sweep's folder."""
 FREE_TO_CHANGE = (
     *("trials", "device", "threads", "checkpoint_minutes"),
-    *("data.root", "data.index", "data.workers", "data.check"),
+    *("data.root", "data.index", "data.workers", "data.check", "data.cache", "data.cache_gb"),
 )
 """Options that a resumed sweep may change: trials stay comparable."""
 FIXED = ("data", "out", "device", "threads", "checkpoint_minutes")
