@@ -151,7 +151,8 @@ class ImageCache:
 
 def _pixels(decoded: Decoded) -> tuple[np.ndarray, tuple[int, int]]:
     image, size = decoded
-    return np.ascontiguousarray(image), size
+    # Copied from a PIL image, whose own pixels are read-only.
+    return np.array(image) if isinstance(image, Image.Image) else image, size
 
 
 def _read(path: Path, stamp: str) -> tuple[np.ndarray, tuple[int, int]] | None:

@@ -71,12 +71,15 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def batch(task: str, sources: list[Any], cache: ImageCache | None, **options: Any) -> list[Any]:
-    """Two epochs' batches of 64 px, as training makes them."""
+    """Two epochs' batches, as training makes them; those of 200 px need crops at full size."""
     made = get_task(task)
     dataset: TrainingSet = made.training_dataset(
         Files(sources), STRETCH, made.options(), seed=3, cache=cache, **options
     )
-    return [dataset.__getitems__([SampleKey(i, 64, 64, e) for i in (0, 1)]) for e in (0, 1)]
+    keys = [
+        [SampleKey(i, size, size, epoch) for i in (0, 1, 0)] for epoch, size in ((0, 64), (1, 200))
+    ]
+    return [dataset.__getitems__(batch) for batch in keys]
 
 
 @pytest.mark.parametrize(
