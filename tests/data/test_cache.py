@@ -79,7 +79,7 @@ def batch(task: str, sources: list[Any], cache: ImageCache | None, **options: An
     keys = [
         [SampleKey(i, size, size, epoch) for i in (0, 1, 0)] for epoch, size in ((0, 64), (1, 200))
     ]
-    return [dataset.__getitems__(batch) for batch in keys]
+    return [dataset.__getitems__(one) for one in keys]
 
 
 @pytest.mark.parametrize(
