@@ -1,7 +1,7 @@
 """Time MobileViT against timm's and transformers' networks of the same weights.
 
     python benchmarks/speed.py [--what inference|training] [--rounds N] [--keep_memory]
-                               [--setting VARIANT SIZE BATCH] [--json FILE]
+                               [--setting VARIANT SIZE BATCH] [--optimize] [--json FILE]
     python benchmarks/speed.py --device cuda [--precision bf16] [--compile] [--cuda_graphs]
 
 All networks run in one process, on one thread; each round runs each of them once, in a new order,
@@ -9,6 +9,8 @@ so that a change in the machine's speed affects all of them. The table has the m
 many times as long as ours the others took: median and quartiles of the rounds' ratios. Times are of
 the processor, the system's work for the process included; on a GPU, its own clock's. There the
 table also has the peak memory of a step beyond what is held between steps.
+
+`--optimize` adds ours in the fastest of the runtimes that `mobilevit.optimize` tries.
 
 With `--keep_memory` all networks run as `mobilevit train` and `predict` run ours: freed memory is
 kept for the next tensors. On a GPU, float32 is multiplied in TensorFloat-32 and cuDNN searches for
@@ -24,6 +26,7 @@ import copy
 import json
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +38,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mobilevit.checkpoints.timm import V1, V2
+from mobilevit.exports.optimize import optimize
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
 from mobilevit.training.precision import FastKernels
@@ -93,7 +97,7 @@ def inference(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[
     place = {"device": options.device, "dtype": DTYPES[options.precision]}
     images = images.to(**place)
 
-    def step(network: nn.Module) -> Step:
+    def step(network: Callable[[torch.Tensor], object]) -> Step:
         def run() -> None:
             with torch.inference_mode():
                 network(images)
@@ -101,6 +105,12 @@ def inference(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[
         return run
 
     steps = {name: step(network.to(**place)) for name, network in networks.items()}
+    if options.optimize:
+        optimized = optimize(
+            ours, sizes=[setting.size], batch_size=setting.batch, formats=("onnx", "openvino")
+        )
+        print(optimized)
+        steps["ours, optimized"] = step(optimized)
     if options.compile:
         compiled = {name: torch.compile(network) for name, network in networks.items()}
         steps |= {f"{name}, compiled": step(network) for name, network in compiled.items()}
@@ -218,6 +228,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep_memory", action="store_true", help="do not return freed memory")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--optimize", action="store_true", help="also by mobilevit.optimize")
     parser.add_argument("--compile", action="store_true", help="also compiled networks")
     parser.add_argument("--cuda_graphs", action="store_true", help="also inference as CUDA graphs")
     parser.add_argument(
@@ -238,6 +249,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(str(error))
     if options.cuda_graphs and options.device.type != "cuda":
         parser.error("--cuda_graphs needs --device cuda")
+    if options.optimize and (options.device.type, options.precision) != ("cpu", "fp32"):
+        parser.error("--optimize is for float32 on the CPU")
     return options
 
 

@@ -16,6 +16,7 @@ from mobilevit.commands.serve import serve as serve
 from mobilevit.commands.shard import shard as shard
 from mobilevit.commands.sweep import sweep as sweep
 from mobilevit.data.options import DataOptions as DataOptions
+from mobilevit.exports.optimize import optimize as optimize
 from mobilevit.exports.options import ExportOptions as ExportOptions
 from mobilevit.models.fuse import fuse as fuse
 from mobilevit.models.registry import list_models as list_models

@@ -35,7 +35,7 @@ from mobilevit.data.sources import (
     display_name,
     expand_inputs,
 )
-from mobilevit.exports.runtime_model import FileNetwork, for_inference
+from mobilevit.exports.runtime_model import FileNetwork, OptimizedNetwork, for_inference
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 from mobilevit.utils.devices import available_cores
@@ -94,7 +94,9 @@ class BulkPredictions:
 
 
 def predict_in_bulk(
-    model: str | Path | Network, images: Sequence[ImageInput], options: PredictOptions
+    model: str | Path | Network | OptimizedNetwork,
+    images: Sequence[ImageInput],
+    options: PredictOptions,
 ) -> BulkPredictions:
     """Predict on a Ray cluster and write Parquet files, or continue a run that was stopped.
 
@@ -103,7 +105,7 @@ def predict_in_bulk(
     the same paths on all its machines.
 
     Args:
-        model: as for `predict`.
+        model: as for `predict`, but not optimized.
         images: files, folders, patterns, URLs; and text files (.txt) with one file or URL a line,
             relative to the working folder.
         options: of `predict`. `workers` are actors, by default as many as the cluster's cores
@@ -111,7 +113,8 @@ def predict_in_bulk(
             continues has the `part_size` that it began with.
 
     Raises:
-        BulkError: no out, or it holds something else; the cluster is too small, or an actor failed.
+        BulkError: no out, or it holds something else; the model is optimized; the cluster is too
+            small, or an actor failed.
         DataError: there is no image; the extra is missing.
         CheckpointError, ExportError, ValueError: see `predict`.
         ConnectionError: there is no cluster at RAY_ADDRESS.
@@ -120,6 +123,11 @@ def predict_in_bulk(
         raise BulkError("the engine ray writes Parquet files: give their folder with --out FOLDER")
     if options.device not in ("auto", "cpu"):
         raise BulkError(f"the engine ray computes on CPUs; device cannot be {options.device!r}")
+    if isinstance(model, OptimizedNetwork):
+        raise BulkError(
+            "the engine ray takes a network, a model or an exported file: what optimize returns is "
+            "for this process"
+        )
     if options.workers == 0:
         raise BulkError("the engine ray needs at least 1 worker")
     for package in ("ray", "pyarrow"):
@@ -179,6 +187,7 @@ def _identity(opened: OpenModel) -> str:
         contents = [(one.relative_to(path.parent).as_posix(), file_sha256(one)) for one in files]
         weights = json.dumps(contents)
     else:
+        assert not isinstance(opened.network, OptimizedNetwork)
         weights = digest(opened.network.state_dict())
     parts = json.dumps([weights, config.classes, asdict(config.preprocessing)], default=str)
     return hashlib.sha256(parts.encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from mobilevit.commands.inference import ModelOptions, open_model
 from mobilevit.data.options import DataOptions
-from mobilevit.exports.runtime_model import FileNetwork
+from mobilevit.exports.runtime_model import FileNetwork, OptimizedNetwork
 from mobilevit.models.registry import Network
 from mobilevit.tasks import check_data_options, get_task
 from mobilevit.tasks.base import InferenceOptions
@@ -39,7 +39,9 @@ class EvaluateOptions(ModelOptions):
 
 
 def evaluate(
-    model: str | Path | Network, options: EvaluateOptions | None = None, **fields: Any
+    model: str | Path | Network | OptimizedNetwork,
+    options: EvaluateOptions | None = None,
+    **fields: Any,
 ) -> Evaluation[Any]:
     """Evaluate a model on labelled images; every image counts once.
 
@@ -50,7 +52,7 @@ def evaluate(
 
     Args:
         model: whatever `load` reads, or a file of `mobilevit export`, which runs in its own runtime
-            on the CPU; in Python also a network.
+            on the CPU; in Python also a network, optimized or not.
         options: all options; or in Python
         fields: of `EvaluateOptions`, such as `data`, that are set or differ.
 

@@ -11,7 +11,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from mobilevit.checkpoints.create import require_classes
-from mobilevit.exports.runtime_model import AnyNetwork, FileNetwork, device_of, for_inference
+from mobilevit.exports.runtime_model import (
+    AnyNetwork,
+    FileNetwork,
+    OptimizedNetwork,
+    device_of,
+    for_inference,
+)
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import InferenceOptions, Postprocessing
 from mobilevit.utils.devices import available_cores, split_cores, use_threads
@@ -65,7 +71,7 @@ class OpenModel(NamedTuple):
 
 
 def open_model(
-    model: str | Path | Network,
+    model: str | Path | Network | OptimizedNetwork,
     options: ModelOptions,
     outputs: InferenceOptions,
     *,

@@ -15,6 +15,7 @@ from mobilevit.commands.contact_sheet import check_contact_sheet, write_contact_
 from mobilevit.commands.inference import ModelOptions, OpenModel, open_model
 from mobilevit.data.loader import as_is, delivered
 from mobilevit.data.sources import ImageInput, ImageInputs, display_name, expand_inputs, file_stem
+from mobilevit.exports.runtime_model import OptimizedNetwork
 from mobilevit.models.registry import Network
 from mobilevit.tasks import get_task
 from mobilevit.tasks.base import InferenceOptions
@@ -68,7 +69,7 @@ class PredictOptions(ModelOptions):
 
 
 def predict(
-    model: str | Path | Network,
+    model: str | Path | Network | OptimizedNetwork,
     *images: ImageInput,
     options: PredictOptions | None = None,
     **fields: Any,
@@ -80,7 +81,7 @@ def predict(
 
     Args:
         model: whatever `load` reads, or a file of `mobilevit export`, which runs in its own runtime
-            on the CPU; in Python also a network.
+            on the CPU; in Python also a network, optimized or not.
         images: files, folders (all images below them), patterns such as 'day?/*.jpg', addresses
             (http, https); in Python also bytes, PIL images, arrays and tensors.
         options: all options; or in Python

@@ -1,7 +1,7 @@
 """Exported files in place of networks, for the commands that take either."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -68,7 +68,62 @@ class FileNetwork:
             )
 
 
-AnyNetwork: TypeAlias = Network | FileNetwork
+@dataclass(frozen=True)
+class Trial:
+    """A runtime that `optimize` tried on square images."""
+
+    size: int
+    """Side of the images, in pixels."""
+    batch_size: int
+    runtime: str
+    """`torch`, the fused network, or the format of an exported file."""
+    milliseconds: float | None = None
+    """Median time of a batch; None if the runtime was left out."""
+    selected: bool = False
+    reason: str = ""
+    """Why it was left out."""
+
+    def __str__(self) -> str:
+        """`256 px, batch 1: onnx 12.8 ms, selected`."""
+        taken = f"left out: {self.reason}"
+        if self.milliseconds is not None:
+            taken = f"{self.milliseconds:.1f} ms" + (", selected" if self.selected else "")
+        return f"{self.size} px, batch {self.batch_size}: {self.runtime} {taken}"
+
+
+class OptimizedNetwork:
+    """A network for inference on the CPU, made by `mobilevit.optimize`, called like the network.
+
+    Square images of a size for which a file is faster run in that file, all others in the fused
+    network. Copies and pickles of it are not supported; make it where it is used.
+    """
+
+    config: ModelConfig
+
+    def __init__(
+        self,
+        fused: Network,
+        files: Mapping[int, FileNetwork],
+        trials: tuple[Trial, ...],
+    ) -> None:
+        self.fused, self.files, self.trials = fused, dict(files), trials
+        self.name, self.config = fused.name, fused.config
+        for name in get_task(fused.config.task).export.model_attributes:
+            setattr(self, name, getattr(fused, name))
+
+    def __call__(self, images: Tensor, /) -> Any:
+        """Map images `[B, C, H, W]`, float32 on the CPU, to the network's outputs."""
+        height, width = images.shape[-2:]
+        file = self.files.get(height) if height == width else None
+        with torch.no_grad():
+            return self.fused(images) if file is None else file(images.detach())
+
+    def __repr__(self) -> str:
+        lines = "".join(f"\n  {trial}" for trial in self.trials)
+        return f"OptimizedNetwork of {self.name}{lines}"
+
+
+AnyNetwork: TypeAlias = Network | FileNetwork | OptimizedNetwork
 
 
 def is_file(model: object) -> bool:
@@ -78,7 +133,7 @@ def is_file(model: object) -> bool:
 
 def device_of(model: object, device: str) -> torch.device:
     """The device that a model computes on; exported files run on the CPU only."""
-    if is_file(model):
+    if is_file(model) or isinstance(model, OptimizedNetwork):
         if device not in ("auto", "cpu"):
             raise ExportError(f"{model} runs on the CPU; device cannot be {device!r}")
         device = "cpu"
@@ -86,7 +141,7 @@ def device_of(model: object, device: str) -> torch.device:
 
 
 def for_inference(
-    model: str | Path | Network,
+    model: str | Path | Network | OptimizedNetwork,
     *,
     classes: str | Sequence[str] | None,
     preprocessing: Mapping[str, Any] | None,
@@ -96,12 +151,17 @@ def for_inference(
     """Load a network for inference, or open an exported file; returns its name for messages too.
 
     Args:
-        model: anything that `load` reads, an exported file, or a network, which is left unchanged.
+        model: anything that `load` reads, an exported file, or a network, which is left unchanged,
+            optimized or not.
         classes: names in the order of the outputs, if the model has none.
         preprocessing: fields of the preprocessing to override; an exported file takes none.
         device: from `device_of`.
         threads: for an exported file.
     """
+    if isinstance(model, OptimizedNetwork):
+        if classes is not None or preprocessing:
+            raise ExportError("classes and preprocessing of a network are set ahead of optimize")
+        return model, model.name
     if not is_file(model):
         network, name = open_model(model, classes=classes, preprocessing=preprocessing)
         return fuse(network).to(device), name
