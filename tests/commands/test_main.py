@@ -306,3 +306,25 @@ def test_networks_and_weights_pull_in_no_heavy_part():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_torchs_compiler_is_imported_when_it_is_used():
+    """Not with torchvision, whose own uses of it work as they do without this package."""
+    code = """
+import sys
+import mobilevit.commands.predict, mobilevit.tasks.classification.task
+assert "torch._dynamo" not in sys.modules
+import torch
+from torchvision import ops, tv_tensors
+
+boxes = torch.tensor([[0.0, 0, 0, 4, 4]])
+assert float(ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 1)) == 1
+like = tv_tensors.Mask(torch.zeros(2))
+graphs = []
+compiled = torch.compile(
+    lambda x: tv_tensors.wrap(2 * x, like=like), backend=lambda graph, _: graphs.append(1) or graph
+)
+assert type(compiled(torch.ones(2))) is tv_tensors.Mask and graphs
+assert torch._dynamo.utils.is_compile_supported("cpu") in (True, False)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -284,21 +284,6 @@ def test_tools_for_modules_work(name: str, busy: Callable[..., nn.Module]) -> No
         assert_close(single[:, 0], value, 5e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilevit_xxs", "mobilevitv2_050"])
-def test_export_leaves_batch_and_sides_open(name: str, busy: Callable[..., nn.Module]) -> None:
-    model, dynamic = busy(name, num_classes=5), torch.export.Dim.DYNAMIC
-    exported = torch.export.export(
-        model, (torch.rand(2, 3, 96, 160),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
-    ).module()
-    with torch.inference_mode():
-        for size in ((1, 3, 224, 250), (3, 3, 160, 96)):
-            images = torch.rand(*size)
-            found, expected = (tensors_of(network(images)) for network in (exported, model))
-            for a, b in zip(found, expected, strict=True):
-                assert_close(a, b, 5e-5)
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [
