@@ -2,8 +2,9 @@
 
 The outputs are those of `fuse` within float rounding. The differences are:
 
-* no tensor has more than four axes: patches are cut and joined by moving rows, then pixels;
-* attention is written out, with its scale folded into the query weights;
+* no tensor has more than four axes: patches are cut and joined by moving rows of pixels;
+* attention is written out, with its scale folded into the query weights, and a layer each for
+  queries, keys and values;
 * tokens are the rows of matrices, so each linear layer is one matrix product with a bias;
 * norms have no scale and shift: these are folded into the next layer.
 
@@ -73,42 +74,58 @@ def absorb(norm: nn.LayerNorm | SampleNorm, following: nn.Linear | nn.Conv2d) ->
     following.bias = nn.Parameter(bias.to(following.weight.dtype), requires_grad=False)
 
 
+def split(joined: nn.Linear, **sizes: int) -> nn.ModuleDict:
+    """A linear layer as one for each part of its outputs, so that nothing has to split them."""
+    parts = (values.split(list(sizes.values())) for values in (joined.weight, joined.bias))
+    return nn.ModuleDict(
+        {
+            name: weighted(nn.Linear, weight, bias)
+            for name, weight, bias in zip(sizes, *parts, strict=True)
+        }
+    )
+
+
 class Attention(nn.Module):
-    """`SelfAttention` written out, over rows: `[G * N, d]`, G groups of N tokens."""
+    """`SelfAttention` written out, over rows."""
 
     def __init__(self, trained: SelfAttention) -> None:
         super().__init__()
         dim = trained.out.in_features
-        self.heads, self.width = trained.heads, dim // trained.heads
-        self.qkv, self.out = trained.qkv, trained.out
+        self.width = dim // trained.heads
+        self.qkv, self.out = split(trained.qkv, query=dim, key=dim, value=dim), trained.out
         with torch.no_grad():
-            for values in (self.qkv.weight, self.qkv.bias):
-                values[:dim] *= self.width**-0.5
+            for values in self.qkv["query"].parameters():
+                values *= self.width**-0.5
 
-    def forward(self, x: Tensor, tokens: int) -> Tensor:
-        """`[G * N, d]` -> `[G * N, d]`, N = `tokens`."""
-        qkv = self.qkv(x).reshape(-1, tokens, 3 * self.heads, self.width)
-        q, k, v = qkv.permute(0, 2, 1, 3).split([self.heads] * 3, dim=1)  # [G, heads, N, d / heads]
-        weights = (q @ k.transpose(2, 3)).softmax(dim=-1)
-        y = (weights @ v).transpose(1, 2)  # [G, N, heads, d / heads]
-        return self.out(y.reshape(-1, self.heads * self.width))
+    def forward(self, x: Tensor, tokens: int, samples: int) -> Tensor:
+        """`[B * N * P, d]` -> `[B * N * P, d]`, B = `samples`, N = `tokens`."""
+        q, k, v = (
+            layer(x).reshape(samples, tokens, -1, self.width) for layer in self.qkv.values()
+        )  # [B, N, P * heads, d / heads]
+        weights = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1)).softmax(dim=-1)
+        y = (weights @ v.transpose(1, 2)).transpose(1, 2)
+        return self.out(y.reshape(x.shape))
 
 
 class SeparableAttention(nn.Module):
-    """`SeparableSelfAttention` over rows."""
+    """`SeparableSelfAttention` over rows, with the key of one token: the mean by the scores.
+
+    The key layer is linear and the scores sum to 1, so the mean of the keys is the key of the mean.
+    """
 
     def __init__(self, trained: SeparableSelfAttention) -> None:
         super().__init__()
         self.dim = trained.dim
-        self.qkv, self.out = trained.qkv, trained.out
+        self.qkv = split(trained.qkv, query=1, key=self.dim, value=self.dim)
+        self.out = trained.out
 
-    def forward(self, x: Tensor, tokens: int) -> Tensor:
-        """`[G * N, d]` -> `[G * N, d]`, N = `tokens`."""
+    def forward(self, x: Tensor, tokens: int, samples: int) -> Tensor:
+        """`[B * P * N, d]` -> `[B * P * N, d]`, B = `samples`, N = `tokens`."""
         # In float32, as `halve` leaves the last layer: products with the context overflow float16.
-        query, key, value = self.qkv(x).float().split([1, self.dim, self.dim], dim=1)
-        scores = query.reshape(-1, 1, tokens).softmax(dim=-1)  # [G, 1, N]
-        context = scores @ key.reshape(-1, tokens, self.dim)  # [G, 1, d]
-        y = F.relu(value).reshape(-1, tokens, self.dim) * context
+        scores = self.qkv["query"](x).float().reshape(-1, 1, tokens).softmax(dim=-1)
+        mean = torch.bmm(scores, x.float().reshape(-1, tokens, self.dim)).to(x.dtype)
+        context = self.qkv["key"](mean.reshape(-1, self.dim)).float()  # [B * P, d]
+        y = F.relu(self.qkv["value"](x).float()).reshape(-1, tokens, self.dim) * context[:, None]
         return self.out(y.reshape(-1, self.dim)).to(x.dtype)
 
 
@@ -151,18 +168,19 @@ class Layer(nn.Module):
         assert isinstance(feed_forward, FeedForward)
         self.expand: nn.Linear = feed_forward.expand
         self.project: nn.Linear = feed_forward.project
-        self.attention: Any = rewrite(trained.attention)
+        attention: Any = trained.attention
         self.norms = nn.ModuleList(
             [
-                bare_norm(trained.attention_norm, self.attention.qkv),
+                bare_norm(trained.attention_norm, attention.qkv),
                 bare_norm(trained.feed_forward_norm, self.expand),
             ]
         )
+        self.attention: Any = rewrite(attention)
 
     def forward(self, x: Tensor, tokens: int, samples: int) -> Tensor:
-        """`[G * N, d]` -> `[G * N, d]`, N = `tokens`, of B = `samples` images."""
+        """Map rows to rows: `tokens` in each group that attends, B = `samples` images."""
         first, second = self.norms
-        x = x + self.attention(first(x, samples), tokens)
+        x = x + self.attention(first(x, samples), tokens, samples)
         return x + self.project(F.silu(self.expand(second(x, samples))))
 
 
@@ -181,24 +199,18 @@ def as_linear(conv: nn.Conv2d) -> nn.Linear:
     return linear
 
 
-def to_rows(x: Tensor, patch: int) -> Tensor:
-    """Cut a map into patches: `[B, C, H, W]` -> `[B * p * p * N, C]`, p = `patch`.
-
-    The N rows of pixels at the same place in their patches are consecutive, in any order.
-    """
+def to_patches(x: Tensor, patch: int) -> Tensor:
+    """Cut a map into patches: `[B, C, H, W]` -> `[B, N, P, C]`, N patches of P pixels."""
     batch, channels, _, width = x.shape
-    y = x.permute(0, 2, 3, 1)  # [B, H, W, C]
-    # Rows of the map are moved first, then pixels.
-    y = y.reshape(batch, -1, patch, width * channels).transpose(1, 2)  # [B, p, h, w * p * C]
-    y = y.reshape(batch, -1, patch, channels).transpose(1, 2)  # [B, p, p * h * w, C]
-    return y.reshape(-1, channels)
+    y = x.permute(0, 2, 3, 1).reshape(-1, patch, width // patch, patch * channels)
+    y = y.transpose(1, 2)  # [B * H / p, W / p, p, p * C]
+    return y.reshape(batch, -1, patch * patch, channels)
 
 
-def to_map(rows: Tensor, patch: int, batch: int, height: int, width: int) -> Tensor:
-    """Undo `to_rows`: `[B * p * p * N, C]` -> `[B, C, H, W]`."""
-    channels = rows.shape[1]
-    y = rows.reshape(batch, patch, -1, channels).transpose(1, 2)  # [B, p * h * w, p, C]
-    y = y.reshape(batch, patch, -1, width * channels).transpose(1, 2)  # [B, h, p, w * p * C]
+def to_map(patches: Tensor, patch: int, batch: int, height: int, width: int) -> Tensor:
+    """Undo `to_patches`, also of rows `[B * N * P, C]`."""
+    channels = patches.shape[-1]
+    y = patches.reshape(-1, width // patch, patch, patch * channels).transpose(1, 2)
     return y.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -222,7 +234,7 @@ class Block(nn.Module):
         tokens = tall // self.patch * (wide // self.patch)
         # A 1x1 convolution commutes with resizing and with cutting patches, its activation not.
         y = resize(self.local_conv(x), tall, wide, align_corners=False)
-        y = self.local_project(to_rows(y, self.patch))
+        y = self.local_project(to_patches(y, self.patch).flatten(0, 2))  # [B * N * P, d]
         for layer in self.layers:
             y = layer(y, tokens, batch)
         y = to_map(self.global_project(self.norm(y, batch)), self.patch, batch, tall, wide)
@@ -247,10 +259,13 @@ class Blockv2(nn.Module):
         height, width = round_up(x.shape[2], patch), round_up(x.shape[3], patch)
         tokens = height // patch * (width // patch)
         y = self.local_project(self.local_conv(resize(x, height, width, align_corners=True)))
-        y = to_rows(y, patch)
+        y = to_patches(y, patch).transpose(1, 2)  # [B, P, N, d]
+        shape = y.shape
+        y = y.flatten(0, 2)
         for layer in self.layers:
             y = layer(y, tokens, batch)
-        return self.global_project(to_map(self.norm(y, batch), patch, batch, height, width))
+        y = self.norm(y, batch).reshape(shape).transpose(1, 2)
+        return self.global_project(to_map(y, patch, batch, height, width))
 
 
 class Stages(nn.Module):

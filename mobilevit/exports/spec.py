@@ -58,7 +58,7 @@ class ExportSpec(FileFormat):
     """RGB images of any size on which ranges of activations are measured."""
     float_layers: frozenset[str] = frozenset()
     """Layers that are not quantized, by their names in `PreparedModel.module.named_modules()`, such
-    as `network.backbone.stages.2.1.layers.0.attention.qkv`."""
+    as `network.backbone.stages.2.1.layers.0.attention.qkv.query`."""
 
 
 FRAMING = ("resize_mode", "resize", "crop", "interpolation")

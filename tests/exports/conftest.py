@@ -42,7 +42,7 @@ PACKAGES = {
     "openvino": ("openvino", "nncf", "onnxscript"),
 }
 """Of each format that writes one file."""
-FLOAT_LAYER = "network.backbone.stages.4.1.layers.0.attention.qkv"
+FLOAT_LAYER = "network.backbone.stages.4.1.layers.0.attention.qkv.query"
 """Stays in float in the int8 files."""
 
 

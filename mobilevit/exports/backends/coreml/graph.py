@@ -54,7 +54,7 @@ def is_float32(node: fx.Node, float32_outputs: bool) -> bool:
     paths = [path for path, _ in modules]
     attention = f"{SeparableAttention.__module__}.{SeparableAttention.__qualname__}"
     in_attention = any(kind == attention for _, kind in modules)
-    return (in_attention and not paths[-1].endswith(".qkv")) or (
+    return (in_attention and ".qkv." not in paths[-1]) or (
         float32_outputs and any(path.split(".")[0] == "postprocess" for path in paths)
     )
 

@@ -19,7 +19,6 @@ PARTS = (
     graphs.TokenNorm,
     graphs.BareSampleNorm,
     graphs.Attention,
-    graphs.SeparableAttention,
 )
 """Parts of an inference graph that take LiteRT's form."""
 

@@ -3,9 +3,7 @@
 The outputs are those of `mobilevit.exports.rewrite` within float rounding. The differences are:
 
 * v1's norms become a division by the root mean square; see `center_tokens`;
-* queries, keys and values come from a layer each, so nothing has to be split;
-* v2's keys are computed for one token, the mean of all by their scores: the key layer is linear and
-  the scores sum to 1, so the mean of the keys is the key of the mean;
+* products of attention have three axes;
 * the last mean over a map is taken over rows of channels, LiteRT's memory layout of a map.
 """
 
@@ -15,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mobilevit.exports import rewrite as graphs
 from mobilevit.exports.quantize import EqualizedConv
@@ -41,43 +38,20 @@ class SampleNorm(graphs.BareNorm):
 
 
 class Attention(nn.Module):
-    """`rewrite.Attention` with a layer each for queries, keys and values."""
+    """`rewrite.Attention` whose products have three axes."""
 
-    def __init__(self, joined: graphs.Attention) -> None:
+    def __init__(self, attention: graphs.Attention) -> None:
         super().__init__()
-        self.heads, self.width = joined.heads, joined.width
-        dim = self.heads * self.width
-        self.qkv = _split(joined.qkv, query=dim, key=dim, value=dim)
-        self.out = joined.out
+        self.width, self.qkv, self.out = attention.width, attention.qkv, attention.out
 
-    def forward(self, x: Tensor, tokens: int) -> Tensor:
-        """`[G * N, d]` -> `[G * N, d]`, N = `tokens`."""
-        q, k, v = (
-            layer(x).reshape(-1, tokens, self.heads, self.width) for layer in self.qkv.values()
-        )
+    def forward(self, x: Tensor, tokens: int, samples: int) -> Tensor:
+        """`[B * N * P, d]` -> `[B * N * P, d]`, B = `samples`, N = `tokens`."""
+        q, k, v = (layer(x).reshape(samples, tokens, -1, self.width) for layer in self.qkv.values())
         q, v = (part.transpose(1, 2).reshape(-1, tokens, self.width) for part in (q, v))
-        k = k.permute(0, 2, 3, 1).reshape(-1, self.width, tokens)  # [G * heads, d / heads, N]
-        y = torch.bmm(torch.bmm(q, k).softmax(dim=-1), v)  # [G * heads, N, d / heads]
-        y = y.reshape(-1, self.heads, tokens, self.width).transpose(1, 2)
-        return self.out(y.reshape(-1, self.heads * self.width))
-
-
-class SeparableAttention(nn.Module):
-    """`rewrite.SeparableAttention` with the key of one token."""
-
-    def __init__(self, joined: graphs.SeparableAttention) -> None:
-        super().__init__()
-        self.dim = joined.dim
-        self.qkv = _split(joined.qkv, query=1, key=self.dim, value=self.dim)
-        self.out = joined.out
-
-    def forward(self, x: Tensor, tokens: int) -> Tensor:
-        """`[G * N, d]` -> `[G * N, d]`, N = `tokens`."""
-        scores = self.qkv["query"](x).float().reshape(-1, 1, tokens).softmax(dim=-1)  # [G, 1, N]
-        mean = torch.bmm(scores, x.float().reshape(-1, tokens, self.dim)).to(x.dtype)  # [G, 1, d]
-        context = self.qkv["key"](mean.reshape(-1, self.dim)).float()  # [G, d]
-        y = F.relu(self.qkv["value"](x).float()).reshape(-1, tokens, self.dim) * context[:, None]
-        return self.out(y.reshape(-1, self.dim)).to(x.dtype)
+        k = k.permute(0, 2, 3, 1).reshape(-1, self.width, tokens)  # [B * P * heads, d / heads, N]
+        y = torch.bmm(torch.bmm(q, k).softmax(dim=-1), v)  # [B * P * heads, N, d / heads]
+        y = y.reshape(samples, -1, tokens, self.width).transpose(1, 2)
+        return self.out(y.reshape(x.shape))
 
 
 class GatedConv(nn.Module):
@@ -116,7 +90,6 @@ REWRITES: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = {
     graphs.TokenNorm: RootMeanSquare,
     graphs.BareSampleNorm: SampleNorm,
     graphs.Attention: Attention,
-    graphs.SeparableAttention: SeparableAttention,
     graphs.Classifier: Classifier,
     EqualizedConv: GatedConv,
 }
@@ -130,7 +103,7 @@ def litert_graph(
 ) -> nn.Module:
     """Copy a prepared module for LiteRT, with the same outputs within float rounding.
 
-    Layers keep their names; a layer for queries, keys and values becomes three within that name.
+    Layers keep their names.
     """
     holder = nn.ModuleDict({"module": copy.deepcopy(module)})
     graphs.center_tokens(holder)
@@ -139,12 +112,3 @@ def litert_graph(
             if type(child) in rewrites:
                 setattr(part, name, rewrites[type(child)](child))
     return holder["module"].eval().requires_grad_(False)
-
-
-def _split(joined: nn.Linear, **sizes: int) -> nn.ModuleDict:
-    weights, biases = (part.split(list(sizes.values())) for part in (joined.weight, joined.bias))
-    layers = nn.ModuleDict()
-    for name, weight, bias in zip(sizes, weights, biases, strict=True):
-        layer = layers[name] = nn.Linear(joined.in_features, len(bias), device="meta")
-        layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-    return layers
