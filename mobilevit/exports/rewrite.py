@@ -95,7 +95,7 @@ class Attention(nn.Module):
         self.qkv, self.out = split(trained.qkv, query=dim, key=dim, value=dim), trained.out
         with torch.no_grad():
             for values in self.qkv["query"].parameters():
-                values *= self.width**-0.5
+                values.mul_(self.width**-0.5)
 
     def forward(self, x: Tensor, tokens: int, samples: int) -> Tensor:
         """`[B * N * P, d]` -> `[B * N * P, d]`, B = `samples`, N = `tokens`."""
