@@ -20,18 +20,18 @@ def measure(
     rounds: int,
     *,
     clock: Callable[[], float] = time.perf_counter,
-    on_gpu: bool = False,
+    timer: Callable[[Step], float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds that each step takes in each round, in a new order each round.
 
-    They are those of `clock`, or of an NVIDIA GPU's own one.
+    They are those of `clock`, or what `timer` returns.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     order, draw = list(steps), random.Random(0)
     for index in range(rounds + WARMUP):
         draw.shuffle(order)
         for name in order:
-            took = _gpu_seconds(steps[name]) if on_gpu else _seconds(steps[name], clock)
+            took = timer(steps[name]) if timer else _seconds(steps[name], clock)
             if index >= WARMUP:
                 seconds[name].append(took)
     return seconds
@@ -43,8 +43,8 @@ def _seconds(step: Step, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _gpu_seconds(step: Step) -> float:
-    """From the beginning of a step, with the GPU idle, to the end of its last kernel."""
+def gpu_seconds(step: Step) -> float:
+    """A GPU's time from the beginning of a step, with it idle, to the end of its last kernel."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     step()

@@ -1,6 +1,6 @@
 """Time MobileViT against timm's and transformers' networks of the same weights.
 
-    python benchmarks/speed.py [--what inference|training] [--rounds N] [--keep_memory]
+    python benchmarks/speed.py [--what inference|training] [--rounds N]
                                [--setting VARIANT SIZE BATCH] [--optimize] [--json FILE]
     python benchmarks/speed.py --device cuda [--precision bf16] [--compile] [--cuda_graphs]
 
@@ -12,11 +12,12 @@ table also has the peak memory of a step beyond what is held between steps.
 
 `--optimize` adds ours in the fastest of the runtimes that `mobilevit.optimize` tries.
 
-With `--keep_memory` all networks run as `mobilevit train` and `predict` run ours: freed memory is
-kept for the next tensors. On a GPU, float32 is multiplied in TensorFloat-32 and cuDNN searches for
-its fastest algorithms, as `train` has it, for all networks. `--precision bf16` trains by autocast
-and runs inference on weights in bf16. `--compile` and `--cuda_graphs` add the networks compiled by
-torch, and inference (of both) captured as CUDA graphs, whose memory is not counted.
+On a CPU each network runs in two processes, in turns. One returns freed memory to the system, as
+PyTorch comes; the other keeps it for the next tensors, as `mobilevit train` and `predict` do.
+"auto" is `--precision auto`. On a GPU, float32 is multiplied in TensorFloat-32 and cuDNN searches
+for its fastest algorithms, as `train` has it, for all networks. `--precision bf16` trains by
+autocast and runs inference on weights in bf16. `--compile` and `--cuda_graphs` add the networks
+compiled by torch, and inference (of both) captured as CUDA graphs, whose memory is not counted.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import peers
 import torch
-from harness import Ratio, Step, measure
+from harness import Ratio, Step, gpu_seconds, measure
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,7 +45,7 @@ from mobilevit.checkpoints.timm import V1, V2
 from mobilevit.exports.optimize import optimize
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import build
-from mobilevit.training.precision import FastKernels
+from mobilevit.training.precision import FastKernels, choose_precision
 from mobilevit.utils.devices import compute_device, training_precision, use_threads
 from mobilevit.utils.memory import keep_freed_memory
 
@@ -78,8 +82,8 @@ TRAINING_ON_GPU = [
 ]
 
 
-def inference(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[str, Step]]:
-    """The name of the baseline, and what each contestant does in one round."""
+def inference(setting: Setting, options: argparse.Namespace) -> dict[str, Step]:
+    """What each network does in one round, by its name."""
     weights = build(setting.variant).state_dict()
     ours = build(setting.variant).eval()
     ours.load_state_dict(weights)
@@ -116,23 +120,21 @@ def inference(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[
         steps |= {f"{name}, compiled": step(network) for name, network in compiled.items()}
     if options.cuda_graphs:
         steps |= {f"{name}, graph": captured(step) for name, step in steps.items()}
-    return "ours, fused", steps
+    return steps
 
 
-def training(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[str, Step]]:
+def training(setting: Setting, options: argparse.Namespace) -> dict[str, Step]:
     """As `inference`: a step is forward, cross-entropy, backward and AdamW's update."""
     weights = build(setting.variant).state_dict()
+    ours = build(setting.variant)
+    ours.load_state_dict(weights)
+    timm = timm_network(setting, weights)  # it has no dropout
+    channels_last = copy.deepcopy(timm).to(memory_format=torch.channels_last)
     networks: dict[str, nn.Module] = {
-        "ours, paper's dropouts": build(setting.variant),
-        "ours, no dropout": build(setting.variant, dropout=0.0, classifier_dropout=0.0),
-        "timm": timm_network(setting, weights),  # it has no dropout
+        "ours": ours.eval(),
+        "timm": timm.eval(),
+        "timm, channels-last": channels_last.eval(),
     }
-    channels_last = copy.deepcopy(networks["timm"]).to(memory_format=torch.channels_last)
-    networks["timm, channels-last"] = channels_last
-    for name, network in networks.items():
-        if name.startswith("ours"):
-            network.load_state_dict(weights)
-        network.eval()
     images = torch.rand(setting.batch, 3, setting.size, setting.size)
     labels = torch.randint(1000, (setting.batch,))
     check_equal(networks, images)
@@ -141,13 +143,15 @@ def training(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[s
             networks[f"{name}, compiled"] = copy.deepcopy(network)
             networks[f"{name}, compiled"].compile()
     images, labels = images.to(options.device), labels.to(options.device)
-    mixed = torch.autocast(options.device.type, torch.bfloat16, options.precision == "bf16")
-    on_cpu = options.precision == "bf16" and options.device.type == "cpu"
+    if (precision := choose_precision(options.device)[0]) != options.precision:
+        networks[f"ours, auto ({precision})"] = copy.deepcopy(ours)
 
     def step(name: str, network: nn.Module) -> Step:
+        bf16 = (precision if "auto" in name else options.precision) == "bf16"
+        mixed = torch.autocast(options.device.type, torch.bfloat16, bf16)
         # As `mobilevit train` has it.
-        ours = on_cpu and name.startswith("ours") and not name.endswith("compiled")
-        kernels = FastKernels() if ours else nullcontext()
+        ours = options.device.type == "cpu" and "ours" in name and "compiled" not in name
+        kernels = FastKernels() if bf16 and ours else nullcontext()
         network.to(options.device).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-4, weight_decay=0.01, fused=True)
 
@@ -161,7 +165,12 @@ def training(setting: Setting, options: argparse.Namespace) -> tuple[str, dict[s
         return run
 
     steps = {name: step(name, network) for name, network in networks.items()}
-    return "ours, paper's dropouts", steps
+    return steps
+
+
+STEPS = {"inference": inference, "training": training}
+BASELINES = ("ours, fused, memory kept", "ours, memory kept", "ours, fused", "ours")
+"""The first of these that was run."""
 
 
 def timm_network(setting: Setting, weights: dict[str, torch.Tensor]) -> nn.Module:
@@ -203,8 +212,53 @@ def peak_memory(step: Step) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def compare(setting: Setting, baseline: str, seconds: dict[str, list[float]]) -> list[dict]:
+@contextmanager
+def worker(keep: bool, *job: Any) -> Iterator[dict[str, Step]]:
+    """Steps that run in a process of their own, and return their seconds of processor time."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, keep, *job), daemon=True)
+    process.start()
+    theirs.close()
+
+    def ask(name: str | None) -> Any:
+        ours.send(name)
+        return ours.recv()
+
+    yield {name: partial(ask, name) for name in ours.recv()}
+    ours.send(None)
+    process.join()
+
+
+def serve(connection: Connection, keep: bool, what: str, *job: Any) -> None:
+    """Send the names of the steps, then their seconds, by name."""
+    torch.manual_seed(0)
+    with use_threads(1), keep_freed_memory(keep):
+        steps = STEPS[what](*job)
+        connection.send(list(steps))
+        for name in iter(connection.recv, None):
+            start = time.process_time()
+            steps[name]()
+            connection.send(time.process_time() - start)
+
+
+def time_steps(
+    what: str, setting: Setting, options: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of each step in each round, and on a GPU the bytes that it takes."""
+    if options.device.type == "cuda":
+        steps = STEPS[what](setting, options)
+        seconds = measure(steps, options.rounds, timer=gpu_seconds)
+        return seconds, {name: peak_memory(step) for name, step in steps.items()}
+    job = what, setting, options
+    with worker(False, *job) as usual, worker(True, *job) as kept:
+        steps = usual | {f"{name}, memory kept": step for name, step in kept.items()}
+        return measure(steps, options.rounds, timer=lambda step: step()), {}
+
+
+def compare(setting: Setting, seconds: dict[str, list[float]]) -> list[dict]:
     """One row a contestant: its median time, and the ratio to ours with its quartiles."""
+    baseline = next(name for name in BASELINES if name in seconds)
     rows = []
     for name, times in seconds.items():
         low, middle, high = Ratio.of(times, seconds[baseline])
@@ -225,7 +279,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--what", choices=["inference", "training"], help="default: both")
     parser.add_argument("--rounds", type=int, default=30, help="how often each network runs")
     parser.add_argument("--json", type=Path, help="also write the table's numbers to this file")
-    parser.add_argument("--keep_memory", action="store_true", help="do not return freed memory")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
     parser.add_argument("--optimize", action="store_true", help="also by mobilevit.optimize")
@@ -257,8 +310,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.manual_seed(0)
-    keep = options.keep_memory
-    with use_threads(1), keep_freed_memory(keep), training_precision(options.device):
+    with use_threads(1), training_precision(options.device):
         torch.backends.cudnn.benchmark = True
         run(options)
 
@@ -267,31 +319,29 @@ def run(options: argparse.Namespace) -> None:
     """Measure, and print a table for each setting."""
     on_gpu = options.device.type == "cuda"
     plan = {
-        "inference": (INFERENCE_ON_GPU if on_gpu else INFERENCE, inference),
-        "training": (TRAINING_ON_GPU if on_gpu else TRAINING, training),
+        "inference": INFERENCE_ON_GPU if on_gpu else INFERENCE,
+        "training": TRAINING_ON_GPU if on_gpu else TRAINING,
     }
     rows = []
     if on_gpu:
         print(torch.cuda.get_device_name(options.device))
-    for what, (settings, prepare) in plan.items():
+    for what, settings in plan.items():
         if options.what not in (None, what):
             continue
         for setting in options.setting or settings:
             if options.compile:
                 torch.compiler.reset()  # torch compiles a function a limited number of times
-            baseline, steps = prepare(setting, options)
-            seconds = measure(steps, options.rounds, clock=time.process_time, on_gpu=on_gpu)
-            peaks = {name: peak_memory(step) for name, step in steps.items()} if on_gpu else {}
+            seconds, peaks = time_steps(what, setting, options)
             print(
                 f"\n{what}: {setting.variant}, {setting.size} px, batch {setting.batch}, "
                 f"{options.precision}"
             )
-            print(f"{'':32}{'median':>12}{'ratio':>8}  quartiles")
-            for row in compare(setting, baseline, seconds):
+            print(f"{'':36}{'median':>12}{'ratio':>8}  quartiles")
+            for row in compare(setting, seconds):
                 low, high = row["ratio_quartiles"]
                 peak = peaks.get(row["network"])
                 print(
-                    f"{row['network']:32}{row['milliseconds']:9.2f} ms{row['ratio']:8.2f}"
+                    f"{row['network']:36}{row['milliseconds']:9.2f} ms{row['ratio']:8.2f}"
                     f"  {low:.2f} to {high:.2f}{f'{peak / 1e6:10.1f} MB' if peak else ''}",
                     flush=True,
                 )

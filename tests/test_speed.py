@@ -21,16 +21,17 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "networks"), [("mobilevit_xxs", 9), ("mobilevitv2_050", 8)])
+@pytest.mark.parametrize(("variant", "networks"), [("mobilevit_xxs", 16), ("mobilevitv2_050", 14)])
 def test_all_networks_run_in_mixed_precision(
     speed: ModuleType, tmp_path: Path, variant: str, networks: int
 ) -> None:
     words = ["--precision", "bf16", "--setting", variant, "64", "2", "--rounds", "2"]
     speed.main([*words, "--json", str(tmp_path / "speed.json")])
     rows = json.loads((tmp_path / "speed.json").read_text())
-    assert len(rows) == networks
+    found = [row["network"] for row in rows if "auto" not in row["network"]]  # by processor
+    assert len(found) == networks
     assert all(row["milliseconds"] > 0 and row["precision"] == "bf16" for row in rows)
-    assert [row["ratio"] for row in rows if row["network"] == "ours, fused"] == [1]
+    assert [row["ratio"] for row in rows if row["network"] == "ours, fused, memory kept"] == [1]
 
 
 @pytest.mark.parametrize(
