@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # One compute thread per process: tests run side by side, and threads that wait would spin.
 export OMP_NUM_THREADS ?= 1
 # Groups of tests stay in one process, in the order of conftest.py.
-PYTEST := $(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-fast coverage docs lint format benchmark clean
 

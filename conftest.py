@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+FORMATS = ("executorch", "coreml", "litert", "openvino", "onnx")
+OF_FORMATS = tuple(f"tests/exports/test_{name}.py" for name in ("backends", "contract", "quantize"))
+"""Modules whose tests name formats."""
 LONGEST = (
-    *("executorch", "coreml", "training/test_processes", "litert", "openvino"),
-    *("exports/test_accuracy", "exports/test_web_predictions", "exports/test_web_controls"),
-    *("commands/test_bulk", "training/test_nothing_lost", "training/test_train"),
-    *("exports/test_files_as_models", "commands/test_benchmark", "onnx"),
+    *("executorch", "coreml", "tests/training/test_processes.py", "litert", "openvino"),
+    *("tests/exports/test_accuracy.py", "tests/exports/test_web_predictions.py"),
+    *("tests/exports/test_web_controls.py", "tests/commands/test_bulk.py"),
+    *("tests/training/test_nothing_lost.py", "tests/training/test_train.py"),
+    *("tests/exports/test_files_as_models.py", "tests/commands/test_benchmark.py", "onnx"),
 )
 """Groups of tests that take a minute or about, longest first: a last one would run alone."""
 
@@ -20,19 +24,29 @@ LONGEST = (
 gc.set_threshold(50_000)
 
 
-@pytest.hookimpl(tryfirst=True)
+def group_of(nodeid: str) -> str:
+    """The group of a test, which one process runs, so that what its fixtures make is made once."""
+    module, _, name = nodeid.partition("::")
+    formats = [one for one in FORMATS if one in name] if module in OF_FORMATS else []
+    return next(iter(formats), "examples" if module.startswith("mobilevit/") else module)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group a module's tests, or all examples, so that one process makes what its fixtures hold."""
+    """Begin with the longest groups."""
     order = {name: place for place, name in enumerate(LONGEST)}
-    places = {}
-    for item in items:
-        mark = item.get_closest_marker("xdist_group")
-        module = f"{item.path.parent.name}/{item.path.stem}"
-        name = "examples" if isinstance(item, pytest.DoctestItem) else module
-        if mark is None:
-            item.add_marker(pytest.mark.xdist_group(name))
-        places[item] = order.get(mark.args[0] if mark else name, len(order))
-    items.sort(key=places.__getitem__)
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Divide tests among processes by `group_of`, with --dist loadscope."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")

@@ -53,10 +53,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.export)
             # The formats' packages use what their own dependencies deprecate.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
-            fixtures = {"backend", "exported"} & set(getattr(item, "fixturenames", ()))
-            if fixtures and (found := [one for one in PACKAGES if one in item.name]):
-                # One process has a format's packages, and makes each of its files once.
-                item.add_marker(pytest.mark.xdist_group(found[0]))
 
 
 def distinctive(name: str, size: int = 64, *, shallow: bool = False, **preprocessing: Any) -> Any:
