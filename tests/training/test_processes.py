@@ -171,8 +171,45 @@ def lonely_data(root: Path, model: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trainings by two processes, which are started once for all of them.
+def stopped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A training, one of whose processes was terminated after an epoch, and what was printed."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    process = subprocess.Popen(
+        torchrun(*training(images, out, *STEPWISE)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    return out, errors
+
+
+@pytest.fixture(scope="module")
+def killed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A training, one of whose loader workers was killed, and what was printed."""
+    out = tmp_path_factory.mktemp("killed")
+    script = out / "killing.py"
+    script.write_text(KILLING.format(path=sys.path))
+    command = torchrun(str(script), *training(images, out / "run", *LOADED))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    return out / "run", done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(
+    images: Path,
+    stopped: tuple[Path, str],
+    killed: tuple[Path, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Commands by two processes, which are started once for all of them.
 
     `one` and `one taught` are by this process alone, with twice the batch. In these, `two` and `two
     taught`, nothing is dropped; what augmentation draws belongs to a sample and an epoch.
@@ -190,6 +227,8 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         by_two.append((f"two{name}", True, two))
     for name, options in (("whole", STEPWISE), ("loaded", LOADED)):
         by_two.append((name, False, training(images, out / name, *options)))
+    for begun, _ in (stopped, killed):
+        by_two.append(("resumed", False, ["train", "--out", str(begun), "--resume"]))
     for model in MODELS:
         data = lonely_data(out / f"{model} data", model)
         by_two.append((model, False, training(data, out / model, "--model", model, *LONELY)))
@@ -250,51 +289,30 @@ def test_evaluation_by_two_processes_is_that_by_one(
     assert "21" in text
 
 
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    assert (ours / "steps.csv").read_text() == (theirs / "steps.csv").read_text()
+    one, other = (load(path / "model_last").state_dict() for path in (ours, theirs))
+    assert all(one[name].equal(other[name]) for name in other)
+
+
 def test_a_signal_to_one_process_stops_all_and_they_resume(
-    runs: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Path, stopped: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Multi-scale, accumulated; the end is that of a run that nothing has stopped."""
-    whole, out = runs / "whole", tmp_path / "stopped"
-    process = subprocess.Popen(
-        torchrun(*training(images, out, *STEPWISE)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
-    while not (out / "metrics.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    os.kill(int(children.stdout.split()[-1]), signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode != 0 and "--resume" in err
-    run(torchrun("train", "--out", str(out), "--resume"))
-    assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
-    ours, theirs = (load(path / "model_last").state_dict() for path in (out, whole))
-    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    out, errors = stopped
+    assert "--resume" in errors
+    assert_same_run(out, runs / "whole")
     assert main(["train", "--out", str(out), "--resume"]) == 1
     assert "begun with 2 processes" in capsys.readouterr().err
 
 
 def test_a_dying_worker_of_one_process_stops_all_and_they_resume(
-    runs: Path, images: Path, tmp_path: Path
+    runs: Path, killed: tuple[Path, str]
 ) -> None:
-    whole, out = runs / "loaded", tmp_path / "stopped"
-    script = tmp_path / "killing.py"
-    script.write_text(KILLING.format(path=sys.path))
-    done = subprocess.run(
-        torchrun(str(script), *training(images, out, *LOADED)),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode != 0
-    assert "fewer --data.workers need less" in done.stderr
-    assert "a worker of another process has died. --resume continues from" in done.stderr
-    run(torchrun("train", "--out", str(out), "--resume"))
-    assert (out / "steps.csv").read_text() == (whole / "steps.csv").read_text()
-    ours, theirs = (load(path / "model_last").state_dict() for path in (out, whole))
-    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    out, errors = killed
+    assert "fewer --data.workers need less" in errors
+    assert "a worker of another process has died. --resume continues from" in errors
+    assert_same_run(out, runs / "loaded")
 
 
 def test_two_processes_have_a_teacher_each(runs: Path) -> None:
