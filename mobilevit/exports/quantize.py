@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilevit.exports.rewrite import Stages
 from mobilevit.exports.spec import ExportError
 from mobilevit.exports.wrap import PreparedModel
 from mobilevit.models.layers import ConvNormAct, InvertedResidual
@@ -75,16 +76,30 @@ def layers_to_quantize(prepared: PreparedModel) -> frozenset[str]:
     return layers - prepared.spec.float_layers
 
 
+def narrow_layers(module: nn.Module, min_channels: int) -> frozenset[str]:
+    """Layers of the stem and of inverted residuals that take fewer channels than `min_channels`."""
+    found: set[str] = set()
+    for name, part in module.named_modules():
+        if isinstance(part, InvertedResidual) and part.expand.conv.in_channels < min_channels:
+            found.update(f"{name}.{layer}" for layer in quantizable_layers(part))
+        elif isinstance(part, Stages) and part.stem.conv.in_channels < min_channels:
+            found.add(f"{name}.stem.conv")
+    return frozenset(found)
+
+
 def equalize_channels(prepared: PreparedModel) -> PreparedModel:
-    """Copy a float32 network with equalized channel ranges.
+    """Copy a float32 network with equalized channel ranges where layers are quantized.
 
     The outputs are the same within float rounding, and layers keep their names.
     """
     module = copy.deepcopy(prepared.module)
+    quantized = layers_to_quantize(prepared)
     blocks = {
         name: block
         for name, block in module.named_modules()
-        if isinstance(block, InvertedResidual) and block.expand.act is F.silu
+        if isinstance(block, InvertedResidual)
+        and block.expand.act is F.silu
+        and not quantized.isdisjoint((f"{name}.expand.conv", f"{name}.depthwise.conv"))
     }
     reaches: dict[str, Tensor] = {}
 
@@ -123,14 +138,17 @@ def _observed(
 
 
 def rank_layers(prepared: PreparedModel) -> list[str]:
-    """Order the layers by the error of the outputs if only that layer is in int8, largest first.
+    """Order the layers to quantize by the error if only that layer is in int8, largest first.
 
     As in a quantized file, a layer's weights have a range per output channel, its input and output
     one range each, observed on the calibration images. A layer's error is the mean square of the
     change in the logits (and in a detector's offsets), as a share of their variance.
     """
     images = prepared.calibration()
-    module, layers = prepared.module, quantizable_layers(prepared.module)
+    module, quantized = prepared.module, layers_to_quantize(prepared)
+    layers = {
+        name: layer for name, layer in quantizable_layers(module).items() if name in quantized
+    }
     with torch.inference_mode():
         ranges = _observe_ranges(module, layers, images)
         images = images[:: -(-len(images) // RANKING_IMAGES)]

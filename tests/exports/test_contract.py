@@ -354,9 +354,10 @@ def test_float_layers_stay_in_float(exported: Exported) -> None:
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
     assert len(layers) > 20
+    narrow = re.compile(r"network\.backbone\.(stem|stages\.([01]\.|2\.0))")  # of XXS
     for node in layers:
         quantized = node.input[1] in producers  # its weight: constant if it is float
-        assert quantized == (node.name != FLOAT_LAYER), node.name
+        assert quantized == (node.name != FLOAT_LAYER and not narrow.match(node.name)), node.name
         if quantized:
             sources = [producers[name] for name in node.input]
             assert {one.op_type for one in sources} == {"DequantizeLinear"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mobilevit.exports.quantize import (
 )
 from mobilevit.exports.spec import ExportError, ExportSpec
 from mobilevit.exports.wrap import PreparedModel
-from mobilevit.models.layers import InvertedResidual
+from mobilevit.models.layers import ConvNormAct, InvertedResidual
 from mobilevit.utils.quantization import fake_quantize, fake_quantize_weight, quantize_weight
 from tests.exports.conftest import PACKAGES, distinctive
 from tests.numerics import assert_close
@@ -60,6 +61,14 @@ def test_channels_are_equalized(prepared: PreparedModel) -> None:
     assert_close(outputs(equalized), before)
     assert quantizable_layers(equalized.module).keys() == quantizable_layers(prepared.module).keys()
     assert torch.equal(outputs(prepared), before)  # the original is unchanged
+
+
+def test_blocks_in_float_are_not_equalized(prepared: PreparedModel) -> None:
+    spec = replace(prepared.spec, float_layers=frozenset(LOUD))
+    equalized = equalize_channels(replace(prepared, spec=spec))
+    kept = equalized.module.get_submodule("network.backbone.stages.1.0.expand")
+    assert isinstance(kept, ConvNormAct)
+    assert sum(isinstance(one, EqualizedConv) for one in equalized.module.modules()) == 6
 
 
 def test_the_layers_that_suffer_are_found(prepared: PreparedModel) -> None:

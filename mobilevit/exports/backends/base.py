@@ -11,7 +11,7 @@ from PIL import Image
 
 from mobilevit.checkpoints.folder import digest
 from mobilevit.exports.float16 import halve
-from mobilevit.exports.quantize import equalize_channels, layers_to_quantize
+from mobilevit.exports.quantize import equalize_channels, layers_to_quantize, narrow_layers
 from mobilevit.exports.rewrite import inference_graph
 from mobilevit.exports.spec import (
     Dynamic,
@@ -93,6 +93,9 @@ class Backend:
     """Whether what is not quantized can be float16."""
     cross_layer_equalization: bool = False
     """Whether channel ranges are equalized ahead of int8; see `mobilevit.exports.quantize`."""
+    min_int8_channels: int = 0
+    """The stem and inverted residuals with fewer input channels stay in float in int8, where that
+    is faster; `float_layers` come on top."""
     runtime_tarball: Callable[[str | None], Any] | None = None
     """Provide the runtime that files bundle, from a local tarball if one is given."""
     check_output: Callable[[Path, ExportSpec], None] = lambda path, spec: None
@@ -146,8 +149,11 @@ class Backend:
         if spec.quantize is None:
             return prepared
         layers_to_quantize(prepared)  # validates float_layers ahead of any work
-        equalize = spec.quantize == "int8" and self.cross_layer_equalization
-        return equalize_channels(prepared) if equalize else prepared
+        if spec.quantize != "int8":
+            return prepared
+        narrow = narrow_layers(prepared.module, self.min_int8_channels)
+        prepared = replace(prepared, spec=replace(spec, float_layers=spec.float_layers | narrow))
+        return equalize_channels(prepared) if self.cross_layer_equalization else prepared
 
     def check(self, model: Network, spec: ExportSpec) -> None:
         """Raise ExportError if the network or the format does not support this kind of file."""
