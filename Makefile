@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One compute thread per process: tests run side by side, and threads that wait would spin.
 export OMP_NUM_THREADS ?= 1
-# Groups of tests stay in one process, in the order of conftest.py.
+# Tests of a group stay in one process, and the longest groups come first: see conftest.py.
 PYTEST := $(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-fast coverage docs lint format benchmark clean
