@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mobilevit.exports.backends.registry import BACKENDS, FormatName
 from mobilevit.exports.runtime_model import FileNetwork, OptimizedNetwork, Trial
-from mobilevit.exports.spec import ExportSpec, MissingExtraError
+from mobilevit.exports.spec import ExportError, ExportSpec, MissingExtraError
 from mobilevit.models.fuse import fuse
 from mobilevit.models.registry import Network
 from mobilevit.utils.devices import use_threads
@@ -37,10 +37,10 @@ def optimize(
 
     The candidates are the fused network in PyTorch and, for each of the sizes, files of each of the
     formats in their own runtimes, as `export` writes them with `raw`; preparing a file takes 10 to
-    30 seconds. Each candidate runs random images in batches of 1, 2 and `batch_size`. It is left
-    out if an output differs from PyTorch's by more than 1e-4 of the output's largest value, if its
-    packages are not installed, or if the fused network is faster. `trials` of the result, which
-    `print` shows, lists times, differences and reasons.
+    30 seconds, and above 512 px gigabytes of memory. Each candidate runs random images in batches
+    of 1, 2 and `batch_size`. It is left out if an output differs from PyTorch's by more than 1e-4
+    of the output's largest value, if its packages are not installed, or if the fused network is
+    faster. `trials` of the result, which `print` shows, lists times, differences and reasons.
 
     The result is called like the network, without gradients, on float32 images of any size and
     batch on the CPU; sizes that were not prepared run in the fused network. `predict` and
@@ -54,7 +54,7 @@ def optimize(
         threads: compute threads; by default torch's number.
 
     Raises:
-        ExportError: the network cannot be exported, such as one that is fused.
+        ExportError: the network cannot be exported, such as one that is fused or has no head.
         ValueError: a size or the batch size is below 1, or there are other formats.
 
     >>> from mobilevit import create_model, optimize
@@ -62,6 +62,8 @@ def optimize(
     >>> network(torch.zeros(1, 3, 64, 64)).shape
     torch.Size([1, 1000])
     """
+    if not hasattr(model, "backbone"):
+        raise ExportError(f"{model.name} has no head, so it cannot be exported; use fuse")
     sizes = [model.config.preprocessing.crop] if sizes is None else sizes
     threads = torch.get_num_threads() if threads is None else threads
     if min((*sizes, batch_size, threads)) < 1:

@@ -96,3 +96,5 @@ def test_what_cannot_be_optimized(network: Any) -> None:
         mobilevit.optimize(model, formats=["litert"])
     with pytest.raises(ExportError, match="fused"):
         mobilevit.optimize(fuse(model))
+    with pytest.raises(ExportError, match="has no head"):
+        mobilevit.optimize(mobilevit.create_model("mobilevit_xxs", features_only=True))
