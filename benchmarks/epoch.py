@@ -5,8 +5,9 @@
 FOLDER has train/ and val/ with one folder per class, as Imagenette has; a sample of each is copied
 to a temporary folder. Each round starts a new process for each of the two, which trains XXS from
 scratch: standard sampler, 160 px, batch 64, random crops and flips, label smoothing, AdamW with
-warm-up and a cosine, clipped gradients, a moving average of the weights, float32, one compute
-thread. Times are processor time of the process and its loader workers.
+warm-up and a cosine, clipped gradients, a moving average of the weights, float32 ("auto" is ours
+with `--precision auto`), one compute thread. Times are processor time of the process and its loader
+workers.
 
 timm's wheel lacks its train.py, so `run_timm` follows that script step by step with timm's own
 parts: `create_loader`, `create_optimizer_v2`, `CosineLRScheduler`, `ModelEmaV3`, `CheckpointSaver`.
@@ -32,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,9 @@ class Marks:
         }
 
 
-def run_ours(folder: Path, out: Path, *, epochs: int, workers: int, marks: Marks) -> None:
+def run_ours(
+    folder: Path, out: Path, *, epochs: int, workers: int, marks: Marks, precision: Any = "fp32"
+) -> None:
     """`mobilevit train`, whose `fit` is timed from outside."""
     import mobilevit
     from mobilevit.data.options import DataOptions
@@ -90,6 +94,7 @@ def run_ours(folder: Path, out: Path, *, epochs: int, workers: int, marks: Marks
         optim=OptimOptions(lr=RATE, weight_decay=DECAY, clip=1.0),
         ema=AVERAGE,
         threads=1,
+        precision=precision,
         device="cpu",
     )
 
@@ -214,6 +219,13 @@ def measure_one(name: str, folder: Path, options: argparse.Namespace) -> dict[st
     return parts
 
 
+RUNS: dict[str, Callable[..., None]] = {
+    "ours": run_ours,
+    "auto": partial(run_ours, precision="auto"),
+    "timm": run_timm,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time epochs against timm's training script.")
     parser.add_argument("folder", type=Path)
@@ -222,13 +234,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--run", choices=["ours", "timm"], help=argparse.SUPPRESS)
+    parser.add_argument("--run", choices=list(RUNS), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    runs = {"ours": run_ours, "timm": run_timm}
     if options.run:
         marks = Marks()
-        runs[options.run](
+        RUNS[options.run](
             options.folder,
             options.out,
             epochs=options.epochs,
@@ -238,16 +249,18 @@ def main() -> None:
         marks.add()
         print(json.dumps(marks.parts()))
         return
-    measured: dict[str, list[dict[str, list[float]]]] = {name: [] for name in runs}
+    measured: dict[str, list[dict[str, list[float]]]] = {name: [] for name in RUNS}
     with tempfile.TemporaryDirectory() as folder:
         for split, count in (("train", options.train), ("val", options.val)):
             sample(options.folder, Path(folder), split, count)
         for index in range(options.rounds):
-            for name in sorted(runs, reverse=index % 2 == 1):
+            for name in sorted(RUNS, reverse=index % 2 == 1):
                 measured[name].append(measure_one(name, Path(folder), options))
                 print(name, measured[name][-1], flush=True)
     print(
-        f"\n{'seconds, processor (wall)':28}" + "".join(f"{name:>20}" for name in runs) + "  ratio"
+        f"\n{'seconds, processor (wall)':28}"
+        + "".join(f"{name:>20}" for name in RUNS)
+        + "   timm / ours   timm / auto"
     )
     for part in PARTS:
         columns = {
@@ -257,9 +270,18 @@ def main() -> None:
         cells = [
             f"{statistics.median(c):.1f} ({statistics.median(w):.1f})" for c, w in columns.values()
         ]
-        pairs = zip(columns["timm"][0], columns["ours"][0], strict=True)
-        ratio = statistics.median(timm / max(ours, 1e-9) for timm, ours in pairs)
-        print(f"{part:28}" + "".join(f"{cell:>20}" for cell in cells) + f"{ratio:7.2f}")
+        ratios = [
+            statistics.median(
+                timm / max(ours, 1e-9)
+                for timm, ours in zip(columns["timm"][0], columns[name][0], strict=True)
+            )
+            for name in ("ours", "auto")
+        ]
+        print(
+            f"{part:28}"
+            + "".join(f"{cell:>20}" for cell in cells)
+            + "".join(f"{ratio:14.2f}" for ratio in ratios)
+        )
 
 
 if __name__ == "__main__":
