@@ -3,7 +3,7 @@
     python benchmarks/epoch.py FOLDER [--train 1000] [--val 500] [--rounds N] [--workers N]
 
 FOLDER has train/ and val/ with one folder per class, as Imagenette has; a sample of each is copied
-to a temporary folder. Each round starts a new process for each of the two, which trains XXS from
+to a temporary folder. Each round starts a new process for each of `RUNS`, which trains XXS from
 scratch: standard sampler, 160 px, batch 64, random crops and flips, label smoothing, AdamW with
 warm-up and a cosine, clipped gradients, a moving average of the weights, float32 ("auto" is ours
 with `--precision auto`), one compute thread. Times are processor time of the process and its loader
@@ -208,7 +208,7 @@ def sample(folder: Path, to: Path, split: str, count: int) -> None:
 
 
 def measure_one(name: str, folder: Path, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Run one of the two in a process of its own: seconds of processor and wall by part."""
+    """Run one of `RUNS` in a process of its own: seconds of processor and wall by part."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, __file__, str(folder), "--run", name, "--out", f"{out}/run"]
         command += ["--epochs", str(options.epochs), "--workers", str(options.workers)]

@@ -18,6 +18,7 @@ from mobilevit.exports.runtime_model import (
     device_of,
     for_inference,
 )
+from mobilevit.exports.spec import ExportError
 from mobilevit.models.registry import Network
 from mobilevit.tasks.base import InferenceOptions, Postprocessing
 from mobilevit.utils.devices import available_cores, split_cores, use_threads
@@ -85,6 +86,8 @@ def open_model(
         ValueError: the model's classes are not known.
     """
     device = device_of(model, options.device)
+    if isinstance(model, OptimizedNetwork) and options.threads is not None:
+        raise ExportError("threads of an optimized network are set in optimize")
     threads, workers = split_cores(available_cores(), on_gpu=device.type != "cpu")
     threads = options.threads or (available_cores() if all_cores else threads)
     network, name = for_inference(

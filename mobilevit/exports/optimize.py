@@ -28,9 +28,9 @@ ROUNDS = 7
 def optimize(
     model: Network,
     *,
-    sizes: Sequence[int] | None = None,
+    sizes: int | Sequence[int] | None = None,
     batch_size: int = 1,
-    formats: Sequence[FormatName] = ("onnx",),
+    formats: FormatName | Sequence[FormatName] = ("onnx",),
     threads: int | None = None,
 ) -> OptimizedNetwork:
     """Prepare a network for inference on this machine's CPU by the fastest of several runtimes.
@@ -48,14 +48,17 @@ def optimize(
 
     Args:
         model: a network of `create_model` or `load`, not fused; it is left unchanged.
-        sizes: sides of square images in pixels; by default the size of the model's preprocessing.
+        sizes: side of square images in pixels, or several; by default the size of the model's
+            preprocessing.
         batch_size: images at a time for which the runtimes are timed.
         formats: of exported files to try, `onnx` and `openvino`; other formats are for phones.
-        threads: compute threads; by default torch's number.
+        threads: compute threads of the runtimes, and of the fused network while it is timed; by
+            default torch's number.
 
     Raises:
         ExportError: the network cannot be exported, such as one that is fused or has no head.
-        ValueError: a size or the batch size is below 1, or there are other formats.
+        ValueError: a size or the batch size is not a whole number of at least 1, or there are other
+            formats.
 
     >>> from mobilevit import create_model, optimize
     >>> network = optimize(create_model("mobilevit_xxs"), formats=())
@@ -64,12 +67,14 @@ def optimize(
     """
     if not hasattr(model, "backbone"):
         raise ExportError(f"{model.name} has no head, so it cannot be exported; use fuse")
-    sizes = [model.config.preprocessing.crop] if sizes is None else sizes
+    sizes = model.config.preprocessing.crop if sizes is None else sizes
+    sizes = sizes if isinstance(sizes, Sequence) else [sizes]
+    formats = (formats,) if isinstance(formats, str) else formats
     threads = torch.get_num_threads() if threads is None else threads
-    if min((*sizes, batch_size, threads)) < 1:
+    if not all(isinstance(n, int) and n >= 1 for n in (*sizes, batch_size, threads)):
         raise ValueError(
-            f"sizes, batch_size and threads must be at least 1, not {list(sizes)}, {batch_size} "
-            f"and {threads}"
+            "sizes, batch_size and threads must be whole numbers of at least 1, not "
+            f"{list(sizes)}, {batch_size} and {threads}"
         )
     if not set(formats) <= {"onnx", "openvino"}:
         raise ValueError(f"formats must be of onnx and openvino, not {', '.join(formats)}")

@@ -135,7 +135,8 @@ def device_of(model: object, device: str) -> torch.device:
     """The device that a model computes on; exported files run on the CPU only."""
     if is_file(model) or isinstance(model, OptimizedNetwork):
         if device not in ("auto", "cpu"):
-            raise ExportError(f"{model} runs on the CPU; device cannot be {device!r}")
+            name = model.name if isinstance(model, OptimizedNetwork) else model
+            raise ExportError(f"{name} runs on the CPU; device cannot be {device!r}")
         device = "cpu"
     return compute_device(device)
 

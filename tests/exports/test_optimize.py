@@ -64,8 +64,10 @@ def test_predict_takes_it(network: Any, images: Any) -> None:
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     with pytest.raises(ExportError, match="set ahead of optimize"):
         mobilevit.predict(fast, *images, classes="a,b,c,d,e")
-    with pytest.raises(ExportError, match="runs on the CPU"):
+    with pytest.raises(ExportError, match=r"^mobilevit_xxs runs on the CPU"):
         mobilevit.predict(fast, *images, device="cuda")
+    with pytest.raises(ExportError, match="threads of an optimized network"):
+        mobilevit.predict(fast, *images, threads=1)
     with pytest.raises(ValueError, match="for this process"):
         mobilevit.predict(fast, "a.jpg", engine="ray", out="parts")
 
@@ -92,8 +94,10 @@ def test_what_cannot_be_optimized(network: Any) -> None:
     model = network("mobilevit_xxs", shallow=True)
     with pytest.raises(ValueError, match="at least 1, not \\[0\\]"):
         mobilevit.optimize(model, sizes=[0])
+    with pytest.raises(ValueError, match=r"whole numbers of at least 1, not \[32\.5\]"):
+        mobilevit.optimize(model, sizes=32.5)
     with pytest.raises(ValueError, match="onnx and openvino, not litert"):
-        mobilevit.optimize(model, formats=["litert"])
+        mobilevit.optimize(model, formats="litert")
     with pytest.raises(ExportError, match="fused"):
         mobilevit.optimize(fuse(model))
     with pytest.raises(ExportError, match="has no head"):

@@ -234,6 +234,7 @@ def press_on(page: Any, target: str) -> None:
 
 def test_controls_have_names(chromium: Any, made_page: Any) -> None:
     with served(made_page("detection").folder) as address, opened(chromium, address) as page:
+        page.get_by_role("img", name="The test image").wait_for()  # shown once it is fetched
         tree = page.locator("body").aria_snapshot()
         for name in (
             'combobox "Backend"',
